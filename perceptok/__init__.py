@@ -1,0 +1,36 @@
+"""Perception tokens: depth maps and boxes as discrete tokens for multimodal language models.
+
+Every public name is imported from its room on first use, so that `import perceptok` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perceptok.depth.maps import DepthMap
+    from perceptok.errors import PerceptokError
+    from perceptok.tokens import DEPTH, PIXEL, TokenSet
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DEPTH": "perceptok.tokens",
+    "DepthMap": "perceptok.depth.maps",
+    "PIXEL": "perceptok.tokens",
+    "PerceptokError": "perceptok.errors",
+    "TokenSet": "perceptok.tokens",
+}
+
+__all__ = ["DEPTH", "PIXEL", "DepthMap", "PerceptokError", "TokenSet"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perceptok' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Training and test data: procedural scenes with exact ground truth."""

@@ -1,0 +1,1 @@
+"""Depth maps to codes and back."""

@@ -1,0 +1,74 @@
+"""The surface strings of perception tokens, and nothing else owns them.
+
+The order within a set is the order in a vocabulary, as in AURORA (arXiv 2412.03548): markers first, then the codes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["DEPTH", "DEPTH_GRID", "PIXEL", "TokenSet"]
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A family of tokens `<NAME_0>` .. `<NAME_{size - 1}>` with optional markers `<NAME_START>`, `<NAME_END>`.
+
+    Attributes:
+        name: The upper-case stem of every token.
+        size: Number of codes.
+        delimited: Whether the set has a start and an end marker.
+    """
+
+    name: str
+    size: int
+    delimited: bool = False
+
+    @property
+    def start(self) -> str:
+        """The token that opens a block."""
+        return self._marker("START")
+
+    @property
+    def end(self) -> str:
+        """The token that closes a block."""
+        return self._marker("END")
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """Every token in vocabulary order."""
+        markers = (self.start, self.end) if self.delimited else ()
+        return markers + tuple(f"<{self.name}_{code}>" for code in range(self.size))
+
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        """Token -> code, for the code tokens only."""
+        return {f"<{self.name}_{code}>": code for code in range(self.size)}
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches one token-like piece `<NAME_...>`, whether or not it belongs to the set; group 1 is what follows."""
+        return re.compile(rf"<{re.escape(self.name)}_([A-Za-z0-9]*)>")
+
+    def token(self, code: int) -> str:
+        """The token of a code; raises ValueError outside 0 .. size - 1."""
+        if not 0 <= code < self.size:
+            raise ValueError(f"{self.name} codes are 0..{self.size - 1}; got {code}")
+        return f"<{self.name}_{code}>"
+
+    def _marker(self, which: str) -> str:
+        if not self.delimited:
+            raise ValueError(f"the {self.name} token set has no {which} marker")
+        return f"<{self.name}_{which}>"
+
+
+DEPTH = TokenSet("DEPTH", size=128, delimited=True)
+"""`<DEPTH_START>`, `<DEPTH_END>`, `<DEPTH_0>` .. `<DEPTH_127>`: 130 tokens."""
+
+DEPTH_GRID = (10, 10)
+"""Rows and columns of codes in one depth block, row-major."""
+
+PIXEL = TokenSet("PIXEL", size=336)
+"""`<PIXEL_0>` .. `<PIXEL_335>`: 336 tokens."""
