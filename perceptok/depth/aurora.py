@@ -1,0 +1,122 @@
+"""The reference networks of AiT and AURORA, and their published checkpoints.
+
+The architecture is that of "All in Tokens" (arXiv 2301.02229) as AURORA (arXiv 2412.03548) uses it: five strided
+convolutions down to 10x10, two residual blocks, a 1x1 projection to the codebook's dimension, and the mirror image back.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from perceptok.errors import CheckpointError
+
+__all__ = ["AuroraConfig", "AuroraDecoder", "AuroraEncoder", "read_aurora_checkpoint"]
+
+_HALVINGS = 5
+
+
+@dataclass(frozen=True)
+class AuroraConfig:
+    """Shape of the reference networks; the defaults are the published ones (7.69 M parameters).
+
+    Attributes:
+        hidden_dim: Channels after the first convolution; doubled by each of the next four.
+        codebook_size: Number of codes.
+        codebook_dim: Dimension of a code.
+    """
+
+    hidden_dim: int = 16
+    codebook_size: int = 128
+    codebook_dim: int = 512
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
+
+
+class AuroraEncoder(nn.Sequential):
+    """Maps (B, 1, S, S) in [-1, 1] to features (B, S / 32, S / 32, codebook_dim)."""
+
+    def __init__(self, config: AuroraConfig) -> None:
+        widths = [1, *(config.hidden_dim * 2**i for i in range(_HALVINGS))]
+        layers: list[nn.Module] = []
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [_Residual(widths[-1]), _Residual(widths[-1]), nn.Conv2d(widths[-1], config.codebook_dim, 1)]
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode maps; see the class for shapes."""
+        features: Tensor = super().forward(x)
+        return features.permute(0, 2, 3, 1)
+
+
+class AuroraDecoder(nn.Sequential):
+    """Maps code vectors (B, H, W, codebook_dim) to maps (B, 1, 32 H, 32 W), about [-1, 1]."""
+
+    def __init__(self, config: AuroraConfig) -> None:
+        deepest = config.hidden_dim * 2 ** (_HALVINGS - 1)
+        widths = [deepest, *(config.hidden_dim * 2**i for i in reversed(range(_HALVINGS)))]
+        layers: list[nn.Module] = [nn.Conv2d(config.codebook_dim, deepest, 1), nn.ReLU()]
+        layers += [_Residual(deepest), _Residual(deepest)]
+        for wide, narrow in zip(widths, widths[1:], strict=False):
+            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(config.hidden_dim, 1, 1))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Decode code vectors; see the class for shapes."""
+        maps: Tensor = super().forward(vectors.permute(0, 3, 1, 2))
+        return maps
+
+
+def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Tensor]]:
+    """Read a published checkpoint: `torch.save({"weights": state_dict})`, keys with or without `module.`.
+
+    Args:
+        path: The `.pt` file. It is read with `weights_only=True`: a pickle that would run code is refused.
+
+    Returns:
+        The configuration, its widths read from the tensors' shapes, and the weights under the names of `DepthVQVAE`
+        (float32). The reference's running averages, which only its training needs, are left out.
+
+    Raises:
+        CheckpointError: The file is damaged, unsafe, or of another format.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, because reading it would run code or build foreign objects ({error}); "
+            "ask for a checkpoint that holds tensors only"
+        ) from error
+    except (RuntimeError, EOFError, BadZipFile, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); fetch the file again") from error
+    weights = saved.get("weights") if isinstance(saved, dict) else None
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: expected a dictionary with the key 'weights', as AiT and AURORA save it")
+    state = {key.removeprefix("module."): value.float() for key, value in weights.items()}
+    missing = {"encoder.0.weight", "_vq_vae._embedding"} - state.keys()
+    if missing:
+        raise CheckpointError(f"{path}: not an AiT / AURORA depth VQ-VAE: it has no {', '.join(sorted(missing))}")
+    codebook = state.pop("_vq_vae._embedding")
+    size, dim = codebook.shape
+    config = AuroraConfig(int(state["encoder.0.weight"].shape[0]), int(size), int(dim))
+    networks = {key: value for key, value in state.items() if not key.startswith("_vq_vae.")}
+    return config, {**networks, "codebook": codebook}

@@ -1,0 +1,156 @@
+"""Training maps in the form training reads them: one array of square maps, on disk or in memory, grouped by source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceptok.depth.preprocessing import MAP_SIZE, nearest_square
+from perceptok.errors import TrainingError
+
+__all__ = ["MapBank", "MapSource", "draw_shares"]
+
+_LEVELS = 65535
+
+MapSource = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Anything with a length whose items are (nearness, valid): float (H, W) in [0, 1], holes filled, and a boolean mask."""
+
+
+class Batch(NamedTuple):
+    """Maps (B, S, S) float32 in [0, 1] and their masks (B, S, S)."""
+
+    maps: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class MapBank:
+    """Square maps at 16 bits with their masks, and the source of each.
+
+    Attributes:
+        nearness: (N, S, S) uint16, 0 = far, 65535 = near. Tensors of uint16 do not index on every device, so on a
+            device they are int32.
+        valid: (N, S, S) boolean.
+        sources: The source of each map, in contiguous groups.
+    """
+
+    nearness: Tensor
+    valid: Tensor
+    sources: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        groups: Mapping[str, MapSource],
+        *,
+        workers: int = 0,
+        advance: Callable[[], object] = lambda: None,
+    ) -> MapBank:
+        """Read every map of every source once.
+
+        Args:
+            groups: Source name -> its maps.
+            workers: Processes that read; 0 reads here.
+            advance: Called after every map, for a progress bar.
+
+        Raises:
+            TrainingError: There are no maps.
+        """
+        total = sum(len(maps) for maps in groups.values())
+        if not total:
+            raise TrainingError("there are no depth maps to train on; name a folder or a list file that has some")
+        # int16 holds the same bits as uint16, and every device indexes it.
+        nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
+        valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
+        names: list[str] = []
+        for source, packed, known in _packed(groups, workers):
+            nearness[len(names)] = torch.from_numpy(packed.view(np.int16))
+            valid[len(names)] = torch.from_numpy(known)
+            names.append(source)
+            advance()
+        return cls(nearness, valid, tuple(names))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def to(self, device: torch.device) -> MapBank:
+        """The same maps on a device."""
+        return MapBank(self.nearness.to(device), self.valid.to(device), self.sources)
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
+        """The maps of these indices on a device."""
+        chosen = torch.from_numpy(indices).to(self.nearness.device)
+        levels = self.nearness[chosen].to(device).to(torch.int32) & 0xFFFF
+        return Batch(levels.float() / _LEVELS, self.valid[chosen].to(device))
+
+
+def draw_shares(
+    sources: Sequence[str], fixed: Mapping[str, float], largest: float, caps: Mapping[str, float]
+) -> dict[str, float]:
+    """How often each source is drawn: by source, not by file, so that one long recording does not rule.
+
+    Args:
+        sources: The source of every map.
+        fixed: Shares of a batch that are set, e.g. {"procedural": 0.6}; the other sources divide the rest by the square
+            root of their numbers of maps.
+        largest: No source not named in `fixed` gets more than this part of the rest.
+        caps: Smaller limits, by source.
+
+    Returns:
+        Source -> probability; they sum to 1.
+    """
+    counts = {name: sources.count(name) for name in dict.fromkeys(sources)}
+    set_shares = {name: share for name, share in fixed.items() if name in counts}
+    free = {name: math.sqrt(count) for name, count in counts.items() if name not in set_shares}
+    rest = 1 - sum(set_shares.values())
+    if rest < -1e-9:
+        raise TrainingError(f"the fixed shares sum to {1 - rest:g}; they may sum to 1 at most")
+    if not free:
+        total = sum(set_shares.values())
+        return {name: share / total for name, share in set_shares.items()}
+    limits = {name: min(largest, caps.get(name, 1.0)) for name in free}
+    return {**set_shares, **{name: rest * share for name, share in _capped(free, limits).items()}}
+
+
+def _capped(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
+    """Shares in proportion to weights, none above its limit; limits that cannot add up to 1 are scaled up."""
+    slack = max(1.0, 1 / sum(limits[name] for name in weights))
+    shares: dict[str, float] = {}
+    open_names = set(weights)
+    while open_names:
+        left = 1 - sum(shares.values())
+        total = sum(weights[name] for name in open_names)
+        full = {name for name in open_names if left * weights[name] / total > slack * limits[name]}
+        if not full:
+            return {**shares, **{name: left * weights[name] / total for name in weights if name in open_names}}
+        shares.update({name: slack * limits[name] for name in full})
+        open_names -= full
+    return shares
+
+
+def _pack(maps: MapSource, source: str, index: int) -> tuple[str, np.ndarray, np.ndarray]:
+    nearness, valid = maps[index]
+    levels = np.rint(nearest_square(nearness, MAP_SIZE) * _LEVELS).astype(np.uint16)
+    return source, levels, nearest_square(valid, MAP_SIZE)
+
+
+def _packed(groups: Mapping[str, MapSource], workers: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    if not workers:
+        for source, maps in groups.items():
+            yield from (_pack(maps, source, index) for index in range(len(maps)))
+        return
+    # Spawned, not forked: a forked child inherits torch's thread pools in whatever state they are.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        # All sources are handed out before the first is awaited, so that no worker waits for the end of a source.
+        handed = [pool.map(partial(_pack, maps, source), range(len(maps)), chunksize=8) for source, maps in groups.items()]
+        for results in handed:
+            yield from results

@@ -1,0 +1,406 @@
+"""`DepthCodec`: depth maps to codes and back, with everything that a saved codec needs to be the same one later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self, cast, overload
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from perceptok.depth.aurora import read_aurora_checkpoint
+from perceptok.depth.blocks import (
+    block_from_bytes,
+    block_from_text,
+    block_to_bytes,
+    block_to_text,
+    checked_codes,
+)
+from perceptok.depth.maps import DepthMap, Nearness
+from perceptok.depth.model import DepthVQVAE, ModelConfig, model_config_from_dict, model_config_to_dict
+from perceptok.depth.preprocessing import Preprocessing
+from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
+from perceptok.files import atomic_write
+from perceptok.tokens import DEPTH
+
+__all__ = ["DepthCodec", "load_aurora_checkpoint"]
+
+_FORMAT = 1
+_CONFIG_NAME = "config.json"
+_WEIGHTS_NAME = "model.safetensors"
+
+_NEAR_TIE = 1e-4
+"""Relative difference of squared distances under which rounding might decide between two codes. Networks in float32
+differ by about 1e-6 between batch sizes."""
+
+
+class DepthCodec(ModelHubMixin):
+    """Depth maps <-> a 10x10 grid of 128 codes (AURORA, arXiv 2412.03548).
+
+    Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of arrays
+    and tensors are *nearness*: relative inverse depth in [0, 1], 1 = nearest. A codec is not trained through: its
+    parameters are frozen (see `train_depth_codec`).
+    """
+
+    def __init__(self, model: DepthVQVAE, preprocessing: Preprocessing | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.preprocessing = preprocessing or Preprocessing()
+
+    # Where it computes ----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the weights."""
+        return self.model.codebook.device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights to a device; returns the codec itself."""
+        self.model.to(device)
+        return self
+
+    @property
+    def codebook(self) -> Tensor:
+        """The vectors of the codes, (128, D) float32."""
+        return self.model.codebook
+
+    # Maps -> codes --------------------------------------------------------------------------------------------------
+
+    @overload
+    def encode(self, depth: Tensor, *, batch_size: int = ...) -> Tensor: ...
+    @overload
+    def encode(self, depth: ArrayLike | DepthMap | Sequence[DepthMap], *, batch_size: int = ...) -> np.ndarray: ...
+    def encode(
+        self, depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap], *, batch_size: int = 16
+    ) -> Tensor | np.ndarray:
+        """Encode maps to codes.
+
+        Args:
+            depth: A `DepthMap` or a sequence of them (any sizes), or nearness in [0, 1] as an array or tensor of shape
+                (H, W), (B, H, W) or (B, 1, H, W).
+            batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
+                decide between two codes, the map is encoded again alone.
+
+        Returns:
+            Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
+
+        Raises:
+            DepthMapError: Wrong shape, NaN or infinite values, values outside [0, 1], or nothing valid in a `DepthMap`.
+        """
+        with torch.no_grad():
+            codes = [self._codes(chunk) for chunk in self._chunks(depth, batch_size)]
+        joined = torch.cat(codes) if codes else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
+        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+
+    @overload
+    def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
+    @overload
+    def encode_soft(
+        self, depth: ArrayLike | DepthMap | Sequence[DepthMap], *, temperature: float = ..., batch_size: int = ...
+    ) -> np.ndarray: ...
+    def encode_soft(
+        self,
+        depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap],
+        *,
+        temperature: float = 1.0,
+        batch_size: int = 16,
+    ) -> Tensor | np.ndarray:
+        """Probabilities of the codes: the teacher q of AURORA's Eq. 1.
+
+        q = softmax(-||f - e_k||^2 / temperature), with f a cell's feature and e_k the vector of code k. As the temperature
+        falls to 0 it becomes the one-hot form of `encode`.
+
+        Args:
+            depth: As for `encode`.
+            temperature: Positive, in units of squared distance between code vectors.
+            batch_size: Maps that go through the networks at once.
+
+        Returns:
+            (B, 10, 10, 128) float32; rows sum to 1.
+
+        Raises:
+            ValueError: The temperature is not positive.
+            DepthMapError: As for `encode`.
+        """
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be positive; got {temperature}")
+        with torch.no_grad():
+            probs = [
+                (-self.model.distances(self.model.features(chunk)) / temperature).softmax(-1)
+                for chunk in self._chunks(depth, batch_size)
+            ]
+        joined = torch.cat(probs) if probs else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
+        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+
+    # Codes -> maps --------------------------------------------------------------------------------------------------
+
+    @overload
+    def decode(self, codes: Tensor, *, batch_size: int = ...) -> Tensor: ...
+    @overload
+    def decode(self, codes: ArrayLike, *, batch_size: int = ...) -> np.ndarray: ...
+    def decode(self, codes: Tensor | ArrayLike, *, batch_size: int = 16) -> Tensor | np.ndarray:
+        """Decode codes to nearness.
+
+        Args:
+            codes: (10, 10) or (B, 10, 10) integers in 0..127.
+            batch_size: Maps that go through the networks at once.
+
+        Returns:
+            (B, 320, 320) float32 in [0, 1], 1 = nearest.
+
+        Raises:
+            MalformedBlockError: Another shape or type, or a code outside 0..127.
+        """
+        array = checked_codes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+        grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
+        size = self.preprocessing.size
+        with torch.no_grad():
+            maps = [self._nearness(self.model.vectors(chunk)).clamp(0, 1) for chunk in grids.split(batch_size)]
+        joined = torch.cat(maps) if len(grids) else torch.empty((0, size, size), device=self.device)
+        return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
+
+    def decode_soft(self, probs: Tensor) -> Tensor:
+        """Decode probabilities of codes; differentiable with respect to them (the decoder g of AURORA's Eq. 2).
+
+        Args:
+            probs: (10, 10, 128) or (B, 10, 10, 128); each cell's vector is the expectation under its row.
+
+        Returns:
+            (B, 320, 320) float32, about [0, 1]: not clamped, because a clamp has no gradient outside.
+
+        Raises:
+            MalformedBlockError: Another shape.
+        """
+        if probs.ndim not in (3, 4) or probs.shape[-3:] != (10, 10, DEPTH.size):
+            raise MalformedBlockError(f"probabilities have shape (B, 10, 10, {DEPTH.size}); got {tuple(probs.shape)}")
+        probs = probs.to(self.device, torch.float32).view(-1, 10, 10, DEPTH.size)
+        return self._nearness(probs @ self.model.codebook)
+
+    # Surface forms --------------------------------------------------------------------------------------------------
+
+    def to_text(self, codes: Tensor | ArrayLike) -> str:
+        """Codes (10, 10) -> a block of 102 tokens; see `block_to_text`."""
+        return block_to_text(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+
+    def from_text(self, text: str) -> np.ndarray:
+        """A block -> codes (10, 10) int64; raises MalformedBlockError with the position and what was found."""
+        return block_from_text(text)
+
+    def to_bytes(self, codes: Tensor | ArrayLike) -> bytes:
+        """Codes (10, 10) -> 88 bytes; see `block_to_bytes`."""
+        return block_to_bytes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+
+    def from_bytes(self, data: bytes) -> np.ndarray:
+        """88 bytes -> codes (10, 10) int64; raises MalformedBlockError for another length."""
+        return block_from_bytes(data)
+
+    # Saving and loading ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
+    ) -> Self:
+        """Load a codec.
+
+        Args:
+            pretrained_model_name_or_path: A directory that `save_pretrained` wrote, or the id of a repository on the
+                Hugging Face Hub; without it, the weights that come with perceptok (no network).
+            **kwargs: What `huggingface_hub.ModelHubMixin.from_pretrained` takes: `revision`, `token`, ...
+
+        Raises:
+            CheckpointError: Files are missing or damaged, or weights and configuration do not fit.
+            ConfigError: The configuration has an unknown key.
+        """
+        if pretrained_model_name_or_path is None:
+            pretrained_model_name_or_path = Path(str(files("perceptok.depth") / "weights"))
+        place = Path(pretrained_model_name_or_path)
+        named_a_path = isinstance(pretrained_model_name_or_path, Path) or place.is_absolute() or len(place.parts) != 2
+        if place.is_file() or (named_a_path and not place.is_dir()):
+            raise CheckpointError(
+                f"{place}: expected a directory with {_CONFIG_NAME} and {_WEIGHTS_NAME}, as save_pretrained writes it "
+                "(a published AiT / AURORA .pt file is read by load_aurora_checkpoint)"
+            )
+        if place.is_dir():
+            return cls._from_files(place / _CONFIG_NAME, place / _WEIGHTS_NAME)
+        return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> Self:
+        if model_kwargs.keys() - {"config"}:
+            raise ConfigError(f"unknown arguments: {', '.join(sorted(model_kwargs))}")
+        config, weights = (
+            hf_hub_download(
+                model_id,
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+            for name in (_CONFIG_NAME, _WEIGHTS_NAME)
+        )
+        return cls._from_files(Path(config), Path(weights))
+
+    @classmethod
+    def _from_files(cls, config: Path, weights: Path) -> Self:
+        try:
+            values = json.loads(config.read_text(encoding="utf-8"))
+            state = load_file(weights)
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error
+        if not isinstance(values, dict) or values.keys() != {"format", "model", "preprocessing"}:
+            raise ConfigError(f"{config}: expected exactly the keys format, model, preprocessing")
+        if values["format"] != _FORMAT:
+            raise CheckpointError(
+                f"{config}: format {values['format']!r}, but this version reads {_FORMAT}: update perceptok"
+            )
+        preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        return cls(_filled(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {
+            "format": _FORMAT,
+            "model": model_config_to_dict(self.model.config),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+        state = {key: value.detach().cpu().contiguous() for key, value in self.model.state_dict().items()}
+        # Half precision where that loses nothing: what is loaded must give the same codes as what was saved.
+        if all(torch.equal(value.half().float(), value) for value in state.values()):
+            state = {key: value.half() for key, value in state.items()}
+        with atomic_write(save_directory / _WEIGHTS_NAME, force=True) as file:
+            file.write(save(state, metadata={"format": "pt"}))
+        with atomic_write(save_directory / _CONFIG_NAME, force=True) as file:
+            file.write((json.dumps(config, indent=2) + "\n").encode())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights and configuration: codes of two codecs mean the same only if their fingerprints agree."""
+        digest = hashlib.sha256(
+            json.dumps([model_config_to_dict(self.model.config), self.preprocessing.to_dict()]).encode()
+        )
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _chunks(
+        self, depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap], batch_size: int
+    ) -> Iterator[Tensor]:
+        """The networks' input, (b, 1, 320, 320) at a time."""
+        if batch_size < 1:
+            raise ValueError(f"the batch size is at least 1; got {batch_size}")
+        maps = [depth] if isinstance(depth, DepthMap) else depth
+        if isinstance(maps, Sequence) and maps and all(isinstance(one, DepthMap) for one in maps):
+            for start in range(0, len(maps), batch_size):
+                near = [cast(DepthMap, one).to_nearness() for one in maps[start : start + batch_size]]
+                yield self._prepared(torch.cat([self._square(one) for one in near]))
+            return
+        tensor = _checked_nearness(cast("Tensor | ArrayLike", maps))
+        for chunk in tensor.split(batch_size) if len(tensor) else ():
+            yield self._prepared(self.preprocessing.square(chunk))
+
+    def _square(self, nearness: Nearness) -> Tensor:
+        return self.preprocessing.square(torch.from_numpy(nearness.values)[None])
+
+    def _prepared(self, squares: Tensor) -> Tensor:
+        return self.preprocessing.to_network(squares.to(self.device))[:, None]
+
+    def _codes(self, maps: Tensor) -> Tensor:
+        features = self.model.features(maps)
+        distances = self.model.distances(features)
+        two = distances.topk(2, dim=-1, largest=False)
+        codes = two.indices[..., 0]
+        if len(maps) > 1:
+            scale = features.square().sum(-1) + self.model.codebook.square().sum(-1)[codes]
+            close = (two.values[..., 1] - two.values[..., 0] < _NEAR_TIE * scale).flatten(1).any(1)
+            for index in close.nonzero()[:, 0].tolist():
+                codes[index] = self._codes(maps[index : index + 1])[0]
+        return codes
+
+    def _nearness(self, vectors: Tensor) -> Tensor:
+        return self.preprocessing.from_network(self.model.reconstruct(vectors))[:, 0]
+
+
+def load_aurora_checkpoint(path: str | Path) -> DepthCodec:
+    """A `DepthCodec` of published AiT / AURORA weights (`vae-final.pt`): identical codes.
+
+    Its `decode` maps the reference's [-1, 1] to [0, 1] and clamps.
+
+    Args:
+        path: A `torch.save({"weights": state_dict})` file, keys with or without `module.`; read without running code.
+
+    Raises:
+        CheckpointError: The file is damaged, unsafe, or of another format.
+    """
+    config, state = read_aurora_checkpoint(path)
+    return DepthCodec(_filled(config, state, str(path)))
+
+
+def _filled(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthVQVAE:
+    model = DepthVQVAE(config)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if expected != found:
+        wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
+        raise CheckpointError(
+            f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
+            f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
+        )
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise CheckpointError(f"{where}: weights are NaN or infinite; training that saved them had diverged")
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+    return model
+
+
+def _checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
+    """Nearness of any accepted form as (B, H, W) float32; raises DepthMapError."""
+    tensor = maps if isinstance(maps, Tensor) else torch.from_numpy(np.ascontiguousarray(_numeric(maps)))
+    if not tensor.is_floating_point():
+        raise DepthMapError(
+            f"nearness is a float in [0, 1]; got {tensor.dtype}. Say what the integers mean: "
+            "DepthMap.from_array(array, kind='inverse' or 'metric', ...)"
+        )
+    if tensor.ndim == 4 and tensor.shape[1] == 1:
+        tensor = tensor[:, 0]
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    if tensor.ndim != 3 or 0 in tensor.shape[1:]:
+        raise DepthMapError(f"maps have shape (H, W), (B, H, W) or (B, 1, H, W); got {tuple(tensor.shape)}")
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise DepthMapError(
+            "the map has NaN or infinite values; DepthMap.from_array(...) turns them into a mask and fills the holes"
+        )
+    if len(tensor) and not (0 <= float(tensor.min()) and float(tensor.max()) <= 1):
+        raise DepthMapError(
+            f"nearness lies in [0, 1]; got {float(tensor.min()):g}..{float(tensor.max()):g}. "
+            "DepthMap.from_array(array, kind='inverse' or 'metric', ...) converts other scales"
+        )
+    return tensor
+
+
+def _numeric(maps: ArrayLike) -> np.ndarray:
+    array = np.asarray(maps)
+    if array.dtype.kind not in "fiu":
+        raise DepthMapError(f"a depth map is an array of numbers; got {array.dtype}")
+    return array

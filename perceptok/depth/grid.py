@@ -1,0 +1,179 @@
+"""The default networks: patches to a 10x10 grid of tokens and back.
+
+100 tokens of 7 bits hold no detail finer than about a twentieth of the map, so almost all depth and all global context sit
+on the 10x10 grid, where a layer costs 1/1024 of what it would cost per pixel; 40x40 and 20x20 see a few cheap
+depthwise-separable blocks, and pixels are only ever rearranged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perceptok.depth.preprocessing import MAP_SIZE
+from perceptok.errors import ConfigError
+
+__all__ = ["GridConfig", "GridDecoder", "GridEncoder"]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Shape of the default networks.
+
+    Attributes:
+        widths: Channels of each stage, from fine to coarse. The last stage is the 10x10 grid of tokens, each one before it
+            twice as fine; pixel-unshuffle makes the finest from patches of pixels.
+        blocks: Encoder blocks of each stage: separable convolutions, and attention on the last; the decoder mirrors them.
+        heads: Attention heads.
+        expansion: Hidden width of every pointwise network, as a multiple of its input.
+        codebook_size: Number of codes.
+        codebook_dim: Dimension of a code.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 192)
+    blocks: tuple[int, ...] = (1, 2, 4)
+    heads: int = 6
+    expansion: int = 3
+    codebook_size: int = 128
+    codebook_dim: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise ConfigError(f"widths and blocks name the same stages; got {self.widths} and {self.blocks}")
+        if self.widths[-1] % self.heads:
+            raise ConfigError(f"the last width must be a multiple of heads; got {self.widths[-1]} and {self.heads}")
+
+
+class _Pointwise(nn.Sequential):
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+
+
+class _SeparableBlock(nn.Module):
+    """Depthwise 5x5 and a pointwise network, each residual; (B, H, W, C) in and out."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.pointwise = _Pointwise(width, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A permuted channels-last tensor is what convolutions are fastest on; no data moves.
+        mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.pointwise(self.norm(mixed))
+
+
+class _AttentionBlock(nn.Module):
+    """Pre-norm self-attention over all positions and a pointwise network; (B, N, C) in and out."""
+
+    def __init__(self, width: int, heads: int, expansion: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_pointwise = nn.LayerNorm(width)
+        self.pointwise = _Pointwise(width, expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.pointwise(self.norm_pointwise(x))
+
+
+class _GlobalContext(nn.Module):
+    """Attention blocks over the whole grid, with a learned embedding of each position; (B, H, W, C) in and out."""
+
+    def __init__(self, config: GridConfig, side: int) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.position = nn.Parameter(0.02 * torch.randn(side * side, width))
+        self.blocks = nn.Sequential(
+            *(_AttentionBlock(width, config.heads, config.expansion) for _ in range(config.blocks[-1]))
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.blocks(x.flatten(1, 2) + self.position)).view(x.shape)
+
+
+class _Gather(nn.Module):
+    """(B, H, W, C) -> (B, H / f, W / f, wide): the cells of each f x f square side by side, then a projection."""
+
+    def __init__(self, factor: int, narrow: int, wide: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.project = nn.Linear(factor * factor * narrow, wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        f = self.factor
+        x = x.view(batch, height // f, f, width // f, f, channels).permute(0, 1, 3, 2, 4, 5)
+        gathered: Tensor = self.project(x.reshape(batch, height // f, width // f, -1))
+        return gathered
+
+
+class _Spread(nn.Module):
+    """(B, H, W, wide) -> (B, f H, f W, C): the mirror image of `_Gather`."""
+
+    def __init__(self, factor: int, wide: int, narrow: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.project = nn.Linear(wide, factor * factor * narrow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        f = self.factor
+        x = self.project(x).view(batch, height, width, f, f, -1).permute(0, 1, 3, 2, 4, 5)
+        return x.reshape(batch, height * f, width * f, -1)
+
+
+def _separable(width: int, config: GridConfig, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_SeparableBlock(width, config.expansion) for _ in range(count)))
+
+
+def _steps(config: GridConfig, side: int) -> list[tuple[int, int, int]]:
+    """(factor, narrow, wide) of every change of resolution, from pixels to the grid."""
+    widths = (1, *config.widths)
+    patch = MAP_SIZE // side >> (len(config.widths) - 1)
+    factors = (patch, *(2 for _ in config.widths[1:]))
+    return list(zip(factors, widths, widths[1:], strict=False))
+
+
+class GridEncoder(nn.Sequential):
+    """Maps (B, 1, S, S) in [-1, 1] to features (B, 10, 10, codebook_dim)."""
+
+    def __init__(self, config: GridConfig, side: int) -> None:
+        layers: list[nn.Module] = []
+        for (factor, narrow, wide), count in zip(_steps(config, side)[:-1], config.blocks[:-1], strict=True):
+            layers += [_Gather(factor, narrow, wide), _separable(wide, config, count)]
+        layers += [_Gather(*_steps(config, side)[-1]), _GlobalContext(config, side)]
+        super().__init__(*layers, nn.Linear(config.widths[-1], config.codebook_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode maps; see the class for shapes."""
+        features: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        return features
+
+
+class GridDecoder(nn.Sequential):
+    """Maps code vectors (B, 10, 10, codebook_dim) to maps (B, 1, S, S), about [-1, 1]."""
+
+    def __init__(self, config: GridConfig, side: int) -> None:
+        layers: list[nn.Module] = [nn.Linear(config.codebook_dim, config.widths[-1]), _GlobalContext(config, side)]
+        for (factor, narrow, wide), count in zip(_steps(config, side)[:0:-1], config.blocks[-2::-1], strict=True):
+            layers += [_Spread(factor, wide, narrow), _separable(narrow, config, count), nn.LayerNorm(narrow)]
+        patch, _, finest = _steps(config, side)[0]
+        super().__init__(*layers, _Spread(patch, finest, 1))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Decode code vectors; see the class for shapes."""
+        maps: Tensor = super().forward(vectors)
+        return maps.permute(0, 3, 1, 2)

@@ -1,0 +1,82 @@
+"""From a map of any size to the square that the networks see, and the size back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from perceptok.errors import ConfigError
+
+__all__ = ["MAP_SIZE", "Preprocessing", "nearest_square"]
+
+MAP_SIZE = 320
+"""Side in pixels of the square map that the networks see and produce."""
+
+Resize = Literal["area", "nearest"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a map becomes the networks' input; saved beside the weights.
+
+    Attributes:
+        size: Side of the square in pixels; the map is squashed to it, as in AURORA (arXiv 2412.03548).
+        resize: "nearest" is the reference recipe and never invents a depth between two surfaces; "area" averages what falls
+            into a pixel (antialiased bilinear), for maps much finer than the square.
+        low: The networks' value for nearness 0.
+        high: The networks' value for nearness 1.
+    """
+
+    size: int = MAP_SIZE
+    resize: Resize = "nearest"
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.resize not in get_args(Resize):
+            raise ConfigError(f"resize is one of {', '.join(get_args(Resize))}; got {self.resize!r}")
+        if self.size < 1 or not self.low < self.high:
+            raise ConfigError(f"need size >= 1 and low < high; got {self.size}, {self.low}, {self.high}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`; raises ConfigError for an unknown key."""
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown keys in the preprocessing: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    def square(self, maps: torch.Tensor) -> torch.Tensor:
+        """Squash maps (B, H, W) of nearness to (B, size, size)."""
+        if maps.shape[-2:] == (self.size, self.size):
+            return maps
+        if self.resize == "nearest":
+            return maps[:, _picked(maps.shape[-2], self.size)][:, :, _picked(maps.shape[-1], self.size)]
+        target = (self.size, self.size)
+        return F.interpolate(maps[:, None], target, mode="bilinear", antialias=True, align_corners=False)[:, 0]
+
+    def to_network(self, maps: torch.Tensor) -> torch.Tensor:
+        """Nearness [0, 1] -> the networks' scale."""
+        return self.low + (self.high - self.low) * maps
+
+    def from_network(self, maps: torch.Tensor) -> torch.Tensor:
+        """The networks' scale -> nearness, not clamped."""
+        return (maps - self.low) / (self.high - self.low)
+
+
+def nearest_square(array: np.ndarray, size: int) -> np.ndarray:
+    """Squash an (H, W) array of any type to (size, size) by its nearest pixels."""
+    return array[np.ix_(_picked(array.shape[0], size), _picked(array.shape[1], size))]
+
+
+def _picked(length: int, size: int) -> np.ndarray:
+    """Source index of each target pixel: the pixel under its centre, as Pillow's NEAREST picks it."""
+    return np.asarray(np.floor((np.arange(size) + 0.5) * (length / size)), dtype=np.int64)
