@@ -1,0 +1,66 @@
+"""What a depth map file holds, before any unit or meaning is applied to its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from perceptok.errors import DepthMapError
+
+__all__ = ["Kind", "StoredMap", "check_kind", "one_channel"]
+
+Kind = Literal["inverse", "metric"]
+"""`"metric"`: depth, larger = farther. `"inverse"`: relative inverse depth, larger = nearer."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMap:
+    """The numbers of a file in the file's own dtype, and what the file says about them.
+
+    Attributes:
+        array: (H, W), any real dtype.
+        valid: (H, W) bool where the file carries a mask, else None.
+        kind: Where the file says it, else None. A file that says its kind holds metres or relative inverse
+            depth.
+        declared_scale: A factor that the file declares and that readers of the format disagree about (PFM).
+    """
+
+    array: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_] | None = None
+    kind: Kind | None = None
+    declared_scale: float = 1.0
+
+
+def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The map in an image (H, W) or (H, W, 1..4) whose colour channels are equal and whose alpha is 255.
+
+    Raises DepthMapError if the colour channels differ or a pixel is transparent.
+    """
+    if array.ndim == 2:
+        return array
+    channels = array.shape[2]
+    if channels in (2, 4) and not np.all(array[..., -1] == 255):
+        raise DepthMapError(
+            "some pixels are transparent, which says nothing certain about their depth; "
+            "save the map without alpha and mark holes by a value (invalid=...)"
+        )
+    if channels >= 3 and not (
+        np.array_equal(array[..., 0], array[..., 1], equal_nan=array.dtype.kind == "f")
+        and np.array_equal(array[..., 0], array[..., 2], equal_nan=array.dtype.kind == "f")
+    ):
+        raise DepthMapError(
+            "its colour channels differ: this is a colour-mapped picture of depth, or a photo, and colours "
+            "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR)"
+        )
+    return np.ascontiguousarray(array[..., 0])
+
+
+def check_kind(kind: str) -> None:
+    """Raise DepthMapError for anything but the two kinds."""
+    if kind not in ("inverse", "metric"):
+        raise DepthMapError(
+            f"kind is {kind!r}; expected 'metric' (depth, larger = farther) or 'inverse' (larger = nearer)"
+        )
