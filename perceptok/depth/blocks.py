@@ -19,7 +19,7 @@ BLOCK_BYTES = -(-_CELLS * _BITS // 8)
 """Length of the compact form: 100 codes of 7 bits in 88 bytes."""
 
 _BLOCK = re.compile(f"{DEPTH.start}((?:<{DEPTH.name}_[0-9]+>){{{_CELLS}}}){DEPTH.end}")
-_PIECE = re.compile(r"<[A-Za-z0-9_]+>|\s+|[^<\s]+|<")
+_PIECE = re.compile(r"<[A-Za-z0-9_]*>?|\s+|[^<\s]+")
 _TOKENS = np.array([DEPTH.token(code) for code in range(DEPTH.size)], dtype=object)
 
 
