@@ -19,18 +19,18 @@ from perceptok.errors import ConfigError
 __all__ = ["ASPECTS", "LAYOUTS", "sample_scene"]
 
 LAYOUTS: dict[str, tuple[Callable[[Generator, float], Scene], float]] = {
-    "bin": (bin_picking, 0.08),
-    "corridor": (corridor, 0.07),
+    "bin": (bin_picking, 0.07),
+    "corridor": (corridor, 0.06),
     "field": (field, 0.06),
     "foliage": (foliage, 0.07),
     "hall": (hall, 0.05),
     "landscape": (landscape, 0.05),
     "people": (people, 0.08),
-    "portrait": (object_portrait, 0.09),
-    "room": (room, 0.24),
+    "portrait": (object_portrait, 0.08),
+    "room": (room, 0.20),
     "soup": (soup, 0.06),
     "street": (street, 0.09),
-    "table": (table_top, 0.16),
+    "table": (table_top, 0.13),
 }
 """Layout family -> its builder and its share of the scenes; the shares lean towards where depth sensors are used."""
 
