@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 Triple = tuple[Array, Array, Array]
 """x, y and z components, each an array of one value per ray (mutually broadcastable)."""
 
+_ONE = np.float32(1)
 _AWAY_FROM_ZERO = np.float32(1e-12)
 
 
@@ -74,7 +75,7 @@ def _first(candidates: Sequence[Array], start: float) -> Array:
 def _roots(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
     """Both roots of a s^2 + 2 b s + c, unsorted; NaN where there are none."""
     root = np.sqrt(b * b - a * c)
-    inverse = 1 / (a + _AWAY_FROM_ZERO)
+    inverse = _ONE / (a + _AWAY_FROM_ZERO)
     return (-b - root) * inverse, (root - b) * inverse
 
 
@@ -130,7 +131,7 @@ class Box(Shape):
         near: Array | None = None
         far: Array | None = None
         for p, d in zip(point, direction, strict=True):
-            inverse = 1 / (d + _AWAY_FROM_ZERO)
+            inverse = _ONE / (d + _AWAY_FROM_ZERO)
             middle, half = -p * inverse, np.abs(inverse)
             near = middle - half if near is None else np.maximum(near, middle - half)
             far = middle + half if far is None else np.minimum(far, middle + half)
@@ -200,7 +201,7 @@ class Frustum(Shape):
         a, b, c = a - growth * growth, b - growth * radius, c - radius * radius
         hits = [np.where(np.abs(z + s * dz) <= 1, s, np.float32(np.inf)) for s in _roots(a, b, c)]
         if self.closed:
-            inverse = 1 / (dz + _AWAY_FROM_ZERO)
+            inverse = _ONE / (dz + _AWAY_FROM_ZERO)
             for height, rim in ((-1.0, 1.0), (1.0, self.top)):
                 if rim > 0:
                     s = (np.float32(height) - z) * inverse

@@ -22,7 +22,9 @@ NEAREST = 0.02
 """Surfaces at a smaller z-depth than this (metres) are not seen."""
 
 _CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-_EDGES = np.array([(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1])
+_EDGES = np.array(
+    [(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,7 @@ class Rendering:
         """The visible pixels of one object, (H, W) bool."""
         if not 0 <= instance < len(self.scene.objects):
             raise ConfigError(f"the scene's instances are 0 .. {len(self.scene.objects) - 1}; got {instance}")
-        return self.instance == instance
+        return np.equal(self.instance, instance)
 
     @cached_property
     def masks(self) -> dict[int, NDArray[np.bool_]]:
@@ -205,7 +207,9 @@ class Rendering:
                 continue
             part = parts[numbers[begin]]
             rows, columns = np.unravel_index(order[begin:end], self.depth.shape)
-            pixels = np.stack([columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1)
+            pixels = np.stack(
+                [columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1
+            )
             points = camera.unproject(pixels, height, width)
             inverse = np.linalg.inv(part.axes)
             normal = part.shape.normal((points - part.center) @ inverse.T) @ inverse
@@ -226,7 +230,10 @@ class Rendering:
         colors = np.array([thing.color for thing in self.scene.objects], dtype=np.float32).reshape(-1, 3)
         shade = np.float32(ambient) + np.float32(1 - ambient) * diffuse
         down = np.linspace(0, 1, self.depth.shape[0], dtype=np.float32)[:, None, None]
-        sky = np.array([0.55, 0.7, 0.9], np.float32) * (1 - down) + np.array([0.85, 0.9, 0.95], np.float32) * down
+        sky = (
+            np.array([0.55, 0.7, 0.9], np.float32) * (1 - down)
+            + np.array([0.85, 0.9, 0.95], np.float32) * down
+        )
         picture = np.broadcast_to(sky, (*self.depth.shape, 3)).copy()
         hit = self.instance >= 0
         picture[hit] = colors[self.instance[hit]] * shade[hit][:, None]
@@ -277,6 +284,7 @@ def _cast(
     rectangles, nearest, middle = _bounds(camera, axes, centers, extents, height, width)
     if not cull:
         rectangles = np.broadcast_to(np.array([0, 0, width, height]), rectangles.shape)
+    coefficients = _ray_coefficients(turns, origins, middle)
     seen = np.nonzero((rectangles[:, 0] < rectangles[:, 2]) & (rectangles[:, 1] < rectangles[:, 3]))[0]
     # Front to back, so that what lies behind a large surface is skipped.
     seen = seen[np.lexsort((seen, nearest[seen]))]
@@ -287,25 +295,29 @@ def _cast(
             if cull and window.max() < nearest[number]:
                 continue
             base = float(middle[number])
-            point, direction = _rays(turns[number], origins[number], base, x[x0:x1], y[y0:y1])
+            point, direction = _rays(coefficients[number], x[x0:x1], y[y0:y1])
             found = parts[number].shape.entry(point, direction, NEAREST - base) + np.float32(base)
             closer = found < window
             np.copyto(window, found, where=closer)
             np.copyto(primitive[y0:y1, x0:x1], np.int32(number), where=closer)
 
 
-def _rays(turn: Floats, origin: Floats, base: float, x: Floats, y: Floats) -> tuple[Triple, Triple]:
-    """Rays in a primitive's frame: directions per metre of z-depth, and the points at z-depth `base`.
+def _ray_coefficients(turns: Floats, origins: Floats, base: Floats) -> Floats:
+    """(N, 6, 3): what to multiply (x, y, 1) with for a ray's point at z-depth `base` and for its direction.
 
     Starting at the primitive's own depth instead of at the camera keeps float32 exact for small, far things.
     """
-    points, directions = [], []
-    for row, start in zip(turn, origin, strict=True):
-        across, along = row[0] * x, row[1] * y + row[2]
-        directions.append(np.add.outer(along.astype(np.float32), across.astype(np.float32)))
-        along, across = along * base + start, across * base
-        points.append(np.add.outer(along.astype(np.float32), across.astype(np.float32)))
-    return (points[0], points[1], points[2]), (directions[0], directions[1], directions[2])
+    points = turns * base[:, None, None]
+    points[:, :, 2] += origins
+    return np.concatenate([points, turns], axis=1)
+
+
+def _rays(coefficients: Floats, x: Floats, y: Floats) -> tuple[Triple, Triple]:
+    """Points and directions (per metre of z-depth) of the rays of a window, in a primitive's frame."""
+    down = (coefficients[:, 1:2] * y + coefficients[:, 2:]).astype(np.float32)
+    across = (coefficients[:, :1] * x).astype(np.float32)
+    a, b, c, d, e, f = down[:, :, None] + across[:, None, :]
+    return (a, b, c), (d, e, f)
 
 
 def _bounds(
@@ -316,7 +328,9 @@ def _bounds(
     The part of a box before the camera is the hull of its corners there and of its edges' cuts with the nearest plane.
     """
     local = _CORNERS * extents[:, None, :]
-    corners = (np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]) @ camera.rotation
+    corners = (
+        np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]
+    ) @ camera.rotation
     first, second = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
     rise = second[..., 2:] - first[..., 2:]
     crosses = (first[..., 2] < NEAREST) != (second[..., 2] < NEAREST)

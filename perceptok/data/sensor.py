@@ -56,11 +56,12 @@ def degrade(depth: NDArray[np.floating], rng: Generator, perfect: float = 0.0) -
 def shadows(depth: Map, rng: Generator) -> Map:
     """Holes beside near edges, which the projector of a structured-light or stereo pair does not reach.
 
-    A surface point at z is shadowed where a point to one side, nearer to the camera, has a larger disparity by more than
-    their distance in pixels: the running maximum of column + disparity along the row.
+    A surface point at z is shadowed where a point to one side, nearer to the camera, has a larger disparity by more
+    than their distance in pixels: the running maximum of column + disparity along the row.
     """
-    height, width = depth.shape
-    baseline = np.float32(width * rng.uniform(0.02, 0.09))  # focal length in pixels x baseline in metres
+    baseline = np.float32(
+        depth.shape[1] * rng.uniform(0.02, 0.09)
+    )  # focal length in pixels x baseline in metres
     disparity = np.where(depth > 0, baseline / np.where(depth > 0, depth, 1), 0)
     if rng.random() < 0.5:
         return shadows_to_right(depth, disparity)
@@ -87,7 +88,9 @@ def out_of_range(depth: Map, rng: Generator) -> Map:
 
 def speckle(depth: Map, rng: Generator) -> Map:
     """Single pixels without a value."""
-    return np.where(rng.random(depth.shape, dtype=np.float32) < rng.uniform(0.0005, 0.03), np.float32(0), depth)
+    return np.where(
+        rng.random(depth.shape, dtype=np.float32) < rng.uniform(0.0005, 0.03), np.float32(0), depth
+    )
 
 
 def blobs(depth: Map, rng: Generator) -> Map:
@@ -136,7 +139,7 @@ def quantised(depth: Map, rng: Generator) -> Map:
 
 
 def ragged_edges(depth: Map, rng: Generator) -> Map:
-    """Outlines that wobble by some pixels: pixels take the value of a neighbour at a random, locally similar offset."""
+    """Outlines that wobble by some pixels: each pixel takes a value from nearby, at slowly varying offsets."""
     height, width = depth.shape
     cells = int(rng.integers(20, 110))
     reach = rng.uniform(0.5, 3.5) * max(depth.shape) / 320
@@ -173,7 +176,11 @@ def coarse(depth: Map, rng: Generator) -> Map:
     small = depth[np.ix_(rows, columns)]
     y = (np.arange(height) + 0.5) * small_height / height - 0.5
     x = (np.arange(width) + 0.5) * small_width / width - 0.5
-    nearest = small[np.ix_(np.rint(y).clip(0, small_height - 1).astype(int), np.rint(x).clip(0, small_width - 1).astype(int))]
+    nearest = small[
+        np.ix_(
+            np.rint(y).clip(0, small_height - 1).astype(int), np.rint(x).clip(0, small_width - 1).astype(int)
+        )
+    ]
     if rng.random() < 0.4:
         return np.asarray(nearest)
     weight = _linear((small > 0).astype(np.float32), y, x)
@@ -181,8 +188,19 @@ def coarse(depth: Map, rng: Generator) -> Map:
     return np.where(nearest > 0, smooth, np.float32(0))
 
 
+def outliers(depth: Map, rng: Generator) -> Map:
+    """A few wrong values, mostly much too near: reflections and mismatches."""
+    result = depth.copy()
+    height, width = depth.shape
+    for _ in range(rng.integers(1, 12)):
+        tall, wide = rng.integers(1, 7, 2).tolist()
+        y, x = int(rng.integers(height)), int(rng.integers(width))
+        result[y : y + tall, x : x + wide] *= np.float32(rng.uniform(0.35, 1.3))
+    return result
+
+
 def relief(depth: Map, rng: Generator) -> Map:
-    """Slow errors of calibration and reconstruction: surfaces bulge by up to some per cent of their distance."""
+    """Slow errors of calibration and reconstruction: surfaces bulge by up to some per cent of depth."""
     warp = _field(depth.shape, rng, int(rng.integers(3, 30)))
     return depth * (1 + np.float32(10 ** rng.uniform(-2.7, -1.5)) * np.clip(warp, -3, 3))
 
@@ -215,6 +233,7 @@ EFFECTS: tuple[tuple[Effect, float], ...] = (
     (speckle, 0.2),
     (coarse, 0.3),
     (quantised, 0.35),
+    (outliers, 0.08),
     (missing_border, 0.15),
 )
 """Each effect and how often `degrade` applies it, in the order in which light and device cause them."""
@@ -237,12 +256,16 @@ def smooth_estimate(nearness: NDArray[np.floating], rng: Generator) -> Map:
     """
     values = np.asarray(nearness, dtype=np.float32)
     if values.ndim != 2 or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise DepthMapError(f"an estimate is made from an (H, W) nearness map in [0, 1]; got shape {values.shape}")
+        raise DepthMapError(
+            f"an estimate is made from an (H, W) nearness map in [0, 1]; got shape {values.shape}"
+        )
     size = max(values.shape) / 320
     if rng.random() < 0.5:
-        values = ndimage.median_filter(values[::2, ::2], int(rng.integers(2, 5))).repeat(2, 0).repeat(2, 1)[
-            : values.shape[0], : values.shape[1]
-        ]
+        values = (
+            ndimage.median_filter(values[::2, ::2], int(rng.integers(2, 5)))
+            .repeat(2, 0)
+            .repeat(2, 1)[: values.shape[0], : values.shape[1]]
+        )
     if rng.random() < 0.6:
         share = rng.uniform(0.3, 0.9)
         values = values + np.float32(share) * (_blur(values, rng.uniform(4, 16) * size) - values)
@@ -265,7 +288,7 @@ def _field(shape: tuple[int, ...], rng: Generator, cells: int) -> Map:
 
 
 def _linear(grid: Map, y: NDArray[np.float64], x: NDArray[np.float64]) -> Map:
-    """Bilinear samples of a grid at all pairs of row positions y and column positions x, clamped to its borders."""
+    """Bilinear samples of a grid at every pair of a row y and a column x, clamped to its borders."""
     for axis, position in ((0, y), (1, x)):
         position = position.clip(0, grid.shape[axis] - 1)
         below = np.floor(position).astype(np.intp)

@@ -32,12 +32,14 @@ LAYOUTS: dict[str, tuple[Callable[[Generator, float], Scene], float]] = {
     "street": (street, 0.09),
     "table": (table_top, 0.13),
 }
-"""Layout family -> its builder and its share of the scenes; the shares lean towards where depth sensors are used."""
+"""Layout family -> its builder and its share of the scenes; more where depth sensors are used."""
 
 ASPECTS = ((4 / 3, 0.55), (16 / 9, 0.25), (1.0, 0.12), (3 / 4, 0.08))
 """Width / height of the camera's view, and how often."""
 
 _ATTEMPTS = 200
+_PLAIN = 0.15
+"""How often a view of one or two things, such as a bare wall and floor, is good enough."""
 
 
 def sample_scene(seed: int, index: int, kind: str | None = None) -> Scene:
@@ -61,14 +63,17 @@ def sample_scene(seed: int, index: int, kind: str | None = None) -> Scene:
         name = kind or names[rng.choice(len(names), p=shares)]
         aspect = float(rng.choice([a for a, _ in ASPECTS], p=[share for _, share in ASPECTS]))
         scene = LAYOUTS[name][0](rng, aspect)
-        if _worth_seeing(scene):
+        if _worth_seeing(scene, plain=rng.random() < _PLAIN):
             return scene
     raise AssertionError(f"{_ATTEMPTS} degenerate scenes in a row for seed {seed}, index {index}")
 
 
-def _worth_seeing(scene: Scene) -> bool:
+def _worth_seeing(scene: Scene, *, plain: bool) -> bool:
     """Whether a coarse view has something in it: not all sky, not a wall at the nose, not one flat tone."""
-    depth = render(scene, 24, 24).depth
+    view = render(scene, 24, 24)
+    depth = view.depth
+    if not plain and np.unique(view.instance).size < 4:
+        return False
     hit = depth[np.isfinite(depth)]
     if hit.size < 0.15 * depth.size or np.mean(hit < 0.15) > 0.1:
         return False

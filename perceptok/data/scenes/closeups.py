@@ -7,9 +7,21 @@ import math
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.data.building import bowl, box, capsule, cylinder, disc, ellipsoid, leaf, place, quad, tilt, turn
+from perceptok.data.building import (
+    bowl,
+    box,
+    capsule,
+    cylinder,
+    disc,
+    ellipsoid,
+    leaf,
+    place,
+    quad,
+    tilt,
+    turn,
+)
 from perceptok.data.primitives import Primitive
-from perceptok.data.raycast import Scene
+from perceptok.data.raycast import Camera, Scene
 from perceptok.data.scenes.furniture import FURNITURE, bin_open, chair, table
 from perceptok.data.scenes.people import person
 from perceptok.data.scenes.plants import crop, leaves, potted
@@ -45,7 +57,10 @@ def table_top(rng: Generator, aspect: float) -> Scene:
     a = math.radians(down)
     at = (-math.cos(a) * reach, rng.uniform(-0.15, 0.15), height + 0.05 + math.sin(a) * reach)
     pitch = -down + rng.uniform(-6, 9)
-    return stage.scene("table", camera(rng, aspect, at, yaw=rng.normal() * 8, pitch=pitch, fov=(35, 70)))
+    view = camera(rng, aspect, at, yaw=rng.normal() * 8, pitch=pitch, fov=(35, 70))
+    if rng.random() < 0.12:
+        _gripper(stage, rng, view)
+    return stage.scene("table", view)
 
 
 def bin_picking(rng: Generator, aspect: float) -> Scene:
@@ -63,9 +78,12 @@ def bin_picking(rng: Generator, aspect: float) -> Scene:
         lift = 0.04 if rotation[2, 2] < 0.9 else 0.0
         stage.add(name, things, np.add(at, (0, 0, lift)), rotation)
     down = rng.uniform(60, 90)
-    reach, a = rng.uniform(0.45, 1.3) + tall, math.radians(down)
+    reach, a = tall + long * rng.uniform(0.7, 1.9), math.radians(down)
     at = (-math.cos(a) * reach, rng.uniform(-0.08, 0.08), math.sin(a) * reach)
-    return stage.scene("bin", camera(rng, aspect, at, pitch=-down + rng.normal() * 3, fov=(35, 70)))
+    view = camera(rng, aspect, at, pitch=-down + rng.normal() * 3, fov=(35, 70))
+    if rng.random() < 0.15:
+        _gripper(stage, rng, view)
+    return stage.scene("bin", view)
 
 
 def object_portrait(rng: Generator, aspect: float) -> Scene:
@@ -75,22 +93,28 @@ def object_portrait(rng: Generator, aspect: float) -> Scene:
     far = rng.uniform(1.0, 12.0)
     if rng.random() < 0.85:
         stage.add("wall", [quad((far, 0, 3), (0, 40, 0), (0, 0, 3))], rotation=turn(rng.normal() * 20))
-    turned = turn(rng.uniform(0, 360))
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.5:
         name = list(FURNITURE)[rng.integers(len(FURNITURE))]
-        stage.add(name, FURNITURE[name](rng), rotation=turned)
-        distance, aim = rng.uniform(1.2, 3.2), rng.uniform(0.3, 1.2)
-    elif kind < 0.7:
-        stage.add("potted plant", potted(rng), rotation=turned)
-        distance, aim = rng.uniform(0.7, 1.6), rng.uniform(0.2, 0.7)
+        parts = FURNITURE[name](rng)
+    elif kind < 0.65:
+        name, parts = "potted plant", potted(rng)
     else:
         name, parts = small_thing(rng)
-        stage.add(name, parts, rotation=turned, scale=rng.uniform(2, 6))
-        distance, aim = rng.uniform(0.6, 2.0), rng.uniform(0.1, 0.5)
-    height = rng.uniform(0.2, 2.0)
+        parts = list(place(parts, scale=rng.uniform(2, 6)))
+    stage.add(name, parts, rotation=turn(rng.uniform(0, 360)))
+    for _ in range(rng.integers(0, 4)):
+        other, things = small_thing(rng)
+        at = (rng.uniform(-0.3, 2.0), rng.normal() * 0.7, 0)
+        stage.add(other, things, at, turn(rng.uniform(0, 360)), rng.uniform(1, 4))
+    centers = np.stack([part.center for part in parts])
+    reach = np.stack([np.abs(part.axes).sum(axis=1) for part in parts])
+    size = float(np.linalg.norm((centers + reach).max(axis=0) - (centers - reach).min(axis=0)))
+    distance, height = max(0.35, size * rng.uniform(0.6, 1.5)), rng.uniform(0.15, 1.8)
+    aim = float((centers + reach)[:, 2].max()) * rng.uniform(0.3, 0.8)
     pitch = math.degrees(math.atan2(aim - height, distance))
-    view = camera(rng, aspect, (-distance, rng.uniform(-0.4, 0.4), height), yaw=rng.normal() * 6, pitch=pitch)
+    aside = rng.normal() * 0.1 * size
+    view = camera(rng, aspect, (-distance, aside, height), yaw=rng.normal() * 8, pitch=pitch)
     return stage.scene("portrait", view)
 
 
@@ -114,7 +138,9 @@ def people(rng: Generator, aspect: float) -> Scene:
         parts, _, width, height = table(rng)
         at = np.array([rng.uniform(-0.2, 3), rng.uniform(-1, 1), 0])
         stage.add("table", parts + clutter(rng, 4, 0.4, width * 0.8, height), at, turn(rng.uniform(0, 360)))
-    view = camera(rng, aspect, (-1.5, 0, rng.uniform(0.7, 2.0)), yaw=rng.normal() * 10, pitch=rng.uniform(-25, 5))
+    view = camera(
+        rng, aspect, (-1.5, 0, rng.uniform(0.7, 2.0)), yaw=rng.normal() * 10, pitch=rng.uniform(-25, 5)
+    )
     return stage.scene("people", view)
 
 
@@ -153,12 +179,18 @@ def soup(rng: Generator, aspect: float) -> Scene:
         normal = np.array([-1.0, rng.normal() * 0.5, rng.normal() * 0.5])
         stage.add("wall", [disc((far, 0, 0), normal, 20 * far)])
     if rng.random() < 0.6:
-        stage.add("ground", [quad((0, 0, -rng.uniform(0.3, 2)), (100, 0, 0), (0, 100, 0))], rotation=tilt(rng.normal() * 6))
+        stage.add(
+            "ground",
+            [quad((0, 0, -rng.uniform(0.3, 2)), (100, 0, 0), (0, 100, 0))],
+            rotation=tilt(rng.normal() * 6),
+        )
     for _ in range(rng.integers(3, 50)):
         away = math.exp(rng.uniform(math.log(0.5), math.log(far)))
         at = np.array([away, rng.uniform(-0.7, 0.7) * away, rng.uniform(-0.6, 0.6) * away])
         size = away * rng.uniform(0.04, 0.3) * rng.uniform(0.3, 1, 3)
-        stage.add("shape", place([_shape(rng, size)], at, turn(rng.uniform(0, 360)) @ tilt(rng.uniform(0, 180))))
+        stage.add(
+            "shape", place([_shape(rng, size)], at, turn(rng.uniform(0, 360)) @ tilt(rng.uniform(0, 180)))
+        )
     view = camera(rng, aspect, (0, 0, 0), yaw=rng.normal() * 5, pitch=rng.normal() * 8, roll=20, fov=(40, 80))
     return stage.scene("soup", view)
 
@@ -188,9 +220,24 @@ def _shape(rng: Generator, size: np.ndarray) -> Primitive:
 def _arm_from_below(stage: Stage, rng: Generator, height: float) -> None:
     """A forearm and hand that reach into the picture over the table, as when somebody points or grasps."""
     hand = np.array([rng.uniform(-0.1, 0.15), rng.uniform(-0.2, 0.2), height + rng.uniform(0.04, 0.2)])
-    elbow = hand + np.array([-rng.uniform(0.2, 0.35), rng.choice([-1, 1]) * rng.uniform(0.05, 0.3), rng.uniform(-0.02, 0.15)])
+    elbow = hand + np.array(
+        [-rng.uniform(0.2, 0.35), rng.choice([-1, 1]) * rng.uniform(0.05, 0.3), rng.uniform(-0.02, 0.15)]
+    )
     parts: list[Primitive] = [capsule(elbow, hand, 0.035), ellipsoid(hand, (0.06, 0.045, 0.025))]
     for finger in np.linspace(-0.035, 0.035, 4):
         tip = hand + np.array([0.09, finger * 1.5, rng.uniform(-0.03, 0.02)])
-        parts.append(capsule(hand + [0.03, finger, 0.0], tip, 0.009))
+        parts.append(capsule(hand + np.array([0.03, finger, 0.0]), tip, 0.009))
     stage.add("arm", parts)
+
+
+def _gripper(stage: Stage, rng: Generator, view: Camera) -> None:
+    """Two fingers, or two hands, that enter from the picture's lower edge."""
+    apart, away = rng.uniform(0.03, 0.12), rng.uniform(0.2, 0.4)
+    thick = rng.uniform(0.008, 0.035)
+    parts: list[Primitive] = []
+    for side in (-1, 1):
+        tip = np.array([side * apart, rng.uniform(0.03, 0.12), away])
+        root = np.array([side * apart * rng.uniform(0.8, 1.8), 0.25, away * rng.uniform(0.6, 1.0)])
+        parts.append(capsule(root, tip, thick))
+        parts.append(ellipsoid(tip, thick * rng.uniform(0.8, 1.8, 3)))
+    stage.add("gripper", parts, view.position, view.rotation)

@@ -18,21 +18,28 @@ __all__ = [
     "bin_open",
     "cabinet",
     "chair",
+    "curtain",
     "desk_screen",
     "floor_lamp",
     "frame",
     "hanging_lamp",
+    "heap",
+    "ladder",
+    "rack",
     "shelf",
     "sofa",
     "stairs",
     "stool",
     "table",
+    "window_bars",
 ]
 
 Parts = list[Primitive]
 
 
-def _legs(rng: Generator, length: float, width: float, height: float, thickness: float, splay: float) -> Parts:
+def _legs(
+    rng: Generator, length: float, width: float, height: float, thickness: float, splay: float
+) -> Parts:
     round_legs = rng.random() < 0.5
     parts = []
     for sx in (-1, 1):
@@ -61,7 +68,9 @@ def table(rng: Generator, height: float | None = None) -> tuple[Parts, float, fl
     parts += _legs(rng, length, width, height - thick, rng.uniform(0.025, 0.08), 0.0)
     if rng.random() < 0.4:
         deep = rng.uniform(0.3, 0.95)
-        parts.append(box((-length / 4, 0, height * (1 - deep / 2) - thick), (length / 3, width * 0.9, height * deep)))
+        parts.append(
+            box((-length / 4, 0, height * (1 - deep / 2) - thick), (length / 3, width * 0.9, height * deep))
+        )
     return parts, length, width, height
 
 
@@ -127,7 +136,9 @@ def sofa(rng: Generator) -> Parts:
     for _ in range(rng.integers(0, 4)):
         at = (rng.uniform(-0.1, 0.1), rng.uniform(-0.4, 0.4) * wide, seat + 0.18)
         size = rng.uniform(0.15, 0.28)
-        parts.append(ellipsoid(at, (0.09, size, size), turn(rng.uniform(-30, 30)) @ tilt(rng.uniform(-20, 20))))
+        parts.append(
+            ellipsoid(at, (0.09, size, size), turn(rng.uniform(-30, 30)) @ tilt(rng.uniform(-20, 20)))
+        )
     return parts
 
 
@@ -177,10 +188,14 @@ def shelf(rng: Generator) -> Parts:
             while y < end:
                 thick, tall = rng.uniform(0.015, 0.07), min(rng.uniform(0.15, 0.32), gap * 0.9)
                 back = rng.uniform(0.5, 0.85) * deep
-                parts.append(box((-deep / 2 + back / 2, y + thick / 2, z + tall / 2), (back, thick * 0.95, tall)))
+                parts.append(
+                    box((-deep / 2 + back / 2, y + thick / 2, z + tall / 2), (back, thick * 0.95, tall))
+                )
                 y += thick
         else:
-            parts += clutter(rng, int(rng.integers(1, 5)), deep * 0.6, wide * 0.85, z + 0.0125, min(gap * 0.8, 0.3))
+            parts += clutter(
+                rng, int(rng.integers(1, 5)), deep * 0.6, wide * 0.85, z + 0.0125, min(gap * 0.8, 0.3)
+            )
     return parts
 
 
@@ -235,11 +250,19 @@ def bin_open(rng: Generator, length: float, width: float, height: float) -> Part
     wall = rng.uniform(0.004, 0.03)
     lean = rng.uniform(0.0, 0.15) * height
     parts = [quad((0, 0, 0.002), (length / 2, 0, 0), (0, width / 2, 0))]
-    for angle, reach, across in ((0, length, width), (90, width, length), (180, length, width), (270, width, length)):
+    for angle, reach, across in (
+        (0, length, width),
+        (90, width, length),
+        (180, length, width),
+        (270, width, length),
+    ):
         foot = np.array([reach / 2, 0.0, 0.0])
         rise = np.array([lean, 0.0, height])
         side = np.array([0.0, across / 2 + lean, 0.0])
-        wall_parts = [quad(foot + rise / 2, side, rise / 2), quad(foot + rise / 2 + [wall, 0, 0], side, rise / 2)]
+        wall_parts = [
+            quad(foot + rise / 2, side, rise / 2),
+            quad(foot + rise / 2 + [wall, 0, 0], side, rise / 2),
+        ]
         wall_parts.append(box(foot + rise + [wall / 2, 0, 0], (wall * 1.6, across + 2 * lean + wall, 0.008)))
         parts += place(wall_parts, rotation=turn(angle))
     return parts
@@ -256,9 +279,77 @@ def stairs(rng: Generator) -> Parts:
     if rng.random() < 0.6:
         for step in range(0, steps, 2):
             foot = np.array([-run * (step + 0.5), wide / 2, rise * (step + 1)])
-            parts.append(cylinder(foot, foot + [0, 0, 0.9], 0.015))
+            parts.append(cylinder(foot, foot + np.array([0, 0, 0.9]), 0.015))
         start = np.array([-run * 0.5, wide / 2, rise + 0.9])
         parts.append(capsule(start, start + np.array([-run, 0, rise]) * (steps - 1), 0.025))
+    return parts
+
+
+def rack(rng: Generator) -> Parts:
+    """A metal rack, scaffold or door frame: thin posts and rails, with or without boards and boxes."""
+    wide, deep, height = rng.uniform(0.6, 2.0), rng.uniform(0.05, 0.6), rng.uniform(0.9, 2.3)
+    thick = rng.uniform(0.01, 0.035)
+    parts = []
+    for x in (-deep / 2, deep / 2):
+        for y in np.linspace(-wide / 2, wide / 2, rng.integers(2, 4)):
+            parts.append(box((x, y, height / 2), (thick, thick, height)))
+    for z in np.linspace(rng.uniform(0.1, 0.5), height, rng.integers(1, 5)):
+        if deep > 0.2 and rng.random() < 0.7:
+            parts.append(box((0, 0, z), (deep, wide, 0.02)))
+            parts += clutter(rng, int(rng.integers(0, 3)), deep * 0.6, wide * 0.8, z + 0.01, 0.3)
+        else:
+            parts += [box((x, 0, z), (thick, wide, thick)) for x in (-deep / 2, deep / 2)]
+    return parts
+
+
+def ladder(rng: Generator) -> Parts:
+    """A leaning ladder."""
+    wide, long, lean = rng.uniform(0.3, 0.5), rng.uniform(1.2, 2.6), rng.uniform(0.1, 0.5)
+    rise = np.array([-np.sin(lean), 0, np.cos(lean)]) * long
+    feet = [np.array([0, side * wide / 2, 0.0]) for side in (-1, 1)]
+    parts = [capsule(foot, foot + rise, 0.022) for foot in feet]
+    for share in np.arange(0.12, 1.0, 0.28 / long):
+        parts.append(capsule(feet[0] + rise * share, feet[1] + rise * share, 0.013))
+    return parts
+
+
+def curtain(rng: Generator) -> Parts:
+    """A curtain or radiator: upright folds side by side."""
+    fold, folds, height = rng.uniform(0.03, 0.12), int(rng.integers(6, 16)), rng.uniform(0.5, 2.4)
+    low = 0.1 if height < 1.0 else 0.02
+    return [
+        cylinder(
+            (rng.normal() * fold * 0.4, (k - folds / 2) * fold * 1.7, low),
+            (0, (k - folds / 2) * fold * 1.7, height),
+            fold,
+        )
+        for k in range(folds)
+    ]
+
+
+def heap(rng: Generator) -> Parts:
+    """A soft heap: clothes, sacks, cushions, soil."""
+    size = rng.uniform(0.25, 0.9)
+    parts = []
+    for _ in range(rng.integers(4, 14)):
+        at = rng.normal(size=3) * size * np.array([0.35, 0.35, 0.15]) + np.array([0, 0, size * 0.2])
+        rotation = turn(rng.uniform(0, 180)) @ tilt(rng.normal() * 30)
+        parts.append(ellipsoid(at, size * rng.uniform((0.2, 0.15, 0.05), (0.5, 0.4, 0.25)), rotation))
+    return parts
+
+
+def window_bars(rng: Generator, width: float, low: float, high: float) -> Parts:
+    """Frame, mullions and perhaps slats of a window or glazed door, in the plane x = 0."""
+    thick = rng.uniform(0.02, 0.07)
+    middle, tall = (low + high) / 2, high - low
+    parts = [
+        box((0, y, middle), (thick, thick, tall))
+        for y in np.linspace(-width / 2, width / 2, rng.integers(2, 5))
+    ]
+    rows = rng.integers(2, 5) if rng.random() < 0.7 else int(tall / 0.08)
+    parts += [
+        box((0, 0, z), (thick, width, thick if rows < 6 else 0.03)) for z in np.linspace(low, high, rows)
+    ]
     return parts
 
 
@@ -266,7 +357,11 @@ FURNITURE: dict[str, Callable[[Generator], Parts]] = {
     "bed": bed,
     "cabinet": cabinet,
     "chair": chair,
+    "curtain": curtain,
+    "heap": heap,
+    "ladder": ladder,
     "lamp": floor_lamp,
+    "rack": rack,
     "shelf": shelf,
     "sofa": sofa,
     "stool": stool,

@@ -9,7 +9,16 @@ from numpy.random import Generator
 
 from perceptok.data.building import box, capsule, cylinder, ellipsoid, place, quad, turn
 from perceptok.data.raycast import Scene
-from perceptok.data.scenes.furniture import FURNITURE, chair, desk_screen, frame, hanging_lamp, stairs, table
+from perceptok.data.scenes.furniture import (
+    FURNITURE,
+    chair,
+    desk_screen,
+    frame,
+    hanging_lamp,
+    stairs,
+    table,
+    window_bars,
+)
 from perceptok.data.scenes.people import person
 from perceptok.data.scenes.plants import potted
 from perceptok.data.scenes.stage import Stage, camera
@@ -24,13 +33,17 @@ def room(rng: Generator, aspect: float) -> Scene:
     long, wide, tall = rng.uniform(2.2, 9.0), rng.uniform(2.2, 7.0), rng.uniform(2.2, 3.4)
     _shell(stage, rng, long, wide, tall, closed=rng.random() < 0.75)
     names = list(FURNITURE)
-    for _ in range(rng.integers(2, 9)):
+    for _ in range(rng.integers(3, 11)):
         name = names[rng.integers(len(names))]
         _against_wall(stage, rng, name, long, wide)
     for _ in range(rng.integers(0, 4)):
         _dining(stage, rng, (rng.uniform(-0.35, 0.35) * long, rng.uniform(-0.35, 0.35) * wide, 0.0))
     for _ in range(rng.integers(0, 4)):
         _chair_or_person(stage, rng, long, wide)
+    for _ in range(rng.integers(0, 3)):
+        name = names[rng.integers(len(names))]
+        at = (rng.uniform(-0.4, 0.4) * long, rng.uniform(-0.4, 0.4) * wide, 0.0)
+        stage.add(name, FURNITURE[name](rng), at, turn(rng.uniform(0, 360)))
     for _ in range(rng.integers(0, 3)):
         at = (rng.uniform(-0.45, 0.45) * long, rng.uniform(-0.45, 0.45) * wide, 0.0)
         stage.add("potted plant", potted(rng), at)
@@ -63,14 +76,21 @@ def corridor(rng: Generator, aspect: float) -> Scene:
             kind = rng.random()
             if kind < 0.4:
                 deep = rng.uniform(0.03, 0.15)
-                parts = [box((0, 0, 1.05), (1.0, deep, 2.1)), capsule((0.35, -side * 0.1, 1), (0.45, -side * 0.1, 1), 0.02)]
+                parts = [
+                    box((0, 0, 1.05), (1.0, deep, 2.1)),
+                    capsule((0.35, -side * 0.1, 1), (0.45, -side * 0.1, 1), 0.02),
+                ]
                 stage.add("door", parts, (x, side * wide / 2, 0))
             elif kind < 0.5:
                 stage.add("pillar", [box((0, 0, tall / 2), (0.35, 0.4, tall))], (x, side * wide / 2, 0))
             elif kind < 0.6:
                 stage.add("pipe", [cylinder((0, 0, 0), (0, 0, tall), 0.05)], (x, side * (wide / 2 - 0.1), 0))
             elif kind < 0.66:
-                stage.add("door", [quad((0.4, -side * 0.3, 1.05), (0.3, 0.3 * -side, 0), (0, 0, 1.05))], (x, side * wide / 2, 0))
+                stage.add(
+                    "door",
+                    [quad((0.4, -side * 0.3, 1.05), (0.3, 0.3 * -side, 0), (0, 0, 1.05))],
+                    (x, side * wide / 2, 0),
+                )
         if rng.random() < 0.3:
             stage.add("beam", [box((0, 0, tall), (0.2, wide, rng.uniform(0.1, 0.5)))], (x, 0, 0))
         if rng.random() < 0.2:
@@ -93,7 +113,9 @@ def hall(rng: Generator, aspect: float) -> Scene:
     wall = cylinder((0, 0, 0), (0, 0, tall), radius, rng.uniform(0.6, 1.0), closed=False)
     stage.add("wall", place([wall], rotation=np.diag([rng.uniform(0.7, 1.6), 1.0, 1.0])))
     if rng.random() < 0.5:
-        stage.add("ceiling", [ellipsoid((0, 0, tall), (1.7 * radius, 1.1 * radius, rng.uniform(0.3, 1) * radius))])
+        stage.add(
+            "ceiling", [ellipsoid((0, 0, tall), (1.7 * radius, 1.1 * radius, rng.uniform(0.3, 1) * radius))]
+        )
     for _ in range(rng.integers(2, 10)):
         angle, reach = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.3, 0.98)
         thick = rng.uniform(0.05, 0.5) * min(1.0, radius / 3)
@@ -129,7 +151,11 @@ def _shell(stage: Stage, rng: Generator, long: float, wide: float, tall: float, 
                 if y1 > y0 and z1 > z0:
                     size = (0.1, y1 - y0, z1 - z0)
                     parts.append(box((reach / 2 + 0.05, (y0 + y1) / 2, (z0 + z1) / 2), size))
-            parts.append(quad((reach / 2 + rng.uniform(0.3, 5.0), 0, tall / 2), (0, across, 0), (0, 0, tall / 2)))
+            if rng.random() < 0.5:
+                parts += place(window_bars(rng, gap, low, high), (reach / 2, middle, 0))
+            parts.append(
+                quad((reach / 2 + rng.uniform(0.3, 5.0), 0, tall / 2), (0, across, 0), (0, 0, tall / 2))
+            )
         stage.add("wall", parts, rotation=turn(angle))
         for _ in range(rng.integers(0, 3)):
             at = turn(angle) @ np.array([reach / 2, rng.uniform(-0.4, 0.4) * across, rng.uniform(1.0, 1.9)])

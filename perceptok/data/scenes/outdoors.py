@@ -47,7 +47,10 @@ def street(rng: Generator, aspect: float) -> Scene:
     if rng.random() < 0.3:
         height = rng.uniform(4, 8)
         for _ in range(rng.integers(1, 4)):
-            start, end = (rng.uniform(2, 30), -half, height), (rng.uniform(2, 30), half, height + rng.normal())
+            start, end = (
+                (rng.uniform(2, 30), -half, height),
+                (rng.uniform(2, 30), half, height + rng.normal()),
+            )
             stage.add("cable", [capsule(start, end, 0.02)])
     if rng.random() < 0.6:
         _skyline(stage, rng, rng.uniform(60, 200))

@@ -35,7 +35,7 @@ def person(rng: Generator, *, sitting: bool = False) -> list[Primitive]:
         ellipsoid(head, (0.1, 0.08, 0.12)),
     ]
     if rng.random() < 0.3:
-        parts.append(ellipsoid(head + [-0.03, 0, 0.02], (0.11, 0.1, 0.13)))
+        parts.append(ellipsoid(head + np.array([-0.03, 0, 0.02]), (0.11, 0.1, 0.13)))
     stride = rng.uniform(-0.35, 0.35)
     for side in (-1, 1):
         parts += _leg(rng, pelvis, side, unit, wide, stride * side, sitting)
@@ -59,7 +59,7 @@ def _leg(
     return [
         capsule(hip, knee, thick),
         capsule(knee, ankle, thick * 0.75),
-        capsule(ankle - [0.03, 0, 0.02], ankle + [0.15, side * 0.03, -0.03], 0.045),
+        capsule(ankle - [0.03, 0, 0.02], ankle + np.array([0.15, side * 0.03, -0.03]), 0.045),
     ]
 
 
@@ -71,4 +71,8 @@ def _arm(rng: Generator, chest: np.ndarray, side: int, unit: float, wide: float)
     bend = np.array([rng.uniform(0.0, 1.0), side * rng.uniform(-0.6, 0.3), rng.uniform(-1.0, 0.5)])
     hand = elbow + bend / np.linalg.norm(bend) * 0.27 * unit
     thick = 0.05 * unit * wide
-    return [capsule(shoulder, elbow, thick), capsule(elbow, hand, thick * 0.8), ellipsoid(hand, (0.06, 0.045, 0.06))]
+    return [
+        capsule(shoulder, elbow, thick),
+        capsule(elbow, hand, thick * 0.8),
+        ellipsoid(hand, (0.06, 0.045, 0.06)),
+    ]

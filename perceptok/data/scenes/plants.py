@@ -42,7 +42,7 @@ def spray(rng: Generator, length: float, blades: int, rise: float) -> Parts:
 
 
 def crop(rng: Generator, style: int, size: float, detail: float = 1.0) -> Parts:
-    """One plant of a row crop: 0 rosette (beet), 1 stalk with blades (maize), 2 round leaves (bean), 3 tuft (cereal)."""
+    """One plant of a row crop; styles: 0 rosette (beet), 1 stalk (maize), 2 round leaves (bean), 3 tuft (cereal)."""
     count = max(3, round(rng.uniform(5, 9) * detail))
     if style == 0:
         return spray(rng, size, count, rng.uniform(30, 60))
@@ -100,7 +100,7 @@ def potted(rng: Generator) -> Parts:
     top = np.array([0, 0, tall])
     if rng.random() < 0.5:
         return parts + list(place(spray(rng, size, int(rng.integers(7, 16)), rng.uniform(40, 75)), top))
-    crown = top + [0, 0, size * 0.7]
+    crown = top + np.array([0, 0, size * 0.7])
     parts.append(cylinder(top, crown, 0.015))
     return parts + leaves(rng, crown, np.full(3, size * 0.3), int(rng.integers(20, 50)), size * 0.3)
 
@@ -115,7 +115,9 @@ def tree(rng: Generator, height: float, leaf_count: int = 40) -> Parts:
         for tier in range(tiers):
             low = height * (0.12 + 0.75 * tier / tiers)
             radius = height * rng.uniform(0.15, 0.25) * (1 - 0.75 * tier / tiers)
-            parts.append(cylinder((0, 0, low), (0, 0, min(height, low + height * 0.9 / tiers + 0.2)), radius, 0.03))
+            parts.append(
+                cylinder((0, 0, low), (0, 0, min(height, low + height * 0.9 / tiers + 0.2)), radius, 0.03)
+            )
         return parts
     fork = height * rng.uniform(0.25, 0.5)
     top = np.array([rng.normal() * 0.05, rng.normal() * 0.05, 0.95]) * height

@@ -39,8 +39,8 @@ class Stage:
     def scene(self, kind: str, view: Camera) -> Scene:
         """The finished scene, without the objects that the camera would be in."""
         x, y, z = self._rng.normal(size=3).tolist()
-        kept = tuple(thing for thing in self._objects if not _swallows(thing, view.position))
-        return Scene(kept, view, kind, light=(x, y, abs(z) + 1.0))
+        kept = _clear(self._objects, view.position)
+        return Scene(tuple(kept), view, kind, light=(x, y, abs(z) + 1.0))
 
 
 def camera(
@@ -61,13 +61,21 @@ def camera(
     return Camera.aimed(place_at, yaw=yaw, pitch=pitch, roll=turned, fov=rng.uniform(*fov), aspect=aspect)
 
 
-def _swallows(thing: SceneObject, position: Floats) -> bool:
-    solids = [part for part in thing.primitives if part.shape.solid]
+def _clear(objects: Sequence[SceneObject], position: Floats) -> list[SceneObject]:
+    """The objects none of whose solid parts has the camera in its bounding box, or just before it."""
+    solids = [
+        (number, part)
+        for number, thing in enumerate(objects)
+        for part in thing.primitives
+        if part.shape.solid
+    ]
     if not solids:
-        return False
-    axes = np.stack([part.axes for part in solids])
-    offsets = position - np.stack([part.center for part in solids])
-    reach = np.array([part.shape.extents for part in solids])
+        return list(objects)
+    axes = np.stack([part.axes for _, part in solids])
+    offsets = position - np.stack([part.center for _, part in solids])
+    reach = np.array([part.shape.extents for _, part in solids])
     local = np.abs(np.einsum("nij,nj->ni", np.linalg.inv(axes), offsets))
     margin = _CLEARANCE / np.linalg.norm(axes, axis=1)
-    return bool((local < reach + margin).all(axis=1).any())
+    inside = np.nonzero((local < reach + margin).all(axis=1))[0]
+    dropped = {solids[k][0] for k in inside.tolist()}
+    return [thing for number, thing in enumerate(objects) if number not in dropped]

@@ -129,8 +129,14 @@ def _toy(rng: Generator) -> Parts:
     size = rng.uniform(0.03, 0.08)
     parts = [ellipsoid((0, 0, size), (size, size * 0.8, size)), ellipsoid((0, 0, size * 2.4), size * 0.7)]
     for side in (-1, 1):
-        parts.append(capsule((0, side * size * 0.6, size * 1.3), (size * 0.8, side * size * 1.3, size), size * 0.25))
-        parts.append(capsule((0, side * size * 0.5, size * 0.3), (size * 1.2, side * size * 0.6, size * 0.25), size * 0.28))
+        parts.append(
+            capsule((0, side * size * 0.6, size * 1.3), (size * 0.8, side * size * 1.3, size), size * 0.25)
+        )
+        parts.append(
+            capsule(
+                (0, side * size * 0.5, size * 0.3), (size * 1.2, side * size * 0.6, size * 0.25), size * 0.28
+            )
+        )
         parts.append(ellipsoid((0, side * size * 0.5, size * 3), size * 0.3))
     return parts
 
