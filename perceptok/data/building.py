@@ -70,7 +70,7 @@ def bowl(center: Point, radii: Point | float, rim: float = 0.0, rotation: Floats
 def cylinder(
     bottom: Point, top: Point, radius: float, taper: float = 1.0, *, closed: bool = True
 ) -> Primitive:
-    """A cylinder between two points; `taper` is the top's radius over the bottom's, 0 .. 1; open ones are tubes."""
+    """A cylinder or cone between two points; `taper` (0 .. 1) is the top's radius over the bottom's."""
     center, frame, half = _along(bottom, top)
     return Primitive(Frustum(taper, closed), center, frame * np.array([radius, radius, half]))
 

@@ -1,13 +1,14 @@
 """Analytic surfaces a ray can hit: canonical shapes, and primitives that place them in the world.
 
-A shape lives in its own canonical frame, where it is about one unit large; a primitive is a shape under an affine map.
-An affine map keeps the ray parameter, so distances found in the canonical frame hold in the world.
+A shape lives in its own canonical frame, where it is about one unit large; a primitive is a shape under an
+affine map. Such a map keeps the ray parameter: distances found in the canonical frame hold in the world.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import numpy as np
@@ -64,12 +65,8 @@ class Shape:
 
 
 def _first(candidates: Sequence[Array], start: float) -> Array:
-    best: Array | None = None
-    for candidate in candidates:
-        usable = np.where(candidate >= start, candidate, np.float32(np.inf))
-        best = usable if best is None else np.minimum(best, usable)
-    assert best is not None
-    return best
+    usable = [np.where(candidate >= start, candidate, np.float32(np.inf)) for candidate in candidates]
+    return reduce(np.minimum, usable)
 
 
 def _roots(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
@@ -91,11 +88,14 @@ class _Flat(Shape):
         raise NotImplementedError
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
-        s = -point[2] / (direction[2] + _AWAY_FROM_ZERO)
-        x, y = point[0] + s * direction[0], point[1] + s * direction[1]
+        """The one hit of the plane, where it belongs to the patch."""
+        s: Array = -point[2] * (_ONE / (direction[2] + _AWAY_FROM_ZERO))
+        x: Array = point[0] + s * direction[0]
+        y: Array = point[1] + s * direction[1]
         return np.where(self.inside(x, y) & (s >= start), s, np.float32(np.inf))
 
     def normal(self, points: Floats) -> Floats:
+        """The plane's."""
         return np.broadcast_to(np.array([0.0, 0.0, 1.0]), points.shape)
 
 
@@ -104,6 +104,7 @@ class Quad(_Flat):
     """The square |x|, |y| <= 1 at z = 0."""
 
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the square."""
         return np.maximum(np.abs(x), np.abs(y)) <= 1
 
 
@@ -112,6 +113,7 @@ class Disc(_Flat):
     """The disc x^2 + y^2 <= 1 at z = 0."""
 
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the disc."""
         return x * x + y * y <= 1
 
 
@@ -120,6 +122,7 @@ class Leaf(_Flat):
     """A pointed leaf |y| <= 1 - x^2 at z = 0, its tips at x = -1 and x = 1."""
 
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the leaf."""
         return np.abs(y) <= 1 - x * x
 
 
@@ -128,18 +131,16 @@ class Box(Shape):
     """The cube |x|, |y|, |z| <= 1."""
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
-        near: Array | None = None
-        far: Array | None = None
-        for p, d in zip(point, direction, strict=True):
-            inverse = _ONE / (d + _AWAY_FROM_ZERO)
-            middle, half = -p * inverse, np.abs(inverse)
-            near = middle - half if near is None else np.maximum(near, middle - half)
-            far = middle + half if far is None else np.minimum(far, middle + half)
-        assert near is not None
-        assert far is not None
+        """Where the ray enters the last of three slabs or leaves the first (Kay and Kajiya, 1986)."""
+        inverses = [_ONE / (d + _AWAY_FROM_ZERO) for d in direction]
+        middles = [-p * inverse for p, inverse in zip(point, inverses, strict=True)]
+        halves = [np.abs(inverse) for inverse in inverses]
+        near = reduce(np.maximum, [m - h for m, h in zip(middles, halves, strict=True)])
+        far = reduce(np.minimum, [m + h for m, h in zip(middles, halves, strict=True)])
         return np.where(near <= far, _first((near, far), start), np.float32(np.inf))
 
     def normal(self, points: Floats) -> Floats:
+        """Along the axis in which the point lies farthest out."""
         return np.asarray(np.eye(3)[np.abs(points).argmax(axis=1)])
 
 
@@ -148,9 +149,11 @@ class Sphere(Shape):
     """The unit sphere."""
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first root of a quadratic."""
         return _first(_sphere_roots(point, direction, 0.0), start)
 
     def normal(self, points: Floats) -> Floats:
+        """The point itself."""
         return points
 
 
@@ -162,6 +165,7 @@ class Bowl(Shape):
     solid: ClassVar[bool] = False
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first root of a quadratic that lies below the rim."""
         return _first(
             [
                 np.where(point[2] + s * direction[2] <= self.rim, s, np.float32(np.inf))
@@ -171,6 +175,7 @@ class Bowl(Shape):
         )
 
     def normal(self, points: Floats) -> Floats:
+        """The point itself."""
         return points
 
 
@@ -193,6 +198,7 @@ class Frustum(Shape):
     closed: bool = True
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first of the side's two roots and the ends' hits."""
         (x, y, z), (dx, dy, dz) = point, direction
         a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y
         slope = np.float32((self.top - 1) / 2)
@@ -210,6 +216,7 @@ class Frustum(Shape):
         return _first(hits, start)
 
     def normal(self, points: Floats) -> Floats:
+        """The side's gradient, or z where an end disc is nearer."""
         slope = (self.top - 1) / 2
         radius = (self.top + 1) / 2 + slope * points[:, 2]
         side = np.stack([points[:, 0], points[:, 1], -slope * radius], axis=1)
@@ -234,6 +241,7 @@ class Capsule(Shape):
         return (1.0, 1.0, self.half_length + 1.0)
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first of the hits of the side and of the two end spheres."""
         (x, y, z), (dx, dy, dz) = point, direction
         a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - 1
         side, _ = _roots(a, b, c)
@@ -245,8 +253,9 @@ class Capsule(Shape):
         return _first(hits, start)
 
     def normal(self, points: Floats) -> Floats:
+        """Away from the nearest point of the segment."""
         on_axis = np.clip(points[:, 2], -self.half_length, self.half_length)
-        return points - on_axis[:, None] * np.array([0.0, 0.0, 1.0])
+        return np.asarray(points - on_axis[:, None] * np.array([0.0, 0.0, 1.0]))
 
 
 @dataclass(frozen=True, eq=False)

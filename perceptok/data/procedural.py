@@ -12,7 +12,7 @@ from scipy import ndimage
 from perceptok.data.raycast import render
 from perceptok.data.scenes import sample_scene
 from perceptok.data.sensor import degrade, smooth_estimate
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, DepthMapError
 
 __all__ = ["ProceduralDepthMaps"]
 
@@ -26,10 +26,10 @@ _MIN_VALID = 0.35
 class ProceduralDepthMaps(Sequence[Sample]):
     """A sequence of (nearness, valid) pairs of random scenes, made anew at every access.
 
-    nearness is (size, size) float32 in [0, 1], 1 = nearest: inverse depth between the least and the greatest of the
-    map's valid pixels, holes filled from the nearest valid pixel. valid is (size, size) bool, False in holes. About a
-    third of the maps are made to look like monocular estimates, nearly half like sensor maps, the rest are perfect.
-    Item i depends on seed, i and size only; items may be made in any process and any order.
+    nearness is (size, size) float32 in [0, 1], 1 = nearest: inverse depth between the least and the greatest
+    of the map's valid pixels, holes filled from the nearest valid pixel. valid is (size, size) bool, False in
+    holes. About a third of the maps are made to look like monocular estimates, nearly half like sensor maps,
+    the rest are perfect. Item i depends on seed, i and size only: any process and order will do.
 
     Args:
         seed: Names the family of maps, >= 0; families of different seeds share no scene.
@@ -72,21 +72,24 @@ class ProceduralDepthMaps(Sequence[Sample]):
             measured = degrade(depth, rng)
             if np.mean(measured > 0) >= _MIN_VALID and np.ptp(measured[measured > 0]) > 0:
                 return _nearness(measured)
-        sky_is_far = look >= _SENSORS and rng.random() < 0.75
+        estimated = look >= 1 - _ESTIMATES
+        sky_is_far = estimated or (look >= _SENSORS and rng.random() < 0.5)
         perfect = np.where(np.isfinite(depth), depth, np.float32(np.inf if sky_is_far else 0))
         nearness, valid = _nearness(perfect)
-        if look >= 1 - _ESTIMATES:
+        if estimated:
             nearness = smooth_estimate(nearness, rng)
         return nearness, valid
 
 
 def _nearness(depth: NDArray[np.float32]) -> Sample:
-    """Inverse depth stretched to [0, 1] over the valid pixels; inf is infinitely far, 0 is a hole, which is filled."""
+    """Inverse depth stretched to [0, 1] over the valid pixels; inf is infinitely far, 0 a hole to fill."""
     valid = depth > 0
-    assert valid.any()
-    inverse = 1 / np.where(valid, depth, np.float32(1))
+    inverse = np.float32(1) / np.where(valid, depth, np.float32(1))
     low, high = inverse[valid].min(), inverse[valid].max()
-    assert high > low
+    if not high > low:
+        raise DepthMapError(
+            f"a depth map without any relief has no nearness; every pixel is at {1 / low:g} m"
+        )
     nearness = (inverse - low) / (high - low)
     if not valid.all():
         nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)

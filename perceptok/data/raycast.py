@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ class Camera:
         position: (3,) float64, metres.
         rotation: (3, 3) float64, world from camera; its columns are the camera's right, down and forward.
         fov: Horizontal field of view in degrees, 1 .. 170.
-        aspect: Width / height of the view. It need not be that of the picture: a square picture of a 4:3 view is the
-            squash that square codecs see.
+        aspect: Width / height of the view. It need not be that of the picture: a square picture of a 4:3 view
+            is the squash that square codecs see.
     """
 
     position: Floats
@@ -63,7 +64,7 @@ class Camera:
     ) -> Camera:
         """A camera by its angles in degrees.
 
-        Yaw 0 looks along +x and grows towards +y; pitch -90 looks straight down; roll turns the camera clockwise.
+        Yaw 0 looks along +x and grows towards +y; pitch -90 looks straight down; roll is clockwise.
         """
         a, p, r = math.radians(yaw), math.radians(pitch), math.radians(roll)
         forward = np.array([math.cos(a) * math.cos(p), math.sin(a) * math.cos(p), math.sin(p)])
@@ -83,7 +84,7 @@ class Camera:
         return half, half / self.aspect
 
     def project(self, points: Floats, height: int, width: int) -> Floats:
-        """World points (..., 3) -> (..., 3): x and y in pixels (0 is the picture's edge), and z-depth in metres."""
+        """World points (..., 3) -> (..., 3): x and y in pixels (0 is the edge), and z-depth in metres."""
         local = (points - self.position) @ self.rotation
         half_x, half_y = self.half_view
         x = (local[..., 0] / local[..., 2] / half_x + 1) * width / 2
@@ -202,7 +203,7 @@ class Rendering:
         order = np.argsort(self.primitive, axis=None, kind="stable")
         numbers = self.primitive.ravel()[order]
         starts = np.concatenate([[0], np.nonzero(np.diff(numbers))[0] + 1, [numbers.size]])
-        for begin, end in zip(starts[:-1], starts[1:], strict=True):
+        for begin, end in pairwise(starts.tolist()):
             if numbers[begin] < 0:
                 continue
             part = parts[numbers[begin]]
@@ -323,9 +324,9 @@ def _rays(coefficients: Floats, x: Floats, y: Floats) -> tuple[Triple, Triple]:
 def _bounds(
     camera: Camera, axes: Floats, centers: Floats, extents: Floats, height: int, width: int
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """For every primitive: pixel rectangle x0, y0, x1, y1 of its bounding box, and the box's least and middle depth.
+    """For every primitive: pixels x0, y0, x1, y1 that its bounding box covers, its least and middle depth.
 
-    The part of a box before the camera is the hull of its corners there and of its edges' cuts with the nearest plane.
+    The part of a box before the nearest plane is the hull of its corners there and its edges' cuts with it.
     """
     local = _CORNERS * extents[:, None, :]
     corners = (

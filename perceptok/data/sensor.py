@@ -1,7 +1,7 @@
 """What real devices do to depth: holes, noise and coarse sampling of sensors, and the softness of estimates.
 
-Every effect is a function of (depth, rng) that works on metric z-depth in metres, 0 where there is no value. Effects
-only ever alter or remove values; none gives a value to a pixel that had none.
+Every effect is a function of (depth, rng) that works on metric z-depth in metres, 0 where there is no value.
+Effects only ever alter or remove values; none gives a value to a pixel that had none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def degrade(depth: NDArray[np.floating], rng: Generator, perfect: float = 0.0) -
         perfect: Probability of no effect at all.
 
     Returns:
-        (H, W) float32, metres; 0 where there is no value. Where the input has no value, neither has the result.
+        (H, W) float32, metres; 0 where there is no value; that is at least where the input has none.
 
     Raises:
         DepthMapError: Unless `depth` is two-dimensional, of at least 8 x 8 pixels and nowhere negative.
@@ -56,8 +56,8 @@ def degrade(depth: NDArray[np.floating], rng: Generator, perfect: float = 0.0) -
 def shadows(depth: Map, rng: Generator) -> Map:
     """Holes beside near edges, which the projector of a structured-light or stereo pair does not reach.
 
-    A surface point at z is shadowed where a point to one side, nearer to the camera, has a larger disparity by more
-    than their distance in pixels: the running maximum of column + disparity along the row.
+    A surface point is shadowed where a nearer point to one side has a disparity larger by more than their
+    distance in pixels: the running maximum of column + disparity along the row.
     """
     baseline = np.float32(
         depth.shape[1] * rng.uniform(0.02, 0.09)
@@ -125,7 +125,7 @@ def grazing(depth: Map, rng: Generator) -> Map:
 def noise(depth: Map, rng: Generator) -> Map:
     """Random depth errors that grow with the square of the distance, fine or patchy."""
     strength = np.float32(10 ** rng.uniform(-3.3, -1.9))
-    grain = _field(depth.shape, rng, int(rng.integers(40, max(depth.shape) + 1)))
+    grain = _field(depth.shape, rng, int(rng.integers(max(depth.shape) // 8, max(depth.shape) + 1)))
     error = strength * grain * depth * depth
     return np.where(depth > 0, np.maximum(depth + error, np.float32(0.3) * depth), depth)
 
@@ -139,7 +139,7 @@ def quantised(depth: Map, rng: Generator) -> Map:
 
 
 def ragged_edges(depth: Map, rng: Generator) -> Map:
-    """Outlines that wobble by some pixels: each pixel takes a value from nearby, at slowly varying offsets."""
+    """Outlines that wobble by some pixels: each takes a value from nearby, at slowly varying offsets."""
     height, width = depth.shape
     cells = int(rng.integers(20, 110))
     reach = rng.uniform(0.5, 3.5) * max(depth.shape) / 320
@@ -270,7 +270,9 @@ def smooth_estimate(nearness: NDArray[np.floating], rng: Generator) -> Map:
         share = rng.uniform(0.3, 0.9)
         values = values + np.float32(share) * (_blur(values, rng.uniform(4, 16) * size) - values)
     values = _blur(values, 10 ** rng.uniform(-0.3, 0.75) * size)
-    values = values + np.float32(rng.uniform(0, 0.08)) * _field(values.shape, rng, int(rng.integers(2, 7)))
+    values = values + np.float32(rng.uniform(0, 0.3)) * values.std() * _field(
+        values.shape, rng, int(rng.integers(2, 7))
+    )
     low, high = values.min(), values.max()
     values = (values - low) / max(high - low, np.float32(1e-6))
     bend = np.float32(np.exp(rng.normal() * 0.35))
@@ -301,7 +303,7 @@ def _linear(grid: Map, y: NDArray[np.float64], x: NDArray[np.float64]) -> Map:
 
 def _masked_blur(depth: Map, size: int) -> Map:
     weight = ndimage.uniform_filter((depth > 0).astype(np.float32), size)
-    return ndimage.uniform_filter(depth, size) / np.maximum(weight, 1e-6)
+    return np.asarray(ndimage.uniform_filter(depth, size) / np.maximum(weight, np.float32(1e-6)), np.float32)
 
 
 def _blur(values: Map, sigma: float) -> Map:

@@ -55,9 +55,9 @@ def table_top(rng: Generator, aspect: float) -> Scene:
         _arm_from_below(stage, rng, height)
     reach, down = rng.uniform(0.4, 1.25), rng.uniform(12, 85)
     a = math.radians(down)
-    at = (-math.cos(a) * reach, rng.uniform(-0.15, 0.15), height + 0.05 + math.sin(a) * reach)
+    eye = (-math.cos(a) * reach, rng.uniform(-0.15, 0.15), height + 0.05 + math.sin(a) * reach)
     pitch = -down + rng.uniform(-6, 9)
-    view = camera(rng, aspect, at, yaw=rng.normal() * 8, pitch=pitch, fov=(35, 70))
+    view = camera(rng, aspect, eye, yaw=rng.normal() * 8, pitch=pitch, fov=(35, 70))
     if rng.random() < 0.12:
         _gripper(stage, rng, view)
     return stage.scene("table", view)

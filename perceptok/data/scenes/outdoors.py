@@ -54,8 +54,8 @@ def street(rng: Generator, aspect: float) -> Scene:
             stage.add("cable", [capsule(start, end, 0.02)])
     if rng.random() < 0.6:
         _skyline(stage, rng, rng.uniform(60, 200))
-    at = (0, rng.uniform(-0.6, 0.6) * half, rng.uniform(0.7, 2.8))
-    view = camera(rng, aspect, at, yaw=rng.normal() * 25, pitch=rng.uniform(-18, 8), fov=(45, 95))
+    eye = (0, rng.uniform(-0.6, 0.6) * half, rng.uniform(0.7, 2.8))
+    view = camera(rng, aspect, eye, yaw=rng.normal() * 25, pitch=rng.uniform(-18, 8), fov=(45, 95))
     return stage.scene("street", view)
 
 

@@ -42,7 +42,7 @@ def spray(rng: Generator, length: float, blades: int, rise: float) -> Parts:
 
 
 def crop(rng: Generator, style: int, size: float, detail: float = 1.0) -> Parts:
-    """One plant of a row crop; styles: 0 rosette (beet), 1 stalk (maize), 2 round leaves (bean), 3 tuft (cereal)."""
+    """One plant of a row crop: style 0 is a rosette (beet), 1 maize, 2 beans, 3 a tuft (cereal)."""
     count = max(3, round(rng.uniform(5, 9) * detail))
     if style == 0:
         return spray(rng, size, count, rng.uniform(30, 60))

@@ -1,8 +1,9 @@
-"""Small things that stand on tables and shelves or lie in bins: standing on z = 0, about the origin, in metres."""
+"""Small things for tables, shelves and bins: standing on z = 0, about the origin, in metres."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.random import Generator
@@ -65,7 +66,7 @@ def _banana(rng: Generator) -> Parts:
     angles = np.linspace(-bend, bend, 4)
     radius = length / 2 / np.sin(bend)
     points = np.stack([radius * np.sin(angles), radius * (np.cos(angles) - 1), np.full(4, 0.018)], axis=1)
-    return [capsule(a, b, 0.017) for a, b in zip(points[:-1], points[1:], strict=True)]
+    return [capsule(a, b, 0.017) for a, b in pairwise(points)]
 
 
 def _bowl(rng: Generator) -> Parts:
