@@ -15,7 +15,26 @@ from scipy import ndimage
 
 from perceptok.errors import DepthMapError
 
-__all__ = ["EFFECTS", "degrade", "smooth_estimate"]
+__all__ = [
+    "EFFECTS",
+    "blobs",
+    "coarse",
+    "dark_object",
+    "degrade",
+    "fattened",
+    "flying_pixels",
+    "grazing",
+    "missing_border",
+    "noise",
+    "out_of_range",
+    "outliers",
+    "quantised",
+    "ragged_edges",
+    "relief",
+    "shadows",
+    "smooth_estimate",
+    "speckle",
+]
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -64,11 +83,11 @@ def shadows(depth: Map, rng: Generator) -> Map:
     )  # focal length in pixels x baseline in metres
     disparity = np.where(depth > 0, baseline / np.where(depth > 0, depth, 1), 0)
     if rng.random() < 0.5:
-        return shadows_to_right(depth, disparity)
-    return shadows_to_right(depth[:, ::-1], disparity[:, ::-1])[:, ::-1].copy()
+        return _shadows_to_right(depth, disparity)
+    return _shadows_to_right(depth[:, ::-1], disparity[:, ::-1])[:, ::-1].copy()
 
 
-def shadows_to_right(depth: Map, disparity: Map) -> Map:
+def _shadows_to_right(depth: Map, disparity: Map) -> Map:
     """The part of `shadows` for a projector on the left: what lies right of near edges goes."""
     reach = np.arange(depth.shape[1], dtype=np.float32) + disparity
     covered = np.maximum.accumulate(reach, axis=1)
