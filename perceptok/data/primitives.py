@@ -1,0 +1,273 @@
+"""Analytic surfaces a ray can hit: canonical shapes, and primitives that place them in the world.
+
+A shape lives in its own canonical frame, where it is about one unit large; a primitive is a shape under an
+affine map. Such a map keeps the ray parameter: distances found in the canonical frame hold in the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Bowl",
+    "Box",
+    "Capsule",
+    "Disc",
+    "Frustum",
+    "Leaf",
+    "Primitive",
+    "Quad",
+    "Shape",
+    "Sphere",
+]
+
+Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Triple = tuple[Array, Array, Array]
+"""x, y and z components, each an array of one value per ray (mutually broadcastable)."""
+
+_ONE = np.float32(1)
+_AWAY_FROM_ZERO = np.float32(1e-12)
+
+
+class Shape:
+    """A two-sided surface in its canonical frame.
+
+    `extents` is the half size of the box around the canonical origin that holds the surface.
+    """
+
+    extents: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    solid: ClassVar[bool] = True
+    """Whether the surface encloses a volume that a camera should not be in."""
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """Smallest s >= start at which `point + s * direction` lies on the surface.
+
+        Args:
+            point: A point on each ray; any choice is right, one near the surface keeps float32 accurate.
+            direction: The direction of each ray, of any length.
+            start: Hits before this s do not count.
+
+        Returns:
+            One float32 per ray; inf or NaN where the ray misses.
+        """
+        raise NotImplementedError
+
+    def normal(self, points: Floats) -> Floats:
+        """Gradient directions, of any length and sign, at points (N, 3) on the surface -> (N, 3)."""
+        raise NotImplementedError
+
+
+def _first(candidates: Sequence[Array], start: float) -> Array:
+    usable = [np.where(candidate >= start, candidate, np.float32(np.inf)) for candidate in candidates]
+    return reduce(np.minimum, usable)
+
+
+def _roots(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Both roots of a s^2 + 2 b s + c, unsorted; NaN where there are none."""
+    root = np.sqrt(b * b - a * c)
+    inverse = _ONE / (a + _AWAY_FROM_ZERO)
+    return (-b - root) * inverse, (root - b) * inverse
+
+
+@dataclass(frozen=True)
+class _Flat(Shape):
+    """A patch of the plane z = 0."""
+
+    extents = (1.0, 1.0, 0.0)
+    solid: ClassVar[bool] = False
+
+    def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the patch."""
+        raise NotImplementedError
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The one hit of the plane, where it belongs to the patch."""
+        s: Array = -point[2] * (_ONE / (direction[2] + _AWAY_FROM_ZERO))
+        x: Array = point[0] + s * direction[0]
+        y: Array = point[1] + s * direction[1]
+        return np.where(self.inside(x, y) & (s >= start), s, np.float32(np.inf))
+
+    def normal(self, points: Floats) -> Floats:
+        """The plane's."""
+        return np.broadcast_to(np.array([0.0, 0.0, 1.0]), points.shape)
+
+
+@dataclass(frozen=True)
+class Quad(_Flat):
+    """The square |x|, |y| <= 1 at z = 0."""
+
+    def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the square."""
+        return np.maximum(np.abs(x), np.abs(y)) <= 1
+
+
+@dataclass(frozen=True)
+class Disc(_Flat):
+    """The disc x^2 + y^2 <= 1 at z = 0."""
+
+    def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the disc."""
+        return x * x + y * y <= 1
+
+
+@dataclass(frozen=True)
+class Leaf(_Flat):
+    """A pointed leaf |y| <= 1 - x^2 at z = 0, its tips at x = -1 and x = 1."""
+
+    def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Whether points of the plane belong to the leaf."""
+        return np.abs(y) <= 1 - x * x
+
+
+@dataclass(frozen=True)
+class Box(Shape):
+    """The cube |x|, |y|, |z| <= 1."""
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """Where the ray enters the last of three slabs or leaves the first (Kay and Kajiya, 1986)."""
+        inverses = [_ONE / (d + _AWAY_FROM_ZERO) for d in direction]
+        middles = [-p * inverse for p, inverse in zip(point, inverses, strict=True)]
+        halves = [np.abs(inverse) for inverse in inverses]
+        near = reduce(np.maximum, [m - h for m, h in zip(middles, halves, strict=True)])
+        far = reduce(np.minimum, [m + h for m, h in zip(middles, halves, strict=True)])
+        return np.where(near <= far, _first((near, far), start), np.float32(np.inf))
+
+    def normal(self, points: Floats) -> Floats:
+        """Along the axis in which the point lies farthest out."""
+        return np.asarray(np.eye(3)[np.abs(points).argmax(axis=1)])
+
+
+@dataclass(frozen=True)
+class Sphere(Shape):
+    """The unit sphere."""
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first root of a quadratic."""
+        return _first(_sphere_roots(point, direction, 0.0), start)
+
+    def normal(self, points: Floats) -> Floats:
+        """The point itself."""
+        return points
+
+
+@dataclass(frozen=True)
+class Bowl(Shape):
+    """The shell of the unit sphere below z = `rim`, open above."""
+
+    rim: float = 0.0
+    solid: ClassVar[bool] = False
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first root of a quadratic that lies below the rim."""
+        return _first(
+            [
+                np.where(point[2] + s * direction[2] <= self.rim, s, np.float32(np.inf))
+                for s in _sphere_roots(point, direction, 0.0)
+            ],
+            start,
+        )
+
+    def normal(self, points: Floats) -> Floats:
+        """The point itself."""
+        return points
+
+
+def _sphere_roots(point: Triple, direction: Triple, height: float) -> tuple[Array, Array]:
+    (x, y, z), (dx, dy, dz) = point, direction
+    z = z - np.float32(height)
+    return _roots(dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz, x * x + y * y + z * z - 1)
+
+
+@dataclass(frozen=True)
+class Frustum(Shape):
+    """A cylinder or cone around z, |z| <= 1: radius 1 at the bottom, `top` (0 .. 1) at the top.
+
+    Attributes:
+        top: Radius at z = 1.
+        closed: With end discs (a solid), or an open tube: a cup's wall, a lamp shade, a round room.
+    """
+
+    top: float = 1.0
+    closed: bool = True
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first of the side's two roots and the ends' hits."""
+        (x, y, z), (dx, dy, dz) = point, direction
+        a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y
+        slope = np.float32((self.top - 1) / 2)
+        radius = np.float32((self.top + 1) / 2) + slope * z
+        growth = slope * dz
+        a, b, c = a - growth * growth, b - growth * radius, c - radius * radius
+        hits = [np.where(np.abs(z + s * dz) <= 1, s, np.float32(np.inf)) for s in _roots(a, b, c)]
+        if self.closed:
+            inverse = _ONE / (dz + _AWAY_FROM_ZERO)
+            for height, rim in ((-1.0, 1.0), (1.0, self.top)):
+                if rim > 0:
+                    s = (np.float32(height) - z) * inverse
+                    px, py = x + s * dx, y + s * dy
+                    hits.append(np.where(px * px + py * py <= np.float32(rim * rim), s, np.float32(np.inf)))
+        return _first(hits, start)
+
+    def normal(self, points: Floats) -> Floats:
+        """The side's gradient, or z where an end disc is nearer."""
+        slope = (self.top - 1) / 2
+        radius = (self.top + 1) / 2 + slope * points[:, 2]
+        side = np.stack([points[:, 0], points[:, 1], -slope * radius], axis=1)
+        on_side = np.abs(np.hypot(points[:, 0], points[:, 1]) - radius)
+        on_cap = np.abs(1 - np.abs(points[:, 2])) if self.closed else np.full(len(points), np.inf)
+        return np.where((on_cap < on_side)[:, None], np.array([0.0, 0.0, 1.0]), side)
+
+
+@dataclass(frozen=True)
+class Capsule(Shape):
+    """All points at distance 1 from the segment |z| <= `half_length`; seen from outside only.
+
+    Attributes:
+        half_length: Half the length of the segment, in radii.
+    """
+
+    half_length: float = 1.0
+
+    @property
+    def extents(self) -> tuple[float, float, float]:  # type: ignore[override]
+        """Half size of the box around it."""
+        return (1.0, 1.0, self.half_length + 1.0)
+
+    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+        """The first of the hits of the side and of the two end spheres."""
+        (x, y, z), (dx, dy, dz) = point, direction
+        a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - 1
+        side, _ = _roots(a, b, c)
+        hits = [np.where(np.abs(z + side * dz) <= np.float32(self.half_length), side, np.float32(np.inf))]
+        a = a + dz * dz
+        for height in (np.float32(-self.half_length), np.float32(self.half_length)):
+            above = z - height
+            hits.append(_roots(a, b + above * dz, c + above * above)[0])
+        return _first(hits, start)
+
+    def normal(self, points: Floats) -> Floats:
+        """Away from the nearest point of the segment."""
+        on_axis = np.clip(points[:, 2], -self.half_length, self.half_length)
+        return np.asarray(points - on_axis[:, None] * np.array([0.0, 0.0, 1.0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Primitive:
+    """A shape placed in the world: canonical point p lies at `center + axes @ p`, in metres.
+
+    Attributes:
+        shape: The canonical shape.
+        center: (3,) float64, where the canonical origin lies.
+        axes: (3, 3) float64, invertible; its columns are the images of the canonical x, y and z unit vectors.
+    """
+
+    shape: Shape
+    center: Floats
+    axes: Floats
