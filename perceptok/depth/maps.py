@@ -68,7 +68,7 @@ class DepthMap:
         scale: float | None = None,
         invalid: Sequence[float] = (),
     ) -> DepthMap:
-        """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, in the depth of bits that the file has.
+        """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
 
         Args:
             path: The file; its extension says the format.
@@ -76,7 +76,7 @@ class DepthMap:
                 says it, as an NPZ written by `DepthMap.write` does.
             unit: Metric only: what 1 in the file means. Metric maps need either `unit` or `scale`.
             scale: The factor from the file's numbers to metres or, for inverse maps, to relative inverse
-                depth. Inverse maps do without: uint8 and uint16 then divide by 255 and 65535, others are kept.
+                depth. Without it, inverse maps of uint8 and uint16 are divided by 255 and 65535, others kept.
             invalid: The file's own numbers that mark holes, such as 65535. NaN and infinity are always holes;
                 so is 0 in a metric map. In an inverse map 0 is the farthest legal value, unless named here.
 
@@ -136,9 +136,9 @@ class DepthMap:
         """Write the map in the format that the extension says; nothing is clipped.
 
         NPZ keeps everything: values, mask and kind. NPY, PFM, EXR and TIFF keep float32 with NaN as holes.
-        PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest unit, with 0
-        as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the nearest of
-        255 or 65535 steps.
+        PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest unit, with
+        0 as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the
+        nearest of 255 or 65535 steps.
 
         Args:
             path: The file to write; its folder must exist.

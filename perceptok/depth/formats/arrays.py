@@ -23,7 +23,7 @@ def decode_npy(data: bytes) -> StoredMap:
     """Read an array in its own dtype."""
     if not data.startswith(np.lib.format.MAGIC_PREFIX):
         raise DepthMapError(
-            "does not begin like an NPY file (pickles are never loaded); store the array with numpy.save"
+            "does not begin like an NPY file (pickles are never loaded); store it with numpy.save"
         )
     return StoredMap(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
 

@@ -23,11 +23,10 @@ def decode(data: bytes) -> StoredMap:
     if not data.startswith(b"v/1\x01"):
         raise DepthMapError("does not begin like an EXR; give the file the extension of what it is")
     file = openexr.File(io.BytesIO(data), separate_channels=True)
-    if len(file.parts) != 1:
-        # OpenEXR prints a warning and drops a part that it cannot read.
-        raise DepthMapError(
-            f"has {len(file.parts)} readable parts; store one map per file, or export it again"
-        )
+    if not file.parts:  # OpenEXR prints a warning and drops what it cannot read
+        raise DepthMapError("is damaged or cut off; fetch or export it again")
+    if len(file.parts) > 1:
+        raise DepthMapError(f"has {len(file.parts)} parts; store one map per file")
     header = file.header()
     if not np.array_equal(header["dataWindow"], header["displayWindow"]):
         raise DepthMapError("stores only a window of its image; export the whole image")

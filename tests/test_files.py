@@ -1,0 +1,148 @@
+"""Output files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perceptok.errors import OutputError
+from perceptok.files import atomic_write
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """The kernel lets no file of this process grow beyond `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder that this process may list but not write to, whoever runs the tests."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "locked"
+        folder.mkdir()
+        folder.chmod(0o555)
+        Path(name).chmod(0o755)
+        if user == 0:
+            try:
+                os.seteuid(65534)  # root may write anywhere
+            except PermissionError:
+                pytest.skip("root that cannot become another user")
+        try:
+            yield folder
+        finally:
+            os.seteuid(user)
+
+
+def test_writes_and_leaves_nothing_else(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"one")
+        assert not (tmp_path / "a.bin").exists()
+        file.write(b"two")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"onetwo")]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_write(tmp_path / "ours") as file:
+        file.write(b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"a\.bin exists already.*force"), atomic_write(path):
+        pytest.fail("must not get here")
+    assert path.read_bytes() == b"old"
+    with atomic_write(path, force=True) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with pytest.raises(OutputError, match="exists already"), atomic_write(path) as file:  # noqa: PT012
+        file.write(b"late")
+        path.write_bytes(b"early")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"early")]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), ValueError("mine"), FileNotFoundError(2, "no", "input")]
+)
+def test_an_error_of_the_block_passes_and_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)) as caught, atomic_write(path, force=True) as file:  # noqa: PT012
+        file.write(b"half")
+        raise error
+    assert caught.value is error
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"old")]
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_full_disk(tmp_path: Path, size: int) -> None:
+    """Small outputs fail when the buffer is flushed at the end, large ones in the middle."""
+    path = tmp_path / "a.bin"
+    with (
+        at_most(5),
+        pytest.raises(OutputError, match=r"cannot write .*a\.bin: File too large") as caught,
+        atomic_write(path) as file,
+    ):
+        file.write(bytes(size))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_while_numpy_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with at_most(1000), pytest.raises(OutputError, match="File too large"), atomic_write(path) as file:
+        np.save(file, np.zeros(100_000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_permission(locked: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*a\.bin: Permission denied"),
+        atomic_write(locked / "a.bin"),
+    ):
+        pytest.fail("must not get here")
+    assert list(locked.iterdir()) == []
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="does not exist; create it"),
+        atomic_write(tmp_path / "no" / "a.bin"),
+    ):
+        pytest.fail("must not get here")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_not_a_regular_file_is_never_replaced(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, Path("/dev/null"), tmp_path / "dangling"):
+        with pytest.raises(OutputError, match="not a regular file"), atomic_write(path, force=force):
+            pytest.fail("must not get here")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_long_names_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    with atomic_write(path) as file:
+        file.write(b"x")
+    assert path.read_bytes() == b"x"
