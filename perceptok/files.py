@@ -88,21 +88,15 @@ class _Output(io.FileIO):
 def _refuse_existing(target: Path, force: bool) -> None:
     try:
         if os.path.lexists(target) and not target.is_file():
-            raise OutputError(
-                f"cannot write {target}: it exists and is not a regular file; choose another path"
-            )
+            raise OutputError(f"cannot write {target}: it exists and is not a regular file; choose another path")
         if target.is_file() and not force:
-            raise OutputError(
-                f"{target} exists already; choose another path, or replace it with force (--force)"
-            )
+            raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     except PermissionError as error:
         raise _failure(target, error) from error
 
 
 def _failure(target: Path, error: OSError) -> OutputError:
     if isinstance(error, FileNotFoundError):
-        return OutputError(
-            f"cannot write {target}: the folder {target.parent} does not exist; create it first"
-        )
+        return OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {target}: {reason}; check permission and free space of {target.parent}")

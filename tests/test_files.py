@@ -81,9 +81,7 @@ def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"early")]
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), ValueError("mine"), FileNotFoundError(2, "no", "input")]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("mine"), FileNotFoundError(2, "no", "input")])
 def test_an_error_of_the_block_passes_and_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")

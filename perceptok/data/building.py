@@ -67,9 +67,7 @@ def bowl(center: Point, radii: Point | float, rim: float = 0.0, rotation: Floats
     return _scaled(Bowl(rim), center, np.broadcast_to(np.asarray(radii, dtype=np.float64), 3), rotation)
 
 
-def cylinder(
-    bottom: Point, top: Point, radius: float, taper: float = 1.0, *, closed: bool = True
-) -> Primitive:
+def cylinder(bottom: Point, top: Point, radius: float, taper: float = 1.0, *, closed: bool = True) -> Primitive:
     """A cylinder or cone between two points; `taper` (0 .. 1) is the top's radius over the bottom's."""
     center, frame, half = _along(bottom, top)
     return Primitive(Frustum(taper, closed), center, frame * np.array([radius, radius, half]))
@@ -84,9 +82,7 @@ def capsule(start: Point, end: Point, radius: float) -> Primitive:
 def disc(center: Point, normal: Point, radius: float, stretch: float = 1.0) -> Primitive:
     """A flat disc; `stretch` makes it an ellipse."""
     frame = _frame(normal)
-    return Primitive(
-        Disc(), np.asarray(center, dtype=np.float64), frame * np.array([radius * stretch, radius, 1.0])
-    )
+    return Primitive(Disc(), np.asarray(center, dtype=np.float64), frame * np.array([radius * stretch, radius, 1.0]))
 
 
 def leaf(stem: Point, tip: Point, width: float, roll: float = 0.0) -> Primitive:

@@ -87,9 +87,7 @@ def _nearness(depth: NDArray[np.float32]) -> Sample:
     inverse = np.float32(1) / np.where(valid, depth, np.float32(1))
     low, high = inverse[valid].min(), inverse[valid].max()
     if not high > low:
-        raise DepthMapError(
-            f"a depth map without any relief has no nearness; every pixel is at {1 / low:g} m"
-        )
+        raise DepthMapError(f"a depth map without any relief has no nearness; every pixel is at {1 / low:g} m")
     nearness = (inverse - low) / (high - low)
     if not valid.all():
         nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)

@@ -23,9 +23,7 @@ NEAREST = 0.02
 """Surfaces at a smaller z-depth than this (metres) are not seen."""
 
 _CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-_EDGES = np.array(
-    [(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1]
-)
+_EDGES = np.array([(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +206,7 @@ class Rendering:
                 continue
             part = parts[numbers[begin]]
             rows, columns = np.unravel_index(order[begin:end], self.depth.shape)
-            pixels = np.stack(
-                [columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1
-            )
+            pixels = np.stack([columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1)
             points = camera.unproject(pixels, height, width)
             inverse = np.linalg.inv(part.axes)
             normal = part.shape.normal((points - part.center) @ inverse.T) @ inverse
@@ -231,10 +227,7 @@ class Rendering:
         colors = np.array([thing.color for thing in self.scene.objects], dtype=np.float32).reshape(-1, 3)
         shade = np.float32(ambient) + np.float32(1 - ambient) * diffuse
         down = np.linspace(0, 1, self.depth.shape[0], dtype=np.float32)[:, None, None]
-        sky = (
-            np.array([0.55, 0.7, 0.9], np.float32) * (1 - down)
-            + np.array([0.85, 0.9, 0.95], np.float32) * down
-        )
+        sky = np.array([0.55, 0.7, 0.9], np.float32) * (1 - down) + np.array([0.85, 0.9, 0.95], np.float32) * down
         picture = np.broadcast_to(sky, (*self.depth.shape, 3)).copy()
         hit = self.instance >= 0
         picture[hit] = colors[self.instance[hit]] * shade[hit][:, None]
@@ -329,9 +322,7 @@ def _bounds(
     The part of a box before the nearest plane is the hull of its corners there and its edges' cuts with it.
     """
     local = _CORNERS * extents[:, None, :]
-    corners = (
-        np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]
-    ) @ camera.rotation
+    corners = (np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]) @ camera.rotation
     first, second = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
     rise = second[..., 2:] - first[..., 2:]
     crosses = (first[..., 2] < NEAREST) != (second[..., 2] < NEAREST)

@@ -78,9 +78,7 @@ def shadows(depth: Map, rng: Generator) -> Map:
     A surface point is shadowed where a nearer point to one side has a disparity larger by more than their
     distance in pixels: the running maximum of column + disparity along the row.
     """
-    baseline = np.float32(
-        depth.shape[1] * rng.uniform(0.02, 0.09)
-    )  # focal length in pixels x baseline in metres
+    baseline = np.float32(depth.shape[1] * rng.uniform(0.02, 0.09))  # focal length in pixels x baseline in metres
     disparity = np.where(depth > 0, baseline / np.where(depth > 0, depth, 1), 0)
     if rng.random() < 0.5:
         return _shadows_to_right(depth, disparity)
@@ -107,9 +105,7 @@ def out_of_range(depth: Map, rng: Generator) -> Map:
 
 def speckle(depth: Map, rng: Generator) -> Map:
     """Single pixels without a value."""
-    return np.where(
-        rng.random(depth.shape, dtype=np.float32) < rng.uniform(0.0005, 0.03), np.float32(0), depth
-    )
+    return np.where(rng.random(depth.shape, dtype=np.float32) < rng.uniform(0.0005, 0.03), np.float32(0), depth)
 
 
 def blobs(depth: Map, rng: Generator) -> Map:
@@ -196,9 +192,7 @@ def coarse(depth: Map, rng: Generator) -> Map:
     y = (np.arange(height) + 0.5) * small_height / height - 0.5
     x = (np.arange(width) + 0.5) * small_width / width - 0.5
     nearest = small[
-        np.ix_(
-            np.rint(y).clip(0, small_height - 1).astype(int), np.rint(x).clip(0, small_width - 1).astype(int)
-        )
+        np.ix_(np.rint(y).clip(0, small_height - 1).astype(int), np.rint(x).clip(0, small_width - 1).astype(int))
     ]
     if rng.random() < 0.4:
         return np.asarray(nearest)
@@ -275,9 +269,7 @@ def smooth_estimate(nearness: NDArray[np.floating], rng: Generator) -> Map:
     """
     values = np.asarray(nearness, dtype=np.float32)
     if values.ndim != 2 or not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise DepthMapError(
-            f"an estimate is made from an (H, W) nearness map in [0, 1]; got shape {values.shape}"
-        )
+        raise DepthMapError(f"an estimate is made from an (H, W) nearness map in [0, 1]; got shape {values.shape}")
     size = max(values.shape) / 320
     if rng.random() < 0.5:
         values = (

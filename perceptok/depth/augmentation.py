@@ -1,7 +1,7 @@
 """Variation of training maps, on whatever device the batch is on.
 
-A map of nearness stays a valid map of nearness under each of these: mirror, crop (its range stretched to [0, 1] again), and
-the fractional-linear tone curves that a change of camera distance makes of inverse depth.
+A map of nearness stays a valid map of nearness under each of these: mirror, crop (its range stretched to [0, 1]
+again), and the fractional-linear tone curves that a change of camera distance makes of inverse depth.
 """
 
 from __future__ import annotations

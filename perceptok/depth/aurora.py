@@ -1,13 +1,14 @@
 """The reference networks of AiT and AURORA, and their published checkpoints.
 
 The architecture is that of "All in Tokens" (arXiv 2301.02229) as AURORA (arXiv 2412.03548) uses it: five strided
-convolutions down to 10x10, two residual blocks, a 1x1 projection to the codebook's dimension, and the mirror image back.
+convolutions down to 10x10, two residual blocks, a 1x1 projection to the codebook's dimension, and the mirror image.
 """
 
 from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -57,9 +58,13 @@ class AuroraEncoder(nn.Sequential):
     def __init__(self, config: AuroraConfig) -> None:
         widths = [1, *(config.hidden_dim * 2**i for i in range(_HALVINGS))]
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
-        layers += [_Residual(widths[-1]), _Residual(widths[-1]), nn.Conv2d(widths[-1], config.codebook_dim, 1)]
+        layers += [
+            _Residual(widths[-1]),
+            _Residual(widths[-1]),
+            nn.Conv2d(widths[-1], config.codebook_dim, 1),
+        ]
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ class AuroraDecoder(nn.Sequential):
         widths = [deepest, *(config.hidden_dim * 2**i for i in reversed(range(_HALVINGS)))]
         layers: list[nn.Module] = [nn.Conv2d(config.codebook_dim, deepest, 1), nn.ReLU()]
         layers += [_Residual(deepest), _Residual(deepest)]
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in pairwise(widths):
             layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(config.hidden_dim, 1, 1))
 

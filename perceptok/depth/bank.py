@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perceptok.depth.preprocessing import MAP_SIZE, nearest_square
+from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
 from perceptok.errors import TrainingError
 
 __all__ = ["MapBank", "MapSource", "draw_shares"]
@@ -22,7 +23,7 @@ __all__ = ["MapBank", "MapSource", "draw_shares"]
 _LEVELS = 65535
 
 MapSource = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Anything with a length whose items are (nearness, valid): float (H, W) in [0, 1], holes filled, and a boolean mask."""
+"""A sequence of (nearness, valid): float (H, W) in [0, 1], holes filled, and a boolean mask."""
 
 
 class Batch(NamedTuple):
@@ -37,8 +38,7 @@ class MapBank:
     """Square maps at 16 bits with their masks, and the source of each.
 
     Attributes:
-        nearness: (N, S, S) uint16, 0 = far, 65535 = near. Tensors of uint16 do not index on every device, so on a
-            device they are int32.
+        nearness: (N, S, S) int16 that holds the bits of uint16, 0 = far, 65535 = near: no device indexes uint16.
         valid: (N, S, S) boolean.
         sources: The source of each map, in contiguous groups.
     """
@@ -68,7 +68,6 @@ class MapBank:
         total = sum(len(maps) for maps in groups.values())
         if not total:
             raise TrainingError("there are no depth maps to train on; name a folder or a list file that has some")
-        # int16 holds the same bits as uint16, and every device indexes it.
         nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
         valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
         names: list[str] = []
@@ -81,6 +80,10 @@ class MapBank:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def digests(self) -> set[bytes]:
+        """A digest of every map's content, to find one map in two sets."""
+        return {hashlib.sha256(one.numpy().tobytes()).digest() for one in self.nearness.cpu()}
 
     def to(self, device: torch.device) -> MapBank:
         """The same maps on a device."""
@@ -131,7 +134,10 @@ def _capped(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[s
         total = sum(weights[name] for name in open_names)
         full = {name for name in open_names if left * weights[name] / total > slack * limits[name]}
         if not full:
-            return {**shares, **{name: left * weights[name] / total for name in weights if name in open_names}}
+            return {
+                **shares,
+                **{name: left * weights[name] / total for name in weights if name in open_names},
+            }
         shares.update({name: slack * limits[name] for name in full})
         open_names -= full
     return shares
@@ -139,8 +145,8 @@ def _capped(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[s
 
 def _pack(maps: MapSource, source: str, index: int) -> tuple[str, np.ndarray, np.ndarray]:
     nearness, valid = maps[index]
-    levels = np.rint(nearest_square(nearness, MAP_SIZE) * _LEVELS).astype(np.uint16)
-    return source, levels, nearest_square(valid, MAP_SIZE)
+    levels = np.rint(nearest_resize(nearness, MAP_SIZE, MAP_SIZE) * _LEVELS).astype(np.uint16)
+    return source, levels, nearest_resize(valid, MAP_SIZE, MAP_SIZE)
 
 
 def _packed(groups: Mapping[str, MapSource], workers: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -151,6 +157,8 @@ def _packed(groups: Mapping[str, MapSource], workers: int) -> Iterator[tuple[str
     # Spawned, not forked: a forked child inherits torch's thread pools in whatever state they are.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         # All sources are handed out before the first is awaited, so that no worker waits for the end of a source.
-        handed = [pool.map(partial(_pack, maps, source), range(len(maps)), chunksize=8) for source, maps in groups.items()]
+        handed = [
+            pool.map(partial(_pack, maps, source), range(len(maps)), chunksize=8) for source, maps in groups.items()
+        ]
         for results in handed:
             yield from results

@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike
 from perceptok.errors import MalformedBlockError
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
-__all__ = ["BLOCK_BYTES", "block_from_bytes", "block_from_text", "block_to_bytes", "block_to_text", "checked_codes"]
+__all__ = [
+    "BLOCK_BYTES",
+    "block_from_bytes",
+    "block_from_text",
+    "block_to_bytes",
+    "block_to_text",
+    "checked_codes",
+]
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 _BITS = (DEPTH.size - 1).bit_length()
@@ -66,7 +73,7 @@ def block_from_text(text: str) -> np.ndarray:
 
 
 def block_to_bytes(codes: ArrayLike) -> bytes:
-    """One grid of codes (10, 10) -> 88 bytes: 7 bits a code, most significant first, row-major, 4 zero bits at the end."""
+    """One grid of codes (10, 10) -> 88 bytes: 7 bits a code, most significant first, row-major, then 4 zero bits."""
     shifts = np.arange(_BITS - 1, -1, -1)
     bits = (_one_grid(codes).ravel()[:, None] >> shifts) & 1
     return np.packbits(bits.astype(np.uint8)).tobytes()

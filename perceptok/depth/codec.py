@@ -34,6 +34,9 @@ from perceptok.tokens import DEPTH
 
 __all__ = ["DepthCodec", "load_aurora_checkpoint"]
 
+Depth = ArrayLike | DepthMap | Nearness | Sequence[DepthMap | Nearness]
+"""What is encoded, besides tensors."""
+
 _FORMAT = 1
 _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
@@ -46,9 +49,9 @@ differ by about 1e-6 between batch sizes."""
 class DepthCodec(ModelHubMixin):
     """Depth maps <-> a 10x10 grid of 128 codes (AURORA, arXiv 2412.03548).
 
-    Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of arrays
-    and tensors are *nearness*: relative inverse depth in [0, 1], 1 = nearest. A codec is not trained through: its
-    parameters are frozen (see `train_depth_codec`).
+    Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of
+    arrays and tensors are *nearness*: relative inverse depth in [0, 1], 1 = nearest. A codec is not trained through:
+    its parameters are frozen (see `train_depth_codec`).
     """
 
     def __init__(self, model: DepthVQVAE, preprocessing: Preprocessing | None = None) -> None:
@@ -77,15 +80,13 @@ class DepthCodec(ModelHubMixin):
     @overload
     def encode(self, depth: Tensor, *, batch_size: int = ...) -> Tensor: ...
     @overload
-    def encode(self, depth: ArrayLike | DepthMap | Sequence[DepthMap], *, batch_size: int = ...) -> np.ndarray: ...
-    def encode(
-        self, depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap], *, batch_size: int = 16
-    ) -> Tensor | np.ndarray:
+    def encode(self, depth: Depth, *, batch_size: int = ...) -> np.ndarray: ...
+    def encode(self, depth: Tensor | Depth, *, batch_size: int = 16) -> Tensor | np.ndarray:
         """Encode maps to codes.
 
         Args:
-            depth: A `DepthMap` or a sequence of them (any sizes), or nearness in [0, 1] as an array or tensor of shape
-                (H, W), (B, H, W) or (B, 1, H, W).
+            depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
+                tensor of shape (H, W), (B, H, W) or (B, 1, H, W).
             batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
                 decide between two codes, the map is encoded again alone.
 
@@ -103,20 +104,18 @@ class DepthCodec(ModelHubMixin):
     @overload
     def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
     @overload
-    def encode_soft(
-        self, depth: ArrayLike | DepthMap | Sequence[DepthMap], *, temperature: float = ..., batch_size: int = ...
-    ) -> np.ndarray: ...
+    def encode_soft(self, depth: Depth, *, temperature: float = ..., batch_size: int = ...) -> np.ndarray: ...
     def encode_soft(
         self,
-        depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap],
+        depth: Tensor | Depth,
         *,
         temperature: float = 1.0,
         batch_size: int = 16,
     ) -> Tensor | np.ndarray:
         """Probabilities of the codes: the teacher q of AURORA's Eq. 1.
 
-        q = softmax(-||f - e_k||^2 / temperature), with f a cell's feature and e_k the vector of code k. As the temperature
-        falls to 0 it becomes the one-hot form of `encode`.
+        q = softmax(-||f - e_k||^2 / temperature), with f a cell's feature and e_k the vector of code k. As the
+        temperature falls to 0 it becomes the one-hot form of `encode`.
 
         Args:
             depth: As for `encode`.
@@ -303,23 +302,21 @@ class DepthCodec(ModelHubMixin):
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _chunks(
-        self, depth: Tensor | ArrayLike | DepthMap | Sequence[DepthMap], batch_size: int
-    ) -> Iterator[Tensor]:
+    def _chunks(self, depth: Tensor | Depth, batch_size: int) -> Iterator[Tensor]:
         """The networks' input, (b, 1, 320, 320) at a time."""
         if batch_size < 1:
             raise ValueError(f"the batch size is at least 1; got {batch_size}")
-        maps = [depth] if isinstance(depth, DepthMap) else depth
-        if isinstance(maps, Sequence) and maps and all(isinstance(one, DepthMap) for one in maps):
+        maps = [depth] if isinstance(depth, (DepthMap, Nearness)) else depth
+        if isinstance(maps, Sequence) and all(isinstance(one, (DepthMap, Nearness)) for one in maps):
             for start in range(0, len(maps), batch_size):
-                near = [cast(DepthMap, one).to_nearness() for one in maps[start : start + batch_size]]
-                yield self._prepared(torch.cat([self._square(one) for one in near]))
+                yield self._prepared(torch.cat([self._square(one) for one in maps[start : start + batch_size]]))
             return
         tensor = _checked_nearness(cast("Tensor | ArrayLike", maps))
         for chunk in tensor.split(batch_size) if len(tensor) else ():
             yield self._prepared(self.preprocessing.square(chunk))
 
-    def _square(self, nearness: Nearness) -> Tensor:
+    def _square(self, depth: DepthMap | Nearness) -> Tensor:
+        nearness = depth.to_nearness() if isinstance(depth, DepthMap) else depth
         return self.preprocessing.square(torch.from_numpy(nearness.values)[None])
 
     def _prepared(self, squares: Tensor) -> Tensor:
@@ -391,7 +388,7 @@ def _checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
         raise DepthMapError(
             "the map has NaN or infinite values; DepthMap.from_array(...) turns them into a mask and fills the holes"
         )
-    if len(tensor) and not (0 <= float(tensor.min()) and float(tensor.max()) <= 1):
+    if len(tensor) and not (float(tensor.min()) >= 0 and float(tensor.max()) <= 1):
         raise DepthMapError(
             f"nearness lies in [0, 1]; got {float(tensor.min()):g}..{float(tensor.max()):g}. "
             "DepthMap.from_array(array, kind='inverse' or 'metric', ...) converts other scales"

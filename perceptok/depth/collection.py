@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-
 from perceptok.depth.formats import FORMATS
 from perceptok.depth.maps import DepthMap, Kind, Unit
 from perceptok.errors import DepthMapError
@@ -73,9 +72,9 @@ def find_maps(
     """Resolve what a user names to depth maps, in a stable order.
 
     Args:
-        paths: Depth map files; folders, searched through for every supported format; patterns such as `maps/*.png`; list
-            files: `.txt` with a path a line, or `.csv` with the column `file` and, where known, `kind`, `unit` or
-            `metres_per_value`, and `source`. Paths in a list are relative to it.
+        paths: Depth map files; folders, searched through for every supported format; patterns such as `maps/*.png`;
+            list files: `.txt` with a path a line, or `.csv` with the column `file` and, where known, `kind`, `unit`
+            or `metres_per_value`, and `source`. Paths in a list are relative to it.
         kind: For every file whose list does not say.
         unit: The same.
         scale: The same.

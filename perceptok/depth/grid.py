@@ -1,7 +1,7 @@
 """The default networks: patches to a 10x10 grid of tokens and back.
 
-100 tokens of 7 bits hold no detail finer than about a twentieth of the map, so almost all depth and all global context sit
-on the 10x10 grid, where a layer costs 1/1024 of what it would cost per pixel; 40x40 and 20x20 see a few cheap
+100 tokens of 7 bits hold no detail finer than about a twentieth of the map, so almost all depth and all global context
+sit on the 10x10 grid, where a layer costs 1/1024 of what it would cost per pixel; finer stages see a few cheap
 depthwise-separable blocks, and pixels are only ever rearranged.
 """
 
@@ -24,17 +24,18 @@ class GridConfig:
     """Shape of the default networks.
 
     Attributes:
-        widths: Channels of each stage, from fine to coarse. The last stage is the 10x10 grid of tokens, each one before it
-            twice as fine; pixel-unshuffle makes the finest from patches of pixels.
-        blocks: Encoder blocks of each stage: separable convolutions, and attention on the last; the decoder mirrors them.
+        widths: Channels of each stage, from fine to coarse. The last stage is the 10x10 grid of tokens, each one before
+            it twice as fine; pixel-unshuffle makes the finest from patches of pixels.
+        blocks: Encoder blocks of each stage: separable convolutions, and attention on the last; the decoder mirrors
+            them.
         heads: Attention heads.
         expansion: Hidden width of every pointwise network, as a multiple of its input.
         codebook_size: Number of codes.
         codebook_dim: Dimension of a code.
     """
 
-    widths: tuple[int, ...] = (64, 128, 192)
-    blocks: tuple[int, ...] = (1, 2, 4)
+    widths: tuple[int, ...] = (128, 192)
+    blocks: tuple[int, ...] = (2, 4)
     heads: int = 6
     expansion: int = 3
     codebook_size: int = 128
@@ -167,7 +168,10 @@ class GridDecoder(nn.Sequential):
     """Maps code vectors (B, 10, 10, codebook_dim) to maps (B, 1, S, S), about [-1, 1]."""
 
     def __init__(self, config: GridConfig, side: int) -> None:
-        layers: list[nn.Module] = [nn.Linear(config.codebook_dim, config.widths[-1]), _GlobalContext(config, side)]
+        layers: list[nn.Module] = [
+            nn.Linear(config.codebook_dim, config.widths[-1]),
+            _GlobalContext(config, side),
+        ]
         for (factor, narrow, wide), count in zip(_steps(config, side)[:0:-1], config.blocks[-2::-1], strict=True):
             layers += [_Spread(factor, wide, narrow), _separable(narrow, config, count), nn.LayerNorm(narrow)]
         patch, _, finest = _steps(config, side)[0]

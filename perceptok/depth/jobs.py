@@ -32,16 +32,14 @@ class Failure(NamedTuple):
     reason: str
 
 
-def encode_maps(
-    codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16
-) -> Iterator[DepthRecord | Failure]:
+def encode_maps(codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16) -> Iterator[DepthRecord | Failure]:
     """Encode files in order, one result each; a file that cannot be read becomes a `Failure`."""
     fingerprint = codec.fingerprint
     for batch, read in _ahead(_read, _batches(maps, batch_size)):
         good = [one for one in read if isinstance(one, Nearness)]
         codes = iter(codec.encode(good, batch_size=batch_size))
         for file, one in zip(batch, read, strict=True):
-            yield one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
+            yield (one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint))
 
 
 def encode_files(
@@ -56,8 +54,8 @@ def encode_files(
 ) -> list[Failure]:
     """Encode files to one file of records.
 
-    Results gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call, and
-    the output is then byte for byte that of an uninterrupted run.
+    Results gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call,
+    and the output is then byte for byte that of an uninterrupted run.
 
     Args:
         codec: The codec.
@@ -85,8 +83,6 @@ def encode_files(
     for _ in journal.results:
         advance()
     todo = maps[len(journal.results) :]
-    for batch in _batches(list(encode_maps(codec, todo, batch_size=batch_size)) if False else (), 1):
-        del batch
     for result in encode_maps(codec, todo, batch_size=batch_size):
         journal.add(result)
         advance()
@@ -145,8 +141,8 @@ def decode_records(
             for record in batch:
                 if record.codec != fingerprint:
                     raise CheckpointError(
-                        f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: decode it with the "
-                        "same weights"
+                        f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
+                        "decode it with the same weights"
                     )
             todo = [r for r in batch if force or not _inside(folder, r.name).with_suffix(suffix).exists()]
             for _ in range(len(batch) - len(todo)):
@@ -158,3 +154,103 @@ def decode_records(
         failures += [failure] if failure else []
         advance()
     return failures
+
+
+class _Journal:
+    """Results of a run so far, one JSON line each, behind a line that says which run it is."""
+
+    def __init__(self, path: Path, codec: DepthCodec, maps: Sequence[MapFile], *, start_over: bool) -> None:
+        self.path = path
+        self.results: list[DepthRecord | Failure] = []
+        names = hashlib.sha256("\n".join(f"{file.name}\t{file!r}" for file in maps).encode()).hexdigest()
+        header = json.dumps({"codec": codec.fingerprint, "inputs": names})
+        try:
+            found = b"" if start_over or not path.exists() else path.read_bytes()
+            # A killed run can leave half a line.
+            whole = found[: found.rfind(b"\n") + 1].decode().splitlines(keepends=True)
+            if whole and whole[0].rstrip() != header:
+                raise OutputError(
+                    f"{path} is the unfinished output of another run (other maps, options or weights); "
+                    "remove it, or finish that run first"
+                )
+            self.results = [_result(line) for line in whole[1:]]
+            path.write_text("".join(whole or [header + "\n"]), encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def add(self, result: DepthRecord | Failure) -> None:
+        line = result.to_json() if isinstance(result, DepthRecord) else json.dumps({"failure": list(result)})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.results.append(result)
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+
+def _result(line: str) -> DepthRecord | Failure:
+    values = json.loads(line)
+    return Failure(*values["failure"]) if "failure" in values else DepthRecord.from_json(line)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {error.strerror}; what was encoded so far is in it: make room and run the command again"
+    )
+
+
+def _read(batch: list[MapFile]) -> list[Nearness | Failure]:
+    return [_read_one(file) for file in batch]
+
+
+def _read_one(file: MapFile) -> Nearness | Failure:
+    try:
+        return file.read().to_nearness()
+    except DepthMapError as error:
+        return Failure(file.name, str(error))
+
+
+def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", "nearness"]) -> DepthMap:
+    values = nearest_resize(nearness, record.height, record.width)
+    valid = np.ones(values.shape, dtype=bool)
+    if form == "nearness":
+        return DepthMap(values, valid, "inverse")
+    return DepthMap.from_nearness(Nearness(values, valid, record.near, record.far, record.kind))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of a record's name in a folder; a name that leads out of the folder is refused."""
+    target = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise OutputError(f"the record's name {name!r} leads out of {folder}; names are relative, without '..'")
+    return target
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order, while two threads work on what comes next.
+
+    Files are compressed and decompressed outside the interpreter's lock, beside the networks.
+    """
+    waiting: list[tuple[Item, Future[Result]]] = []
+    with ThreadPoolExecutor(2) as pool:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > 4:
+                first, future = waiting.pop(0)
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()

@@ -164,18 +164,14 @@ class DepthMap:
     def _to_stored(self, form: Format, unit: Unit | None, scale: float | None, bits: int | None) -> StoredMap:
         bits = form.bits[0] if bits is None else bits
         if bits not in form.bits:
-            raise DepthMapError(
-                f"{form.name} is written with bits = {' or '.join(map(str, form.bits))}, not {bits}"
-            )
+            raise DepthMapError(f"{form.name} is written with bits = {' or '.join(map(str, form.bits))}, not {bits}")
         if form.says_kind:
             if unit is not None or scale is not None:
                 raise DepthMapError(f"{form.name} keeps metres; leave out unit and scale")
             return StoredMap(np.where(self.valid, self.values, np.float32(0)), self.valid, self.kind)
         return StoredMap(express(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits))
 
-    def to_nearness(
-        self, *, normalize: bool = True, percentiles: tuple[float, float] | None = None
-    ) -> Nearness:
+    def to_nearness(self, *, normalize: bool = True, percentiles: tuple[float, float] | None = None) -> Nearness:
         """Convert to nearness: inverse depth, brought to [0, 1] by the map's own nearest and farthest pixel.
 
         Holes take the nearness of the nearest valid pixel; the mask travels along. A map whose valid pixels

@@ -1,7 +1,7 @@
 """How good a decoded map is: error in nearness, error in metres, order of points, use of the codes.
 
-Everything works on batches of square maps as tensors (B, S, S): nearness in [0, 1] with 1 = nearest, and a boolean mask of
-the pixels whose truth is known.
+Maps are square, (S, S) or (B, S, S): nearness in [0, 1] with 1 = nearest, and a boolean mask of the pixels whose truth
+is known.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def closest_marker_hits(decoded: np.ndarray, target: np.ndarray, draw: MarkerDra
 def pair_order_hits(
     decoded: np.ndarray, target: np.ndarray, valid: np.ndarray, pairs: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Whether pairs of points anywhere on the map, at least 20 grey levels apart, keep their order; one boolean each."""
+    """Whether pairs of points anywhere, at least 20 grey levels apart, keep their order; one boolean each."""
     rows, columns = np.nonzero(valid)
     if len(rows) < 2:
         return np.empty(0, dtype=bool)

@@ -68,9 +68,7 @@ class DepthVQVAE(nn.Module):
         """Features (..., D) -> squared Euclidean distances to every code (..., K), float32."""
         with torch.autocast(features.device.type, enabled=False):
             flat = features.float()
-            return (
-                flat.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * (flat @ self.codebook.t())
-            )
+            return flat.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * (flat @ self.codebook.t())
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Codes (B, 10, 10) -> their vectors (B, 10, 10, D)."""

@@ -44,9 +44,7 @@ class Nearness:
         ordered = 0 < self.near <= self.far if self.kind == "metric" else self.far <= self.near
         if not (ordered and np.isfinite([self.near, self.far]).all()):
             expected = "0 < near <= far" if self.kind == "metric" else "far <= near"
-            raise DepthMapError(
-                f"near = {self.near}, far = {self.far}; a {self.kind} map has {expected}, both finite"
-            )
+            raise DepthMapError(f"near = {self.near}, far = {self.far}; a {self.kind} map has {expected}, both finite")
 
 
 def to_nearness(
@@ -88,9 +86,7 @@ def undo_nearness(nearness: Nearness) -> npt.NDArray[np.float32]:
     return np.asarray(_inverse_depth(inverse, nearness.kind), dtype=np.float32)
 
 
-def check_arrays(
-    what: str, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], kind: Kind
-) -> None:
+def check_arrays(what: str, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], kind: Kind) -> None:
     """Raise DepthMapError unless values and mask are float32 and bool of one shape (H, W), not empty."""
     check_kind(kind)
     for name, array, dtype in (("values", values, np.float32), ("valid", valid, np.bool_)):
@@ -107,17 +103,13 @@ def check_arrays(
         )
 
 
-def _range(
-    seen: npt.NDArray[np.float32], kind: Kind, percentiles: tuple[float, float] | None
-) -> tuple[float, float]:
+def _range(seen: npt.NDArray[np.float32], kind: Kind, percentiles: tuple[float, float] | None) -> tuple[float, float]:
     if percentiles is None:
         smallest, largest = float(seen.min()), float(seen.max())
     else:
         low, high = percentiles
         if not 0 <= low < high <= 100:
-            raise ConfigError(
-                f"percentiles are {percentiles}; expected 0 <= low < high <= 100, such as (2, 98)"
-            )
+            raise ConfigError(f"percentiles are {percentiles}; expected 0 <= low < high <= 100, such as (2, 98)")
         if kind == "metric":
             low, high = 100 - high, 100 - low
         smallest, largest = (float(edge) for edge in np.percentile(seen.astype(np.float64), (low, high)))
@@ -128,9 +120,7 @@ def _whole_range(
     seen: npt.NDArray[np.float32], kind: Kind, percentiles: tuple[float, float] | None
 ) -> tuple[float, float]:
     if kind == "metric":
-        raise DepthMapError(
-            "normalize=False is for maps that hold nearness; metric depth has no range of its own"
-        )
+        raise DepthMapError("normalize=False is for maps that hold nearness; metric depth has no range of its own")
     if percentiles is not None:
         raise ConfigError("percentiles set the range to normalise by; they do not go with normalize=False")
     if seen.min() < 0 or seen.max() > 1:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from perceptok.errors import ConfigError
 
-__all__ = ["MAP_SIZE", "Preprocessing", "nearest_square"]
+__all__ = ["MAP_SIZE", "Preprocessing", "nearest_resize"]
 
 MAP_SIZE = 320
 """Side in pixels of the square map that the networks see and produce."""
@@ -25,8 +25,8 @@ class Preprocessing:
 
     Attributes:
         size: Side of the square in pixels; the map is squashed to it, as in AURORA (arXiv 2412.03548).
-        resize: "nearest" is the reference recipe and never invents a depth between two surfaces; "area" averages what falls
-            into a pixel (antialiased bilinear), for maps much finer than the square.
+        resize: "nearest" is the reference recipe and never invents a depth between two surfaces; "area" averages what
+            falls into a pixel (antialiased bilinear), for maps much finer than the square.
         low: The networks' value for nearness 0.
         high: The networks' value for nearness 1.
     """
@@ -72,9 +72,9 @@ class Preprocessing:
         return (maps - self.low) / (self.high - self.low)
 
 
-def nearest_square(array: np.ndarray, size: int) -> np.ndarray:
-    """Squash an (H, W) array of any type to (size, size) by its nearest pixels."""
-    return array[np.ix_(_picked(array.shape[0], size), _picked(array.shape[1], size))]
+def nearest_resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an (H, W) array of any type by its nearest pixels."""
+    return array[np.ix_(_picked(array.shape[0], height), _picked(array.shape[1], width))]
 
 
 def _picked(length: int, size: int) -> np.ndarray:

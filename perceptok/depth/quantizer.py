@@ -49,8 +49,8 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """Assigns features to codes and moves the codes' vectors after them, in float32 whatever the autocast.
 
-    Several processes hold one codebook: each sees the features of all, in the same order and with the same random state, so
-    that k-means, averages and revivals are those of a single process.
+    Several processes hold one codebook: each sees the features of all, in the same order and with the same random
+    state, so that k-means, averages and revivals are those of a single process.
     """
 
     def __init__(self, config: QuantizerConfig, size: int, dim: int) -> None:

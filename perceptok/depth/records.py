@@ -89,7 +89,9 @@ def read_records(path: Path) -> Iterator[DepthRecord]:
     if path.suffix == ".npz":
         yield from _from_npz(path)
     elif path.suffix == ".parquet":
-        yield from (DepthRecord(**{**row, "codes": tuple(row["codes"])}) for row in _parquet().read_table(path).to_pylist())
+        yield from (
+            DepthRecord(**{**row, "codes": tuple(row["codes"])}) for row in _parquet().read_table(path).to_pylist()
+        )
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
             yield from read_lines(file, str(path))

@@ -82,8 +82,9 @@ class RunFolder:
         free = shutil.disk_usage(self.folder).free
         if free < 2 * len(data):
             raise OutputError(
-                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint takes {len(data) / 2**20:.0f}; "
-                "make room and start again with the same command: the run goes on from its last checkpoint"
+                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint takes "
+                f"{len(data) / 2**20:.0f}; make room and give the same command again: the run goes on from its last "
+                "checkpoint"
             )
         with atomic_write(self.folder / _STATE, force=True) as file:
             file.write(data)

@@ -1,14 +1,15 @@
 """Training a depth codec: in one process or several, and resumable after a kill at any moment.
 
-Every random draw of a step is a function of the seed and the step's number alone, and every process draws the whole step's
-batch and works on its part. So a run that was killed goes on to the same losses, and two processes train what one trains.
+Every random draw of a step is a function of the seed and the step's number alone, and every process draws the whole
+step's batch and works on its part. So a run that was killed goes on to the same losses, and two processes train what
+one trains.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -202,9 +203,7 @@ class _Trainer:
         self.config, self.accelerator, self.device = config, accelerator, accelerator.device
         parts = accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
-            raise ConfigError(
-                f"batch_size {config.batch_size} must be a multiple of processes x accumulate = {parts}"
-            )
+            raise ConfigError(f"batch_size {config.batch_size} must be a multiple of processes x accumulate = {parts}")
         # On an accelerator the maps live in its memory: 50,000 take 15 GB and indexing them there costs nothing.
         self.bank = bank.to(self.device) if self.device.type != "cpu" else bank
         self.val_bank = val_bank
@@ -376,8 +375,8 @@ def _refuse_overlap(train: MapBank, val: MapBank) -> None:
     both = train.digests() & val.digests()
     if both:
         raise TrainingError(
-            f"{len(both)} of the {len(val)} validation maps are training maps too: an error measured on them says nothing. "
-            "Split by scene or source"
+            f"{len(both)} of the {len(val)} validation maps are training maps too: an error measured on them says "
+            "nothing. Split by scene or source"
         )
 
 

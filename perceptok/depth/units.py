@@ -73,9 +73,7 @@ def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale:
     if stored.kind is not None:
         check_kind(stored.kind)
         if kind not in (None, stored.kind):
-            raise DepthMapError(
-                f"says that it is {stored.kind}, but kind={kind!r} was asked for; leave kind out"
-            )
+            raise DepthMapError(f"says that it is {stored.kind}, but kind={kind!r} was asked for; leave kind out")
         if unit is not None or scale is not None:
             raise DepthMapError("says its own unit; leave out unit and scale")
         return stored.kind
@@ -106,8 +104,7 @@ def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArr
     if stored.valid is not None:
         if stored.valid.shape != array.shape or stored.valid.dtype != np.bool_:
             raise DepthMapError(
-                f"the mask is {stored.valid.dtype} {stored.valid.shape}; "
-                f"expected bool {array.shape}, False at holes"
+                f"the mask is {stored.valid.dtype} {stored.valid.shape}; expected bool {array.shape}, False at holes"
             )
         valid &= stored.valid
     return valid
@@ -121,9 +118,7 @@ def _metres_per_value(unit: Unit | None, scale: float | None) -> float:
             raise DepthMapError(f"unit is {unit!r}; expected one of {', '.join(_METRES)}")
         return _METRES[unit]
     if scale is None:
-        raise DepthMapError(
-            "metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value)"
-        )
+        raise DepthMapError("metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value)")
     return _positive(scale)
 
 
@@ -144,18 +139,14 @@ def _refuse_negative(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> N
         )
 
 
-def _floats(
-    numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind
-) -> npt.NDArray[np.float32]:
+def _floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         floats = np.where(valid, numbers, np.nan).astype(np.float32)
     lost = valid & ~np.isfinite(floats)
     if kind == "metric":
         lost |= valid & (floats <= 0)
     if lost.any():
-        raise DepthMapError(
-            f"{np.count_nonzero(lost)} values do not fit float32 in this unit; choose another one"
-        )
+        raise DepthMapError(f"{np.count_nonzero(lost)} values do not fit float32 in this unit; choose another one")
     return floats
 
 

@@ -46,9 +46,7 @@ def png(rows: npt.NDArray[np.uint8], width: int, bits: int, colour_type: int, ex
     """A PNG of raw rows (height, bytes per row)."""
     header = struct.pack(">IIBBBBB", width, len(rows), bits, colour_type, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
@@ -122,9 +120,7 @@ class TestWrittenIsRead:
         for suffix in (".png", ".npy"):
             depth.write(tmp_path / f"a{suffix}")
         assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[1234, 0]]
-        assert np.array_equal(
-            np.load(tmp_path / "a.npy"), np.array([[1.234, np.nan]], np.float32), equal_nan=True
-        )
+        assert np.array_equal(np.load(tmp_path / "a.npy"), np.array([[1.234, np.nan]], np.float32), equal_nan=True)
 
     def test_upper_case_extension(self, tmp_path: Path) -> None:
         depth = DepthMap.from_array([[1, 2]], kind="metric", unit="m")
@@ -144,9 +140,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("suffix", sorted(FORMATS))
     def test_cut_off_anywhere(self, tmp_path: Path, suffix: str) -> None:
-        DepthMap.from_array(np.linspace(0, 1, 35).reshape(5, 7), kind="inverse").write(
-            tmp_path / f"whole{suffix}"
-        )
+        DepthMap.from_array(np.linspace(0, 1, 35).reshape(5, 7), kind="inverse").write(tmp_path / f"whole{suffix}")
         data = (tmp_path / f"whole{suffix}").read_bytes()
         for length in range(len(data)):
             refused(
@@ -159,9 +153,7 @@ class TestDamage:
     @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pfm", ".png", ".tif"])
     def test_any_flipped_byte_is_refused_or_harmless(self, tmp_path: Path, suffix: str) -> None:
         """No other exception than our own; of PNG, with its checksums, every byte counts."""
-        DepthMap.from_array(np.linspace(0, 1, 35).reshape(5, 7), kind="inverse").write(
-            tmp_path / f"whole{suffix}"
-        )
+        DepthMap.from_array(np.linspace(0, 1, 35).reshape(5, 7), kind="inverse").write(tmp_path / f"whole{suffix}")
         data = (tmp_path / f"whole{suffix}").read_bytes()
         for position in range(len(data)):
             damaged = data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]
@@ -218,29 +210,19 @@ class TestPng:
         refused(tmp_path, "a.png", image_bytes(Image.fromarray(photo), "PNG"), "or a photo")
 
     @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-    def test_sixteen_bit_colour_is_not_cut_to_eight(
-        self, tmp_path: Path, colour_type: int, channels: int
-    ) -> None:
-        rows = (
-            np.repeat(np.arange(12, dtype=">u2").reshape(3, 4, 1), channels, axis=-1)
-            .reshape(3, -1)
-            .view(np.uint8)
-        )
+    def test_sixteen_bit_colour_is_not_cut_to_eight(self, tmp_path: Path, colour_type: int, channels: int) -> None:
+        rows = np.repeat(np.arange(12, dtype=">u2").reshape(3, 4, 1), channels, axis=-1).reshape(3, -1).view(np.uint8)
         data = png(rows, 4, 16, colour_type)
         assert np.asarray(Image.open(io.BytesIO(data))).dtype == np.uint8  # what Pillow would do
         refused(tmp_path, "a.png", data, "16-bit colour or alpha; save one channel")
 
     @pytest.mark.parametrize("bits", [1, 2, 4])
     def test_too_few_bits(self, tmp_path: Path, bits: int) -> None:
-        refused(
-            tmp_path, "a.png", png(np.zeros((3, bits), np.uint8), 8, bits, 0), f"stores {bits} bits per pixel"
-        )
+        refused(tmp_path, "a.png", png(np.zeros((3, bits), np.uint8), 8, bits, 0), f"stores {bits} bits per pixel")
 
     def test_transparent_colour_and_animation(self, tmp_path: Path) -> None:
         rows = np.zeros((3, 4), np.uint8)
-        refused(
-            tmp_path, "a.png", png(rows, 4, 8, 0, chunk(b"tRNS", b"\0\0")), "transparent colour.*invalid="
-        )
+        refused(tmp_path, "a.png", png(rows, 4, 8, 0, chunk(b"tRNS", b"\0\0")), "transparent colour.*invalid=")
         refused(tmp_path, "b.png", png(rows, 4, 8, 0, chunk(b"acTL", bytes(8))), "animated")
 
     def test_wrong_checksum_says_so(self, tmp_path: Path) -> None:
@@ -250,9 +232,7 @@ class TestPng:
 
     def test_jpeg_that_is_called_png(self, tmp_path: Path) -> None:
         jpeg = image_bytes(Image.fromarray(np.zeros((8, 8), np.uint8)), "JPEG")
-        refused(
-            tmp_path, "a.png", jpeg, "does not begin like a PNG; give the file the extension of what it is"
-        )
+        refused(tmp_path, "a.png", jpeg, "does not begin like a PNG; give the file the extension of what it is")
 
 
 class TestTiff:
@@ -350,9 +330,7 @@ class TestNumpyFiles:
         with pytest.raises(DepthMapError, match=r"a\.npy: holds an array of shape .* two dimensions"):
             DepthMap.read(tmp_path / "a.npy", kind="inverse")
 
-    @pytest.mark.parametrize(
-        "array", [np.zeros((2, 2), bool), np.zeros((2, 2), complex), np.full((2, 2), "a")]
-    )
+    @pytest.mark.parametrize("array", [np.zeros((2, 2), bool), np.zeros((2, 2), complex), np.full((2, 2), "a")])
     def test_not_real_numbers(self, tmp_path: Path, array: npt.NDArray[Any]) -> None:
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(DepthMapError, match=r"a\.npy: .*array of integers or floats"):

@@ -45,9 +45,7 @@ class TestMeaning:
         gray = np.array([[0, 128, 255]], np.uint8)
         assert inverse(gray).valid.all()
         assert inverse(gray, invalid=(0,)).valid.tolist() == [[False, True, True]]
-        assert inverse([[0, np.nan, np.inf, -np.inf, -3.5]]).valid.tolist() == [
-            [True, False, False, False, True]
-        ]
+        assert inverse([[0, np.nan, np.inf, -np.inf, -3.5]]).valid.tolist() == [[True, False, False, False, True]]
 
     def test_unsigned_integers_of_inverse_maps_are_fractions_of_their_range(self) -> None:
         assert inverse(np.array([[0, 51, 255]], np.uint8)).values.tolist() == [[0, np.float32(0.2), 1]]
@@ -104,9 +102,7 @@ class TestMeaning:
         ({"kind": "inverse", "unit": "m"}, "inverse depth is relative, leave unit out"),
     ],
 )
-def test_ambiguous_meaning_is_refused_by_file_name(
-    tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_ambiguous_meaning_is_refused_by_file_name(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     Image.fromarray(np.ones((2, 3), np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DepthMapError, match=re.escape(f"{tmp_path / 'a.png'}: ") + ".*" + message):
         DepthMap.read(tmp_path / "a.png", **options)
@@ -134,9 +130,7 @@ class TestRefusedArrays:
 
     def test_negative_metric_depth(self) -> None:
         array = [[1.0, -1.0, -2.0]]
-        with pytest.raises(
-            DepthMapError, match=r"2 pixels of metric depth are negative, one is -1\.0.*invalid="
-        ):
+        with pytest.raises(DepthMapError, match=r"2 pixels of metric depth are negative, one is -1\.0.*invalid="):
             metric(array, unit="m")
         assert metric(array, unit="m", invalid=(-1, -2)).valid.tolist() == [[True, False, False]]
 

@@ -20,9 +20,7 @@ EXTREMES = {"metric": (2.0**-60, 2.0**60), "inverse": (-(2.0**100), 2.0**100)}
 
 
 def maps_of(kind: Kind, *, any_magnitude: bool = False) -> st.SearchStrategy[DepthMap]:
-    smallest, largest = (
-        EXTREMES[kind] if any_magnitude else ((0.0625, 1024) if kind == "metric" else (-1024, 1024))
-    )
+    smallest, largest = EXTREMES[kind] if any_magnitude else ((0.0625, 1024) if kind == "metric" else (-1024, 1024))
     values = hnp.arrays(np.float32, SHAPES, elements=st.floats(smallest, largest, width=32))
     return values.flatmap(
         lambda array: (
@@ -85,9 +83,7 @@ def test_near_and_far_are_the_extremes_and_come_back_exactly(depth: DepthMap) ->
     nearness = depth.to_nearness()
     extremes = (seen.min(), seen.max()) if depth.kind == "metric" else (seen.max(), seen.min())
     assert (nearness.near, nearness.far) == extremes
-    ends = Nearness(
-        np.array([[1, 0]], np.float32), np.ones((1, 2), bool), nearness.near, nearness.far, depth.kind
-    )
+    ends = Nearness(np.array([[1, 0]], np.float32), np.ones((1, 2), bool), nearness.near, nearness.far, depth.kind)
     if depth.kind == "metric":
         assert DepthMap.from_nearness(ends).values.tolist() == [[nearness.near, nearness.far]]
 
@@ -100,15 +96,11 @@ def test_holes_take_a_nearest_valid_pixel(depth: DepthMap) -> None:
     for row, column in np.argwhere(~depth.valid):
         distance = {at: (at[0] - row) ** 2 + (at[1] - column) ** 2 for at in known}
         closest = min(distance.values())
-        assert nearness.values[row, column] in {
-            nearness.values[at] for at in known if distance[at] == closest
-        }
+        assert nearness.values[row, column] in {nearness.values[at] for at in known if distance[at] == closest}
 
 
 @given(MAPS, st.floats(0, 100), st.floats(0, 100))
-def test_percentiles_clamp_what_lies_beyond_and_keep_the_rest(
-    depth: DepthMap, one: float, other: float
-) -> None:
+def test_percentiles_clamp_what_lies_beyond_and_keep_the_rest(depth: DepthMap, one: float, other: float) -> None:
     low, high = sorted((one, other))
     if low == high:
         with pytest.raises(ConfigError, match="low < high"):

@@ -138,9 +138,7 @@ def people(rng: Generator, aspect: float) -> Scene:
         parts, _, width, height = table(rng)
         at = np.array([rng.uniform(-0.2, 3), rng.uniform(-1, 1), 0])
         stage.add("table", parts + clutter(rng, 4, 0.4, width * 0.8, height), at, turn(rng.uniform(0, 360)))
-    view = camera(
-        rng, aspect, (-1.5, 0, rng.uniform(0.7, 2.0)), yaw=rng.normal() * 10, pitch=rng.uniform(-25, 5)
-    )
+    view = camera(rng, aspect, (-1.5, 0, rng.uniform(0.7, 2.0)), yaw=rng.normal() * 10, pitch=rng.uniform(-25, 5))
     return stage.scene("people", view)
 
 
@@ -188,9 +186,7 @@ def soup(rng: Generator, aspect: float) -> Scene:
         away = math.exp(rng.uniform(math.log(0.5), math.log(far)))
         at = np.array([away, rng.uniform(-0.7, 0.7) * away, rng.uniform(-0.6, 0.6) * away])
         size = away * rng.uniform(0.04, 0.3) * rng.uniform(0.3, 1, 3)
-        stage.add(
-            "shape", place([_shape(rng, size)], at, turn(rng.uniform(0, 360)) @ tilt(rng.uniform(0, 180)))
-        )
+        stage.add("shape", place([_shape(rng, size)], at, turn(rng.uniform(0, 360)) @ tilt(rng.uniform(0, 180))))
     view = camera(rng, aspect, (0, 0, 0), yaw=rng.normal() * 5, pitch=rng.normal() * 8, roll=20, fov=(40, 80))
     return stage.scene("soup", view)
 

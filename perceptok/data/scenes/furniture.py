@@ -37,9 +37,7 @@ __all__ = [
 Parts = list[Primitive]
 
 
-def _legs(
-    rng: Generator, length: float, width: float, height: float, thickness: float, splay: float
-) -> Parts:
+def _legs(rng: Generator, length: float, width: float, height: float, thickness: float, splay: float) -> Parts:
     round_legs = rng.random() < 0.5
     parts = []
     for sx in (-1, 1):
@@ -68,9 +66,7 @@ def table(rng: Generator, height: float | None = None) -> tuple[Parts, float, fl
     parts += _legs(rng, length, width, height - thick, rng.uniform(0.025, 0.08), 0.0)
     if rng.random() < 0.4:
         deep = rng.uniform(0.3, 0.95)
-        parts.append(
-            box((-length / 4, 0, height * (1 - deep / 2) - thick), (length / 3, width * 0.9, height * deep))
-        )
+        parts.append(box((-length / 4, 0, height * (1 - deep / 2) - thick), (length / 3, width * 0.9, height * deep)))
     return parts, length, width, height
 
 
@@ -136,9 +132,7 @@ def sofa(rng: Generator) -> Parts:
     for _ in range(rng.integers(0, 4)):
         at = (rng.uniform(-0.1, 0.1), rng.uniform(-0.4, 0.4) * wide, seat + 0.18)
         size = rng.uniform(0.15, 0.28)
-        parts.append(
-            ellipsoid(at, (0.09, size, size), turn(rng.uniform(-30, 30)) @ tilt(rng.uniform(-20, 20)))
-        )
+        parts.append(ellipsoid(at, (0.09, size, size), turn(rng.uniform(-30, 30)) @ tilt(rng.uniform(-20, 20))))
     return parts
 
 
@@ -188,14 +182,10 @@ def shelf(rng: Generator) -> Parts:
             while y < end:
                 thick, tall = rng.uniform(0.015, 0.07), min(rng.uniform(0.15, 0.32), gap * 0.9)
                 back = rng.uniform(0.5, 0.85) * deep
-                parts.append(
-                    box((-deep / 2 + back / 2, y + thick / 2, z + tall / 2), (back, thick * 0.95, tall))
-                )
+                parts.append(box((-deep / 2 + back / 2, y + thick / 2, z + tall / 2), (back, thick * 0.95, tall)))
                 y += thick
         else:
-            parts += clutter(
-                rng, int(rng.integers(1, 5)), deep * 0.6, wide * 0.85, z + 0.0125, min(gap * 0.8, 0.3)
-            )
+            parts += clutter(rng, int(rng.integers(1, 5)), deep * 0.6, wide * 0.85, z + 0.0125, min(gap * 0.8, 0.3))
     return parts
 
 
@@ -342,14 +332,9 @@ def window_bars(rng: Generator, width: float, low: float, high: float) -> Parts:
     """Frame, mullions and perhaps slats of a window or glazed door, in the plane x = 0."""
     thick = rng.uniform(0.02, 0.07)
     middle, tall = (low + high) / 2, high - low
-    parts = [
-        box((0, y, middle), (thick, thick, tall))
-        for y in np.linspace(-width / 2, width / 2, rng.integers(2, 5))
-    ]
+    parts = [box((0, y, middle), (thick, thick, tall)) for y in np.linspace(-width / 2, width / 2, rng.integers(2, 5))]
     rows = rng.integers(2, 5) if rng.random() < 0.7 else int(tall / 0.08)
-    parts += [
-        box((0, 0, z), (thick, width, thick if rows < 6 else 0.03)) for z in np.linspace(low, high, rows)
-    ]
+    parts += [box((0, 0, z), (thick, width, thick if rows < 6 else 0.03)) for z in np.linspace(low, high, rows)]
     return parts
 
 

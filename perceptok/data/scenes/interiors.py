@@ -113,9 +113,7 @@ def hall(rng: Generator, aspect: float) -> Scene:
     wall = cylinder((0, 0, 0), (0, 0, tall), radius, rng.uniform(0.6, 1.0), closed=False)
     stage.add("wall", place([wall], rotation=np.diag([rng.uniform(0.7, 1.6), 1.0, 1.0])))
     if rng.random() < 0.5:
-        stage.add(
-            "ceiling", [ellipsoid((0, 0, tall), (1.7 * radius, 1.1 * radius, rng.uniform(0.3, 1) * radius))]
-        )
+        stage.add("ceiling", [ellipsoid((0, 0, tall), (1.7 * radius, 1.1 * radius, rng.uniform(0.3, 1) * radius))])
     for _ in range(rng.integers(2, 10)):
         angle, reach = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.3, 0.98)
         thick = rng.uniform(0.05, 0.5) * min(1.0, radius / 3)
@@ -153,9 +151,7 @@ def _shell(stage: Stage, rng: Generator, long: float, wide: float, tall: float, 
                     parts.append(box((reach / 2 + 0.05, (y0 + y1) / 2, (z0 + z1) / 2), size))
             if rng.random() < 0.5:
                 parts += place(window_bars(rng, gap, low, high), (reach / 2, middle, 0))
-            parts.append(
-                quad((reach / 2 + rng.uniform(0.3, 5.0), 0, tall / 2), (0, across, 0), (0, 0, tall / 2))
-            )
+            parts.append(quad((reach / 2 + rng.uniform(0.3, 5.0), 0, tall / 2), (0, across, 0), (0, 0, tall / 2)))
         stage.add("wall", parts, rotation=turn(angle))
         for _ in range(rng.integers(0, 3)):
             at = turn(angle) @ np.array([reach / 2, rng.uniform(-0.4, 0.4) * across, rng.uniform(1.0, 1.9)])

@@ -115,9 +115,7 @@ def tree(rng: Generator, height: float, leaf_count: int = 40) -> Parts:
         for tier in range(tiers):
             low = height * (0.12 + 0.75 * tier / tiers)
             radius = height * rng.uniform(0.15, 0.25) * (1 - 0.75 * tier / tiers)
-            parts.append(
-                cylinder((0, 0, low), (0, 0, min(height, low + height * 0.9 / tiers + 0.2)), radius, 0.03)
-            )
+            parts.append(cylinder((0, 0, low), (0, 0, min(height, low + height * 0.9 / tiers + 0.2)), radius, 0.03))
         return parts
     fork = height * rng.uniform(0.25, 0.5)
     top = np.array([rng.normal() * 0.05, rng.normal() * 0.05, 0.95]) * height

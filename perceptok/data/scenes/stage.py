@@ -63,12 +63,7 @@ def camera(
 
 def _clear(objects: Sequence[SceneObject], position: Floats) -> list[SceneObject]:
     """The objects none of whose solid parts has the camera in its bounding box, or just before it."""
-    solids = [
-        (number, part)
-        for number, thing in enumerate(objects)
-        for part in thing.primitives
-        if part.shape.solid
-    ]
+    solids = [(number, part) for number, thing in enumerate(objects) for part in thing.primitives if part.shape.solid]
     if not solids:
         return list(objects)
     axes = np.stack([part.axes for _, part in solids])

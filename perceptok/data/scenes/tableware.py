@@ -130,13 +130,9 @@ def _toy(rng: Generator) -> Parts:
     size = rng.uniform(0.03, 0.08)
     parts = [ellipsoid((0, 0, size), (size, size * 0.8, size)), ellipsoid((0, 0, size * 2.4), size * 0.7)]
     for side in (-1, 1):
+        parts.append(capsule((0, side * size * 0.6, size * 1.3), (size * 0.8, side * size * 1.3, size), size * 0.25))
         parts.append(
-            capsule((0, side * size * 0.6, size * 1.3), (size * 0.8, side * size * 1.3, size), size * 0.25)
-        )
-        parts.append(
-            capsule(
-                (0, side * size * 0.5, size * 0.3), (size * 1.2, side * size * 0.6, size * 0.25), size * 0.28
-            )
+            capsule((0, side * size * 0.5, size * 0.3), (size * 1.2, side * size * 0.6, size * 0.25), size * 0.28)
         )
         parts.append(ellipsoid((0, side * size * 0.5, size * 3), size * 0.3))
     return parts
@@ -177,9 +173,7 @@ def small_thing(rng: Generator) -> tuple[str, Parts]:
     return name, SMALL[name](rng)
 
 
-def clutter(
-    rng: Generator, count: int, length: float, width: float, height: float, tallest: float = 0.5
-) -> Parts:
+def clutter(rng: Generator, count: int, length: float, width: float, height: float, tallest: float = 0.5) -> Parts:
     """Parts of `count` small things on a surface at z = `height`, spread over length (x) by width (y)."""
     parts: Parts = []
     for _ in range(count):

@@ -53,9 +53,7 @@ def format_of(path: Path) -> Format:
     if suffix in FORMATS:
         return FORMATS[suffix]
     if suffix in {".jpg", ".jpeg"}:
-        raise DepthMapError(
-            "JPEG is lossy and 8-bit, made for photos; store depth as 16-bit PNG, NPY, TIFF or EXR"
-        )
+        raise DepthMapError("JPEG is lossy and 8-bit, made for photos; store depth as 16-bit PNG, NPY, TIFF or EXR")
     raise DepthMapError(
         f"the extension {suffix!r} is not one of a depth map; supported are {', '.join(sorted(FORMATS))}"
     )
@@ -69,9 +67,7 @@ def read_stored(path: Path) -> StoredMap:
     except FileNotFoundError as error:
         raise DepthMapError("there is no such file; check the path") from error
     except OSError as error:
-        raise DepthMapError(
-            f"cannot be read ({error.strerror}); check that it is a file you may read"
-        ) from error
+        raise DepthMapError(f"cannot be read ({error.strerror}); check that it is a file you may read") from error
     if not data:
         raise DepthMapError("the file is empty (0 bytes); fetch or export it again")
     try:
@@ -79,9 +75,7 @@ def read_stored(path: Path) -> StoredMap:
     except PerceptokError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
-        raise DepthMapError(
-            f"not a {form.name} file, or a damaged one ({error}); fetch or export it again"
-        ) from error
+        raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
     if stored.array.ndim != 2:
         raise DepthMapError(
             f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "

@@ -22,9 +22,7 @@ _MARKER, _VERSION = "perceptok_depth_map", 1
 def decode_npy(data: bytes) -> StoredMap:
     """Read an array in its own dtype."""
     if not data.startswith(np.lib.format.MAGIC_PREFIX):
-        raise DepthMapError(
-            "does not begin like an NPY file (pickles are never loaded); store it with numpy.save"
-        )
+        raise DepthMapError("does not begin like an NPY file (pickles are never loaded); store it with numpy.save")
     return StoredMap(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
 
 
@@ -38,9 +36,7 @@ def encode_npy(stored: StoredMap) -> bytes:
 def decode_npz(data: bytes) -> StoredMap:
     """Read our own layout with mask and kind, or the only 2-D array of a foreign file."""
     if not data.startswith(b"PK"):
-        raise DepthMapError(
-            "does not begin like an NPZ (zip) file; store it with numpy.savez or DepthMap.write"
-        )
+        raise DepthMapError("does not begin like an NPZ (zip) file; store it with numpy.savez or DepthMap.write")
     with np.load(io.BytesIO(data), allow_pickle=False) as members:
         arrays = {key: members[key] for key in members.files}
     if _MARKER not in arrays:
@@ -51,9 +47,7 @@ def decode_npz(data: bytes) -> StoredMap:
             )
         return StoredMap(maps[0])
     if arrays[_MARKER] != _VERSION:
-        raise DepthMapError(
-            f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it"
-        )
+        raise DepthMapError(f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it")
     return StoredMap(arrays["values"], valid=arrays["valid"], kind=cast("Kind", str(arrays["kind"])))
 
 

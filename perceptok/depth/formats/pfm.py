@@ -21,16 +21,13 @@ def decode(data: bytes) -> StoredMap:
     """Read gray (`Pf`) or equal-channel colour (`PF`) as float32; the sign of the scale is the byte order."""
     header = _HEADER.match(data)
     if header is None:
-        raise DepthMapError(
-            "does not begin like a PFM (`Pf`, width, height, scale); fetch or export it again"
-        )
+        raise DepthMapError("does not begin like a PFM (`Pf`, width, height, scale); fetch or export it again")
     channels = 3 if header[1] == b"PF" else 1
     width, height, scale = int(header[2]), int(header[3]), float(header[4])
     expected, found = width * height * channels * 4, len(data) - header.end()
     if expected != found:
         raise DepthMapError(
-            f"{width}x{height} pixels are {expected} bytes, but {found} follow the header; "
-            "fetch or export it again"
+            f"{width}x{height} pixels are {expected} bytes, but {found} follow the header; fetch or export it again"
         )
     if scale == 0:
         raise DepthMapError("declares scale 0, which says neither byte order nor factor; export it again")

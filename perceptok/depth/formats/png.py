@@ -24,9 +24,7 @@ def decode(data: bytes) -> StoredMap:
     if b"acTL" in chunks:
         raise DepthMapError("is an animated PNG; store one map per file")
     if b"tRNS" in chunks:
-        raise DepthMapError(
-            "declares a transparent colour; save without transparency and say invalid=... instead"
-        )
+        raise DepthMapError("declares a transparent colour; save without transparency and say invalid=... instead")
     if bits < 8:
         raise DepthMapError(f"stores {bits} bits per pixel, too few for depth; export 8- or 16-bit gray")
     if bits == 16 and colour_type != _GRAY:

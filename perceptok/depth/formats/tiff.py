@@ -40,9 +40,7 @@ def decode(data: bytes) -> StoredMap:
                 "export one channel of 8- or 16-bit unsigned integers or float32"
             )
         if tags.get(_TAG["PhotometricInterpretation"]) == 0:
-            raise DepthMapError(
-                "declares that 0 is white, so that its values may be negated; export with 0 as black"
-            )
+            raise DepthMapError("declares that 0 is white, so that its values may be negated; export with 0 as black")
         image.load()
         plain = image.convert("RGB") if image.mode == "P" else image
         array = np.asarray(plain).astype(_READABLE[bits, sample_format], copy=False)
