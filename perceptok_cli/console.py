@@ -25,7 +25,13 @@ def note(text: str) -> None:
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error; yields a function to call after each item, optionally with a remark."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
     with Progress(*columns, console=_STDERR, transient=True) as progress:
         task = progress.add_task(what, total=total, remark="")
 

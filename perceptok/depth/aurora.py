@@ -10,6 +10,7 @@ import pickle
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 from zipfile import BadZipFile
 
 import torch
@@ -49,7 +50,7 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.net(x)
+        return x + cast(Tensor, self.net(x))
 
 
 class AuroraEncoder(nn.Sequential):
@@ -69,8 +70,9 @@ class AuroraEncoder(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode maps; see the class for shapes."""
-        features: Tensor = super().forward(x)
-        return features.permute(0, 2, 3, 1)
+        for layer in self:
+            x = layer(x)
+        return x.permute(0, 2, 3, 1)
 
 
 class AuroraDecoder(nn.Sequential):
@@ -87,7 +89,9 @@ class AuroraDecoder(nn.Sequential):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Decode code vectors; see the class for shapes."""
-        maps: Tensor = super().forward(vectors.permute(0, 3, 1, 2))
+        maps = vectors.permute(0, 3, 1, 2)
+        for layer in self:
+            maps = layer(maps)
         return maps
 
 

@@ -162,7 +162,7 @@ class DepthCodec(ModelHubMixin):
         grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
         size = self.preprocessing.size
         with torch.no_grad():
-            maps = [self._nearness(self.model.vectors(chunk)).clamp(0, 1) for chunk in grids.split(batch_size)]
+            maps = [self._nearness(self.model.vectors(chunk)).clamp(0, 1) for chunk in torch.split(grids, batch_size)]
         joined = torch.cat(maps) if len(grids) else torch.empty((0, size, size), device=self.device)
         return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
 
@@ -204,9 +204,7 @@ class DepthCodec(ModelHubMixin):
     # Saving and loading ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> Self:
         """Load a codec.
 
         Args:
@@ -229,7 +227,7 @@ class DepthCodec(ModelHubMixin):
             )
         if place.is_dir():
             return cls._from_files(place / _CONFIG_NAME, place / _WEIGHTS_NAME)
-        return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def _from_pretrained(
@@ -306,13 +304,14 @@ class DepthCodec(ModelHubMixin):
         """The networks' input, (b, 1, 320, 320) at a time."""
         if batch_size < 1:
             raise ValueError(f"the batch size is at least 1; got {batch_size}")
-        maps = [depth] if isinstance(depth, (DepthMap, Nearness)) else depth
-        if isinstance(maps, Sequence) and all(isinstance(one, (DepthMap, Nearness)) for one in maps):
-            for start in range(0, len(maps), batch_size):
-                yield self._prepared(torch.cat([self._square(one) for one in maps[start : start + batch_size]]))
+        maps = [depth] if isinstance(depth, DepthMap | Nearness) else depth
+        if isinstance(maps, Sequence) and all(isinstance(one, DepthMap | Nearness) for one in maps):
+            known = cast("Sequence[DepthMap | Nearness]", maps)
+            for start in range(0, len(known), batch_size):
+                yield self._prepared(torch.cat([self._square(one) for one in known[start : start + batch_size]]))
             return
         tensor = _checked_nearness(cast("Tensor | ArrayLike", maps))
-        for chunk in tensor.split(batch_size) if len(tensor) else ():
+        for chunk in torch.split(tensor, batch_size) if len(tensor) else ():
             yield self._prepared(self.preprocessing.square(chunk))
 
     def _square(self, depth: DepthMap | Nearness) -> Tensor:

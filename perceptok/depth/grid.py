@@ -8,6 +8,7 @@ depthwise-separable blocks, and pixels are only ever rearranged.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class _SeparableBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # A permuted channels-last tensor is what convolutions are fastest on; no data moves.
         mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.pointwise(self.norm(mixed))
+        return x + cast(Tensor, self.pointwise(self.norm(mixed)))
 
 
 class _AttentionBlock(nn.Module):
@@ -86,7 +87,7 @@ class _AttentionBlock(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.pointwise(self.norm_pointwise(x))
+        return x + cast(Tensor, self.pointwise(self.norm_pointwise(x)))
 
 
 class _GlobalContext(nn.Module):
@@ -102,7 +103,8 @@ class _GlobalContext(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.blocks(x.flatten(1, 2) + self.position)).view(x.shape)
+        mixed: Tensor = self.norm(self.blocks(x.flatten(1, 2) + self.position))
+        return mixed.view(x.shape)
 
 
 class _Gather(nn.Module):
@@ -160,8 +162,10 @@ class GridEncoder(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode maps; see the class for shapes."""
-        features: Tensor = super().forward(x.permute(0, 2, 3, 1))
-        return features
+        x = x.permute(0, 2, 3, 1)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class GridDecoder(nn.Sequential):
@@ -179,5 +183,6 @@ class GridDecoder(nn.Sequential):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Decode code vectors; see the class for shapes."""
-        maps: Tensor = super().forward(vectors)
-        return maps.permute(0, 3, 1, 2)
+        for layer in self:
+            vectors = layer(vectors)
+        return vectors.permute(0, 3, 1, 2)

@@ -36,7 +36,8 @@ def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
     unknown = values.keys() - {field.name for field in fields(kind)}
     if unknown:
         raise ConfigError(f"unknown keys for the {name!r} architecture: {', '.join(sorted(unknown))}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**plain)
 
 
 class DepthVQVAE(nn.Module):

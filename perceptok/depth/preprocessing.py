@@ -74,7 +74,7 @@ class Preprocessing:
 
 def nearest_resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an (H, W) array of any type by its nearest pixels."""
-    return array[np.ix_(_picked(array.shape[0], height), _picked(array.shape[1], width))]
+    return np.asarray(array[np.ix_(_picked(array.shape[0], height), _picked(array.shape[1], width))])
 
 
 def _picked(length: int, size: int) -> np.ndarray:

@@ -116,7 +116,8 @@ def write_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord], *
     elif suffix == ".npz":
         columns = _columns(records)
         grids = np.array(columns.pop("codes"), dtype=np.uint8).reshape(-1, 10, 10)
-        np.savez_compressed(file, codes=grids, **{key: np.array(value) for key, value in columns.items()})
+        arrays: dict[str, Any] = {key: np.array(value) for key, value in columns.items()}
+        np.savez_compressed(file, codes=grids, **arrays)
     elif suffix == ".parquet":
         buffer = io.BytesIO()
         parquet = _parquet()
