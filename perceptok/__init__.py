@@ -7,21 +7,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perceptok.depth.maps import DepthMap
-    from perceptok.errors import PerceptokError
+    from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
+    from perceptok.depth.maps import DepthMap, Nearness
+    from perceptok.depth.training import TrainingConfig, train_depth_codec
+    from perceptok.errors import MalformedBlockError, PerceptokError
     from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DEPTH": "perceptok.tokens",
+    "DepthCodec": "perceptok.depth.codec",
     "DepthMap": "perceptok.depth.maps",
+    "MalformedBlockError": "perceptok.errors",
+    "Nearness": "perceptok.depth.maps",
     "PIXEL": "perceptok.tokens",
     "PerceptokError": "perceptok.errors",
     "TokenSet": "perceptok.tokens",
+    "TrainingConfig": "perceptok.depth.training",
+    "load_aurora_checkpoint": "perceptok.depth.codec",
+    "train_depth_codec": "perceptok.depth.training",
 }
 
-__all__ = ["DEPTH", "PIXEL", "DepthMap", "PerceptokError", "TokenSet"]
+__all__ = [
+    "DEPTH",
+    "PIXEL",
+    "DepthCodec",
+    "DepthMap",
+    "MalformedBlockError",
+    "Nearness",
+    "PerceptokError",
+    "TokenSet",
+    "TrainingConfig",
+    "load_aurora_checkpoint",
+    "train_depth_codec",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -27,7 +27,7 @@ class RunFolder:
     """Where a run writes: `training.json`, `log.csv`, and `resume.safetensors` until it is done.
 
     Raises:
-        TrainingError: The folder holds a run of another configuration.
+        TrainingError: The folder holds a run of another configuration, or one that is done.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -42,6 +42,8 @@ class RunFolder:
                     f"{folder} holds a run of another configuration: {wrong} was {found.get(wrong)!r}, now "
                     f"{self.config.get(wrong)!r}. Choose another folder, or the same configuration to go on"
                 )
+            if (folder / "model.safetensors").exists() and not self.has_state:
+                raise TrainingError(f"{folder} holds a finished run; choose another folder to train again")
 
     @property
     def has_state(self) -> bool:
@@ -55,8 +57,9 @@ class RunFolder:
         except SafetensorError as error:
             raise TrainingError(f"{self.folder / _STATE} is damaged ({error}); remove it to start again") from error
 
-    def begin(self, step: int) -> None:
-        """Write the configuration, and forget lines of the log that are younger than the state resumed from."""
+    def begin(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Check that there is room, write the configuration, and forget lines of the log younger than the state."""
+        self._refuse_full_disk(sum(value.numel() * value.element_size() for value in state.values()))
         with atomic_write(self.folder / _CONFIG, force=True) as file:
             file.write((json.dumps(self.config, indent=2) + "\n").encode())
         if (self.folder / _LOG).exists():
@@ -79,16 +82,19 @@ class RunFolder:
     def write_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Save the state to resume from; the one before stays whole until the new one is."""
         data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        free = shutil.disk_usage(self.folder).free
-        if free < 2 * len(data):
-            raise OutputError(
-                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint takes "
-                f"{len(data) / 2**20:.0f}; make room and give the same command again: the run goes on from its last "
-                "checkpoint"
-            )
+        self._refuse_full_disk(len(data))
         with atomic_write(self.folder / _STATE, force=True) as file:
             file.write(data)
 
     def finish(self) -> None:
         """Remove the state: the run is done, and the codec is saved beside the log."""
         (self.folder / _STATE).unlink(missing_ok=True)
+
+    def _refuse_full_disk(self, needed: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < 2 * needed:
+            raise OutputError(
+                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint takes {needed / 2**20:.0f} and "
+                "the one before is kept until it is whole; make room and give the same command again: a run goes on from "
+                "its last checkpoint"
+            )

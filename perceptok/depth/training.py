@@ -159,7 +159,7 @@ def train_depth_codec(
     trainer = _Trainer(config, bank, val_bank, accelerator)
     start = trainer.restore(run.read_state()) if run is not None and run.has_state else 0
     if run is not None and accelerator.is_main_process:
-        run.begin(start)
+        run.begin(start, trainer.state(start))
     for epoch in trainer.epochs(start, advance):
         if accelerator.is_main_process:
             _alarm(epoch, config)
@@ -276,7 +276,9 @@ class _Trainer:
             maps, valid = augment(batch.maps, batch.valid, self.config.augmentation, generator)
             seen = hide_patches(maps, self.config.augmentation, generator)
             to_network = self.preprocessing.to_network
-            mine = slice(rank, None, processes)
+            # Consecutive maps, so that the processes' features, one after the other, are in the order of the batch.
+            share = len(micro) // processes
+            mine = slice(rank * share, (rank + 1) * share)
             yield to_network(seen)[mine], to_network(maps)[mine], valid[mine]
 
     def _seed_codebook(self) -> None:
