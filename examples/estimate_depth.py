@@ -17,6 +17,7 @@ import perceptok as pt
 
 
 def main(model: str, photos: str, output: str) -> None:
+    """Estimate every photo of a folder."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     taken = session.get_inputs()[0]
     height, width = taken.shape[2:]

@@ -94,7 +94,7 @@ class RunFolder:
         free = shutil.disk_usage(self.folder).free
         if free < 2 * needed:
             raise OutputError(
-                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint takes {needed / 2**20:.0f}, "
-                "twice while the old one is replaced; make room and give the same command again: a run goes on from its "
-                "last checkpoint"
+                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint needs {needed / 2**20:.0f}, "
+                "twice while the old one is replaced; make room and give the same command again: a run goes on from "
+                "its last checkpoint"
             )
