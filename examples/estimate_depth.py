@@ -2,8 +2,8 @@
 
 Usage: python estimate_depth.py MODEL.onnx PHOTOS_FOLDER OUTPUT_FOLDER
 
-Made for TCMonoDepth's small model: input RGB 0..255 of 320x192, output relative inverse depth, larger = nearer. Needs the
-extra `specialist` (onnxruntime).
+Made for TCMonoDepth's small model: input RGB 0..255 of 320x192, output relative inverse depth, larger = nearer. Needs
+the extra `specialist` (onnxruntime).
 """
 
 import sys

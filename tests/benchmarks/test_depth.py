@@ -1,0 +1,68 @@
+"""Folders of maps through the codec, against the reference architecture one map at a time, in one run.
+
+Run by hand: python -m pytest tests/benchmarks/test_depth.py --benchmark-enable --benchmark-only -o addopts=""
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import perceptok as pt
+from perceptok.data.procedural import ProceduralDepthMaps
+from perceptok.depth.aurora import AuroraConfig
+from perceptok.depth.collection import find_maps
+from perceptok.depth.jobs import decode_records, encode_files
+from perceptok.depth.model import DepthVQVAE
+from perceptok.depth.records import read_records
+
+MAPS = 512
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 PNGs at 16 bits: 32 scenes, each under 16 names."""
+    folder = tmp_path_factory.mktemp("maps")
+    scenes = ProceduralDepthMaps(seed=7, length=32)
+    for index in range(MAPS):
+        values, valid = scenes[index] if index < 32 else (values, valid)
+        if index < 32:
+            pt.DepthMap(values, np.ones_like(valid), "inverse").write(folder / f"{index:03}.png")
+        else:
+            (folder / f"{index:03}.png").write_bytes((folder / f"{index % 32:03}.png").read_bytes())
+    return folder
+
+
+@pytest.mark.benchmark(group="512 PNG maps -> codes -> PNG maps")
+def test_perceptok(benchmark, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    codec = pt.DepthCodec.from_pretrained()
+
+    def both() -> None:
+        encode_files(codec, find_maps([folder], kind="inverse"), tmp_path / "codes.jsonl", force=True)
+        decode_records(codec, read_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
+
+    benchmark.pedantic(both, rounds=3, warmup_rounds=0)
+    assert len(list((tmp_path / "ours").iterdir())) == MAPS
+
+
+@pytest.mark.benchmark(group="512 PNG maps -> codes -> PNG maps")
+def test_reference_one_by_one(benchmark, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = DepthVQVAE(AuroraConfig()).eval()
+
+    def both() -> None:
+        for path in sorted(folder.iterdir()):
+            grey = np.asarray(Image.open(path)).astype(np.float32) / 65535
+            maps = torch.from_numpy(grey)[None, None] * 2 - 1
+            with torch.no_grad():
+                codes = model.distances(model.features(maps)).argmin(-1)
+                decoded = model.reconstruct(model.vectors(codes))[0, 0]
+            levels = ((decoded + 1) / 2).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
+            Image.fromarray(levels).save(tmp_path / path.name)
+
+    benchmark.pedantic(both, rounds=2, warmup_rounds=0)
+    assert len(list(tmp_path.iterdir())) == MAPS
