@@ -28,12 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """512 PNGs at 16 bits: 32 scenes, each under 16 names."""
     folder = tmp_path_factory.mktemp("maps")
     scenes = ProceduralDepthMaps(seed=7, length=32)
-    for index in range(MAPS):
-        values, valid = scenes[index] if index < 32 else (values, valid)
-        if index < 32:
-            pt.DepthMap(values, np.ones_like(valid), "inverse").write(folder / f"{index:03}.png")
-        else:
-            (folder / f"{index:03}.png").write_bytes((folder / f"{index % 32:03}.png").read_bytes())
+    for index, (values, valid) in enumerate(scenes):
+        pt.DepthMap(values, np.ones_like(valid), "inverse").write(folder / f"{index:03}.png")
+    for index in range(len(scenes), MAPS):
+        copied = folder / f"{index % len(scenes):03}.png"
+        (folder / f"{index:03}.png").write_bytes(copied.read_bytes())
     return folder
 
 

@@ -25,9 +25,9 @@ def test_demo_prints_tokens_and_errors_and_draws(tmp_path: Path) -> None:
     assert len(errors) == 4
     # Measured 0.02 to 0.06 on these maps; codes that mean nothing give 0.2 and more.
     assert max(errors) < 0.09
-    picture = Image.open(tmp_path / "perceptok-demo" / "depth.png")
-    assert picture.width > 4 * 320
-    assert picture.height > 4 * 320
+    with Image.open(tmp_path / "perceptok-demo" / "depth.png") as picture:
+        assert picture.width > 4 * 320
+        assert picture.height > 4 * 320
 
 
 def test_demo_where_nothing_may_be_written(tmp_path: Path) -> None:
