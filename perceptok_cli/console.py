@@ -32,7 +32,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}"),
     )
-    with Progress(*columns, console=_STDERR, transient=True) as progress:
+    with Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as progress:
         task = progress.add_task(what, total=total, remark="")
 
         def advance(remark: str | None = None) -> None:

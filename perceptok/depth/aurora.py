@@ -115,7 +115,7 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
             f"{path}: refused, because reading it would run code or build foreign objects ({error}); "
             "ask for a checkpoint that holds tensors only"
         ) from error
-    except (RuntimeError, EOFError, BadZipFile, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}); fetch the file again") from error
     weights = saved.get("weights") if isinstance(saved, dict) else None
     if not isinstance(weights, dict):

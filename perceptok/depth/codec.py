@@ -162,8 +162,12 @@ class DepthCodec(ModelHubMixin):
         grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
         size = self.preprocessing.size
         with torch.no_grad():
-            maps = [self._nearness(self.model.vectors(chunk)).clamp(0, 1) for chunk in torch.split(grids, batch_size)]
-        joined = torch.cat(maps) if len(grids) else torch.empty((0, size, size), device=self.device)
+            maps = [
+                self._nearness(self.model.vectors(chunk)).clamp(0, 1)
+                for chunk in torch.split(grids, batch_size)
+                if len(chunk)
+            ]
+        joined = torch.cat(maps) if maps else torch.empty((0, size, size), device=self.device)
         return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
 
     def decode_soft(self, probs: Tensor) -> Tensor:

@@ -166,14 +166,17 @@ class _Journal:
         header = json.dumps({"codec": codec.fingerprint, "inputs": names})
         try:
             found = b"" if start_over or not path.exists() else path.read_bytes()
-            # A killed run can leave half a line.
-            whole = found[: found.rfind(b"\n") + 1].decode().splitlines(keepends=True)
-            if whole and whole[0].rstrip() != header:
-                raise OutputError(
-                    f"{path} is the unfinished output of another run (other maps, options or weights); "
-                    "remove it, or finish that run first"
-                )
-            self.results = [_result(line) for line in whole[1:]]
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        # A killed run can leave half a line.
+        whole = found[: found.rfind(b"\n") + 1].decode().splitlines(keepends=True)
+        if whole and whole[0].rstrip() != header:
+            raise OutputError(
+                f"{path} is the unfinished output of another run (other maps, options or weights); "
+                "remove it, or finish that run first"
+            )
+        self.results = [_result(line) for line in whole[1:]]
+        try:
             path.write_text("".join(whole or [header + "\n"]), encoding="utf-8")
         except OSError as error:
             raise _unwritable(path, error) from error
