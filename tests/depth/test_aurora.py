@@ -110,18 +110,18 @@ class TestRefusal:
         path = save(tmp_path / "vae.pt", published_state())
         data = path.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(CheckpointError, match="vae.pt"):
+        with pytest.raises(CheckpointError, match=r"vae\.pt"):
             load_aurora_checkpoint(path)
 
     @pytest.mark.parametrize("content", [bytes(5000), b"not weights at all\n" * 50, b"PK\x03\x04" + bytes(100)])
     def test_other_bytes(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "vae.pt"
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="vae.pt"):
+        with pytest.raises(CheckpointError, match=r"vae\.pt"):
             load_aurora_checkpoint(path)
 
     def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="vae.pt"):
+        with pytest.raises(CheckpointError, match=r"vae\.pt"):
             load_aurora_checkpoint(tmp_path / "vae.pt")
 
     @pytest.mark.parametrize(

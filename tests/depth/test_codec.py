@@ -354,7 +354,7 @@ class TestDamage:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("socket.getaddrinfo", refuse)
         for form in (name, Path(name)):
-            with pytest.raises(CheckpointError, match="expected a directory with config.json"):
+            with pytest.raises(CheckpointError, match=r"expected a directory with config\.json"):
                 DepthCodec.from_pretrained(form)
 
     def test_a_file_is_no_codec(self, tmp_path: Path) -> None:
