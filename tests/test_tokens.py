@@ -1,25 +1,41 @@
-"""Token sets: order, spelling, refusal."""
+"""The order of tokens is the order in a vocabulary; no other spelling is a token."""
+
+from __future__ import annotations
 
 import pytest
 
-from perceptok.tokens import DEPTH, PIXEL, TokenSet
+from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL, TokenSet
 
 
-def test_order_is_auroras() -> None:
-    assert DEPTH.tokens[:3] == ("<DEPTH_START>", "<DEPTH_END>", "<DEPTH_0>")
-    assert DEPTH.tokens[-1] == "<DEPTH_127>"
+def test_depth_tokens_are_markers_then_codes_in_order() -> None:
     assert len(DEPTH.tokens) == 130
-    assert PIXEL.tokens == tuple(f"<PIXEL_{code}>" for code in range(336))
+    assert DEPTH.tokens[:4] == ("<DEPTH_START>", "<DEPTH_END>", "<DEPTH_0>", "<DEPTH_1>")
+    assert DEPTH.tokens[-1] == "<DEPTH_127>"
+    assert DEPTH_GRID == (10, 10)
 
 
-def test_codes_and_tokens_are_inverse() -> None:
-    assert all(DEPTH.codes[DEPTH.token(code)] == code for code in range(128))
-    assert "<DEPTH_START>" not in DEPTH.codes
-
-
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"0\.\.127; got 128"):
-        DEPTH.token(128)
-    with pytest.raises(ValueError, match="no START marker"):
+def test_pixel_tokens_are_codes_alone() -> None:
+    assert len(PIXEL.tokens) == 336
+    assert (PIXEL.tokens[0], PIXEL.tokens[-1]) == ("<PIXEL_0>", "<PIXEL_335>")
+    with pytest.raises(ValueError, match="PIXEL token set has no START"):
         _ = PIXEL.start
-    assert TokenSet("LOC", 1000).token(999) == "<LOC_999>"
+    with pytest.raises(ValueError, match="PIXEL token set has no END"):
+        _ = PIXEL.end
+
+
+@pytest.mark.parametrize("tokens", [DEPTH, PIXEL])
+def test_codes_and_tokens_lead_to_each_other(tokens: TokenSet) -> None:
+    assert [tokens.codes[tokens.token(code)] for code in range(tokens.size)] == list(range(tokens.size))
+    assert len(set(tokens.tokens)) == len(tokens.tokens)
+    assert all((token in tokens.codes) == (token not in ("<DEPTH_START>", "<DEPTH_END>")) for token in tokens.tokens)
+
+
+@pytest.mark.parametrize(("tokens", "code"), [(DEPTH, -1), (DEPTH, 128), (PIXEL, 336)])
+def test_a_code_outside_is_refused(tokens: TokenSet, code: int) -> None:
+    with pytest.raises(ValueError, match=f"got {code}"):
+        tokens.token(code)
+
+
+def test_pattern_finds_what_looks_like_a_token() -> None:
+    text = "a <DEPTH_007><PIXEL_3> <DEPTH_START> <DEPTH_999> <DEPTH_> <depth_1>"
+    assert DEPTH.pattern.findall(text) == ["007", "START", "999", ""]

@@ -118,14 +118,21 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
     except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}); fetch the file again") from error
     weights = saved.get("weights") if isinstance(saved, dict) else None
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"{path}: expected a dictionary with the key 'weights', as AiT and AURORA save it")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(
+            f"{path}: expected a dictionary with a dictionary of tensors under 'weights', as AiT and AURORA save it"
+        )
     state = {key.removeprefix("module."): value.float() for key, value in weights.items()}
     missing = {"encoder.0.weight", "_vq_vae._embedding"} - state.keys()
     if missing:
         raise CheckpointError(f"{path}: not an AiT / AURORA depth VQ-VAE: it has no {', '.join(sorted(missing))}")
     codebook = state.pop("_vq_vae._embedding")
-    size, dim = codebook.shape
-    config = AuroraConfig(int(state["encoder.0.weight"].shape[0]), int(size), int(dim))
+    first = state["encoder.0.weight"]
+    if codebook.ndim != 2 or first.ndim != 4:
+        raise CheckpointError(
+            f"{path}: the codebook has shape {tuple(codebook.shape)}, expected (128, D), and the first convolution "
+            f"{tuple(first.shape)}, expected (width, 1, 4, 4): not an AiT / AURORA depth VQ-VAE"
+        )
+    config = AuroraConfig(int(first.shape[0]), *(int(length) for length in codebook.shape))
     networks = {key: value for key, value in state.items() if not key.startswith("_vq_vae.")}
     return config, {**networks, "codebook": codebook}

@@ -32,7 +32,12 @@ _TOKENS = np.array([DEPTH.token(code) for code in range(DEPTH.size)], dtype=obje
 
 def checked_codes(codes: ArrayLike) -> np.ndarray:
     """Codes as int64 of shape (10, 10) or (B, 10, 10); raises MalformedBlockError for anything else."""
-    array = np.asarray(codes)
+    try:
+        array = np.asarray(codes)
+    except ValueError as error:
+        raise MalformedBlockError(
+            f"codes have shape (10, 10) or (B, 10, 10); got no regular array ({error})"
+        ) from error
     if array.ndim not in (2, 3) or array.shape[-2:] != DEPTH_GRID:
         raise MalformedBlockError(f"codes have shape (10, 10) or (B, 10, 10); got {array.shape}")
     if array.dtype.kind not in "iu":

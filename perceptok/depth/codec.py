@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +41,9 @@ Depth = ArrayLike | DepthMap | Nearness | Sequence[DepthMap | Nearness]
 _FORMAT = 1
 _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""`owner/name`; anything else, `./name` and `../name` among it, is a path."""
 
 _NEAR_TIE = 1e-4
 """Relative difference of squared distances under which rounding might decide between two codes. Networks in float32
@@ -133,7 +137,7 @@ class DepthCodec(ModelHubMixin):
             raise ValueError(f"the temperature must be positive; got {temperature}")
         with torch.no_grad():
             probs = [
-                (-self.model.distances(self.model.features(chunk)) / temperature).softmax(-1)
+                _softened(self.model.distances(self.model.features(chunk)), temperature)
                 for chunk in self._chunks(depth, batch_size)
             ]
         joined = torch.cat(probs) if probs else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
@@ -158,6 +162,7 @@ class DepthCodec(ModelHubMixin):
         Raises:
             MalformedBlockError: Another shape or type, or a code outside 0..127.
         """
+        _check_batch_size(batch_size)
         array = checked_codes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
         grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
         size = self.preprocessing.size
@@ -223,7 +228,9 @@ class DepthCodec(ModelHubMixin):
         if pretrained_model_name_or_path is None:
             pretrained_model_name_or_path = Path(str(files("perceptok.depth") / "weights"))
         place = Path(pretrained_model_name_or_path)
-        named_a_path = isinstance(pretrained_model_name_or_path, Path) or place.is_absolute() or len(place.parts) != 2
+        named_a_path = isinstance(pretrained_model_name_or_path, Path) or not _HUB_ID.fullmatch(
+            pretrained_model_name_or_path
+        )
         if place.is_file() or (named_a_path and not place.is_dir()):
             raise CheckpointError(
                 f"{place}: expected a directory with {_CONFIG_NAME} and {_WEIGHTS_NAME}, as save_pretrained writes it "
@@ -268,12 +275,13 @@ class DepthCodec(ModelHubMixin):
             state = load_file(weights)
         except (OSError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
             raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error
-        if not isinstance(values, dict) or values.keys() != {"format", "model", "preprocessing"}:
-            raise ConfigError(f"{config}: expected exactly the keys format, model, preprocessing")
-        if values["format"] != _FORMAT:
+        # The format first: a later one may well have other keys.
+        if isinstance(values, dict) and values.get("format", _FORMAT) != _FORMAT:
             raise CheckpointError(
                 f"{config}: format {values['format']!r}, but this version reads {_FORMAT}: update perceptok"
             )
+        if not isinstance(values, dict) or values.keys() != {"format", "model", "preprocessing"}:
+            raise ConfigError(f"{config}: expected exactly the keys format, model, preprocessing")
         preprocessing = Preprocessing.from_dict(values["preprocessing"])
         return cls(_filled(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
 
@@ -306,8 +314,7 @@ class DepthCodec(ModelHubMixin):
 
     def _chunks(self, depth: Tensor | Depth, batch_size: int) -> Iterator[Tensor]:
         """The networks' input, (b, 1, 320, 320) at a time."""
-        if batch_size < 1:
-            raise ValueError(f"the batch size is at least 1; got {batch_size}")
+        _check_batch_size(batch_size)
         maps = [depth] if isinstance(depth, DepthMap | Nearness) else depth
         if isinstance(maps, Sequence) and all(isinstance(one, DepthMap | Nearness) for one in maps):
             known = cast("Sequence[DepthMap | Nearness]", maps)
@@ -320,7 +327,7 @@ class DepthCodec(ModelHubMixin):
 
     def _square(self, depth: DepthMap | Nearness) -> Tensor:
         nearness = depth.to_nearness() if isinstance(depth, DepthMap) else depth
-        return self.preprocessing.square(torch.from_numpy(nearness.values)[None])
+        return self.preprocessing.square(torch.from_numpy(_owned(nearness.values))[None])
 
     def _prepared(self, squares: Tensor) -> Tensor:
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
@@ -374,7 +381,7 @@ def _filled(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthV
 
 def _checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
     """Nearness of any accepted form as (B, H, W) float32; raises DepthMapError."""
-    tensor = maps if isinstance(maps, Tensor) else torch.from_numpy(np.ascontiguousarray(_numeric(maps)))
+    tensor = maps if isinstance(maps, Tensor) else torch.from_numpy(_numeric(maps))
     if not tensor.is_floating_point():
         raise DepthMapError(
             f"nearness is a float in [0, 1]; got {tensor.dtype}. Say what the integers mean: "
@@ -400,7 +407,27 @@ def _checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
 
 
 def _numeric(maps: ArrayLike) -> np.ndarray:
-    array = np.asarray(maps)
+    try:
+        array = np.asarray(maps)
+    except (TypeError, ValueError) as error:
+        raise DepthMapError(
+            f"not an array of numbers ({error}); maps of several sizes are passed as a list of DepthMap"
+        ) from error
     if array.dtype.kind not in "fiu":
         raise DepthMapError(f"a depth map is an array of numbers; got {array.dtype}")
-    return array
+    return _owned(array) if array.dtype.kind == "f" else array.astype(np.int64)
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """A float32 copy that PyTorch can hold: it takes no read-only memory, reversed axes or foreign byte order."""
+    return np.array(array, dtype=np.float32, order="C")
+
+
+def _softened(distances: Tensor, temperature: float) -> Tensor:
+    """Softmax of negative distances (..., K); relative to the least one, or all overflow at a low temperature."""
+    return ((distances.amin(-1, keepdim=True) - distances) / temperature).softmax(-1)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"the batch size is at least 1; got {batch_size}")

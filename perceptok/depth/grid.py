@@ -113,13 +113,14 @@ class _Gather(nn.Module):
     def __init__(self, factor: int, narrow: int, wide: int) -> None:
         super().__init__()
         self.factor = factor
-        self.project = nn.Linear(factor * factor * narrow, wide)
+        self.gathered = factor * factor * narrow
+        self.project = nn.Linear(self.gathered, wide)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         f = self.factor
         x = x.view(batch, height // f, f, width // f, f, channels).permute(0, 1, 3, 2, 4, 5)
-        gathered: Tensor = self.project(x.reshape(batch, height // f, width // f, -1))
+        gathered: Tensor = self.project(x.reshape(batch, height // f, width // f, self.gathered))
         return gathered
 
 
@@ -129,13 +130,14 @@ class _Spread(nn.Module):
     def __init__(self, factor: int, wide: int, narrow: int) -> None:
         super().__init__()
         self.factor = factor
+        self.narrow = narrow
         self.project = nn.Linear(wide, factor * factor * narrow)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
         f = self.factor
-        x = self.project(x).view(batch, height, width, f, f, -1).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, height * f, width * f, -1)
+        x = self.project(x).view(batch, height, width, f, f, self.narrow).permute(0, 1, 3, 2, 4, 5)
+        return x.reshape(batch, height * f, width * f, self.narrow)
 
 
 def _separable(width: int, config: GridConfig, count: int) -> nn.Sequential:

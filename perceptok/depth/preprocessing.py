@@ -78,5 +78,8 @@ def nearest_resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _picked(length: int, size: int) -> np.ndarray:
-    """Source index of each target pixel: the pixel under its centre, as Pillow's NEAREST picks it."""
+    """Source index of each target pixel: the pixel under its centre, as Pillow's NEAREST picks it.
+
+    Where a centre falls on the edge of two pixels, rounding may decide otherwise than in Pillow.
+    """
     return np.asarray(np.floor((np.arange(size) + 0.5) * (length / size)), dtype=np.int64)

@@ -113,7 +113,7 @@ def evaluate_depth_codec(
         advance: Called after every map.
 
     Raises:
-        DepthMapError: None of the maps can be read.
+        DepthMapError: There are no maps, or none can be read.
     """
     rows: dict[int, list[_Row]] = {side: [] for side in (0, *LADDER)}
     failures: list[Failure] = []
@@ -136,6 +136,8 @@ def evaluate_depth_codec(
             # The same seed for every rung: the same markers.
             rows[side].append(_row(file, truth, one, np.random.default_rng([seed, index])))
         advance()
+    if not maps:
+        raise DepthMapError("no maps to score a codec on; name at least one")
     if not rows[0]:
         raise DepthMapError(f"none of the {len(maps)} maps can be read; the first: {failures[0].reason}")
     return DepthReport(

@@ -2,83 +2,164 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from hypothesis.strategies import integers
 
-from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, checked_codes
+from perceptok.depth.blocks import (
+    BLOCK_BYTES,
+    block_from_bytes,
+    block_from_text,
+    block_to_bytes,
+    block_to_text,
+    checked_codes,
+)
 from perceptok.errors import MalformedBlockError
 
-GRIDS = arrays(np.int64, (10, 10), elements=integers(0, 127))
-COUNTING = np.arange(100).reshape(10, 10)
+GRIDS = arrays(np.int64, (10, 10), elements=st.integers(0, 127))
+ORDERED = np.arange(100).reshape(10, 10)
 
 
-@given(GRIDS)
-def test_text_and_bytes_are_exact_inverses(codes: np.ndarray) -> None:
-    assert np.array_equal(block_from_text(block_to_text(codes)), codes)
-    assert np.array_equal(block_from_bytes(block_to_bytes(codes)), codes)
-    assert len(block_to_bytes(codes)) == 88
+def tokens(count: int, code: str = "5") -> str:
+    return f"<DEPTH_{code}>" * count
 
 
-def test_golden_text() -> None:
-    text = block_to_text(COUNTING)
-    assert text.startswith("<DEPTH_START><DEPTH_0><DEPTH_1>")
-    assert text.endswith("<DEPTH_98><DEPTH_99><DEPTH_END>")
+def block(body: str) -> str:
+    return f"<DEPTH_START>{body}<DEPTH_END>"
 
 
-def test_golden_bytes() -> None:
-    codes = np.zeros((10, 10), dtype=np.int64)
-    codes[0, 0], codes[0, 1], codes[9, 9] = 127, 1, 127
-    # 1111111 0000001 0... and 99 * 7 = 693 = 86 * 8 + 5 bits before the last code.
-    assert block_to_bytes(codes) == bytes([0b11111110, 0b00000100, *[0] * 84, 0b00000111, 0b11110000])
+class TestText:
+    @given(GRIDS)
+    @settings(max_examples=50)
+    def test_there_and_back(self, codes: np.ndarray) -> None:
+        back = block_from_text(block_to_text(codes))
+        assert back.dtype == np.int64
+        np.testing.assert_array_equal(back, codes)
+
+    def test_row_major_and_nothing_between(self) -> None:
+        assert block_to_text(ORDERED) == block("".join(f"<DEPTH_{code}>" for code in range(100)))
+
+    @given(GRIDS, st.integers(0, 101), st.sampled_from([" ", "\n", "<DEPTH_3>", "x", "<"]))
+    @settings(max_examples=50)
+    def test_anything_put_between_tokens_is_found(self, codes: np.ndarray, place: int, extra: str) -> None:
+        pieces = block_to_text(codes).replace("><", ">\0<").split("\0")
+        before = "".join(pieces[:place])
+        with pytest.raises(MalformedBlockError) as refused:
+            block_from_text(before + extra + "".join(pieces[place:]))
+        # One code too many shows where the end should have been.
+        expected = len("".join(pieces[:100])) + len(extra) if extra == "<DEPTH_3>" and place else len(before)
+        assert f"at character {expected}" in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "expected <DEPTH_START> at character 0, found the end of the text"),
+            (tokens(100) + "<DEPTH_END>", "expected <DEPTH_START> at character 0, found '<DEPTH_5>'"),
+            (
+                block(tokens(99)),
+                "expected a code token at character 904 after 99 of 100 codes, found '<DEPTH_END>'",
+            ),
+            (block(tokens(101)), "expected <DEPTH_END> at character 913 after 100 of 100 codes, found '<DEPTH_5>'"),
+            (
+                block(tokens(100)).removesuffix("<DEPTH_END>"),
+                "expected <DEPTH_END> at character 913 after 100 of 100 codes, found the end of the text",
+            ),
+            (
+                block(tokens(2) + "<DEPTH_128>" + tokens(97)),
+                "at character 31 after 2 of 100 codes, found '<DEPTH_128>' (codes are 0..127, one spelling each)",
+            ),
+            (
+                block("<DEPTH_007>" + tokens(99)),
+                "at character 13 after 0 of 100 codes, found '<DEPTH_007>' (codes are 0..127, one spelling each)",
+            ),
+            (block(tokens(1) + "<PIXEL_5>" + tokens(98)), "at character 22 after 1 of 100 codes, found '<PIXEL_5>'"),
+            (block(tokens(50) + "cat" + tokens(50)), "at character 463 after 50 of 100 codes, found 'cat'"),
+            (block(tokens(1) + "<DEPTH_\u0663>" + tokens(98)), "at character 22"),
+            (block(tokens(1) + "<DEPTH_-1>" + tokens(98)), "at character 22"),
+            (block(tokens(100)) + "\n", "expected the end of the text at character 924, found '\\n'"),
+            (block(tokens(100)) * 2, "expected the end of the text at character 924, found '<DEPTH_START>"),
+            ("y" * 99, "found '" + "y" * 37 + "...'"),
+        ],
+    )
+    def test_what_is_wrong_and_where(self, text: str, message: str) -> None:
+        with pytest.raises(MalformedBlockError) as refused:
+            block_from_text(text)
+        assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda t: t.replace("<DEPTH_99>", ""),
-            "expected a code token at character 993 after 99 of 100 codes, found '<DEPTH_END>'",
-        ),
-        (
-            lambda t: t.replace("<DEPTH_99>", "<DEPTH_99><DEPTH_5>"),
-            "expected <DEPTH_END> at character 1003 .*'<DEPTH_5>'",
-        ),
-        (
-            lambda t: t.replace("<DEPTH_7>", "<DEPTH_128>"),
-            r"at character \d+ after 7 of 100 codes, found '<DEPTH_128>' .*0..127",
-        ),
-        (lambda t: t.replace("<DEPTH_7>", "<DEPTH_007>"), "found '<DEPTH_007>' .*one spelling"),
-        (lambda t: t.replace("<DEPTH_7>", "<PIXEL_7>"), "found '<PIXEL_7>'"),
-        (lambda t: t.replace("<DEPTH_7>", " "), "found ' '"),
-        (lambda t: t.removeprefix("<DEPTH_START>"), "expected <DEPTH_START> at character 0, found '<DEPTH_0>'"),
-        (
-            lambda t: t.removesuffix("<DEPTH_END>"),
-            "expected <DEPTH_END> at character 1003 .* found the end of the text",
-        ),
-        (lambda t: t + "!", "expected the end of the text at character 1014, found '!'"),
-        (lambda t: t[:500], "found '<DEPTH"),
-        (lambda t: "", "expected <DEPTH_START> at character 0, found the end of the text"),
-    ],
-)
-def test_malformed_text_says_where_and_what(change, message: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(MalformedBlockError, match=message):
-        block_from_text(change(block_to_text(COUNTING)))
+class TestBytes:
+    @given(GRIDS)
+    @settings(max_examples=50)
+    def test_there_and_back(self, codes: np.ndarray) -> None:
+        data = block_to_bytes(codes)
+        back = block_from_bytes(data)
+        assert len(data) == BLOCK_BYTES == 88
+        assert back.dtype == np.int64
+        np.testing.assert_array_equal(back, codes)
+
+    @given(st.binary(min_size=87, max_size=87), st.integers(0, 15))
+    @settings(max_examples=50)
+    def test_every_accepted_string_is_what_its_codes_give(self, most: bytes, last: int) -> None:
+        data = most + bytes([last << 4])
+        assert block_to_bytes(block_from_bytes(data)) == data
+
+    def test_golden(self) -> None:
+        codes = np.zeros((10, 10), dtype=np.int64)
+        # 1111111 0000001 1000000 0101010 ... 1010101 and four zero bits, written out by hand.
+        codes[0, :4] = 127, 1, 64, 42
+        codes[9, 9] = 85
+        data = block_to_bytes(codes)
+        assert data[:4] == bytes([0b11111110, 0b00000110, 0b00000010, 0b10100000])
+        assert data[4:86] == bytes(82)
+        # Code 99 begins at bit 693, the sixth of byte 86.
+        assert data[86:] == bytes([0b00000101, 0b01010000])
+
+    @pytest.mark.parametrize("length", [0, 87, 89])
+    def test_another_length(self, length: int) -> None:
+        with pytest.raises(MalformedBlockError, match=f"88 bytes; got {length}"):
+            block_from_bytes(bytes(length))
+
+    @pytest.mark.parametrize("padding", [1, 2, 4, 8])
+    def test_padding_is_zero(self, padding: int) -> None:
+        with pytest.raises(MalformedBlockError, match="last 4 bits"):
+            block_from_bytes(bytes(87) + bytes([padding]))
 
 
-def test_malformed_bytes_and_codes() -> None:
-    with pytest.raises(MalformedBlockError, match="88 bytes; got 87"):
-        block_from_bytes(bytes(87))
-    with pytest.raises(MalformedBlockError, match="last 4 bits"):
-        block_from_bytes(bytes(87) + b"\x01")
-    with pytest.raises(MalformedBlockError, match=r"found 128 at \(3, 4\)"):
-        checked_codes(np.where(np.arange(100).reshape(10, 10) == 34, 128, 0))
-    with pytest.raises(MalformedBlockError, match="integers; got float64"):
-        checked_codes(np.zeros((10, 10)))
-    for shape in ((99,), (100,), (10, 9), (1, 1, 10, 10)):
-        with pytest.raises(MalformedBlockError, match="shape"):
-            checked_codes(np.zeros(shape, dtype=int))
-    with pytest.raises(MalformedBlockError, match="one by one"):
-        block_to_text(np.zeros((2, 10, 10), dtype=int))
+class TestCodes:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
+    def test_every_integer_type(self, dtype: type) -> None:
+        assert checked_codes(ORDERED.astype(dtype)).dtype == np.int64
+        assert checked_codes(np.zeros((0, 10, 10), dtype)).shape == (0, 10, 10)
+
+    def test_a_copy(self) -> None:
+        codes = ORDERED.copy()
+        checked_codes(codes)[0, 0] = 7
+        assert codes[0, 0] == 0
+
+    @pytest.mark.parametrize(
+        ("codes", "message"),
+        [
+            (np.zeros((10, 9), int), "got (10, 9)"),
+            (np.zeros(100, int), "got (100,)"),
+            (np.zeros((1, 1, 10, 10), int), "got (1, 1, 10, 10)"),
+            (np.zeros((10, 10)), "got float64"),
+            (np.zeros((10, 10), bool), "got bool"),
+            ([[1], [2, 3]], "(10, 10)"),
+            (np.where(ORDERED == 37, 128, 0), "found 128 at (3, 7)"),
+            (np.where(ORDERED == 99, -1, 0), "found -1 at (9, 9)"),
+            (np.stack([ORDERED, np.where(ORDERED == 5, 2**40, 0)]), f"found {2**40} at (1, 0, 5)"),
+        ],
+    )
+    def test_what_is_no_grid(self, codes: Any, message: str) -> None:
+        with pytest.raises(MalformedBlockError) as refused:
+            checked_codes(codes)
+        assert message in str(refused.value)
+
+    @pytest.mark.parametrize("write", [block_to_text, block_to_bytes])
+    def test_one_block_holds_one_grid(self, write: Any) -> None:
+        with pytest.raises(MalformedBlockError, match="one by one"):
+            write(np.zeros((1, 10, 10), int))
