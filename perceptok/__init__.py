@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from perceptok.depth.training import TrainingConfig, train_depth_codec
     from perceptok.errors import MalformedBlockError, PerceptokError
     from perceptok.tokens import DEPTH, PIXEL, TokenSet
+    from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "MalformedBlockError": "perceptok.errors",
     "Nearness": "perceptok.depth.maps",
     "PIXEL": "perceptok.tokens",
+    "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
     "TokenSet": "perceptok.tokens",
     "TrainingConfig": "perceptok.depth.training",
@@ -36,6 +38,7 @@ __all__ = [
     "DepthMap",
     "MalformedBlockError",
     "Nearness",
+    "PerceptionVocabulary",
     "PerceptokError",
     "TokenSet",
     "TrainingConfig",

@@ -1,14 +1,21 @@
 """The one family of errors: every message says what came, what was expected, and what to do."""
 
 __all__ = [
+    "AlignmentError",
+    "AnnotationError",
+    "BoxError",
     "CheckpointError",
     "ConfigError",
+    "ConstraintError",
     "DepthMapError",
     "MalformedBlockError",
+    "MalformedBoxError",
     "MissingExtraError",
+    "ObjectiveError",
     "OutputError",
     "PerceptokError",
     "TrainingError",
+    "VocabularyError",
 ]
 
 
@@ -26,6 +33,34 @@ class DepthMapError(PerceptokError, ValueError):
 
 class MalformedBlockError(PerceptokError, ValueError):
     """A text or byte string is not a depth block, or codes do not form one."""
+
+
+class BoxError(PerceptokError, ValueError):
+    """Boxes, points or an image's size cannot be encoded: not finite, upside down, outside, or of another shape."""
+
+
+class MalformedBoxError(PerceptokError, ValueError):
+    """A text is not a box or a list of boxes."""
+
+
+class AnnotationError(PerceptokError, ValueError):
+    """An annotation file is damaged or contradicts itself."""
+
+
+class VocabularyError(PerceptokError, ValueError):
+    """A tokenizer, its perception tokens and a model do not fit together."""
+
+
+class AlignmentError(PerceptokError, ValueError):
+    """A cost matrix has no one-to-one map, or a map and a vocabulary do not fit together."""
+
+
+class ObjectiveError(PerceptokError, ValueError):
+    """A loss or a curriculum got tensors of another shape, or values outside their range."""
+
+
+class ConstraintError(PerceptokError, ValueError):
+    """Constrained decoding cannot go on: grammar, tokenizer, prompt or scores contradict each other."""
 
 
 class CheckpointError(PerceptokError, ValueError):

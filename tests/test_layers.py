@@ -24,7 +24,7 @@ FLOORS: dict[str, set[str]] = {
     "evaluation": {"tokens", "depth", "boxes"},
     "llava": {"tokens", "depth", "boxes", "vocabulary", "decoding", "objectives", "data", "evaluation"},
 }
-WITHOUT_TRANSFORMERS = {"errors", "files", "tokens", "depth", "data"}
+WITHOUT_TRANSFORMERS = {"errors", "files", "tokens", "depth", "boxes", "data"}
 
 LIBRARY = sorted((ROOT / "perceptok").rglob("*.py"))
 COMMANDS = sorted((ROOT / "perceptok_cli").rglob("*.py"))

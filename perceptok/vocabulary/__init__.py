@@ -1,0 +1,1 @@
+"""Perception tokens in a language model's vocabulary."""

@@ -1,0 +1,150 @@
+"""Perception tokens by name, code and id: what one tokenizer calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self, overload
+
+import torch
+from torch import Tensor
+
+from perceptok.errors import VocabularyError
+from perceptok.tokens import DEPTH, PIXEL, TokenSet
+
+__all__ = ["PerceptionVocabulary", "Tokenizer"]
+
+KNOWN_SETS = (DEPTH, PIXEL)
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer here: every fast one of transformers qualifies."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class PerceptionVocabulary:
+    """Token sets <-> ids of one tokenizer, looked up by name and never assumed.
+
+    Attributes:
+        token_sets: The sets it holds, in vocabulary order.
+        size: One more than the largest id of the tokenizer, and at least its length; logits may be wider (padding).
+    """
+
+    def __init__(self, token_sets: Sequence[TokenSet], ids: Mapping[str, int], size: int) -> None:
+        self.token_sets = tuple(token_sets)
+        self.size = size
+        self._ids = {token: ids[token] for one in self.token_sets for token in one.tokens}
+        self._set_of = torch.full((size,), -1, dtype=torch.int64)
+        self._code_of = torch.full((size,), -1, dtype=torch.int64)
+        self._perception = torch.zeros(size, dtype=torch.bool)
+        self._perception[list(self._ids.values())] = True
+        for number, one in enumerate(self.token_sets):
+            ids_of_codes = self.ids(one)
+            self._set_of[ids_of_codes] = number
+            self._code_of[ids_of_codes] = torch.arange(one.size)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Tokenizer, token_sets: Sequence[TokenSet] | None = None) -> Self:
+        """Look the tokens up in a tokenizer.
+
+        Args:
+            tokenizer: One that has the tokens already (see `extend_vocabulary`).
+            token_sets: The sets to look up; without it, those of DEPTH and PIXEL that the tokenizer has.
+
+        Raises:
+            VocabularyError: A set is missing or only partly there; the message names the first token missing.
+        """
+        known = tokenizer.get_vocab()
+        wanted = tuple(token_sets) if token_sets is not None else _present(known)
+        for one in wanted:
+            missing = [token for token in one.tokens if token not in known]
+            if missing:
+                raise VocabularyError(
+                    f"the tokenizer lacks {len(missing)} of the {len(one.tokens)} {one.name} tokens, {missing[0]} "
+                    "first; add them with extend_vocabulary"
+                )
+        if not wanted:
+            raise VocabularyError("the tokenizer has no perception tokens; add them with extend_vocabulary")
+        return cls(wanted, known, max(len(tokenizer), max(known.values()) + 1))
+
+    def has(self, token_set: TokenSet) -> bool:
+        """Whether the set is part of this vocabulary."""
+        return token_set in self.token_sets
+
+    def token_id(self, token_set: TokenSet, code: int) -> int:
+        """The id of a code's token; raises VocabularyError for a set it lacks, ValueError for a code out of range."""
+        return self._id(token_set, token_set.token(code))
+
+    def start_id(self, token_set: TokenSet) -> int:
+        """The id of the token that opens a block."""
+        return self._id(token_set, token_set.start)
+
+    def end_id(self, token_set: TokenSet) -> int:
+        """The id of the token that closes a block."""
+        return self._id(token_set, token_set.end)
+
+    def ids(self, token_set: TokenSet) -> Tensor:
+        """The ids of a set's codes, (size,) int64: entry k is code k's."""
+        return torch.tensor([self.token_id(token_set, code) for code in range(token_set.size)])
+
+    @property
+    def all_ids(self) -> Tensor:
+        """The ids of every perception token, markers included, in vocabulary order: (N,) int64."""
+        return torch.tensor(list(self._ids.values()))
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Token -> id of every perception token, in vocabulary order."""
+        return dict(self._ids)
+
+    def code(self, token_id: int) -> tuple[TokenSet, int]:
+        """The set and code of a code token's id.
+
+        Raises:
+            VocabularyError: The id is a marker's, or no perception token's.
+        """
+        number = int(self._set_of[token_id]) if 0 <= token_id < self.size else -1
+        if number < 0:
+            raise VocabularyError(f"token id {token_id} is no code of {', '.join(one.name for one in self.token_sets)}")
+        return self.token_sets[number], int(self._code_of[token_id])
+
+    def codes(self, token_ids: Tensor, token_set: TokenSet) -> Tensor:
+        """Ids of any shape -> codes of a set, int64 of the same shape and device; -1 for what is none of its codes."""
+        self._require(token_set)
+        table = torch.where(self._set_of == self.token_sets.index(token_set), self._code_of, -1)
+        return _looked_up(table, token_ids, -1)
+
+    @overload
+    def is_perception(self, token_ids: int) -> bool: ...
+    @overload
+    def is_perception(self, token_ids: Tensor) -> Tensor: ...
+    def is_perception(self, token_ids: int | Tensor) -> bool | Tensor:
+        """Whether ids are perception tokens, markers included; bool of the same shape."""
+        if isinstance(token_ids, Tensor):
+            return _looked_up(self._perception, token_ids, 0)
+        return 0 <= token_ids < self.size and bool(self._perception[token_ids])
+
+    def _id(self, token_set: TokenSet, token: str) -> int:
+        self._require(token_set)
+        return self._ids[token]
+
+    def _require(self, token_set: TokenSet) -> None:
+        if token_set not in self.token_sets:
+            raise VocabularyError(
+                f"this vocabulary has no {token_set.name} tokens, only "
+                f"{', '.join(one.name for one in self.token_sets)}; add them with extend_vocabulary"
+            )
+
+
+def _present(known: Mapping[str, int]) -> tuple[TokenSet, ...]:
+    return tuple(one for one in KNOWN_SETS if any(token in known for token in one.tokens))
+
+
+def _looked_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
+    table = table.to(token_ids.device)
+    inside = (token_ids >= 0) & (token_ids < len(table))
+    return torch.where(inside, table[token_ids.clamp(0, len(table) - 1)], otherwise).to(table.dtype)
