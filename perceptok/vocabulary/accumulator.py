@@ -60,8 +60,8 @@ class AlignmentAccumulator:
         soft = teacher.is_floating_point()
         if log_probs.shape[-1:] != (width,) or teacher.shape != (*places, size)[: len(places) + soft]:
             raise AlignmentError(
-                f"log-probabilities have shape (..., {width}) and a teacher (..., {size}) if soft, (...,) if hard, with "
-                f"the same positions; got {tuple(log_probs.shape)} and {tuple(teacher.shape)}"
+                f"log-probabilities have shape (..., {width}), a teacher (..., {size}) if soft, (...,) if hard, at the "
+                f"same positions; got {tuple(log_probs.shape)} and {tuple(teacher.shape)}"
             )
         if mask is not None and (mask.dtype != torch.bool or mask.shape != places):
             raise AlignmentError(f"a mask is bool {tuple(places)}; got {mask.dtype} {tuple(mask.shape)}")
@@ -70,7 +70,8 @@ class AlignmentAccumulator:
             kept = mask.reshape(-1).nonzero()[:, 0]
             rows, logs = rows[kept.to(rows.device)], logs[kept.to(logs.device)]
         _check(rows, logs, size)
-        for q, log_p in zip(rows.split(_ROWS), logs.split(_ROWS), strict=True):
+        for start in range(0, len(rows), _ROWS):
+            q, log_p = rows[start : start + _ROWS], logs[start : start + _ROWS]
             log_p = log_p.to(self.cost.device, torch.float64)
             if soft:
                 self.cost.sub_(q.to(self.cost.device, torch.float64).T @ log_p)
@@ -123,7 +124,7 @@ def _check(rows: Tensor, logs: Tensor, size: int) -> None:
         )
     if not rows.is_floating_point():
         if ((rows < 0) | (rows >= size)).any():
-            raise AlignmentError(f"codes are 0..{size - 1}; found {int(rows.min())}..{int(rows.max())}: mask the others")
+            raise AlignmentError(f"codes are 0..{size - 1}; found {int(rows.min())}..{int(rows.max())}; mask them")
         return
     sums = rows.double().sum(-1)
     if not ((sums - 1).abs() <= _ROW_SUM).all() or not (rows >= 0).all():

@@ -160,9 +160,9 @@ def align_vocabularies(
 ) -> VocabularyAlignment:
     """The one-to-one map M that minimises sum_i cost[i, M(i)] (Eq. 1 of arXiv 2412.03548).
 
-    Of several cheapest maps the one that keeps most of `start` is taken, and without `start` most of the identity: equal
-    costs give equal maps, and codes that were never seen (rows of zeros) stay where they are, if others leave them
-    room. With `candidates`, that is so only where all of `start` is among the cheapest.
+    Of several cheapest maps the one that keeps most of `start` is taken, and without `start` most of the identity:
+    equal costs give equal maps, and codes that were never seen (rows of zeros) stay where they are if others leave
+    them room. For matrices above 2048 x 2048, and with `candidates`, that is so only where all of `start` is cheapest.
 
     Args:
         cost: (|V_spec|, |V_aux|): cost[i, j] = -sum over positions of q_i log p_j, as `AlignmentAccumulator` gathers
@@ -191,9 +191,7 @@ def align_vocabularies(
         found = solve_exactly(matrix, preferred, warm=start is not None)
     else:
         if candidates < 1 or not tolerance >= 0:
-            raise AlignmentError(
-                f"candidates is at least 1 and tolerance at least 0; got {candidates} and {tolerance}"
-            )
+            raise AlignmentError(f"candidates is at least 1 and tolerance at least 0; got {candidates} and {tolerance}")
         found = solve_among_candidates(matrix, preferred, candidates=candidates, tolerance=tolerance)
     return VocabularyAlignment(tuple(found.columns.tolist()), width, found.cost, found.lower_bound)
 

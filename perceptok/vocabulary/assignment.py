@@ -20,7 +20,10 @@ _SETTLED = 8 * np.finfo(np.float64).eps
 """Differences below this part of the largest cost are rounding."""
 
 _PAIRS = 16
-"""Cheapest pairs of every row that prices are sought on first, when the whole matrix has been solved."""
+"""Cheapest pairs of every row that prices are sought on first."""
+
+_TIES = 1 << 22
+"""Matrices of up to 2048 x 2048: there ties are broken pair by pair; at 8192 x 8192 that took longer than solving."""
 
 _ELEMENTS = 1 << 20
 """Elements of the matrix that are worked on at once: 8 MB in float64."""
@@ -49,20 +52,18 @@ def solve_exactly(cost: np.ndarray, preferred: np.ndarray, *, warm: bool = False
         warm: The preferred pairs are an earlier solution: see first whether they still are one.
     """
     cost = np.ascontiguousarray(cost, dtype=np.float64)
-    rows = np.arange(len(cost))
-    pairs = _cheapest(cost, min(_PAIRS, cost.shape[1]))
-    proof = _proof(cost, preferred, pairs) if warm else None
-    columns = preferred
-    if proof is None:
-        columns = linear_sum_assignment(cost)[1].astype(np.int64)
-        proof = _proof(cost, columns, pairs)
-    total = float(cost[rows, columns].sum())
-    if proof is None:  # optimal but for rounding, which makes a circle of pairs look cheaper
-        return Assignment(columns, total, total)
-    if columns is not preferred:
-        columns = _nearest_to_preferred(cost, columns, proof, preferred)
-        total = float(cost[rows, columns].sum())
-    return Assignment(columns, total, total)
+    if warm and _proof(cost, preferred) is not None:
+        return _exact(cost, preferred)
+    found = _exact(cost, linear_sum_assignment(cost)[1].astype(np.int64))
+    kept = _exact(cost, preferred)
+    if kept.cost <= found.cost:
+        return kept
+    if cost.size <= _TIES:
+        prices = _proof(cost, found.columns)
+        # There is none where rounding makes a circle of pairs look cheaper.
+        if prices is not None:
+            return _exact(cost, _nearest_to_preferred(cost, found.columns, prices, preferred))
+    return found
 
 
 def solve_among_candidates(
@@ -80,6 +81,7 @@ def solve_among_candidates(
         candidates: Pairs of each row to begin with.
         tolerance: Stop at cost - lower bound <= tolerance * |cost|; 0 asks for the optimum.
     """
+    cost = np.ascontiguousarray(cost)
     rows, width = cost.shape
     own = _keys(np.arange(rows), preferred, width)
     pairs = np.union1d(_cheapest(cost, min(candidates, width)), own)
@@ -91,21 +93,27 @@ def solve_among_candidates(
         columns = given[np.argsort(taken)].astype(np.int64)
         prices, _ = _prices(cost, columns, pairs)
         best, promising = _unpriced(cost, prices, columns, candidates)
-        total = float(cost[np.arange(rows), columns].sum(dtype=np.float64))
+        total = _exact(cost, columns).cost
         bound = min(total, float(best.sum() + prices.sum()))
         grown = np.union1d(pairs, promising)
         if len(grown) > len(pairs) and total - bound > tolerance * abs(total):
             pairs = grown
             continue
-        kept = float(cost[np.arange(rows), preferred].sum(dtype=np.float64))
-        if kept <= total:
-            columns, total = preferred, kept
+        kept = _exact(cost, preferred)
+        if kept.cost <= total:
+            columns, total = kept.columns, kept.cost
         return Assignment(columns, total, bound if len(promising) else total)
 
 
-def _proof(cost: np.ndarray, columns: np.ndarray, pairs: np.ndarray) -> np.ndarray | None:
+def _exact(cost: np.ndarray, columns: np.ndarray) -> Assignment:
+    total = float(cost[np.arange(len(cost)), columns].sum(dtype=np.float64))
+    return Assignment(columns, total, total)
+
+
+def _proof(cost: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
     """Prices which prove that an assignment is optimal; None where it is not."""
-    pairs = np.union1d(pairs, _keys(np.arange(len(cost)), columns, cost.shape[1]))
+    own = _keys(np.arange(len(cost)), columns, cost.shape[1])
+    pairs = np.union1d(_cheapest(cost, min(_PAIRS, cost.shape[1])), own)
     while True:
         prices, settled = _prices(cost, columns, pairs)
         if not settled:
@@ -177,9 +185,7 @@ def _cheapest(cost: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate(keys)
 
 
-def _unpriced(
-    cost: np.ndarray, prices: np.ndarray, columns: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _unpriced(cost: np.ndarray, prices: np.ndarray, columns: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Each row's cheapest element after prices, and keys of up to `count` pairs a row that beat the row's own."""
     slack = 2 * _slack(cost)
     best, keys = np.empty(len(cost)), [np.empty(0, dtype=np.int64)]
@@ -202,7 +208,8 @@ def _slack(cost: np.ndarray) -> float:
 
 
 def _keys(row: np.ndarray, column: np.ndarray, width: int) -> np.ndarray:
-    return np.asarray(row, dtype=np.int64) * width + column
+    keys: np.ndarray = np.asarray(row, dtype=np.int64) * width + column
+    return keys
 
 
 def _parts(cost: np.ndarray) -> Iterator[np.ndarray]:
