@@ -47,7 +47,7 @@ def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.
 
 
 def curriculum_temperature(step: int, total_steps: int, tau0: float, lam: float) -> float:
-    """tau = tau0 / (1 + lam * step / total_steps) (Eq. 4).
+    """The temperature tau = tau0 / (1 + lam * step / total_steps) (Eq. 4).
 
     The printed equation was not at hand; this form is a published summary's of the paper, where tau "gradually
     decreases", and the one under which lam in (-1, 0) makes it rise. With lam > 0 it falls from tau0 to

@@ -117,10 +117,11 @@ def _check_rows(rows: Tensor) -> None:
     sums = rows.sum(-1, dtype=torch.float64)
     allowed = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
     # NaN fails every comparison, so it cannot slip through.
-    if not ((sums - 1).abs() <= allowed).all() or not (rows >= 0).all():
-        worst = int((sums - 1).abs().nan_to_num(torch.inf).argmax())
+    fits = ((sums - 1).abs() <= allowed) & (rows >= 0).all(-1)
+    if not fits.all():
+        first = int((~fits).nonzero()[0])
         raise ObjectiveError(
-            f"a soft teacher's rows are probabilities that sum to 1; row {worst} of {len(rows)} sums to "
-            f"{float(sums[worst]):.6g} with a smallest entry of {float(rows[worst].min()):.3g}: pass encode_soft or a "
+            f"a soft teacher's rows are probabilities that sum to 1; row {first} of {len(rows)} sums to "
+            f"{float(sums[first]):.6g} with a smallest entry of {float(rows[first].min()):.3g}: pass encode_soft or a "
             "softmax, not logits"
         )

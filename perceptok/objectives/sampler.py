@@ -168,7 +168,10 @@ class CurriculumSampler(Sampler[list[int]]):
         return np.diff(np.floor(edges + shift)).astype(np.int64)
 
     def _drawn(self, first: int, last: int) -> np.ndarray:
-        return sum((self._counts(step) for step in range(first, last)), np.zeros(len(self.sizes), dtype=np.int64))
+        drawn = np.zeros(len(self.sizes), dtype=np.int64)
+        for step in range(first, last):
+            drawn += self._counts(step)
+        return drawn
 
     def _samples(self, task: int, first: int, count: int) -> np.ndarray:
         """The task's draws number first .. first + count - 1: one permutation of its samples after another."""
@@ -178,7 +181,7 @@ class CurriculumSampler(Sampler[list[int]]):
         for epoch in range(first // size, (first + count - 1) // size + 1):
             here = number // size == epoch
             chosen[here] = self._permutation(task, epoch)[number[here] % size]
-        return self._begin[task] + chosen
+        return chosen + int(self._begin[task])
 
     def _permutation(self, task: int, epoch: int) -> np.ndarray:
         if (task, epoch) not in self._shuffled:

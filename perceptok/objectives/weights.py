@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 
+import torch
 from torch import Tensor
 
 from perceptok.errors import ConfigError, ObjectiveError
@@ -50,10 +51,7 @@ class ObjectiveWeights:
         wanted = {name: weight for name, weight in weights.items() if weight}
         if missing := wanted.keys() - terms.keys():
             raise ObjectiveError(f"{', '.join(sorted(missing))} has a weight, but was not given")
-        first, *others = (weight * terms[name]() for name, weight in wanted.items())
-        for term in others:
-            first = first + term
-        return first
+        return torch.stack([weight * terms[name]() for name, weight in wanted.items()]).sum()
 
     def to_dict(self) -> dict[str, float]:
         """As plain JSON types."""

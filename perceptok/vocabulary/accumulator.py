@@ -127,9 +127,11 @@ def _check(rows: Tensor, logs: Tensor, size: int) -> None:
             raise AlignmentError(f"codes are 0..{size - 1}; found {int(rows.min())}..{int(rows.max())}; mask them")
         return
     sums = rows.double().sum(-1)
-    if not ((sums - 1).abs() <= _ROW_SUM).all() or not (rows >= 0).all():
-        worst = int((sums - 1).abs().nan_to_num(torch.inf).argmax())
+    fits = ((sums - 1).abs() <= _ROW_SUM) & (rows >= 0).all(-1)
+    if not fits.all():
+        first = int((~fits).nonzero()[0])
         raise AlignmentError(
-            f"a teacher's rows are probabilities that sum to 1; row {worst} of the unmasked ones sums to "
-            f"{float(sums[worst]):.4g}: pass softmax, not logits or distances"
+            f"a teacher's rows are probabilities that sum to 1; row {first} of the unmasked ones sums to "
+            f"{float(sums[first]):.4g}, its smallest entry is {float(rows[first].min()):.3g}: pass softmax, not "
+            "logits or distances"
         )

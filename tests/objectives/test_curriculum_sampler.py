@@ -1,0 +1,185 @@
+"""Batches: what they hold, that processes and resumed runs agree, and through torch's and Accelerate's loaders."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from perceptok.errors import ObjectiveError
+from perceptok.objectives.curriculum import LinearSchedule, TemperatureSchedule
+from perceptok.objectives.sampler import CurriculumSampler
+
+SIZES = {"cot": 40, "atomic": 25, "direct": 7}
+TASKS = np.repeat(list(SIZES), list(SIZES.values()))
+
+
+class Numbers(Dataset[int]):
+    """Samples that say their own number."""
+
+    def __init__(self, first: int, size: int) -> None:
+        self.first, self.size = first, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        return self.first + index
+
+
+def dataset() -> ConcatDataset[int]:
+    return ConcatDataset([Numbers(0, 40), Numbers(40, 25), Numbers(65, 7)])
+
+
+def sampler(**changes: object) -> CurriculumSampler:
+    options: dict[str, object] = {"total_steps": 50, "batch_size": 8, "seed": 3, **changes}
+    return CurriculumSampler(SIZES, LinearSchedule(), **options)  # type: ignore[arg-type]
+
+
+def test_every_batch_holds_the_schedules_mixture() -> None:
+    schedule = LinearSchedule()
+    batches = list(sampler())
+    assert len(batches) == 50
+    for step, batch in enumerate(batches):
+        expected = dict(zip(schedule.tasks, 8 * schedule.probabilities(step, 50), strict=True))
+        for task in SIZES:
+            assert abs((TASKS[batch] == task).sum() - expected[task]) < 1
+    assert {str(TASKS[index]) for batch in batches[:5] for index in batch} == {"atomic"}
+
+
+def test_rounding_favours_nobody() -> None:
+    long = CurriculumSampler(
+        {"a": 10, "b": 10, "c": 10}, TemperatureSchedule({"a": 0.0, "b": 0.3, "c": 2.1}, 1.0, 0.0),
+        total_steps=2000, batch_size=3,
+    )  # fmt: skip
+    list(long)
+    mixture = long.mixture()
+    assert sum(mixture.counts.values()) == 6000
+    for task, expected in mixture.expected.items():
+        assert abs(mixture.counts[task] - 6000 * expected) < 6
+        assert mixture.shares[task] == mixture.counts[task] / 6000
+
+
+def test_a_sample_comes_again_only_when_every_other_of_its_task_has_come() -> None:
+    times = np.zeros(len(TASKS), dtype=int)
+    for batch in sampler(total_steps=200):
+        times += np.bincount(batch, minlength=len(TASKS))
+        for task in SIZES:
+            assert np.ptp(times[task == TASKS]) <= 1
+    assert all(times[task == TASKS].min() >= 2 for task in SIZES)
+
+
+def test_seed_decides() -> None:
+    assert list(sampler()) == list(sampler())
+    assert list(sampler(seed=4)) != list(sampler())
+    assert list(sampler())[10] != sorted(list(sampler())[10])
+
+
+def test_processes_share_every_batch() -> None:
+    whole = list(sampler())
+    parts = [list(sampler(rank=rank, world_size=4)) for rank in range(4)]
+    assert [[index for part in parts for index in part[step]] for step in range(50)] == whole
+    assert all(len(batch) == 2 for part in parts for batch in part)
+    # Every process sees every task in the end: the mixture is not split by rank.
+    assert all({str(TASKS[index]) for batch in part for index in batch} == set(SIZES) for part in parts)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 23, 50])
+def test_resumed_run_draws_what_it_would_have_drawn(stop: int) -> None:
+    whole, first = list(sampler()), sampler()
+    steps = iter(first)
+    begun = [next(steps) for _ in range(stop)]
+    state = json.loads(json.dumps(first.state_dict()))
+    second = sampler()
+    second.load_state_dict(state)
+    assert len(second) == 50 - stop
+    assert begun + list(second) == whole
+    # Another number of processes goes on with the same batches.
+    parts = [sampler(rank=rank, world_size=2) for rank in range(2)]
+    for part in parts:
+        part.load_state_dict(state)
+    assert [one + other for one, other in zip(*parts, strict=True)] == whole[stop:]
+
+
+def test_a_loader_that_fetches_ahead_is_resumed_at_the_trained_step() -> None:
+    first = sampler()
+    loader = iter(DataLoader(dataset(), batch_sampler=first, num_workers=1, prefetch_factor=4))
+    seen = [next(loader).tolist() for _ in range(3)]
+    assert first.step > 3
+    second = sampler()
+    second.load_state_dict(first.state_dict(step=3))
+    assert seen + [batch.tolist() for batch in DataLoader(dataset(), batch_sampler=second)] == list(sampler())
+
+
+def test_through_accelerate() -> None:
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(dataset(), batch_sampler=sampler()))
+    assert [batch.tolist() for batch in loader] == list(sampler())
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_accelerate_shards_it_itself(split: bool) -> None:
+    shards = [list(BatchSamplerShard(sampler(), 2, rank, split_batches=split)) for rank in range(2)]
+    whole = list(sampler())
+    if split:
+        assert shards == [list(sampler(rank=rank, world_size=2)) for rank in range(2)]
+    else:
+        assert shards == [whole[::2], whole[1::2]]
+
+
+def test_mixture_of_some_steps() -> None:
+    whole = sampler()
+    assert whole.mixture().counts == {"cot": 0, "atomic": 0, "direct": 0}
+    batches = list(whole)
+    mixture = whole.mixture(20, 35)
+    counted = {task: int(sum((TASKS[batch] == task).sum() for batch in batches[20:35])) for task in SIZES}
+    assert mixture.counts == counted
+    assert mixture.expected["atomic"] == pytest.approx(np.mean([0.6] * 5 + [0.5] * 5 + [0.4] * 5))
+    assert sampler(rank=1, world_size=2).mixture(20, 35) == mixture
+
+
+def test_the_released_size_is_quick() -> None:
+    """200,000 depth samples in 12,500 steps: drawing them must not be what training waits for."""
+    start = time.perf_counter()
+    big = CurriculumSampler(
+        {"atomic": 20000, "cot": 20000, "direct": 20000}, LinearSchedule(), total_steps=12500, batch_size=16
+    )
+    for _ in range(3):
+        next(iter(big))
+    assert torch.tensor(next(iter(big))).shape == (16,)
+    big.load_state_dict(big.state_dict(step=12000))
+    next(iter(big))
+    assert time.perf_counter() - start < 5
+
+
+def test_refusals() -> None:
+    with pytest.raises(ObjectiveError, match="at least one task; got none"):
+        CurriculumSampler({}, LinearSchedule(), total_steps=1, batch_size=1)
+    with pytest.raises(ObjectiveError, match="of the tasks atomic, box, the schedule knows atomic, cot, direct"):
+        CurriculumSampler({"atomic": 1, "box": 1}, LinearSchedule(), total_steps=1, batch_size=1)
+    with pytest.raises(ObjectiveError, match="the task direct has no samples"):
+        CurriculumSampler({**SIZES, "direct": 0}, LinearSchedule(), total_steps=1, batch_size=1)
+    for wrong in ({"total_steps": 0}, {"batch_size": 0}):
+        with pytest.raises(ObjectiveError, match="total_steps and batch_size are positive"):
+            sampler(**wrong)
+    for wrong in ({"rank": 2, "world_size": 2}, {"world_size": 3}, {"rank": -1}):
+        with pytest.raises(ObjectiveError, match=r"ranks are 0\.\."):
+            sampler(**wrong)
+    with pytest.raises(ObjectiveError, match="another curriculum: seed was 3, now 4"):
+        sampler(seed=4).load_state_dict(sampler().state_dict())
+    with pytest.raises(ObjectiveError, match="another curriculum: schedule was LinearSchedule"):
+        CurriculumSampler(SIZES, LinearSchedule(last=0.2), total_steps=50, batch_size=8, seed=3).load_state_dict(
+            sampler().state_dict()
+        )
+    with pytest.raises(ObjectiveError, match=r"steps are 0\.\.50; got 51"):
+        sampler().state_dict(51)
+    with pytest.raises(ObjectiveError, match=r"steps are 0\.\.50; the state says 51"):
+        sampler().load_state_dict({**sampler().state_dict(), "step": 51})
+    with pytest.raises(ObjectiveError, match="0 <= first <= last <= 50"):
+        sampler().mixture(3, 2)

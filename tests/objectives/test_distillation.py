@@ -1,0 +1,285 @@
+"""Eq. 1 against a slow float64 reference, and what must not change it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import perceptok as pt
+from perceptok.errors import AlignmentError, ObjectiveError
+from perceptok.objectives.columns import auxiliary_log_probs, column_log_probs
+from perceptok.objectives.distillation import distillation_loss
+from perceptok.tokens import TokenSet
+from perceptok.vocabulary.alignment import VocabularyAlignment
+
+WIDTH = 520
+"""Columns of the logits: padded beyond the 500 tokens."""
+
+
+def random_logits(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
+    return scale * torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def random_teacher(*shape: int, size: int = 128, seed: int = 1) -> Tensor:
+    return torch.softmax(2 * torch.randn(*shape, size, generator=torch.Generator().manual_seed(seed)), -1)
+
+
+def slow_loss(
+    logits: Tensor,
+    teacher: Tensor,
+    alignment: VocabularyAlignment,
+    vocab: pt.PerceptionVocabulary,
+    mask: Tensor,
+    temperature: float = 1.0,
+    normalisation: str = "full",
+) -> Tensor:
+    """Eq. 1 position by position and code by code, in float64."""
+    losses = []
+    for place in mask.nonzero().tolist():
+        scaled = logits[tuple(place)].double() / temperature
+        if normalisation == "auxiliary":
+            scaled = scaled - torch.logsumexp(scaled[vocab.ids(pt.DEPTH)], 0)
+        else:
+            scaled = scaled - torch.logsumexp(scaled, 0)
+        row = teacher[tuple(place)].double()
+        losses.append(
+            -sum(
+                row[code] * scaled[vocab.token_id(pt.DEPTH, alignment.targets[code])] for code in range(len(alignment))
+            )
+        )
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+def test_soft_teacher_is_the_slow_reference(
+    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, normalisation: str, temperature: float
+) -> None:
+    logits, teacher = random_logits(2, 7).requires_grad_(), random_teacher(2, 7)
+    mask = torch.rand(2, 7, generator=torch.Generator().manual_seed(2)) > 0.4
+    loss = distillation_loss(
+        logits,
+        teacher,
+        shuffled,
+        vocab,
+        mask,
+        temperature,
+        normalisation=normalisation,  # type: ignore[arg-type]
+    )
+    exact = logits.detach().double().requires_grad_()
+    expected = slow_loss(exact, teacher, shuffled, vocab, mask, temperature, normalisation)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    (grad,) = torch.autograd.grad(loss, logits)
+    (expected_grad,) = torch.autograd.grad(expected, exact)
+    assert (grad - expected_grad).abs().max() < 1e-7
+    assert (grad[~mask] == 0).all()
+
+
+def test_fewer_codes_than_tokens(vocab: pt.PerceptionVocabulary) -> None:
+    alignment = VocabularyAlignment((5, 0, 127), 128)
+    logits, teacher = random_logits(2, 3), random_teacher(2, 3, size=3)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    for normalisation in ("full", "auxiliary"):
+        loss = distillation_loss(logits, teacher, alignment, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
+        expected = slow_loss(logits, teacher, alignment, vocab, mask, normalisation=normalisation)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_hard_teacher_is_cross_entropy(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    logits = random_logits(3, 5).requires_grad_()
+    codes = torch.randint(0, 128, (3, 5), generator=torch.Generator().manual_seed(0))
+    loss = distillation_loss(logits, codes, shuffled, vocab)
+    expected = F.cross_entropy(logits.flatten(0, 1), shuffled.token_ids(vocab)[codes].flatten())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    (grad,), (expected_grad,) = torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits)
+    assert torch.allclose(grad, expected_grad, atol=1e-8)
+    soft = distillation_loss(logits, F.one_hot(codes, 128).float(), shuffled, vocab)
+    assert soft.item() == pytest.approx(loss.item(), rel=1e-7)
+
+
+def test_float64_is_kept(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    logits, teacher = random_logits(1, 4).double(), random_teacher(1, 4).double()
+    loss = distillation_loss(logits, teacher, shuffled, vocab)
+    assert loss.dtype == torch.float64
+    expected = slow_loss(logits, teacher, shuffled, vocab, torch.ones(1, 4, dtype=torch.bool))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradcheck(normalisation: str, masked: bool) -> None:
+    ids = torch.tensor([3, 0, 6])
+    logits = torch.randn(2, 4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]]) if masked else None
+
+    def found(values: Tensor) -> Tensor:
+        return column_log_probs(values, ids, mask, temperature=0.8, normalisation=normalisation)  # type: ignore[arg-type]
+
+    assert torch.autograd.gradcheck(found, (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_no_nan(
+    dtype: torch.dtype, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
+    logits = random_logits(2, 6, scale=60).to(dtype).requires_grad_()
+    teacher = random_teacher(2, 6)
+    loss = distillation_loss(logits, teacher, shuffled, vocab)
+    expected = slow_loss(logits.detach(), teacher, shuffled, vocab, torch.ones(2, 6, dtype=torch.bool))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == dtype
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_tokens_without_probability_cost_nothing_where_the_teacher_agrees(
+    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
+    logits = random_logits(1, 2)
+    codes = torch.tensor([[4, 9]])
+    forbidden = shuffled.token_ids(vocab)[torch.tensor([1, 2, 3])]
+    logits[..., forbidden] = -torch.inf
+    logits[..., 500:] = -torch.inf  # padding
+    logits.requires_grad_()
+    loss = distillation_loss(logits, F.one_hot(codes, 128).float(), shuffled, vocab)
+    assert loss.item() == pytest.approx(distillation_loss(logits, codes, shuffled, vocab).item())
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+def test_masked_positions_may_hold_anything(
+    poison: float, normalisation: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
+    clean, teacher = random_logits(2, 5), random_teacher(2, 5)
+    mask = torch.tensor([[True, False, True, False, True], [False, True, True, False, False]])
+    dirty, dirty_teacher = clean.clone(), teacher.clone()
+    dirty[~mask] = poison
+    dirty_teacher[~mask] = torch.nan
+    dirty.requires_grad_()
+    loss = distillation_loss(dirty, dirty_teacher, shuffled, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
+    expected = distillation_loss(clean, teacher, shuffled, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
+    assert loss.item() == expected.item()
+    loss.backward()
+    assert dirty.grad is not None
+    assert (dirty.grad[~mask] == 0).all()
+    assert torch.isfinite(dirty.grad).all()
+    codes = torch.full((2, 5), -100)
+    codes[mask] = 3
+    assert torch.isfinite(distillation_loss(dirty, codes, shuffled, vocab, mask))
+
+
+@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+def test_nothing_to_learn_is_zero_with_zero_gradient(
+    normalisation: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
+    logits = torch.full((2, 3, WIDTH), torch.nan, requires_grad=True)
+    loss = distillation_loss(
+        logits, torch.full((2, 3), -1), shuffled, vocab, torch.zeros(2, 3, dtype=torch.bool),
+        normalisation=normalisation,  # type: ignore[arg-type]
+    )  # fmt: skip
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_teacher_of_the_masked_positions_alone(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    """What `encode_soft` returns, (B, 10, 10, 128), for a batch with one block a row."""
+    mask = torch.zeros(2, 130, dtype=torch.bool)
+    mask[0, 3:103] = mask[1, 20:120] = True
+    logits, soft = random_logits(2, 130), random_teacher(2, 10, 10)
+    whole = torch.full((2, 130, 128), torch.nan)
+    whole[mask] = soft.flatten(0, 2)
+    expected = distillation_loss(logits, whole, shuffled, vocab, mask)
+    assert distillation_loss(logits, soft, shuffled, vocab, mask).item() == expected.item()
+    assert distillation_loss(logits, soft.flatten(0, 2), shuffled, vocab, mask).item() == expected.item()
+    codes = soft.argmax(-1)
+    assert distillation_loss(logits, codes, shuffled, vocab, mask).item() == pytest.approx(
+        distillation_loss(logits, F.one_hot(codes, 128).double(), shuffled, vocab, mask).item()
+    )
+
+
+def test_reductions_and_flat_logits(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    logits, teacher = random_logits(2, 5), random_teacher(2, 5)
+    mask = torch.tensor([[True, False, True, False, True], [False, True, True, False, False]])
+    each = distillation_loss(logits, teacher, shuffled, vocab, mask, reduction="none")
+    assert each.shape == (5,)
+    assert distillation_loss(logits, teacher, shuffled, vocab, mask, reduction="sum").item() == pytest.approx(
+        each.sum().item()
+    )
+    assert distillation_loss(logits, teacher, shuffled, vocab, mask).item() == pytest.approx(each.mean().item())
+    flat = distillation_loss(logits.flatten(0, 1), teacher.flatten(0, 1), shuffled, vocab, mask.flatten())
+    assert flat.item() == pytest.approx(each.mean().item())
+
+
+def test_logits_need_not_be_contiguous(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    whole, teacher = random_logits(2, 6).requires_grad_(), random_teacher(2, 5)
+    loss = distillation_loss(whole[:, :-1], teacher, shuffled, vocab)
+    expected = distillation_loss(whole[:, :-1].contiguous(), teacher, shuffled, vocab)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
+    (grad,), (expected_grad,) = torch.autograd.grad(loss, whole), torch.autograd.grad(expected, whole)
+    assert torch.allclose(grad, expected_grad, atol=1e-9)
+
+
+def test_many_spans_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, logits = torch.tensor([1, 5, 499]), random_logits(3, 11).requires_grad_()
+    whole = column_log_probs(logits, ids)
+    (grad,) = torch.autograd.grad(whole.square().sum(), logits)
+    monkeypatch.setattr("perceptok.objectives.columns._ELEMENTS", 4 * WIDTH)
+    parts = column_log_probs(logits, ids)
+    assert torch.allclose(parts, whole, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(parts.square().sum(), logits)[0], grad, atol=1e-5)
+
+
+def test_auxiliary_log_probs_are_columns_of_log_softmax(vocab: pt.PerceptionVocabulary) -> None:
+    logits = random_logits(2, 3)
+    found = auxiliary_log_probs(logits, vocab)
+    expected = torch.log_softmax(logits.double(), -1)[..., vocab.ids(pt.DEPTH)].flatten(0, 1)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    logits, teacher, codes = random_logits(2, 5), random_teacher(2, 5), torch.zeros(2, 5, dtype=torch.int64)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    off = teacher.clone()
+    off[1, 2] *= 1.01
+    with pytest.raises(ObjectiveError, match=r"row 7 of 10 sums to 1\.01 .* not logits"):
+        distillation_loss(logits, off, shuffled, vocab)
+    negative = teacher.clone()
+    negative[0, 0, :2] = torch.tensor([-0.5, 0.5]) + negative[0, 0, :2].sum() / 2
+    with pytest.raises(ObjectiveError, match=r"row 0 of 10 sums to 1 .* smallest entry of -0"):
+        distillation_loss(logits, negative / negative.sum(-1, keepdim=True), shuffled, vocab)
+    with pytest.raises(ObjectiveError, match="sums to nan"):
+        distillation_loss(logits, torch.where(mask[..., None], torch.nan, teacher), shuffled, vocab)
+    with pytest.raises(ObjectiveError, match=r"0\.\.127 at masked positions; found 0\.\.128"):
+        distillation_loss(logits, codes.index_fill(1, torch.tensor([2]), 128), shuffled, vocab)
+    with pytest.raises(ObjectiveError, match=r"the teacher has 9 rows .* each of the 10 masked"):
+        distillation_loss(logits, random_teacher(9), shuffled, vocab, mask)
+    with pytest.raises(ObjectiveError, match=r"shape \(\.\.\., 128\), one column a code; got \(2, 5, 127\)"):
+        distillation_loss(logits, random_teacher(2, 5, size=127), shuffled, vocab)
+    with pytest.raises(ObjectiveError, match="frozen"):
+        distillation_loss(logits, teacher.clone().requires_grad_(), shuffled, vocab)
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ObjectiveError, match="temperature is positive and finite"):
+            distillation_loss(logits, teacher, shuffled, vocab, temperature=temperature)
+    with pytest.raises(ObjectiveError, match=r"a mask is bool, one for each position \(2, 5\); got torch.int64"):
+        distillation_loss(logits, teacher, shuffled, vocab, mask.long())
+    with pytest.raises(ObjectiveError, match="'full' or 'auxiliary'; got 'half'"):
+        distillation_loss(logits, teacher, shuffled, vocab, normalisation="half")  # type: ignore[arg-type]
+    with pytest.raises(ObjectiveError, match="'mean', 'sum' or 'none'; got 'max'"):
+        distillation_loss(logits, teacher, shuffled, vocab, reduction="max")  # type: ignore[arg-type]
+    with pytest.raises(ObjectiveError, match=r"400 columns, but token id .* extend the model"):
+        distillation_loss(logits[..., :400], teacher, shuffled, vocab)
+    with pytest.raises(ObjectiveError, match=r"logits are floating"):
+        distillation_loss(logits.long(), teacher, shuffled, vocab)
+    with pytest.raises(AlignmentError, match="ends in 128 auxiliary numbers, PIXEL has 336"):
+        distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.PIXEL)
+    with pytest.raises(pt.PerceptokError, match="no OTHER tokens"):
+        distillation_loss(logits, teacher, shuffled, vocab, token_set=TokenSet("OTHER", 128))

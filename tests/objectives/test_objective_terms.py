@@ -1,0 +1,166 @@
+"""Optional terms, and the weights that leave them out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import perceptok as pt
+from perceptok.errors import ConfigError, ObjectiveError
+from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
+from perceptok.objectives.targets import NextTokenTargets, next_token_targets
+from perceptok.objectives.weights import ObjectiveWeights
+from perceptok.vocabulary.alignment import VocabularyAlignment
+
+
+@pytest.fixture
+def ids(vocab: pt.PerceptionVocabulary) -> Tensor:
+    """Row 0: a block of 3 and one of 5 codes; row 1: one of 4 after a stray code, and one that is cut off."""
+    start, end = vocab.start_id(pt.DEPTH), vocab.end_id(pt.DEPTH)
+    word = next(index for index in range(500) if not vocab.is_perception(index))
+    codes = vocab.ids(pt.DEPTH).tolist()
+    rows = [
+        [word, start, *codes[:3], end, word, start, *codes[3:8], end, word],
+        [word, word, word, start, *codes[:4], end, word, start, *codes[:4]],
+    ]
+    return torch.tensor(rows)
+
+
+@pytest.fixture
+def targets(ids: Tensor, vocab: pt.PerceptionVocabulary) -> NextTokenTargets:
+    return next_token_targets(ids, vocab)
+
+
+def random_logits(seed: int = 0) -> Tensor:
+    return 3 * torch.randn(2, 15, 512, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def sharp_logits(ids: Tensor, height: float = 40.0) -> Tensor:
+    """Logits that are all but sure of the next token."""
+    return torch.zeros(*ids.shape, 512).scatter_(2, ids.roll(-1, 1)[..., None], height)
+
+
+def test_marker_loss_by_hand(targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+    logits = random_logits().requires_grad_()
+    probs = torch.softmax(logits.detach(), -1)
+    start, end = probs[..., vocab.start_id(pt.DEPTH)], probs[..., vocab.end_id(pt.DEPTH)]
+    terms = [-start[targets.start].log(), -end[targets.end].log(), -(1 - start - end)[targets.mask].log()]
+    loss = marker_loss(logits, targets, vocab)
+    assert loss.item() == pytest.approx(torch.cat(terms).mean().item(), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda values: marker_loss(values, targets, vocab), (logits,), fast_mode=True)
+
+
+def test_count_loss_by_hand(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+    logits = random_logits().requires_grad_()
+    inside = torch.softmax(logits.detach(), -1)[..., vocab.ids(pt.DEPTH)].sum(-1)
+    # (row, first and last position that predict the block's codes or its end, true number)
+    blocks = [(0, 1, 4, 3), (0, 7, 12, 5), (1, 3, 7, 4)]
+    assert [int(ids[row, last + 1]) for row, _, last, _ in blocks] == [vocab.end_id(pt.DEPTH)] * 3
+    expected = [(float(inside[row, first : last + 1].sum()) / true - 1) ** 2 for row, first, last, true in blocks]
+    loss = count_loss(logits, targets, vocab)
+    assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-9)
+    assert torch.autograd.gradcheck(lambda values: count_loss(values, targets, vocab), (logits,), fast_mode=True)
+
+
+def test_merging_loss_by_hand(
+    targets: NextTokenTargets, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
+    codebook = torch.randn(128, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    logits = random_logits().requires_grad_()
+    total = 0.0
+    for row, place in targets.mask.nonzero().tolist():
+        probs = torch.softmax(logits.detach()[row, place, shuffled.token_ids(vocab)] / 0.5, 0)
+        total += float((probs @ codebook - codebook[targets.codes[row, place]]).square().sum())
+    spread = float((codebook - codebook.mean(0)).square().sum(-1).mean())
+    loss = merging_loss(logits, targets.codes, codebook, shuffled, vocab, targets.mask, temperature=0.5)
+    assert loss.item() == pytest.approx(total / spread / int(targets.mask.sum()), rel=1e-9)
+
+
+def test_a_near_code_costs_less_than_a_far_one(targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+    codebook = torch.arange(128.0)[:, None]
+    alignment, ids = VocabularyAlignment.identity(128), vocab.ids(pt.DEPTH)
+
+    def loss(off: int) -> float:
+        said = ids[(targets.codes.clamp(min=0) + off) % 128]
+        logits = torch.zeros(2, 15, 512).scatter_(2, said[..., None], 40.0)
+        return merging_loss(logits, targets.codes, codebook, alignment, vocab, targets.mask).item()
+
+    assert loss(0) == pytest.approx(0, abs=1e-6)
+    assert 0 < loss(1) < loss(2) < loss(50)
+
+
+def test_sure_and_right_costs_nothing(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+    logits = sharp_logits(ids)
+    assert marker_loss(logits, targets, vocab).item() == pytest.approx(0, abs=1e-6)
+    assert count_loss(logits, targets, vocab).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_sure_and_wrong_stays_finite(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+    wrong = torch.full_like(ids, vocab.end_id(pt.DEPTH))
+    logits = torch.zeros(*ids.shape, 512).scatter_(2, wrong[..., None], 200.0).bfloat16().requires_grad_()
+    (marker_loss(logits, targets, vocab) + count_loss(logits, targets, vocab)).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_batch_without_blocks_is_zero(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    word = next(index for index in range(500) if not vocab.is_perception(index))
+    targets = next_token_targets(torch.full((2, 6), word), vocab)
+    logits = torch.full((2, 6, 512), torch.nan, requires_grad=True)
+    loss = (
+        marker_loss(logits, targets, vocab)
+        + count_loss(logits, targets, vocab)
+        + merging_loss(logits, targets.codes, torch.eye(128), shuffled, vocab, targets.mask)
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_weights_are_the_papers() -> None:
+    weights = ObjectiveWeights()
+    assert (weights.distillation, weights.reconstruction, weights.marker, weights.count, weights.merging) == (
+        1,
+        0,
+        0,
+        0,
+        0,
+    )
+    computed: list[str] = []
+
+    def term(name: str, value: float) -> Tensor:
+        computed.append(name)
+        return torch.tensor(value)
+
+    total = weights.total(distillation=lambda: term("distillation", 2.0), marker=lambda: term("marker", math.nan))
+    assert total.item() == 2
+    assert computed == ["distillation"]
+    both = ObjectiveWeights(distillation=0.5, marker=0.25)
+    assert both.total(distillation=lambda: term("d", 2.0), marker=lambda: term("m", 8.0)).item() == 3
+    assert ObjectiveWeights.from_dict(both.to_dict()) == both
+
+
+def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, targets: NextTokenTargets) -> None:
+    for name in ("distillation", "count"):
+        for weight in (-0.1, math.nan, math.inf):
+            with pytest.raises(ConfigError, match=f"{name} is a weight of at least 0"):
+                ObjectiveWeights(**{name: weight})
+    with pytest.raises(ConfigError, match="every weight is 0"):
+        ObjectiveWeights(distillation=0)
+    with pytest.raises(ConfigError, match="unknown keys in ObjectiveWeights: markers"):
+        ObjectiveWeights.from_dict({"markers": 1.0})
+    with pytest.raises(ObjectiveError, match="distillation has a weight, but was not given"):
+        ObjectiveWeights().total()
+    with pytest.raises(ObjectiveError, match="got tally"):
+        ObjectiveWeights().total(distillation=lambda: torch.tensor(1.0), tally=lambda: torch.tensor(1.0))
+    logits = random_logits()
+    with pytest.raises(ObjectiveError, match=r"a codebook is \(128, D\); got \(127, 4\)"):
+        merging_loss(logits, targets.codes, torch.zeros(127, 4), shuffled, vocab, targets.mask)
+    with pytest.raises(ObjectiveError, match=r"codes are 0\.\.127"):
+        merging_loss(logits, targets.codes - 5, torch.zeros(128, 4), shuffled, vocab, targets.mask)
+    with pytest.raises(ValueError, match="PIXEL token set has no START marker"):
+        marker_loss(logits, targets, vocab, token_set=pt.PIXEL)
