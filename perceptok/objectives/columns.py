@@ -103,8 +103,8 @@ class _ColumnLogProbs(torch.autograd.Function):
         positions, rows = ctx.positions, len(totals)
         whole = torch.empty_like(logits) if positions is None else torch.zeros_like(logits)
         weight = grad.sum(dim=-1, keepdim=True).neg_()
-        for span, scaled in _spans(logits, positions, rows, ctx.temperature):
-            part = (scaled - totals[span]).exp_().mul_(weight[span])
+        for span, scaled in _spans(logits, positions, rows, ctx.temperature, copy=True):
+            part = scaled.sub_(totals[span]).exp_().mul_(weight[span])
             part.index_add_(1, ids, grad[span])
             if ctx.temperature != 1:
                 part.div_(ctx.temperature)
@@ -115,14 +115,16 @@ class _ColumnLogProbs(torch.autograd.Function):
         return whole, None, None, None
 
 
-def _spans(logits: Tensor, positions: _Positions, rows: int, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Spans of rows, and their logits over the temperature in working precision."""
+def _spans(
+    logits: Tensor, positions: _Positions, rows: int, temperature: float, *, copy: bool = False
+) -> Iterator[tuple[slice, Tensor]]:
+    """Spans of rows, and their logits over the temperature in working precision; as a copy where that is asked for."""
     step = max(1, _ELEMENTS // logits.shape[-1])
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         chosen = span if positions is None else tuple(index[span] for index in positions)
         part = (logits.view(rows, -1) if positions is None else logits)[chosen]
-        part = part.to(_working(logits))
+        part = part.to(_working(logits), copy=copy)
         yield span, part if temperature == 1 else part / temperature
 
 
