@@ -140,11 +140,11 @@ def test_ratio_small_alignment_under_5_ms() -> None:
     cost = hidden_costs(128)
     seconds = []
     for _ in range(50):
-        start = time.perf_counter()
+        start = time.process_time()
         align_vocabularies(cost)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     print(f"128 x 128: {1000 * min(seconds):.2f} ms at best, median {1000 * float(np.median(seconds)):.2f} ms")
-    assert min(seconds) < 0.005
+    assert float(np.median(seconds)) < 0.005
 
 
 if __name__ == "__main__":
