@@ -1,4 +1,4 @@
-"""`perceptok demo`: the main job on the sample maps that come with the package."""
+"""`perceptok demo`: the main jobs on what comes with the package."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from perceptok_cli.console import print_table
 
 __all__ = ["demo"]
 
+_STAGE = ("ceiling", "floor", "table", "wall")
+
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path(
-        "perceptok-demo/depth.png"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("perceptok-demo"),
 ) -> None:
-    """Turn sample depth maps into tokens and back; print the tokens and errors, draw a picture."""
+    """Turn sample depth maps and boxes into tokens and back; print the tokens and errors, draw pictures."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
+    _depth_maps(output / "depth.png")
+    _boxes(output / "boxes.png")
+
+
+def _depth_maps(picture: Path) -> None:
+    """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     from perceptok.depth.codec import DepthCodec
     from perceptok.depth.collection import find_maps
     from perceptok.depth.panel import draw_panel, panel_row
@@ -38,10 +48,40 @@ def demo(
         rows.append([row.name, f"{np.sqrt(np.mean(error**2)):.4f}", f"{np.mean(np.abs(error)):.4f}"])
         typer.echo(f"{row.name}:\n{block}\n")
     print_table("Depth maps -> 100 tokens -> depth maps: error in nearness (0..1)", ("map", "RMSE", "MAE"), rows)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {output.parent}: {error.strerror}") from error
-    with atomic_write(output, force=True) as file:
+    with atomic_write(picture, force=True) as file:
         file.write(draw_panel(panel))
-    typer.echo(f"picture: {output}")
+    typer.echo(f"picture: {picture}\n")
+
+
+def _boxes(picture: Path) -> None:
+    """The objects of a procedural scene -> four tokens each -> boxes."""
+    from PIL import Image
+
+    from perceptok.boxes.codec import BoxCodec
+    from perceptok.boxes.drawing import draw_boxes
+    from perceptok.boxes.metrics import iou_matrix
+    from perceptok.boxes.records import BoxLabels, ImageBoxes
+    from perceptok.data.raycast import render
+    from perceptok.data.scenes import sample_scene
+    from perceptok.files import atomic_write
+
+    seen = render(sample_scene(seed=11, index=3), height=480, width=640)
+    objects = [box for box in seen.boxes(min_pixels=300) if box.category not in _STAGE]
+    names = [box.category for box in objects]
+    truth = np.array([box.xyxy for box in objects], dtype=np.float64)
+    codec = BoxCodec(decode="center")
+    text = codec.to_text(codec.encode(truth, image_size=(640, 480)))
+    decoded = codec.decode(codec.from_text(text), image_size=(640, 480))
+    typer.echo(f"boxes of a procedural scene:\n{text}\n")
+    overlap = iou_matrix(decoded, truth).diagonal()
+    errors = np.abs(decoded - truth).max(axis=1)
+    rows = [[name, f"{e:.2f}", f"{iou:.3f}"] for name, e, iou in zip(names, errors, overlap, strict=True)]
+    print_table("Boxes -> 4 tokens -> boxes, 640x480 pixels", ("object", "largest error (pixels)", "IoU"), rows)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    labels = BoxLabels(
+        category_ids=tuple(numbers[name] for name in names), categories={n: name for name, n in numbers.items()}
+    )
+    drawn = draw_boxes(Image.fromarray(seen.rgb()), ImageBoxes("scene", 640, 480, decoded, labels))
+    with atomic_write(picture, force=True) as file:
+        drawn.save(file, format="PNG")
+    typer.echo(f"picture: {picture}")

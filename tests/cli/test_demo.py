@@ -28,6 +28,14 @@ def test_demo_prints_tokens_and_errors_and_draws(tmp_path: Path) -> None:
     with Image.open(tmp_path / "perceptok-demo" / "depth.png") as picture:
         assert picture.width > 4 * 320
         assert picture.height > 4 * 320
+    boxes = pt.BoxCodec().from_text(re.search(r"\(<PIXEL_.*", done.stdout)[0])  # type: ignore[index]
+    rows = re.findall(r"│\s+(\d+\.\d+) │ (\d\.\d+)", done.stdout.partition("largest error")[2])
+    assert len(rows) == len(boxes) >= 5
+    # Half a bin of 336 is 0.95 pixels of 640; the table rounds to hundredths.
+    assert max(float(error) for error, _ in rows) <= 0.96
+    assert min(float(overlap) for _, overlap in rows) > 0.8
+    with Image.open(tmp_path / "perceptok-demo" / "boxes.png") as picture:
+        assert picture.size == (640, 480)
 
 
 def test_demo_where_nothing_may_be_written(tmp_path: Path) -> None:
