@@ -1,1 +1,1 @@
-"""Boxes to codes and back."""
+"""Boxes and points <-> coordinate codes: image frames, the codec, metrics."""

@@ -1,0 +1,131 @@
+"""The bins of a frame, and the one pass over memory that finds the bins of many boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from perceptok.boxes.conventions import Convention, to_corners
+from perceptok.boxes.geometry import ImageFrame
+from perceptok.boxes.policies import BoxPolicies
+
+__all__ = ["BinGrid"]
+
+_CHUNK = 4096
+"""Boxes binned at a time: their 128 KiB stay in the cache from the first operation to the last."""
+
+
+@dataclass(frozen=True)
+class BinGrid:
+    """Corners as a dataset has them <-> positions in bins: t = x scale + shift, and bin k spans [k, k + 1).
+
+    Attributes:
+        size: Bins along each axis.
+        scale: Bins per unit of x1, y1, x2, y2, (4,).
+        shift: Position of a coordinate 0, (4,).
+        window: The part of the bins that shows the image, x1, y1, x2, y2, (4,).
+        extent: The largest position of the image in bins, cropped parts included; rounding errors grow with it.
+    """
+
+    size: int
+    scale: np.ndarray
+    shift: np.ndarray
+    window: np.ndarray
+    extent: float
+
+    @classmethod
+    def of(cls, frame: ImageFrame, size: int, *, normalized: bool, inclusive: bool) -> Self:
+        """The grid of `size` bins a side over a frame.
+
+        Args:
+            frame: Where the image lies.
+            size: Bins a side.
+            normalized: Coordinates are shares of the image's width and height, not pixels.
+            inclusive: x2 and y2 name the last pixel inside: the edge lies one pixel behind them.
+        """
+        bins = size / frame.size
+        pixel = np.tile(frame.scale, 2) * bins
+        shift = np.tile(frame.origin, 2) * bins
+        extent = float(max(size, np.abs(shift).max(), (shift[:2] + pixel[:2] * frame.image_size).max()))
+        if inclusive:
+            shift[2:] += pixel[2:]
+        scale = pixel * np.tile(frame.image_size, 2) if normalized else pixel
+        return cls(size, scale, shift, np.asarray(frame.window) * bins, extent)
+
+    def slack(self, dtype: np.dtype[Any]) -> float:
+        """How far, in bins, rounding may have moved a coordinate of a type: what lies so near to an edge is on it.
+
+        2e-12 for float64 and 336 bins. float32 keeps 24 bits: 8e-5, or decoding, storing as float32 and encoding again
+        would lose corners to the bin before.
+        """
+        stored = float(np.finfo(dtype).eps) if dtype.kind == "f" and dtype.itemsize < 8 else 0.0
+        return self.extent * (2 * stored + 32 * float(np.finfo(np.float64).eps))
+
+    def codes(
+        self, boxes: np.ndarray, convention: Convention, policies: BoxPolicies, *, nearest: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The bins of boxes.
+
+        Args:
+            boxes: (N, 4) numbers in a convention.
+            convention: See `to_corners`.
+            policies: Asked about chunks in which a box is not plainly inside.
+            nearest: Take the nearest lower edge of a bin instead of the bin that holds the corner.
+
+        Returns:
+            Codes (M, 4) int64 of the boxes kept, x1, y1, x2, y2, and which those are, (N,) bool.
+        """
+        rows = min(_CHUNK, len(boxes))
+        slack = self.slack(boxes.dtype)
+        bias = slack + (0.5 if nearest else 0.0)
+        scale, shift = _spread(self.scale, rows), _spread(self.shift + bias, rows)
+        low = _spread(np.tile(self.window[:2], 2) + (bias - slack), rows)
+        high = _spread(np.tile(self.window[2:], 2) + (bias + slack), rows)
+        positions, inside = np.empty((rows, 4)), np.empty((rows, 4), dtype=bool)
+        codes, kept, filled = np.empty((len(boxes), 4), dtype=np.int64), np.ones(len(boxes), dtype=bool), 0
+        for start in range(0, len(boxes), _CHUNK):
+            part = boxes[start : start + _CHUNK]
+            count = len(part)
+            found, inner = positions[:count], inside[:count]
+            with np.errstate(invalid="ignore", over="ignore"):  # the policies name what is not finite
+                np.multiply(to_corners(part, convention), scale[:count], out=found)
+                np.add(found, shift[:count], out=found)
+                plain = (
+                    policies.min_visible == 0
+                    and np.greater_equal(found, low[:count], out=inner).all()
+                    and np.less_equal(found, high[:count], out=inner).all()
+                    and _shortest_side(found) > 0
+                )
+            if not plain:
+                found, kept[start : start + count] = policies.settle(found - bias, part, self.window, slack, start)
+                found += bias
+            # No position is negative any more: the cast cuts as floor does.
+            np.minimum(found, self.size - 0.5, out=codes[filled : filled + len(found)], casting="unsafe")
+            filled += len(found)
+        return codes[:filled], kept
+
+    def corners(self, codes: np.ndarray, *, center: bool, nearest: bool) -> np.ndarray:
+        """What codes (N, 4), x first, stand for: x1, y1, x2, y2 as a dataset has them, (N, 4) float64.
+
+        The lower edge or the centre of a bin. Where the picture ends inside the bin (or, for `nearest`, within the half
+        bin around its lower edge), a position beyond is brought back to the picture's edge.
+        """
+        first = codes - (0.5 if nearest else 0.0)
+        low, high = np.tile(self.window[:2], 2), np.tile(self.window[2:], 2)
+        positions = codes + (0.5 if center else 0.0)
+        touched = (first <= high) & (first + 1 >= low)
+        positions = np.where(touched, np.clip(positions, low, high), positions)
+        return np.asarray((positions - self.shift) / self.scale)
+
+
+def _spread(row: np.ndarray, rows: int) -> np.ndarray:
+    """A row of four repeated in memory: NumPy is several times faster on that than on broadcasting four numbers."""
+    return np.tile(row, (rows, 1))
+
+
+def _shortest_side(corners: np.ndarray) -> float:
+    # Taken as complex numbers, (x2, y2) - (x1, y1) is one subtraction a box.
+    points = corners.view(np.complex128)
+    return float((points[:, 1] - points[:, 0]).view(np.float64).min())
