@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,19 +46,18 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
             )
         if not all(0 <= share <= 1 for share in row[1:]):
             raise AnnotationError(f"{name}, line {number}: expected shares in 0..1, found {line[:60]!r}")
-        if row[0] != math.floor(row[0]) or not _named(names, int(row[0])):
+        if not row[0].is_integer() or not _named(names, int(row[0])):
             raise AnnotationError(f"{name}, line {number}: class {words[0]} has no name among {len(names)}")
         rows.append(row)
-    values = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
-    boxes = to_corners(values[:, 1:5], "cxcywh") if rows else np.zeros((0, 4))
+    shares = np.array([row[1:5] for row in rows], dtype=np.float64).reshape(-1, 4)
     classes = [int(row[0]) for row in rows]
     scores = tuple(row[5] for row in rows if len(row) == 6)
     labels = BoxLabels(tuple(classes), scores=scores, categories={one: names[one] for one in sorted(set(classes))})
-    return ImageBoxes(name, *image_size, boxes * np.tile(image_size, 2), labels)
+    return ImageBoxes(name, *image_size, to_corners(shares, "cxcywh") * np.tile(image_size, 2), labels)
 
 
 def to_yolo(image: ImageBoxes, *, crowd: bool = False) -> str:
-    """The inverse of `from_yolo`, with six decimals: exact to half a millionth of the image.
+    """The inverse of `from_yolo`, with six decimals: exact to a millionth of the image.
 
     Args:
         image: The boxes; category ids are the classes.

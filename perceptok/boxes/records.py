@@ -173,7 +173,8 @@ class BoxRecord:
 
     def to_json(self, *, form: Form | None = None) -> str:
         """One line of JSON; with a form, the text of the boxes beside the codes."""
-        labels = {name: value for name, value in asdict(self.labels).items() if value is not None and value != ()}
+        empty: dict[str, object] = dict.fromkeys(_PER_BOX, ())
+        labels = {name: value for name, value in asdict(self.labels).items() if value != empty.get(name)}
         values = {
             "name": self.name,
             "image_id": self.image_id,
@@ -195,6 +196,8 @@ class BoxRecord:
             frame = ImageFrame.from_dict(values.pop("frame"))
             text = values.pop("text", None)
             codes = values.pop("codes", None)
+            if codes is None and not isinstance(text, str):
+                raise KeyError("codes")
             if codes is None:
                 codes = boxes_from_text(text, size=codec.size, order=codec.order).tolist()
             name, image_id = values.pop("name"), values.pop("image_id", None)

@@ -52,7 +52,7 @@ def spoken(text: str, scheme: Scheme) -> np.ndarray:
 
 class TestStatedErrors:
     @given(fraction_boxes(), st.sampled_from(SCHEMES), st.sampled_from(SCHEMES))
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     def test_between_all(self, boxes: np.ndarray, source: Scheme, target: Scheme) -> None:
         # A source text within the source's own error of the boxes: by way of Qwen pixels of a huge image.
         huge = 2**30
