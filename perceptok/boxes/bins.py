@@ -97,7 +97,7 @@ class BinGrid:
                     np.add(found, shift[: len(part)], out=found)
                 plain = policies.min_visible == 0 and inside(found) and _shortest_side(found) > 0
                 if not plain:
-                    corners = found - (0.0 if factor_only else bias)
+                    corners = part * self.scale if factor_only else found - bias
                     span = slice(start, start + len(part))
                     found, kept[span] = policies.settle(corners, part, self.window, slack, start)
                     found += bias
