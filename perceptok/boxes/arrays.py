@@ -34,10 +34,10 @@ def number_array(value: ArrayLike | Tensor, what: str) -> np.ndarray:
         value = (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
     try:
         array = np.asarray(value)
-        if array.dtype == object:  # integers beyond 64 bits
-            array = array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BoxError(f"{what} are numbers in a regular array; got none ({error})") from error
+        if array.dtype == object and all(isinstance(number, int | float) for number in array.flat):
+            array = array.astype(np.float64)  # integers beyond 64 bits
+    except (ValueError, OverflowError) as error:
+        raise BoxError(f"{what} are numbers of float64's range in a regular array ({error})") from error
     if array.dtype.kind not in "iuf":
         raise BoxError(f"{what} are integers or floats; got {array.dtype}")
     return array.astype(np.float32) if array.dtype == np.float16 else array

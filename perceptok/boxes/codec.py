@@ -153,14 +153,8 @@ class BoxCodec:
             BoxError: NaN or infinity, x2 < x1 or a negative length, another shape, an image without area, or a box
                 that the codec's policies refuse; the message names the first such box.
         """
-        return self.encode_with_kept(  # type: ignore[no-any-return]
-            boxes,
-            image_size=image_size,
-            frame=frame,
-            convention=convention,
-            normalized=normalized,
-            min_visible=min_visible,
-        ).codes
+        codes, _ = self._encoded(boxes, image_size, frame, convention, normalized, min_visible)
+        return same_kind(codes, boxes)
 
     def encode_with_kept(
         self,
@@ -173,15 +167,7 @@ class BoxCodec:
         min_visible: float = 0.0,
     ) -> EncodedBoxes:
         """As `encode`, with the indices of the boxes that were kept, so that labels can follow them."""
-        array = box_array(boxes)
-        if not 0 <= min_visible <= 1:
-            raise BoxError(f"min_visible is a share, 0..1; got {min_visible}")
-        checked_convention(convention)
-        grid = self._grid(image_size, frame, convention, normalized)
-        policies = BoxPolicies(self.outside, self.degenerate, float(min_visible))
-        codes, kept = grid.codes(array, convention, policies, nearest=self._nearest)
-        if self.order == "yxyx":
-            codes = codes[:, _SWAPPED]
+        codes, kept = self._encoded(boxes, image_size, frame, convention, normalized, min_visible)
         return EncodedBoxes(same_kind(codes, boxes), same_kind(np.flatnonzero(kept), boxes))
 
     @overload
@@ -264,6 +250,25 @@ class BoxCodec:
     def __repr__(self) -> str:
         arguments = self.to_dict()
         return f"BoxCodec({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+    def _encoded(
+        self,
+        boxes: ArrayLike | Tensor,
+        image_size: tuple[int, int] | None,
+        frame: ImageFrame | None,
+        convention: Convention,
+        normalized: bool,
+        min_visible: float,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (M, 4) and which of the boxes they belong to, (N,) bool."""
+        array = box_array(boxes)
+        if not 0 <= min_visible <= 1:
+            raise BoxError(f"min_visible is a share, 0..1; got {min_visible}")
+        checked_convention(convention)
+        grid = self._grid(image_size, frame, convention, normalized)
+        policies = BoxPolicies(self.outside, self.degenerate, float(min_visible))
+        codes, kept = grid.codes(array, convention, policies, nearest=self._nearest)
+        return (codes[:, _SWAPPED] if self.order == "yxyx" else codes), kept
 
     @property
     def _nearest(self) -> bool:

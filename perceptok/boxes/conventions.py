@@ -23,14 +23,17 @@ def to_corners(boxes: np.ndarray, convention: Convention) -> np.ndarray:
     """Boxes (N, 4) in a convention -> x1, y1, x2, y2; "xyxy" comes back uncopied, the others as float64."""
     if convention == "xyxy":
         return boxes
-    corners = np.empty(boxes.shape, dtype=np.float64)
+    # Pairs are taken as complex numbers: NumPy is ten times slower on inner loops of two.
+    numbers = np.ascontiguousarray(boxes, dtype=np.float64)
+    points, corners = _pairs(numbers), np.empty_like(numbers)
+    first, second = _pairs(corners).T
     if convention == "xywh":
-        corners[:, :2] = boxes[:, :2]
-        np.add(boxes[:, :2], boxes[:, 2:], out=corners[:, 2:], dtype=np.float64)
+        first[...] = points[:, 0]
+        np.add(points[:, 0], points[:, 1], out=second)
     else:
-        half = boxes[:, 2:] * 0.5
-        np.subtract(boxes[:, :2], half, out=corners[:, :2], dtype=np.float64)
-        np.add(boxes[:, :2], half, out=corners[:, 2:], dtype=np.float64)
+        half = _pairs(numbers * 0.5)[:, 1]
+        np.subtract(points[:, 0], half, out=first)
+        np.add(points[:, 0], half, out=second)
     return corners
 
 
@@ -42,3 +45,8 @@ def from_corners(corners: np.ndarray, convention: Convention) -> np.ndarray:
     np.subtract(corners[:, 2:], corners[:, :2], out=boxes[:, 2:])
     boxes[:, :2] = corners[:, :2] if convention == "xywh" else (corners[:, :2] + corners[:, 2:]) * 0.5
     return boxes
+
+
+def _pairs(boxes: np.ndarray) -> np.ndarray:
+    """Contiguous float64 (N, 4) seen as (N, 2) complex: (a, b) and (c, d)."""
+    return boxes.view(np.complex128)

@@ -165,8 +165,10 @@ class ImageFrame:
     @property
     def window(self) -> tuple[float, float, float, float]:
         """The part of the frame that shows the image: x1, y1, x2, y2 in frame pixels."""
-        (left, top), (x_scale, y_scale) = self.origin, self.scale
-        right, bottom = left + self.image_size[0] * x_scale, top + self.image_size[1] * y_scale
+        (left, top), padded = self.origin, self._padded_size
+        # Multiplied before divided: without padding the edges are whole pixels.
+        right = (self.padding[0] + self.image_size[0]) * self.resized[0] / padded[0] + self.offset[0]
+        bottom = (self.padding[1] + self.image_size[1]) * self.resized[1] / padded[1] + self.offset[1]
         return max(left, 0.0), max(top, 0.0), min(right, float(self.size)), min(bottom, float(self.size))
 
     @property
