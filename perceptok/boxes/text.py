@@ -16,6 +16,9 @@ __all__ = ["Form", "boxes_from_text", "boxes_to_text", "checked_boxes"]
 
 Form = Literal["aurora", "compact", "numeral"]
 
+_AT_ONCE = 4096
+"""Boxes read at once: what is computed of them stays in the processor's cache."""
+
 _PUNCTUATION: dict[Form, tuple[str, str, str]] = {
     "aurora": ("(", ",", ")"),
     "compact": ("", "", ""),
@@ -47,11 +50,11 @@ def checked_boxes(codes: ArrayLike, *, size: int = PIXEL.size, order: Order = "x
         raise MalformedBoxError(f"codes have shape (N, 4); got {array.shape}")
     if array.dtype.kind not in "iu":
         raise MalformedBoxError(f"codes are integers; got {array.dtype}: encode coordinates with a BoxCodec first")
-    outside = (array < 0) | (array >= size)
-    if outside.any():
+    if array.min() < 0 or array.max() >= size:
+        outside = (array < 0) | (array >= size)
         row, column = (int(index) for index in np.argwhere(outside)[0])
         raise MalformedBoxError(f"codes are 0..{size - 1}; found {array[row, column]} in box {row}")
-    array = array.astype(np.int64)
+    array = array.astype(np.int64, copy=False)
     turned = array[:, 2:] < array[:, :2]
     if turned.any():
         row, column = (int(index) for index in np.argwhere(turned)[0])
@@ -137,21 +140,30 @@ def _read(text: str, size: int) -> np.ndarray | None:
     ends = np.flatnonzero((view == ord(",")) | (view == ord(")")) if form == "numeral" else view == ord(">"))
     if len(ends) == 0 or len(ends) % 4:
         return None
-    codes = _numbers_before(view, ends, len(str(size - 1))).reshape(-1, 4)
-    if codes.max() >= size or (codes[:, 2:] < codes[:, :2]).any():
-        return None
-    # The digits were read without a look at what stands around them; writing them again is the proof.
-    return codes if _written(codes, form, size) == data else None
+    codes = np.empty((len(ends) // 4, 4), dtype=np.int64)
+    places, position = len(str(size - 1)), 0
+    for first in range(0, len(codes), _AT_ONCE):
+        part = codes[first : first + _AT_ONCE]
+        part[:] = _numbers_before(view, ends[4 * first : 4 * (first + len(part))], places).reshape(-1, 4)
+        if part.max() >= size or (part[:, 2:] < part[:, :2]).any():
+            return None
+        # The digits were read without a look at what stands around them; writing them again is the proof.
+        again = _written(part, form, size)
+        if not data.startswith(again, position):
+            return None
+        position += len(again)
+    return codes if position == len(data) else None
 
 
 def _numbers_before(view: np.ndarray, ends: np.ndarray, places: int) -> np.ndarray:
-    """The decimal number of up to `places` digits that ends before each position, int64."""
-    values = np.zeros(len(ends), dtype=np.int64)
-    going = np.ones(len(ends), dtype=bool)
+    """The decimal number of up to `places` digits that ends before each position."""
+    values: np.ndarray = np.zeros(len(ends), dtype=np.int32 if places < 10 else np.int64)
+    going: np.ndarray = np.ones(len(ends), dtype=bool)
     for place in range(places):
-        digits = view.take(ends - (1 + place), mode="clip") - np.uint8(ord("0"))  # below "0" wraps round to above 9
+        # Below "0" wraps round to above 9; a position before the start is clipped, and then refused with the rest.
+        digits = view.take(ends - (1 + place), mode="clip") - np.uint8(ord("0"))
         going &= digits <= 9
-        values += np.where(going, digits, 0) * np.int64(10**place)
+        values += (digits * going) * values.dtype.type(10**place)
     return values
 
 
