@@ -85,7 +85,7 @@ class BinGrid:
         factor_only = convention == "xyxy" and not (self.shift.any() or nearest)
         scale = np.tile(self.scale * (1 + slack / self.size) if factor_only else self.scale, (rows, 1))
         shift = np.tile(self.shift + bias, (0 if factor_only else rows, 1))
-        inside = _WithinSquare(self.size + slack) if factor_only else _WithinWindow(self.window, bias, slack, rows)
+        bounds = _Bounds(self.window, 0.0 if factor_only else bias, 2 * slack, rows)
         positions = np.empty((rows, 4))
         codes, kept, filled = np.empty((len(boxes), 4), dtype=np.int64), np.ones(len(boxes), dtype=bool), 0
         for start in range(0, len(boxes), _CHUNK):
@@ -95,12 +95,14 @@ class BinGrid:
                 np.multiply(to_corners(part, convention), scale[: len(part)], out=found)
                 if not factor_only:
                     np.add(found, shift[: len(part)], out=found)
-                plain = policies.min_visible == 0 and inside(found) and _shortest_side(found) > 0
-                if not plain:
-                    corners = part * self.scale if factor_only else found - bias
-                    span = slice(start, start + len(part))
-                    found, kept[span] = policies.settle(corners, part, self.window, slack, start)
-                    found += bias
+                if not (bounds.hold(found) and _sides(found).min() > 0):
+                    doubtful = np.flatnonzero(~(bounds.rows(found) & _pairs_of(_sides(found) > 0)))
+                    corners = part[doubtful] * self.scale if factor_only else found[doubtful] - bias
+                    settled, stay = policies.settle(corners, part[doubtful], self.window, slack, doubtful + start)
+                    found[doubtful[stay]] = settled + bias
+                    if not stay.all():
+                        kept[start + doubtful[~stay]] = False
+                        found = found[kept[start : start + len(part)]]
             # No position is negative any more: the cast cuts as floor does.
             np.minimum(found, self.size - 0.5, out=found)
             np.copyto(codes[filled : filled + len(found)], found, casting="unsafe")
@@ -113,41 +115,46 @@ class BinGrid:
         The lower edge or the centre of a bin. Where the picture ends inside the bin (or, for `nearest`, within the half
         bin around its lower edge), a position beyond is brought back to the picture's edge.
         """
-        first = codes - (0.5 if nearest else 0.0)
-        low, high = np.tile(self.window[:2], 2), np.tile(self.window[2:], 2)
         positions = codes + (0.5 if center else 0.0)
-        touched = (first <= high) & (first + 1 >= low)
-        positions = np.where(touched, np.clip(positions, low, high), positions)
+        low, high = np.tile(self.window[:2], 2), np.tile(self.window[2:], 2)
+        if low.any() or (high < self.size).any():
+            first = codes - (0.5 if nearest else 0.0)
+            touched = (first <= high) & (first + 1 >= low)
+            positions = np.where(touched, np.clip(positions, low, high), positions)
         return np.asarray((positions - self.shift) / self.scale)
 
 
-class _WithinSquare:
-    """Whether every position is between 0 and the side of the square.
-
-    Taken as whole numbers without sign, floats from 0 on keep their order, and negative ones and NaN lie above all of
-    them: one maximum does for two comparisons.
-    """
-
-    def __init__(self, side: float) -> None:
-        self._side = np.float64(side).view(np.uint64)
-
-    def __call__(self, positions: np.ndarray) -> bool:
-        return bool(positions.view(np.uint64).max() <= self._side)
-
-
-class _WithinWindow:
-    """Whether every position, a bias included, is within a window, give or take a slack."""
+class _Bounds:
+    """Whether positions, a bias included, lie within a window, give or take a slack."""
 
     def __init__(self, window: np.ndarray, bias: float, slack: float, rows: int) -> None:
+        self._square = bias == 0 and not window[:2].any() and window[2] == window[3]
+        self._side = np.float64(window[2] + slack).view(np.uint64)
         self._low = np.tile(window[:2] + (bias - slack), (rows, 2))
         self._high = np.tile(window[2:] + (bias + slack), (rows, 2))
 
-    def __call__(self, positions: np.ndarray) -> bool:
+    def hold(self, positions: np.ndarray) -> bool:
+        """Whether all of them do."""
+        if self._square:
+            # Taken as whole numbers without sign, floats from 0 on keep their order, and negative ones and NaN lie
+            # above all of them: one maximum does for two comparisons. What is within the slack below 0 is doubted.
+            return bool(positions.view(np.uint64).max() <= self._side)
+        return bool(self.rows(positions).all())
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Which boxes do with all four."""
         low, high = self._low[: len(positions)], self._high[: len(positions)]
-        return bool((positions >= low).all() and (positions <= high).all())
+        return _pairs_of(_pairs_of((positions >= low) & (positions <= high)))
 
 
-def _shortest_side(corners: np.ndarray) -> float:
+def _sides(corners: np.ndarray) -> np.ndarray:
+    """Widths and heights, (N, 2)."""
     # Taken as complex numbers, (x2, y2) - (x1, y1) is one subtraction a box.
     points = corners.view(np.complex128)
-    return float((points[:, 1] - points[:, 0]).view(np.float64).min())
+    return np.asarray((points[:, 1] - points[:, 0]).view(np.float64)).reshape(-1, 2)
+
+
+def _pairs_of(flags: np.ndarray) -> np.ndarray:
+    """Booleans (N, 2 M) -> whether both of each pair are set, (N, M), or (N,) where M is 1."""
+    both = flags[:, 0::2] & flags[:, 1::2]
+    return np.asarray(both[:, 0] if both.shape[1] == 1 else both)

@@ -23,7 +23,7 @@ class BoxPolicies:
     min_visible: float
 
     def settle(
-        self, corners: np.ndarray, given: np.ndarray, window: np.ndarray, slack: float, first: int
+        self, corners: np.ndarray, given: np.ndarray, window: np.ndarray, slack: float, indices: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Apply the policies to some boxes.
 
@@ -32,7 +32,7 @@ class BoxPolicies:
             given: (N, 4) the same as they came, for messages.
             window: (4,) x1, y1, x2, y2 of what is shown, in bins.
             slack: Bins by which rounding may have moved a corner.
-            first: Index of the first of them among all boxes, for messages.
+            indices: (N,) their indices among all boxes, for messages.
 
         Returns:
             The corners (M, 4) of the boxes kept, cut to the window, and which those are, (N,) bool.
@@ -44,7 +44,7 @@ class BoxPolicies:
         def refuse(which: ArrayLike, reason: str) -> None:
             if np.any(which):
                 index = int(np.argmax(which))
-                raise BoxError(f"box {first + index}, {given[index].tolist()}, {reason}")
+                raise BoxError(f"box {indices[index]}, {given[index].tolist()}, {reason}")
 
         refuse(~np.isfinite(given).all(axis=1), "is not finite; remove it, or repair the annotation")
         low, high = corners[:, :2], corners[:, 2:]
