@@ -223,6 +223,7 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
 
 
 def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
+    from perceptok.boxes.records import BoxFailure
     from perceptok.boxes.scoring import Truth
 
     known: Sequence[ImageBoxes | BoxRecord]
@@ -232,7 +233,13 @@ def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
         read = _read_annotations(str(source))
         failures += read.failures
         known = read.images
-    return {one.name: Truth.of(one) for one in known}
+    true: dict[str, Truth] = {}
+    for one in known:
+        if one.name in true:
+            failures.append(BoxFailure(one.name, f"stands twice in {source}; the first is kept"))
+        else:
+            true[one.name] = Truth.of(one)
+    return true
 
 
 @contextmanager

@@ -213,6 +213,11 @@ def test_eval(folder: Path, records: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert (report["total"]["invalid"], report["total"]["total"], report["total"]["hits_75"]) == (1, 2, 1)
     assert len(report["failures"]) == 2
+    twice = folder / "twice.jsonl"
+    twice.write_text(records.read_text() * 2)
+    done = run("eval", records, "--truth", twice)
+    assert done.exit_code == 1
+    assert "a.jpg: stands twice" in done.stderr
 
 
 @pytest.mark.parametrize(
