@@ -7,7 +7,7 @@ import sys
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import demo, depth
+from perceptok_cli import box, demo, depth
 
 __all__ = ["app", "main"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Perception tokens: depth maps and boxes as tokens that a language model can write, read and reason over.",
 )
 app.add_typer(depth.app, name="depth")
+app.add_typer(box.app, name="box")
 app.command()(demo.demo)
 
 

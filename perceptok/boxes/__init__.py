@@ -1,0 +1,1 @@
+"""Boxes and points <-> coordinate codes: image frames, the codec, metrics."""

@@ -1,0 +1,281 @@
+"""`perceptok box`: annotation files to coordinate tokens and back, pictures, scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+
+import typer
+
+from perceptok.errors import AnnotationError, OutputError, PerceptokError
+from perceptok_cli.console import finish, note, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from perceptok.boxes.annotations import AnnotationFile
+    from perceptok.boxes.metrics import BoxScores
+    from perceptok.boxes.records import BoxFailure, BoxRecord, ImageBoxes
+    from perceptok.boxes.scoring import Truth
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Boxes <-> four coordinate tokens each.")
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+RecordsArgument = Annotated[str, typer.Argument(help="What encode wrote; - reads JSON lines from standard input.")]
+
+
+@app.command()
+def encode(
+    annotations: Annotated[str, typer.Argument(help="A COCO or LVIS file; - reads it from standard input.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines, one for each image; - prints them.")],
+    frame: Annotated[
+        Literal["squash", "letterbox", "center_crop"],
+        typer.Option("--frame", help="What the model sees of an image: all of it squashed, all padded, its middle."),
+    ] = "squash",
+    size: Annotated[int, typer.Option("--size", min=1, help="Codes along a side.")] = 336,
+    order: Annotated[Literal["xyxy", "yxyx"], typer.Option("--order", help="Order of the four codes.")] = "xyxy",
+    rounding: Annotated[
+        Literal["floor", "round"], typer.Option("--rounding", help="Which code an edge takes; see BoxCodec.")
+    ] = "floor",
+    decode_to: Annotated[
+        Literal["center", "corner"], typer.Option("--decode", help="What part of its bin a code stands for.")
+    ] = "center",
+    outside: Annotated[
+        Literal["clip", "raise", "drop"], typer.Option("--outside", help="Boxes that reach out of the image.")
+    ] = "clip",
+    degenerate: Annotated[
+        Literal["keep", "drop", "raise"], typer.Option("--degenerate", help="Boxes without width or height.")
+    ] = "keep",
+    min_visible: Annotated[
+        float, typer.Option("--min-visible", min=0, max=1, help="Drop boxes of which the frame shows a smaller share.")
+    ] = 0.0,
+    text: Annotated[
+        Literal["aurora", "compact", "numeral"] | None, typer.Option("--text", help="Write the tokens too, in a form.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Encode the boxes of an annotation file to tokens."""
+    from perceptok.boxes.codec import BoxCodec
+    from perceptok.boxes.records import BoxRecord
+
+    codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
+    with _opened(output, force) as out:
+        read = _read_annotations(annotations)
+        failures = list(read.failures)
+        encoded = 0
+        for image in read.images:
+            record = BoxRecord.of(image, codec, frame=frame, min_visible=min_visible, failures=failures)
+            out.write((record.to_json(form=text) + "\n").encode())
+            encoded += len(record.codes)
+    boxes = sum(len(image.boxes) for image in read.images)
+    refused = len(failures) - len(read.failures)
+    dropped = boxes - encoded - refused
+    note(f"{encoded} boxes of {len(read.images)} images -> {output}" + (f"; {dropped} dropped" if dropped else ""))
+    _finish(failures, boxes + len(read.failures))
+
+
+@app.command()
+def decode(
+    records: RecordsArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The annotation file; - prints it.")],
+    header: Annotated[
+        Path | None,
+        typer.Option(
+            "--header", help="Take info, licences and all categories from this file; default: those in the records."
+        ),
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
+    from perceptok.boxes.annotation_writing import write_annotations
+
+    failures: list[BoxFailure] = []
+    with _opened(output, force) as out:
+        images = [record.decoded() for record in _read_records(records, failures)]
+        known = _read_annotations(str(header)).header if header else None
+        write_annotations(out, images, known)
+    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}")
+    _finish(failures, len(images) + len(failures))
+
+
+@app.command()
+def draw(
+    records: RecordsArgument,
+    images: Annotated[Path, typer.Option("--images", help="Folder of the images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for PNG files, named as the images.")],
+    framed: Annotated[bool, typer.Option("--framed", help="Draw on the square picture that the model sees.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
+    from perceptok.boxes.records import BoxFailure
+
+    failures: list[BoxFailure] = []
+    read = list(_read_records(records, failures))
+    broken = len(failures)
+    drawn: set[Path] = set()
+    with progress_bar("drawing", len(read)) as advance:
+        for record in read:
+            try:
+                target = _inside(output, record.name).with_suffix(".png")
+                if target in drawn:
+                    raise OutputError(f"{target} was drawn already for another record")
+                if force or not target.exists():
+                    _draw(record, _inside(images, record.name), target, framed)
+                drawn.add(target)
+            except (PerceptokError, OSError) as error:
+                failures.append(BoxFailure(record.name, str(error)))
+            advance()
+    note(f"{len(drawn)} images in {output}")
+    _finish(failures, len(read) + broken)
+
+
+@app.command(name="eval")
+def evaluate(
+    predictions: Annotated[
+        str,
+        typer.Argument(help="JSON lines: records, or answers with name, text and label; - reads standard input."),
+    ],
+    truth: Annotated[Path, typer.Option("--truth", help="A COCO or LVIS file (.json), or records (.jsonl).")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Score predicted boxes, or a model's answers, against the true ones."""
+    from dataclasses import asdict
+
+    from perceptok.boxes.scoring import read_predictions, score_predictions
+    from perceptok.files import atomic_write
+
+    if output and output.exists() and not force:
+        raise OutputError(f"{output} exists already; replace it with --force")
+    failures: list[BoxFailure] = []
+    true = _read_truth(truth, failures)
+    with _lines(predictions) as lines:
+        report = score_predictions(read_predictions(lines, predictions), true)
+    failures += report.failures
+    rows = [_columns(label or "(all)", scores) for label, scores in report.by_label.items()]
+    print_table("Boxes against the truth, crowds left out", _HEADER, [*rows, _columns("all", report.total)])
+    if report.crowds or report.unanswered:
+        note(f"{report.crowds} crowds left out; {report.unanswered} images without a prediction are not scored")
+    if output:
+        values = {
+            "total": report.total.to_dict(),
+            "by_label": {label: scores.to_dict() for label, scores in report.by_label.items()},
+            **{key: value for key, value in asdict(report).items() if key in ("crowds", "unanswered")},
+            "failures": [one._asdict() for one in failures],
+        }
+        with atomic_write(output, force=force) as file:
+            file.write((json.dumps(values, indent=2) + "\n").encode())
+    _finish(failures, report.total.images + len(failures))
+
+
+_HEADER = ("category", "images", "true", "predicted", "invalid", "count error", "IoU", "P50", "R50", "P75", "R75")
+
+
+def _columns(name: str, scores: BoxScores) -> list[str]:
+    def shown(value: float, form: str) -> str:
+        return "-" if math.isnan(value) else format(value, form)
+
+    counts = [str(value) for value in (scores.images, scores.true, scores.predicted, scores.invalid)]
+    means = [shown(scores.count_error, ".2f"), shown(scores.mean_iou, ".3f")]
+    rates = (scores.precision_50, scores.recall_50, scores.precision_75, scores.recall_75)
+    return [name, *counts, *means, *(shown(rate, ".1%") for rate in rates)]
+
+
+def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
+    from perceptok.boxes.drawing import draw_boxes, read_picture
+    from perceptok.boxes.records import ImageBoxes
+    from perceptok.files import atomic_write
+
+    picture, boxes = read_picture(source), record.decoded()
+    if framed:
+        if picture.size != record.frame.image_size:
+            raise AnnotationError(f"{source} has {picture.size} pixels; its record is of {record.frame.image_size}")
+        picture = record.frame.apply(picture.convert("RGB"))
+        corners = record.frame.to_frame(boxes.boxes)
+        boxes = ImageBoxes(boxes.name, *picture.size, corners, boxes.labels)
+    drawn = draw_boxes(picture, boxes)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target, force=True) as file:
+        drawn.save(file, format="PNG")
+
+
+def _read_annotations(source: str) -> AnnotationFile:
+    from perceptok.boxes.annotations import read_annotations
+
+    return read_annotations(sys.stdin if source == "-" else source, strict=False)
+
+
+def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
+    """The records of JSON lines; lines that are none go to the failures."""
+    from perceptok.boxes.records import BoxFailure, read_box_lines
+
+    with _lines(source) as lines:
+        for one in read_box_lines(lines, source):
+            if isinstance(one, BoxFailure):
+                failures.append(one)
+            else:
+                yield one
+
+
+def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
+    from perceptok.boxes.records import BoxFailure
+    from perceptok.boxes.scoring import Truth
+
+    known: Sequence[ImageBoxes | BoxRecord]
+    if source.suffix == ".jsonl":
+        known = list(_read_records(str(source), failures))
+    else:
+        read = _read_annotations(str(source))
+        failures += read.failures
+        known = read.images
+    true: dict[str, Truth] = {}
+    for one in known:
+        if one.name in true:
+            failures.append(BoxFailure(one.name, f"stands twice in {source}; the first is kept"))
+        else:
+            true[one.name] = Truth.of(one)
+    return true
+
+
+@contextmanager
+def _lines(source: str) -> Iterator[Iterator[str]]:
+    if source == "-":
+        yield iter(sys.stdin)
+        return
+    try:
+        with Path(source).open(encoding="utf-8") as file:
+            yield iter(file)
+    except OSError as error:
+        raise AnnotationError(f"{source}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{source}: not UTF-8 text ({error.reason})") from error
+
+
+@contextmanager
+def _opened(output: Path, force: bool) -> Iterator[BinaryIO]:
+    from perceptok.files import atomic_write
+
+    if str(output) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+    else:
+        with atomic_write(output, force=force) as file:
+            yield file
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{name!r} leads out of {folder}")
+    return path
+
+
+def _finish(failures: Sequence[BoxFailure], total: int) -> None:
+    from perceptok.depth.jobs import Failure
+
+    finish([Failure(*one) for one in failures], total)
