@@ -39,8 +39,8 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
         ]
         if flags:
             raise VocabularyError(
-                f"the tokenizer has {token} already, as a token that is {', '.join(flags)}; perception tokens are plain: "
-                "start from the tokenizer without it"
+                f"the tokenizer has {token} already, as a token that is {', '.join(flags)}; perception tokens "
+                "are plain: start from the tokenizer without it"
             )
     missing = [token for one in token_sets for token in one.tokens if token not in known]
     first = max(len(known), *(index + 1 for index in special), 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary.additions import add_tokens, plan_tokens
-from perceptok.vocabulary.initialisation import Blend, initial_rows
+from perceptok.vocabulary.initialisation import Blend, block_diagonal, initial_rows
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.matrices import TokenMatrices, configs_of, find_matrices, grow_matrices
 from perceptok.vocabulary.recipes import Init, blends_of, features_of, inits_of
@@ -86,12 +86,12 @@ def extend_vocabulary(
     if model is None:
         return add_tokens(tokenizer, vocab, added)
     old_rows = find_matrices(model).rows
-    old_ids = torch.tensor(sorted(known.keys() - vocab.tokens.keys(), key=known.__getitem__))
+    old_ids = torch.tensor(sorted(set(known.values()) - set(vocab.tokens.values())))
     _require_rows(model, old_rows, known, vocab)
     wanted: list[int] = []
     for one in token_sets:
         wanted += _unfilled(model, old_rows, vocab, one, added, existing)
-    features = torch.block_diag(*(features_of(one, inits[one], codebook) for one in token_sets))
+    features = block_diagonal([features_of(one, inits[one], codebook) for one in token_sets])
     blends = blends_of(tokenizer, inits, descriptions or {})
 
     vocab = add_tokens(tokenizer, vocab, added)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from perceptok.errors import VocabularyError
 from perceptok.tokens import TokenSet
 
-__all__ = ["RowSurvey", "codebook_features", "initial_rows", "ordinal_features", "survey_rows"]
+__all__ = ["RowSurvey", "block_diagonal", "codebook_features", "initial_rows", "ordinal_features", "survey_rows"]
 
 ROWS_PER_DRAW = 2048
 """Old rows behind one draw. All 32,000 would cost 12 times the arithmetic for rows of the same distribution."""
@@ -113,7 +113,8 @@ def ordinal_features(size: int) -> Tensor:
     while widths[-1] * 8 <= size:
         widths.append(widths[-1] * 4)
     kernel = torch.stack([torch.exp(-squared / (2 * width**2)) for width in widths]).mean(0)
-    return torch.linalg.cholesky(kernel + 1e-6 * torch.eye(size, dtype=torch.float64)).float()
+    factor: Tensor = torch.linalg.cholesky(kernel + 1e-6 * torch.eye(size, dtype=torch.float64))
+    return factor.float()
 
 
 def codebook_features(codebook: Tensor, token_set: TokenSet) -> Tensor:
@@ -133,4 +134,11 @@ def codebook_features(codebook: Tensor, token_set: TokenSet) -> Tensor:
     if not vectors.isfinite().all():
         row = int((~vectors.isfinite()).any(dim=1).nonzero()[0])
         raise VocabularyError(f"the codebook's vector of code {row} is not finite; the codec is damaged")
-    return F.normalize(vectors - vectors.mean(dim=0), dim=1).float()
+    features: Tensor = F.normalize(vectors - vectors.mean(dim=0), dim=1).float()
+    return features
+
+
+def block_diagonal(parts: Sequence[Tensor]) -> Tensor:
+    """Features of several sets side by side, so that each set has draws of its own; parts without columns are fine."""
+    joined: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+    return joined

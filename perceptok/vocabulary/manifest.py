@@ -122,7 +122,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError) as error:
         raise VocabularyError(
-            f"no tokenizer can be loaded from {folder}; save it there, or pass tokenizer= ({str(error).splitlines()[0]})"
+            f"no tokenizer loads from {folder} ({str(error).splitlines()[0]}); save it there, or pass tokenizer="
         ) from error
 
 

@@ -14,7 +14,7 @@ from perceptok.errors import VocabularyError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["TokenMatrices", "configs_of", "find_matrices", "grow_matrices"]
+__all__ = ["TokenMatrices", "configs_of", "find_matrices", "grow_matrices", "modules_of"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,16 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
             "the model (peft, DDP, FSDP, compile)"
         )
     name = type(model).__name__
-    head = model.get_output_embeddings()
-    if head is None or not isinstance(getattr(head, "weight", None), nn.Parameter):
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    outputs = getattr(head, "weight", None)
+    if not isinstance(outputs, nn.Parameter):
         raise VocabularyError(
             f"{name} has no output head, so that new tokens could never be written; load the model with its "
             "language-model head (AutoModelForCausalLM, AutoModelForImageTextToText, ...)"
         )
-    bias = getattr(head, "bias", None)
-    found = TokenMatrices(model.get_input_embeddings().weight, head.weight, bias)
+    inputs = model.get_input_embeddings().weight
+    assert isinstance(inputs, nn.Parameter)
+    found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
     for parameter in found.parameters:
         _require_plain(parameter, name)
     if len({len(parameter) for parameter in found.parameters}) > 1:
@@ -83,6 +85,11 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
         )
     _refuse_untied(model, found)
     return found
+
+
+def modules_of(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """The modules that hold the input and the output matrix of a model that `find_matrices` accepts."""
+    return model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
 
 def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
@@ -95,18 +102,19 @@ def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
         VocabularyError: See `find_matrices`.
     """
     old = find_matrices(model)
-    if rows <= old.rows:
+    before, tied = old.rows, old.tied
+    if rows <= before:
         return old
     for parameter in old.parameters:
         grown = torch.empty(rows, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device)
-        grown[: old.rows] = parameter.data
+        grown[:before] = parameter.data
         parameter.data = grown
         parameter.grad = None
         del grown
     model.resize_token_embeddings(rows, mean_resizing=False)
-    _count_right(model, old, rows)
+    _count_right(model, old, before, rows)
     new = find_matrices(model)
-    assert new.tied == old.tied
+    assert new.tied == tied
     assert all(len(parameter) == rows for parameter in new.parameters)
     return new
 
@@ -115,9 +123,8 @@ def configs_of(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
     """Every configuration object of a model: its own, the nested ones, and copies that sub-models hold."""
     from transformers import PreTrainedConfig
 
-    waiting = [
-        module.config for module in model.modules() if isinstance(getattr(module, "config", None), PreTrainedConfig)
-    ]
+    held = (getattr(module, "config", None) for module in model.modules())
+    waiting = [config for config in held if isinstance(config, PreTrainedConfig)]
     seen: set[int] = set()
     while waiting:
         config = waiting.pop()
@@ -127,22 +134,22 @@ def configs_of(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
             waiting.extend(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
 
 
-def _count_right(model: PreTrainedModel, old: TokenMatrices, rows: int) -> None:
+def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, rows: int) -> None:
     """Every vocabulary size that was the old one becomes the new one.
 
     transformers' resize sets those of the text config and of the outermost model only: T5's encoder keeps a copy of
     the config, PaliGemma a size of its own, and its inner model tells image tokens apart by a stale number.
     """
-    grown = {id(parameter) for parameter in old.parameters}
+    grown = {id(parameter) for parameter in matrices.parameters}
     for module in model.modules():
         if id(getattr(module, "weight", None)) in grown:
             for attribute in ("num_embeddings", "out_features"):
                 if hasattr(module, attribute):
                     setattr(module, attribute, rows)
-        if vars(module).get("vocab_size") == old.rows:
-            module.vocab_size = rows
+        if vars(module).get("vocab_size") == before:
+            setattr(module, "vocab_size", rows)  # noqa: B010 - nn.Module declares its attributes as tensors
     for config in configs_of(model):
-        if vars(config).get("vocab_size") == old.rows:
+        if vars(config).get("vocab_size") == before:
             config.vocab_size = rows
     if "vocab_size" in vars(model.config):
         model.config.vocab_size = rows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, TokenSet
-from perceptok.vocabulary.initialisation import Blend, codebook_features, ordinal_features
+from perceptok.vocabulary.initialisation import Blend, block_diagonal, codebook_features, ordinal_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,8 +34,10 @@ def inits_of(
             )
         inits = {one: init[one] for one in token_sets}
     else:
-        unfit = {"ordinal": lambda one: one == DEPTH, "codebook": lambda one: one != DEPTH}.get(init, lambda _: False)
-        inits = {one: "normal" if unfit(one) else init for one in token_sets}
+        unfit = {
+            one for one in token_sets if (one == DEPTH and init == "ordinal") or (one != DEPTH and init == "codebook")
+        }
+        inits = {one: "normal" if one in unfit else init for one in token_sets}
     unknown = [one for one in inits.values() if one not in get_args(Init)]
     if unknown:
         raise VocabularyError(f"init is one of {', '.join(get_args(Init))}; got {unknown[0]!r}")
@@ -61,7 +63,7 @@ def features_of(token_set: TokenSet, init: Init, codebook: Tensor | None) -> Ten
         codes = codebook_features(codebook, token_set)
     else:
         codes = torch.eye(token_set.size)
-    return torch.block_diag(torch.eye(markers), codes)
+    return block_diagonal([torch.eye(markers), codes])
 
 
 def blends_of(

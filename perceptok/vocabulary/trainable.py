@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
-from perceptok.vocabulary.matrices import TokenMatrices, find_matrices
+from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, modules_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,15 +75,14 @@ def peft_settings(model: PreTrainedModel, vocab: PerceptionVocabulary) -> dict[s
     matrices = _matrices(model, vocab)
     if matrices.bias is not None:
         raise VocabularyError(
-            f"the head of {type(model).__name__} has a bias, which peft's layer for trained tokens would leave out of the "
-            "logits; use trainable_parameters, or modules_to_save with the whole head"
+            f"the head of {type(model).__name__} has a bias, which peft's layer for trained tokens would leave out of "
+            "the logits; use trainable_parameters, or modules_to_save with the whole head"
         )
     ids = sorted(vocab.tokens.values())
-    wanted = {"inputs": model.get_input_embeddings()}
-    if not matrices.tied:
-        wanted["outputs"] = model.get_output_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    return {"trainable_token_indices": {names[id(module)]: ids for module in wanted.values()}}
+    inputs, outputs = modules_of(model)
+    named = (inputs,) if matrices.tied else (inputs, outputs)
+    return {"trainable_token_indices": {names[id(module)]: ids for module in named}}
 
 
 def _matrices(model: PreTrainedModel, vocab: PerceptionVocabulary) -> TokenMatrices:
@@ -106,7 +105,8 @@ def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
         assert accumulated.grad is not None
         accumulated.grad[old.to(accumulated.device)] = 0
 
-    setattr(parameter, _HOOK, parameter.register_post_accumulate_grad_hook(clear))
+    handle = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
+    setattr(parameter, _HOOK, handle)
 
 
 def _unmask(parameter: nn.Parameter) -> None:
