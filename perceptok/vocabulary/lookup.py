@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, overload
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
-__all__ = ["PerceptionVocabulary", "Tokenizer"]
+__all__ = ["PerceptionVocabulary", "Tokenizer", "tokenizer_fingerprint"]
 
 KNOWN_SETS = (DEPTH, PIXEL)
 
@@ -32,11 +35,23 @@ class PerceptionVocabulary:
     Attributes:
         token_sets: The sets it holds, in vocabulary order.
         size: One more than the largest id of the tokenizer, and at least its length; logits may be wider (padding).
+        base_fingerprint: A hash of the tokenizer's other tokens and their ids, where the tokenizer was at hand.
+        codec_fingerprint: Of the depth codec whose codes the DEPTH tokens mean, where it was said.
     """
 
-    def __init__(self, token_sets: Sequence[TokenSet], ids: Mapping[str, int], size: int) -> None:
+    def __init__(
+        self,
+        token_sets: Sequence[TokenSet],
+        ids: Mapping[str, int],
+        size: int,
+        *,
+        base_fingerprint: str | None = None,
+        codec_fingerprint: str | None = None,
+    ) -> None:
         self.token_sets = tuple(token_sets)
         self.size = size
+        self.base_fingerprint = base_fingerprint
+        self.codec_fingerprint = codec_fingerprint
         self._ids = {token: ids[token] for one in self.token_sets for token in one.tokens}
         self._set_of = torch.full((size,), -1, dtype=torch.int64)
         self._code_of = torch.full((size,), -1, dtype=torch.int64)
@@ -69,7 +84,53 @@ class PerceptionVocabulary:
                 )
         if not wanted:
             raise VocabularyError("the tokenizer has no perception tokens; add them with extend_vocabulary")
-        return cls(wanted, known, max(len(tokenizer), max(known.values()) + 1))
+        size = max(len(tokenizer), max(known.values()) + 1)
+        return cls(wanted, known, size, base_fingerprint=tokenizer_fingerprint(known, wanted, size))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        tokenizer: Tokenizer | None = None,
+        *,
+        codec_fingerprint: str | None = None,
+    ) -> Self:
+        """Read the manifest of a folder and hold the tokenizer to it.
+
+        Args:
+            folder: Where `save_pretrained` wrote; no network.
+            tokenizer: The one to check; without it, the one saved in the folder.
+            codec_fingerprint: Of the depth codec at hand, to be checked as well.
+
+        Raises:
+            VocabularyError: No manifest, a damaged one, or one of another tokenizer or codec; the message names the
+                first difference.
+        """
+        from perceptok.vocabulary.manifest import checked, load_tokenizer, read_manifest
+
+        manifest = read_manifest(folder)
+        found = load_tokenizer(folder) if tokenizer is None else tokenizer
+        checked(manifest, found, codec_fingerprint)
+        vocab = cls.from_tokenizer(found, manifest.token_sets)
+        vocab.codec_fingerprint = manifest.codec
+        return vocab
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, codec_fingerprint: str | None = None) -> None:
+        """Write the manifest, `perception_tokens.json`, beside the tokenizer; an older one is replaced.
+
+        Args:
+            folder: Where the tokenizer is saved; made where missing.
+            codec_fingerprint: `DepthCodec.fingerprint` of the codec whose codes the DEPTH tokens mean.
+
+        Raises:
+            VocabularyError: This vocabulary was not made from a tokenizer.
+            OutputError: The file cannot be written.
+        """
+        from perceptok.vocabulary.manifest import Manifest, write_manifest
+
+        if codec_fingerprint is not None:
+            self.codec_fingerprint = codec_fingerprint
+        write_manifest(folder, Manifest.of(self))
 
     def has(self, token_set: TokenSet) -> bool:
         """Whether the set is part of this vocabulary."""
@@ -138,6 +199,13 @@ class PerceptionVocabulary:
                 f"this vocabulary has no {token_set.name} tokens, only "
                 f"{', '.join(one.name for one in self.token_sets)}; add them with extend_vocabulary"
             )
+
+
+def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSet], size: int) -> str:
+    """SHA-256 of the tokens with ids below `size` that are in no set, in order of id."""
+    ours = {token for one in token_sets for token in one.tokens}
+    base = sorted((index, token) for token, index in known.items() if index < size and token not in ours)
+    return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
 
 def _present(known: Mapping[str, int]) -> tuple[TokenSet, ...]:

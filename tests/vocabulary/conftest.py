@@ -1,12 +1,17 @@
-"""Small tokenizers with the perception tokens."""
+"""Small tokenizers, with and without the perception tokens, and tiny models of many kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from tokenizers.pre_tokenizers import Digits, Sequence, Whitespace, WhitespaceSplit
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
 
@@ -21,3 +26,126 @@ def tokenizer() -> PreTrainedTokenizerFast:
     tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
     fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return fast
+
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "max_position_embeddings": 64,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def _llama(rows: int, tied: bool) -> PreTrainedModel:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **TEXT))
+
+
+def _llava(rows: int, tied: bool) -> PreTrainedModel:
+    text = transformers.LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **TEXT)
+    vision = transformers.CLIPVisionConfig(projection_dim=16, **VISION)
+    config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=9)
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+def _qwen2_vl(rows: int, tied: bool) -> PreTrainedModel:
+    rope = {"rope_type": "default", "mrope_section": [4, 4, 4]}
+    text = {"vocab_size": rows, "rope_parameters": rope, "pad_token_id": 0, **TEXT}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 48, "num_heads": 2, "mlp_ratio": 1}
+    config = transformers.Qwen2VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied, image_token_id=9, video_token_id=8
+    )
+    return transformers.Qwen2VLForConditionalGeneration(config)
+
+
+def _idefics3(rows: int, tied: bool) -> PreTrainedModel:
+    text = transformers.LlamaConfig(vocab_size=rows, pad_token_id=0, **TEXT)
+    config = transformers.Idefics3Config(
+        text_config=text, vision_config=VISION, image_token_id=9, tie_word_embeddings=tied, pad_token_id=0
+    )
+    return transformers.Idefics3ForConditionalGeneration(config)
+
+
+def _paligemma(rows: int, tied: bool) -> PreTrainedModel:
+    text = {"model_type": "gemma", "vocab_size": rows, **TEXT}
+    vision = {"model_type": "siglip_vision_model", "projection_dim": 48, "vision_use_head": False, **VISION}
+    config = transformers.PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=9,
+        projection_dim=48,
+        vocab_size=rows,
+        tie_word_embeddings=tied,
+    )
+    return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+def _gemma(rows: int, tied: bool) -> PreTrainedModel:
+    return transformers.GemmaForCausalLM(transformers.GemmaConfig(vocab_size=rows, tie_word_embeddings=tied, **TEXT))
+
+
+def _gpt2(rows: int, tied: bool) -> PreTrainedModel:
+    config = transformers.GPT2Config(
+        vocab_size=rows, n_embd=48, n_layer=2, n_head=2, n_positions=64, tie_word_embeddings=tied
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _t5(rows: int, tied: bool) -> PreTrainedModel:
+    assert tied, "T5 is always tied"
+    config = transformers.T5Config(vocab_size=rows, d_model=48, d_ff=32, d_kv=24, num_layers=1, num_heads=2)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def _gptj(rows: int, tied: bool) -> PreTrainedModel:
+    """Its head has a bias."""
+    config = transformers.GPTJConfig(
+        vocab_size=rows, n_embd=48, n_layer=1, n_head=2, rotary_dim=8, n_positions=64, tie_word_embeddings=tied
+    )
+    model = transformers.GPTJForCausalLM(config)
+    torch.nn.init.normal_(model.lm_head.bias)
+    return model
+
+
+BUILDERS: dict[str, Callable[[int, bool], PreTrainedModel]] = {
+    "llama": _llama,
+    "llava": _llava,
+    "qwen2_vl": _qwen2_vl,
+    "idefics3": _idefics3,
+    "paligemma": _paligemma,
+    "gemma": _gemma,
+    "gpt2": _gpt2,
+    "t5": _t5,
+    "gptj": _gptj,
+}
+
+
+@pytest.fixture
+def tiny() -> Callable[..., PreTrainedModel]:
+    """A tiny model with random weights, `tiny("llava", rows=300, tied=False)`."""
+
+    def build(name: str, rows: int = 300, tied: bool = False) -> PreTrainedModel:
+        torch.manual_seed(5)
+        return BUILDERS[name](rows, tied).eval()
+
+    return build
+
+
+@pytest.fixture
+def bare() -> PreTrainedTokenizerFast:
+    """300 tokens and none of ours: digits, a few words, fillers."""
+    names = ["<unk>", "<s>", "</s>", "a", "map", "depth", "pixel", "start", "<video>", "<image>", *"0123456789"]
+    names += [f"filler{number}" for number in range(300 - len(names))]
+    inner = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    inner.pre_tokenizer = Sequence([WhitespaceSplit(), Digits(individual_digits=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")

@@ -1,0 +1,179 @@
+"""The matrices of a language model that have one row per token: found, grown, and counted right in every config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from perceptok.errors import VocabularyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["TokenMatrices", "configs_of", "find_matrices", "grow_matrices", "modules_of"]
+
+
+@dataclass(frozen=True)
+class TokenMatrices:
+    """What a model holds per token.
+
+    Attributes:
+        inputs: (V, D), the embeddings.
+        outputs: (V, D), the head; the same object as `inputs` in a tied model.
+        bias: (V,) of the head, where it has one.
+    """
+
+    inputs: nn.Parameter
+    outputs: nn.Parameter
+    bias: nn.Parameter | None
+
+    @property
+    def tied(self) -> bool:
+        """Whether reading and writing share one matrix."""
+        return self.inputs is self.outputs
+
+    @property
+    def distinct(self) -> tuple[nn.Parameter, ...]:
+        """The matrices, a shared one once."""
+        return (self.inputs,) if self.tied else (self.inputs, self.outputs)
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """The matrices, a shared one once, and the bias."""
+        return self.distinct if self.bias is None else (*self.distinct, self.bias)
+
+    @property
+    def rows(self) -> int:
+        """Tokens there is room for."""
+        return len(self.inputs)
+
+
+def find_matrices(model: PreTrainedModel) -> TokenMatrices:
+    """The token matrices of a causal, multimodal or sequence-to-sequence model.
+
+    Raises:
+        VocabularyError: It is no transformers model, has no output head, is tied by its configuration but not in
+            fact, its matrices differ in length, or they are quantised, sharded, or not loaded.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise VocabularyError(
+            f"expected a transformers model, got {type(model).__name__}; extend the vocabulary before anything wraps "
+            "the model (peft, DDP, FSDP, compile)"
+        )
+    name = type(model).__name__
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    outputs = getattr(head, "weight", None)
+    if not isinstance(outputs, nn.Parameter):
+        raise VocabularyError(
+            f"{name} has no output head, so that new tokens could never be written; load the model with its "
+            "language-model head (AutoModelForCausalLM, AutoModelForImageTextToText, ...)"
+        )
+    inputs = model.get_input_embeddings().weight
+    assert isinstance(inputs, nn.Parameter)
+    found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
+    for parameter in found.parameters:
+        _require_plain(parameter, name)
+    if len({len(parameter) for parameter in found.parameters}) > 1:
+        raise VocabularyError(
+            f"{name} reads {len(found.inputs)} tokens and writes {len(found.outputs)}; resize both to one length first"
+        )
+    _refuse_untied(model, found)
+    return found
+
+
+def modules_of(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """The modules that hold the input and the output matrix of a model that `find_matrices` accepts."""
+    return model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+
+
+def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
+    """Give a model's token matrices `rows` rows; the old ones keep their values, the new ones are not yet filled.
+
+    Each matrix is copied once, one at a time. transformers' own resize then finds the matrices as long as it wants
+    them, and does the rest: ties, module attributes, and whatever else the model's class grows with its vocabulary.
+
+    Raises:
+        VocabularyError: See `find_matrices`.
+    """
+    old = find_matrices(model)
+    before, tied = old.rows, old.tied
+    if rows <= before:
+        return old
+    for parameter in old.parameters:
+        grown = torch.empty(rows, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device)
+        grown[:before] = parameter.data
+        parameter.data = grown
+        parameter.grad = None
+        del grown
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    _count_right(model, old, before, rows)
+    new = find_matrices(model)
+    assert new.tied == tied
+    assert all(len(parameter) == rows for parameter in new.parameters)
+    return new
+
+
+def configs_of(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
+    """Every configuration object of a model: its own, the nested ones, and copies that sub-models hold."""
+    from transformers import PreTrainedConfig
+
+    held = (getattr(module, "config", None) for module in model.modules())
+    waiting = [config for config in held if isinstance(config, PreTrainedConfig)]
+    seen: set[int] = set()
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in seen:
+            seen.add(id(config))
+            yield config
+            waiting.extend(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
+
+
+def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, rows: int) -> None:
+    """Every vocabulary size that was the old one becomes the new one.
+
+    transformers' resize sets those of the text config and of the outermost model only: T5's encoder keeps a copy of
+    the config, PaliGemma a size of its own, and its inner model tells image tokens apart by a stale number.
+    """
+    grown = {id(parameter) for parameter in matrices.parameters}
+    for module in model.modules():
+        if id(getattr(module, "weight", None)) in grown:
+            for attribute in ("num_embeddings", "out_features"):
+                if hasattr(module, attribute):
+                    setattr(module, attribute, rows)
+        if vars(module).get("vocab_size") == before:
+            setattr(module, "vocab_size", rows)  # noqa: B010 - nn.Module declares its attributes as tensors
+    for config in configs_of(model):
+        if vars(config).get("vocab_size") == before:
+            config.vocab_size = rows
+    if "vocab_size" in vars(model.config):
+        model.config.vocab_size = rows
+
+
+def _require_plain(parameter: Tensor, name: str) -> None:
+    if parameter.is_meta:
+        raise VocabularyError(f"the token matrices of {name} are on the meta device; load the weights first")
+    if parameter.numel() == 0:
+        raise VocabularyError(
+            f"the token matrices of {name} are empty here (sharded by ZeRO-3?); extend before sharding"
+        )
+    if not parameter.is_floating_point():
+        raise VocabularyError(
+            f"the token matrices of {name} are quantised ({parameter.dtype}); extend the model before quantising it"
+        )
+
+
+def _refuse_untied(model: PreTrainedModel, found: TokenMatrices) -> None:
+    for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        pair = model.get_parameter(target), model.get_parameter(source)
+        if pair[0] is not pair[1] and any(one is matrix for one in pair for matrix in found.distinct):
+            raise VocabularyError(
+                f"the configuration of {type(model).__name__} ties {target} to {source}, but they are two matrices: "
+                "resizing would tie them again and lose one. Set model.config.tie_word_embeddings = False to keep "
+                "both, or call model.tie_weights() to share one"
+            )

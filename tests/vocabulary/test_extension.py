@@ -1,0 +1,288 @@
+"""Models of many kinds, extended: rows, ties, sizes, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import perceptok as pt
+from perceptok.errors import VocabularyError
+from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary.matrices import configs_of, find_matrices
+
+Tiny = Callable[..., PreTrainedModel]
+
+TIED_AND_UNTIED = [
+    (name, tied)
+    for name in ("llama", "llava", "qwen2_vl", "idefics3", "paligemma", "gemma", "gpt2", "t5", "gptj")
+    for tied in (False, True)
+    if (name, tied) != ("t5", False)
+]
+OURS = 130 + 336
+
+
+def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        return model(input_ids=ids, **more).logits
+
+
+@pytest.mark.parametrize(("name", "tied"), TIED_AND_UNTIED)
+def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool) -> None:
+    model = tiny(name, tied=tied)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    before, old = logits(model, ids), [one.detach().clone() for one in find_matrices(model).parameters]
+    vocab = extend_vocabulary(bare, model, init="normal")
+    matrices = find_matrices(model)
+    assert matrices.rows == 300 + OURS
+    assert matrices.tied == tied
+    for matrix, was in zip(matrices.parameters, old, strict=True):
+        assert torch.equal(matrix[:300], was)
+    after = logits(model, ids)
+    assert torch.equal(after[..., :300], before) or torch.allclose(after[..., :300], before, atol=1e-6)
+    assert after.shape[-1] == 300 + OURS
+    assert logits(model, vocab.ids(pt.DEPTH)[None, :20]).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "tied"), TIED_AND_UNTIED)
+def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool) -> None:
+    model = tiny(name, tied=tied)
+    held = {index for index, config in enumerate(configs_of(model)) if vars(config).get("vocab_size") == 300}
+    extend_vocabulary(bare, model, pad_to_multiple_of=64)
+    rows = 768
+    assert held
+    assert {vars(config)["vocab_size"] for index, config in enumerate(configs_of(model)) if index in held} == {rows}
+    assert model.config.get_text_config().vocab_size == rows
+    matrices = {id(one) for one in find_matrices(model).distinct}
+    for module in model.modules():
+        assert vars(module).get("vocab_size", rows) == rows
+        if id(getattr(module, "weight", None)) in matrices:
+            assert getattr(module, "num_embeddings", rows) == getattr(module, "out_features", rows) == rows
+
+
+@pytest.mark.parametrize(("name", "tied"), [("llava", False), ("paligemma", True), ("gpt2", True), ("gptj", False)])
+def test_saved_and_loaded(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool, tmp_path: Path) -> None:
+    model = tiny(name, tied=tied)
+    vocab = extend_vocabulary(bare, model, init="ordinal")
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[3, vocab.token_id(pt.PIXEL, 335), vocab.start_id(pt.DEPTH)]])
+    assert torch.equal(logits(loaded, ids), logits(model, ids))
+    trained = find_matrices(loaded).outputs.detach().clone()
+    extend_vocabulary(bare, loaded, init="normal", seed=9)
+    assert torch.equal(find_matrices(loaded).outputs, trained)
+
+
+def test_rows_that_padding_had_made_are_initialised_too(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llama", rows=384)
+    for matrix in find_matrices(model).distinct:
+        matrix.data[300:] = torch.nan
+    vocab = extend_vocabulary(bare, model, init="normal")
+    assert vocab.token_id(pt.DEPTH, 0) == 302
+    for matrix in find_matrices(model).distinct:
+        assert matrix.shape == (300 + OURS, 48)
+        assert matrix.isfinite().all()
+        assert len(matrix[vocab.all_ids].unique(dim=0)) == OURS
+
+
+@pytest.mark.parametrize("init", ["mean", "text"])
+def test_a_wide_model_is_never_shrunk(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
+    model = tiny("llama", rows=1000)
+    before = find_matrices(model).inputs.detach().clone()
+    vocab = extend_vocabulary(bare, model, init=init)  # type: ignore[arg-type]
+    after = find_matrices(model).inputs
+    assert after.shape == before.shape
+    assert model.config.vocab_size == 1000
+    untouched = ~vocab.is_perception(torch.arange(1000))
+    assert torch.equal(after[untouched], before[untouched])
+    assert not torch.isclose(after[~untouched], before[~untouched]).all(dim=1).any()
+
+
+def test_rows_of_no_token_are_the_mean(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("gptj")
+    extend_vocabulary(bare, model, init="normal", pad_to_multiple_of=500)
+    matrices = find_matrices(model)
+    assert matrices.rows == 1000
+    assert matrices.bias is not None
+    for matrix in matrices.parameters:
+        assert torch.allclose(matrix[766:], matrix[:300].mean(dim=0), atol=1e-6)
+    assert torch.allclose(matrices.bias[300:], matrices.bias[:300].mean())
+
+
+@pytest.mark.parametrize("init", ["mean", "normal", "ordinal", "text"])
+def test_again_changes_nothing(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
+    model, untouched = tiny("llama"), copy.deepcopy(bare)
+    first = extend_vocabulary(bare, model, init=init)  # type: ignore[arg-type]
+    with torch.no_grad():
+        find_matrices(model).outputs[400:] += 1  # trained
+    before = [one.detach().clone() for one in find_matrices(model).distinct]
+    for tokenizer in (bare, untouched):
+        again = extend_vocabulary(tokenizer, model, init="normal", seed=1)
+        assert again.tokens == first.tokens
+        assert len(tokenizer) == 300 + OURS
+        assert all(torch.equal(a, b) for a, b in zip(find_matrices(model).distinct, before, strict=True))
+
+
+def test_one_set_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llama")
+    depth = extend_vocabulary(bare, model, (pt.DEPTH,), init="normal")
+    assert depth.token_sets == (pt.DEPTH,)
+    before = find_matrices(model).inputs.detach().clone()
+    both = extend_vocabulary(bare, model)
+    after = find_matrices(model).inputs
+    assert len(after) == 300 + OURS
+    assert torch.equal(after[:430], before)
+    assert both.tokens == {**depth.tokens, **both.tokens}
+    assert list(both.tokens.values()) == list(range(300, 766))
+    assert model.config.perception_rows == {"DEPTH": [[300, 130]], "PIXEL": [[430, 336]]}
+
+
+def test_a_half_present_set_is_completed(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    half = [token for token in pt.DEPTH.tokens if token != pt.DEPTH.token(7)]
+    bare.add_tokens([transformers.AddedToken(token, special=False, normalized=False) for token in half])
+    model = tiny("llama", rows=429)
+    before = find_matrices(model).inputs.detach().clone()
+    vocab = extend_vocabulary(bare, model, (pt.DEPTH,), init="normal", existing="keep")
+    assert vocab.token_id(pt.DEPTH, 7) == 429
+    after = find_matrices(model).inputs
+    assert torch.equal(after[:429], before)
+    assert after[429].norm() > 0
+
+
+def test_the_tokenizer_first_and_a_padded_model_later(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    extend_vocabulary(bare)
+    model = tiny("llama", rows=384)
+    find_matrices(model).inputs.data[300:] = torch.nan
+    extend_vocabulary(bare, model, init="normal")
+    assert find_matrices(model).inputs.isfinite().all()
+
+
+def test_rows_that_may_be_trained_are_kept_and_said(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    extend_vocabulary(bare)
+    model = tiny("llama", rows=800)
+    before = find_matrices(model).inputs.detach().clone()
+    with pytest.warns(UserWarning, match="had 336 of the PIXEL tokens already, and the model has rows"):
+        extend_vocabulary(bare, copy.deepcopy(model), (pt.PIXEL,))
+    extend_vocabulary(bare, model, existing="keep")
+    assert torch.equal(find_matrices(model).inputs, before)
+    extend_vocabulary(bare, model, existing="replace", init="normal")
+    assert not torch.equal(find_matrices(model).inputs[300:766], before[300:766])
+    assert torch.equal(find_matrices(model).inputs[766:], before[766:])
+
+
+def test_the_same_seed_gives_the_same_rows(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    rows = []
+    for seed in (0, 0, 1):
+        model = tiny("llama")
+        extend_vocabulary(copy.deepcopy(bare), model, init="ordinal", seed=seed)
+        rows.append(find_matrices(model).outputs.detach())
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_half_precision(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llama").to(torch.bfloat16)
+    extend_vocabulary(bare, model, init="normal")
+    matrices = find_matrices(model)
+    assert matrices.inputs.dtype == matrices.outputs.dtype == torch.bfloat16
+    assert matrices.inputs.requires_grad
+    assert matrices.inputs.isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+def refused(match: str, tokenizer: PreTrainedTokenizerFast, model: object, **options: object) -> None:
+    """Refused, and nothing changed."""
+    length, known = len(tokenizer), tokenizer.get_vocab()
+    sizes = {name: len(one) for name, one in model.named_parameters()} if isinstance(model, PreTrainedModel) else {}
+    with pytest.raises(VocabularyError, match=match):
+        extend_vocabulary(tokenizer, model, **options)  # type: ignore[arg-type]
+    assert len(tokenizer) == length
+    assert tokenizer.get_vocab() == known
+    assert all(len(one) == sizes[name] for name, one in model.named_parameters() if name in sizes)  # type: ignore[attr-defined]
+
+
+def test_a_model_without_a_head(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    refused("LlamaModel has no output head", bare, tiny("llama").model)
+
+
+def test_a_model_of_another_kind(bare: PreTrainedTokenizerFast) -> None:
+    refused("expected a transformers model, got Linear", bare, torch.nn.Linear(2, 2))
+
+
+def test_a_tied_model_whose_head_was_replaced(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llama", tied=True)
+    model.lm_head = torch.nn.Linear(48, 300, bias=False)
+    with pytest.raises(VocabularyError, match=r"ties lm_head.weight to model.embed_tokens.weight, but they are two"):
+        extend_vocabulary(bare, model)
+    assert len(bare) == 300
+    head = model.lm_head.weight.detach().clone()
+    model.config.tie_word_embeddings = False
+    extend_vocabulary(bare, model)
+    assert torch.equal(model.lm_head.weight[:300], head)
+
+
+def test_a_tokenizer_longer_than_the_matrix(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    refused(r"10 of its tokens, 'filler270' \(id 290\) first, have no row among 290", bare, tiny("llama", rows=290))
+
+
+def test_matrices_of_two_lengths(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llama")
+    model.lm_head = torch.nn.Linear(48, 310, bias=False)
+    with pytest.raises(VocabularyError, match="reads 300 tokens and writes 310"):
+        extend_vocabulary(bare, model)
+
+
+def test_an_image_token_that_the_tokenizer_lacks(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model = tiny("llava")
+    model.config.image_token_index = 300
+    refused(r"LlavaConfig.image_token_index is 300, which would be the id of <DEPTH_START>", bare, model)
+
+
+def test_weights_that_are_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    refused("on the meta device", bare, tiny("llama").to("meta"))
+    sharded = tiny("llama")
+    sharded.lm_head.weight.data = torch.empty(0)
+    with pytest.raises(VocabularyError, match="empty here"):
+        extend_vocabulary(bare, sharded)
+    quantised = tiny("llama").requires_grad_(False)
+    quantised.lm_head.weight.data = torch.zeros(300, 48, dtype=torch.int8)
+    with pytest.raises(VocabularyError, match=r"quantised \(torch.int8\)"):
+        extend_vocabulary(bare, quantised)
+    assert len(bare) == 300
+
+
+def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    model, other = tiny("llama"), copy.deepcopy(bare)
+    extend_vocabulary(bare, model)
+    other.add_tokens(["<pad>"])
+    refused("DEPTH rows were made for ids from 300 on, the tokenizer's begin at 301", other, model)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"init": "zeros"}, "init is one of mean, normal, ordinal, codebook, text; got 'zeros'"),
+        ({"init": {pt.DEPTH: "mean"}}, r"names the sets \['DEPTH'\], token_sets are \['DEPTH', 'PIXEL'\]"),
+        ({"init": "codebook"}, "needs the codec's codebook"),
+        ({"codebook": torch.zeros(128, 4)}, "no set takes init='codebook'"),
+        ({"init": "codebook", "codebook": torch.zeros(64, 4)}, r"\(128, D\); got torch.float32 of shape \(64, 4\)"),
+        ({"init": "codebook", "codebook": torch.full((128, 4), torch.nan)}, "vector of code 0 is not finite"),
+        ({"init": "text", "descriptions": {"<DEPTH_0>": "ünknown"}}, "no piece of the description 'ünknown'"),
+        ({"descriptions": {"<DEPTH_0>": "near"}}, "<DEPTH_0> has a description, but no set with init='text'"),
+        ({"pad_to_multiple_of": 0}, "positive integer; got 0"),
+        ({"existing": "maybe"}, "existing is 'keep' or 'replace'; got 'maybe'"),
+        ({"token_sets": ()}, "one or more different sets"),
+        ({"token_sets": (pt.DEPTH, pt.DEPTH)}, "one or more different sets"),
+    ],
+)
+def test_unfit_options(tiny: Tiny, bare: PreTrainedTokenizerFast, options: dict[str, object], match: str) -> None:
+    refused(match, bare, tiny("llama"), **options)
