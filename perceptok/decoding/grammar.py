@@ -4,8 +4,8 @@ An answer is free text in which three things may stand, and nothing else of the 
 
 - a depth block: `<DEPTH_START>`, 100 codes, `<DEPTH_END>`;
 - a compact box: four PIXEL tokens in a row;
-- an AURORA box: a piece of text that ends in "(", then PIXEL "," PIXEL "," PIXEL "," PIXEL, then a piece that begins with
-  ")". Brackets of ordinary text stay free: only a PIXEL token after "(" opens a tuple.
+- an AURORA box: a piece of text that ends in "(", then PIXEL "," PIXEL "," PIXEL "," PIXEL, then a piece that begins
+  with ")". Brackets of ordinary text stay free: only a PIXEL token after "(" opens a tuple.
 
 Pure Python without a framework: whoever adapts it to an engine needs the table and the two rules of `Grammar.advance`.
 """
@@ -197,7 +197,8 @@ class Grammar:
             remaining: Tokens that may still be written, this one included; nothing is begun that they cannot finish. An
                 answer that is too late already (an open block at the end of a prompt) goes on as far as it gets.
         """
-        steps = ((symbol, self.advance(state, symbol)) for symbol in range(Symbol.PIXEL + PIXEL.size))
+        pixels = PIXEL.size if self.coordinate[state.control] >= 0 else 0
+        steps = ((symbol, self.advance(state, symbol)) for symbol in range(Symbol.PIXEL + pixels))
         after = {symbol: self.needed(following) for symbol, following in steps if following is not None}
         if remaining is None or self.needed(state) > remaining:
             return list(after)
@@ -221,7 +222,8 @@ class Grammar:
 def compile_grammar(config: GrammarConfig | None = None) -> Grammar:
     """Lay out the table: about 110 rows of 10 columns."""
     config = config or GrammarConfig()
-    rows: dict[str, dict[int, str]] = {"text": dict.fromkeys(_TEXTS, "text") | {Symbol.EOS: "ended"}, "ended": {}}
+    text: dict[int, str] = {**dict.fromkeys(_TEXTS, "text"), Symbol.EOS: "ended"}
+    rows: dict[str, dict[int, str]] = {"text": text, "ended": {}}
     if config.depth:
         _add_depth(rows)
     if config.boxes == "compact":
