@@ -1,8 +1,8 @@
 """Where sequences of token ids are in the grammar: from the ids alone, at once for a whole batch, without a loop.
 
-What decides the state lies in the last 102 ids at most: how many codes follow the last `<DEPTH_START>`, and which shape of
-an open box the last 8 ids have. Each becomes one number per sequence, which a table turns into a row. Only the limits look
-at the whole answer, by counting.
+What decides the state lies in the last 102 ids at most: how many codes follow the last `<DEPTH_START>`, and which shape
+of an open box the last 8 ids have. Each becomes one number per sequence, and a table turns that into a row. Only limits
+look at the whole answer, by counting.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class StateReader:
         self._powers = table(4 ** np.arange(_SHAPE)[::-1])
         self._rows_of_shapes = table(_rows_of_shapes(grammar))
         self._pixels = table(kinds == Symbol.PIXEL)
-        self._codes = table(np.where(symbols >= Symbol.PIXEL, symbols - Symbol.PIXEL, 0))
-        self._awaits_second = table(np.isin(grammar.coordinate, (2, 3)))
+        self._ordered_rows = table(rows.ordered + np.where(symbols >= Symbol.PIXEL, symbols - Symbol.PIXEL, 0))
+        self._awaits_second = table(np.isin(grammar.coordinate, (2, 3)).astype(np.int64))
         self._at_start = tuple(map(table, _at_start(grammar)))
         self._open_coordinates = table(_open_coordinates(grammar))
         (self._end_id,) = np.flatnonzero(symbols == Symbol.DEPTH_END).tolist() or [-1]
@@ -57,13 +57,13 @@ class StateReader:
         if ids.shape[1] == 0:
             return ids.new_zeros(ids.shape[0])
         window = ids[:, -_WINDOW:]
-        keys = (self._marks[window] + self._positions[-window.shape[1] :]).amax(1)
-        control = self._rows_of_keys[keys]
+        keys = (torch.take(self._marks, window) + self._positions[-window.shape[1] :]).amax(1)
+        control = torch.take(self._rows_of_keys, keys)
         boxes = self.state_rows.grammar.config.boxes
         if boxes == "aurora":
             shape = ids[:, -_SHAPE:]
-            numbers = (self._digits[shape] * self._powers[-shape.shape[1] :]).sum(1)
-            return torch.maximum(control, self._rows_of_shapes[numbers])
+            numbers = (torch.take(self._digits, shape) * self._powers[-shape.shape[1] :]).sum(1)
+            return torch.maximum(control, torch.take(self._rows_of_shapes, numbers))
         if boxes == "compact":
             return torch.maximum(control, self._rows_of_shapes[self._trailing_pixels(ids) % 4])
         return control
@@ -82,8 +82,8 @@ class StateReader:
         back = 4 if grammar.config.boxes == "aurora" else 2
         if grammar.config.boxes and grammar.config.ordered and ids.shape[1] >= back:
             # x1 stands as far before x2 as y1 before y2.
-            least = self.state_rows.ordered + self._codes[ids[:, -back]]
-            row = torch.where(self._awaits_second[control], least, row)
+            least = torch.take(self._ordered_rows, ids[:, -back])
+            row = torch.maximum(row, least * torch.take(self._awaits_second, control))
         return row
 
     def _first(self, control: Tensor, written: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The grammar as arrays: for every row of states, which symbols may come next.
 
-A row of states is a row of the grammar's table under a standing of the counters. So limits, a forced block and the order
-of coordinates become look-ups too, and an adapter needs nothing but the row of a sequence.
+A row of states is a row of the grammar's table under a standing of the counters. So limits, a forced block and the
+order of coordinates become look-ups too, and an adapter needs nothing but the row of a sequence.
 """
 
 from __future__ import annotations
