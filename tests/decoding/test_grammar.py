@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.decoding.grammar import GrammarConfig, State, Symbol, compile_grammar
+from perceptok.decoding.grammar import GrammarConfig, State, Symbol
+from perceptok.decoding.grammar import compile_grammar as compile_anew
 from perceptok.errors import ConfigError
 
 P = Symbol.PIXEL
+compile_grammar = cache(compile_anew)
 BLOCK = [Symbol.DEPTH_START, *[Symbol.DEPTH_CODE] * 100, Symbol.DEPTH_END]
 
 
@@ -185,7 +188,7 @@ def test_every_row_has_a_way_out_of_known_length(config: GrammarConfig) -> None:
 
 
 def test_what_stays_free() -> None:
-    grammar = compile_grammar()
+    grammar = compile_grammar(GrammarConfig())
     # "(see above), f(x),(y)": brackets and commas of ordinary text.
     text = [
         Symbol.OPEN,
@@ -221,11 +224,11 @@ def test_what_stays_free() -> None:
     ],
 )
 def test_what_is_refused(symbols: list[int]) -> None:
-    assert compile_grammar().run(symbols) is None
+    assert compile_grammar(GrammarConfig()).run(symbols) is None
 
 
 def test_x2_and_y2_from_x1_and_y1_on() -> None:
-    grammar = compile_grammar()
+    grammar = compile_grammar(GrammarConfig())
     at_x2, at_y2 = grammar.run(aurora(300, 2, 300, 4)[:5]), grammar.run(aurora(300, 2, 300, 4)[:7])
     assert at_x2 is not None
     assert at_y2 is not None
@@ -246,7 +249,7 @@ def test_text_ends_in_time_for_a_forced_block() -> None:
 
 
 def test_a_block_needs_its_102_tokens() -> None:
-    grammar = compile_grammar()
+    grammar = compile_grammar(GrammarConfig())
     assert Symbol.DEPTH_START not in grammar.allowed(grammar.initial, 101)
     assert Symbol.DEPTH_START in grammar.allowed(grammar.initial, 102)
 
