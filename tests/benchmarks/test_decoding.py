@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PrefixConstrainedLogitsProcessor
+from transformers import LlamaConfig, LlamaForCausalLM, PrefixConstrainedLogitsProcessor
 
 import perceptok as pt
+from perceptok.decoding.fast_generation import generate_perception
+from perceptok.decoding.grammar import GrammarConfig
 from perceptok.decoding.hf import PerceptionLogitsProcessor
 
 BATCHES = (1, 16, 256)
@@ -91,7 +93,7 @@ def measured(benchmark: Any, call: Callable[[], object], batch: int, rounds: int
 
 
 GRID = [
-    pytest.param(where, batch, width, 1_000, id=f"{where}-b{batch}-v{width}", marks=[])
+    pytest.param(where, batch, width, 1_000, id=f"{where}-b{batch}-v{width}")
     for where in ("text", "block")
     for batch in BATCHES
     for width in WIDTHS
@@ -119,3 +121,45 @@ def test_prefix_function(benchmark: Any, where: str, batch: int, width: int, len
     processor = PrefixConstrainedLogitsProcessor(prefix_function(width), num_beams=1)
     benchmark.group = f"{where}, batch {batch}, vocabulary {width}, length {length}"
     measured(benchmark, lambda: processor(ids, scores), batch, rounds=3 if where == "text" else 10)
+
+
+@pytest.fixture(scope="module")
+def language_model() -> LlamaForCausalLM:
+    """A random Llama of 46 million weights."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8}
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    return LlamaForCausalLM(LlamaConfig(**size, **ends, vocab_size=32_000)).eval()
+
+
+@pytest.mark.parametrize("how", ["a pass per token", "no pass for forced tokens"])
+@pytest.mark.parametrize(("first", "tokens"), [("block", 102), ("box", 9)])
+def test_generation(benchmark: Any, language_model: LlamaForCausalLM, how: str, first: Any, tokens: int) -> None:
+    vocab, _ = setting(32_000)
+    config = GrammarConfig(first=first, max_blocks=1, max_boxes=1)
+    processor = PerceptionLogitsProcessor(vocab, config, tokenizer=Words(32_000))
+    prompt = torch.randint(10, 31_000, (1, 600))
+    held = processor.answering(prompt, max_new_tokens=tokens)
+    # The prompt's own pass, the same for both, is left out.
+    cache = language_model(prompt[:, :-1], use_cache=True).past_key_values
+    extra = {"custom_generate": generate_perception} if how.startswith("no") else {}
+    passes = [0]
+    hook = language_model.register_forward_pre_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
+
+    def run() -> None:
+        cache.crop(599)
+        passes[0] = 0
+        language_model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            past_key_values=cache,
+            logits_processor=[held],
+            max_new_tokens=tokens,
+            do_sample=False,
+            **extra,
+        )
+
+    benchmark.group = f"generation of one {first}, {tokens} tokens"
+    measured(benchmark, run, 1, rounds=5)
+    benchmark.extra_info["passes"] = passes[0]
+    hook.remove()
