@@ -7,10 +7,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from perceptok.boxes.annotation_writing import write_annotations
+    from perceptok.boxes.annotations import read_annotations
+    from perceptok.boxes.codec import BoxCodec
+    from perceptok.boxes.geometry import ImageFrame
+    from perceptok.boxes.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
+    from perceptok.boxes.parsing import parse_boxes
+    from perceptok.boxes.records import BoxRecord
+    from perceptok.decoding.consistency import CountConsistency, MarkerConsistency
+    from perceptok.decoding.fast_generation import generate_perception
+    from perceptok.decoding.grammar import GrammarConfig
+    from perceptok.decoding.hf import PerceptionLogitsProcessor
+    from perceptok.decoding.parsing import parse_generation
+    from perceptok.decoding.stream import TokenStream
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
     from perceptok.depth.maps import DepthMap, Nearness
     from perceptok.depth.training import TrainingConfig, train_depth_codec
-    from perceptok.errors import MalformedBlockError, PerceptokError
+    from perceptok.errors import (
+        AlignmentError,
+        AnnotationError,
+        BoxError,
+        CheckpointError,
+        ConfigError,
+        ConstraintError,
+        DepthMapError,
+        MalformedBlockError,
+        MalformedBoxError,
+        MissingExtraError,
+        ObjectiveError,
+        OutputError,
+        PerceptokError,
+        TrainingError,
+        VocabularyError,
+    )
     from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
     from perceptok.objectives.columns import auxiliary_log_probs
     from perceptok.objectives.curriculum import (
@@ -27,72 +56,152 @@ if TYPE_CHECKING:
     from perceptok.tokens import DEPTH, PIXEL, TokenSet
     from perceptok.vocabulary.accumulator import AlignmentAccumulator
     from perceptok.vocabulary.alignment import VocabularyAlignment, align_vocabularies
+    from perceptok.vocabulary.extension import extend_vocabulary
     from perceptok.vocabulary.lookup import PerceptionVocabulary
+    from perceptok.vocabulary.remapping import consecutive_vocabulary, remap_ids, remap_rows
+    from perceptok.vocabulary.sanitising import restore_text, sanitise_text
+    from perceptok.vocabulary.trainable import peft_settings, trainable_parameters
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AlignmentAccumulator": "perceptok.vocabulary.accumulator",
+    "AlignmentError": "perceptok.errors",
+    "AnnotationError": "perceptok.errors",
+    "BoxCodec": "perceptok.boxes.codec",
+    "BoxError": "perceptok.errors",
+    "BoxRecord": "perceptok.boxes.records",
+    "BoxScores": "perceptok.boxes.metrics",
+    "CheckpointError": "perceptok.errors",
+    "ConfigError": "perceptok.errors",
+    "ConstraintError": "perceptok.errors",
+    "CountConsistency": "perceptok.decoding.consistency",
     "CurriculumSampler": "perceptok.objectives.sampler",
     "DEPTH": "perceptok.tokens",
     "DepthCodec": "perceptok.depth.codec",
     "DepthMap": "perceptok.depth.maps",
+    "DepthMapError": "perceptok.errors",
+    "GrammarConfig": "perceptok.decoding.grammar",
+    "ImageFrame": "perceptok.boxes.geometry",
     "LinearSchedule": "perceptok.objectives.curriculum",
     "MalformedBlockError": "perceptok.errors",
+    "MalformedBoxError": "perceptok.errors",
+    "MarkerConsistency": "perceptok.decoding.consistency",
+    "MissingExtraError": "perceptok.errors",
     "Nearness": "perceptok.depth.maps",
     "NextTokenTargets": "perceptok.objectives.targets",
+    "ObjectiveError": "perceptok.errors",
     "ObjectiveWeights": "perceptok.objectives.weights",
+    "OutputError": "perceptok.errors",
     "PIXEL": "perceptok.tokens",
+    "PerceptionLogitsProcessor": "perceptok.decoding.hf",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
     "TemperatureSchedule": "perceptok.objectives.curriculum",
     "TokenSet": "perceptok.tokens",
+    "TokenStream": "perceptok.decoding.stream",
     "TrainingConfig": "perceptok.depth.training",
+    "TrainingError": "perceptok.errors",
     "VocabularyAlignment": "perceptok.vocabulary.alignment",
+    "VocabularyError": "perceptok.errors",
     "align_vocabularies": "perceptok.vocabulary.alignment",
     "auxiliary_log_probs": "perceptok.objectives.columns",
+    "consecutive_vocabulary": "perceptok.vocabulary.remapping",
     "count_loss": "perceptok.objectives.auxiliary",
     "curriculum_probabilities": "perceptok.objectives.curriculum",
     "curriculum_temperature": "perceptok.objectives.curriculum",
     "distillation_loss": "perceptok.objectives.distillation",
+    "extend_vocabulary": "perceptok.vocabulary.extension",
+    "generate_perception": "perceptok.decoding.fast_generation",
+    "iou_matrix": "perceptok.boxes.metrics",
     "load_aurora_checkpoint": "perceptok.depth.codec",
     "marker_loss": "perceptok.objectives.auxiliary",
+    "match_boxes": "perceptok.boxes.metrics",
     "merging_loss": "perceptok.objectives.auxiliary",
     "next_token_targets": "perceptok.objectives.targets",
+    "parse_boxes": "perceptok.boxes.parsing",
+    "parse_generation": "perceptok.decoding.parsing",
+    "peft_settings": "perceptok.vocabulary.trainable",
+    "read_annotations": "perceptok.boxes.annotations",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
+    "remap_ids": "perceptok.vocabulary.remapping",
+    "remap_rows": "perceptok.vocabulary.remapping",
+    "restore_text": "perceptok.vocabulary.sanitising",
+    "sanitise_text": "perceptok.vocabulary.sanitising",
+    "score_boxes": "perceptok.boxes.metrics",
     "train_depth_codec": "perceptok.depth.training",
+    "trainable_parameters": "perceptok.vocabulary.trainable",
+    "write_annotations": "perceptok.boxes.annotation_writing",
 }
 
 __all__ = [
     "DEPTH",
     "PIXEL",
     "AlignmentAccumulator",
+    "AlignmentError",
+    "AnnotationError",
+    "BoxCodec",
+    "BoxError",
+    "BoxRecord",
+    "BoxScores",
+    "CheckpointError",
+    "ConfigError",
+    "ConstraintError",
+    "CountConsistency",
     "CurriculumSampler",
     "DepthCodec",
     "DepthMap",
+    "DepthMapError",
+    "GrammarConfig",
+    "ImageFrame",
     "LinearSchedule",
     "MalformedBlockError",
+    "MalformedBoxError",
+    "MarkerConsistency",
+    "MissingExtraError",
     "Nearness",
     "NextTokenTargets",
+    "ObjectiveError",
     "ObjectiveWeights",
+    "OutputError",
+    "PerceptionLogitsProcessor",
     "PerceptionVocabulary",
     "PerceptokError",
     "TemperatureSchedule",
     "TokenSet",
+    "TokenStream",
     "TrainingConfig",
+    "TrainingError",
     "VocabularyAlignment",
+    "VocabularyError",
     "align_vocabularies",
     "auxiliary_log_probs",
+    "consecutive_vocabulary",
     "count_loss",
     "curriculum_probabilities",
     "curriculum_temperature",
     "distillation_loss",
+    "extend_vocabulary",
+    "generate_perception",
+    "iou_matrix",
     "load_aurora_checkpoint",
     "marker_loss",
+    "match_boxes",
     "merging_loss",
     "next_token_targets",
+    "parse_boxes",
+    "parse_generation",
+    "peft_settings",
+    "read_annotations",
     "reconstruction_loss",
+    "remap_ids",
+    "remap_rows",
+    "restore_text",
+    "sanitise_text",
+    "score_boxes",
     "train_depth_codec",
+    "trainable_parameters",
+    "write_annotations",
 ]
 
 
