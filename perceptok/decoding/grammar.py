@@ -4,8 +4,8 @@ An answer is free text in which three things may stand, and nothing else of the 
 
 - a depth block: `<DEPTH_START>`, 100 codes, `<DEPTH_END>`;
 - a compact box: four PIXEL tokens in a row;
-- an AURORA box: a piece of text that ends in "(", then PIXEL "," PIXEL "," PIXEL "," PIXEL, then a piece that begins with
-  ")". Brackets of ordinary text stay free: only a PIXEL token after "(" opens a tuple.
+- an AURORA box: a piece of text that ends in "(", then PIXEL "," PIXEL "," PIXEL "," PIXEL, then a piece that begins
+  with ")". Brackets of ordinary text stay free: only a PIXEL token after "(" opens a tuple.
 
 Pure Python without a framework: whoever adapts it to an engine needs the table and the two rules of `Grammar.advance`.
 """
@@ -45,6 +45,7 @@ class Symbol(IntEnum):
     PIXEL = 9
 
 
+_LAST_PIXEL = Symbol.PIXEL + PIXEL.size - 1
 _TEXTS = (Symbol.TEXT, Symbol.OPEN, Symbol.COMMA, Symbol.CLOSE, Symbol.CLOSE_OPEN)
 
 
@@ -158,7 +159,7 @@ class Grammar:
         order of coordinates (x2 >= x1, y2 >= y1).
         """
         control = self.table[state.control][min(symbol, Symbol.PIXEL)]
-        if control < 0 or symbol >= Symbol.PIXEL + PIXEL.size:
+        if control < 0 or symbol > _LAST_PIXEL:
             return None
         _, blocks, boxes, corner = state
         if symbol == Symbol.DEPTH_START:
@@ -173,7 +174,7 @@ class Grammar:
                     return None
             if which < 2:
                 corner = (code, 0) if which == 0 else (corner[0], code)
-            elif self.config.ordered and code < corner[which - 2]:
+            elif code < self._least_code(state):
                 return None
         elif symbol == Symbol.EOS and self.owes_block(state):
             return None
@@ -197,11 +198,18 @@ class Grammar:
             remaining: Tokens that may still be written, this one included; nothing is begun that they cannot finish. An
                 answer that is too late already (an open block at the end of a prompt) goes on as far as it gets.
         """
-        steps = ((symbol, self.advance(state, symbol)) for symbol in range(Symbol.PIXEL + PIXEL.size))
-        after = {symbol: self.needed(following) for symbol, following in steps if following is not None}
-        if remaining is None or self.needed(state) > remaining:
+        symbols = [symbol for symbol in Symbol if symbol != Symbol.PIXEL]
+        steps = {symbol: self.advance(state, symbol) for symbol in (*symbols, _LAST_PIXEL)}
+        after = {symbol: self.needed(following) for symbol, following in steps.items() if following is not None}
+        if remaining is not None and self.needed(state) <= remaining:
+            after = {symbol: needed for symbol, needed in after.items() if needed < remaining}
+        if after.pop(_LAST_PIXEL, None) is None:  # no code is held back but by the order, which the largest fulfils
             return list(after)
-        return [symbol for symbol, needed in after.items() if needed < remaining]
+        return [*after, *range(Symbol.PIXEL + self._least_code(state), _LAST_PIXEL + 1)]
+
+    def _least_code(self, state: State) -> int:
+        which = self.coordinate[state.control]
+        return state.corner[which - 2] if which >= 2 and self.config.ordered else 0
 
     def run(self, symbols: Iterable[int], state: State | None = None) -> State | None:
         """The state after many symbols, from `initial` or a given one; None where one is refused."""
@@ -221,7 +229,8 @@ class Grammar:
 def compile_grammar(config: GrammarConfig | None = None) -> Grammar:
     """Lay out the table: about 110 rows of 10 columns."""
     config = config or GrammarConfig()
-    rows: dict[str, dict[int, str]] = {"text": dict.fromkeys(_TEXTS, "text") | {Symbol.EOS: "ended"}, "ended": {}}
+    text: dict[int, str] = {**dict.fromkeys(_TEXTS, "text"), Symbol.EOS: "ended"}
+    rows: dict[str, dict[int, str]] = {"text": text, "ended": {}}
     if config.depth:
         _add_depth(rows)
     if config.boxes == "compact":
