@@ -53,7 +53,7 @@ class _Lark:
         return f"<[{_listed(ids)}]>"
 
     def free(self, classes: TokenClasses) -> dict[str, list[str]]:
-        return {"free": [f"<[^{_listed(classes.not_free)}]>"]}
+        return {"free-text": ["free*"], "free": [f"<[^{_listed(classes.not_free)}]>"]}
 
     def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:
         pixels = classes.pixels

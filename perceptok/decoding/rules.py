@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -54,12 +54,16 @@ class TokenClasses:
                 sequence that it could hold back.
         """
         if config is None:
-            boxes = None if not vocab.has(PIXEL) else "compact" if tokenizer is None else "aurora"
-            config = GrammarConfig(depth=vocab.has(DEPTH), boxes=boxes)  # type: ignore[arg-type]
+            boxes: Literal["aurora", "compact"] | None = (
+                None if not vocab.has(PIXEL) else "compact" if tokenizer is None else "aurora"
+            )
+            config = GrammarConfig(depth=vocab.has(DEPTH), boxes=boxes)
         found = getattr(tokenizer, "eos_token_id", None) if eos_token_id is None else eos_token_id
         ends = [] if found is None else [found] if isinstance(found, int) else list(found)
         if not ends and (config.force_block or config.first != "any"):
-            raise ConstraintError("force_block and first need the end of sequence; pass eos_token_id=... or tokenizer=...")
+            raise ConstraintError(
+                "force_block and first need the end of sequence; pass eos_token_id=... or tokenizer=..."
+            )
         return cls(config, token_symbols(vocab, config, tokenizer=tokenizer, eos_token_ids=ends))
 
     def ids(self, *symbols: int) -> list[int]:
@@ -87,7 +91,7 @@ class Notation(Protocol):
         ...
 
     def free(self, classes: TokenClasses) -> dict[str, list[str]]:
-        """Rules for `free`, one piece of running text."""
+        """Rules for `free`, one piece of running text, and `free-text`, any number of them."""
         ...
 
     def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:
@@ -109,11 +113,14 @@ def id_ranges(ids: Iterable[int]) -> list[tuple[int, int]]:
 def productions(classes: TokenClasses, notation: Notation, root: str) -> dict[str, list[str]]:
     """Rule name -> its alternatives, the root's first.
 
+    Brackets are tokens of their own here: where they belong to the notation's `box` already, pass classes without them
+    (a compact configuration).
+
     Raises:
         ConstraintError: The limits have more than 2,000 combinations.
     """
     config = classes.config
-    rules = {root: _first(config), "free-text": ["free*"]} | notation.free(classes)
+    rules = {root: _first(config)} | notation.free(classes)
     if config.depth:
         rules["code"] = [notation.tokens(classes.ids(Symbol.DEPTH_CODE))]
         start, end = (notation.tokens(classes.ids(one)) for one in (Symbol.DEPTH_START, Symbol.DEPTH_END))

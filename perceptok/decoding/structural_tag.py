@@ -61,8 +61,7 @@ class _Ebnf:
         return f"Token({','.join(map(str, ids))})"
 
     def free(self, classes: TokenClasses) -> dict[str, list[str]]:
-        # "Any but these": a third of the vocabulary's length would not make the tag smaller.
-        return {"free": [f"ExcludeToken({','.join(map(str, classes.not_free))})"]}
+        return {"free-text": ["free*"], "free": [f"ExcludeToken({','.join(map(str, classes.not_free))})"]}
 
     def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:
         pixels = classes.pixels
