@@ -48,6 +48,11 @@ def perception_gbnf(
     classes = TokenClasses(compact, asked.symbols)
     texts = {number: token for token, number in vocab.tokens.items()} if spelled else {}
     rules = productions(classes, _Gbnf(asked.config.boxes == "aurora", texts), "root")
+    if asked.config.boxes == "aurora" and asked.config.first == "box":
+        rules["root"] = [f'" "? {rules["root"][0]}']  # the first piece may be " (" as well as "("
+    if asked.config.first == "text":
+        # `free` reads on already: with text after it the grammar would be ambiguous, and xgrammar 0.2.8 loses its way.
+        rules["root"] = ["free tail-0-0"]
     return "\n".join(f"{name} ::= {' | '.join(alternatives)}" for name, alternatives in rules.items())
 
 

@@ -53,7 +53,8 @@ class _Lark:
         return f"<[{_listed(ids)}]>"
 
     def free(self, classes: TokenClasses) -> dict[str, list[str]]:
-        return {"free-text": ["free*"], "free": [f"<[^{_listed(classes.not_free)}]>"]}
+        # Listed, not excluded: `<[^...]>` allows padded columns of the logits too (llguidance 1.9).
+        return {"free-text": ["free*"], "free": [self.tokens(classes.free)]}
 
     def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:
         pixels = classes.pixels

@@ -78,9 +78,14 @@ class TokenClasses:
         return [place[symbol] for symbol in wanted]
 
     @property
+    def free(self) -> list[int]:
+        """What running text is made of: all but perception tokens, ends of sequence, and what ends in "("."""
+        return self.ids(Symbol.TEXT, Symbol.COMMA, Symbol.CLOSE)
+
+    @property
     def not_free(self) -> list[int]:
-        """What running text has not: perception tokens, ends of sequence, ids without a token, and what ends in "("."""
-        return [int(n) for n in np.flatnonzero(~np.isin(self.symbols, (Symbol.TEXT, Symbol.COMMA, Symbol.CLOSE)))]
+        """The other ids, those without a token included."""
+        return sorted(set(range(len(self.symbols))) - set(self.free))
 
 
 class Notation(Protocol):

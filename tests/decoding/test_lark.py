@@ -52,7 +52,7 @@ class LLGuidance:
 
 @pytest.mark.parametrize("name", [*CONFIGS, *ORDERED])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_the_language_is_the_grammars(name: str, seed: int) -> None:
     config = {**CONFIGS, **ORDERED}[name]
     assert_same_language(LLGuidance(config), compile_grammar(config), seed)

@@ -45,7 +45,7 @@ class XGrammar:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_the_language_is_the_grammars(name: str, seed: int) -> None:
     config = CONFIGS[name]
     assert_same_language(XGrammar(compiled(config)), compile_grammar(config), seed)
