@@ -1,7 +1,8 @@
-"""The final answer held to the evidence: a count that equals the boxes written, a letter that the decoded block names.
+"""The final answer held to the evidence: a count equals the boxes written, a letter is what the decoded block names.
 
-Both processors are off unless they are asked for, work beside `PerceptionLogitsProcessor`, and count how often the model
-would have said something else: a measure by itself of how far an answer rests on its own evidence.
+Both processors are off unless they are asked for, work beside `PerceptionLogitsProcessor`, and count how often the
+model would have said something else: a measure by itself of how far an answer rests on its own evidence. Every beam,
+and every candidate of assisted decoding, counts as an answer.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class _Consistency(LogitsProcessor):
             kept = scores[number, wanted]
             if kept == -torch.inf:
                 raise ConstraintError(
-                    f"row {number}: the answer that the evidence gives has a score of -inf; look at the processors that "
-                    "run before this one"
+                    f"row {number}: the answer that the evidence gives has a score of -inf; look at the processors "
+                    "that run before this one"
                 )
             held[number] = -torch.inf
             held[number, wanted] = kept
@@ -91,8 +92,8 @@ class CountConsistency(_Consistency):
     Args:
         vocab: Perception tokens and their ids.
         cue: The ids after which the number stands, such as those of "we conclude there are".
-        spell: Number -> its ids, such as `lambda n: tokenizer(f" {n}", add_special_tokens=False)["input_ids"]`; for digits
-            that may be followed by more digits, end with what follows the number.
+        spell: Number -> its ids, such as `lambda n: tokenizer.encode(f"{n}.", add_special_tokens=False)`; with what
+            follows the number, where more digits could.
         prompt_length: Ids of the prompt; only the answer is looked at.
     """
 

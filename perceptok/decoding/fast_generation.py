@@ -1,8 +1,8 @@
 """Generation in which tokens that the grammar leaves no choice about cost no forward pass of their own.
 
-Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of AURORA boxes.
-They are appended at once and go through the model together with the next token that is chosen. What is saved is one pass of
-101 in a depth block, and three of eight in an AURORA box; the tokens chosen stay the same.
+Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of AURORA
+boxes. They are appended at once and go through the model together with the next token that is chosen. What is saved is
+one pass of 101 in a depth block, and three of eight in an AURORA box; greedy search chooses the same tokens as without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from perceptok.decoding.hf import PerceptionLogitsProcessor
 from perceptok.errors import ConstraintError
@@ -21,13 +21,13 @@ __all__ = ["generate_perception"]
 
 
 def generate_perception(
-    model: GenerationMixin,
-    input_ids: Tensor,
+    model: Any,
+    input_ids: torch.LongTensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     **model_kwargs: Any,
-) -> Tensor | GenerateDecoderOnlyOutput:
+) -> Any:
     """Greedy search or sampling for `model.generate(..., custom_generate=generate_perception)`.
 
     `logits_processor` of that call must hold a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row has
@@ -37,8 +37,8 @@ def generate_perception(
         Ids (B, T), prompt included, or an output with them as `sequences` (`return_dict_in_generate`).
 
     Raises:
-        ConstraintError: No such processor, beam search, an encoder-decoder model, or scores, logits, attentions or hidden
-            states asked for, which forced tokens do not have.
+        ConstraintError: No such processor, beam search, an encoder-decoder model, or scores, logits, attentions or
+            hidden states asked for, which forced tokens do not have.
     """
     processor = _checked(model, logits_processor, generation_config)
     run = _Run(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor)
@@ -73,7 +73,7 @@ class _Run:
     def __init__(
         self, ids: Tensor, processor: PerceptionLogitsProcessor, criteria: StoppingCriteriaList, pad: Tensor | None
     ) -> None:
-        self.ids = ids
+        self.ids: Any = ids  # a LongTensor, as transformers calls it
         self.finished = False
         self._processor = processor
         self._criteria = criteria
@@ -101,9 +101,7 @@ class _Run:
         return count
 
 
-def _checked(
-    model: GenerationMixin, processors: LogitsProcessorList, config: GenerationConfig
-) -> PerceptionLogitsProcessor:
+def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:
     found = [one for one in processors if isinstance(one, PerceptionLogitsProcessor)]
     if len(found) != 1:
         raise ConstraintError(
@@ -113,7 +111,7 @@ def _checked(
         raise ConstraintError(
             "generate_perception does greedy search and sampling of decoder-only models; leave custom_generate out"
         )
-    wanted = [name for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states")]
+    wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
     asked = [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]
     if asked:
         raise ConstraintError(f"forced tokens have no {', '.join(asked)}; leave it out, or custom_generate")
