@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from perceptok.boxes.records import BoxRecord
     from perceptok.decoding.consistency import CountConsistency, MarkerConsistency
     from perceptok.decoding.fast_generation import generate_perception
+    from perceptok.decoding.gbnf import perception_gbnf
     from perceptok.decoding.grammar import GrammarConfig
     from perceptok.decoding.hf import PerceptionLogitsProcessor
+    from perceptok.decoding.lark import perception_lark
     from perceptok.decoding.parsing import parse_generation
     from perceptok.decoding.stream import TokenStream
+    from perceptok.decoding.structural_tag import perception_structural_tag
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
     from perceptok.depth.maps import DepthMap, Nearness
     from perceptok.depth.training import TrainingConfig, train_depth_codec
@@ -122,6 +125,9 @@ _HOMES = {
     "parse_boxes": "perceptok.boxes.parsing",
     "parse_generation": "perceptok.decoding.parsing",
     "peft_settings": "perceptok.vocabulary.trainable",
+    "perception_gbnf": "perceptok.decoding.gbnf",
+    "perception_lark": "perceptok.decoding.lark",
+    "perception_structural_tag": "perceptok.decoding.structural_tag",
     "read_annotations": "perceptok.boxes.annotations",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
@@ -192,6 +198,9 @@ __all__ = [
     "parse_boxes",
     "parse_generation",
     "peft_settings",
+    "perception_gbnf",
+    "perception_lark",
+    "perception_structural_tag",
     "read_annotations",
     "reconstruction_loss",
     "remap_ids",

@@ -1,11 +1,11 @@
 """llama.cpp: the grammar in GBNF.
 
-What it enforces: blocks of exactly 100 codes, tuples of four, limits, what comes first, a forced block, no stray perception
-token, no end inside a block. What it does not: x2 >= x1 and y2 >= y1 (112,896 alternatives, for a reader that keeps a stack
-for each that may come next). What it cannot: the budget, and what a prompt left open.
+What it enforces: blocks of exactly 100 codes, tuples of four, limits, what comes first, a forced block, no stray
+perception token, no end inside a block. What it does not: x2 >= x1 and y2 >= y1 (112,896 alternatives, for a reader
+that keeps a stack for each that may come next). What it cannot: the budget, and what a prompt left open.
 
-Perception tokens are meant as tokens, by id (`<[32000]>`); running text is meant by its characters, for GBNF can exclude no
-set of tokens: it has no "<DEPTH_" and no "<PIXEL_", however spelled.
+Perception tokens are meant as tokens, by id (`<[32000]>`); running text is meant by its characters, for GBNF can
+exclude no set of tokens: it has no "<DEPTH_" and no "<PIXEL_", however spelled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def perception_gbnf(
     Args:
         vocab: Perception tokens and their ids.
         config: The grammar, but that boxes are not ordered; the default as in `PerceptionLogitsProcessor`.
-        tokenizer: For the default configuration and the end of sequence; the brackets of AURORA boxes are characters here.
+        tokenizer: For the default configuration and the end of sequence; the brackets of AURORA boxes are characters
+            here.
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
         spelled: Write perception tokens by their text, for readers of GBNF without token references. The text is whole
             then, but a model may spell a token in pieces.
@@ -71,7 +72,7 @@ class _Gbnf:
     def tokens(self, ids: Sequence[int]) -> str:
         return " | ".join(f'"{self.texts[number]}"' if self.texts else f"<[{number}]>" for number in ids)
 
-    def free(self, classes: TokenClasses) -> dict[str, list[str]]:
+    def free(self, classes: TokenClasses) -> dict[str, list[str]]:  # noqa: ARG002
         """Text without "<DEPTH_" and "<PIXEL_": one rule for what has been read of them, which starts anew at "<"."""
         stems = (f"<{DEPTH.name}_", f"<{PIXEL.name}_")
         rules = {"free": ["[^<] free-text", '"<" free-1'], "free-text": ["free", '""']}
@@ -81,7 +82,7 @@ class _Gbnf:
             rules[_free(read)] = [f"[^<{''.join(following)}] free-text", '"<" free-1', *longer, '""']
         return rules
 
-    def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:
+    def box(self, classes: TokenClasses, between: str) -> dict[str, list[str]]:  # noqa: ARG002
         comma, opening, closing = ('","', '"("', '")"') if self.brackets else ("", "", "")
         return {
             "pixel": [self.tokens(classes.pixels)],

@@ -1,8 +1,8 @@
 """llguidance: the grammar in its Lark dialect.
 
-What it enforces, token by token: blocks of exactly 100 codes, tuples of four with the tokenizer's own brackets, x2 >= x1 and
-y2 >= y1 (by parametric rules, in 40 kB), limits, what comes first, a forced block, no stray perception token, no end inside a
-block. What it cannot: the budget, and what a prompt left open.
+What it enforces, token by token: blocks of exactly 100 codes, tuples of four with the tokenizer's own brackets, x2 >=
+x1 and y2 >= y1 (by parametric rules, in 40 kB), limits, what comes first, a forced block, no stray perception token, no
+end inside a block. What it cannot: the budget, and what a prompt left open.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def perception_lark(
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
 
     Raises:
-        ConstraintError: Vocabulary, tokenizer and grammar do not fit together, or the limits have too many combinations.
+        ConstraintError: Vocabulary, tokenizer and grammar do not fit together, or the limits have too many
+            combinations.
     """
     classes = TokenClasses.of(vocab, config, tokenizer, eos_token_id)
     rules = productions(classes, _Lark(), "start")

@@ -1,8 +1,8 @@
 """What a server has and `generate` has not: one batch of answers with different lengths, grammars and budgets.
 
-The masking is `PerceptionLogitsProcessor`'s. Here rows are grouped until every group is what that processor takes: ids to one
-length, one budget, one place where the answer begins. In practice that is one group: budgets differ within the last 306
-tokens of an answer only, and whether an answer has begun only under `first` and `force_block="first"`.
+The masking is `PerceptionLogitsProcessor`'s. Here rows are grouped until every group is what that processor takes: ids
+to one length, one budget, one place where the answer begins. In practice that is one group: budgets differ within the
+last 306 tokens of an answer only, and whether an answer has begun only under `first` and `force_block="first"`.
 """
 
 from __future__ import annotations

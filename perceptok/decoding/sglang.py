@@ -1,14 +1,15 @@
 """SGLang: a custom logit processor.
 
-The server is started with `--enable-custom-logit-processor --disable-overlap-schedule` (with overlap the newest token is not in
-the request's ids yet when the next one is masked) and has perceptok installed; what travels is the class's name:
+The server is started with `--enable-custom-logit-processor --disable-overlap-schedule` (with overlap the newest token
+is not in the request's ids yet when the next one is masked) and has perceptok installed; what travels is the class's
+name:
 
     from perceptok.decoding.sglang import request_fields
     engine.generate(prompt, **request_fields({"max_new_tokens": 256}, GrammarConfig(max_blocks=1)))
 
-Without custom code, `perception_structural_tag` does most of this: the processor adds the budget, prompts that leave a block
-open, and the order of both coordinates at no cost. Speculative decoding is refused, for SGLang shows its processors no draft
-tokens.
+Without custom code, `perception_structural_tag` does most of this: the processor adds the budget, prompts that leave a
+block open, and the order of both coordinates at no cost. Speculative decoding is refused, for SGLang shows its
+processors no draft tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """xgrammar: the grammar as a structural tag, which vLLM, SGLang and TensorRT-LLM take as they are.
 
-What it enforces, token by token: blocks of exactly 100 codes, tuples of four with the tokenizer's own brackets, x2 >= x1 and
-y2 >= y1, limits, what comes first, a forced block, no stray perception token, no end inside a block. What it cannot: the
-budget (nothing holds back a block that `max_tokens` would cut), and what a prompt left open, for a tag describes the answer
-alone.
+What it enforces, token by token: blocks of exactly 100 codes, tuples of four with the tokenizer's own brackets, x2 >=
+x1 and y2 >= y1, limits, what comes first, a forced block, no stray perception token, no end inside a block. What it
+cannot: the budget (nothing holds back a block that `max_tokens` would cut), and what a prompt left open, for a tag
+describes the answer alone.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def perception_structural_tag(
 ) -> dict[str, Any]:
     """The grammar for xgrammar, as JSON: `{"type": "structural_tag", "format": ...}`.
 
-    Needs no xgrammar. Two memories at once (x1 while y1 is written, y1 while x2 is) cost one alternative for every pair of x1
-    and y1 in a context-free grammar: with ordered boxes the tag has 2.9 MB and takes xgrammar 0.2.8 three seconds to compile,
-    once. Ordered in x alone it has 0.3 MB and takes 0.1 s, unordered (`GrammarConfig(ordered=False)`) or without boxes some
-    kilobytes and milliseconds.
+    Needs no xgrammar. Two memories at once (x1 while y1 is written, y1 while x2 is) cost one alternative for every pair
+    of x1 and y1 in a context-free grammar: with ordered boxes the tag has 2.9 MB and takes xgrammar 0.2.8 three seconds
+    to compile, once. Ordered in x alone it has 0.3 MB and takes 0.1 s, unordered (`GrammarConfig(ordered=False)`) or
+    without boxes some kilobytes and milliseconds.
 
     Args:
         vocab: Perception tokens and their ids.
@@ -43,7 +43,8 @@ def perception_structural_tag(
         ordered_axes: Where the configuration orders boxes: both axes, or x alone for a small tag.
 
     Raises:
-        ConstraintError: Vocabulary, tokenizer and grammar do not fit together, or the limits have too many combinations.
+        ConstraintError: Vocabulary, tokenizer and grammar do not fit together, or the limits have too many
+            combinations.
     """
     classes = TokenClasses.of(vocab, config, tokenizer, eos_token_id)
     rules = productions(classes, _Ebnf(ordered_axes), "root")

@@ -5,9 +5,10 @@ refuses the other's. Neither is registered as an entry point: vLLM would then lo
 
     vllm serve MODEL --logits-processors perceptok.decoding.vllm:PerceptionLogitsProcessor
 
-A request is held if it says so, by `SamplingParams(extra_args={"perceptok": True})` or with the keys of a GrammarConfig in
-place of True; over HTTP by the field `vllm_xargs`, where these keys are a string of JSON. Without custom code, `perception_structural_tag` does most of this:
-the processors add the budget (`max_tokens`), prompts that leave a block open, and the order of both coordinates at no cost.
+A request is held if it says so, by `SamplingParams(extra_args={"perceptok": True})` or with the keys of a GrammarConfig
+in place of True; over HTTP by the field `vllm_xargs`, where these keys are a string of JSON. Without custom code,
+`perception_structural_tag` does most of this: the processors add the budget (`max_tokens`), prompts that leave a block
+open, and the order of both coordinates at no cost.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class _V2:
     def apply(self, logits: Tensor, ctx: Any) -> Tensor:
         """Mask the rows of requests that asked for it, in place: logits (rows, V) float32.
 
-        The device is waited for once per request whose grammar counts (limits, a forced block), to look at the end of its
-        prompt, and at every step only while draft tokens are checked: their lengths are known nowhere else.
+        The device is waited for once per request whose grammar counts (limits, a forced block), to look at the end of
+        its prompt, and at every step only while draft tokens are checked: their lengths are known nowhere else.
         """
         if not any(int(slot) in self._slots for slot in ctx.idx_mapping_np):
             return logits

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.grammar import Grammar, GrammarConfig, State, Symbol
+from perceptok.decoding.grammar import Grammar, GrammarConfig, Symbol
 from perceptok.decoding.pieces import token_symbols
 
 CONFIGS = {
@@ -104,8 +104,8 @@ def steps(grammar: Grammar, seed: int, length: int) -> Iterator[tuple[set[int], 
 def assert_same_language(matcher: Matcher, grammar: Grammar, seed: int, length: int = 130) -> None:
     """The engine allows exactly what the grammar allows, after every token of a random answer.
 
-    Equal sets at every step are equal answers to every mutation of the answer by one token at its first wrong place; that
-    a refused token is refused when it comes, too, is looked at with one stranger at a random place.
+    Equal sets at every step are equal answers to every mutation of the answer by one token at its first wrong place;
+    that a refused token is refused when it comes, too, is looked at with one stranger at a random place.
     """
     chance = random.Random(seed)
     stranger_at = chance.randrange(length)

@@ -1,7 +1,7 @@
 """The GBNF form. llama.cpp is not installed here: both forms are read by xgrammar, whose EBNF takes GBNF in.
 
-The spelled form is read as it is, character by character. Of the form with token ids `<[7]>` becomes xgrammar's `Token(7)`,
-which means the same.
+The spelled form is read as it is, character by character. Of the form with token ids `<[7]>` becomes xgrammar's
+`Token(7)`, which means the same.
 """
 
 from __future__ import annotations

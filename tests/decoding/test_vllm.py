@@ -1,7 +1,8 @@
 """The vLLM processors: every row of a server's batch as `PerceptionLogitsProcessor` masks it alone.
 
-The logic is tested with the fields that vLLM 0.33 hands over. That the classes fit vLLM's own is tested where vLLM can be
-imported, or where PERCEPTOK_VLLM_SOURCE names a folder with the Python files of its wheel (the V2 interface alone is read).
+The logic is tested with the fields that vLLM 0.33 hands over. That the classes fit vLLM's own is tested where vLLM can
+be imported, or where PERCEPTOK_VLLM_SOURCE names a folder with the Python files of its wheel (the V2 interface alone is
+read).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pickle
 import random
 import sys
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -71,9 +73,16 @@ def requests(seed: int, count: int = 6) -> list[tuple[GrammarConfig | None, list
     return made
 
 
-def alone(config: GrammarConfig, prompt: list[int], written: list[int], budget: int | None, row: torch.Tensor) -> torch.Tensor:
+@cache
+def made(config: GrammarConfig) -> PerceptionLogitsProcessor:
+    return PerceptionLogitsProcessor(vocabulary(), config, tokenizer=tokenizer())
+
+
+def alone(
+    config: GrammarConfig, prompt: list[int], written: list[int], budget: int | None, row: torch.Tensor
+) -> torch.Tensor:
     """The row of logits as one call of `generate` would have it."""
-    processor = PerceptionLogitsProcessor(vocabulary(), config, tokenizer=tokenizer())
+    processor = made(config)
     least = processor.grammar.needed(processor.grammar.initial)
     one = processor.answering(len(prompt), None if budget is None or budget < least else budget)
     return one(torch.tensor([prompt + written]), row[None])[0]
@@ -95,7 +104,11 @@ class Runner:
 
 def context(slots: list[int], lengths: list[int], drafts: list[list[int]], last: list[int]) -> Any:
     """A step of the V2 runner: a row for every request, and one more for every draft token."""
-    rows = [(slot, length, place) for slot, length, more in zip(slots, lengths, drafts, strict=True) for place in range(len(more) + 1)]
+    rows = [
+        (slot, length, place)
+        for slot, length, more in zip(slots, lengths, drafts, strict=True)
+        for place in range(len(more) + 1)
+    ]
     fed = [token for one, more in zip(last, drafts, strict=True) for token in (one, *more)]
     return SimpleNamespace(
         expanded_idx_mapping=torch.tensor([slot for slot, _, _ in rows], dtype=torch.int32),
@@ -136,7 +149,7 @@ def test_v2_sees_draft_tokens(served: Any, seed: int) -> None:
         runner.write(slot, [0, 5], whole[:cut])
         processor.add_request(slot, parameters(grammar.config, 400))
     drafts = [whole[cut : cut + count] for cut, count in zip(cuts, drafted, strict=True)]
-    step = context(slots, [2 + cut for cut in cuts], drafts, [([5] + whole)[cut] for cut in cuts])
+    step = context(slots, [2 + cut for cut in cuts], drafts, [([5, *whole])[cut] for cut in cuts])
     logits = torch.randn(len(step.pos), WIDTH)
     held = processor.apply(logits.clone(), step)
     prefixes = [whole[: cut + more] for cut, count in zip(cuts, drafted, strict=True) for more in range(count + 1)]
@@ -170,7 +183,9 @@ def test_v1_masks_every_row_as_alone(served: Any, seed: int) -> None:
     batch = requests(seed)
     processor = adapter._V1(served, torch.device("cpu"), is_pin_memory=False)
     outputs: list[list[int]] = [[] for _ in batch]
-    added = [(row, parameters(config, budget), prompt, outputs[row]) for row, (config, prompt, _, budget) in enumerate(batch)]
+    added = [
+        (row, parameters(config, budget), prompt, outputs[row]) for row, (config, prompt, _, budget) in enumerate(batch)
+    ]
     processor.update_state(update(added=added))
     for output, (_, _, written, _) in zip(outputs, batch, strict=True):
         output.extend(written)  # the engine lengthens the list that it handed over
@@ -247,19 +262,21 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_v2_fits_the_interface(interface: ModuleType, served: Any) -> None:
-    made = adapter.PerceptionLogitsProcessor
-    assert issubclass(made, interface.LogitsProcessor)
-    assert not made.__abstractmethods__
-    assert adapter.PerceptionLogitsProcessor is made
-    assert pickle.loads(pickle.dumps(made)) is made  # noqa: S301
-    theirs = {name for name, value in vars(interface.LogitsProcessor).items() if callable(getattr(value, "__func__", value))}
+    ours = adapter.PerceptionLogitsProcessor
+    assert issubclass(ours, interface.LogitsProcessor)
+    assert not ours.__abstractmethods__
+    assert adapter.PerceptionLogitsProcessor is ours
+    assert pickle.loads(pickle.dumps(ours)) is ours  # noqa: S301
+    theirs = {
+        name for name, value in vars(interface.LogitsProcessor).items() if callable(getattr(value, "__func__", value))
+    }
     assert {"add_request", "apply", "apply_staged_writes", "validate_params"} <= theirs
     runner = Runner(2, 600)
     runner.write(0, [0], [])
     states = interface.LogitsProcRequestState(
         device=torch.device("cpu"), max_num_reqs=2, vocab_size=WIDTH, prefill_len=None, **vars(runner)
     )
-    processor = made(served, states)
+    processor = ours(served, states)
     processor.add_request(0, parameters(GrammarConfig(force_block="first")))
     processor.apply_staged_writes()
     step = interface.LogitsContext(**vars(context([0], [1], [[]], [0])))
@@ -268,13 +285,13 @@ def test_v2_fits_the_interface(interface: ModuleType, served: Any) -> None:
 
 def test_vllms_own_loaders_take_the_classes(served: Any) -> None:
     loader = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.loader", reason="vLLM is not installed")
-    (made,) = loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.vllm:PerceptionLogitsProcessor"])
-    assert made is adapter.PerceptionLogitsProcessor
+    (second,) = loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.vllm:PerceptionLogitsProcessor"])
+    assert second is adapter.PerceptionLogitsProcessor
     with pytest.raises(ValueError, match="not a subclass"):
         loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.vllm:_V1"])
     first = pytest.importorskip("vllm.v1.sample.logits_processor", reason="vLLM's V1 sampler needs more of vLLM")
-    (made,) = first._load_logitsprocs_by_fqcns(["perceptok.decoding.vllm:PerceptionLogitsProcessorV1"])
-    processor = made(served, torch.device("cpu"), False)
+    (one,) = first._load_logitsprocs_by_fqcns(["perceptok.decoding.vllm:PerceptionLogitsProcessorV1"])
+    processor = one(served, torch.device("cpu"), False)
     builder = first.BatchUpdateBuilder()
     builder.added.append((0, parameters(GrammarConfig(force_block="first")), [0], []))
     processor.update_state(builder.get_and_reset(1))
