@@ -1,0 +1,126 @@
+"""One step of constrained decoding on the CPU: our processor beside xgrammar's and llguidance's masks, same grammar.
+
+The engines are given less to do than in a server: their matchers stand where the answer stands, and a step is the mask
+of every row and its application to a copy of the scores; taking the token written is not counted. Ours finds the state
+from the ids anew.
+
+Run by hand: python -m pytest tests/benchmarks/test_decoding_engines.py --benchmark-enable -o addopts=""
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+import perceptok as pt
+
+llguidance = pytest.importorskip("llguidance", reason="needs perceptok[engines]")
+llguidance_hf = pytest.importorskip("llguidance.hf", reason="needs perceptok[engines]")
+llguidance_torch = pytest.importorskip("llguidance.torch", reason="needs perceptok[engines]")
+xgrammar = pytest.importorskip("xgrammar", reason="needs perceptok[engines]")
+
+WIDTHS = (32_000,)
+PLACES = ("block", "text")
+Step = Callable[[torch.Tensor], object]
+
+
+@cache
+def tokenizer(width: int) -> PreTrainedTokenizerFast:
+    """Bytes, numbered words, and the perception tokens: `width` ids."""
+    pieces = ["<s>", "</s>", *sorted(ByteLevel.alphabet())]
+    bare = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, []))
+    bare.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>")
+    tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
+    words = [f"word{number}" for number in range(width - len(pieces) - len(tokens))]
+    fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in words + tokens])
+    return fast
+
+
+def written(vocab: pt.PerceptionVocabulary, place: str) -> list[int]:
+    """An answer: five words, and for "block" half a block."""
+    block = [vocab.start_id(pt.DEPTH), *[vocab.token_id(pt.DEPTH, 5)] * 50]
+    return [300, 301, 302, 303, 304, *(block if place == "block" else [])]
+
+
+def ours(width: int, place: str, batch: int) -> Step:
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer(width))
+    processor = pt.PerceptionLogitsProcessor(vocab, tokenizer=tokenizer(width))
+    ids = torch.tensor([written(vocab, place)] * batch)
+    return lambda scores: processor(ids, scores)
+
+
+@cache
+def compiled(width: int) -> Any:
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer(width))
+    tag = pt.perception_structural_tag(vocab, tokenizer=tokenizer(width))
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(width), vocab_size=width)
+    return xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(tag))
+
+
+def xgrammars(width: int, place: str, batch: int) -> Step:
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer(width))
+    matchers = [xgrammar.GrammarMatcher(compiled(width)) for _ in range(batch)]
+    assert all(matcher.accept_token(number) for matcher in matchers for number in written(vocab, place))
+    bits = xgrammar.allocate_token_bitmask(batch, width)
+
+    def step(scores: torch.Tensor) -> torch.Tensor:
+        held = scores.clone()
+        for row, matcher in enumerate(matchers):
+            matcher.fill_next_token_bitmask(bits, row)
+        xgrammar.apply_token_bitmask_inplace(held, bits)
+        return held
+
+    return step
+
+
+@cache
+def template(width: int) -> Any:
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer(width))
+    text = pt.perception_lark(vocab, tokenizer=tokenizer(width))
+    reader = llguidance_hf.from_tokenizer(tokenizer(width), n_vocab=width)
+    return llguidance.LLMatcher(reader, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
+
+
+def llguidances(width: int, place: str, batch: int) -> Step:
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer(width))
+    matchers = [template(width).deep_copy() for _ in range(batch)]
+    assert all(matcher.consume_token(number) for matcher in matchers for number in written(vocab, place))
+    bits = llguidance_torch.allocate_token_bitmask(batch, width)
+
+    def step(scores: torch.Tensor) -> torch.Tensor:
+        held = scores.clone()
+        for row, matcher in enumerate(matchers):
+            llguidance_torch.fill_next_token_bitmask(matcher, bits, row)
+        llguidance_torch.apply_token_bitmask_inplace(held, bits)
+        return held
+
+    return step
+
+
+def copy(width: int, place: str, batch: int) -> Step:
+    return lambda scores: scores.clone()
+
+
+@pytest.mark.parametrize("engine", [copy, ours, xgrammars, llguidances], ids=lambda engine: engine.__name__)
+@pytest.mark.parametrize("batch", [1, 16, 64])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_step(benchmark: Any, width: int, place: str, batch: int, engine: Callable[[int, str, int], Step]) -> None:
+    benchmark.group = f"{width}, {place}, batch {batch}"
+    torch.set_num_threads(1)
+    step, scores = engine(width, place, batch), torch.randn(batch, width)
+    expected = ours(width, place, batch)(scores)
+    if engine is not copy:
+        assert torch.equal(torch.as_tensor(step(scores)), expected)  # the same grammar
+    benchmark.pedantic(step, args=(scores,), rounds=60, warmup_rounds=3)
