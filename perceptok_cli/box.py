@@ -76,7 +76,7 @@ def encode(
     refused = len(failures) - len(read.failures)
     dropped = boxes - encoded - refused
     note(f"{encoded} boxes of {len(read.images)} images -> {output}" + (f"; {dropped} dropped" if dropped else ""))
-    _finish(failures, boxes + len(read.failures))
+    finish(failures, boxes + len(read.failures))
 
 
 @app.command()
@@ -100,7 +100,7 @@ def decode(
         known = _read_annotations(str(header)).header if header else None
         write_annotations(out, images, known)
     note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}")
-    _finish(failures, len(images) + len(failures))
+    finish(failures, len(images) + len(failures))
 
 
 @app.command()
@@ -131,7 +131,7 @@ def draw(
                 failures.append(BoxFailure(record.name, str(error)))
             advance()
     note(f"{len(drawn)} images in {output}")
-    _finish(failures, len(read) + broken)
+    finish(failures, len(read) + broken)
 
 
 @app.command(name="eval")
@@ -170,7 +170,7 @@ def evaluate(
         }
         with atomic_write(output, force=force) as file:
             file.write((json.dumps(values, indent=2) + "\n").encode())
-    _finish(failures, report.total.images + len(failures))
+    finish(failures, report.total.images + len(failures))
 
 
 _HEADER = ("category", "images", "true", "predicted", "invalid", "count error", "IoU", "P50", "R50", "P75", "R75")
@@ -273,9 +273,3 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OutputError(f"{name!r} leads out of {folder}")
     return path
-
-
-def _finish(failures: Sequence[BoxFailure], total: int) -> None:
-    from perceptok.depth.jobs import Failure
-
-    finish([Failure(*one) for one in failures], total)

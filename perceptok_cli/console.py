@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from perceptok.depth.jobs import Failure
-
 __all__ = ["finish", "note", "print_table", "progress_bar"]
 
 _STDERR = Console(stderr=True, highlight=False)
@@ -53,11 +51,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
 
 
-def finish(failures: Sequence[Failure], total: int) -> None:
-    """Say which items failed and leave with exit code 1, or return where none did."""
+def finish(failures: Sequence[tuple[str, str]], total: int) -> None:
+    """Say which items failed, (name, reason) each, and leave with exit code 1, or return where none did."""
     if not failures:
         return
     note(f"{len(failures)} of {total} failed; the others are done:")
-    for failure in failures:
-        note(f"  {failure.name}: {failure.reason}")
+    for name, reason in failures:
+        note(f"  {name}: {reason}")
     raise typer.Exit(1)
