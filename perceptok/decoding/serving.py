@@ -35,7 +35,6 @@ __all__ = [
     "hold",
     "hold_answers",
     "neutral_id",
-    "open_tail",
     "prompt_tail",
 ]
 
@@ -170,7 +169,7 @@ def hold(group: Group, ids: Tensor, logits: Tensor) -> None:
     logits.index_copy_(0, rows, one(ids, logits.index_select(0, rows)))
 
 
-def open_tail(grammar: Grammar, symbols: Sequence[int]) -> int:
+def _open_tail(grammar: Grammar, symbols: Sequence[int]) -> int:
     """How many tokens at the end of a prompt belong to what it left open; a broken end is warned of and is text."""
     try:
         name = grammar.names[end_of_prompt(grammar, symbols).control]
@@ -189,7 +188,7 @@ def prompt_tail(processor: PerceptionLogitsProcessor, prompt: Sequence[int] | No
     """The ids at the end of a prompt that belong to what it left open; None is a prompt without ids (embeddings)."""
     ids, size = list(prompt or ()), len(processor.symbols)
     symbols = [int(processor.symbols[number]) if 0 <= number < size else -1 for number in ids]
-    return ids[len(ids) - open_tail(processor.grammar, symbols) :]
+    return ids[len(ids) - _open_tail(processor.grammar, symbols) :]
 
 
 @dataclass(frozen=True)

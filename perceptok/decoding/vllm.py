@@ -110,9 +110,8 @@ class _V2:
     def _tail(self, slot: int, processor: Processor) -> int:
         if slot not in self._tails:
             length = int(self._states.prompt_len.np[slot])
-            ids = self._states.all_token_ids.gpu[slot, :length].cpu().numpy()
-            symbols = np.append(processor.symbols, -1)[np.clip(ids, -1, len(processor.symbols))]
-            self._tails[slot] = serving.open_tail(processor.grammar, symbols.tolist())
+            prompt = self._states.all_token_ids.gpu[slot, :length].tolist()
+            self._tails[slot] = len(serving.prompt_tail(processor, prompt))
         return self._tails[slot]
 
 
