@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,26 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}")
     return folder
+
+
+@pytest.fixture
+def cpu_seconds() -> Callable[[Callable[[], object]], float]:
+    """Processor seconds of one call, the least of three; collected before and not during.
+
+    A full collection walks every module that the test run has loaded: 0.2 s and more, whatever the call itself does.
+    """
+
+    def once(work: Callable[[], object]) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    def measured(work: Callable[[], object]) -> float:
+        gc.collect()
+        gc.disable()
+        try:
+            return min(once(work) for _ in range(3))
+        finally:
+            gc.enable()
+
+    return measured
