@@ -26,17 +26,15 @@ from perceptok.depth.blocks import (
     block_to_text,
     checked_codes,
 )
+from perceptok.depth.inputs import Depth, checked_nearness, owned
 from perceptok.depth.maps import DepthMap, Nearness
-from perceptok.depth.model import DepthVQVAE, ModelConfig, model_config_from_dict, model_config_to_dict
+from perceptok.depth.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import Preprocessing
-from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
+from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write
 from perceptok.tokens import DEPTH
 
 __all__ = ["DepthCodec", "load_aurora_checkpoint"]
-
-Depth = ArrayLike | DepthMap | Nearness | Sequence[DepthMap | Nearness]
-"""What is encoded, besides tensors."""
 
 _FORMAT = 1
 _CONFIG_NAME = "config.json"
@@ -284,7 +282,7 @@ class DepthCodec(ModelHubMixin):
         if not isinstance(values, dict) or values.keys() != {"format", "model", "preprocessing"}:
             raise ConfigError(f"{config}: expected exactly the keys format, model, preprocessing")
         preprocessing = Preprocessing.from_dict(values["preprocessing"])
-        return cls(_filled(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
+        return cls(filled_model(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {
@@ -322,13 +320,13 @@ class DepthCodec(ModelHubMixin):
             for start in range(0, len(known), batch_size):
                 yield self._prepared(torch.cat([self._square(one) for one in known[start : start + batch_size]]))
             return
-        tensor = _checked_nearness(cast("Tensor | ArrayLike", maps))
+        tensor = checked_nearness(cast("Tensor | ArrayLike", maps))
         for chunk in torch.split(tensor, batch_size) if len(tensor) else ():
             yield self._prepared(self.preprocessing.square(chunk))
 
     def _square(self, depth: DepthMap | Nearness) -> Tensor:
         nearness = depth.to_nearness() if isinstance(depth, DepthMap) else depth
-        return self.preprocessing.square(torch.from_numpy(_owned(nearness.values))[None])
+        return self.preprocessing.square(torch.from_numpy(owned(nearness.values))[None])
 
     def _prepared(self, squares: Tensor) -> Tensor:
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
@@ -365,67 +363,7 @@ def load_aurora_checkpoint(path: str | Path) -> DepthCodec:
         CheckpointError: The file is damaged, unsafe, or of another format.
     """
     config, state = read_aurora_checkpoint(path)
-    return DepthCodec(_filled(config, state, str(path)))
-
-
-def _filled(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthVQVAE:
-    model = DepthVQVAE(config)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    if expected != found:
-        wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
-        raise CheckpointError(
-            f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
-            f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
-        )
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise CheckpointError(f"{where}: weights are NaN or infinite; training that saved them had diverged")
-    model.load_state_dict({key: value.float() for key, value in state.items()})
-    return model
-
-
-def _checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
-    """Nearness of any accepted form as (B, H, W) float32; raises DepthMapError."""
-    tensor = maps if isinstance(maps, Tensor) else torch.from_numpy(_numeric(maps))
-    if not tensor.is_floating_point():
-        raise DepthMapError(
-            f"nearness is a float in [0, 1]; got {tensor.dtype}. Say what the integers mean: "
-            "DepthMap.from_array(array, kind='inverse' or 'metric', ...)"
-        )
-    if tensor.ndim == 4 and tensor.shape[1] == 1:
-        tensor = tensor[:, 0]
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    if tensor.ndim != 3 or 0 in tensor.shape[1:]:
-        raise DepthMapError(f"maps have shape (H, W), (B, H, W) or (B, 1, H, W); got {tuple(tensor.shape)}")
-    tensor = tensor.float()
-    if not torch.isfinite(tensor).all():
-        raise DepthMapError(
-            "the map has NaN or infinite values; DepthMap.from_array(...) turns them into a mask and fills the holes"
-        )
-    if len(tensor) and not (float(tensor.min()) >= 0 and float(tensor.max()) <= 1):
-        raise DepthMapError(
-            f"nearness lies in [0, 1]; got {float(tensor.min()):g}..{float(tensor.max()):g}. "
-            "DepthMap.from_array(array, kind='inverse' or 'metric', ...) converts other scales"
-        )
-    return tensor
-
-
-def _numeric(maps: ArrayLike) -> np.ndarray:
-    try:
-        array = np.asarray(maps)
-    except (TypeError, ValueError) as error:
-        raise DepthMapError(
-            f"not an array of numbers ({error}); maps of several sizes are passed as a list of DepthMap"
-        ) from error
-    if array.dtype.kind not in "fiu":
-        raise DepthMapError(f"a depth map is an array of numbers; got {array.dtype}")
-    return _owned(array) if array.dtype.kind == "f" else array.astype(np.int64)
-
-
-def _owned(array: np.ndarray) -> np.ndarray:
-    """A float32 copy that PyTorch can hold: it takes no read-only memory, reversed axes or foreign byte order."""
-    return np.array(array, dtype=np.float32, order="C")
+    return DepthCodec(filled_model(config, state, str(path)))
 
 
 def _softened(distances: Tensor, temperature: float) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.collection import MapFile
@@ -35,11 +37,17 @@ class Failure(NamedTuple):
 def encode_maps(codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16) -> Iterator[DepthRecord | Failure]:
     """Encode files in order, one result each; a file that cannot be read becomes a `Failure`."""
     fingerprint = codec.fingerprint
-    for batch, read in _ahead(_read, _batches(maps, batch_size)):
-        good = [one for one in read if isinstance(one, Nearness)]
-        codes = iter(codec.encode(good, batch_size=batch_size))
-        for file, one in zip(batch, read, strict=True):
-            yield (one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint))
+
+    def encoded(batch: list[MapFile]) -> list[DepthRecord | Failure]:
+        read = [_read(file) for file in batch]
+        codes = iter(codec.encode([one for one in read if isinstance(one, Nearness)], batch_size=batch_size))
+        return [
+            one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
+            for file, one in zip(batch, read, strict=True)
+        ]
+
+    for results in _side_by_side(encoded, _batches(maps, batch_size)):
+        yield from results
 
 
 def encode_files(
@@ -124,10 +132,8 @@ def decode_records(
         CheckpointError: A record was encoded by another codec.
     """
     folder, fingerprint = Path(folder), codec.fingerprint
-    failures: list[Failure] = []
 
-    def save(job: tuple[DepthRecord, np.ndarray]) -> Failure | None:
-        record, nearness = job
+    def save(record: DepthRecord, nearness: np.ndarray) -> Failure | None:
         try:
             target = _inside(folder, record.name).with_suffix(suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,23 +142,26 @@ def decode_records(
             return Failure(record.name, str(error))
         return None
 
-    def decoded() -> Iterator[tuple[DepthRecord, np.ndarray]]:
-        for batch in _batches(records, batch_size):
-            for record in batch:
-                if record.codec != fingerprint:
-                    raise CheckpointError(
-                        f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
-                        "decode it with the same weights"
-                    )
-            todo = [r for r in batch if force or not _inside(folder, r.name).with_suffix(suffix).exists()]
-            for _ in range(len(batch) - len(todo)):
-                advance()
-            if todo:
-                yield from zip(todo, codec.decode(np.stack([one.grid for one in todo])), strict=True)
+    def missing(batch: list[DepthRecord]) -> list[DepthRecord]:
+        for record in batch:
+            if record.codec != fingerprint:
+                raise CheckpointError(
+                    f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
+                    "decode it with the same weights"
+                )
+        return [one for one in batch if force or not _inside(folder, one.name).with_suffix(suffix).exists()]
 
-    for _, failure in _ahead(save, decoded()):
-        failures += [failure] if failure else []
-        advance()
+    def decoded(batch: list[DepthRecord]) -> list[Failure | None]:
+        todo = missing(batch)
+        maps = codec.decode(np.stack([one.grid for one in todo]), batch_size=batch_size) if todo else ()
+        there: list[Failure | None] = [None] * (len(batch) - len(todo))
+        return there + [save(record, nearness) for record, nearness in zip(todo, maps, strict=True)]
+
+    failures: list[Failure] = []
+    for results in _side_by_side(decoded, _batches(records, batch_size)):
+        for failure in results:
+            failures += [failure] if failure else []
+            advance()
     return failures
 
 
@@ -205,11 +214,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
     )
 
 
-def _read(batch: list[MapFile]) -> list[Nearness | Failure]:
-    return [_read_one(file) for file in batch]
-
-
-def _read_one(file: MapFile) -> Nearness | Failure:
+def _read(file: MapFile) -> Nearness | Failure:
     try:
         return file.read().to_nearness()
     except DepthMapError as error:
@@ -243,17 +248,20 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order, while two threads work on what comes next.
+def _side_by_side(work: Callable[[Item], Result], batches: Iterable[Item]) -> Iterator[Result]:
+    """The result of every batch, in order, a few batches at once.
 
-    Files are compressed and decompressed outside the interpreter's lock, beside the networks.
+    PyTorch's threads are divided among the workers instead of all serving one network at a time: reading and writing
+    then never wait for it, and on a busy machine no thread spins until a late one has done its part (a fourth of the
+    wall clock where another process kept both cores busy).
     """
-    waiting: list[tuple[Item, Future[Result]]] = []
-    with ThreadPoolExecutor(2) as pool:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 4:
-                first, future = waiting.pop(0)
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+    threads = torch.get_num_threads()
+    workers = min(8, threads)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

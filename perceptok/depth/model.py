@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from perceptok.depth.aurora import AuroraConfig, AuroraDecoder, AuroraEncoder
 from perceptok.depth.grid import GridConfig, GridDecoder, GridEncoder
-from perceptok.errors import ConfigError
+from perceptok.errors import CheckpointError, ConfigError
 from perceptok.tokens import DEPTH_GRID
 
-__all__ = ["DepthVQVAE", "ModelConfig", "model_config_from_dict", "model_config_to_dict"]
+__all__ = ["DepthVQVAE", "ModelConfig", "filled_model", "model_config_from_dict", "model_config_to_dict"]
 
 ModelConfig = GridConfig | AuroraConfig
 
@@ -79,3 +79,23 @@ class DepthVQVAE(nn.Module):
         """Code vectors (B, 10, 10, D) -> maps (B, 1, 320, 320), about [-1, 1], float32."""
         maps: Tensor = self.decoder(vectors)
         return maps.float()
+
+
+def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthVQVAE:
+    """A model that holds these weights, as float32; raises CheckpointError, which names `where` they came from.
+
+    Shapes must be exactly the configuration's, and every number finite.
+    """
+    model = DepthVQVAE(config)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if expected != found:
+        wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
+        raise CheckpointError(
+            f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
+            f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
+        )
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise CheckpointError(f"{where}: weights are NaN or infinite; training that saved them had diverged")
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+    return model
