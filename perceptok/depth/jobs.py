@@ -178,15 +178,18 @@ class _Journal:
         except OSError as error:
             raise _unwritable(path, error) from error
         # A killed run can leave half a line.
-        whole = found[: found.rfind(b"\n") + 1].decode().splitlines(keepends=True)
-        if whole and whole[0].rstrip() != header:
+        whole = found[: found.rfind(b"\n") + 1].splitlines(keepends=True)
+        if whole and whole[0].rstrip() != header.encode():
             raise OutputError(
                 f"{path} is the unfinished output of another run (other maps, options or weights); "
                 "remove it, or finish that run first"
             )
-        self.results = [_result(line) for line in whole[1:]]
         try:
-            path.write_text("".join(whole or [header + "\n"]), encoding="utf-8")
+            self.results = [_result(line) for line in whole[1:]]
+        except (ValueError, TypeError, AttributeError, PerceptokError) as error:
+            raise OutputError(f"{path} is damaged ({error}); remove it and encode again") from error
+        try:
+            path.write_bytes(b"".join(whole) or (header + "\n").encode())
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -203,7 +206,7 @@ class _Journal:
         self.path.unlink()
 
 
-def _result(line: str) -> DepthRecord | Failure:
+def _result(line: bytes) -> DepthRecord | Failure:
     values = json.loads(line)
     return Failure(*values["failure"]) if "failure" in values else DepthRecord.from_json(line)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from perceptok.depth.maps import Kind, Nearness
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
 
 __all__ = ["RECORD_SUFFIXES", "DepthRecord", "read_records", "write_records"]
+
+# What np.load says of damaged archives.
+_DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, BadZipFile, zlib.error)
 
 RECORD_SUFFIXES = (".jsonl", ".npz", ".parquet")
 
@@ -60,13 +65,14 @@ class DepthRecord:
 
     def to_json(self, *, text: bool = False) -> str:
         """One line of JSON; with `text`, the block of tokens beside the codes."""
-        values = asdict(self)
+        # Not `asdict`, which copies every code: 1 ms a record.
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
         if text:
             values["text"] = block_to_text(self.grid)
         return json.dumps(values)
 
     @classmethod
-    def from_json(cls, line: str) -> DepthRecord:
+    def from_json(cls, line: str | bytes) -> DepthRecord:
         """The inverse of `to_json`; a `text` may stand instead of `codes`. Raises MalformedBlockError."""
         try:
             values = json.loads(line)
@@ -74,7 +80,7 @@ class DepthRecord:
             if text is not None and "codes" not in values:
                 values["codes"] = block_from_text(text).ravel().tolist()
             return cls(**{**values, "codes": tuple(values["codes"])})
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
             expected = ", ".join(one.name for one in fields(cls))
             raise MalformedBlockError(f"not a record ({error}); expected JSON with {expected}") from error
 
@@ -89,17 +95,15 @@ def read_records(path: Path) -> Iterator[DepthRecord]:
     if path.suffix == ".npz":
         yield from _from_npz(path)
     elif path.suffix == ".parquet":
-        yield from (
-            DepthRecord(**{**row, "codes": tuple(row["codes"])}) for row in _parquet().read_table(path).to_pylist()
-        )
+        yield from _from_parquet(path)
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             yield from read_lines(file, str(path))
     else:
         raise MalformedBlockError(f"{path}: records are in {', '.join(RECORD_SUFFIXES)} files")
 
 
-def read_lines(lines: Iterable[str], where: str) -> Iterator[DepthRecord]:
+def read_lines(lines: Iterable[str | bytes], where: str) -> Iterator[DepthRecord]:
     """Records of JSON lines; errors name the line."""
     for number, line in enumerate(lines, 1):
         try:
@@ -135,13 +139,23 @@ def _columns(records: Sequence[DepthRecord]) -> dict[str, list[Any]]:
 
 def _from_npz(path: Path) -> Iterator[DepthRecord]:
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        # Opened here: np.load leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             columns = {one.name: saved[one.name] for one in fields(DepthRecord)}
-    except (ValueError, KeyError, OSError) as error:
+    except _DAMAGED as error:
         raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
     for index, grid in enumerate(columns.pop("codes")):
         values = {key: column[index].item() for key, column in columns.items()}
         yield DepthRecord(codes=tuple(int(code) for code in grid.ravel()), **values)
+
+
+def _from_parquet(path: Path) -> Iterator[DepthRecord]:
+    try:
+        rows = _parquet().read_table(path, columns=[one.name for one in fields(DepthRecord)]).to_pylist()
+        records = [DepthRecord(**{**row, "codes": tuple(row["codes"])}) for row in rows]
+    except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
+        raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
+    yield from records
 
 
 def _parquet() -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from perceptok.depth.collection import find_maps
 from perceptok.depth.grid import GridConfig
 from perceptok.depth.jobs import decode_records, encode_files
 from perceptok.depth.model import DepthVQVAE
-from perceptok.depth.records import DepthRecord, read_lines, read_records
+from perceptok.depth.records import RECORD_SUFFIXES, DepthRecord, read_lines, read_records, write_records
 from perceptok.errors import CheckpointError, DepthMapError, MalformedBlockError, OutputError
 
 
@@ -208,6 +209,56 @@ def test_damaged_records_name_their_line(codec: DepthCodec, folder: Path, tmp_pa
     (tmp_path / "bad.npz").write_bytes(b"PK broken")
     with pytest.raises(MalformedBlockError, match="not a file of depth records"):
         list(read_records(tmp_path / "bad.npz"))
+
+
+@pytest.mark.parametrize("suffix", RECORD_SUFFIXES)
+def test_files_of_records_damaged_anywhere(suffix: str, tmp_path: Path) -> None:
+    """Cut or overwritten: the records, or an error that names the file."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    records = [
+        DepthRecord(f"{i}.png", tuple((i + k) % 128 for k in range(100)), "metric", 1, 2, 3, 4, "x") for i in range(20)
+    ]
+    path = tmp_path / f"records{suffix}"
+    with path.open("wb") as file:
+        write_records(file, suffix, records)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    assert list(read_records(path)) == records
+    messages = []
+    for attempt in range(200):
+        damaged = bytearray(whole)
+        if attempt % 2:
+            damaged = damaged[: rng.integers(len(whole))]
+        else:
+            for place in rng.integers(len(whole), size=rng.integers(1, 40)):
+                damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            found = list(read_records(path))
+        except MalformedBlockError as error:
+            messages.append(str(error))
+            continue
+        for record in found:
+            with suppress(MalformedBlockError):
+                _ = record.grid
+    assert len(messages) > 100
+    assert all(str(path) in message for message in messages)
+
+
+def test_damaged_partial_output_is_refused(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        encode_files(codec, metres(folder), tmp_path / "out.jsonl", batch_size=1, advance=interrupt)
+    partial = tmp_path / "out.jsonl.partial"
+    for line in (b"\xff\xfe\n", b"{}\n", b"3\n", b'{"failure": 1}\n'):
+        kept = partial.read_bytes()
+        partial.write_bytes(kept + line)
+        with pytest.raises(OutputError, match="damaged"):
+            encode_files(codec, metres(folder), tmp_path / "out.jsonl", batch_size=1)
+        partial.write_bytes(kept)
+    encode_files(codec, metres(folder), tmp_path / "out.jsonl", batch_size=1)
 
 
 def test_finding_maps(folder: Path, tmp_path: Path) -> None:
