@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-EVERYWHERE = {"errors", "files"}
+EVERYWHERE = {"configs", "errors", "files"}
 FLOORS: dict[str, set[str]] = {
+    "configs": set(),
     "errors": set(),
     "files": set(),
     "tokens": set(),
@@ -24,7 +25,7 @@ FLOORS: dict[str, set[str]] = {
     "evaluation": {"tokens", "depth", "boxes"},
     "llava": {"tokens", "depth", "boxes", "vocabulary", "decoding", "objectives", "data", "evaluation"},
 }
-WITHOUT_TRANSFORMERS = {"errors", "files", "tokens", "depth", "boxes", "data"}
+WITHOUT_TRANSFORMERS = {"configs", "errors", "files", "tokens", "depth", "boxes", "data"}
 
 LIBRARY = sorted((ROOT / "perceptok").rglob("*.py"))
 COMMANDS = sorted((ROOT / "perceptok_cli").rglob("*.py"))

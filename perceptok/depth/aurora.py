@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from perceptok.errors import CheckpointError
+from perceptok.errors import CheckpointError, ConfigError
 
 __all__ = ["AuroraConfig", "AuroraDecoder", "AuroraEncoder", "read_aurora_checkpoint"]
 
@@ -36,6 +36,10 @@ class AuroraConfig:
     hidden_dim: int = 16
     codebook_size: int = 128
     codebook_dim: int = 512
+
+    def __post_init__(self) -> None:
+        if min(self.hidden_dim, self.codebook_size, self.codebook_dim) < 1:
+            raise ConfigError(f"every size is at least 1; got {self}")
 
 
 class _Residual(nn.Module):

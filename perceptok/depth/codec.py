@@ -29,7 +29,7 @@ from perceptok.depth.blocks import (
 from perceptok.depth.inputs import Depth, checked_nearness, owned
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
-from perceptok.depth.preprocessing import Preprocessing
+from perceptok.depth.preprocessing import MAP_SIZE, Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write
 from perceptok.tokens import DEPTH
@@ -60,6 +60,8 @@ class DepthCodec(ModelHubMixin):
     def __init__(self, model: DepthVQVAE, preprocessing: Preprocessing | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing or Preprocessing()
+        if self.preprocessing.size != MAP_SIZE:
+            raise ConfigError(f"the networks see maps of {MAP_SIZE}x{MAP_SIZE}; got size {self.preprocessing.size}")
 
     # Where it computes ----------------------------------------------------------------------------------------------
 

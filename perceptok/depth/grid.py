@@ -45,6 +45,9 @@ class GridConfig:
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.blocks):
             raise ConfigError(f"widths and blocks name the same stages; got {self.widths} and {self.blocks}")
+        sizes = (*self.widths, *self.blocks, self.heads, self.expansion, self.codebook_size, self.codebook_dim)
+        if min(sizes) < 1:
+            raise ConfigError(f"every size is at least 1; got {self}")
         if self.widths[-1] % self.heads:
             raise ConfigError(f"the last width must be a multiple of heads; got {self.widths[-1]} and {self.heads}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from perceptok.configs import config_from_dict
 from perceptok.depth.aurora import AuroraConfig, AuroraDecoder, AuroraEncoder
 from perceptok.depth.grid import GridConfig, GridDecoder, GridEncoder
 from perceptok.errors import CheckpointError, ConfigError
@@ -26,18 +28,15 @@ def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:
     return {"architecture": name, **asdict(config)}
 
 
-def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """The inverse of `model_config_to_dict`; raises ConfigError for an unknown architecture or key."""
+def model_config_from_dict(values: object) -> ModelConfig:
+    """The inverse of `model_config_to_dict`; raises ConfigError for an unknown architecture, key or type."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a model is an object of settings with its architecture; got {values!r}")
     values = dict(values)
     name = values.pop("architecture", None)
-    if name not in _ARCHITECTURES:
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise ConfigError(f"unknown architecture {name!r}; known are {', '.join(_ARCHITECTURES)}")
-    kind = _ARCHITECTURES[name]
-    unknown = values.keys() - {field.name for field in fields(kind)}
-    if unknown:
-        raise ConfigError(f"unknown keys for the {name!r} architecture: {', '.join(sorted(unknown))}")
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return kind(**plain)
+    return config_from_dict(_ARCHITECTURES[name], values)
 
 
 class DepthVQVAE(nn.Module):
@@ -86,7 +85,9 @@ def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> D
 
     Shapes must be exactly the configuration's, and every number finite.
     """
-    model = DepthVQVAE(config)
+    # Shapes first, without memory: a damaged configuration may well ask for a terabyte.
+    with torch.device("meta"):
+        model = DepthVQVAE(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if expected != found:
@@ -97,5 +98,5 @@ def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> D
         )
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise CheckpointError(f"{where}: weights are NaN or infinite; training that saved them had diverged")
-    model.load_state_dict({key: value.float() for key, value in state.items()})
+    model.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return model

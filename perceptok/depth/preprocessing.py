@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from perceptok.configs import config_from_dict
 from perceptok.errors import ConfigError
 
 __all__ = ["MAP_SIZE", "Preprocessing", "nearest_resize"]
@@ -43,12 +44,9 @@ class Preprocessing:
             raise ConfigError(f"need size >= 1 and low < high; got {self.size}, {self.low}, {self.high}")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`; raises ConfigError for an unknown key."""
-        unknown = values.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown keys in the preprocessing: {', '.join(sorted(unknown))}")
-        return cls(**values)
+    def from_dict(cls, values: object) -> Preprocessing:
+        """The inverse of `to_dict`; raises ConfigError as `config_from_dict`."""
+        return config_from_dict(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

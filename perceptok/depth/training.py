@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from perceptok.configs import config_from_dict
 from perceptok.depth.augmentation import AugmentationConfig, augment, hide_patches
 from perceptok.depth.bank import MapBank, MapSource, draw_shares
 from perceptok.depth.codec import DepthCodec
@@ -97,15 +98,10 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
-        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError for an unknown key."""
-        known = dict(_known(cls, values))
-        if "model" in known:
-            known["model"] = model_config_from_dict(known["model"])
-        if "quantizer" in known:
-            known["quantizer"] = QuantizerConfig(**_known(QuantizerConfig, known["quantizer"]))
-        if "augmentation" in known:
-            known["augmentation"] = AugmentationConfig(**_known(AugmentationConfig, known["augmentation"]))
-        return cls(**known)
+        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError as `config_from_dict`."""
+        if isinstance(values, Mapping) and "model" in values:
+            values = {**values, "model": model_config_from_dict(values["model"])}
+        return config_from_dict(cls, values)
 
 
 class EpochReport(NamedTuple):
@@ -357,13 +353,6 @@ class _Trainer:
                 moments.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**state, "state": moments})
         return int(tensors["step"])
-
-
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = values.keys() - {one.name for one in fields(kind)}
-    if unknown:
-        raise ConfigError(f"unknown keys in {kind.__name__}: {', '.join(sorted(unknown))}")
-    return dict(values)
 
 
 def _banked(maps: MapBank | Mapping[str, MapSource] | MapSource) -> MapBank:

@@ -91,7 +91,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"sizes": 320}, "unknown keys in the preprocessing: sizes"),
+            ({"sizes": 320}, "unknown keys in Preprocessing: sizes"),
             ({"resize": "bicubic"}, "nearest; got 'bicubic'"),
             ({"size": 0}, "size >= 1"),
             ({"low": 1.0, "high": 1.0}, "low < high"),
