@@ -133,7 +133,7 @@ def _florence2(rows: int, tied: bool) -> PreTrainedModel:
             vocab_size=rows, d_model=48, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
             decoder_start_token_id=2, **text, **SPECIAL,
         ),
-        vision_config={**vision, "patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [False]},
+        vision_config={**vision, "patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [0]},
         image_token_id=9,
         tie_word_embeddings=tied,
     )  # fmt: skip

@@ -46,9 +46,7 @@ def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tu
     assert logits(model, vocab.ids(pt.DEPTH)[None, :20]).isfinite().all()
 
 
-def test_sizes_are_right_wherever_they_occur(
-    tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]
-) -> None:
+def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
     name, tied = kind
     model = tiny(name, tied=tied)
     held = {index for index, config in enumerate(configs_of(model)) if vars(config).get("vocab_size") == 300}
@@ -332,6 +330,10 @@ def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFa
         ({"existing": "maybe"}, "existing is 'keep' or 'replace'; got 'maybe'"),
         ({"token_sets": ()}, "one or more different sets"),
         ({"token_sets": (pt.DEPTH, pt.DEPTH)}, "one or more different sets"),
+        ({"token_sets": pt.DEPTH}, r"one or more different sets, as \(DEPTH, PIXEL\); got TokenSet\(name='DEPTH'"),
+        ({"token_sets": "DEPTH"}, "one or more different sets"),
+        ({"init": {"DEPTH": "mean", "PIXEL": "mean"}}, r"names the sets \[\"'DEPTH'\", .* one init for each TokenSet"),
+        ({"init": "codebook", "codebook": pt.DepthCodec}, "a tensor, such as codec.codebook; got type"),
     ],
 )
 def test_unfit_options(tiny: Tiny, bare: PreTrainedTokenizerFast, options: dict[str, object], match: str) -> None:
