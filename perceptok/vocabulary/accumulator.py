@@ -106,7 +106,9 @@ class AlignmentAccumulator:
         return {"cost": self.cost.clone(), "positions": self.positions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`; raises AlignmentError for other sizes."""
+        """Go on from a `state_dict`; raises AlignmentError for another one, or other sizes."""
+        if state.keys() != {"cost", "positions"}:
+            raise AlignmentError(f"a state has cost and positions; got {', '.join(state) or 'nothing'}")
         if state["cost"].shape != self.cost.shape:
             raise AlignmentError(f"the state is {tuple(state['cost'].shape)}, this one {tuple(self.cost.shape)}")
         self.cost.copy_(state["cost"])

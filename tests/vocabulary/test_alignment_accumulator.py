@@ -172,3 +172,5 @@ def test_refusals() -> None:
         gathered.merge(AlignmentAccumulator(5))
     with pytest.raises(AlignmentError, match=r"the state is \(5, 5\), this one \(5, 7\)"):
         gathered.load_state_dict(AlignmentAccumulator(5).state_dict())
+    with pytest.raises(AlignmentError, match="a state has cost and positions; got nothing"):
+        gathered.load_state_dict({})
