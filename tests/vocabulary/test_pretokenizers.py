@@ -48,7 +48,7 @@ def metaspace(scheme: str) -> Tokenizer:
 
 
 def prepended() -> Tokenizer:
-    """The older form of Llama's tokenizer.json, which LLaVA-1.5 has."""
+    """The older form of Llama's tokenizer.json, where no class of transformers rebuilds it."""
     made = metaspace("never")
     made.pre_tokenizer = None
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
