@@ -114,8 +114,8 @@ def _require_rows(
     if beyond or not others:
         raise VocabularyError(
             f"the tokenizer is longer than the model: {len(beyond)} of its tokens, {others[min(beyond)]!r} (id "
-            f"{min(beyond)}) first, have no row among {rows}; load the model's own tokenizer, or give them rows with "
-            "model.resize_token_embeddings"
+            f"{min(beyond)}) first, have no row among {rows}; load the model's own tokenizer, give them rows with "
+            "model.resize_token_embeddings, or name them in token_sets if they are perception tokens"
             if beyond
             else "the tokenizer has no tokens but perception tokens, so that there are no old rows to start from"
         )

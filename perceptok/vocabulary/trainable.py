@@ -124,17 +124,20 @@ def verify_adapter(
     copy of the base model that was extended for the same tokenizer, whatever init its rows started from.
 
     Args:
-        model: As wrapped by peft and trained, on one device or gathered (not as shards).
+        model: As wrapped by peft and trained.
         vocab: The vocabulary of its base model.
         folder: Where `model.save_pretrained` wrote the adapter.
         adapter_name: Which of the model's adapters it is.
 
     Raises:
-        VocabularyError: No adapter in the folder, something trained that is missing or different there, or rows of
-            perception tokens that are not in it.
+        VocabularyError: No adapter in the folder, something trained that is missing or different there, rows of
+            perception tokens that are not in it, or a model in shards.
     """
     path = Path(folder) / "adapter_model.safetensors"
     trained = {_saved_name(name, adapter_name): one for name, one in model.named_parameters() if one.requires_grad}
+    shards = [name for name, one in trained.items() if hasattr(one, "full_tensor") or not one.numel()]
+    if shards:
+        raise VocabularyError(f"{shards[0]} is a shard here (FSDP, ZeRO-3); gather the model first")
     try:
         with safe_open(path, "pt") as file:
             saved = set(file.keys())

@@ -173,6 +173,15 @@ def test_trained_on_since(prepared: Prepared, tmp_path: Path) -> None:
         verify_adapter(wrapped, vocab, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_a_shard(prepared: Prepared, tmp_path: Path) -> None:
+    wrapped, vocab = prepared("llama", False, peft_settings)
+    wrapped.save_pretrained(tmp_path)
+    next(one for one in wrapped.parameters() if one.requires_grad).data = torch.empty(0)
+    with pytest.raises(VocabularyError, match=r"delta is a shard here \(FSDP, ZeRO-3\); gather the model first"):
+        verify_adapter(wrapped, vocab, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_ties_that_peft_does_not_know(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str) -> None:
     model = tiny(name, tied=True)
