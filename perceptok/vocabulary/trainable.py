@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["peft_settings", "trainable_parameters", "verify_adapter"]
 
-_HOOK = "_perceptok_row_mask"
+_MASKS = WeakTensorKeyDictionary()
+"""Parameter -> handle of the hook that masks its gradient; as an attribute it would keep models from being pickled."""
 
 
 def trainable_parameters(
@@ -36,10 +38,10 @@ def trainable_parameters(
     rows of the input and output matrices, and leaves every other row as it was, bit for bit: gradients of other rows
     are set to zero as they arrive, and the group's own `weight_decay` of 0 takes precedence over the optimiser's.
     An optimiser that makes its own groups from `model.parameters()` would decay old rows; hand it these (to the
-    Trainer of transformers as `optimizers=`). Gradients and moments are as large as the matrices; where memory is
-    short, `peft_settings` keep those of the new rows only. DistributedDataParallel may wrap the model afterwards;
-    where FSDP or ZeRO-3 is to cut the matrices into shards, which no row mask fits, take `peft_settings`, and extend
-    the model before it is wrapped.
+    Trainer of transformers as `optimizers=`). A copy of the model, or one loaded anew, needs a call of its own.
+    Gradients and moments are as large as the matrices; where memory is short, `peft_settings` keep those of the new
+    rows only. DistributedDataParallel may wrap the model afterwards; where FSDP or ZeRO-3 is to cut the matrices into
+    shards, which no row mask fits, take `peft_settings`, and extend the model before it is wrapped.
 
     Args:
         model: One extended with `extend_vocabulary`.
@@ -197,12 +199,10 @@ def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
         assert accumulated.grad is not None
         accumulated.grad[old.to(accumulated.device)] = 0
 
-    handle = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
-    setattr(parameter, _HOOK, handle)
+    _MASKS[parameter] = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
 
 
 def _unmask(parameter: nn.Parameter) -> None:
-    handle = getattr(parameter, _HOOK, None)
+    handle = _MASKS.pop(parameter, None)  # type: ignore[no-untyped-call]
     if handle is not None:
         handle.remove()
-        delattr(parameter, _HOOK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -152,6 +153,21 @@ def test_other_parameters_may_stay_trainable(tiny: Tiny, bare: PreTrainedTokeniz
     assert model.model.layers[0].self_attn.q_proj.weight.requires_grad
     assert [id(one) for one in groups[0]["params"]] == [id(one) for one in find_matrices(model).parameters]
     assert groups[0]["weight_decay"] == 0
+
+
+def test_such_a_model_can_be_copied_and_pickled(tiny: Tiny, bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = tiny("llama")
+    vocab = extend_vocabulary(bare, model)
+    trainable_parameters(model, vocab)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    for other in (loaded, copy.deepcopy(model)):
+        trainable_parameters(other, vocab)
+        matrices = find_matrices(other)
+        sum(matrix.sum() for matrix in matrices.distinct).backward()  # type: ignore[union-attr]
+        for matrix in matrices.distinct:
+            assert matrix.grad is not None
+            assert torch.equal(matrix.grad.any(dim=1), vocab.is_perception(torch.arange(766)))
 
 
 def test_gradients_that_are_not_numbers_stay_out(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
