@@ -51,7 +51,7 @@ def test_any_split_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         other.update(teacher[1:], logs[1:])
         merged.merge(other)
         with monkeypatch.context() as patch:
-            patch.setattr("perceptok.vocabulary.accumulator._ROWS", 7)
+            patch.setattr("perceptok.vocabulary.accumulator._ELEMENTS", 7 * 7)
             small = AlignmentAccumulator(5, 7)
             small.update(teacher, logs)
         for one in (parts, merged, small):
@@ -139,7 +139,7 @@ def test_two_processes_gather_what_one_gathers(tmp_path: Path) -> None:
         assert result["positions"] == [160, 160, 80]
 
 
-def test_refusals() -> None:
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard, logs = batch(6)
     gathered = AlignmentAccumulator(5, 7)
     with pytest.raises(AlignmentError, match="got 8 and 7: a one-to-one map needs a token for every code"):
@@ -162,6 +162,12 @@ def test_refusals() -> None:
             gathered.update(soft, logs.masked_fill(hard[..., None] == 2, bad))
     with pytest.raises(AlignmentError, match=r"row 0 of the unmasked ones sums to 1\.1"):
         gathered.update(soft * 1.1, logs)
+    late = soft.clone()
+    late[3, 4] *= 2
+    with monkeypatch.context() as patch:
+        patch.setattr("perceptok.vocabulary.accumulator._ELEMENTS", 7 * 7)
+        with pytest.raises(AlignmentError, match="row 34 of the unmasked ones sums to 2"):
+            gathered.update(late, logs)
     with pytest.raises(AlignmentError, match="smallest entry is -1"):
         gathered.update(torch.tensor([[2.0, -1.0, 0.0, 0.0, 0.0]]), logs[0, :1])
     with pytest.raises(AlignmentError, match="sums to nan"):
