@@ -128,12 +128,13 @@ def _mllama(rows: int, tied: bool) -> PreTrainedModel:
 def _florence2(rows: int, tied: bool) -> PreTrainedModel:
     text = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     vision = {"embed_dim": [8], "num_heads": [2], "num_groups": [2], "depths": [1], "projection_dim": 48}
+    patches = {"patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [False]}
     config = transformers.Florence2Config(
         text_config=transformers.BartConfig(
             vocab_size=rows, d_model=48, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
             decoder_start_token_id=2, **text, **SPECIAL,
         ),
-        vision_config={**vision, "patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [0]},
+        vision_config={**vision, **patches},
         image_token_id=9,
         tie_word_embeddings=tied,
     )  # fmt: skip
