@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,9 @@ def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
         parameter.grad = None
         del grown
     if not reserved:
-        model.resize_token_embeddings(rows, mean_resizing=False)
+        # An encoder joined to a decoder refuses, before it changes anything; it has nothing else to grow.
+        with suppress(NotImplementedError):
+            model.resize_token_embeddings(rows, mean_resizing=False)
     _count_right(model, old, before, rows)
     new = find_matrices(model)
     assert new.tied == tied

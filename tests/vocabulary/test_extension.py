@@ -111,6 +111,32 @@ def test_a_table_of_each_layer_changes_nothing(tiny: Tiny, bare: PreTrainedToken
     assert torch.equal(table[5:], table[:1].expand(len(table) - 5, -1))
 
 
+@pytest.mark.parametrize("seeing", [False, True])
+def test_an_encoder_joined_to_a_decoder(bare: PreTrainedTokenizerFast, seeing: bool, tmp_path: Path) -> None:
+    """Donut, TrOCR and the like: transformers does not resize them."""
+    small = {"hidden_size": 48, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    written = transformers.BertConfig(vocab_size=300, is_decoder=True, add_cross_attention=True, **small)
+    decoder = transformers.BertLMHeadModel(written)
+    ids = torch.tensor([[3, 4, 5]])
+    if seeing:
+        encoder = transformers.ViTModel(transformers.ViTConfig(image_size=28, patch_size=14, **small))
+        model = transformers.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder).eval()
+        more = {"pixel_values": torch.ones(1, 3, 28, 28)}
+    else:
+        encoder = transformers.BertModel(transformers.BertConfig(vocab_size=300, **small))
+        model = transformers.EncoderDecoderModel(encoder=encoder, decoder=decoder).eval()
+        more = {"input_ids": ids}
+    before = model(decoder_input_ids=ids, **more).logits
+    vocab = extend_vocabulary(bare, model, init="normal")
+    assert torch.equal(model(decoder_input_ids=ids, **more).logits[..., :300], before)
+    assert model.config.decoder.vocab_size == 766
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    new = vocab.ids(pt.DEPTH)[None, :5]
+    expected = model(decoder_input_ids=new, **more).logits
+    assert torch.equal(loaded(decoder_input_ids=new, **more).logits, expected)
+
+
 def test_rows_that_padding_had_made_are_initialised_too(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama", rows=384)
     for matrix in find_matrices(model).distinct:
