@@ -1,7 +1,8 @@
-"""Terms that later work trains depth tokens with; none of them is AURORA's, and all are off by default.
+"""Further terms for depth tokens, all off by default.
 
-Perceptio (arXiv 2603.18795) names marker and count losses and soft merging, to keep blocks well formed and to let codes
-with similar meaning share probability. Only its abstract was at hand: the formulas here are ours.
+Perceptio (arXiv 2603.18795) names marker and count losses, to keep blocks well formed; only its abstract was at hand,
+and the formulas here are ours. Merging tokens by their probabilities is AURORA's (arXiv 2412.03548, Sec. 6.3), on the
+way to Eq. 2; `merging_loss` stops there, before the decoder.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def merging_loss(
     temperature: float = 1.0,
     token_set: TokenSet = DEPTH,
 ) -> Tensor:
-    """Squared distance of the merged codebook vector sum_k p_k e_k to the true code's vector, in units of its spread.
+    """Squared distance of the soft token sum_k p_k e_k to the true code's vector, in units of the codebook's spread.
 
     A wrong code costs little where its vector is near the true one: Eq. 2 in the space of codes, without the decoder.
     1 is what the mean of the codebook would get on average.

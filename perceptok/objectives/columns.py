@@ -27,6 +27,9 @@ Normalisation = Literal["full", "auxiliary"]
 _ELEMENTS = 1 << 18
 """Logits that are worked on at once; more than fit into a core's cache take up to a third longer."""
 
+_ELEMENTS_ELSEWHERE = 1 << 24
+"""The same on an accelerator: 64 MB in float32, so that starting kernels does not cost more than their work."""
+
 _Positions = tuple[Tensor, ...] | None
 
 
@@ -119,7 +122,7 @@ def _spans(
     logits: Tensor, positions: _Positions, rows: int, temperature: float, *, copy: bool = False
 ) -> Iterator[tuple[slice, Tensor]]:
     """Spans of rows, and their logits over the temperature in working precision; as a copy where that is asked for."""
-    step = max(1, _ELEMENTS // logits.shape[-1])
+    step = max(1, (_ELEMENTS if logits.device.type == "cpu" else _ELEMENTS_ELSEWHERE) // logits.shape[-1])
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         chosen = span if positions is None else tuple(index[span] for index in positions)

@@ -1,10 +1,11 @@
-"""Which task to train on when: Eqs. 3 and 4 of AURORA (arXiv 2412.03548), and the recipe of its released data.
+"""Which task to train on when: Eqs. 3 and 4 of AURORA (arXiv 2412.03548, Sec. 3.4), and its released recipe.
 
-As printed, a falling temperature moves the draw to the *smallest* difficulty: what is easy at the start is nearly all
-there is at the end. The text around the equations wants the opposite, perception symbols first and reasoning on them
-later. Both are to be had from the same formulas: with -1 < lam < 0 the temperature *rises*, so that the draw starts on
-the easiest task and spreads out. `TemperatureSchedule` does that unless told otherwise. It can only spread: no task
-overtakes an easier one. The released data go further, from 100 % atomic samples to 10 %: `LinearSchedule`.
+Under Eq. 3 a falling temperature moves the draw to the *smallest* difficulty: what is easy at the start is nearly all
+there is at the end. The text around the equations wants the opposite: difficulties rise from the atomic task to whole
+chains of thought, and tau(s) is to shift the draw "toward harder tasks". Both are to be had from the same formulas,
+whose lambda has no printed sign: with -1 < lambda < 0 the temperature *rises*, so that the draw starts on the easiest
+task and spreads out. `TemperatureSchedule` does that unless told otherwise. It can only spread: no task overtakes an
+easier one. The released data go further, from 100 % atomic samples to 10 %: `LinearSchedule`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["LinearSchedule", "Schedule", "TemperatureSchedule", "curriculum_prob
 
 
 def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.ndarray:
-    """p_i = exp(-d_i / tau) / sum_k exp(-d_k / tau) (Eq. 3, as printed).
+    """p(d_t, s) = exp(-d_t / tau(s)) / sum_i exp(-d_i / tau(s)) (Eq. 3, as printed).
 
     Args:
         difficulties: (K,) finite; only differences matter.
@@ -47,11 +48,9 @@ def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.
 
 
 def curriculum_temperature(step: int, total_steps: int, tau0: float, lam: float) -> float:
-    """The temperature tau = tau0 / (1 + lam * step / total_steps) (Eq. 4).
+    """tau(s) = tau_0 / (1 + lambda * s / S) (Eq. 4, as printed).
 
-    The printed equation was not at hand; this form is a published summary's of the paper, where tau "gradually
-    decreases", and the one under which lam in (-1, 0) makes it rise. With lam > 0 it falls from tau0 to
-    tau0 / (1 + lam), with -1 < lam < 0 it rises to that value; lam = 0 leaves it.
+    With lam > 0 it falls from tau0 to tau0 / (1 + lam), with -1 < lam < 0 it rises to that value; lam = 0 leaves it.
 
     Args:
         step: 0 <= step <= total_steps.
@@ -91,8 +90,8 @@ class TemperatureSchedule:
     Attributes:
         difficulties: Task -> difficulty d, e.g. {"atomic": 0, "cot": 1, "direct": 1}.
         tau0: Temperature at the start. 0.2 draws the atomic task of that example in 98.7 % of cases.
-        lam: -0.95 raises the temperature twentyfold, to 39 % atomic at the end. Above 0 it falls, as the paper's text
-            says of it, and the mixture moves *towards* the easiest task.
+        lam: -0.95 raises the temperature twentyfold, to 39 % atomic at the end. Above 0 it falls, and the mixture moves
+            *towards* the easiest task. The paper calls it the annealing rate and gives no value.
     """
 
     difficulties: Mapping[str, float]
@@ -117,7 +116,10 @@ class TemperatureSchedule:
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """The released recipe: ten passes, in which the share of atomic samples falls 100 %, 90 %, ... 10 %.
+    """The released recipe (Sec. 8): ten passes, in which the share of atomic samples falls 100 %, 90 %, ... 10 %.
+
+    The paper besides asks an image's two other questions, with and without reasoning, one right after the other; here
+    every task has an order of its own.
 
     Attributes:
         atomic: Tasks that are learned first; they share their part equally.

@@ -33,10 +33,11 @@ def reconstruction_loss(
 ) -> Tensor:
     """Mean squared error of the decoded map, ||g(t) - f||^2 (Eq. 2), differentiable in the logits.
 
-    t are the codebook vectors expected under the model's probabilities over the codes' tokens; `codec.decode_soft`
-    makes them and decodes them (g). The paper trains with weight 0, as `ObjectiveWeights` does by default: its Table 6
-    finds no gain. That probabilities are normalised over the codes' tokens alone, and the error averaged over valid
-    pixels, is our reading.
+    t are soft tokens: the codebook vectors averaged under the model's probabilities of the codes' tokens (Sec. 6.3);
+    `codec.decode_soft` makes them and decodes them (g). f in the paper is what the codec makes of the true codes, and
+    so it is with target_nearness=codec.decode(codes); the depth map itself asks for what the codec cannot give too.
+    The paper trains with weight 0, as `ObjectiveWeights` does by default: its Table 6 finds no gain. That
+    probabilities are normalised over the codes' tokens alone, and that pixels may be left out, is our reading.
 
     Args:
         logits: (B, T, V) at the positions that predict the codes, as for `distillation_loss`; or (N, V).

@@ -40,8 +40,11 @@ class CurriculumSampler(Sampler[list[int]]):
 
     For `DataLoader(dataset, batch_sampler=sampler)`, over the tasks' datasets one after the other
     (`torch.utils.data.ConcatDataset`). With Accelerate leave `rank` and `world_size` alone: `accelerator.prepare` hands
-    batches (or, with `split_batches`, parts of them) to processes itself. Without it give both, and each process gets
-    its part of every batch.
+    batches (or, with `split_batches`, parts of them) to processes itself; let the number of steps be a multiple of the
+    processes, or the last batches are left out. Without it give both, and each process gets its part of every batch.
+
+    Every iteration begins at the first step, as with other samplers; after `load_state_dict` the next one begins at
+    the step that was saved. Accelerate's own way to go on, `skip_first_batches`, does the same without a state.
 
     Attributes:
         step: The next step to draw.
@@ -77,12 +80,13 @@ class CurriculumSampler(Sampler[list[int]]):
             ObjectiveError: No task, an empty task, tasks that the schedule does not have or lacks, or sizes that do not
                 fit.
         """
-        _check(sizes, schedule, total_steps, batch_size, rank, world_size)
+        _check(sizes, schedule, total_steps, batch_size, seed, rank, world_size)
         self.sizes = dict(sizes)
         self.schedule = schedule
         self.total_steps = total_steps
         self.batch_size = batch_size // world_size
         self.step = 0
+        self._first = 0
         self._global_batch = batch_size
         self._seed = seed
         self._rank = rank
@@ -93,11 +97,12 @@ class CurriculumSampler(Sampler[list[int]]):
         self._shuffled: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
-        """Batches left."""
-        return self.total_steps - self.step
+        """Batches of an iteration."""
+        return self.total_steps - self._first
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of this process, from `step` to the last."""
+        """Batches of this process, from the first step, or the one that a state said, to the last."""
+        self.step = self._first
         drawn = self._drawn(0, self.step)
         while self.step < self.total_steps:
             counts = self._counts(self.step)
@@ -106,6 +111,7 @@ class CurriculumSampler(Sampler[list[int]]):
             np.random.default_rng((self._seed, 1, self.step)).shuffle(batch)
             self.step += 1
             yield batch[self._rank * self.batch_size : (self._rank + 1) * self.batch_size].tolist()
+        self._first = 0
 
     def mixture(self, first: int = 0, last: int | None = None) -> Mixture:
         """What was drawn at the steps first <= step < last, without `last` all until now; over all processes."""
@@ -126,8 +132,8 @@ class CurriculumSampler(Sampler[list[int]]):
         """Where to go on.
 
         Args:
-            step: The number of steps that have been trained. Without it, the number of batches handed out, which is
-                more where a `DataLoader` with workers (or Accelerate) fetches ahead.
+            step: The number of steps that have been trained, of all processes. Without it, the number of batches
+                handed out, which is more where a `DataLoader` with workers (or Accelerate) fetches ahead.
         """
         at = self.step if step is None else step
         if not 0 <= at <= self.total_steps:
@@ -135,7 +141,7 @@ class CurriculumSampler(Sampler[list[int]]):
         return {**self._identity(), "step": at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a saved step; raises ObjectiveError where the curriculum is another one."""
+        """Begin the next iteration at a saved step; raises ObjectiveError where the curriculum is another one."""
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ObjectiveError(
@@ -143,7 +149,7 @@ class CurriculumSampler(Sampler[list[int]]):
                 )
         if not 0 <= int(state["step"]) <= self.total_steps:
             raise ObjectiveError(f"steps are 0..{self.total_steps}; the state says {state['step']}")
-        self.step = int(state["step"])
+        self.step = self._first = int(state["step"])
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -155,14 +161,21 @@ class CurriculumSampler(Sampler[list[int]]):
         }
 
     def _shares(self, step: int) -> np.ndarray:
-        return np.asarray(self.schedule.probabilities(step, self.total_steps))[self._order]
+        shares = np.asarray(self.schedule.probabilities(step, self.total_steps), dtype=np.float64)
+        # NaN fails every comparison, so it cannot slip through.
+        if shares.shape != (len(self._order),) or not ((shares >= 0).all() and abs(shares.sum() - 1) < 1e-6):
+            raise ObjectiveError(
+                f"shares are at least 0 and sum to 1, one for each of {len(self._order)} tasks; the schedule gave "
+                f"{shares.tolist()} at step {step}"
+            )
+        return shares[self._order]
 
     def _counts(self, step: int) -> np.ndarray:
         """Samples of each task at a step: how many points of a shifted grid fall into each task's interval.
 
         The shift follows the golden ratio, whose multiples fill [0, 1) more evenly than random numbers.
         """
-        edges = np.concatenate([[0.0], np.cumsum(self._shares(step))]) * self._global_batch
+        edges = np.concatenate([[0.0], np.cumsum(self._shares(step))]).clip(max=1.0) * self._global_batch
         edges[-1] = self._global_batch
         shift = (self._offset + step * _GOLDEN) % 1.0
         return np.diff(np.floor(edges + shift)).astype(np.int64)
@@ -193,7 +206,13 @@ class CurriculumSampler(Sampler[list[int]]):
 
 
 def _check(
-    sizes: Mapping[str, int], schedule: Schedule, total_steps: int, batch_size: int, rank: int, world_size: int
+    sizes: Mapping[str, int],
+    schedule: Schedule,
+    total_steps: int,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
 ) -> None:
     if not sizes:
         raise ObjectiveError("a curriculum has at least one task; got none")
@@ -202,10 +221,12 @@ def _check(
             f"the samples are of the tasks {', '.join(sizes)}, the schedule knows {', '.join(schedule.tasks)}"
         )
     for task, size in sizes.items():
-        if size < 1:
-            raise ObjectiveError(f"the task {task} has no samples")
+        if type(size) is not int or size < 1:
+            raise ObjectiveError(f"sizes are numbers of samples, at least 1 for each task; got {size!r} for {task}")
     if total_steps < 1 or batch_size < 1:
         raise ObjectiveError(f"total_steps and batch_size are positive; got {total_steps} and {batch_size}")
+    if seed < 0:
+        raise ObjectiveError(f"a seed is not negative; got {seed}")
     if not 0 <= rank < world_size or batch_size % world_size:
         raise ObjectiveError(
             f"ranks are 0..{world_size - 1} and the batch size is a multiple of the number of processes; got rank "

@@ -56,10 +56,10 @@ def next_token_targets(
     """
     if input_ids.ndim != 2 or input_ids.is_floating_point():
         raise ObjectiveError(f"input ids are integers (B, T); got {input_ids.dtype} {tuple(input_ids.shape)}")
-    if labels is not None and labels.shape != input_ids.shape:
+    if labels is not None and (labels.shape != input_ids.shape or labels.is_floating_point()):
         raise ObjectiveError(
-            f"labels have the shape of the input ids, {tuple(input_ids.shape)}, and are not shifted; got "
-            f"{tuple(labels.shape)}"
+            f"labels are integers in the shape of the input ids, {tuple(input_ids.shape)}, and not shifted; got "
+            f"{labels.dtype} {tuple(labels.shape)}"
         )
     following = input_ids.roll(-1, dims=1)
     supervised = torch.ones_like(following, dtype=torch.bool)

@@ -12,8 +12,8 @@ from perceptok.errors import AlignmentError
 
 __all__ = ["AlignmentAccumulator"]
 
-_ROWS = 4096
-"""Positions that are converted to float64 at once."""
+_ELEMENTS = 1 << 21
+"""Log-probabilities that are converted to float64 at once: 16 MB."""
 
 _ROW_SUM = 2e-2
 """How far a teacher's row may be from 1: bfloat16 rows of 128 stay within."""
@@ -69,14 +69,16 @@ class AlignmentAccumulator:
         if mask is not None:
             kept = mask.reshape(-1).nonzero()[:, 0]
             rows, logs = rows[kept.to(rows.device)], logs[kept.to(logs.device)]
-        _check(rows, logs, size)
-        for start in range(0, len(rows), _ROWS):
-            q, log_p = rows[start : start + _ROWS], logs[start : start + _ROWS]
-            log_p = log_p.to(self.cost.device, torch.float64)
+        step = max(1, _ELEMENTS // width)
+        spans = [slice(start, start + step) for start in range(0, len(rows), step)]
+        for span in spans:
+            _check(rows[span], logs[span], size, span.start)
+        for span in spans:
+            q, log_p = rows[span].to(self.cost.device), logs[span].to(self.cost.device, torch.float64)
             if soft:
-                self.cost.sub_(q.to(self.cost.device, torch.float64).T @ log_p)
+                self.cost.addmm_(q.double().T, log_p, alpha=-1)
             else:
-                self.cost.index_add_(0, q.to(self.cost.device, torch.int64), log_p, alpha=-1)
+                self.cost.index_add_(0, q.long(), log_p, alpha=-1)
         self.positions += len(rows)
 
     def merge(self, other: AlignmentAccumulator) -> None:
@@ -106,16 +108,16 @@ class AlignmentAccumulator:
         return {"cost": self.cost.clone(), "positions": self.positions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`; raises AlignmentError for other sizes."""
+        """Go on from a `state_dict`; raises AlignmentError for another one, or other sizes."""
+        if state.keys() != {"cost", "positions"}:
+            raise AlignmentError(f"a state has cost and positions; got {', '.join(state) or 'nothing'}")
         if state["cost"].shape != self.cost.shape:
             raise AlignmentError(f"the state is {tuple(state['cost'].shape)}, this one {tuple(self.cost.shape)}")
         self.cost.copy_(state["cost"])
         self.positions = state["positions"]
 
 
-def _check(rows: Tensor, logs: Tensor, size: int) -> None:
-    if not len(rows):
-        return
+def _check(rows: Tensor, logs: Tensor, size: int, start: int) -> None:
     # NaN fails every comparison, so it cannot slip through.
     if not ((logs <= 1e-4) & (logs > -torch.inf)).all():
         raise AlignmentError(
@@ -126,12 +128,12 @@ def _check(rows: Tensor, logs: Tensor, size: int) -> None:
         if ((rows < 0) | (rows >= size)).any():
             raise AlignmentError(f"codes are 0..{size - 1}; found {int(rows.min())}..{int(rows.max())}; mask them")
         return
-    sums = rows.double().sum(-1)
+    sums = rows.sum(-1, dtype=torch.float64)
     fits = ((sums - 1).abs() <= _ROW_SUM) & (rows >= 0).all(-1)
     if not fits.all():
         first = int((~fits).nonzero()[0])
         raise AlignmentError(
-            f"a teacher's rows are probabilities that sum to 1; row {first} of the unmasked ones sums to "
+            f"a teacher's rows are probabilities that sum to 1; row {start + first} of the unmasked ones sums to "
             f"{float(sums[first]):.4g}, its smallest entry is {float(rows[first].min()):.3g}: pass softmax, not "
             "logits or distances"
         )

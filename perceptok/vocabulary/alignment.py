@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,6 +46,10 @@ class VocabularyAlignment:
     lower_bound: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "targets", tuple(map(index, self.targets)))
+        except TypeError as error:
+            raise AlignmentError(f"targets are integers, one for each code; got {self.targets!r}") from error
         if not self.targets:
             raise AlignmentError("an alignment maps at least one code; got none")
         _check_sizes(len(self.targets), self.auxiliary_size)
@@ -190,14 +195,19 @@ def align_vocabularies(
     if candidates is None:
         found = solve_exactly(matrix, preferred, warm=start is not None)
     else:
-        if candidates < 1 or not tolerance >= 0:
-            raise AlignmentError(f"candidates is at least 1 and tolerance at least 0; got {candidates} and {tolerance}")
+        if type(candidates) is not int or candidates < 1 or not tolerance >= 0:
+            raise AlignmentError(
+                f"candidates is an integer of at least 1, tolerance at least 0; got {candidates} and {tolerance}"
+            )
         found = solve_among_candidates(matrix, preferred, candidates=candidates, tolerance=tolerance)
     return VocabularyAlignment(tuple(found.columns.tolist()), width, found.cost, found.lower_bound)
 
 
 def _checked_cost(cost: ArrayLike | Tensor) -> np.ndarray:
-    array = np.asarray(cost.detach().cpu().numpy() if isinstance(cost, Tensor) else cost)
+    if isinstance(cost, Tensor):
+        half = cost.dtype in (torch.float16, torch.bfloat16)
+        cost = (cost.detach().float() if half else cost.detach()).cpu().numpy()
+    array = np.asarray(cost)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
         raise AlignmentError(f"costs are a real (|V_spec|, |V_aux|) matrix; got {array.dtype} of shape {array.shape}")
     _check_sizes(*array.shape)

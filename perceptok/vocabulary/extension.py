@@ -73,7 +73,8 @@ def extend_vocabulary(
     Raises:
         VocabularyError: A slow tokenizer; a token that exists with another meaning; ids that are taken (gaps in the
             vocabulary, an image token that the model's config names but the tokenizer lacks); a tokenizer with other
-            tokens that have no rows; a model that `find_matrices` refuses; an unfit `init`, codebook or description.
+            tokens that have no rows; a model that `find_matrices` refuses, or with NaN or infinity in its rows; an
+            unfit `init`, codebook or description.
     """
     inits = inits_of(init, token_sets, codebook)
     if pad_to_multiple_of is not None and (type(pad_to_multiple_of) is not int or pad_to_multiple_of < 1):
@@ -85,32 +86,36 @@ def extend_vocabulary(
     vocab = PerceptionVocabulary(token_sets, known, max(len(tokenizer) + len(added), max(known.values()) + 1))
     if model is None:
         return add_tokens(tokenizer, vocab, added)
-    old_rows = find_matrices(model).rows
-    old_ids = torch.tensor(sorted(set(known.values()) - set(vocab.tokens.values())))
-    _require_rows(model, old_rows, known, vocab)
+    old = find_matrices(model)
+    _require_rows(model, old, known, vocab)
     wanted: list[int] = []
     for one in token_sets:
-        wanted += _unfilled(model, old_rows, vocab, one, added, existing)
+        wanted += _unfilled(model, old.rows, vocab, one, added, existing)
     features = block_diagonal([features_of(one, inits[one], codebook) for one in token_sets])
     blends = blends_of(tokenizer, inits, descriptions or {})
+    step = pad_to_multiple_of or 1
+    rows = -(-max(old.rows, vocab.size) // step) * step
+    # All that may be refused comes before the first change.
+    fillings = _fillings(old, rows, known, vocab, wanted, features, blends, seed)
 
     vocab = add_tokens(tokenizer, vocab, added)
-    step = pad_to_multiple_of or 1
-    matrices = grow_matrices(model, -(-max(old_rows, vocab.size) // step) * step)
-    _fill(matrices, old_ids, old_rows, vocab, wanted, features, blends, seed)
+    _fill(grow_matrices(model, rows), fillings)
     setattr(model.config, _MARK, {**_record(model), **{one.name: _runs(_ids(vocab, one)) for one in token_sets}})
     return vocab
 
 
-def _require_rows(model: PreTrainedModel, rows: int, known: Mapping[str, int], vocab: PerceptionVocabulary) -> None:
+def _require_rows(
+    model: PreTrainedModel, matrices: TokenMatrices, known: Mapping[str, int], vocab: PerceptionVocabulary
+) -> None:
     """Refuse a tokenizer whose other tokens have no rows, and ids that the model's config gives another meaning."""
+    rows = len(matrices.inputs)
     others = {index: token for token, index in known.items() if token not in vocab.tokens}
     beyond = [index for index in others if index >= rows]
     if beyond or not others:
         raise VocabularyError(
             f"the tokenizer is longer than the model: {len(beyond)} of its tokens, {others[min(beyond)]!r} (id "
-            f"{min(beyond)}) first, have no row among {rows}; load the model's own tokenizer, or give them rows with "
-            "model.resize_token_embeddings"
+            f"{min(beyond)}) first, have no row among {rows}; load the model's own tokenizer, give them rows with "
+            "model.resize_token_embeddings, or name them in token_sets if they are perception tokens"
             if beyond
             else "the tokenizer has no tokens but perception tokens, so that there are no old rows to start from"
         )
@@ -162,30 +167,48 @@ def _unfilled(
 
 
 @torch.no_grad()
-def _fill(
-    matrices: TokenMatrices,
-    old_ids: Tensor,
-    old_rows: int,
+def _fillings(
+    old: TokenMatrices,
+    rows: int,
+    known: Mapping[str, int],
     vocab: PerceptionVocabulary,
     wanted: Sequence[int],
     features: Tensor,
     blends: Mapping[int, Blend],
     seed: int,
-) -> None:
-    """Initialise the rows of `wanted` ids, and those that growing left empty for no token at all."""
-    padding = sorted(set(range(old_rows, matrices.rows)) - set(vocab.tokens.values()))
-    if not wanted and not padding:
-        return
+) -> list[tuple[Tensor, Tensor]]:
+    """For each matrix and the bias: ids, and what to put there once there are `rows` rows.
+
+    They are the `wanted` ids, and those that growing leaves empty for no token at all, which get the mean.
+    """
+    ours = set(vocab.tokens.values())
+    others = torch.tensor(sorted(set(known.values()) - ours))
     numbers = torch.isin(vocab.all_ids, torch.tensor(wanted, dtype=torch.int64))
-    ids = vocab.all_ids[numbers]
     generator = torch.Generator().manual_seed(seed)
-    for matrix in matrices.distinct:
-        rows, mean = initial_rows(matrix, old_ids, features, blends, generator)
-        matrix[ids.to(matrix.device)] = rows[numbers.to(matrix.device)].to(matrix.dtype)
-        matrix[padding] = mean.to(matrix.dtype)
-    if matrices.bias is not None:
-        bias = matrices.bias
-        bias[[*ids.tolist(), *padding]] = bias[old_ids.to(bias.device)].float().mean().to(bias.dtype)
+    fillings = []
+    for matrix in old.parameters:
+        grown = range(len(matrix), len(matrix) + rows - old.rows)
+        ids = torch.cat([vocab.all_ids[numbers], torch.tensor(sorted(set(grown) - ours), dtype=torch.int64)])
+        read = others[others < len(matrix)]
+        if not len(ids):
+            values = matrix[:0]
+        elif matrix is old.bias:
+            values = matrix[read.to(matrix.device)].float().mean().expand(len(ids))
+        else:
+            first, mean = initial_rows(matrix, read, features, blends, generator)
+            values = torch.cat([first[numbers.to(first.device)], mean.expand(len(ids) - int(numbers.sum()), -1)])
+        if not values.isfinite().all():
+            raise VocabularyError(
+                "new rows start from the old ones, and among those are NaN or infinite values: the model is damaged"
+            )
+        fillings.append((ids.to(matrix.device), values.to(matrix.dtype)))
+    return fillings
+
+
+@torch.no_grad()
+def _fill(matrices: TokenMatrices, fillings: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for matrix, (ids, values) in zip(matrices.parameters, fillings, strict=True):
+        matrix[ids] = values
 
 
 def _ids(vocab: PerceptionVocabulary, token_set: TokenSet) -> list[int]:

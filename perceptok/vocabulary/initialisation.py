@@ -125,6 +125,8 @@ def codebook_features(codebook: Tensor, token_set: TokenSet) -> Tensor:
     Raises:
         VocabularyError: The codebook has another shape than (size, D_code), no floating type, or NaN or infinity.
     """
+    if not isinstance(codebook, Tensor):
+        raise VocabularyError(f"a codebook is a tensor, such as codec.codebook; got {type(codebook).__name__}")
     if codebook.ndim != 2 or len(codebook) != token_set.size or not codebook.is_floating_point():
         raise VocabularyError(
             f"a codebook for {token_set.name} is a floating tensor of shape ({token_set.size}, D); "

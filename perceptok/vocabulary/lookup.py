@@ -53,6 +53,7 @@ class PerceptionVocabulary:
         self.base_fingerprint = base_fingerprint
         self.codec_fingerprint = codec_fingerprint
         self._ids = {token: ids[token] for one in self.token_sets for token in one.tokens}
+        self._names = {index: token for token, index in self._ids.items()}
         self._set_of = torch.full((size,), -1, dtype=torch.int64)
         self._code_of = torch.full((size,), -1, dtype=torch.int64)
         self._perception = torch.zeros(size, dtype=torch.bool)
@@ -132,6 +133,14 @@ class PerceptionVocabulary:
             self.codec_fingerprint = codec_fingerprint
         write_manifest(folder, Manifest.of(self))
 
+    def __repr__(self) -> str:
+        """The sets with their lowest and highest ids."""
+        spans = []
+        for one in self.token_sets:
+            ids = [self._ids[token] for token in one.tokens]
+            spans.append(f"{one.name} {min(ids)}..{max(ids)}")
+        return f"PerceptionVocabulary({', '.join(spans)} of {self.size})"
+
     def has(self, token_set: TokenSet) -> bool:
         """Whether the set is part of this vocabulary."""
         return token_set in self.token_sets
@@ -161,6 +170,12 @@ class PerceptionVocabulary:
     def tokens(self) -> dict[str, int]:
         """Token -> id of every perception token, in vocabulary order."""
         return dict(self._ids)
+
+    def token(self, token_id: int) -> str:
+        """The perception token of an id, a code's or a marker's; raises VocabularyError for any other id."""
+        if token_id not in self._names:
+            raise VocabularyError(f"token id {token_id} is none of {self}")
+        return self._names[token_id]
 
     def code(self, token_id: int) -> tuple[TokenSet, int]:
         """The set and code of a code token's id.

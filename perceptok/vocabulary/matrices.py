@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class TokenMatrices:
     """What a model holds per token.
 
     Attributes:
-        inputs: (V, D), the embeddings.
+        inputs: (V, D), the embeddings; some families (Mllama) keep a few more rows here, for tokens that are only read.
         outputs: (V, D), the head; the same object as `inputs` in a tied model.
         bias: (V,) of the head, where it has one.
     """
@@ -48,8 +49,8 @@ class TokenMatrices:
 
     @property
     def rows(self) -> int:
-        """Tokens there is room for."""
-        return len(self.inputs)
+        """Tokens there is room for, to read and to write."""
+        return len(self.outputs)
 
 
 def find_matrices(model: PreTrainedModel) -> TokenMatrices:
@@ -57,7 +58,8 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
 
     Raises:
         VocabularyError: It is no transformers model, has no output head, is tied by its configuration but not in
-            fact, its matrices differ in length, or they are quantised, sharded, or not loaded.
+            fact, reads by several matrices, its matrices differ in length by more than its configuration says, or
+            they are quantised, sharded, or not loaded.
     """
     from transformers import PreTrainedModel
 
@@ -79,11 +81,14 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
     found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
     for parameter in found.parameters:
         _require_plain(parameter, name)
-    if len({len(parameter) for parameter in found.parameters}) > 1:
+    # Where the class itself adds rows to the embeddings, the configured size is that of the head.
+    longer = len(inputs) > len(outputs) == model.config.get_text_config().vocab_size
+    if len(inputs) != len(outputs) and not longer:
         raise VocabularyError(
             f"{name} reads {len(found.inputs)} tokens and writes {len(found.outputs)}; resize both to one length first"
         )
     _refuse_untied(model, found)
+    _refuse_copies(model, found)
     return found
 
 
@@ -97,25 +102,34 @@ def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
 
     Each matrix is copied once, one at a time. transformers' own resize then finds the matrices as long as it wants
     them, and does the rest: ties, module attributes, and whatever else the model's class grows with its vocabulary.
+    Embeddings that are longer than the head stay so: transformers would cut them, and the saved model not load.
 
     Raises:
         VocabularyError: See `find_matrices`.
     """
     old = find_matrices(model)
-    before, tied = old.rows, old.tied
+    before, tied, reserved = old.rows, old.tied, len(old.inputs) - old.rows
     if rows <= before:
         return old
+    lengths = {name: len(parameter) for name, parameter in model.named_parameters() if parameter.ndim}
     for parameter in old.parameters:
-        grown = torch.empty(rows, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device)
-        grown[:before] = parameter.data
+        length = len(parameter)
+        grown = torch.empty(
+            length + rows - before, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device
+        )
+        grown[:length] = parameter.data
         parameter.data = grown
         parameter.grad = None
         del grown
-    model.resize_token_embeddings(rows, mean_resizing=False)
+    if not reserved:
+        # An encoder joined to a decoder refuses, before it changes anything; it has nothing else to grow.
+        with suppress(NotImplementedError):
+            model.resize_token_embeddings(rows, mean_resizing=False)
     _count_right(model, old, before, rows)
     new = find_matrices(model)
     assert new.tied == tied
-    assert all(len(parameter) == rows for parameter in new.parameters)
+    assert all(len(parameter) >= rows for parameter in new.parameters)
+    _settle_others(model, new, lengths)
     return new
 
 
@@ -145,7 +159,7 @@ def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, r
         if id(getattr(module, "weight", None)) in grown:
             for attribute in ("num_embeddings", "out_features"):
                 if hasattr(module, attribute):
-                    setattr(module, attribute, rows)
+                    setattr(module, attribute, len(module.weight))  # type: ignore[arg-type]
         if vars(module).get("vocab_size") == before:
             setattr(module, "vocab_size", rows)  # noqa: B010 - nn.Module declares its attributes as tensors
     for config in configs_of(model):
@@ -153,6 +167,17 @@ def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, r
             config.vocab_size = rows
     if "vocab_size" in vars(model.config):
         model.config.vocab_size = rows
+
+
+@torch.no_grad()
+def _settle_others(model: PreTrainedModel, matrices: TokenMatrices, lengths: dict[str, int]) -> None:
+    """Further tables that transformers grew with the vocabulary, at random: Gemma 3n's embeddings of each layer.
+
+    Such a model reads row 0 for ids beyond its table. The new rows are copies of it, so that nothing changes.
+    """
+    for name, parameter in model.named_parameters():
+        if not any(parameter is one for one in matrices.parameters) and len(parameter) > lengths[name]:
+            parameter[lengths[name] :] = parameter[0]
 
 
 def _require_plain(parameter: Tensor, name: str) -> None:
@@ -176,4 +201,20 @@ def _refuse_untied(model: PreTrainedModel, found: TokenMatrices) -> None:
                 f"the configuration of {type(model).__name__} ties {target} to {source}, but they are two matrices: "
                 "resizing would tie them again and lose one. Set model.config.tie_word_embeddings = False to keep "
                 "both, or call model.tie_weights() to share one"
+            )
+
+
+def _refuse_copies(model: PreTrainedModel, found: TokenMatrices) -> None:
+    """Encoder and decoder with embeddings of their own: resizing makes both share those of the model."""
+    if not model.config.is_encoder_decoder:
+        return
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Embedding)
+            and module.weight.shape == found.inputs.shape
+            and not any(module.weight is one for one in found.distinct)
+        ):
+            raise VocabularyError(
+                f"{type(model).__name__} reads tokens by several matrices, {name} among them: resizing would share one "
+                "and lose the others. Load the model with tied embeddings"
             )

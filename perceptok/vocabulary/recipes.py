@@ -24,13 +24,14 @@ def inits_of(
     init: Init | Mapping[TokenSet, Init], token_sets: Sequence[TokenSet], codebook: Tensor | None
 ) -> dict[TokenSet, Init]:
     """How each set starts; checked against what was passed."""
-    if not token_sets or len({one.name for one in token_sets}) < len(token_sets):
-        raise VocabularyError(f"token_sets are one or more different sets; got {[one.name for one in token_sets]}")
+    sets = [] if isinstance(token_sets, TokenSet) else list(token_sets)
+    if not sets or not all(isinstance(one, TokenSet) for one in sets) or len({one.name for one in sets}) < len(sets):
+        raise VocabularyError(f"token_sets are one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
     if isinstance(init, Mapping):
         if init.keys() != set(token_sets):
             raise VocabularyError(
-                f"init names the sets {sorted(one.name for one in init)}, token_sets are "
-                f"{sorted(one.name for one in token_sets)}; give one init for each"
+                f"init names the sets {sorted(getattr(one, 'name', repr(one)) for one in init)}, token_sets are "
+                f"{sorted(one.name for one in token_sets)}; give one init for each TokenSet"
             )
         inits = {one: init[one] for one in token_sets}
     else:

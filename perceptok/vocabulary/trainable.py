@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, modules_of
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["peft_settings", "trainable_parameters"]
+__all__ = ["peft_settings", "trainable_parameters", "verify_adapter"]
 
-_HOOK = "_perceptok_row_mask"
+_MASKS = WeakTensorKeyDictionary()
+"""Parameter -> handle of the hook that masks its gradient; as an attribute it would keep models from being pickled."""
 
 
 def trainable_parameters(
@@ -32,8 +38,10 @@ def trainable_parameters(
     rows of the input and output matrices, and leaves every other row as it was, bit for bit: gradients of other rows
     are set to zero as they arrive, and the group's own `weight_decay` of 0 takes precedence over the optimiser's.
     An optimiser that makes its own groups from `model.parameters()` would decay old rows; hand it these (to the
-    Trainer of transformers as `optimizers=`). Gradients and moments are as large as the matrices; where memory is
-    short, `peft_settings` keep those of the new rows only.
+    Trainer of transformers as `optimizers=`). A copy of the model, or one loaded anew, needs a call of its own.
+    Gradients and moments are as large as the matrices; where memory is short, `peft_settings` keep those of the new
+    rows only. DistributedDataParallel may wrap the model afterwards; where FSDP or ZeRO-3 is to cut the matrices into
+    shards, which no row mask fits, take `peft_settings`, and extend the model before it is wrapped.
 
     Args:
         model: One extended with `extend_vocabulary`.
@@ -61,28 +69,114 @@ def trainable_parameters(
     return [group if mode == "full" else {**group, "weight_decay": 0.0}]
 
 
-def peft_settings(model: PreTrainedModel, vocab: PerceptionVocabulary) -> dict[str, Any]:
-    """Arguments of `peft.LoraConfig` (or any other with `trainable_token_indices`) that train the new rows only.
+def peft_settings(
+    model: PreTrainedModel, vocab: PerceptionVocabulary, mode: Literal["new_rows", "full"] = "new_rows"
+) -> dict[str, Any]:
+    """Arguments of `peft.LoraConfig` (or any other that has them) that train the token matrices beside the adapter.
 
     Both matrices are named by their full paths: a bare list of ids would train the inputs only, and an untied model
     could then never write the new tokens. In a tied model the one matrix is named, and peft ties the head to it.
     Old rows are not parameters of the adapter at all, so that no optimiser can move them.
 
+    What is trained this way is saved with the adapter. Matrices that are merely unfrozen are not, for LLaVA and
+    everywhere else where `config.vocab_size` is not at the top, unless saved with `save_embedding_layers=True`:
+    `verify_adapter` tells.
+
+    Args:
+        model: One extended with `extend_vocabulary`, not wrapped yet.
+        vocab: Its vocabulary.
+        mode: "new_rows" (`trainable_token_indices`), or "full" for whole matrices (`modules_to_save`, as in AURORA's
+            own recipe); with a tied model "full" needs peft 0.18.
+
     Raises:
-        VocabularyError: The head has a bias, which peft's layer for trained tokens leaves out of the logits; the model
-            has no rows for the vocabulary, or `find_matrices` refuses it.
+        VocabularyError: "new_rows" where the head has a bias, which peft's layer for trained tokens leaves out of the
+            logits; "full" for a tied model whose embeddings peft does not know as tied (GPT-2, T5); the model has no
+            rows for the vocabulary, or `find_matrices` refuses it.
     """
+    if mode not in ("new_rows", "full"):
+        raise VocabularyError(f"mode is 'new_rows' or 'full'; got {mode!r}")
     matrices = _matrices(model, vocab)
-    if matrices.bias is not None:
-        raise VocabularyError(
-            f"the head of {type(model).__name__} has a bias, which peft's layer for trained tokens would leave out of "
-            "the logits; use trainable_parameters, or modules_to_save with the whole head"
-        )
-    ids = sorted(vocab.tokens.values())
     names = {id(module): name for name, module in model.named_modules()}
-    inputs, outputs = modules_of(model)
-    named = (inputs,) if matrices.tied else (inputs, outputs)
-    return {"trainable_token_indices": {names[id(module)]: ids for module in named}}
+    inputs, outputs = (names[id(module)] for module in modules_of(model))
+    named = [inputs] if matrices.tied else [inputs, outputs]
+    if mode == "new_rows":
+        if matrices.bias is not None:
+            raise VocabularyError(
+                f"the head of {type(model).__name__} has a bias, which peft's layer for trained tokens would leave out "
+                "of the logits; use mode='full', or trainable_parameters"
+            )
+        ids = sorted(vocab.tokens.values())
+        return {"trainable_token_indices": dict.fromkeys(named, ids)}
+    if not matrices.tied:
+        return {"modules_to_save": named}
+    if inputs.rpartition(".")[2] != "embed_tokens":
+        raise VocabularyError(
+            f"{type(model).__name__} is tied, and peft would train {inputs} without its head, because it knows ties by "
+            "the name embed_tokens only; use mode='new_rows', or trainable_parameters with mode='full'"
+        )
+    return {"modules_to_save": named, "ensure_weight_tying": True}
+
+
+def verify_adapter(
+    model: PeftModel, vocab: PerceptionVocabulary, folder: str | os.PathLike[str], *, adapter_name: str = "default"
+) -> None:
+    """Hold a saved adapter to the model it was saved from: whatever was trained is in the file, bit for bit.
+
+    And so are all rows of perception tokens, to read and to write. The adapter then gives the same logits on every
+    copy of the base model that was extended for the same tokenizer, whatever init its rows started from.
+
+    Args:
+        model: As wrapped by peft and trained.
+        vocab: The vocabulary of its base model.
+        folder: Where `model.save_pretrained` wrote the adapter.
+        adapter_name: Which of the model's adapters it is.
+
+    Raises:
+        VocabularyError: No adapter in the folder, something trained that is missing or different there, rows of
+            perception tokens that are not in it, or a model in shards.
+    """
+    path = Path(folder) / "adapter_model.safetensors"
+    trained = {_saved_name(name, adapter_name): one for name, one in model.named_parameters() if one.requires_grad}
+    shards = [name for name, one in trained.items() if hasattr(one, "full_tensor") or not one.numel()]
+    if shards:
+        raise VocabularyError(f"{shards[0]} is a shard here (FSDP, ZeRO-3); gather the model first")
+    try:
+        with safe_open(path, "pt") as file:
+            saved = set(file.keys())
+            for name, parameter in trained.items():
+                if name not in saved:
+                    raise VocabularyError(
+                        f"{name} was trained, but is not in {path}: save with save_embedding_layers=True (peft's "
+                        "'auto' leaves the embeddings of LLaVA and others out), or train it through peft_settings"
+                    )
+                if not torch.equal(file.get_tensor(name).to(parameter), parameter):
+                    raise VocabularyError(f"{name} in {path} is not as the model has it: trained on since, save anew")
+    except (OSError, SafetensorError) as error:
+        raise VocabularyError(f"no adapter to be read at {path} ({error}); save it with save_pretrained") from error
+    names = {id(module): name for name, module in model.named_modules()}
+    inputs, outputs = modules_of(cast("PreTrainedModel", model.get_base_model()))
+    tied = _original(inputs) is _original(outputs)
+    for module in (inputs,) if tied else (inputs, outputs):
+        name = names[id(module)]
+        adapter = getattr(module, "token_adapter", module)
+        ids = getattr(adapter, "token_indices", {}).get(adapter_name, ())
+        if f"{name}.weight" not in saved and not set(vocab.tokens.values()) <= set(ids):
+            raise VocabularyError(
+                f"{path} holds no rows of perception tokens for {name}: they were not trained, and would be whatever "
+                "the base model's init gives; train them through peft_settings, or save the base model beside it"
+            )
+
+
+def _saved_name(name: str, adapter_name: str) -> str:
+    """A parameter's name in an adapter's file: without the adapter's name, and as if nothing wrapped the module."""
+    return ".".join(part for part in name.split(".") if part not in (adapter_name, "modules_to_save"))
+
+
+def _original(module: nn.Module) -> Tensor:
+    """The matrix of a module below whatever peft put around it."""
+    weight = getattr(getattr(module, "original_module", getattr(module, "base_layer", module)), "weight")  # noqa: B009
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _matrices(model: PreTrainedModel, vocab: PerceptionVocabulary) -> TokenMatrices:
@@ -105,12 +199,10 @@ def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
         assert accumulated.grad is not None
         accumulated.grad[old.to(accumulated.device)] = 0
 
-    handle = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
-    setattr(parameter, _HOOK, handle)
+    _MASKS[parameter] = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
 
 
 def _unmask(parameter: nn.Parameter) -> None:
-    handle = getattr(parameter, _HOOK, None)
+    handle = _MASKS.pop(parameter, None)  # type: ignore[no-untyped-call]
     if handle is not None:
         handle.remove()
-        delattr(parameter, _HOOK)

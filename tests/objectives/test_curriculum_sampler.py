@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -100,6 +104,7 @@ def test_resumed_run_draws_what_it_would_have_drawn(stop: int) -> None:
     second.load_state_dict(state)
     assert len(second) == 50 - stop
     assert begun + list(second) == whole
+    assert list(second) == whole  # and from the first step again
     # Another number of processes goes on with the same batches.
     parts = [sampler(rank=rank, world_size=2) for rank in range(2)]
     for part in parts:
@@ -117,10 +122,51 @@ def test_a_loader_that_fetches_ahead_is_resumed_at_the_trained_step() -> None:
     assert seen + [batch.tolist() for batch in DataLoader(dataset(), batch_sampler=second)] == list(sampler())
 
 
+def test_every_iteration_is_the_whole_curriculum() -> None:
+    """A look at the first batch draws nothing away, and the length does not shrink while batches are drawn."""
+    one = sampler()
+    loader = DataLoader(dataset(), batch_sampler=one)
+    next(iter(loader))
+    lengths = [len(loader) for _ in loader]
+    assert lengths == [50] * 50
+    assert [batch.tolist() for batch in loader] == list(sampler())
+    assert sum(one.mixture().counts.values()) == 400
+
+
 def test_through_accelerate() -> None:
     accelerator = Accelerator(cpu=True)
     loader = accelerator.prepare(DataLoader(dataset(), batch_sampler=sampler()))
     assert [batch.tolist() for batch in loader] == list(sampler())
+    rest = skip_first_batches(loader, 7)
+    assert len(rest) == 43
+    assert [batch.tolist() for batch in rest] == list(sampler())[7:]
+    assert len(rest) == 43
+
+
+def test_through_accelerate_in_two_processes(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("draw_in_two.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    whole = list(sampler())
+    for key in ("shard", "dispatch", "workers"):
+        assert [ranks[0][key], ranks[1][key]] == [whole[::2], whole[1::2]], key
+    for key in ("split", "dispatch_split"):
+        assert [one + other for one, other in zip(ranks[0][key], ranks[1][key], strict=True)] == whole, key
+    # Five batches of each process are left out; where one process reads for all, Accelerate counts those of all.
+    for key in ("shard_skipped", "workers_skipped"):
+        assert [ranks[0][key], ranks[1][key]] == [whole[10::2], whole[11::2]], key
+    assert ranks[0]["dispatch_skipped"][:22] == whole[5:49:2]
+    assert ranks[1]["dispatch_skipped"][:22] == whole[6:50:2]
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -158,13 +204,29 @@ def test_the_released_size_is_quick() -> None:
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize("shares", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 0.5], [1.0], [[0.5, 0.5]]])
+def test_a_schedule_of_ones_own_that_is_none(shares: list[float]) -> None:
+    class Own:
+        tasks = ("a", "b")
+
+        def probabilities(self, step: int, total_steps: int) -> np.ndarray:
+            return np.array(shares)
+
+    own = CurriculumSampler({"a": 5, "b": 5}, Own(), total_steps=5, batch_size=4)
+    with pytest.raises(ObjectiveError, match=r"one for each of 2 tasks; the schedule gave \[.* at step 0"):
+        next(iter(own))
+
+
 def test_refusals() -> None:
     with pytest.raises(ObjectiveError, match="at least one task; got none"):
         CurriculumSampler({}, LinearSchedule(), total_steps=1, batch_size=1)
     with pytest.raises(ObjectiveError, match="of the tasks atomic, box, the schedule knows atomic, cot, direct"):
         CurriculumSampler({"atomic": 1, "box": 1}, LinearSchedule(), total_steps=1, batch_size=1)
-    with pytest.raises(ObjectiveError, match="the task direct has no samples"):
-        CurriculumSampler({**SIZES, "direct": 0}, LinearSchedule(), total_steps=1, batch_size=1)
+    for size in (0, -1, 1.5, [1, 2]):
+        with pytest.raises(ObjectiveError, match=r"at least 1 for each task; got .* for direct"):
+            CurriculumSampler({**SIZES, "direct": size}, LinearSchedule(), total_steps=1, batch_size=1)  # type: ignore[dict-item]
+    with pytest.raises(ObjectiveError, match="a seed is not negative; got -1"):
+        sampler(seed=-1)
     for wrong in ({"total_steps": 0}, {"batch_size": 0}):
         with pytest.raises(ObjectiveError, match="total_steps and batch_size are positive"):
             sampler(**wrong)

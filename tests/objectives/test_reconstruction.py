@@ -98,6 +98,27 @@ def test_straight_through_decodes_codes_and_passes_the_soft_gradient(
     assert torch.allclose(grad[mask][:, shuffled.token_ids(vocab)].double(), expected, atol=1e-7)
 
 
+def test_straight_through_with_the_shipped_codec(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+    """Its decoder is not linear: the gradient is the decoder's at the codes, carried on through the softmax."""
+    codec = pt.DepthCodec.from_pretrained()
+    codes = torch.randint(0, 128, (2, 10, 10), generator=torch.Generator().manual_seed(1))
+    ids = shuffled.token_ids(vocab)
+    logits, mask = logits_for(codes, ids, 8.0)
+    logits.requires_grad_()
+    target = torch.linspace(0, 1, 320).repeat(2, 320, 1)
+    loss = reconstruction_loss(logits, target, codec.decode_soft, shuffled, vocab, mask, straight_through=True)
+    (grad,) = torch.autograd.grad(loss, logits)
+    hard = torch.eye(128)[codes].requires_grad_()
+    alone = (codec.decode_soft(hard) - target).square().mean()
+    (outer,) = torch.autograd.grad(alone, hard)
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
+    probs = torch.softmax(logits.detach()[mask][:, ids], -1)
+    outer = outer.view(200, 128)
+    expected = probs * (outer - (probs * outer).sum(-1, keepdim=True))
+    assert expected.abs().max() > 1e-6
+    assert torch.allclose(grad[mask][:, ids], expected, atol=1e-8, rtol=1e-3)
+
+
 def test_invalid_pixels_and_masked_positions_do_not_count(
     vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
 ) -> None:

@@ -37,6 +37,7 @@ TEXT: dict[str, Any] = {
     "head_dim": 24,
     "max_position_embeddings": 64,
 }
+SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -47,8 +48,15 @@ VISION: dict[str, Any] = {
 }
 
 
-def _llama(rows: int, tied: bool) -> PreTrainedModel:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **TEXT))
+def _causal(family: str) -> Callable[[int, bool], PreTrainedModel]:
+    """Llama and those whose configuration has Llama's names."""
+
+    def build(rows: int, tied: bool) -> PreTrainedModel:
+        config = getattr(transformers, f"{family}Config")
+        model = getattr(transformers, f"{family}ForCausalLM")
+        return model(config(vocab_size=rows, tie_word_embeddings=tied, **TEXT, **SPECIAL))  # type: ignore[no-any-return]
+
+    return build
 
 
 def _llava(rows: int, tied: bool) -> PreTrainedModel:
@@ -56,6 +64,81 @@ def _llava(rows: int, tied: bool) -> PreTrainedModel:
     vision = transformers.CLIPVisionConfig(projection_dim=16, **VISION)
     config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=9)
     return transformers.LlavaForConditionalGeneration(config)
+
+
+def _qwen2_5_vl(rows: int, tied: bool) -> PreTrainedModel:
+    rope = {"rope_type": "default", "mrope_section": [4, 4, 4]}
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 48}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={"vocab_size": rows, "rope_parameters": rope, **TEXT, **SPECIAL},
+        vision_config={**vision, "fullatt_block_indexes": [0]},
+        tie_word_embeddings=tied,
+        image_token_id=9,
+        video_token_id=8,
+    )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _gemma3(rows: int, tied: bool) -> PreTrainedModel:
+    config = transformers.Gemma3Config(
+        text_config={"vocab_size": rows, **TEXT, **SPECIAL},
+        vision_config=VISION,
+        mm_tokens_per_image=4,
+        image_token_index=9,
+        boi_token_index=8,
+        eoi_token_index=7,
+        tie_word_embeddings=tied,
+    )
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
+def _gemma3n(rows: int, tied: bool) -> PreTrainedModel:
+    """It has a table of each layer besides, which may be shorter than the vocabulary: here five rows."""
+    config = transformers.Gemma3nTextConfig(
+        vocab_size=rows,
+        vocab_size_per_layer_input=5,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        altup_num_inputs=2,
+        num_kv_shared_layers=0,
+        layer_types=["full_attention", "full_attention"],
+        activation_sparsity_pattern=[0.0, 0.0],
+        tie_word_embeddings=tied,
+        **TEXT,
+        **SPECIAL,
+    )
+    return transformers.Gemma3nForCausalLM(config)
+
+
+def _mllama(rows: int, tied: bool) -> PreTrainedModel:
+    """Its embeddings have eight rows more than its head, for the image token, which is only read."""
+    assert not tied, "Mllama is never tied"
+    vision = {"hidden_size": 16, "image_size": 28, "patch_size": 14, "intermediate_size": 16, "attention_heads": 2}
+    config = transformers.MllamaConfig(
+        text_config={"vocab_size": rows, "cross_attention_layers": [1], **TEXT, **SPECIAL},
+        vision_config={
+            **vision, "num_hidden_layers": 1, "num_global_layers": 1, "vision_output_dim": 32,
+            "intermediate_layers_indices": [0],
+        },
+        image_token_index=9,
+    )  # fmt: skip
+    return transformers.MllamaForConditionalGeneration(config)
+
+
+def _florence2(rows: int, tied: bool) -> PreTrainedModel:
+    text = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    vision = {"embed_dim": [8], "num_heads": [2], "num_groups": [2], "depths": [1], "projection_dim": 48}
+    patches = {"patch_size": [7], "patch_stride": [4], "patch_padding": [3], "patch_prenorm": [False]}
+    config = transformers.Florence2Config(
+        text_config=transformers.BartConfig(
+            vocab_size=rows, d_model=48, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
+            decoder_start_token_id=2, **text, **SPECIAL,
+        ),
+        vision_config={**vision, **patches},
+        image_token_id=9,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    return transformers.Florence2ForConditionalGeneration(config)
 
 
 def _qwen2_vl(rows: int, tied: bool) -> PreTrainedModel:
@@ -90,10 +173,6 @@ def _paligemma(rows: int, tied: bool) -> PreTrainedModel:
     return transformers.PaliGemmaForConditionalGeneration(config)
 
 
-def _gemma(rows: int, tied: bool) -> PreTrainedModel:
-    return transformers.GemmaForCausalLM(transformers.GemmaConfig(vocab_size=rows, tie_word_embeddings=tied, **TEXT))
-
-
 def _gpt2(rows: int, tied: bool) -> PreTrainedModel:
     config = transformers.GPT2Config(
         vocab_size=rows, n_embd=48, n_layer=2, n_head=2, n_positions=64, tie_word_embeddings=tied
@@ -104,6 +183,7 @@ def _gpt2(rows: int, tied: bool) -> PreTrainedModel:
 def _t5(rows: int, tied: bool) -> PreTrainedModel:
     assert tied, "T5 is always tied"
     config = transformers.T5Config(vocab_size=rows, d_model=48, d_ff=32, d_kv=24, num_layers=1, num_heads=2)
+    config.decoder_start_token_id = 0
     return transformers.T5ForConditionalGeneration(config)
 
 
@@ -118,16 +198,34 @@ def _gptj(rows: int, tied: bool) -> PreTrainedModel:
 
 
 BUILDERS: dict[str, Callable[[int, bool], PreTrainedModel]] = {
-    "llama": _llama,
+    "llama": _causal("Llama"),
+    "mistral": _causal("Mistral"),
+    "phi": _causal("Phi"),
+    "qwen2": _causal("Qwen2"),
+    "qwen3": _causal("Qwen3"),
+    "gemma": _causal("Gemma"),
     "llava": _llava,
+    "mllama": _mllama,
     "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
     "idefics3": _idefics3,
     "paligemma": _paligemma,
-    "gemma": _gemma,
+    "gemma3": _gemma3,
+    "gemma3n": _gemma3n,
     "gpt2": _gpt2,
     "t5": _t5,
+    "florence2": _florence2,
     "gptj": _gptj,
 }
+
+KINDS = [(name, tied) for name in BUILDERS for tied in (False, True)]
+NONE_SUCH = {("t5", False), ("mllama", True)}
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind not in NONE_SUCH], ids=lambda kind: f"{kind[0]}-{kind[1]}")
+def kind(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    """Every kind of tiny model, untied and tied."""
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture

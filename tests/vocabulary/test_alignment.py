@@ -69,7 +69,8 @@ def test_ties_are_deterministic_and_natural() -> None:
     assert align_vocabularies(seen).targets == (0, 4, 2, 3, 1, 5)
     cost = np.random.default_rng(0).integers(0, 4, (40, 60)).astype(float)
     first = align_vocabularies(cost)
-    for same in (np.asfortranarray(cost), cost.astype(np.float32), cost.astype(int), torch.tensor(cost)):
+    halves = torch.tensor(cost).bfloat16(), torch.tensor(cost).half()
+    for same in (np.asfortranarray(cost), cost.astype(np.float32), cost.astype(int), torch.tensor(cost), *halves):
         assert align_vocabularies(same) == first
 
 
@@ -180,6 +181,15 @@ def test_composition_and_inverse() -> None:
         second.compose(second)
 
 
+def test_targets_of_any_integers() -> None:
+    expected = VocabularyAlignment((2, 0), 3)
+    for targets in ([2, 0], np.array([2, 0]), torch.tensor([2, 0]), (np.int64(2), np.int64(0))):
+        found = VocabularyAlignment(targets, 3)  # type: ignore[arg-type]
+        assert found == expected
+        assert hash(found) == hash(expected)
+        assert json.dumps(found.targets) == "[2, 0]"
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     found = align_vocabularies(np.random.default_rng(0).normal(size=(20, 30)))
     found.save(tmp_path / "map.json")
@@ -236,10 +246,14 @@ def test_refusals() -> None:
             align_vocabularies(wrong)
     with pytest.raises(AlignmentError, match="4 x 4, the map to start from 4 x 5"):
         align_vocabularies(cost, start=VocabularyAlignment.identity(4, 5))
-    with pytest.raises(AlignmentError, match="candidates is at least 1"):
-        align_vocabularies(cost, candidates=0)
+    for candidates in (0, 1.5, "4"):
+        with pytest.raises(AlignmentError, match=r"candidates is an integer of at least 1, .* got"):
+            align_vocabularies(cost, candidates=candidates)  # type: ignore[arg-type]
     with pytest.raises(AlignmentError, match="tolerance at least 0"):
         align_vocabularies(cost, candidates=1, tolerance=math.nan)
+    for targets in ((0, 1.5), "01", (None,), 3, torch.tensor([0.0, 1.0])):
+        with pytest.raises(AlignmentError, match="targets are integers, one for each code"):
+            VocabularyAlignment(targets, 3)  # type: ignore[arg-type]
     alignment = VocabularyAlignment.identity(3)
     for numbers in (torch.tensor([3]), torch.tensor([-1]), torch.tensor([1.0])):
         with pytest.raises(AlignmentError, match=r"specialist codes are integers 0\.\.2"):

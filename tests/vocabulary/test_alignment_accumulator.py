@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +51,7 @@ def test_any_split_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         other.update(teacher[1:], logs[1:])
         merged.merge(other)
         with monkeypatch.context() as patch:
-            patch.setattr("perceptok.vocabulary.accumulator._ROWS", 7)
+            patch.setattr("perceptok.vocabulary.accumulator._ELEMENTS", 7 * 7)
             small = AlignmentAccumulator(5, 7)
             small.update(teacher, logs)
         for one in (parts, merged, small):
@@ -117,27 +116,18 @@ def test_alone_the_reduced_one_is_a_copy() -> None:
 
 
 def test_two_processes_gather_what_one_gathers(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("gather_in_two.py")), str(tmp_path)],
-            env={**environment, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    script = Path(__file__).with_name("gather_in_two.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     alone = AlignmentAccumulator(5, 7)
     for seed in range(4):
         soft, _, logs = batch(seed)
@@ -149,7 +139,7 @@ def test_two_processes_gather_what_one_gathers(tmp_path: Path) -> None:
         assert result["positions"] == [160, 160, 80]
 
 
-def test_refusals() -> None:
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard, logs = batch(6)
     gathered = AlignmentAccumulator(5, 7)
     with pytest.raises(AlignmentError, match="got 8 and 7: a one-to-one map needs a token for every code"):
@@ -172,6 +162,12 @@ def test_refusals() -> None:
             gathered.update(soft, logs.masked_fill(hard[..., None] == 2, bad))
     with pytest.raises(AlignmentError, match=r"row 0 of the unmasked ones sums to 1\.1"):
         gathered.update(soft * 1.1, logs)
+    late = soft.clone()
+    late[3, 4] *= 2
+    with monkeypatch.context() as patch:
+        patch.setattr("perceptok.vocabulary.accumulator._ELEMENTS", 7 * 7)
+        with pytest.raises(AlignmentError, match="row 34 of the unmasked ones sums to 2"):
+            gathered.update(late, logs)
     with pytest.raises(AlignmentError, match="smallest entry is -1"):
         gathered.update(torch.tensor([[2.0, -1.0, 0.0, 0.0, 0.0]]), logs[0, :1])
     with pytest.raises(AlignmentError, match="sums to nan"):
@@ -182,3 +178,5 @@ def test_refusals() -> None:
         gathered.merge(AlignmentAccumulator(5))
     with pytest.raises(AlignmentError, match=r"the state is \(5, 5\), this one \(5, 7\)"):
         gathered.load_state_dict(AlignmentAccumulator(5).state_dict())
+    with pytest.raises(AlignmentError, match="a state has cost and positions; got nothing"):
+        gathered.load_state_dict({})

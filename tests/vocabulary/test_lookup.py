@@ -22,6 +22,11 @@ def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_ids_to_tokens([vocab.start_id(pt.DEPTH), vocab.end_id(pt.DEPTH)]) == list(
         pt.DEPTH.tokens[:2]
     )
+    assert {vocab.token(index): index for index in vocab.all_ids.tolist()} == vocab.tokens
+    assert repr(vocab) == "PerceptionVocabulary(DEPTH 10..139, PIXEL 140..475 of 476)"
+    for stranger in (3, -1, 476):
+        with pytest.raises(VocabularyError, match=rf"token id {stranger} is none of PerceptionVocabulary\(DEPTH"):
+            vocab.token(stranger)
 
 
 def test_tables_keep_shape_and_know_strangers(tokenizer: PreTrainedTokenizerFast) -> None:

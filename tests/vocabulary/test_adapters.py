@@ -1,0 +1,190 @@
+"""An adapter that was trained, saved and loaded onto another copy of the base model says the same, merged too."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import perceptok as pt
+from perceptok.errors import VocabularyError
+from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary.matrices import find_matrices
+from perceptok.vocabulary.trainable import peft_settings, verify_adapter
+
+Tiny = Callable[..., PreTrainedModel]
+Prepared = Callable[..., tuple[peft.PeftModel, pt.PerceptionVocabulary]]
+
+NEW_ROWS = [
+    ("llama", False),
+    ("llama", True),
+    ("llava", False),
+    ("llava", True),
+    ("mllama", False),
+    ("qwen2", True),
+    ("qwen2_vl", True),
+    ("gemma3", True),
+    ("gpt2", True),
+    ("t5", True),
+]
+FULL = [("llama", False), ("llama", True), ("llava", False), ("llava", True), ("qwen2_vl", True), ("gptj", False)]
+
+
+def logits(model: torch.nn.Module, ids: Tensor) -> Tensor:
+    more = {"decoder_input_ids": ids} if getattr(model, "config").is_encoder_decoder else {}  # noqa: B009
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, **more).logits  # type: ignore[no-any-return]
+
+
+def some_ids(vocab: pt.PerceptionVocabulary) -> Tensor:
+    return torch.cat([torch.tensor([3, 4, 5, 6]), vocab.all_ids[::16]])[None]
+
+
+@pytest.fixture
+def prepared(tiny: Tiny, bare: PreTrainedTokenizerFast) -> Prepared:
+    """An extended model in an adapter, three steps of training later."""
+
+    def build(
+        name: str, tied: bool, settings: Callable[..., dict[str, Any]], targets: str = r".*(q_proj|c_attn|\.q)"
+    ) -> tuple[peft.PeftModel, pt.PerceptionVocabulary]:
+        model = tiny(name, tied=tied)
+        vocab = extend_vocabulary(copy.deepcopy(bare), model, init="normal")
+        config = peft.LoraConfig(r=2, target_modules=targets, fan_in_fan_out=name == "gpt2", **settings(model, vocab))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is to go
+            wrapped = peft.get_peft_model(model, config)
+        train(wrapped, vocab)
+        return wrapped, vocab
+
+    return build
+
+
+def train(wrapped: peft.PeftModel, vocab: pt.PerceptionVocabulary) -> None:
+    ids = some_ids(vocab)
+    more = {"decoder_input_ids": ids} if wrapped.config.is_encoder_decoder else {}
+    optimizer = torch.optim.AdamW([one for one in wrapped.parameters() if one.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        found = wrapped(input_ids=ids, **more).logits
+        (torch.logsumexp(found, -1).square().mean() + torch.nn.functional.cross_entropy(found[0], ids[0])).backward()
+        optimizer.step()
+
+
+def there_and_back(
+    wrapped: peft.PeftModel, vocab: pt.PerceptionVocabulary, other: PreTrainedModel, folder: Path, tied: bool
+) -> None:
+    """Saved, verified, loaded onto `other`, merged, saved and loaded: the same logits throughout."""
+    ids = some_ids(vocab)
+    said, before = logits(wrapped, ids), logits(other, ids)
+    assert not torch.allclose(said, before, atol=1e-2)
+    wrapped.save_pretrained(folder / "adapter")
+    verify_adapter(wrapped, vocab, folder / "adapter")
+    loaded = peft.PeftModel.from_pretrained(other, folder / "adapter")
+    assert torch.equal(logits(loaded, ids), said)
+    merged = loaded.merge_and_unload()
+    assert torch.allclose(logits(merged, ids), said, atol=1e-5)
+    merged.save_pretrained(folder / "merged")
+    again = type(merged).from_pretrained(folder / "merged")
+    assert torch.equal(logits(again, ids), logits(merged, ids))
+    assert find_matrices(again).tied == tied
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(("name", "tied"), NEW_ROWS)
+def test_new_rows(
+    tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: Prepared, name: str, tied: bool, tmp_path: Path
+) -> None:
+    wrapped, vocab = prepared(name, tied, peft_settings)
+    other = tiny(name, tied=tied)
+    extend_vocabulary(bare, other, init="mean")  # any init: the adapter brings the rows
+    there_and_back(wrapped, vocab, other, tmp_path, tied)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(("name", "tied"), FULL)
+def test_whole_matrices(
+    tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: Prepared, name: str, tied: bool, tmp_path: Path
+) -> None:
+    wrapped, vocab = prepared(name, tied, lambda *where: peft_settings(*where, mode="full"))
+    other = tiny(name, tied=tied)
+    extend_vocabulary(bare, other, init="mean")
+    there_and_back(wrapped, vocab, other, tmp_path, tied)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_as_in_the_readme(tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: Prepared, tmp_path: Path) -> None:
+    wrapped, vocab = prepared("llava", False, peft_settings, targets="all-linear")
+    other = tiny("llava")
+    extend_vocabulary(bare, other)
+    there_and_back(wrapped, vocab, other, tmp_path, False)
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+NOTHING: Callable[..., dict[str, Any]] = lambda model, vocab: {}  # noqa: E731
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize("tied", [False, True])
+def test_unfrozen_matrices_that_peft_does_not_save(prepared: Prepared, tied: bool, tmp_path: Path) -> None:
+    """The trap of LLaVA: nothing says that the trained embeddings are lost."""
+    wrapped, vocab = prepared("llava", tied, NOTHING)
+    for matrix in find_matrices(wrapped.get_base_model()).parameters:
+        matrix.requires_grad_(True)
+    train(wrapped, vocab)
+    wrapped.save_pretrained(tmp_path)
+    with pytest.raises(VocabularyError, match=r"embed_tokens\.weight was trained, but is not in .* peft_settings"):
+        verify_adapter(wrapped, vocab, tmp_path)
+    wrapped.save_pretrained(tmp_path, save_embedding_layers=True)
+    verify_adapter(wrapped, vocab, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_rows_that_no_adapter_holds(prepared: Prepared, tmp_path: Path) -> None:
+    wrapped, vocab = prepared("llava", False, NOTHING)
+    wrapped.save_pretrained(tmp_path)
+    with pytest.raises(VocabularyError, match=r"no rows of perception tokens for base_model.*embed_tokens"):
+        verify_adapter(wrapped, vocab, tmp_path)
+    inputs_only, vocab = prepared("llava", False, lambda *_: {"trainable_token_indices": list(range(300, 766))})
+    inputs_only.save_pretrained(tmp_path)
+    with pytest.raises(VocabularyError, match=r"no rows of perception tokens for base_model\.model\.lm_head"):
+        verify_adapter(inputs_only, vocab, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_trained_on_since(prepared: Prepared, tmp_path: Path) -> None:
+    wrapped, vocab = prepared("llama", False, peft_settings)
+    wrapped.save_pretrained(tmp_path)
+    train(wrapped, vocab)
+    with pytest.raises(VocabularyError, match="is not as the model has it: trained on since, save anew"):
+        verify_adapter(wrapped, vocab, tmp_path)
+    with pytest.raises(VocabularyError, match=r"no adapter to be read at .*; save it with save_pretrained"):
+        verify_adapter(wrapped, vocab, tmp_path / "nowhere")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(VocabularyError, match="no adapter to be read"):
+        verify_adapter(wrapped, vocab, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_a_shard(prepared: Prepared, tmp_path: Path) -> None:
+    wrapped, vocab = prepared("llama", False, peft_settings)
+    wrapped.save_pretrained(tmp_path)
+    next(one for one in wrapped.parameters() if one.requires_grad).data = torch.empty(0)
+    with pytest.raises(VocabularyError, match=r"delta is a shard here \(FSDP, ZeRO-3\); gather the model first"):
+        verify_adapter(wrapped, vocab, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_ties_that_peft_does_not_know(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str) -> None:
+    model = tiny(name, tied=True)
+    vocab = extend_vocabulary(bare, model)
+    with pytest.raises(VocabularyError, match=r"is tied, and peft would train .*(wte|shared) without its head"):
+        peft_settings(model, vocab, mode="full")
