@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from perceptok.vocabulary.lookup import PerceptionVocabulary
     from perceptok.vocabulary.remapping import consecutive_vocabulary, remap_ids, remap_rows
     from perceptok.vocabulary.sanitising import restore_text, sanitise_text
-    from perceptok.vocabulary.trainable import peft_settings, trainable_parameters
+    from perceptok.vocabulary.trainable import peft_settings, trainable_parameters, verify_adapter
 
 __version__ = "0.1.0"
 
@@ -137,6 +137,7 @@ _HOMES = {
     "score_boxes": "perceptok.boxes.metrics",
     "train_depth_codec": "perceptok.depth.training",
     "trainable_parameters": "perceptok.vocabulary.trainable",
+    "verify_adapter": "perceptok.vocabulary.trainable",
     "write_annotations": "perceptok.boxes.annotation_writing",
 }
 
@@ -210,6 +211,7 @@ __all__ = [
     "score_boxes",
     "train_depth_codec",
     "trainable_parameters",
+    "verify_adapter",
     "write_annotations",
 ]
 

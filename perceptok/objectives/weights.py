@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from perceptok.configs import config_from_dict
 from perceptok.errors import ConfigError, ObjectiveError
 
 __all__ = ["ObjectiveWeights"]
@@ -58,9 +59,6 @@ class ObjectiveWeights:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, float]) -> ObjectiveWeights:
-        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError for an unknown key."""
-        known = {one.name for one in fields(cls)}
-        if unknown := values.keys() - known:
-            raise ConfigError(f"unknown keys in ObjectiveWeights: {', '.join(sorted(unknown))}")
-        return cls(**values)
+    def from_dict(cls, values: object) -> ObjectiveWeights:
+        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError as `config_from_dict`."""
+        return config_from_dict(cls, values)
