@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceptok.boxes.arrays import box_array, coordinate_array, same_kind
+from perceptok.boxes.arrays import coordinate_array, corner_array, same_kind
 from perceptok.boxes.picture import RESAMPLING, Picture, framed_picture
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import DEPTH_GRID, PIXEL
@@ -224,12 +224,8 @@ class ImageFrame:
         Raises:
             BoxError: Another shape, NaN or infinity, or x2 < x1 or y2 < y1.
         """
-        boxes = coordinate_array(box_array(xyxy), (4,))
-        upside_down = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-        if upside_down.any():
-            index = int(upside_down.argmax())
-            raise BoxError(f"box {index} is upside down: {boxes[index].tolist()}; boxes are x1, y1, x2, y2")
-        return same_kind(shown_share(self.to_frame(boxes), np.asarray(self.window)), xyxy)
+        boxes = self.to_frame(corner_array(xyxy))
+        return same_kind(shown_share(boxes, np.asarray(self.window)), xyxy)
 
     def apply(self, image: Picture) -> Picture:
         """The very picture that the coordinates refer to; see `perceptok.boxes.picture.framed_picture`."""

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from perceptok.boxes.arrays import upside_down
 from perceptok.boxes.parsing import Order, parse_boxes, shown
 from perceptok.errors import MalformedBoxError
 from perceptok.tokens import PIXEL, TokenSet
@@ -54,13 +55,13 @@ def checked_boxes(codes: ArrayLike, *, size: int = PIXEL.size, order: Order = "x
         outside = (array < 0) | (array >= size)
         row, column = (int(index) for index in np.argwhere(outside)[0])
         raise MalformedBoxError(f"codes are 0..{size - 1}; found {array[row, column]} in box {row}")
-    array = array.astype(np.int64, copy=False)
-    turned = array[:, 2:] < array[:, :2]
-    if turned.any():
-        row, column = (int(index) for index in np.argwhere(turned)[0])
+    array = np.ascontiguousarray(array, dtype=np.int64)
+    turned = upside_down(array)
+    if turned is not None:
+        column = int(array[turned, 2] >= array[turned, 0])
         name = order[column]
-        far, near = array[row, column + 2], array[row, column]
-        raise MalformedBoxError(f"box {row} has {name}2 = {far} < {name}1 = {near}; give the near edges first")
+        far, near = array[turned, column + 2], array[turned, column]
+        raise MalformedBoxError(f"box {turned} has {name}2 = {far} < {name}1 = {near}; give the near edges first")
     return array
 
 
@@ -145,7 +146,7 @@ def _read(text: str, size: int) -> np.ndarray | None:
     for first in range(0, len(codes), _AT_ONCE):
         part = codes[first : first + _AT_ONCE]
         part[:] = _numbers_before(view, ends[4 * first : 4 * (first + len(part))], places).reshape(-1, 4)
-        if part.max() >= size or (part[:, 2:] < part[:, :2]).any():
+        if part.max() >= size or upside_down(part) is not None:
             return None
         # The digits were read without a look at what stands around them; writing them again is the proof.
         again = _written(part, form, size)
