@@ -30,8 +30,9 @@ _NEXT_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
 # Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time.
 _TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_NEXT}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_NEXT_ON_LINE}{_TOKEN})*+"
 _NUMBERS_RUN = rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+"
-# What most runs are: a box in brackets, or four tokens in a row that are a run by themselves. Their words are groups.
-_COMMA, _PLAIN_TOKEN, _PLAIN_NUMBER = r"\s*+,\s*+", f"({_STEM}[0-9]++>)", "([0-9]++)"
+# What most runs are: a box in brackets, or four tokens in a row that are a run by themselves; their numbers are groups.
+# With a literal at the start of every alternative, `re` skips prose three times as fast.
+_COMMA, _PLAIN_TOKEN, _PLAIN_NUMBER = r"\s*+,\s*+", f"{_STEM}([0-9]++)>", "([0-9]++)"
 _PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_NEXT_ON_LINE}{_STEM})"
 _PLAIN_NUMBERS = rf"\(\s*+{_COMMA.join([_PLAIN_NUMBER] * 4)}\s*+\)"
 _TOKENS = re.compile(f"{_PLAIN_TOKENS}|{_TOKENS_RUN}")
@@ -151,7 +152,8 @@ class _Reader:
         while match := run.search(self.text, position):
             start, position = match.span()
             if match.lastindex:
-                words = match.group(1, 2, 3, 4) if match.lastindex == 4 else match.group(5, 6, 7, 8)
+                numbers = match.group(1, 2, 3, 4) if match.lastindex == 4 else match.group(5, 6, 7, 8)
+                words = numbers if self.numerals else [f"{_STEM}{number}>" for number in numbers]
                 yield self._box(words, start, position)
                 continue
             items = list(_ITEMS.finditer(self.text, start, position))
