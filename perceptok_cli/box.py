@@ -86,20 +86,26 @@ def decode(
     header: Annotated[
         Path | None,
         typer.Option(
-            "--header", help="Take info, licences and all categories from this file; default: those in the records."
+            "--header",
+            help="The file that they came from: what it says besides is kept, as outlines, licences, addresses and "
+            "all categories. Default: only what the records say.",
         ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
-    from perceptok.boxes.annotation_writing import write_annotations
+    from perceptok.boxes.annotation_writing import rewrite_annotations, write_annotations
 
     failures: list[BoxFailure] = []
+    left_out = 0
     with _opened(output, force) as out:
         images = [record.decoded() for record in _read_records(records, failures)]
-        known = _read_annotations(str(header)).header if header else None
-        write_annotations(out, images, known)
-    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}")
+        if header:
+            left_out = rewrite_annotations(out, images, header)
+        else:
+            write_annotations(out, images)
+    left = f"; {left_out} annotations of {header} have no box in the records" if left_out else ""
+    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}{left}")
     finish(failures, len(images) + len(failures))
 
 

@@ -34,7 +34,15 @@ def annotations(**changes: Any) -> dict[str, Any]:
             {"id": 2, "file_name": "sub/b.png", "width": 50, "height": 60},
         ],
         "annotations": [
-            {"id": 7, "image_id": 1, "category_id": 4, "bbox": [10, 20, 100, 50], "area": 4000.0, "iscrowd": 0},
+            {
+                "id": 7,
+                "image_id": 1,
+                "category_id": 4,
+                "bbox": [10, 20, 100, 50],
+                "area": 4000.0,
+                "iscrowd": 0,
+                "segmentation": [[10, 20, 110, 20, 110, 70]],
+            },
             {"id": 8, "image_id": 1, "category_id": 5, "bbox": [0, 0, 200, 100], "area": 20000.0, "iscrowd": 1},
             {"id": 9, "image_id": 2, "category_id": 5, "bbox": [5, 5, 20, 30], "area": 600.0, "iscrowd": 0},
         ],
@@ -75,6 +83,10 @@ def test_there_and_back(folder: Path, records: Path) -> None:
     assert without_boxes[0] == without_boxes[1]
     # Two edges of half a bin of 200 / 336 pixels make a length.
     np.testing.assert_allclose(boxes_of(back), boxes_of(true), atol=200 / 336)
+    first = records.read_text().splitlines()[0]
+    done = run("decode", "-", "-o", folder / "first.json", "--header", folder / "instances.json", stdin=first)
+    assert "2 boxes of 1 images" in done.stderr
+    assert "1 annotations of" in done.stderr
     run("decode", records, "-o", folder / "plain.json")
     assert json.loads((folder / "plain.json").read_text())["categories"] == true["categories"][:2]
 
