@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,8 +113,10 @@ def decode(
 @app.command()
 def draw(
     records: RecordsArgument,
-    images: Annotated[Path, typer.Option("--images", help="Folder of the images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for PNG files, named as the images.")],
+    images: Annotated[Path, typer.Option("--images", exists=True, file_okay=False, help="Folder of the images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for PNG files, named as the images.")
+    ],
     framed: Annotated[bool, typer.Option("--framed", help="Draw on the square picture that the model sees.")] = False,
     force: ForceOption = False,
 ) -> None:
@@ -266,12 +269,19 @@ def _lines(source: str) -> Iterator[Iterator[str]]:
 def _opened(output: Path, force: bool) -> Iterator[BinaryIO]:
     from perceptok.files import atomic_write
 
-    if str(output) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.flush()
-    else:
+    if str(output) != "-":
         with atomic_write(output, force=force) as file:
             yield file
+        return
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, PerceptokError | BrokenPipeError):
+            raise
+        # What the buffer still holds would fail once more, with a traceback, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"cannot write standard output: {error.strerror}") from error
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -269,6 +269,23 @@ def test_refusals_are_one_line_and_exit_code_2(folder: Path, records: Path) -> N
         assert message in str(error)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(folder: Path, records: Path) -> None:
+    for words in (["encode", folder / "instances.json"], ["decode", records]):
+        command = [sys.executable, "-m", "perceptok_cli.main", "box", *map(str, words), "-o", "-"]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr == "error: cannot write standard output: No space left on device\n"
+
+
+def test_folders_that_are_none(folder: Path, records: Path) -> None:
+    for images, output in ((folder / "none", folder / "drawn"), (folder / "images", records)):
+        done = run("draw", records, "--images", images, "-o", output)
+        assert done.exit_code == 2
+        assert "Invalid value" in done.stderr
+
+
 def test_existing_outputs_are_kept(folder: Path, records: Path) -> None:
     before = records.read_bytes()
     assert isinstance(run("encode", folder / "instances.json", "-o", records).exception, PerceptokError)
