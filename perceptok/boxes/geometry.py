@@ -225,7 +225,8 @@ class ImageFrame:
             BoxError: Another shape, NaN or infinity, or x2 < x1 or y2 < y1.
         """
         boxes = self.to_frame(corner_array(xyxy))
-        return same_kind(shown_share(boxes, np.asarray(self.window)), xyxy)
+        slack = 32 * np.finfo(np.float64).eps * max(self.size, *self.resized, *map(abs, self.offset))
+        return same_kind(shown_share(boxes, np.asarray(self.window), slack), xyxy)
 
     def apply(self, image: Picture) -> Picture:
         """The very picture that the coordinates refer to; see `perceptok.boxes.picture.framed_picture`."""
@@ -303,12 +304,15 @@ class ImageFrame:
         return self.image_size[0] + left + right, self.image_size[1] + top + bottom
 
 
-def shown_share(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """The share of each box (N, 4) inside a window (4,), (N,) in [0, 1]; x1 <= x2 and y1 <= y2."""
+def shown_share(boxes: np.ndarray, window: np.ndarray, slack: float) -> np.ndarray:
+    """The share of each box (N, 4) inside a window (4,), (N,) in [0, 1]; x1 <= x2 and y1 <= y2.
+
+    What reaches out by no more than the slack, by which rounding may have moved it, is inside.
+    """
     low, high = boxes[:, :2], boxes[:, 2:]
     side = high - low
     shown = np.minimum(high, window[2:]) - np.maximum(low, window[:2])
-    inside = (low >= window[:2]) & (high <= window[2:])
+    inside = (low >= window[:2] - slack) & (high <= window[2:] + slack)
     share = np.divide(np.maximum(shown, 0), side, out=np.zeros_like(side), where=side > 0)
     return np.asarray(np.where(inside, 1.0, np.minimum(share, 1.0)).prod(axis=1))
 

@@ -69,5 +69,5 @@ class BoxPolicies:
             kept &= ~flat.any(axis=1)
         corners = np.concatenate([low, high], axis=1)
         if self.min_visible > 0:
-            kept &= shown_share(corners, window + slack * np.array([-1, -1, 1, 1])) >= self.min_visible
+            kept &= shown_share(corners, window, slack) >= self.min_visible
         return np.clip(corners, np.tile(window[:2], 2), np.tile(window[2:], 2))[kept], kept

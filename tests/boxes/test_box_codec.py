@@ -315,6 +315,7 @@ class TestPolicies:
             frame = ImageFrame.letterbox((width, 3 * width + 1), 127)
             corners = [[0, 0, 0, 0], [width, 3 * width + 1] * 2, [-9, 0, 0, 9], [width, 0, width + 9, 9]]
             boxes = from_corners(np.array(corners, dtype=np.float64), convention).astype(dtype)
+            np.testing.assert_allclose(frame.visible_fraction(corners), [1, 1, 0, 0], atol=1e-9)
             for codec in (BoxCodec(127, outside="drop"), BoxCodec(7, outside="drop"), BoxCodec(1000, outside="drop")):
                 encoded = codec.encode_with_kept(boxes, frame=frame, convention=convention, min_visible=1.0)
                 assert encoded.kept.tolist() == [0, 1]
