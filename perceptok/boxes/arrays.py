@@ -102,8 +102,8 @@ def four_flags(flags: np.ndarray) -> np.ndarray:
 def compared_sides(compare: np.ufunc, corners: np.ndarray, flags: np.ndarray) -> np.ndarray:
     """Compare x1 with x2 and y1 with y2 of contiguous corners (N, 4): the flags `BOTH_SIDES` of the numbers (N,).
 
-    The whole is compared with itself two numbers further on, in a twentieth of the time of taking the columns apart; the
-    other two flags of a box say nothing. They are kept in `flags`, (N, 4) bool.
+    The whole is compared with itself two numbers further on, in a twentieth of the time of taking the columns apart;
+    the other two flags of a box say nothing. They are kept in `flags`, (N, 4) bool.
     """
     flat = corners.reshape(-1)
     compare(flat[:-2], flat[2:], out=flags.reshape(-1)[:-2])
