@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,28 +87,36 @@ def decode(
     header: Annotated[
         Path | None,
         typer.Option(
-            "--header", help="Take info, licences and all categories from this file; default: those in the records."
+            "--header",
+            help="The file that they came from: what it says besides is kept, as outlines, licences, addresses and "
+            "all categories. Default: only what the records say.",
         ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
-    from perceptok.boxes.annotation_writing import write_annotations
+    from perceptok.boxes.annotation_writing import rewrite_annotations, write_annotations
 
     failures: list[BoxFailure] = []
+    left_out = 0
     with _opened(output, force) as out:
         images = [record.decoded() for record in _read_records(records, failures)]
-        known = _read_annotations(str(header)).header if header else None
-        write_annotations(out, images, known)
-    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}")
+        if header:
+            left_out = rewrite_annotations(out, images, header)
+        else:
+            write_annotations(out, images)
+    left = f"; {left_out} annotations of {header} have no box in the records" if left_out else ""
+    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}{left}")
     finish(failures, len(images) + len(failures))
 
 
 @app.command()
 def draw(
     records: RecordsArgument,
-    images: Annotated[Path, typer.Option("--images", help="Folder of the images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for PNG files, named as the images.")],
+    images: Annotated[Path, typer.Option("--images", exists=True, file_okay=False, help="Folder of the images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for PNG files, named as the images.")
+    ],
     framed: Annotated[bool, typer.Option("--framed", help="Draw on the square picture that the model sees.")] = False,
     force: ForceOption = False,
 ) -> None:
@@ -260,12 +269,19 @@ def _lines(source: str) -> Iterator[Iterator[str]]:
 def _opened(output: Path, force: bool) -> Iterator[BinaryIO]:
     from perceptok.files import atomic_write
 
-    if str(output) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.flush()
-    else:
+    if str(output) != "-":
         with atomic_write(output, force=force) as file:
             yield file
+        return
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, PerceptokError | BrokenPipeError):
+            raise
+        # What the buffer still holds would fail once more, with a traceback, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"cannot write standard output: {error.strerror}") from error
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
@@ -16,9 +17,19 @@ from perceptok.boxes.records import BoxFailure, BoxLabels, ImageBoxes
 from perceptok.boxes.streaming import stream_json
 from perceptok.errors import AnnotationError
 
-__all__ = ["FEDERATED", "AnnotationFile", "read_annotations"]
+__all__ = [
+    "FEDERATED",
+    "LISTS",
+    "AnnotationFile",
+    "check_lists",
+    "checked_category",
+    "opened_annotations",
+    "read_annotations",
+]
 
-_LISTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
+"""What every file has."""
+
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 """What only LVIS says of an image."""
 
@@ -54,13 +65,42 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
             an id twice, an annotation of an image or a category that is missing, an image without a size, a box that
             is not four finite numbers with width and height from 0.
     """
-    if isinstance(file, str | Path):
-        try:
-            with Path(file).open(encoding="utf-8-sig") as opened:
-                return _Reader(strict, str(file)).read(opened)
-        except OSError as error:
-            raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
-    return _Reader(strict, getattr(file, "name", "the file")).read(file)
+    with opened_annotations(file) as (opened, where):
+        return _Reader(strict, where).read(opened)
+
+
+@contextmanager
+def opened_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
+    """A path or an open text file as an open text file, and what messages call it; raises AnnotationError."""
+    if not isinstance(file, str | Path):
+        yield file, getattr(file, "name", "the file")
+        return
+    try:
+        opened = Path(file).open(encoding="utf-8-sig")  # noqa: SIM115 - errors of the block are none of opening
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
+    with opened:
+        yield opened, str(file)
+
+
+def check_lists(found: Collection[str], where: str) -> None:
+    """Raises AnnotationError unless the keys of a file are those of an annotation file."""
+    missing = [key for key in LISTS if key not in found]
+    if missing:
+        raise AnnotationError(
+            f"{where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, annotations and "
+            f"categories. It has {', '.join(sorted(found)) or 'nothing'}"
+        )
+
+
+def checked_category(item: Any) -> dict[str, Any]:
+    """An entry of `categories`, if it has an id and a name; raises AnnotationError."""
+    if not isinstance(item, dict):
+        raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
+    _integers([item.get("id")], "id")
+    if not isinstance(item.get("name"), str):
+        raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
+    return item
 
 
 class _Reader:
@@ -77,21 +117,16 @@ class _Reader:
 
     def read(self, file: TextIO) -> AnnotationFile:
         found = set()
-        for key, value in stream_json(file, _LISTS, self._where):
+        for key, value in stream_json(file, LISTS, self._where):
             found.add(key)
-            if key in _LISTS:
+            if key in LISTS:
                 take = {"images": self._image, "annotations": self._boxes.add, "categories": self._category}[key]
                 self._header.update({key: []} if key == "categories" else {})
                 for index, item in enumerate(value):
                     self._tried(take, item, f"{key[:-1] if key != 'categories' else 'category'} {_id_of(item, index)}")
             else:
                 self._header[key] = value
-        missing = [key for key in _LISTS if key not in found]
-        if missing:
-            raise AnnotationError(
-                f"{self._where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, "
-                f"annotations and categories. It has {', '.join(sorted(found)) or 'nothing'}"
-            )
+        check_lists(found, self._where)
         return self._assembled()
 
     def _tried(self, take: Any, item: Any, name: str) -> None:
@@ -110,11 +145,9 @@ class _Reader:
         self._failures.append(BoxFailure(name, reason))
 
     def _category(self, item: dict[str, Any]) -> None:
-        number, name = _integer(item, "id"), item["name"]
+        number, name = checked_category(item)["id"], item["name"]
         if number in self._categories:
             raise AnnotationError("this id stands twice; the first is kept")
-        if not isinstance(name, str):
-            raise AnnotationError(f"name is text; got {name!r:.40}")
         self._categories[number] = name
         self._header["categories"].append(item)
 

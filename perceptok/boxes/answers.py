@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perceptok.boxes.parsing import Order, ParsedBoxes, parse_boxes, shown
-from perceptok.boxes.text import Form, boxes_from_text, boxes_to_text, checked_boxes
+from perceptok.boxes.text import Form, boxes_from_lines, boxes_from_text, boxes_to_lines, checked_boxes
 from perceptok.errors import MalformedBoxError
 from perceptok.tokens import PIXEL
 
@@ -23,9 +23,10 @@ __all__ = [
 ]
 
 _LABEL = "Bounding box"
-_FOUND = ("Here are the bounding boxes for the ", ":\n ")
+_FOUND = ("Here are the bounding boxes for the ", ":")
 _NONE = ("There are no ", " in the image.")
-_BETWEEN = "\n "
+_NEXT = "\n "
+"""Between lines. The released samples have the space, which tokenizers and people lose: reading does without."""
 
 
 class BoxAnswer(NamedTuple):
@@ -67,7 +68,7 @@ def labelled_to_text(
     for name in names:
         if name != name.strip() or not name or len(name.splitlines()) != 1:
             raise MalformedBoxError(f"a label is one line without space around it; got {shown(name)}")
-    written = (boxes_to_text(box, form=form, order=order, size=size) for box in boxes)
+    written = boxes_to_lines(boxes, form=form, order=order, size=size)
     return "\n".join(f"{name}: {box}" for name, box in zip(names, written, strict=True))
 
 
@@ -83,22 +84,29 @@ def labelled_from_text(
         MalformedBoxError: A line is not `label: box`; the message gives the character position and what was found.
     """
     labels: list[str] = []
-    boxes: list[np.ndarray] = []
+    pieces: list[tuple[int, str, str]] = []
     position = 0
     for line in text.split("\n") if text else ():
         label, colon, box = line.rpartition(": ")
         if not colon or not label or label != label.strip():
             raise MalformedBoxError(f"expected `label: box` at character {position}, found {shown(line)}")
-        try:
-            one = boxes_from_text(box, size=size, order=order)
-        except MalformedBoxError as error:
-            raise MalformedBoxError(f"in the line at character {position}, {shown(line)}: {error}") from error
-        if len(one) != 1:
-            raise MalformedBoxError(f"expected one box in the line at character {position}, found {len(one)}")
         labels.append(label)
-        boxes.append(one)
+        pieces.append((position, line, box))
         position += len(line) + 1
-    return tuple(labels), np.concatenate(boxes) if boxes else np.zeros((0, 4), dtype=np.int64)
+    boxes = boxes_from_lines([box for _, _, box in pieces], size=size)
+    if boxes is None:
+        boxes = np.concatenate([_one_box(*piece, size, order) for piece in pieces])
+    return tuple(labels), boxes
+
+
+def _one_box(position: int, line: str, box: str, size: int, order: Order) -> np.ndarray:
+    try:
+        one = boxes_from_text(box, size=size, order=order)
+    except MalformedBoxError as error:
+        raise MalformedBoxError(f"in the line at character {position}, {shown(line)}: {error}") from error
+    if len(one) != 1:
+        raise MalformedBoxError(f"expected one box in the line at character {position}, found {len(one)}")
+    return one
 
 
 def labels_before(text: str, parsed: ParsedBoxes) -> tuple[str, ...]:
@@ -142,11 +150,11 @@ def answer_to_text(
     lines = labelled_to_text(codes, form=form, order=order, size=size)
     if not lines:
         return plural.join(_NONE)
-    return plural.join(_FOUND) + lines.replace("\n", _BETWEEN)
+    return _NEXT.join([plural.join(_FOUND), *lines.split("\n")])
 
 
 def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> BoxAnswer:
-    """The inverse of `answer_to_text`.
+    """The inverse of `answer_to_text`; also without the spaces before "Bounding box".
 
     Args:
         text: One answer.
@@ -163,16 +171,16 @@ def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy"
         if strict and end + len(_NONE[1]) != len(text):
             raise MalformedBoxError(f"expected the end of the text at character {end + len(_NONE[1])}, found more")
         return BoxAnswer(stripped[len(_NONE[0]) : end], np.zeros((0, 4), dtype=np.int64))
-    plural, colon, lines = stripped.removeprefix(_FOUND[0]).partition(_FOUND[1] if strict else ":")
+    plural, colon, lines = stripped.removeprefix(_FOUND[0]).partition(_FOUND[1] + "\n" if strict else _FOUND[1])
     if not stripped.startswith(_FOUND[0]) or not colon or not plural:
         raise MalformedBoxError(
             f"expected {_FOUND[0] + '...:'!r} or {_NONE[0] + '...' + _NONE[1]!r}, found {shown(text)}"
         )
     if not strict:
         return BoxAnswer(plural, parse_boxes(lines, size=size, order=order).boxes)
-    if not lines:
+    if not lines.strip(" "):
         raise MalformedBoxError(f"expected a box or more after the colon, found none; {_NONE[0] + '...'!r} says so")
-    labels, boxes = labelled_from_text(lines.replace(_BETWEEN, "\n"), size=size, order=order)
+    labels, boxes = labelled_from_text(lines.removeprefix(" ").replace(_NEXT, "\n"), size=size, order=order)
     expected = [f"{_LABEL} {number}" for number in range(1, len(boxes) + 1)]
     if list(labels) != expected:
         wrong = next(at for at, (label, name) in enumerate(zip(labels, expected, strict=True)) if label != name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceptok.boxes.arrays import box_array, same_kind
+from perceptok.boxes.arrays import box_array, same_kind, upside_down
 from perceptok.boxes.bins import BinGrid
 from perceptok.boxes.conventions import Convention, checked_convention, from_corners
 from perceptok.boxes.geometry import ImageFrame
@@ -84,8 +84,8 @@ class BoxCodec:
         outside: Literal["clip", "raise", "drop"] = "clip",
         degenerate: Literal["keep", "drop", "raise"] = "keep",
     ) -> None:
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ConfigError(f"size is the number of bins, an integer from 1; got {size!r}")
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size < 2**31:
+            raise ConfigError(f"size is the number of bins, an integer from 1 to 2**31 - 1; got {size!r}")
         if not isinstance(inclusive, bool):
             raise ConfigError(f"inclusive is True or False; got {inclusive!r}")
         values: dict[str, object] = {
@@ -291,14 +291,15 @@ class BoxCodec:
     def _checked_codes(self, codes: ArrayLike | Tensor) -> np.ndarray:
         """Codes (N, 4) int64 as they are; raises BoxError."""
         array = box_array(codes, "codes")
-        if array.dtype.kind not in "iu" and array.size:
+        if not array.size:
+            return np.zeros((0, 4), dtype=np.int64)
+        if array.dtype.kind not in "iu":
             raise BoxError(f"codes are integers; got {array.dtype}")
-        outside = ((array < 0) | (array >= self.size)).any(axis=1)
-        if outside.any():
-            index = int(outside.argmax())
+        if array.min() < 0 or array.max() >= self.size:
+            index = int(((array < 0) | (array >= self.size)).any(axis=1).argmax())
             raise BoxError(f"codes are 0..{self.size - 1}; box {index} is {array[index].tolist()}")
-        upside_down = (array[:, 2:] < array[:, :2]).any(axis=1)
-        if upside_down.any():
-            index = int(upside_down.argmax())
-            raise BoxError(f"box {index} is upside down: {array[index].tolist()}; its first corner is the upper left")
-        return array.astype(np.int64)
+        array = np.ascontiguousarray(array, dtype=np.int64)
+        turned = upside_down(array)
+        if turned is not None:
+            raise BoxError(f"box {turned} is upside down: {array[turned].tolist()}; its first corner is the upper left")
+        return array

@@ -8,7 +8,7 @@ import numpy as np
 
 from perceptok.errors import ConfigError
 
-__all__ = ["Convention", "checked_convention", "from_corners", "to_corners"]
+__all__ = ["Convention", "checked_convention", "from_corners", "make_corners", "to_corners"]
 
 Convention = Literal["xyxy", "xywh", "cxcywh"]
 
@@ -23,18 +23,23 @@ def to_corners(boxes: np.ndarray, convention: Convention) -> np.ndarray:
     """Boxes (N, 4) in a convention -> x1, y1, x2, y2; "xyxy" comes back uncopied, the others as float64."""
     if convention == "xyxy":
         return boxes
-    # Pairs are taken as complex numbers: NumPy is ten times slower on inner loops of two.
-    numbers = np.ascontiguousarray(boxes, dtype=np.float64)
-    points, corners = _pairs(numbers), np.empty_like(numbers)
-    first, second = _pairs(corners).T
-    if convention == "xywh":
-        first[...] = points[:, 0]
-        np.add(points[:, 0], points[:, 1], out=second)
-    else:
-        half = _pairs(numbers * 0.5)[:, 1]
-        np.subtract(points[:, 0], half, out=first)
-        np.add(points[:, 0], half, out=second)
+    corners = np.array(boxes, dtype=np.float64, order="C")
+    if convention == "cxcywh":
+        corners[:, 2:] *= 0.5
+    make_corners(corners, convention)
     return corners
+
+
+def make_corners(boxes: np.ndarray, convention: Convention) -> None:
+    """Turn contiguous float64 boxes (N, 4) into corners where they are; of "cxcywh" the lengths are half ones."""
+    if convention == "xyxy":
+        return
+    # Pairs are taken as complex numbers: NumPy is ten times slower on inner loops of two.
+    first, second = boxes.view(np.complex128).T
+    if convention == "cxcywh":
+        np.subtract(first, second, out=first)
+        np.add(second, second, out=second)
+    np.add(first, second, out=second)
 
 
 def from_corners(corners: np.ndarray, convention: Convention) -> np.ndarray:
@@ -45,8 +50,3 @@ def from_corners(corners: np.ndarray, convention: Convention) -> np.ndarray:
     np.subtract(corners[:, 2:], corners[:, :2], out=boxes[:, 2:])
     boxes[:, :2] = corners[:, :2] if convention == "xywh" else (corners[:, :2] + corners[:, 2:]) * 0.5
     return boxes
-
-
-def _pairs(boxes: np.ndarray) -> np.ndarray:
-    """Contiguous float64 (N, 4) seen as (N, 2) complex: (a, b) and (c, d)."""
-    return boxes.view(np.complex128)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from perceptok.boxes.arrays import box_array, coordinate_array, number_array
+from perceptok.boxes.arrays import corner_array, number_array
 from perceptok.boxes.conventions import from_corners, to_corners
 from perceptok.boxes.records import BoxLabels, ImageBoxes
-from perceptok.errors import AnnotationError, BoxError
+from perceptok.errors import AnnotationError
 
 __all__ = ["from_supervision", "from_torchvision", "from_yolo", "to_supervision", "to_torchvision", "to_yolo"]
 
@@ -95,7 +95,7 @@ def from_torchvision(target: Mapping[str, Any], *, name: str, image_size: tuple[
     """
     if "boxes" not in target or "labels" not in target:
         raise AnnotationError(f"{name}: a torchvision target has boxes and labels; got {', '.join(map(str, target))}")
-    boxes = _corners(target["boxes"], name)
+    boxes = corner_array(target["boxes"], f"{name}: box")
     image_id = target.get("image_id")
     labels = _labels(
         name,
@@ -147,7 +147,7 @@ def from_supervision(
         AnnotationError: No classes or no names for them, or a field of another length than `xyxy`.
         BoxError: Boxes of another shape, NaN or infinity, or upside down.
     """
-    boxes = _corners(detections.xyxy, name)
+    boxes = corner_array(detections.xyxy, f"{name}: box")
     if detections.class_id is None and len(boxes):
         raise AnnotationError(f"{name}: these detections have no class_id")
     classes = [] if detections.class_id is None else number_array(detections.class_id, "class_id").tolist()
@@ -170,15 +170,6 @@ def to_supervision(image: ImageBoxes) -> dict[str, Any]:
         "confidence": np.array(labels.scores, dtype=np.float32) if labels.scores else None,
         "data": {"class_name": np.array(labels.names, dtype=np.str_)},
     }
-
-
-def _corners(boxes: Any, name: str) -> np.ndarray:
-    corners = coordinate_array(box_array(boxes), (4,))
-    upside_down = (corners[:, 2:] < corners[:, :2]).any(axis=1)
-    if upside_down.any():
-        index = int(upside_down.argmax())
-        raise BoxError(f"{name}: box {index} is upside down: {corners[index].tolist()}; boxes are x1, y1, x2, y2")
-    return corners
 
 
 def _labels(name: str, count: int, names: Names, **parts: Any) -> BoxLabels:

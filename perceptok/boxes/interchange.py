@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from perceptok.boxes.arrays import upside_down
 from perceptok.boxes.spellings import (
     Labels,
     Said,
@@ -134,9 +135,9 @@ def _in_range(codes: np.ndarray, highest: ArrayLike) -> None:
 
 
 def _upright(boxes: np.ndarray) -> None:
-    turned = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-    if turned.any():
-        raise MalformedBoxError(f"box {int(np.argmax(turned))} has its far edge before its near one")
+    turned = upside_down(boxes)
+    if turned is not None:
+        raise MalformedBoxError(f"box {turned} has its far edge before its near one")
 
 
 def _from_bins(codes: np.ndarray, _: Size | None, bins: int) -> np.ndarray:

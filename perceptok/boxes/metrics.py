@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from perceptok.boxes.arrays import box_array, coordinate_array
+from perceptok.boxes.arrays import corner_array
 from perceptok.errors import BoxError, ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def iou_matrix(
     Raises:
         BoxError: Another shape, NaN or infinity, or x2 < x1 or y2 < y1.
     """
-    first, second = _corners(predicted, "predicted"), _corners(true, "true")
+    first, second = corner_array(predicted, "predicted box"), corner_array(true, "true box")
     overlap = np.ones((len(first), len(second)))
     for low, high in ((0, 2), (1, 3)):
         shared = np.minimum(first[:, None, high], second[None, :, high])
@@ -228,15 +228,6 @@ def _greedy(allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             pairs.append((row, column))
     chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return chosen[:, 0], chosen[:, 1]
-
-
-def _corners(boxes: ArrayLike | Tensor, what: str) -> np.ndarray:
-    corners = coordinate_array(box_array(boxes, f"{what} boxes"), (4,))
-    upside_down = (corners[:, 2:] < corners[:, :2]).any(axis=1)
-    if upside_down.any():
-        index = int(upside_down.argmax())
-        raise BoxError(f"{what} box {index} is upside down: {corners[index].tolist()}; boxes are x1, y1, x2, y2")
-    return corners
 
 
 def _areas(corners: np.ndarray) -> np.ndarray:

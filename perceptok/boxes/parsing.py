@@ -28,8 +28,15 @@ _ITEM = rf"(?:{_TOKEN}|<[A-Za-z][^<>()\s,]*+>|{_NUMBER})"
 _NEXT = r"(?:\s*+,)?+\s*+"
 _NEXT_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
 # Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time.
-_TOKENS_RUN = re.compile(rf"\(\s*+{_ITEM}(?:{_NEXT}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_NEXT_ON_LINE}{_TOKEN})*+")
-_NUMBERS_RUN = re.compile(rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+")
+_TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_NEXT}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_NEXT_ON_LINE}{_TOKEN})*+"
+_NUMBERS_RUN = rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+"
+# What most runs are: a box in brackets, or four tokens in a row that are a run by themselves; their numbers are groups.
+# With a literal at the start of every alternative, `re` skips prose three times as fast.
+_COMMA, _PLAIN_TOKEN, _PLAIN_NUMBER = r"\s*+,\s*+", f"{_STEM}([0-9]++)>", "([0-9]++)"
+_PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_NEXT_ON_LINE}{_STEM})"
+_PLAIN_NUMBERS = rf"\(\s*+{_COMMA.join([_PLAIN_NUMBER] * 4)}\s*+\)"
+_TOKENS = re.compile(f"{_PLAIN_TOKENS}|{_TOKENS_RUN}")
+_NUMBERS = re.compile(f"{_PLAIN_NUMBERS}|{_NUMBERS_RUN}")
 _ITEMS = re.compile(_ITEM)
 _CLOSING = re.compile(r"\s*+\)")
 _ONLY_SPACE = re.compile(r"\s*+\Z")
@@ -100,7 +107,7 @@ def parse_boxes(
     """
     if numerals is None:
         numerals = _STEM not in text
-    boxes: list[tuple[int, ...]] = []
+    boxes: list[list[int]] = []
     spans: list[tuple[int, int]] = []
     malformed: list[MalformedPiece] = []
     reader = _Reader(text, _codes(size, numerals), size, order, numerals)
@@ -127,7 +134,7 @@ def _codes(size: int, numerals: bool) -> Mapping[str, int]:
     return {str(code): code for code in range(size)} if numerals else TokenSet(PIXEL.name, size).codes
 
 
-Box = tuple[tuple[int, ...], tuple[int, int]]
+Box = tuple[list[int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -141,9 +148,14 @@ class _Reader:
     def pieces(self) -> Iterator[Box | MalformedPiece]:
         """Boxes and malformed pieces, one run of coordinates after the other."""
         position = 0
-        run = _NUMBERS_RUN if self.numerals else _TOKENS_RUN
+        run = _NUMBERS if self.numerals else _TOKENS
         while match := run.search(self.text, position):
             start, position = match.span()
+            if match.lastindex:
+                numbers = match.group(1, 2, 3, 4) if match.lastindex == 4 else match.group(5, 6, 7, 8)
+                words = numbers if self.numerals else [f"{_STEM}{number}>" for number in numbers]
+                yield self._box(words, start, position)
+                continue
             items = list(_ITEMS.finditer(self.text, start, position))
             opened = self.text[start] == "("
             closing = _CLOSING.match(self.text, position)
@@ -183,7 +195,7 @@ class _Reader:
         for at in range(0, len(items), 4):
             four = items[at : at + 4]
             if len(four) == 4:
-                yield self._box(four, four[0].start(), four[3].end())
+                yield self._box([one.group() for one in four], four[0].start(), four[3].end())
             else:
                 yield self._malformed(four[0].start(), four[-1].end(), "coordinates", _number_of(len(four)))
 
@@ -198,7 +210,7 @@ class _Reader:
         commas = self.text.count(",", start, end)
         if commas != 3:
             return self._malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
-        return self._box(items, start, end)
+        return self._box([one.group() for one in items], start, end)
 
     def _broken_off(self, start: int, end: int, read: int) -> MalformedPiece:
         """A bracket in which something else follows before there are four coordinates."""
@@ -210,17 +222,15 @@ class _Reader:
         reason = f"expected coordinate {read + 1}, found {shown(found.strip())}"
         return self._malformed(start, rest.end() if found.endswith(")") else end, "token", reason)
 
-    def _box(self, items: Sequence[re.Match[str]], start: int, end: int) -> Box | MalformedPiece:
-        words = [item.group() for item in items]
-        codes = tuple(self.codes.get(word, -1) for word in words)
+    def _box(self, words: Sequence[str], start: int, end: int) -> Box | MalformedPiece:
+        codes = [self.codes.get(word, -1) for word in words]
         if -1 in codes:
             return self._malformed(start, end, *self._unknown(words[codes.index(-1)]))
-        for axis in (0, 1):
-            if codes[axis + 2] < codes[axis]:
-                name = self.order[axis]
-                reason = f"{name}2 = {codes[axis + 2]} < {name}1 = {codes[axis]}"
-                return self._malformed(start, end, "order", reason)
-        return codes, (start, end)
+        if codes[0] <= codes[2] and codes[1] <= codes[3]:
+            return codes, (start, end)
+        axis = int(codes[0] <= codes[2])
+        name = self.order[axis]
+        return self._malformed(start, end, "order", f"{name}2 = {codes[axis + 2]} < {name}1 = {codes[axis]}")
 
     def _unknown(self, word: str) -> tuple[Flaw, str]:
         number = word if self.numerals else word.removeprefix(_STEM).removesuffix(">")

@@ -54,11 +54,12 @@ class BoxPolicies:
         )
         high = np.maximum(high, low)
         flat = high - low <= 0
-        missed_flat = (low < window[:2] - slack) | (high > window[2:] + slack)
-        missed = np.where(flat, missed_flat, (high <= window[:2]) | (low >= window[2:])).any(axis=1)
+        before, behind = low < window[:2] - slack, high > window[2:] + slack
+        # Rounding alone brings no box in that ends where the window begins, and takes none out that lies on its edge.
+        missed = ((before & (high <= window[:2] + slack)) | (behind & (low >= window[2:] - slack))).any(axis=1)
         if self.outside == "raise":
-            beyond = (low < window[:2] - slack) | (high > window[2:] + slack)
-            refuse(beyond.any(axis=1), 'reaches out of the image; cut such boxes with outside="clip"')
+            beyond = (before | behind).any(axis=1)
+            refuse(beyond, 'reaches out of the image; cut such boxes with outside="clip"')
         if self.outside == "clip":
             refuse(missed, 'lies outside what is shown of the image; drop such boxes with outside="drop"')
         if self.degenerate == "raise":
@@ -68,5 +69,5 @@ class BoxPolicies:
             kept &= ~flat.any(axis=1)
         corners = np.concatenate([low, high], axis=1)
         if self.min_visible > 0:
-            kept &= shown_share(corners, window) >= self.min_visible
+            kept &= shown_share(corners, window, slack) >= self.min_visible
         return np.clip(corners, np.tile(window[:2], 2), np.tile(window[2:], 2))[kept], kept

@@ -52,20 +52,18 @@ def _read(processor: Any, name: str, image_size: tuple[int, int]) -> ImageFrame:
         fill = tuple(int(mean * 255) for mean in getattr(processor, "image_mean", None) or (0,))
     shape = (image_size[0] + padding[0] + padding[2], image_size[1] + padding[1] + padding[3])
     if getattr(processor, "do_resize", False):
-        shape = _resized(_sizes(processor.size), shape, name)
+        shape = _resized(_sizes(getattr(processor, "size", None)), shape, name)
     frame_shape, offset = shape, (0, 0)
     if getattr(processor, "do_center_crop", False):
         mode = "center_crop" if mode == "squash" else mode
-        crop = _sizes(processor.crop_size)
-        frame_shape = (crop["width"], crop["height"])
+        frame_shape = _width_height(getattr(processor, "crop_size", None), name)
         torchvision = getattr(processor, "backend", "pil") == "torchvision"
         offset = (_centred(shape[0], frame_shape[0], torchvision), _centred(shape[1], frame_shape[1], torchvision))
     if do_pad and getattr(processor, "pad_size", None):
         mode = "letterbox" if mode == "squash" else mode
-        pad = _sizes(processor.pad_size)
         if getattr(processor, "do_normalize", False):  # the zeros are added to what is normalised already
             fill = tuple(round(mean * 255) for mean in processor.image_mean)
-        frame_shape = (pad["width"], pad["height"])
+        frame_shape = _width_height(processor.pad_size, name)
     if frame_shape[0] != frame_shape[1]:
         raise BoxError(
             f"{name} makes a picture of {frame_shape} (width, height) of an image of {image_size}; a frame is square: "
@@ -77,10 +75,19 @@ def _read(processor: Any, name: str, image_size: tuple[int, int]) -> ImageFrame:
 
 def _sizes(size: Any) -> dict[str, int]:
     """A size as transformers keeps it (a dict, its own SizeDict, or a number), without what is not set."""
+    if size is None:
+        return {}
     if isinstance(size, int):
         return {"height": size, "width": size}
     pairs = size.items() if isinstance(size, Mapping) else iter(size)
     return {key: int(value) for key, value in pairs if value is not None}
+
+
+def _width_height(size: Any, name: str) -> tuple[int, int]:
+    sizes = _sizes(size)
+    if sizes.keys() != {"height", "width"}:
+        raise BoxError(f"{name} cuts or pads to {sizes or 'no size'}; a frame can be read of height and width")
+    return sizes["width"], sizes["height"]
 
 
 def _to_square(image_size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -103,7 +110,9 @@ def _resized(size: dict[str, int], shape: tuple[int, int], name: str) -> tuple[i
             factor = min(size["max_height"] / height, size["max_width"] / width)
             return int(width * factor), int(height * factor)
         case _:
-            raise BoxError(f"{name} resizes by {size}; a frame can be read of height and width, or shortest_edge")
+            raise BoxError(
+                f"{name} resizes by {size or 'no size'}; a frame can be read of height and width, or shortest_edge"
+            )
     return edges if width <= height else (edges[1], edges[0])
 
 
@@ -135,9 +144,16 @@ def _resample_name(resample: Any) -> str:
 def _verify(processor: Any, name: str, frame: ImageFrame) -> None:
     """Compare what the processor makes of a test picture with what it makes of the frame's picture as it stands."""
     picture = _test_picture(frame)
-    got = np.asarray(processor(picture, return_tensors="np")["pixel_values"], dtype=np.float64)
     untouched = {"do_resize": False, "do_center_crop": False, "do_pad": False}
-    expected = np.asarray(processor(frame.apply(picture), return_tensors="np", **untouched)["pixel_values"], np.float64)
+    try:
+        got = np.asarray(processor(picture, return_tensors="np")["pixel_values"], np.float64)
+        as_it_stands = processor(frame.apply(picture), return_tensors="np", **untouched)
+        expected = np.asarray(as_it_stands["pixel_values"], np.float64)
+    except Exception as error:  # whatever a processor of any project raises
+        raise BoxError(
+            f"{name} makes no pixel_values of a picture of {frame.image_size} ({type(error).__name__}: {error}); "
+            "build the frame by hand"
+        ) from error
     if got.shape != expected.shape:
         raise BoxError(
             f"{name} makes {got.shape} of an image of {frame.image_size}, its attributes say {expected.shape}; "

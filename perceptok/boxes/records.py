@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -174,7 +174,8 @@ class BoxRecord:
     def to_json(self, *, form: Form | None = None) -> str:
         """One line of JSON; with a form, the text of the boxes beside the codes."""
         empty: dict[str, object] = dict.fromkeys(_PER_BOX, ())
-        labels = {name: value for name, value in asdict(self.labels).items() if value != empty.get(name)}
+        said = {one.name: getattr(self.labels, one.name) for one in fields(self.labels)}
+        labels = {name: value for name, value in said.items() if value != empty.get(name)}
         values = {
             "name": self.name,
             "image_id": self.image_id,

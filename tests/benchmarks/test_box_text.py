@@ -13,6 +13,8 @@ from time import process_time
 import numpy as np
 import pytest
 
+from perceptok.boxes.answers import answer_to_text
+from perceptok.boxes.parsing import parse_boxes
 from perceptok.boxes.text import boxes_from_text, boxes_to_text
 
 BOXES = 250_000
@@ -72,3 +74,24 @@ def test_both(benchmark, codes: np.ndarray) -> None:  # type: ignore[no-untyped-
 @pytest.mark.benchmark(group="3: there and back", timer=process_time)
 def test_both_per_box(benchmark, codes: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     benchmark.pedantic(lambda: found(per_box(codes)), rounds=7)
+
+
+ANSWERS = 20_000
+
+
+@pytest.fixture(scope="module")
+def answers(codes: np.ndarray) -> list[str]:
+    """What a model writes: three boxes each, and a sentence behind them."""
+    said = "\nSince there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
+    return [answer_to_text(three, "dogs") + said for three in codes[: 3 * ANSWERS].reshape(-1, 3, 4)]
+
+
+@pytest.mark.benchmark(group="4: 20,000 answers of three boxes", timer=process_time)
+def test_answers(benchmark, answers: list[str]) -> None:  # type: ignore[no-untyped-def]
+    """Boxes, spans and malformed pieces."""
+    benchmark.pedantic(lambda: [parse_boxes(text) for text in answers], rounds=7)
+
+
+@pytest.mark.benchmark(group="4: 20,000 answers of three boxes", timer=process_time)
+def test_answers_with_findall(benchmark, answers: list[str]) -> None:  # type: ignore[no-untyped-def]
+    benchmark.pedantic(lambda: [found(text) for text in answers], rounds=7)

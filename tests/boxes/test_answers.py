@@ -76,6 +76,12 @@ class TestLabelled:
             labelled_from_text(text)
         assert message in str(refused.value)
 
+    def test_lines_of_several_forms(self) -> None:
+        text = "a: (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)\nb: <PIXEL_5><PIXEL_6><PIXEL_7><PIXEL_8>\nc: (1,2,3,4)"
+        labels, boxes = labelled_from_text(text)
+        assert labels == ("a", "b", "c")
+        assert boxes.tolist() == [*TWO, TWO[0]]
+
     def test_labels_in_free_text(self) -> None:
         text = (
             "Sure!\n- the red dog: (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)\n"
@@ -102,6 +108,11 @@ class TestAnswers:
         assert back.boxes.shape == (len(boxes), 4)
         assert back.boxes.tolist() == [list(box) for box in boxes]
 
+    def test_spaces_before_the_lines_may_be_missing(self) -> None:
+        for text in (ANSWER.replace("\n ", "\n"), ANSWER.replace("\n ", "\n", 1), ANSWER):
+            answer = answer_from_text(text)
+            assert (answer.plural, answer.boxes.tolist()) == ("dogs", TWO)
+
     def test_what_a_model_may_add_or_forget(self) -> None:
         loose = "\n" + ANSWER.replace("\n ", "\n").replace("box 2", "box 7") + "\nSince there are 2 distinct boxes ..."
         assert answer_from_text(loose, strict=False).boxes.tolist() == TWO
@@ -118,7 +129,9 @@ class TestAnswers:
             ("There are no  in the image", "found 'There are no"),
             ("There are no cats in the image. Sorry.", "expected the end of the text at character 31"),
             (ANSWER.replace("box 2", "box 3"), "expected 'Bounding box 2', found 'Bounding box 3'"),
-            (ANSWER.replace("\n ", "\n"), "found 'Here are"),
+            (ANSWER.replace("\n ", "\n  "), "expected `label: box` at character 0, found ' Bounding box 1"),
+            (ANSWER.replace("\n ", "", 1), "found 'Here are"),
+            (ANSWER + "\n", "expected `label: box`"),
             (ANSWER.replace("<PIXEL_8>", ""), "3 coordinates where"),
             ("Here are the bounding boxes for the dogs:\n ", "expected a box or more"),
         ],

@@ -307,6 +307,20 @@ class TestPolicies:
         with pytest.raises(BoxError, match=r"box 1, .* has no width or no height"):
             BoxCodec(degenerate="raise").encode(boxes, image_size=VGA)
 
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+    @pytest.mark.parametrize("convention", ["xyxy", "xywh", "cxcywh"])
+    def test_rounding_moves_no_box_over_an_edge(self, convention: Any, dtype: Any) -> None:
+        """A box without area on an edge is shown, whole; one that touches the image from outside is not."""
+        for width in range(300, 340):
+            frame = ImageFrame.letterbox((width, 3 * width + 1), 127)
+            corners = [[0, 0, 0, 0], [width, 3 * width + 1] * 2, [-9, 0, 0, 9], [width, 0, width + 9, 9]]
+            boxes = from_corners(np.array(corners, dtype=np.float64), convention).astype(dtype)
+            np.testing.assert_allclose(frame.visible_fraction(corners), [1, 1, 0, 0], atol=1e-9)
+            for codec in (BoxCodec(127, outside="drop"), BoxCodec(7, outside="drop"), BoxCodec(1000, outside="drop")):
+                encoded = codec.encode_with_kept(boxes, frame=frame, convention=convention, min_visible=1.0)
+                assert encoded.kept.tolist() == [0, 1]
+                assert BoxCodec(outside="raise").encode(boxes[:2], frame=frame, convention=convention).shape == (2, 4)
+
     def test_small_is_not_degenerate(self) -> None:
         codec = BoxCodec(degenerate="raise")
         assert codec.encode([[5, 5, 5.001, 5.001]], image_size=VGA).tolist() == [[2, 3, 2, 3]]

@@ -11,10 +11,12 @@ from PIL import Image
 from transformers import (
     BitImageProcessorPil,
     BlipImageProcessorPil,
+    BridgeTowerImageProcessorPil,
     ChineseCLIPImageProcessorPil,
     CLIPImageProcessorPil,
     ConvNextImageProcessorPil,
     DeiTImageProcessorPil,
+    GLPNImageProcessorPil,
     Idefics3ImageProcessorPil,
     LevitImageProcessorPil,
     LlavaImageProcessorPil,
@@ -22,6 +24,7 @@ from transformers import (
     MobileNetV2ImageProcessorPil,
     Owlv2ImageProcessorPil,
     Qwen2VLImageProcessorPil,
+    Siglip2ImageProcessorPil,
     SiglipImageProcessorPil,
     ViTImageProcessorPil,
 )
@@ -171,6 +174,26 @@ class TestRefused:
         bare = SimpleNamespace(do_resize=True, size={"min_pixels": 3, "max_pixels": 9})
         with pytest.raises(BoxError, match="resizes by"):
             frame_of_processor(bare, (640, 480), verify=False)
+
+    @pytest.mark.parametrize(
+        ("processor", "message"),
+        [
+            (Siglip2ImageProcessorPil(), "resizes by no size; a frame can be read of"),
+            (GLPNImageProcessorPil(), "resizes by no size; a frame can be read of"),
+            (BridgeTowerImageProcessorPil(), "cuts or pads to {'shortest_edge': 288}; a frame can be read of"),
+        ],
+    )
+    def test_sizes_that_are_missing(self, processor: Any, message: str) -> None:
+        with pytest.raises(BoxError, match=message):
+            ImageFrame.from_image_processor(processor, (640, 480))
+
+    def test_pictures_under_another_name(self) -> None:
+        class Videos(SiglipImageProcessorPil):
+            def preprocess(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+                return {"pixel_values_videos": super().preprocess(*args, **kwargs)["pixel_values"]}
+
+        with pytest.raises(BoxError, match="Videos makes no pixel_values of a picture"):
+            ImageFrame.from_image_processor(Videos(), (640, 480))
 
     def test_an_image_without_area(self) -> None:
         with pytest.raises(BoxError, match="a width and a height of at least one pixel"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceptok.boxes import parsing
 from perceptok.boxes.parsing import ParsedBoxes, parse_boxes
 from perceptok.boxes.text import Form, boxes_to_text
 from perceptok.errors import MalformedBoxError
@@ -165,6 +167,38 @@ class TestMalformed:
             for (start, end), box in zip(parsed.spans.tolist(), parsed.boxes.tolist(), strict=True):
                 again = parse_boxes(text[start:end], numerals=numerals)
                 assert again.boxes.tolist() == [box]
+
+
+_PIECES = [
+    "(",
+    ")",
+    ",",
+    ", ",
+    " ",
+    "\n",
+    ": ",
+    "a dog",
+    *map(P, (0, 3, 7, 335, 336, "03")),
+    "<PIXEL_4",
+    "1",
+    "44",
+    "4.",
+]
+_BOXES = ["({},{},{},{})".format(*map(P, range(4))), "".join(map(P, range(4))), "(1,2, 3,4)", "(9,2,3,4)"]
+
+
+@given(st.lists(st.sampled_from([*_PIECES, *_BOXES]), max_size=12).map("".join), st.sampled_from([None, True, False]))
+@settings(max_examples=300)
+def test_the_expression_for_plain_boxes_changes_nothing(text: str, numerals: bool | None) -> None:
+    """Without it every run goes the long way, with the same result."""
+    found = parse_boxes(text, numerals=numerals)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parsing, "_TOKENS", re.compile(parsing._TOKENS_RUN))
+        patch.setattr(parsing, "_NUMBERS", re.compile(parsing._NUMBERS_RUN))
+        long_way = parse_boxes(text, numerals=numerals)
+    assert found.boxes.tolist() == long_way.boxes.tolist()
+    assert found.spans.tolist() == long_way.spans.tolist()
+    assert found.malformed == long_way.malformed
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,15 @@ def annotations(**changes: Any) -> dict[str, Any]:
             {"id": 2, "file_name": "sub/b.png", "width": 50, "height": 60},
         ],
         "annotations": [
-            {"id": 7, "image_id": 1, "category_id": 4, "bbox": [10, 20, 100, 50], "area": 4000.0, "iscrowd": 0},
+            {
+                "id": 7,
+                "image_id": 1,
+                "category_id": 4,
+                "bbox": [10, 20, 100, 50],
+                "area": 4000.0,
+                "iscrowd": 0,
+                "segmentation": [[10, 20, 110, 20, 110, 70]],
+            },
             {"id": 8, "image_id": 1, "category_id": 5, "bbox": [0, 0, 200, 100], "area": 20000.0, "iscrowd": 1},
             {"id": 9, "image_id": 2, "category_id": 5, "bbox": [5, 5, 20, 30], "area": 600.0, "iscrowd": 0},
         ],
@@ -75,6 +83,10 @@ def test_there_and_back(folder: Path, records: Path) -> None:
     assert without_boxes[0] == without_boxes[1]
     # Two edges of half a bin of 200 / 336 pixels make a length.
     np.testing.assert_allclose(boxes_of(back), boxes_of(true), atol=200 / 336)
+    first = records.read_text().splitlines()[0]
+    done = run("decode", "-", "-o", folder / "first.json", "--header", folder / "instances.json", stdin=first)
+    assert "2 boxes of 1 images" in done.stderr
+    assert "1 annotations of" in done.stderr
     run("decode", records, "-o", folder / "plain.json")
     assert json.loads((folder / "plain.json").read_text())["categories"] == true["categories"][:2]
 
@@ -255,6 +267,23 @@ def test_refusals_are_one_line_and_exit_code_2(folder: Path, records: Path) -> N
         error = run(*words).exception
         assert isinstance(error, PerceptokError)
         assert message in str(error)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(folder: Path, records: Path) -> None:
+    for words in (["encode", folder / "instances.json"], ["decode", records]):
+        command = [sys.executable, "-m", "perceptok_cli.main", "box", *map(str, words), "-o", "-"]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr == "error: cannot write standard output: No space left on device\n"
+
+
+def test_folders_that_are_none(folder: Path, records: Path) -> None:
+    for images, output in ((folder / "none", folder / "drawn"), (folder / "images", records)):
+        done = run("draw", records, "--images", images, "-o", output)
+        assert done.exit_code == 2
+        assert "Invalid value" in done.stderr
 
 
 def test_existing_outputs_are_kept(folder: Path, records: Path) -> None:
