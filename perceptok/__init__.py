@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perceptok.boxes.annotation_writing import write_annotations
+    from perceptok.boxes.annotation_writing import rewrite_annotations, write_annotations
     from perceptok.boxes.annotations import read_annotations
     from perceptok.boxes.codec import BoxCodec
     from perceptok.boxes.geometry import ImageFrame
@@ -133,6 +133,7 @@ _HOMES = {
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
     "restore_text": "perceptok.vocabulary.sanitising",
+    "rewrite_annotations": "perceptok.boxes.annotation_writing",
     "sanitise_text": "perceptok.vocabulary.sanitising",
     "score_boxes": "perceptok.boxes.metrics",
     "train_depth_codec": "perceptok.depth.training",
@@ -207,6 +208,7 @@ __all__ = [
     "remap_ids",
     "remap_rows",
     "restore_text",
+    "rewrite_annotations",
     "sanitise_text",
     "score_boxes",
     "train_depth_codec",

@@ -28,10 +28,6 @@ def main() -> None:
     except PerceptokError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has what it wanted.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 if __name__ == "__main__":
