@@ -46,7 +46,9 @@ class StateReader:
         self._host = device is None or device.type == "cpu"
         self.state_rows = rows
         grammar = rows.grammar
+        symbols = np.append(symbols, Symbol.TEXT)  # for ids beyond the tokenizer, and (from the end) below zero
         kinds = np.clip(symbols, Symbol.TEXT, Symbol.PIXEL)
+        self._size = len(symbols) - 1
         self._kinds = table(kinds)
         self._distances = table(_KINDS * np.arange(_WINDOW)[::-1])
         self._verdicts = table(_verdicts(grammar).ravel())
@@ -63,7 +65,7 @@ class StateReader:
         xp, grammar = self._xp, self.state_rows.grammar
         if not ids.shape[1]:
             return ids.sum(1)  # zeros: text
-        kinds = xp.take(self._kinds, ids[:, -_WINDOW:])
+        kinds = xp.take(self._kinds, self._known(ids[:, -_WINDOW:]))
         places = kinds + self._distances[-kinds.shape[1] :] + kinds[:, -1:] * (_KINDS * _WINDOW)
         control = xp.amax(xp.take(self._verdicts, places), 1) & ((1 << _ROW_BITS) - 1)
         if grammar.config.boxes == "compact":
@@ -85,9 +87,13 @@ class StateReader:
         back = 4 if config.boxes == "aurora" else 2
         if config.boxes and config.ordered and length >= back:
             # x1 stands as far before x2 as y1 before y2.
-            least = xp.take(self._ordered_rows, ids[:, -back])
+            least = xp.take(self._ordered_rows, self._known(ids[:, -back]))
             row = xp.where(xp.take(self._awaits_second, control), least, row)
         return row
+
+    def _known(self, ids: Array) -> Array:
+        """Ids of the tables: prompts may hold others, such as -200 for an image."""
+        return ids.clip(-1, self._size)
 
     def _first(self, control: Array, written: int) -> Array:
         if written == 0:
@@ -104,7 +110,7 @@ class StateReader:
     def _box_standing(self, control: Array, answer: Array) -> Array:
         """0, or 1 at the limit; a box that the prompt left open is the first one."""
         open_ones = self._open_coordinates[control]
-        begun = (self._pixels[answer].sum(1) - open_ones + 3) // 4 + (open_ones > 0)
+        begun = (self._pixels[self._known(answer)].sum(1) - open_ones + 3) // 4 + (open_ones > 0)
         return (begun >= self.state_rows.grammar.config.max_boxes) * 1
 
     def _trailing_pixels(self, ids: Array) -> Array:
@@ -113,7 +119,7 @@ class StateReader:
         if not self._host or torch.compiler.is_compiling():
             width = length  # looking twice would make the host wait
         while True:
-            pixels = self._pixels[ids[:, -width:]]
+            pixels = self._pixels[self._known(ids[:, -width:])]
             if width >= length or not bool(pixels.all(1).any()):
                 return xp.cumprod(xp.flip(pixels, (1,)), 1).sum(1)
             width *= 8

@@ -181,6 +181,17 @@ class TestCompactBoxes:
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("config", [GrammarConfig(), GrammarConfig(boxes="compact", max_boxes=2)])
+    def test_ids_that_the_tokenizer_lacks_are_text(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, config: GrammarConfig
+    ) -> None:
+        """Placeholders for images are below zero or beyond the tokenizer in some models."""
+        processor = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(0)
+        for odd in (-200, -1, vocab.size, vocab.size + 9):
+            for tail in ([], [vocab.start_id(pt.DEPTH)], [7, vocab.token_id(pt.PIXEL, 3)]):
+                plain, same = ([[1, number, *tail]] for number in (4, odd))
+                assert allowed_ids(processor, torch.tensor(same)) == allowed_ids(processor, torch.tensor(plain))
+
     def test_a_vocabulary_without_the_tokens(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:
