@@ -45,9 +45,12 @@ class _Masks(NamedTuple):
 class PerceptionLogitsProcessor(LogitsProcessor):
     """Masks every token that would break a depth block or a box, or put a perception token astray.
 
-    Stateless: each call finds the state of each row from `input_ids`, by tensor operations, looking back over 102
+    Stateless: each call finds the state of each row from `input_ids`, by tensor operations, looking back over 101
     tokens (over the answer, where a limit is set). So one processor serves any number of calls, batches, beams, left
     padding, candidates of assisted decoding, prompts with whole blocks or an open one, and `inputs_embeds` without ids.
+
+    Under torch.compile call it once before: the tables for a dtype and width (and for the last steps of a budget) are
+    made in the first call that needs them, which cannot be traced.
 
     Limits, `first`, `force_block` and the budget need to know where the answer begins: `answering` says it.
 
