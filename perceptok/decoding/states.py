@@ -60,23 +60,14 @@ class StateReader:
         self._open_coordinates = table(_open_coordinates(grammar))
         (self._end_id,) = np.flatnonzero(symbols == Symbol.DEPTH_END).tolist() or [-1]
 
-    def controls(self, ids: Array) -> Array:
-        """Rows of the grammar's table: (B, T) ids -> (B,) int64; anything that is no open block or box is text."""
-        xp, grammar = self._xp, self.state_rows.grammar
-        if not ids.shape[1]:
-            return ids.sum(1)  # zeros: text
-        kinds = xp.take(self._kinds, self._known(ids[:, -_WINDOW:]))
-        places = kinds + self._distances[-kinds.shape[1] :] + kinds[:, -1:] * (_KINDS * _WINDOW)
-        control = xp.amax(xp.take(self._verdicts, places), 1) & ((1 << _ROW_BITS) - 1)
-        if grammar.config.boxes == "compact":
-            return xp.maximum(control, self._compact_rows[self._trailing_pixels(ids) % 4])
-        return control
-
     def rows(self, ids: Array, prompt_length: int) -> Array:
         """Rows of `StateRows`: (B, T) ids, of which the first `prompt_length` are the prompt -> (B,) int64."""
         xp, grammar = self._xp, self.state_rows.grammar
         config, length = grammar.config, ids.shape[1]
-        control = self.controls(ids)
+        end = self._known(ids[:, -_WINDOW:])
+        control = self._controls(end)
+        if config.boxes == "compact":
+            control = xp.maximum(control, self._compact_rows[self._trailing_pixels(ids) % 4])
         if config.first != "any" or config.force_block == "first":
             control = self._first(control, length - prompt_length)
         row = control
@@ -87,9 +78,17 @@ class StateReader:
         back = 4 if config.boxes == "aurora" else 2
         if config.boxes and config.ordered and length >= back:
             # x1 stands as far before x2 as y1 before y2.
-            least = xp.take(self._ordered_rows, self._known(ids[:, -back]))
+            least = xp.take(self._ordered_rows, end[:, -back])
             row = xp.where(xp.take(self._awaits_second, control), least, row)
         return row
+
+    def _controls(self, end: Array) -> Array:
+        """Rows of the grammar's table: the last ids (B, w) -> (B,); anything that is no open block or box is text."""
+        if not end.shape[1]:
+            return end.sum(1)  # zeros: text
+        kinds = self._xp.take(self._kinds, end)
+        places = kinds + self._distances[-kinds.shape[1] :] + kinds[:, -1:] * (_KINDS * _WINDOW)
+        return self._xp.amax(self._xp.take(self._verdicts, places), 1) & ((1 << _ROW_BITS) - 1)
 
     def _known(self, ids: Array) -> Array:
         """Ids of the tables: prompts may hold others, such as -200 for an image."""
