@@ -1,6 +1,6 @@
-"""The final answer held to the evidence: a count equals the boxes written, a letter is what the decoded block names.
+"""The answer held to its own evidence: the count of boxes, the numbers of a list, the letter that a block names.
 
-Both processors are off unless they are asked for, work beside `PerceptionLogitsProcessor`, and count how often the
+These processors are off unless they are asked for, work beside `PerceptionLogitsProcessor`, and count how often the
 model would have said something else: a measure by itself of how far an answer rests on its own evidence. Every beam,
 and every candidate of assisted decoding, counts as an answer.
 """
@@ -19,7 +19,7 @@ from perceptok.decoding.parsing import parse_generation
 from perceptok.errors import ConstraintError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
-__all__ = ["CountConsistency", "Interventions", "MarkerConsistency"]
+__all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency"]
 
 
 class Interventions(NamedTuple):
@@ -27,7 +27,7 @@ class Interventions(NamedTuple):
 
     Attributes:
         answers: Answers it decided.
-        changed: How many of them the model would have begun with another token.
+        changed: How many of them the model would have begun with another token, which had the highest score.
     """
 
     answers: int
@@ -112,6 +112,21 @@ class CountConsistency(_Consistency):
         return self.spell(len(parse_generation(answer, self.vocab).boxes))
 
 
+class ListConsistency(CountConsistency):
+    """The number of a list's item is one more than the boxes written before it: "Bounding box 3: (" after two boxes.
+
+    Args:
+        vocab: Perception tokens and their ids.
+        cue: The ids that all items begin with, such as those of "Bounding box".
+        spell: Number -> the ids that follow the cue, as the tokenizer splits them there, such as
+            `lambda n: tokenizer.encode(f"Bounding box {n}: (", add_special_tokens=False)[len(cue):]`.
+        prompt_length: Ids of the prompt; only the answer is looked at.
+    """
+
+    def _spelled(self, answer: list[int]) -> Sequence[int]:
+        return self.spell(1 + len(parse_generation(answer, self.vocab).boxes))
+
+
 class MarkerConsistency(_Consistency):
     """The letter after a cue is the marker that the last depth block of the answer says is nearest.
 
@@ -119,7 +134,8 @@ class MarkerConsistency(_Consistency):
         vocab: Perception tokens and their ids.
         cue: The ids after which the letter stands, such as those of "the answer is that point".
         letters: Letter -> its ids.
-        markers: Letter -> (x, y) in 0..1 of the image; as many as there are letters.
+        markers: Letter -> (x, y) in 0..1 of what the block describes, the square frame that the model saw: with a
+            letterbox or crop, a point of the image goes through `ImageFrame.to_frame` first.
         nearness: Codes (10, 10) -> a map of nearness (H, W), larger = nearer, such as a DepthCodec's decoding.
         prompt_length: Ids of the prompt; only the answer is looked at.
     """

@@ -31,7 +31,8 @@ def generate_perception(
     """Greedy search or sampling for `model.generate(..., custom_generate=generate_perception)`.
 
     `logits_processor` of that call must hold a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row has
-    a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator.
+    a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator, so that a
+    sample is another than without, whatever the seed.
 
     Returns:
         Ids (B, T), prompt included, or an output with them as `sequences` (`return_dict_in_generate`).

@@ -22,6 +22,8 @@ from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["PerceptionLogitsProcessor"]
 
+_CPU = torch.device("cpu")
+
 
 class _Masks(NamedTuple):
     """Upper bounds of scores by row of states: +inf for what may come next, -inf for the rest.
@@ -43,9 +45,12 @@ class _Masks(NamedTuple):
 class PerceptionLogitsProcessor(LogitsProcessor):
     """Masks every token that would break a depth block or a box, or put a perception token astray.
 
-    Stateless: each call finds the state of each row from `input_ids`, by tensor operations, looking back over 102
+    Stateless: each call finds the state of each row from `input_ids`, by tensor operations, looking back over 101
     tokens (over the answer, where a limit is set). So one processor serves any number of calls, batches, beams, left
     padding, candidates of assisted decoding, prompts with whole blocks or an open one, and `inputs_embeds` without ids.
+
+    Under torch.compile call it once before: the tables for a dtype and width (and for the last steps of a budget) are
+    made in the first call that needs them, which cannot be traced.
 
     Limits, `first`, `force_block` and the budget need to know where the answer begins: `answering` says it.
 
@@ -57,6 +62,8 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
         check_on_gpu: On CUDA too, stop at a row in which nothing is allowed any more (`torch._assert_async`: no
             waiting, but the process cannot use the device afterwards). On CPU this is always a ConstraintError.
+        in_place: Write into the scores that come and return them, as servers do; nothing is copied then. Not for a
+            `generate` that returns its logits (`output_logits`), which would be the masked ones.
 
     Raises:
         ConstraintError: Vocabulary, tokenizer and grammar do not fit together; in calls: scores narrower than the
@@ -74,16 +81,19 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         tokenizer: BracketTokenizer | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         check_on_gpu: bool = False,
+        in_place: bool = False,
     ) -> None:
         self.vocab = vocab
         self.config = config or _default_config(vocab, tokenizer)
         self.check_on_gpu = check_on_gpu
+        self.in_place = in_place
         self.eos_token_ids = _ends(eos_token_id, tokenizer)
         if self.config.force_block and not self.eos_token_ids:
             raise ConstraintError("force_block needs the end of sequence; pass eos_token_id=... or tokenizer=...")
         self.symbols = token_symbols(vocab, self.config, tokenizer=tokenizer, eos_token_ids=self.eos_token_ids)
         self._state_rows = StateRows(compile_grammar(self.config))
-        self._readers: dict[torch.device, StateReader] = {}
+        # On CPU an array's reader; a tensor's where torch.compile traces, which could not build one.
+        self._readers = {place: StateReader(self._state_rows, self.symbols, place) for place in (None, _CPU)}
         self._masks: dict[tuple[torch.device, torch.dtype, int, int | None], _Masks] = {}
         self._prompt_length: int | None = None
         self._max_new_tokens: int | None = None
@@ -125,18 +135,27 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         return one
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) with -inf for every id that may not follow `input_ids` (B, T); a new tensor."""
+        """Scores (B, V) with -inf for every id that may not follow `input_ids` (B, T); a new tensor, or `in_place`."""
         if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
             raise ConstraintError(
                 f"expected ids (B, T) and scores (B, V); got {tuple(input_ids.shape)} and {tuple(scores.shape)}"
             )
         rows = self._rows(input_ids)
         masks = self._masks_for(scores.device, scores.dtype, scores.shape[1], input_ids.shape[1])
-        held = torch.minimum(scores, masks.text.index_select(0, rows))
         special = torch.minimum(scores.index_select(1, masks.special_ids), masks.special.index_select(0, rows))
-        held.index_copy_(1, masks.special_ids, special)
+        held = self._without_text(scores, masks.text.index_select(0, rows))
+        held.scatter_(1, masks.special_ids.expand(len(rows), -1), special)
         self._refuse_dead_ends(rows, held, special)
         return held
+
+    def _without_text(self, scores: Tensor, bound: Tensor) -> Tensor:
+        """Scores with text banned where its bound (B, 1) is -inf."""
+        if not self.in_place:
+            return torch.minimum(scores, bound)
+        host = scores.device == _CPU and not torch.compiler.is_compiling()
+        if host and not bool((bound < 0).any()):  # looking would make a GPU wait
+            return scores
+        return torch.minimum(scores, bound, out=scores)
 
     def forced_tokens(self, input_ids: Tensor) -> Tensor:
         """The one id that may follow each row, (B,) int64; -1 where there is a choice."""
@@ -153,9 +172,12 @@ class PerceptionLogitsProcessor(LogitsProcessor):
                 f"the prompt was said to have {prompt_length} ids, but generation has {ids.shape[1]}: call answering() "
                 "with the ids that generate gets (none with inputs_embeds alone: 0)"
             )
-        if ids.device not in self._readers:
-            self._readers[ids.device] = StateReader(self._state_rows, self.symbols, ids.device)
-        return self._readers[ids.device].rows(ids, prompt_length)
+        host = ids.device == _CPU and not torch.compiler.is_compiling()
+        device = None if host else ids.device
+        if device not in self._readers:
+            self._readers[device] = StateReader(self._state_rows, self.symbols, device)
+        rows = self._readers[device].rows(ids.numpy() if host else ids, prompt_length)
+        return torch.from_numpy(rows) if host else rows
 
     def _refuse_unknown_prompt(self) -> None:
         config = self.config
@@ -203,7 +225,7 @@ class PerceptionLogitsProcessor(LogitsProcessor):
                 torch._assert_async((held.amax(1) > -torch.inf).all())
             return
         # Nearly always a special id is left, in text too (the end, an opening token): no look over everything then.
-        if float(special.amax(1).amin()) > -torch.inf:
+        if -torch.inf not in special.amax(1).tolist():
             return
         dead = (held == -torch.inf).all(1)
         if not bool(dead.any()):

@@ -182,7 +182,12 @@ def _grouped(
             stop += whole
             result = _block(pieces[place:stop], whole)
         else:
-            while first.kind == "code" and stop < len(pieces) and pieces[stop].kind == "code":
+            while (
+                first.kind == "code"
+                and stop < len(pieces)
+                and pieces[stop].kind == "code"
+                and pieces[stop - 1].end == pieces[stop].start
+            ):
                 stop += 1
             what = (
                 "an end without a beginning" if first.kind == "end" else f"{stop - place} depth codes outside a block"

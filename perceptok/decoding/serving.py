@@ -162,8 +162,9 @@ def hold(group: Group, ids: Tensor, logits: Tensor) -> None:
     begins = 0 if group.begun == 2 else length - group.begun
     budget = None if group.remaining is None else group.remaining + length - begins
     one = processor.answering(begins, budget)
+    one.in_place = True
     if len(group.rows) == len(logits):
-        logits.copy_(one(ids, logits))
+        one(ids, logits)
         return
     rows = torch.tensor(group.rows, device=logits.device)
     logits.index_copy_(0, rows, one(ids, logits.index_select(0, rows)))

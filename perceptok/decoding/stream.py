@@ -116,8 +116,7 @@ class TokenStream:
             return events
         if kind == "end":
             return [*self._break_box(), *self._end_block(place)]
-        gap = self._box and place - self._box[-1][1]
-        events = self._break_box() if gap and (gap > 1 or len(self._box) == 4) else []
+        events = self._break_box() if self._box and place - self._box[-1][1] >= self._farthest else []
         return [*events, *self._break_block("text"), StreamEvent("text", place, place + 1)]
 
     def _meaning(self, token_id: int) -> tuple[Literal["pixel", "code", "start", "end", "text"], int]:
@@ -130,7 +129,14 @@ class TokenStream:
         token_set, code = self.vocab.code(token_id)
         return ("code", code) if token_set == DEPTH else ("pixel", code) if token_set == PIXEL else ("text", -1)
 
+    @property
+    def _farthest(self) -> int:
+        """How far the next coordinate of the open box may be from the last: as the second was from the first."""
+        return 2 if len(self._box) == 1 else self._box[1][1] - self._box[0][1]
+
     def _coordinate(self, place: int, code: int) -> list[StreamEvent]:
+        if len(self._box) > 1 and place - self._box[-1][1] < self._farthest:
+            return [*self._break_box(), *self._coordinate(place, code)]
         self._box.append((code, place))
         if len(self._box) < 4:
             return []
@@ -144,7 +150,7 @@ class TokenStream:
         if self._depth is None:
             return [StreamEvent("problem", place, place + 1, message="a depth code outside a block")]
         if len(self._depth) == CELLS:
-            return self._break_block("one code too many")
+            return [*self._break_block("one code too many"), *self._code(place, code)]
         self._depth.append(code)
         row, column = divmod(len(self._depth) - 1, DEPTH_GRID[1])
         if column < DEPTH_GRID[1] - 1:
@@ -166,8 +172,9 @@ class TokenStream:
         if self._depth is None:
             return []
         count, self._depth = len(self._depth), None
-        end = self._place - 1 if by != "the end" else self._place
-        return [StreamEvent("problem", end - count - 1, end, message=f"a block of {count} codes, broken by {by}")]
+        begun = self._place - count - (1 if by == "the end" else 2)
+        end = begun + count + (2 if by == DEPTH.end else 1)
+        return [StreamEvent("problem", begun, end, message=f"a block of {count} codes, broken by {by}")]
 
     def _break_box(self) -> list[StreamEvent]:
         if not self._box:

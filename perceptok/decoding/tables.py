@@ -6,8 +6,6 @@ order of coordinates become look-ups too, and an adapter needs nothing but the r
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -38,6 +36,7 @@ class StateRows:
         self.grammar = grammar
         self.ordered = 6 * len(grammar.table)
         self.count = self.ordered + PIXEL.size
+        self._stages = self._found_stages()
 
     def states(self) -> list[State]:
         """A state for every row, in their order."""
@@ -57,13 +56,11 @@ class StateRows:
 
     def stage(self, remaining: int | None) -> int | None:
         """The largest number of remaining tokens under `remaining` at which what is allowed changes; None: all is."""
-        if remaining is None:
+        if remaining is None or not self._stages or remaining >= self._stages[-1]:
             return None
-        place = bisect_right(self._stages, remaining)
-        return None if place == len(self._stages) else self._stages[place - 1] if place else 0
+        return max([stage for stage in self._stages if stage <= remaining], default=0)
 
-    @cached_property
-    def _stages(self) -> list[int]:
+    def _found_stages(self) -> list[int]:
         grammar = self.grammar
         found = set()
         for state in self.states():

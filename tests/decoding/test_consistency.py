@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from test_processor import block_ids, box_ids
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.consistency import CountConsistency, MarkerConsistency
+from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
 from perceptok.errors import ConstraintError
 
 CUE = (5, 6)
@@ -55,6 +56,39 @@ class TestCount:
             CountConsistency(vocab, CUE, NUMBERS.__getitem__)(torch.tensor([CUE]), scores)
 
 
+class TestList:
+    def test_items_are_numbered_in_turn(self, vocab: pt.PerceptionVocabulary) -> None:
+        items = ListConsistency(vocab, CUE, lambda number: [13 + number, 7])
+        one, scores = box_ids(vocab, 1, 2, 3, 4), scores_for(vocab, 15)
+        written: list[int] = [*CUE]
+        for number in (1, 2, 3):
+            assert items(torch.tensor([written]), scores).argmax() == 13 + number
+            assert items(torch.tensor([[*written, 13 + number]]), scores).argmax() == 7
+            assert items(torch.tensor([[*written, 13 + number, 7]]), scores) is scores
+            written += [13 + number, *one, 4, *CUE]
+        assert items.interventions == (3, 2)  # the second item alone had its number from the model
+
+    def test_a_model_that_knows_no_numbers(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+    ) -> None:
+        """A list with AURORA's brackets, every item of it begun by the prompt's own cue or by the model."""
+        items = ListConsistency(vocab, [6], lambda number: [13 + number, 7])
+        grammar = pt.PerceptionLogitsProcessor(vocab, pt.GrammarConfig(depth=False), tokenizer=tokenizer)
+
+        def listing(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """After a box the next item, until three are written."""
+            done = len(pt.parse_generation(ids[0], vocab).boxes)
+            if int(ids[0, -1]) in (9, 10, 11) and done:
+                scores = scores.clone()
+                scores[:, 6 if done < 3 else tokenizer.eos_token_id] = 1e4
+            return scores
+
+        ids = model.generate(
+            torch.tensor([[1, 6]]), logits_processor=[grammar, listing, items], max_new_tokens=60, do_sample=False
+        )[0].tolist()
+        assert [ids[place + 1] for place, number in enumerate(ids) if number == 6] == [14, 15, 16]
+
+
 LETTERS = {"A": [16], "B": [17]}
 MARKERS = {"A": (0.05, 0.05), "B": (0.95, 0.95)}
 
@@ -73,6 +107,18 @@ class TestMarker:
         assert marker.interventions == (1, 1)
         assert marker(torch.tensor([[*block_ids(vocab), *CUE]]), scores_for(vocab, 17)).argmax() == 17
         assert marker.interventions == (2, 1)
+
+    @pytest.mark.parametrize("kind", ["squash", "letterbox", "center_crop"])
+    def test_a_point_of_the_image_through_its_frame(self, vocab: pt.PerceptionVocabulary, kind: str) -> None:
+        frame = getattr(pt.ImageFrame, kind)((640, 480))
+        points = {"A": (200.0, 240.0), "B": (440.0, 100.0)}
+        framed = {letter: frame.to_frame(np.array(point)) for letter, point in points.items()}
+        seen = {letter: (float(x) / frame.size, float(y) / frame.size) for letter, (x, y) in framed.items()}
+        marker = MarkerConsistency(vocab, CUE, LETTERS, seen, lambda codes: codes / 127)
+        for letter, point in framed.items():
+            codes = np.zeros((10, 10), dtype=np.int64)
+            codes[frame.to_grid_cell(point)] = 9
+            assert marker.nearest(codes) == letter
 
     def test_without_a_block_the_model_answers(self, vocab: pt.PerceptionVocabulary) -> None:
         marker = MarkerConsistency(vocab, CUE, LETTERS, MARKERS, lambda codes: codes)

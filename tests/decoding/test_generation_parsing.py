@@ -168,7 +168,8 @@ class TestStream:
         assert stream.feed(block_ids(vocab))[-1].block == 1
 
     PARTS = st.lists(
-        st.sampled_from(["text", "comma", "code", "start", "end", "block", "short", "pixel", "box", "four"]), max_size=9
+        st.sampled_from(["text", "comma", "code", "start", "end", "block", "short", "pixel", "compact", "box", "four"]),
+        max_size=9,
     )
 
     @given(PARTS)
@@ -185,26 +186,28 @@ class TestStream:
             "short": block_ids(vocab, 12),
             "pixel": [pixel],
             "box": [4, *box_ids(vocab, 1, 2, 3, 4), 4],
+            "compact": [pixel] * 4,
             "four": [4, pixel, pixel, pixel, pixel, 4],
         }
-        # Two words around everything: where the forms of boxes run into one another the stream cannot look ahead.
-        ids = [one for part in parts for one in (4, 4, *made[part], 4, 4)]
-        stream = TokenStream(vocab)
-        events = [*stream.feed(torch.tensor(ids, dtype=torch.long)), *stream.close()]
-        whole = [
-            (span.kind, span.start, span.end) for span in parse_generation(ids, vocab).spans if span.kind != "text"
-        ]
+        ids = [one for part in parts for one in made[part]]
+        stream, parsed = TokenStream(vocab), parse_generation(ids, vocab)
+        fed = [event for start in range(0, len(ids), 7) for event in stream.feed(torch.tensor(ids[start : start + 7]))]
+        events = [*fed, *stream.close()]
+        whole = [(span.kind, span.start, span.end) for span in parsed.spans if span.kind != "text"]
         assert [one for one in told(events) if one[0] in ("depth", "box")] == whole
-        assert ("problem" in [event.kind for event in events]) == bool(parse_generation(ids, vocab).problems)
+        # Codes outside a block come one by one from the stream.
+        wrong = [place for one in events if one.kind == "problem" for place in range(one.start, one.end)]
+        assert wrong == [place for one in parsed.problems for place in range(one.start, one.end)]
 
     def test_what_breaks_and_what_is_left(self, vocab: pt.PerceptionVocabulary) -> None:
         stream = TokenStream(vocab)
         broken = stream.feed([*block_ids(vocab, 12), 4])
         assert told(broken) == [("row", 1, 11), ("problem", 0, 13), ("text", 13, 14)]
         assert broken[1].message == "a block of 12 codes, broken by text"
-        assert [event.message for event in stream.feed([*block_ids(vocab)[:-1], vocab.token_id(pt.DEPTH, 1)])][-1] == (
-            "a block of 100 codes, broken by one code too many"
-        )
+        assert [event.message for event in stream.feed([*block_ids(vocab)[:-1], vocab.token_id(pt.DEPTH, 1)])][-2:] == [
+            "a block of 100 codes, broken by one code too many",
+            "a depth code outside a block",
+        ]
         stream = TokenStream(vocab)
         assert told(stream.feed(box_ids(vocab, 1, 2))[-1:]) == [("text", 2, 3)]
         assert told(stream.close()) == [("problem", 1, 4)]

@@ -163,6 +163,32 @@ class TestScores:
         assert torch.equal(compiled(ids, scores), expected)
         assert torch.equal(compiled(ids[:, :40], scores), processor(ids[:, :40], scores))
 
+    def test_torch_compile_with_limits_and_a_budget(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """Once the tables are there: each stage of the budget has its own, made by the first call."""
+        config = GrammarConfig(force_block="somewhere", max_blocks=2, max_boxes=3)
+        held = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(3, max_new_tokens=150)
+        steps = [torch.full((2, length), 4) for length in (3, 4, 50, 51, 52, 152)]
+        scores = torch.randn(2, vocab.size)
+        expected = [held(ids, scores) for ids in steps]
+        torch.compiler.reset()
+        compiled = torch.compile(held.__call__, fullgraph=True, backend="aot_eager")
+        assert all(torch.equal(compiled(ids, scores), one) for ids, one in zip(steps, expected, strict=True))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_in_place(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
+    ) -> None:
+        fresh, writing = (PerceptionLogitsProcessor(vocab, tokenizer=tokenizer, in_place=one) for one in (False, True))
+        text, opened = [4] * 41, block_ids(vocab, 40)
+        for rows in ([text, text], [opened, text], [opened, opened]):
+            scores = torch.randn(2, vocab.size + 3, dtype=dtype)
+            expected, before = fresh(torch.tensor(rows), scores), scores.clone()
+            assert torch.equal(scores, before)
+            assert writing(torch.tensor(rows), scores) is scores
+            assert torch.equal(scores, expected)
+
     def test_continuous_batching_is_refused_by_the_flag(self, processor: Any) -> None:
         assert processor.supports_continuous_batching is False
 
@@ -181,6 +207,17 @@ class TestCompactBoxes:
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("config", [GrammarConfig(), GrammarConfig(boxes="compact", max_boxes=2)])
+    def test_ids_that_the_tokenizer_lacks_are_text(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, config: GrammarConfig
+    ) -> None:
+        """Placeholders for images are below zero or beyond the tokenizer in some models."""
+        processor = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(0)
+        for odd in (-200, -1, vocab.size, vocab.size + 9):
+            for tail in ([], [vocab.start_id(pt.DEPTH)], [7, vocab.token_id(pt.PIXEL, 3)]):
+                plain, same = ([[1, number, *tail]] for number in (4, odd))
+                assert allowed_ids(processor, torch.tensor(same)) == allowed_ids(processor, torch.tensor(plain))
+
     def test_a_vocabulary_without_the_tokens(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:

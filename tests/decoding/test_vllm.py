@@ -298,6 +298,53 @@ def test_vllms_own_loaders_take_the_classes(served: Any) -> None:
     assert processor.apply(torch.zeros(1, WIDTH)).isinf().sum() == WIDTH - 1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_v1_in_vllms_own_batch(served: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests join, end and change places in vLLM's own batch, which closes gaps as its V1 runner does."""
+    batches = pytest.importorskip("vllm.v1.worker.gpu_input_batch", reason="vLLM's V1 runner is not installed")
+    sampler, sampling = (
+        importlib.import_module(f"vllm.{name}") for name in ("v1.sample.logits_processor", "sampling_params")
+    )
+    for module in [one for name, one in sys.modules.items() if name.startswith("vllm.") and hasattr(one, "PIN_MEMORY")]:
+        monkeypatch.setattr(module, "PIN_MEMORY", False)  # pinned memory needs a GPU
+    cpu, chance = torch.device("cpu"), random.Random(seed)
+    processor = adapter.PerceptionLogitsProcessorV1(served, cpu, False)
+    batch = batches.InputBatch(8, 1024, 1024, cpu, WIDTH, [16], [64], logitsprocs=sampler.LogitsProcessors([processor]))
+    running: dict[str, tuple[GrammarConfig | None, list[int], list[int], int | None]] = {}
+    for step, request in enumerate(requests(seed, 40)):
+        for name in [name for name in running if chance.random() < 0.25]:
+            batch.remove_request(name)
+            del running[name]
+        if len(running) < 8:
+            config, prompt, written, budget = request
+            arguments = {"perceptok": config.to_dict()} if config else None
+            params = sampling.SamplingParams(temperature=0, max_tokens=budget, extra_args=arguments)
+            output: list[int] = []
+            state = batches.CachedRequestState(
+                req_id=str(step),
+                prompt_token_ids=prompt,
+                mm_features=[],
+                sampling_params=params,
+                generator=None,
+                block_ids=([],),
+                num_computed_tokens=0,
+                output_token_ids=output,
+            )
+            batch.add_request(state)
+            running[str(step)] = (config, prompt, output, budget)
+            output.extend(written)
+        batch.condense()
+        if len(running) > 1 and chance.random() < 0.5:
+            batch.swap_states(*chance.sample(range(len(running)), 2))
+        batch.refresh_metadata()
+        logits = torch.randn(len(running), WIDTH)
+        held = processor.apply(logits.clone())
+        for name, (config, prompt, written, budget) in running.items():
+            row = batch.req_id_to_index[name]
+            expected = logits[row] if config is None else alone(config, prompt, written, budget, logits[row])
+            assert torch.equal(held[row], expected), (step, name)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm() -> None:
     adapter.__getattr__.cache_clear()
