@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from perceptok.boxes.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
     from perceptok.boxes.parsing import parse_boxes
     from perceptok.boxes.records import BoxRecord
-    from perceptok.decoding.consistency import CountConsistency, MarkerConsistency
+    from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
     from perceptok.decoding.fast_generation import generate_perception
     from perceptok.decoding.gbnf import perception_gbnf
     from perceptok.decoding.grammar import GrammarConfig
@@ -87,6 +87,7 @@ _HOMES = {
     "GrammarConfig": "perceptok.decoding.grammar",
     "ImageFrame": "perceptok.boxes.geometry",
     "LinearSchedule": "perceptok.objectives.curriculum",
+    "ListConsistency": "perceptok.decoding.consistency",
     "MalformedBlockError": "perceptok.errors",
     "MalformedBoxError": "perceptok.errors",
     "MarkerConsistency": "perceptok.decoding.consistency",
@@ -163,6 +164,7 @@ __all__ = [
     "GrammarConfig",
     "ImageFrame",
     "LinearSchedule",
+    "ListConsistency",
     "MalformedBlockError",
     "MalformedBoxError",
     "MarkerConsistency",

@@ -13,10 +13,11 @@ Pure Python without a framework: whoever adapts it to an engine needs the table 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
+from perceptok.configs import config_from_dict
 from perceptok.errors import ConfigError
 from perceptok.tokens import DEPTH_GRID, PIXEL
 
@@ -97,12 +98,9 @@ class GrammarConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GrammarConfig:
-        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError for an unknown key."""
-        unknown = sorted(values.keys() - {one.name for one in fields(cls)})
-        if unknown:
-            raise ConfigError(f"GrammarConfig has no {', '.join(unknown)}")
-        return cls(**values)
+    def from_dict(cls, values: object) -> GrammarConfig:
+        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError as `config_from_dict`."""
+        return config_from_dict(cls, values)
 
 
 class State(NamedTuple):
