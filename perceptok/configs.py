@@ -79,6 +79,8 @@ def _is(value: object, hint: Any) -> bool:
 
 
 def _spelled(hint: Any) -> str:
+    if hint is types.NoneType:
+        return "None"
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

@@ -65,7 +65,7 @@ def test_a_whole_number_is_a_float_and_becomes_one() -> None:
         ({"widths": 3}, "widths of Outer"),
         ({"widths": [1, "2"]}, "widths of Outer is int; got '2'"),
         ({"size": [1]}, "size of Outer"),
-        ({"limit": "none"}, "limit of Outer is int or NoneType"),
+        ({"limit": "none"}, "limit of Outer is int or None"),
         ({"shares": {"a": "half"}}, "shares of Outer is float"),
         ({"shares": [0.5]}, "shares of Outer"),
         ({"inner": {"rate": float("nan")}}, "rate of Inner is float"),
