@@ -126,6 +126,9 @@ def train(
     val: Annotated[list[str] | None, typer.Option("--val", help="Validation maps; may be repeated.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Add this many procedural maps.")] = 0,
     config: Annotated[Path | None, typer.Option(help="A training.json; keys left out take their defaults.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="A codec to go on from: a folder, a hub id, or `shipped`.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Override the configuration's.")] = None,
     kind: KindOption = None,
     unit: UnitOption = None,
@@ -139,9 +142,13 @@ def train(
     """Train a depth codec. An interrupted run is continued by the same command, to the same losses."""
     from perceptok.data.procedural import ProceduralDepthMaps
     from perceptok.depth.bank import MapBank
+    from perceptok.depth.model import model_config_to_dict
     from perceptok.depth.training import EpochReport, TrainingConfig, train_depth_codec
 
     values = _json(config) if config else {}
+    initial = _loaded(None if start == "shipped" else start, "cpu") if start else None
+    if initial is not None:
+        values.setdefault("model", model_config_to_dict(initial.model.config))
     settings = TrainingConfig.from_dict({**values, **({"steps": steps} if steps else {})})
     files = _found(paths, kind, unit, scale, invalid, source) if paths else []
     groups: dict[str, MapSource] = _by_source(files)
@@ -168,6 +175,7 @@ def train(
             settings,
             bank,
             val_bank,
+            initial=initial,
             output=output,
             report=report,
             advance=lambda _, loss: tick(None if math.isnan(loss) else f"loss {loss:.4f}"),

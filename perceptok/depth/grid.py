@@ -35,9 +35,9 @@ class GridConfig:
         codebook_dim: Dimension of a code.
     """
 
-    widths: tuple[int, ...] = (128, 192)
-    blocks: tuple[int, ...] = (2, 4)
-    heads: int = 6
+    widths: tuple[int, ...] = (64, 160)
+    blocks: tuple[int, ...] = (1, 3)
+    heads: int = 5
     expansion: int = 3
     codebook_size: int = 128
     codebook_dim: int = 32

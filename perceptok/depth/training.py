@@ -123,6 +123,7 @@ def train_depth_codec(
     train_maps: MapBank | Mapping[str, MapSource] | MapSource,
     val_maps: MapBank | Mapping[str, MapSource] | MapSource | None = None,
     *,
+    initial: DepthCodec | None = None,
     output: str | Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     advance: Callable[[int, float], None] = lambda _step, _loss: None,
@@ -134,6 +135,7 @@ def train_depth_codec(
         config: What to train.
         train_maps: (nearness, valid) pairs by source, a sequence of such pairs, or a bank built from them.
         val_maps: The same, for the figures in the log; nothing is decided by them.
+        initial: A codec to go on from, of the configuration's model; its codes change their meaning with the training.
         output: Folder for the codec, the log and the state to resume from; a run found there is continued. Without it
             nothing is written.
         report: Called after every epoch, in the main process.
@@ -144,6 +146,7 @@ def train_depth_codec(
         The codec, its weights rounded to half precision (as they are saved).
 
     Raises:
+        ConfigError: The model of `initial` is another one than the configuration's.
         TrainingError: No maps, validation maps that are also training maps, a loss that is not finite, or a run of
             another configuration in `output`.
     """
@@ -152,7 +155,7 @@ def train_depth_codec(
     if val_bank is not None:
         _refuse_overlap(bank, val_bank)
     run = RunFolder(Path(output), config.to_dict()) if output is not None else None
-    trainer = _Trainer(config, bank, val_bank, accelerator)
+    trainer = _Trainer(config, bank, val_bank, accelerator, initial)
     start = trainer.restore(run.read_state()) if run is not None and run.has_state else 0
     if run is not None and accelerator.is_main_process:
         run.begin(start, trainer.state(start))
@@ -194,8 +197,16 @@ class _Learner(nn.Module):
 
 class _Trainer:
     def __init__(
-        self, config: TrainingConfig, bank: MapBank, val_bank: MapBank | None, accelerator: Accelerator
+        self,
+        config: TrainingConfig,
+        bank: MapBank,
+        val_bank: MapBank | None,
+        accelerator: Accelerator,
+        initial: DepthCodec | None,
     ) -> None:
+        self.initial = initial.model if initial is not None else None
+        if self.initial is not None and self.initial.config != config.model:
+            raise ConfigError(f"the codec to go on from is a {self.initial.config}, the configuration's {config.model}")
         self.config, self.accelerator, self.device = config, accelerator, accelerator.device
         parts = accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
@@ -210,6 +221,8 @@ class _Trainer:
         self.shares = np.array(list(shares.values()))
         torch.manual_seed(config.seed)
         learner = _Learner(config)
+        if self.initial is not None:
+            learner.model.load_state_dict(self.initial.state_dict())
         groups = [
             {"params": [p for p in learner.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in learner.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -244,6 +257,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         total = torch.zeros(2, device=self.device)
+        self.bare.quantizer.revive(step < round(self.config.quantizer.revive_until * self.config.steps))
         self.learner.train()
         for seen, maps, valid in self._parts(step):
             with self.accelerator.autocast():
@@ -278,11 +292,15 @@ class _Trainer:
             yield to_network(seen)[mine], to_network(maps)[mine], valid[mine]
 
     def _seed_codebook(self) -> None:
-        """Show the quantiser the first batch without learning from it, so that k-means sees trained processes alike."""
+        """Show the quantiser the first batch without learning from it, so that every process places codes alike."""
         torch.manual_seed(self.config.seed)
         with torch.no_grad():
             seen, _, _ = next(self._parts(0))
-            self.bare.quantizer.initialise(self.bare.model.features(seen[:, None]))
+            features = self.bare.model.features(seen[:, None])
+            if self.initial is None:
+                self.bare.quantizer.initialise(features)
+            else:
+                self.bare.quantizer.take(self.initial.codebook.to(self.device), features)
 
     def _learning_rate(self, step: int) -> float:
         config = self.config

@@ -152,7 +152,15 @@ def test_train(maps: Path, tmp_path: Path) -> None:
         10,
         10,
     )
+    (tmp_path / "further.json").write_text(json.dumps({key: value for key, value in TINY.items() if key != "model"}))
+    further = [*words[:-1], tmp_path / "further.json", "--from", tmp_path / "run"]
+    done = run(*further, "-o", tmp_path / "further")
+    assert done.exit_code == 0, done.output
+    first, second = (pt.DepthCodec.from_pretrained(tmp_path / name) for name in ("run", "further"))
+    assert second.model.config == first.model.config
+    assert second.fingerprint != first.fingerprint
     for more, message in (
+        (["-o", tmp_path / "x", "--from", "shipped"], "go on from"),
         (["-o", tmp_path / "run"], "finished run"),
         (["-o", tmp_path / "b", "--val", maps], "both training and validation"),
     ):

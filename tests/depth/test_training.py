@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from perceptok.depth.aurora import AuroraConfig
 from perceptok.depth.bank import MapBank, draw_shares
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.grid import GridConfig
-from perceptok.depth.quantizer import QuantizerConfig
+from perceptok.depth.quantizer import Quantizer, QuantizerConfig
 from perceptok.depth.runs import RunFolder
 from perceptok.depth.training import CollapseWarning, EpochReport, TrainingConfig, _Learner, train_depth_codec
 from perceptok.errors import ConfigError, OutputError, TrainingError
@@ -32,6 +33,7 @@ SMALL = TrainingConfig(
     batch_size=4,
     warmup=2,
     collapse_below=0,
+    quantizer=QuantizerConfig(diversity=0.01),
     augmentation=AugmentationConfig(noise=0.02, hide=0.5),
 )
 
@@ -136,7 +138,7 @@ def test_reference_architecture_trains(bank: MapBank) -> None:
             **SMALL.to_dict(),
             "steps": 2,
             "model": {"architecture": "aurora", "hidden_dim": 2, "codebook_dim": 8},
-            "quantizer": {"kmeans_init": False, "revive_below": 0, "rotation_trick": False},
+            "quantizer": {"kmeans_init": False, "revive_below": 0, "rotation_trick": False, "diversity": 0},
             "schedule": "exponential",
         }
     )
@@ -278,5 +280,72 @@ def test_bank_is_the_same_from_worker_processes() -> None:
 
 
 def test_reference_quantiser_is_a_configuration() -> None:
-    reference = QuantizerConfig(kmeans_init=False, revive_below=0, rotation_trick=False)
+    reference = QuantizerConfig(kmeans_init=False, revive_below=0, rotation_trick=False, diversity=0)
     assert (reference.decay, reference.commitment) == (0.99, 0.25)
+
+
+def test_codes_are_revived_until_it_is_switched_off() -> None:
+    torch.manual_seed(0)
+    quantizer = Quantizer(QuantizerConfig(kmeans_init=False, revive_below=2), 8, 4).train()
+    features = torch.randn(2, 10, 10, 4)
+
+    def unused() -> torch.Tensor:
+        """The vector of a code that no feature is near, after it has been placed far away and a batch gone by."""
+        with torch.no_grad():
+            quantizer.codebook[0] = 1e3
+            quantizer.quantize._codebook.embed_avg[0, 0] = 1e3
+            quantizer.quantize._codebook.cluster_size[0, 0] = 1.0
+        quantizer(features)
+        return quantizer.codebook[0].clone()
+
+    quantizer.revive(False)
+    assert unused().min() > 100
+    quantizer.revive(True)
+    assert unused().abs().max() < 10
+
+
+def test_revival_ends_where_the_configuration_says(bank: MapBank) -> None:
+    """Two runs that differ in it alone part there, and not before."""
+
+    def losses(revive_until: float) -> list[float]:
+        reports: list[EpochReport] = []
+        quantizer = QuantizerConfig(revive_below=20, revive_until=revive_until)
+        train_depth_codec(replace(SMALL, quantizer=quantizer, epoch_steps=1), bank, report=reports.append, cpu=True)
+        return [one.loss for one in reports]
+
+    whole, half = losses(1.0), losses(0.5)
+    # The update that revives first shows in the loss of the next one.
+    assert whole[:4] == half[:4]
+    assert all(one != other for one, other in zip(whole[4:], half[4:], strict=True))
+
+
+def test_going_on_from_a_codec(bank: MapBank, val_bank: MapBank, finished: tuple[Path, DepthCodec]) -> None:
+    """At a rate of next to nothing it stays what it was; with another model it is refused."""
+    codec = finished[1]
+    quiet = replace(SMALL, learning_rate=1e-12, quantizer=QuantizerConfig(revive_below=0, decay=0.999999))
+    before: list[EpochReport] = []
+    after: list[EpochReport] = []
+    train_depth_codec(SMALL, bank, val_bank, report=before.append, cpu=True)
+    still = train_depth_codec(quiet, bank, val_bank, initial=codec, report=after.append, cpu=True)
+    assert torch.allclose(still.codebook, codec.codebook, atol=1e-3)
+    assert after[-1].val_rmse == pytest.approx(before[-1].val_rmse, rel=1e-3)
+    other = replace(SMALL, model=GridConfig(widths=(8, 16), blocks=(1, 1), heads=2, codebook_dim=8))
+    with pytest.raises(ConfigError, match="go on from"):
+        train_depth_codec(other, bank, initial=codec, cpu=True)
+
+
+def test_diversity_is_the_entropy_of_the_batch() -> None:
+    torch.manual_seed(0)
+    config = QuantizerConfig(kmeans_init=False, revive_below=0, commitment=0, diversity=0.5, diversity_temperature=3)
+    quantizer = Quantizer(config, 8, 4).train()
+    codebook = quantizer.codebook.clone()
+    features = torch.randn(2, 10, 10, 4, requires_grad=True)
+    loss = quantizer(features).loss
+    shares = (-3 * torch.cdist(features.detach().view(-1, 4), codebook)).softmax(-1).mean(0)
+    assert loss.item() == pytest.approx(float(0.5 * (shares * shares.log()).sum()), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, features)
+    further = Quantizer(config, 8, 4).train()
+    with torch.no_grad():
+        further.codebook.copy_(codebook)
+        assert further(features - 0.1 * gradient / gradient.norm()).loss < loss
+        assert quantizer.eval()(features).loss == 0
