@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -47,3 +51,24 @@ def cpu_seconds() -> Callable[[Callable[[], object]], float]:
             gc.enable()
 
     return measured
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[[Path], list[Any]]:
+    """Runs a script under torch's launcher, with a folder as its argument; gives what each wrote there as JSON."""
+
+    def run(script: Path) -> list[Any]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            [*launcher, str(script), str(tmp_path)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+    return run

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,26 +86,10 @@ def test_killed_run_goes_on_to_the_same_losses(
     assert codec.fingerprint == finished[1].fingerprint
 
 
-def test_two_processes_train_what_one_trains(finished: tuple[Path, DepthCodec], tmp_path: Path) -> None:
-    script = Path(__file__).with_name("two_processes.py")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+def test_two_processes_train_what_one_trains(
+    finished: tuple[Path, DepthCodec], tmp_path: Path, in_two_processes: Callable[[Path], list[Any]]
+) -> None:
+    first, second = in_two_processes(Path(__file__).with_name("two_processes.py"))
     assert first["codebook"] == second["codebook"]
     together = DepthCodec.from_pretrained(tmp_path / "run")
     assert torch.allclose(together.codebook, finished[1].codebook, atol=2e-3)
@@ -115,13 +97,6 @@ def test_two_processes_train_what_one_trains(finished: tuple[Path, DepthCodec], 
         for row, expected in zip(csv.DictReader(file), csv.DictReader(alone), strict=True):
             assert float(row["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-3)
             assert float(row["val_rmse"]) == pytest.approx(float(expected["val_rmse"]), rel=2e-2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_accumulation_trains_on_the_same_maps(bank: MapBank) -> None:

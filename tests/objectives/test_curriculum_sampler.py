@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,20 +142,8 @@ def test_through_accelerate() -> None:
     assert len(rest) == 43
 
 
-def test_through_accelerate_in_two_processes(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("draw_in_two.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+def test_through_accelerate_in_two_processes(in_two_processes: Callable[[Path], list[Any]]) -> None:
+    ranks = in_two_processes(Path(__file__).with_name("draw_in_two.py"))
     whole = list(sampler())
     for key in ("shard", "dispatch", "workers"):
         assert [ranks[0][key], ranks[1][key]] == [whole[::2], whole[1::2]], key

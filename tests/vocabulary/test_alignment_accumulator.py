@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,25 +113,13 @@ def test_alone_the_reduced_one_is_a_copy() -> None:
     assert gathered.positions == 40
 
 
-def test_two_processes_gather_what_one_gathers(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("gather_in_two.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_processes_gather_what_one_gathers(in_two_processes: Callable[[Path], list[Any]]) -> None:
+    ranks = in_two_processes(Path(__file__).with_name("gather_in_two.py"))
     alone = AlignmentAccumulator(5, 7)
     for seed in range(4):
         soft, _, logs = batch(seed)
         alone.update(soft, logs)
-    for rank in range(2):
-        result = json.loads((tmp_path / f"rank{rank}.json").read_text())
+    for result in ranks:
         for reduced in ("first", "second"):
             assert torch.allclose(torch.tensor(result[reduced], dtype=torch.float64), alone.cost, rtol=1e-13)
         assert result["positions"] == [160, 160, 80]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -127,22 +124,10 @@ def test_the_whole_matrices(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     assert not model.model.layers[0].self_attn.q_proj.weight.requires_grad
 
 
-def test_two_processes_move_the_same_new_rows(tmp_path: Path) -> None:
+def test_two_processes_move_the_same_new_rows(in_two_processes: Callable[[Path], list[Any]]) -> None:
     """DistributedDataParallel averages gradients after they were masked; a step without it accumulates them."""
-    script = Path(__file__).with_name("train_in_two.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for rank in range(2):
-        result = json.loads((tmp_path / f"rank{rank}.json").read_text())
+    ranks = in_two_processes(Path(__file__).with_name("train_in_two.py"))
+    for result in ranks:
         assert result == {tied: {"old": 0, "new": 130, "equal": True} for tied in ("False", "True")}
 
 
