@@ -92,10 +92,10 @@ class TestConfig:
         ("values", "message"),
         [
             ({"sizes": 320}, "unknown keys in Preprocessing: sizes"),
-            ({"resize": "bicubic"}, "nearest; got 'bicubic'"),
+            ({"resize": "bicubic"}, "one of 'area', 'nearest'; got 'bicubic'"),
             ({"size": 0}, "size >= 1"),
             ({"low": 1.0, "high": 1.0}, "low < high"),
-            ({"low": float("nan")}, "low < high"),
+            ({"low": float("nan")}, "low of Preprocessing is float; got nan"),
         ],
     )
     def test_what_is_refused(self, values: dict[str, object], message: str) -> None:
