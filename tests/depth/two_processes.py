@@ -17,4 +17,5 @@ if __name__ == "__main__":
     val_bank = MapBank.build({"procedural": ProceduralDepthMaps(seed=1, length=3, size=64)})
     codec = train_depth_codec(SMALL, bank, val_bank, output=folder / "run", cpu=True)
     (folder / f"rank{distributed.get_rank()}.json").write_text(json.dumps({"codebook": codec.codebook.tolist()}))
+    distributed.barrier()  # a group that ends while the other works in it takes the process down
     distributed.destroy_process_group()

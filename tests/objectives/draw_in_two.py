@@ -27,4 +27,5 @@ if __name__ == "__main__":
         result[name] = [batch.tolist() for batch in loader]
         result[f"{name}_skipped"] = [batch.tolist() for batch in skip_first_batches(loader, 5)]
     (Path(sys.argv[1]) / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
+    distributed.barrier()  # a group that ends while the other works in it takes the process down
     distributed.destroy_process_group()

@@ -23,4 +23,5 @@ if __name__ == "__main__":
         "positions": [first.positions, second.positions, gathered.positions],
     }
     (Path(sys.argv[1]) / f"rank{rank}.json").write_text(json.dumps(result))
+    distributed.barrier()  # a group that ends while the other works in it takes the process down
     distributed.destroy_process_group()

@@ -47,4 +47,6 @@ if __name__ == "__main__":
             "equal": all(torch.equal(*gathered) for gathered in others),
         }
     (Path(sys.argv[1]) / f"rank{rank}.json").write_text(json.dumps(result))
+    del wrapped
+    distributed.barrier()  # a group that ends while the other works in it takes the process down
     distributed.destroy_process_group()
