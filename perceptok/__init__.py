@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from perceptok.decoding.structural_tag import perception_structural_tag
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
     from perceptok.depth.maps import DepthMap, Nearness
-    from perceptok.depth.training import TrainingConfig, train_depth_codec
+    from perceptok.depth.recipe import TrainingConfig
+    from perceptok.depth.training import train_depth_codec
     from perceptok.errors import (
         AlignmentError,
         AnnotationError,
@@ -104,7 +105,7 @@ _HOMES = {
     "TemperatureSchedule": "perceptok.objectives.curriculum",
     "TokenSet": "perceptok.tokens",
     "TokenStream": "perceptok.decoding.stream",
-    "TrainingConfig": "perceptok.depth.training",
+    "TrainingConfig": "perceptok.depth.recipe",
     "TrainingError": "perceptok.errors",
     "VocabularyAlignment": "perceptok.vocabulary.alignment",
     "VocabularyError": "perceptok.errors",

@@ -143,7 +143,8 @@ def train(
     from perceptok.data.procedural import ProceduralDepthMaps
     from perceptok.depth.bank import MapBank
     from perceptok.depth.model import model_config_to_dict
-    from perceptok.depth.training import EpochReport, TrainingConfig, train_depth_codec
+    from perceptok.depth.recipe import TrainingConfig
+    from perceptok.depth.training import EpochReport, train_depth_codec
 
     values = _json(config) if config else {}
     initial = _loaded(None if start == "shipped" else start, "cpu") if start else None

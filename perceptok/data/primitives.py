@@ -6,6 +6,7 @@ affine map. Such a map keeps the ray parameter: distances found in the canonical
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -36,7 +37,7 @@ _ONE = np.float32(1)
 _AWAY_FROM_ZERO = np.float32(1e-12)
 
 
-class Shape:
+class Shape(ABC):
     """A two-sided surface in its canonical frame.
 
     `extents` is the half size of the box around the canonical origin that holds the surface.
@@ -46,6 +47,7 @@ class Shape:
     solid: ClassVar[bool] = True
     """Whether the surface encloses a volume that a camera should not be in."""
 
+    @abstractmethod
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
         """Smallest s >= start at which `point + s * direction` lies on the surface.
 
@@ -57,11 +59,10 @@ class Shape:
         Returns:
             One float32 per ray; inf or NaN where the ray misses.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def normal(self, points: Floats) -> Floats:
         """Gradient directions, of any length and sign, at points (N, 3) on the surface -> (N, 3)."""
-        raise NotImplementedError
 
 
 def _first(candidates: Sequence[Array], start: float) -> Array:
@@ -83,9 +84,9 @@ class _Flat(Shape):
     extents = (1.0, 1.0, 0.0)
     solid: ClassVar[bool] = False
 
+    @abstractmethod
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
         """Whether points of the plane belong to the patch."""
-        raise NotImplementedError
 
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
         """The one hit of the plane, where it belongs to the patch."""

@@ -7,6 +7,7 @@ and every candidate of assisted decoding, counts as an answer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class Interventions(NamedTuple):
         return self.changed / self.answers if self.answers else float("nan")
 
 
-class _Consistency(LogitsProcessor):
+class _Consistency(LogitsProcessor, ABC):
     """After a cue in the answer, the tokens of one spelling and no others. Looks at ids on the host, row by row."""
 
     supports_continuous_batching = False
@@ -82,8 +83,9 @@ class _Consistency(LogitsProcessor):
             held[number, wanted] = kept
         return held
 
+    @abstractmethod
     def _spelled(self, answer: list[int]) -> Sequence[int]:
-        raise NotImplementedError
+        """The ids of what the evidence in an answer up to its cue says; none where it says nothing."""
 
 
 class CountConsistency(_Consistency):

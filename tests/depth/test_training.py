@@ -20,8 +20,9 @@ from perceptok.depth.bank import MapBank, draw_shares
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.grid import GridConfig
 from perceptok.depth.quantizer import Quantizer, QuantizerConfig
+from perceptok.depth.recipe import TrainingConfig
 from perceptok.depth.runs import RunFolder
-from perceptok.depth.training import CollapseWarning, EpochReport, TrainingConfig, _Learner, train_depth_codec
+from perceptok.depth.training import CollapseWarning, EpochReport, _Learner, train_depth_codec
 from perceptok.errors import ConfigError, OutputError, TrainingError
 
 SMALL = TrainingConfig(
