@@ -5,11 +5,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.fast_generation import generate_perception
-from perceptok.decoding.grammar import GrammarConfig
-from perceptok.decoding.hf import PerceptionLogitsProcessor
-from perceptok.decoding.parsing import parse_generation
-from perceptok.decoding.stream import TokenStream
+from perceptok.decoding.engines.fast_generation import generate_perception
+from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
+from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.decoding.reading.parsing import parse_generation
+from perceptok.decoding.reading.stream import TokenStream
 
 # A tokenizer of a few words, and the perception tokens.
 words = ["<unk>", "<s>", "</s>", "the", "map", "box", "near", "far", "(", ",", ")", "."]

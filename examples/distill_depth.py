@@ -12,8 +12,8 @@ from perceptok.objectives.distillation import distillation_loss
 from perceptok.objectives.reconstruction import reconstruction_loss
 from perceptok.objectives.targets import next_token_targets
 from perceptok.objectives.weights import ObjectiveWeights
-from perceptok.vocabulary.accumulator import AlignmentAccumulator
-from perceptok.vocabulary.alignment import VocabularyAlignment, align_vocabularies
+from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
 
 torch.manual_seed(0)
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<s>": 0})))

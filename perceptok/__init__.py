@@ -7,26 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perceptok.boxes.annotation_writing import rewrite_annotations, write_annotations
-    from perceptok.boxes.annotations import read_annotations
     from perceptok.boxes.codec import BoxCodec
-    from perceptok.boxes.geometry import ImageFrame
-    from perceptok.boxes.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
-    from perceptok.boxes.parsing import parse_boxes
-    from perceptok.boxes.records import BoxRecord
+    from perceptok.boxes.datasets.annotations import read_annotations
+    from perceptok.boxes.datasets.records import BoxRecord
+    from perceptok.boxes.datasets.writing import rewrite_annotations, write_annotations
+    from perceptok.boxes.frames.geometry import ImageFrame
+    from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
+    from perceptok.boxes.text.parsing import parse_boxes
     from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
-    from perceptok.decoding.fast_generation import generate_perception
-    from perceptok.decoding.gbnf import perception_gbnf
-    from perceptok.decoding.grammar import GrammarConfig
-    from perceptok.decoding.hf import PerceptionLogitsProcessor
-    from perceptok.decoding.lark import perception_lark
-    from perceptok.decoding.parsing import parse_generation
-    from perceptok.decoding.stream import TokenStream
-    from perceptok.decoding.structural_tag import perception_structural_tag
+    from perceptok.decoding.engines.fast_generation import generate_perception
+    from perceptok.decoding.engines.gbnf import perception_gbnf
+    from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
+    from perceptok.decoding.engines.lark import perception_lark
+    from perceptok.decoding.engines.structural_tag import perception_structural_tag
+    from perceptok.decoding.grammar.automaton import GrammarConfig
+    from perceptok.decoding.reading.parsing import parse_generation
+    from perceptok.decoding.reading.stream import TokenStream
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
-    from perceptok.depth.maps import DepthMap, Nearness
-    from perceptok.depth.recipe import TrainingConfig
-    from perceptok.depth.training import train_depth_codec
+    from perceptok.depth.maps.depth_map import DepthMap, Nearness
+    from perceptok.depth.training.recipe import TrainingConfig
+    from perceptok.depth.training.trainer import train_depth_codec
     from perceptok.errors import (
         AlignmentError,
         AnnotationError,
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from perceptok.objectives.targets import NextTokenTargets, next_token_targets
     from perceptok.objectives.weights import ObjectiveWeights
     from perceptok.tokens import DEPTH, PIXEL, TokenSet
-    from perceptok.vocabulary.accumulator import AlignmentAccumulator
-    from perceptok.vocabulary.alignment import VocabularyAlignment, align_vocabularies
+    from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
+    from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
     from perceptok.vocabulary.extension import extend_vocabulary
     from perceptok.vocabulary.lookup import PerceptionVocabulary
     from perceptok.vocabulary.remapping import consecutive_vocabulary, remap_ids, remap_rows
@@ -69,13 +69,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AlignmentAccumulator": "perceptok.vocabulary.accumulator",
+    "AlignmentAccumulator": "perceptok.vocabulary.alignment.accumulator",
     "AlignmentError": "perceptok.errors",
     "AnnotationError": "perceptok.errors",
     "BoxCodec": "perceptok.boxes.codec",
     "BoxError": "perceptok.errors",
-    "BoxRecord": "perceptok.boxes.records",
-    "BoxScores": "perceptok.boxes.metrics",
+    "BoxRecord": "perceptok.boxes.datasets.records",
+    "BoxScores": "perceptok.boxes.scores.metrics",
     "CheckpointError": "perceptok.errors",
     "ConfigError": "perceptok.errors",
     "ConstraintError": "perceptok.errors",
@@ -83,33 +83,33 @@ _HOMES = {
     "CurriculumSampler": "perceptok.objectives.sampler",
     "DEPTH": "perceptok.tokens",
     "DepthCodec": "perceptok.depth.codec",
-    "DepthMap": "perceptok.depth.maps",
+    "DepthMap": "perceptok.depth.maps.depth_map",
     "DepthMapError": "perceptok.errors",
-    "GrammarConfig": "perceptok.decoding.grammar",
-    "ImageFrame": "perceptok.boxes.geometry",
+    "GrammarConfig": "perceptok.decoding.grammar.automaton",
+    "ImageFrame": "perceptok.boxes.frames.geometry",
     "LinearSchedule": "perceptok.objectives.curriculum",
     "ListConsistency": "perceptok.decoding.consistency",
     "MalformedBlockError": "perceptok.errors",
     "MalformedBoxError": "perceptok.errors",
     "MarkerConsistency": "perceptok.decoding.consistency",
     "MissingExtraError": "perceptok.errors",
-    "Nearness": "perceptok.depth.maps",
+    "Nearness": "perceptok.depth.maps.depth_map",
     "NextTokenTargets": "perceptok.objectives.targets",
     "ObjectiveError": "perceptok.errors",
     "ObjectiveWeights": "perceptok.objectives.weights",
     "OutputError": "perceptok.errors",
     "PIXEL": "perceptok.tokens",
-    "PerceptionLogitsProcessor": "perceptok.decoding.hf",
+    "PerceptionLogitsProcessor": "perceptok.decoding.engines.hf",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
     "TemperatureSchedule": "perceptok.objectives.curriculum",
     "TokenSet": "perceptok.tokens",
-    "TokenStream": "perceptok.decoding.stream",
-    "TrainingConfig": "perceptok.depth.recipe",
+    "TokenStream": "perceptok.decoding.reading.stream",
+    "TrainingConfig": "perceptok.depth.training.recipe",
     "TrainingError": "perceptok.errors",
-    "VocabularyAlignment": "perceptok.vocabulary.alignment",
+    "VocabularyAlignment": "perceptok.vocabulary.alignment.mapping",
     "VocabularyError": "perceptok.errors",
-    "align_vocabularies": "perceptok.vocabulary.alignment",
+    "align_vocabularies": "perceptok.vocabulary.alignment.mapping",
     "auxiliary_log_probs": "perceptok.objectives.columns",
     "consecutive_vocabulary": "perceptok.vocabulary.remapping",
     "count_loss": "perceptok.objectives.auxiliary",
@@ -117,31 +117,31 @@ _HOMES = {
     "curriculum_temperature": "perceptok.objectives.curriculum",
     "distillation_loss": "perceptok.objectives.distillation",
     "extend_vocabulary": "perceptok.vocabulary.extension",
-    "generate_perception": "perceptok.decoding.fast_generation",
-    "iou_matrix": "perceptok.boxes.metrics",
+    "generate_perception": "perceptok.decoding.engines.fast_generation",
+    "iou_matrix": "perceptok.boxes.scores.metrics",
     "load_aurora_checkpoint": "perceptok.depth.codec",
     "marker_loss": "perceptok.objectives.auxiliary",
-    "match_boxes": "perceptok.boxes.metrics",
+    "match_boxes": "perceptok.boxes.scores.metrics",
     "merging_loss": "perceptok.objectives.auxiliary",
     "next_token_targets": "perceptok.objectives.targets",
-    "parse_boxes": "perceptok.boxes.parsing",
-    "parse_generation": "perceptok.decoding.parsing",
+    "parse_boxes": "perceptok.boxes.text.parsing",
+    "parse_generation": "perceptok.decoding.reading.parsing",
     "peft_settings": "perceptok.vocabulary.trainable",
-    "perception_gbnf": "perceptok.decoding.gbnf",
-    "perception_lark": "perceptok.decoding.lark",
-    "perception_structural_tag": "perceptok.decoding.structural_tag",
-    "read_annotations": "perceptok.boxes.annotations",
+    "perception_gbnf": "perceptok.decoding.engines.gbnf",
+    "perception_lark": "perceptok.decoding.engines.lark",
+    "perception_structural_tag": "perceptok.decoding.engines.structural_tag",
+    "read_annotations": "perceptok.boxes.datasets.annotations",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
     "restore_text": "perceptok.vocabulary.sanitising",
-    "rewrite_annotations": "perceptok.boxes.annotation_writing",
+    "rewrite_annotations": "perceptok.boxes.datasets.writing",
     "sanitise_text": "perceptok.vocabulary.sanitising",
-    "score_boxes": "perceptok.boxes.metrics",
-    "train_depth_codec": "perceptok.depth.training",
+    "score_boxes": "perceptok.boxes.scores.metrics",
+    "train_depth_codec": "perceptok.depth.training.trainer",
     "trainable_parameters": "perceptok.vocabulary.trainable",
     "verify_adapter": "perceptok.vocabulary.trainable",
-    "write_annotations": "perceptok.boxes.annotation_writing",
+    "write_annotations": "perceptok.boxes.datasets.writing",
 }
 
 __all__ = [

@@ -17,10 +17,10 @@ from perceptok.errors import AnnotationError, OutputError, PerceptokError
 from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.boxes.annotations import AnnotationFile
-    from perceptok.boxes.metrics import BoxScores
-    from perceptok.boxes.records import BoxFailure, BoxRecord, ImageBoxes
-    from perceptok.boxes.scoring import Truth
+    from perceptok.boxes.datasets.annotations import AnnotationFile
+    from perceptok.boxes.datasets.records import BoxFailure, BoxRecord, ImageBoxes
+    from perceptok.boxes.scores.metrics import BoxScores
+    from perceptok.boxes.scores.scoring import Truth
 
 __all__ = ["app"]
 
@@ -62,7 +62,7 @@ def encode(
 ) -> None:
     """Encode the boxes of an annotation file to tokens."""
     from perceptok.boxes.codec import BoxCodec
-    from perceptok.boxes.records import BoxRecord
+    from perceptok.boxes.datasets.records import BoxRecord
 
     codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
     with _opened(output, force) as out:
@@ -95,7 +95,7 @@ def decode(
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
-    from perceptok.boxes.annotation_writing import rewrite_annotations, write_annotations
+    from perceptok.boxes.datasets.writing import rewrite_annotations, write_annotations
 
     failures: list[BoxFailure] = []
     left_out = 0
@@ -121,7 +121,7 @@ def draw(
     force: ForceOption = False,
 ) -> None:
     """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
-    from perceptok.boxes.records import BoxFailure
+    from perceptok.boxes.datasets.records import BoxFailure
 
     failures: list[BoxFailure] = []
     read = list(_read_records(records, failures))
@@ -156,7 +156,7 @@ def evaluate(
     """Score predicted boxes, or a model's answers, against the true ones."""
     from dataclasses import asdict
 
-    from perceptok.boxes.scoring import read_predictions, score_predictions
+    from perceptok.boxes.scores.scoring import read_predictions, score_predictions
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
@@ -196,8 +196,8 @@ def _columns(name: str, scores: BoxScores) -> list[str]:
 
 
 def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
-    from perceptok.boxes.drawing import draw_boxes, read_picture
-    from perceptok.boxes.records import ImageBoxes
+    from perceptok.boxes.datasets.records import ImageBoxes
+    from perceptok.boxes.scores.drawing import draw_boxes, read_picture
     from perceptok.files import atomic_write
 
     picture, boxes = read_picture(source), record.decoded()
@@ -214,14 +214,14 @@ def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
 
 
 def _read_annotations(source: str) -> AnnotationFile:
-    from perceptok.boxes.annotations import read_annotations
+    from perceptok.boxes.datasets.annotations import read_annotations
 
     return read_annotations(sys.stdin if source == "-" else source, strict=False)
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
     """The records of JSON lines; lines that are none go to the failures."""
-    from perceptok.boxes.records import BoxFailure, read_box_lines
+    from perceptok.boxes.datasets.records import BoxFailure, read_box_lines
 
     with _lines(source) as lines:
         for one in read_box_lines(lines, source):
@@ -232,8 +232,8 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
 
 
 def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
-    from perceptok.boxes.records import BoxFailure
-    from perceptok.boxes.scoring import Truth
+    from perceptok.boxes.datasets.records import BoxFailure
+    from perceptok.boxes.scores.scoring import Truth
 
     known: Sequence[ImageBoxes | BoxRecord]
     if source.suffix == ".jsonl":

@@ -32,8 +32,8 @@ def demo(
 def _depth_maps(picture: Path) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     from perceptok.depth.codec import DepthCodec
-    from perceptok.depth.collection import find_maps
-    from perceptok.depth.panel import draw_panel, panel_row
+    from perceptok.depth.folders.collection import find_maps
+    from perceptok.depth.scores.panel import draw_panel, panel_row
     from perceptok.files import atomic_write
 
     codec = DepthCodec.from_pretrained()
@@ -58,12 +58,12 @@ def _boxes(picture: Path) -> None:
     from PIL import Image
 
     from perceptok.boxes.codec import BoxCodec
-    from perceptok.boxes.drawing import draw_boxes
-    from perceptok.boxes.metrics import iou_matrix
-    from perceptok.boxes.records import BoxLabels, ImageBoxes
-    from perceptok.data.raycast import render
-    from perceptok.data.scenes import sample_scene
+    from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+    from perceptok.boxes.scores.drawing import draw_boxes
+    from perceptok.boxes.scores.metrics import iou_matrix
     from perceptok.files import atomic_write
+    from perceptok.scenes.layouts import sample_scene
+    from perceptok.scenes.raycast import render
 
     seen = render(sample_scene(seed=11, index=3), height=480, width=640)
     objects = [box for box in seen.boxes(min_pixels=300) if box.category not in _STAGE]

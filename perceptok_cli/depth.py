@@ -16,10 +16,10 @@ from perceptok_cli.console import finish, note, print_table, progress_bar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from perceptok.depth.bank import MapSource
     from perceptok.depth.codec import DepthCodec
-    from perceptok.depth.collection import MapFile
-    from perceptok.depth.report import DepthScore
+    from perceptok.depth.folders.collection import MapFile
+    from perceptok.depth.scores.report import DepthScore
+    from perceptok.depth.training.bank import MapSource
 
 __all__ = ["app"]
 
@@ -70,7 +70,7 @@ def encode(
     force: ForceOption = False,
 ) -> None:
     """Encode depth maps to tokens. An interrupted run is continued by the same command."""
-    from perceptok.depth.jobs import Failure, encode_files, encode_maps
+    from perceptok.depth.folders.jobs import Failure, encode_files, encode_maps
 
     maps = _found(paths, kind, unit, scale, invalid, source)
     loaded = _loaded(codec, device)
@@ -106,8 +106,8 @@ def decode(
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
-    from perceptok.depth.jobs import decode_records
-    from perceptok.depth.records import read_lines, read_records
+    from perceptok.depth.folders.jobs import decode_records
+    from perceptok.depth.folders.records import read_lines, read_records
 
     loaded = _loaded(codec, device)
     read = list(read_lines(sys.stdin, "standard input") if str(records) == "-" else read_records(records))
@@ -140,11 +140,11 @@ def train(
     tensorboard: Annotated[bool, typer.Option(help="Write a TensorBoard log too.")] = False,
 ) -> None:
     """Train a depth codec. An interrupted run is continued by the same command, to the same losses."""
-    from perceptok.data.procedural import ProceduralDepthMaps
-    from perceptok.depth.bank import MapBank
-    from perceptok.depth.model import model_config_to_dict
-    from perceptok.depth.recipe import TrainingConfig
-    from perceptok.depth.training import EpochReport, train_depth_codec
+    from perceptok.depth.networks.model import model_config_to_dict
+    from perceptok.depth.training.bank import MapBank
+    from perceptok.depth.training.recipe import TrainingConfig
+    from perceptok.depth.training.trainer import EpochReport, train_depth_codec
+    from perceptok.scenes.procedural import ProceduralDepthMaps
 
     values = _json(config) if config else {}
     initial = _loaded(None if start == "shipped" else start, "cpu") if start else None
@@ -199,7 +199,7 @@ def evaluate(
     force: ForceOption = False,
 ) -> None:
     """Score a codec on depth maps, by source, beside unquantised grids of the same maps."""
-    from perceptok.depth.report import evaluate_depth_codec
+    from perceptok.depth.scores.report import evaluate_depth_codec
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
@@ -233,8 +233,8 @@ def inspect(
     force: ForceOption = False,
 ) -> None:
     """Draw maps, what their tokens say, the error and the grid of codes."""
-    from perceptok.depth.jobs import Failure
-    from perceptok.depth.panel import PanelRow, draw_panel, panel_row
+    from perceptok.depth.folders.jobs import Failure
+    from perceptok.depth.scores.panel import PanelRow, draw_panel, panel_row
     from perceptok.errors import DepthMapError
     from perceptok.files import atomic_write
 
@@ -274,7 +274,7 @@ def _found(
     invalid: list[float] | None,
     source: list[str] | None,
 ) -> list[MapFile]:
-    from perceptok.depth.collection import find_maps
+    from perceptok.depth.folders.collection import find_maps
 
     def named() -> Iterator[str]:
         for path in paths:
@@ -300,7 +300,7 @@ def _loaded(codec: str | None, device: str) -> DepthCodec:
 
 
 def _by_source(files: list[MapFile]) -> dict[str, MapSource]:
-    from perceptok.depth.collection import MapFiles
+    from perceptok.depth.folders.collection import MapFiles
 
     names = dict.fromkeys(file.source for file in files)
     return {name: MapFiles(tuple(file for file in files if file.source == name)) for name in names}

@@ -10,7 +10,7 @@ import numpy as np
 
 from perceptok.boxes.arrays import BOTH_SIDES, FOUR_FLAGS, compared_sides, four_flags
 from perceptok.boxes.conventions import Convention, make_corners, to_corners
-from perceptok.boxes.geometry import ImageFrame
+from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.policies import BoxPolicies
 
 __all__ = ["BinGrid"]

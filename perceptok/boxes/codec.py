@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from perceptok.boxes.arrays import box_array, same_kind, upside_down
 from perceptok.boxes.bins import BinGrid
 from perceptok.boxes.conventions import Convention, checked_convention, from_corners
-from perceptok.boxes.geometry import ImageFrame
+from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.policies import BoxPolicies
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import PIXEL
@@ -224,14 +224,14 @@ class BoxCodec:
         return same_kind(from_corners(corners, convention), codes)
 
     def to_text(self, codes: ArrayLike | Tensor, *, form: Literal["aurora", "compact", "numeral"] = "aurora") -> str:
-        """Codes (N, 4) -> text, four tokens a box in the codec's order; see `perceptok.boxes.text.boxes_to_text`."""
-        from perceptok.boxes.text import boxes_to_text
+        """Codes (N, 4) -> text, four tokens a box in the codec's order; see `text.forms.boxes_to_text`."""
+        from perceptok.boxes.text.forms import boxes_to_text
 
         return boxes_to_text(self._checked_codes(codes), form=form, size=self.size)
 
     def from_text(self, text: str, *, strict: bool = True) -> np.ndarray:
-        """Text -> codes (N, 4) int64; see `perceptok.boxes.text.boxes_from_text`."""
-        from perceptok.boxes.text import boxes_from_text
+        """Text -> codes (N, 4) int64; see `text.forms.boxes_from_text`."""
+        from perceptok.boxes.text.forms import boxes_from_text
 
         return boxes_from_text(text, size=self.size, strict=strict)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceptok.boxes.geometry import shown_share
+from perceptok.boxes.frames.geometry import shown_share
 from perceptok.errors import BoxError
 
 __all__ = ["BoxPolicies"]

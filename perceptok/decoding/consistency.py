@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from perceptok.decoding.parsing import parse_generation
+from perceptok.decoding.reading.parsing import parse_generation
 from perceptok.errors import ConstraintError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 

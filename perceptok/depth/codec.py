@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from perceptok.depth.aurora import read_aurora_checkpoint
 from perceptok.depth.blocks import (
     block_from_bytes,
     block_from_text,
@@ -27,8 +26,9 @@ from perceptok.depth.blocks import (
     checked_codes,
 )
 from perceptok.depth.inputs import Depth, checked_nearness, owned
-from perceptok.depth.maps import DepthMap, Nearness
-from perceptok.depth.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
+from perceptok.depth.maps.depth_map import DepthMap, Nearness
+from perceptok.depth.networks.aurora import read_aurora_checkpoint
+from perceptok.depth.networks.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from perceptok.depth.maps import DepthMap, Nearness
+from perceptok.depth.maps.depth_map import DepthMap, Nearness
 from perceptok.errors import DepthMapError
 
 __all__ = ["Depth", "checked_nearness", "owned"]

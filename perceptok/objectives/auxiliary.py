@@ -14,7 +14,7 @@ from perceptok.errors import ObjectiveError
 from perceptok.objectives.columns import column_log_probs
 from perceptok.objectives.targets import NextTokenTargets
 from perceptok.tokens import DEPTH, TokenSet
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["count_loss", "marker_loss", "merging_loss"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from perceptok.errors import ObjectiveError
 from perceptok.objectives.columns import column_log_probs
 from perceptok.tokens import DEPTH, DEPTH_GRID, TokenSet
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["reconstruction_loss"]

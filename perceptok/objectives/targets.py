@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perceptok.errors import ObjectiveError
 from perceptok.tokens import DEPTH, TokenSet
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["NextTokenTargets", "next_token_targets"]

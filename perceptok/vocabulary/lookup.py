@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self, overload
+from typing import Self, overload
 
 import torch
 from torch import Tensor
 
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
+from perceptok.vocabulary.manifest import (
+    Manifest,
+    Tokenizer,
+    checked,
+    load_tokenizer,
+    read_manifest,
+    tokenizer_fingerprint,
+    write_manifest,
+)
 
-__all__ = ["PerceptionVocabulary", "Tokenizer", "tokenizer_fingerprint"]
+__all__ = ["PerceptionVocabulary"]
 
 KNOWN_SETS = (DEPTH, PIXEL)
-
-
-class Tokenizer(Protocol):
-    """What is asked of a tokenizer here: every fast one of transformers qualifies."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token -> id, added tokens included."""
-        ...
-
-    def __len__(self) -> int: ...
 
 
 class PerceptionVocabulary:
@@ -107,8 +104,6 @@ class PerceptionVocabulary:
             VocabularyError: No manifest, a damaged one, or one of another tokenizer or codec; the message names the
                 first difference.
         """
-        from perceptok.vocabulary.manifest import checked, load_tokenizer, read_manifest
-
         manifest = read_manifest(folder)
         found = load_tokenizer(folder) if tokenizer is None else tokenizer
         checked(manifest, found, codec_fingerprint)
@@ -127,11 +122,9 @@ class PerceptionVocabulary:
             VocabularyError: This vocabulary was not made from a tokenizer.
             OutputError: The file cannot be written.
         """
-        from perceptok.vocabulary.manifest import Manifest, write_manifest
-
         if codec_fingerprint is not None:
             self.codec_fingerprint = codec_fingerprint
-        write_manifest(folder, Manifest.of(self))
+        write_manifest(folder, self._manifest())
 
     def __repr__(self) -> str:
         """The sets with their lowest and highest ids."""
@@ -204,6 +197,14 @@ class PerceptionVocabulary:
             return _looked_up(self._perception, token_ids, 0)
         return 0 <= token_ids < self.size and bool(self._perception[token_ids])
 
+    def _manifest(self) -> Manifest:
+        if self.base_fingerprint is None:
+            raise VocabularyError(
+                "this vocabulary was not made from a tokenizer, so that no manifest can hold one to it; "
+                "make it with PerceptionVocabulary.from_tokenizer or extend_vocabulary"
+            )
+        return Manifest(self.token_sets, self.tokens, self.size, self.base_fingerprint, self.codec_fingerprint)
+
     def _id(self, token_set: TokenSet, token: str) -> int:
         self._require(token_set)
         return self._ids[token]
@@ -214,13 +215,6 @@ class PerceptionVocabulary:
                 f"this vocabulary has no {token_set.name} tokens, only "
                 f"{', '.join(one.name for one in self.token_sets)}; add them with extend_vocabulary"
             )
-
-
-def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSet], size: int) -> str:
-    """SHA-256 of the tokens with ids below `size` that are in no set, in order of id."""
-    ours = {token for one in token_sets for token in one.tokens}
-    base = sorted((index, token) for token, index in known.items() if index < size and token not in ours)
-    return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
 
 def _present(known: Mapping[str, int]) -> tuple[TokenSet, ...]:

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from perceptok.errors import OutputError, VocabularyError
 from perceptok.files import atomic_write
 from perceptok.tokens import TokenSet
-from perceptok.vocabulary.lookup import PerceptionVocabulary, Tokenizer, tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MANIFEST", "Manifest", "checked", "load_tokenizer", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "Tokenizer",
+    "checked",
+    "load_tokenizer",
+    "read_manifest",
+    "tokenizer_fingerprint",
+    "write_manifest",
+]
 
 MANIFEST = "perception_tokens.json"
 """Name of the file in a tokenizer's folder."""
 
 _FORMAT = 1
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer here: every fast one of transformers qualifies."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -41,16 +61,6 @@ class Manifest:
     size: int
     base: str
     codec: str | None
-
-    @classmethod
-    def of(cls, vocab: PerceptionVocabulary) -> Manifest:
-        """The manifest of a vocabulary; raises VocabularyError if it was not made from a tokenizer."""
-        if vocab.base_fingerprint is None:
-            raise VocabularyError(
-                "this vocabulary was not made from a tokenizer, so that no manifest can hold one to it; "
-                "make it with PerceptionVocabulary.from_tokenizer or extend_vocabulary"
-            )
-        return cls(vocab.token_sets, vocab.tokens, vocab.size, vocab.base_fingerprint, vocab.codec_fingerprint)
 
     def to_json(self) -> str:
         """As it is written, one token a line."""
@@ -153,6 +163,13 @@ def checked(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: str | N
             f"the DEPTH tokens mean codes of the codec {manifest.codec}, this codec is {codec_fingerprint}: codes of "
             "two codecs do not mix; load the codec that the model was trained with"
         )
+
+
+def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSet], size: int) -> str:
+    """SHA-256 of the tokens with ids below `size` that are in no set, in order of id."""
+    ours = {token for one in token_sets for token in one.tokens}
+    base = sorted((index, token) for token, index in known.items() if index < size and token not in ours)
+    return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
 
 def _fields(token_set: TokenSet) -> dict[str, object]:

@@ -13,9 +13,9 @@ from time import process_time
 import numpy as np
 import pytest
 
-from perceptok.boxes.answers import answer_to_text
-from perceptok.boxes.parsing import parse_boxes
-from perceptok.boxes.text import boxes_from_text, boxes_to_text
+from perceptok.boxes.text.answers import answer_to_text
+from perceptok.boxes.text.forms import boxes_from_text, boxes_to_text
+from perceptok.boxes.text.parsing import parse_boxes
 
 BOXES = 250_000
 _BOX = re.compile(r"\(<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>\)")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.geometry import ImageFrame
+from perceptok.boxes.frames.geometry import ImageFrame
 
 VGA = (640, 480)
 ENCODE = "1,000,000 boxes (float64) -> codes"

@@ -15,9 +15,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PrefixConstrainedLogitsProcessor
 
 import perceptok as pt
-from perceptok.decoding.fast_generation import generate_perception
-from perceptok.decoding.grammar import GrammarConfig
-from perceptok.decoding.hf import PerceptionLogitsProcessor
+from perceptok.decoding.engines.fast_generation import generate_perception
+from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
+from perceptok.decoding.grammar.automaton import GrammarConfig
 
 BATCHES = (1, 16, 256)
 WIDTHS = (32_000, 128_000, 256_000)

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.data.procedural import ProceduralDepthMaps
-from perceptok.depth.aurora import AuroraConfig
-from perceptok.depth.collection import find_maps
-from perceptok.depth.jobs import decode_records, encode_files
-from perceptok.depth.model import DepthVQVAE
-from perceptok.depth.records import read_records
+from perceptok.depth.folders.collection import find_maps
+from perceptok.depth.folders.jobs import decode_records, encode_files
+from perceptok.depth.folders.records import read_records
+from perceptok.depth.networks.aurora import AuroraConfig
+from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.scenes.procedural import ProceduralDepthMaps
 
 MAPS = 512
 

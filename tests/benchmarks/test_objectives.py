@@ -21,7 +21,7 @@ from torch import Tensor
 
 import perceptok as pt
 from perceptok.objectives.distillation import distillation_loss
-from perceptok.vocabulary.alignment import VocabularyAlignment, align_vocabularies
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
 
 SHAPE = (4, 2048, 32000)
 KINDS = ("cross entropy", "hard teacher", "soft teacher", "soft, auxiliary", "soft, 100 of 2048")

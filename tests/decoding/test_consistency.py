@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_processor import block_ids, box_ids
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
 from perceptok.errors import ConstraintError
+from tests.decoding.engines.test_processor import block_ids, box_ids
 
 CUE = (5, 6)
 NUMBERS = {0: [4], 1: [14], 2: [15, 13]}

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perceptok.depth.codec import DepthCodec
-from perceptok.depth.grid import GridConfig
-from perceptok.depth.maps import DepthMap
-from perceptok.depth.model import DepthVQVAE
+from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth.networks.grid import GridConfig
+from perceptok.depth.networks.model import DepthVQVAE
 from perceptok.depth.preprocessing import Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 
 WORDS = 34
 

@@ -12,7 +12,7 @@ from perceptok.errors import AlignmentError, ObjectiveError
 from perceptok.objectives.columns import auxiliary_log_probs, column_log_probs
 from perceptok.objectives.distillation import distillation_loss
 from perceptok.tokens import TokenSet
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 
 WIDTH = 520
 """Columns of the logits: padded beyond the 500 tokens."""

@@ -10,7 +10,7 @@ import perceptok as pt
 from perceptok.errors import ObjectiveError
 from perceptok.objectives.distillation import distillation_loss
 from perceptok.objectives.targets import next_token_targets
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 
 
 def sequence(vocab: pt.PerceptionVocabulary, seed: int, text: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from perceptok.errors import ConfigError, ObjectiveError
 from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
 from perceptok.objectives.targets import NextTokenTargets, next_token_targets
 from perceptok.objectives.weights import ObjectiveWeights
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 
 
 @pytest.fixture

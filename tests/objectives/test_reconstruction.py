@@ -9,7 +9,7 @@ from torch import Tensor
 import perceptok as pt
 from perceptok.errors import ObjectiveError
 from perceptok.objectives.reconstruction import reconstruction_loss
-from perceptok.vocabulary.alignment import VocabularyAlignment
+from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
 
 VALUES = torch.linspace(0, 1, 128)
 

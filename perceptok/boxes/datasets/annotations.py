@@ -1,0 +1,282 @@
+"""COCO and LVIS annotation files -> the boxes of each image, entry by entry."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+
+import numpy as np
+
+from perceptok.boxes.datasets.records import BoxFailure, BoxLabels, ImageBoxes
+from perceptok.boxes.datasets.streaming import stream_json
+from perceptok.errors import AnnotationError
+
+__all__ = [
+    "FEDERATED",
+    "LISTS",
+    "AnnotationFile",
+    "check_lists",
+    "checked_category",
+    "opened_annotations",
+    "read_annotations",
+]
+
+LISTS = ("images", "annotations", "categories")
+"""What every file has."""
+
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""What only LVIS says of an image."""
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """What a file says.
+
+    Attributes:
+        images: In the file's order, each with its boxes in the file's order.
+        header: Everything but images and annotations: the categories with all their keys, info, licences.
+        failures: Entries that were left out, where the reader was not strict.
+    """
+
+    images: tuple[ImageBoxes, ...]
+    header: dict[str, Any]
+    failures: tuple[BoxFailure, ...] = ()
+
+
+def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
+    """Read a COCO or LVIS file entry by entry, whatever the order of its lists.
+
+    Only numbers are kept of an annotation (some 100 bytes), so that files with gigabytes of outlines can be read.
+    LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are kept; outlines, and what
+    an image has besides id, size and name, are not.
+
+    Args:
+        file: A path, or an open text file.
+        strict: Raise for the first entry that is wrong; otherwise leave such entries out and list them in `failures`.
+
+    Raises:
+        AnnotationError: Not JSON, cut off or empty; without `images`, `annotations` or `categories`; and, if strict,
+            an id twice, an annotation of an image or a category that is missing, an image without a size, a box that
+            is not four finite numbers with width and height from 0.
+    """
+    with opened_annotations(file) as (opened, where):
+        return _Reader(strict, where).read(opened)
+
+
+@contextmanager
+def opened_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
+    """A path or an open text file as an open text file, and what messages call it; raises AnnotationError."""
+    if not isinstance(file, str | Path):
+        yield file, getattr(file, "name", "the file")
+        return
+    try:
+        opened = Path(file).open(encoding="utf-8-sig")  # noqa: SIM115 - errors of the block are none of opening
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
+    with opened:
+        yield opened, str(file)
+
+
+def check_lists(found: Collection[str], where: str) -> None:
+    """Raises AnnotationError unless the keys of a file are those of an annotation file."""
+    missing = [key for key in LISTS if key not in found]
+    if missing:
+        raise AnnotationError(
+            f"{where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, annotations and "
+            f"categories. It has {', '.join(sorted(found)) or 'nothing'}"
+        )
+
+
+def checked_category(item: Any) -> dict[str, Any]:
+    """An entry of `categories`, if it has an id and a name; raises AnnotationError."""
+    if not isinstance(item, dict):
+        raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
+    _integers([item.get("id")], "id")
+    if not isinstance(item.get("name"), str):
+        raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
+    return item
+
+
+class _Reader:
+    """Gathers a file's entries, in whatever order they come."""
+
+    def __init__(self, strict: bool, where: str) -> None:
+        self._strict = strict
+        self._where = where
+        self._failures: list[BoxFailure] = []
+        self._header: dict[str, Any] = {}
+        self._categories: dict[int, str] = {}
+        self._images: dict[int, _Image] = {}
+        self._boxes = _Boxes()
+
+    def read(self, file: TextIO) -> AnnotationFile:
+        found = set()
+        for key, value in stream_json(file, LISTS, self._where):
+            found.add(key)
+            if key in LISTS:
+                take = {"images": self._image, "annotations": self._boxes.add, "categories": self._category}[key]
+                self._header.update({key: []} if key == "categories" else {})
+                for index, item in enumerate(value):
+                    self._tried(take, item, f"{key[:-1] if key != 'categories' else 'category'} {_id_of(item, index)}")
+            else:
+                self._header[key] = value
+        check_lists(found, self._where)
+        return self._assembled()
+
+    def _tried(self, take: Any, item: Any, name: str) -> None:
+        try:
+            if not isinstance(item, dict):
+                raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
+            take(item)
+        except KeyError as error:
+            self._failed(name, f"has no {error}")
+        except AnnotationError as error:
+            self._failed(name, str(error))
+
+    def _failed(self, name: str, reason: str) -> None:
+        if self._strict:
+            raise AnnotationError(f"{self._where}: {name}: {reason}")
+        self._failures.append(BoxFailure(name, reason))
+
+    def _category(self, item: dict[str, Any]) -> None:
+        number, name = checked_category(item)["id"], item["name"]
+        if number in self._categories:
+            raise AnnotationError("this id stands twice; the first is kept")
+        self._categories[number] = name
+        self._header["categories"].append(item)
+
+    def _image(self, item: dict[str, Any]) -> None:
+        number, width, height = (_integer(item, key) for key in ("id", "width", "height"))
+        if number in self._images:
+            raise AnnotationError("this id stands twice; the first is kept")
+        if width < 1 or height < 1:
+            raise AnnotationError(f"an image has at least one pixel; got {width} x {height}")
+        name = item.get("file_name")
+        if name is None and isinstance(item.get("coco_url"), str):  # LVIS 1.0
+            name = PurePosixPath(item["coco_url"]).name
+        if not isinstance(name, str) or not name:
+            raise AnnotationError("has neither file_name nor coco_url")
+        listed = [tuple(_integers(item[key], key)) if key in item else None for key in FEDERATED]
+        self._images[number] = _Image(name, width, height, listed[0], listed[1])
+
+    def _assembled(self) -> AnnotationFile:
+        rows: dict[int, list[int]] = {number: [] for number in self._images}
+        seen: set[int] = set()
+        boxes = self._boxes
+        for row, (number, image, category) in enumerate(zip(boxes.ids, boxes.images, boxes.categories, strict=True)):
+            reason = None
+            if number in seen:
+                reason = "this id stands twice; the first is kept"
+            elif image not in rows:
+                reason = f"names image {image}, which is missing or was refused"
+            elif category not in self._categories:
+                reason = f"names category {category}, which is missing or was refused"
+            if reason:
+                self._failed(f"annotation {number}", reason)
+            else:
+                seen.add(number)
+                rows[image].append(row)
+        corners = boxes.corners()
+        images = tuple(self._with_boxes(number, image, rows[number], corners) for number, image in self._images.items())
+        return AnnotationFile(images, self._header, tuple(self._failures))
+
+    def _with_boxes(self, number: int, image: _Image, rows: Sequence[int], corners: np.ndarray) -> ImageBoxes:
+        boxes = self._boxes
+        crowd = tuple(boxes.crowd[row] == 1 for row in rows)
+        ids = tuple(boxes.categories[row] for row in rows)
+        unknown = ({*(image.negative or ()), *(image.not_exhaustive or ())}) - self._categories.keys()
+        if unknown:
+            self._failed(f"image {number}", f"lists category {min(unknown)}, which is missing; left out of its lists")
+        negative, partial = (
+            None if listed is None else tuple(one for one in listed if one not in unknown)
+            for listed in (image.negative, image.not_exhaustive)
+        )
+        named = {*ids, *(negative or ()), *(partial or ())}
+        labels = BoxLabels(
+            category_ids=ids,
+            # LVIS has no crowds: nothing is written back where nothing was said.
+            crowd=crowd if boxes.says_crowd else (),
+            annotation_ids=tuple(boxes.ids[row] for row in rows),
+            areas=tuple(boxes.areas[row] for row in rows),
+            negative_category_ids=negative,
+            not_exhaustive_category_ids=partial,
+            categories={one: self._categories[one] for one in sorted(named)},
+        )
+        return ImageBoxes(image.name, image.width, image.height, corners[list(rows)], labels, number)
+
+
+@dataclass(frozen=True)
+class _Image:
+    name: str
+    width: int
+    height: int
+    negative: tuple[int, ...] | None
+    not_exhaustive: tuple[int, ...] | None
+
+
+@dataclass
+class _Boxes:
+    """Annotations as columns of plain numbers."""
+
+    ids: array[int] = field(default_factory=lambda: array("q"))
+    images: array[int] = field(default_factory=lambda: array("q"))
+    categories: array[int] = field(default_factory=lambda: array("q"))
+    xywh: array[float] = field(default_factory=lambda: array("d"))
+    areas: array[float] = field(default_factory=lambda: array("d"))
+    crowd: array[int] = field(default_factory=lambda: array("b"))
+    says_crowd: bool = False
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Take one annotation; raises AnnotationError, KeyError."""
+        number, image, category = (_integer(item, key) for key in ("id", "image_id", "category_id"))
+        box = item["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+            raise AnnotationError(f"bbox is four finite numbers; got {json.dumps(box):.80}")
+        if box[2] < 0 or box[3] < 0:
+            raise AnnotationError(f"bbox is x, y, width, height, lengths from 0; got {json.dumps(box):.80}")
+        area = item.get("area", box[2] * box[3])
+        if not _finite(area):
+            raise AnnotationError(f"area is a finite number; got {json.dumps(area):.40}")
+        crowd = item.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise AnnotationError(f"iscrowd is 0 or 1; got {json.dumps(crowd):.40}")
+        self.says_crowd |= "iscrowd" in item
+        self.ids.append(number)
+        self.images.append(image)
+        self.categories.append(category)
+        self.xywh.extend(map(float, box))
+        self.areas.append(float(area))
+        self.crowd.append(int(crowd))
+
+    def corners(self) -> np.ndarray:
+        """Boxes (N, 4) float64 as x1, y1, x2, y2."""
+        xywh = np.array(self.xywh, dtype=np.float64).reshape(-1, 4)
+        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def _id_of(item: Any, index: int) -> str:
+    number = item.get("id") if isinstance(item, dict) else None
+    return f"{number}" if type(number) is int else f"at index {index}"
+
+
+def _integer(item: Mapping[str, Any], key: str) -> int:
+    return _integers([item[key]], key)[0]
+
+
+def _integers(values: Any, key: str) -> list[int]:
+    if not isinstance(values, list) or not all(type(value) is int and abs(value) < 2**63 for value in values):
+        raise AnnotationError(f"{key}: expected integers, found {json.dumps(values):.60}")
+    return values
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer too large for a float
+        return False

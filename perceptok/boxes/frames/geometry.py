@@ -1,0 +1,315 @@
+"""Image frames: how the pixels of an image relate to the square that a model sees, with the exact inverse.
+
+Coordinates are continuous and measured from the top left corner of the top left pixel: pixel i spans [i, i + 1), and
+the right edge of an image of width w is x = w.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from perceptok.boxes.arrays import coordinate_array, corner_array, same_kind
+from perceptok.boxes.frames.picture import RESAMPLING, Picture, framed_picture
+from perceptok.boxes.frames.placement import Mode, checked_image_size, whole_numbers
+from perceptok.boxes.frames.processors import frame_of_processor
+from perceptok.errors import BoxError, ConfigError
+from perceptok.tokens import DEPTH_GRID, PIXEL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ImageFrame", "shown_share"]
+
+CLIP_GREY = (122, 116, 104)
+"""The mean colour of CLIP's training pictures, with which LLaVA pads."""
+
+DEPTH_MAP_SIZE = 320
+"""Side of a decoded depth map."""
+
+
+@dataclass(frozen=True)
+class ImageFrame:
+    """Original pixels <-> a model's square frame: pad, resize, place; each step is kept as whole pixels.
+
+    Make one with `squash`, `letterbox`, `center_crop` or `from_image_processor`. Along an axis of n pixels with p
+    pixels of padding before and q behind, resized to r pixels and placed at o, a coordinate x lies at
+    (x + p) r / (n + p + q) + o.
+
+    Attributes:
+        mode: "squash" (all of the image, each axis scaled by itself), "letterbox" (all of it, padded) or "center_crop".
+        image_size: Width and height of the original.
+        size: Side of the frame in pixels.
+        resized: Width and height of the (padded) image after resizing.
+        offset: Where its top left corner lies in the frame, x and y; negative where something is cropped.
+        padding: Original pixels added at left, top, right, bottom *before* resizing.
+        fill: Colour of what the image does not cover, one value for every channel or one for each, 0..255.
+        resample: Pillow's filter in lower case.
+
+    Raises:
+        BoxError: An image without area.
+        ConfigError: Any other value out of range.
+    """
+
+    mode: Mode
+    image_size: tuple[int, int]
+    size: int
+    resized: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    fill: tuple[int, ...] = (0,)
+    resample: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", checked_image_size(self.image_size))
+        object.__setattr__(self, "size", whole_numbers("size", [self.size], 1, least=1)[0])
+        object.__setattr__(self, "resized", whole_numbers("resized", self.resized, 2, least=1))
+        object.__setattr__(self, "offset", whole_numbers("offset", self.offset, 2))
+        object.__setattr__(self, "padding", whole_numbers("padding", self.padding, 4, least=0))
+        fill = self.fill if isinstance(self.fill, tuple | list) else (self.fill,)
+        object.__setattr__(self, "fill", whole_numbers("fill", fill, max(len(fill), 1), least=0, most=255))
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"mode is one of {', '.join(get_args(Mode))}; got {self.mode!r}")
+        if self.resample not in RESAMPLING:
+            raise ConfigError(f"resample is one of {', '.join(RESAMPLING)}; got {self.resample!r}")
+
+    @classmethod
+    def squash(cls, image_size: tuple[int, int], size: int = PIXEL.size, *, resample: str = "bicubic") -> Self:
+        """AURORA's frame: the whole image resized to size x size, whatever its aspect ratio."""
+        return cls("squash", image_size, size, resized=(size, size), resample=resample)
+
+    @classmethod
+    def letterbox(
+        cls,
+        image_size: tuple[int, int],
+        size: int = PIXEL.size,
+        *,
+        fill: int | tuple[int, ...] = CLIP_GREY,
+        align: Literal["center", "start"] = "center",
+        resample: str = "bicubic",
+    ) -> Self:
+        """The longest edge resized to `size`, the rest of the square filled.
+
+        The shorter edge is rounded to whole pixels and scaled by exactly what it was rounded to. `align="start"` puts
+        the image to the top left (YOLOX), "center" in the middle, an odd pixel of fill behind it.
+        """
+        width, height = checked_image_size(image_size)
+        side = whole_numbers("size", [size], 1, least=1)[0]
+        longest = max(width, height)
+        resized = (max(1, round(width * side / longest)), max(1, round(height * side / longest)))
+        if align not in ("center", "start"):
+            raise ConfigError(f'align is "center" or "start"; got {align!r}')
+        offset = ((side - resized[0]) // 2, (side - resized[1]) // 2) if align == "center" else (0, 0)
+        colour = fill if isinstance(fill, tuple) else (fill,)
+        return cls("letterbox", (width, height), side, resized, offset, fill=colour, resample=resample)
+
+    @classmethod
+    def center_crop(
+        cls,
+        image_size: tuple[int, int],
+        size: int = PIXEL.size,
+        *,
+        resize: int | None = None,
+        fill: int | tuple[int, ...] = 0,
+        resample: str = "bicubic",
+    ) -> Self:
+        """LLaVA-1.5's default: the shortest edge resized to `resize` (default: `size`), the middle square cut out."""
+        width, height = checked_image_size(image_size)
+        side, shortest = whole_numbers("size and resize", [size, size if resize is None else resize], 2, least=1)
+        # As transformers computes it: the longer edge is cut to whole pixels, not rounded.
+        short, long = min(width, height), max(width, height)
+        resized = (shortest, int(shortest * long / short))
+        if width > height:
+            resized = (resized[1], resized[0])
+        offset = (-((resized[0] - side) // 2), -((resized[1] - side) // 2))
+        colour = fill if isinstance(fill, tuple) else (fill,)
+        return cls("center_crop", (width, height), side, resized, offset, fill=colour, resample=resample)
+
+    @classmethod
+    def from_image_processor(cls, processor: Any, image_size: tuple[int, int], *, verify: bool = True) -> ImageFrame:
+        """The frame of a Hugging Face image processor for images of one size.
+
+        Args:
+            processor: One that makes a single square picture of an image by resizing, cropping and padding, such as
+                those of CLIP, SigLIP, ViT or LLaVA-1.5, or a processor that holds one.
+            image_size: Width and height of the original.
+            verify: Send a test picture of this size through the processor and compare it with `apply`; some 10 ms for
+                640x480. Processors that do what their attributes do not tell are found out only so.
+
+        Raises:
+            BoxError: Its pictures are not square, come in tiles, or are not what its attributes say.
+        """
+        return frame_of_processor(ImageFrame, processor, image_size, verify=verify)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Frame pixels per original pixel, along x and y."""
+        padded = self._padded_size
+        return self.resized[0] / padded[0], self.resized[1] / padded[1]
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Where the original's (0, 0) lies in the frame, x and y; outside it where something is cropped."""
+        return (
+            self.padding[0] * self.resized[0] / self._padded_size[0] + self.offset[0],
+            self.padding[1] * self.resized[1] / self._padded_size[1] + self.offset[1],
+        )
+
+    @property
+    def window(self) -> tuple[float, float, float, float]:
+        """The part of the frame that shows the image: x1, y1, x2, y2 in frame pixels."""
+        (left, top), padded = self.origin, self._padded_size
+        # Multiplied before divided: without padding the edges are whole pixels.
+        right = (self.padding[0] + self.image_size[0]) * self.resized[0] / padded[0] + self.offset[0]
+        bottom = (self.padding[1] + self.image_size[1]) * self.resized[1] / padded[1] + self.offset[1]
+        return max(left, 0.0), max(top, 0.0), min(right, float(self.size)), min(bottom, float(self.size))
+
+    @property
+    def crops(self) -> bool:
+        """Whether a part of the image lies outside the frame."""
+        left, top = self.offset
+        return min(left, top) < 0 or max(left + self.resized[0], top + self.resized[1]) > self.size
+
+    @overload
+    def to_frame(self, coordinates: Tensor) -> Tensor: ...
+    @overload
+    def to_frame(self, coordinates: ArrayLike) -> np.ndarray: ...
+    def to_frame(self, coordinates: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Original pixels -> frame pixels; nothing is clipped.
+
+        Args:
+            coordinates: Points (..., 2) as x, y, or boxes (..., 4) as x1, y1, x2, y2.
+
+        Returns:
+            float64 of the same shape: an array, or for a tensor a tensor on its device (without gradient).
+
+        Raises:
+            BoxError: Another shape, NaN or infinity.
+        """
+        array = coordinate_array(coordinates, (2, 4))
+        repeat = array.shape[-1] // 2
+        return same_kind(array * np.tile(self.scale, repeat) + np.tile(self.origin, repeat), coordinates)
+
+    @overload
+    def to_image(self, coordinates: Tensor) -> Tensor: ...
+    @overload
+    def to_image(self, coordinates: ArrayLike) -> np.ndarray: ...
+    def to_image(self, coordinates: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Frame pixels -> original pixels: the inverse of `to_frame`, but for the rounding of float64."""
+        array = coordinate_array(coordinates, (2, 4))
+        repeat = array.shape[-1] // 2
+        return same_kind((array - np.tile(self.origin, repeat)) / np.tile(self.scale, repeat), coordinates)
+
+    @overload
+    def visible_fraction(self, xyxy: Tensor) -> Tensor: ...
+    @overload
+    def visible_fraction(self, xyxy: ArrayLike) -> np.ndarray: ...
+    def visible_fraction(self, xyxy: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """The share of each box's area that the frame shows.
+
+        Args:
+            xyxy: Boxes (N, 4) in original pixels.
+
+        Returns:
+            (N,) float64 in [0, 1]. What lies outside the image counts as lost. A side without length counts as shown
+            where it lies inside.
+
+        Raises:
+            BoxError: Another shape, NaN or infinity, or x2 < x1 or y2 < y1.
+        """
+        boxes = self.to_frame(corner_array(xyxy))
+        slack = 32 * np.finfo(np.float64).eps * max(self.size, *self.resized, *map(abs, self.offset))
+        return same_kind(shown_share(boxes, np.asarray(self.window), slack), xyxy)
+
+    def apply(self, image: Picture) -> Picture:
+        """The very picture that the coordinates refer to; see `perceptok.boxes.frames.picture.framed_picture`."""
+        return framed_picture(image, self)
+
+    @overload
+    def to_depth_map(self, points: Tensor, map_size: int = ...) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def to_depth_map(self, points: ArrayLike, map_size: int = ...) -> tuple[np.ndarray, np.ndarray]: ...
+    def to_depth_map(
+        self, points: ArrayLike | Tensor, map_size: int = DEPTH_MAP_SIZE
+    ) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
+        """Points of the frame -> rows and columns of the pixels that hold them in a decoded map of the same picture.
+
+        Args:
+            points: (..., 2) as x, y in frame pixels.
+            map_size: Side of the map.
+
+        Returns:
+            Rows and columns, (...) int64 each, so that `nearness[rows, columns]` looks the points up. A point on the
+            right or bottom edge belongs to the last pixel.
+
+        Raises:
+            BoxError: Another shape, NaN or infinity, or a point outside the frame.
+        """
+        array = coordinate_array(points, (2,))
+        outside = ((array < 0) | (array > self.size)).any(axis=-1)
+        if outside.any():
+            place = tuple(int(index) for index in np.argwhere(outside)[0])
+            raise BoxError(f"points lie in the frame, 0..{self.size}; got {array[place].tolist()} at {place}")
+        cells = np.minimum(np.floor(array * (map_size / self.size)), map_size - 1).astype(np.int64)
+        return same_kind(cells[..., 1], points), same_kind(cells[..., 0], points)
+
+    @overload
+    def to_grid_cell(self, points: Tensor, grid: int = ...) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def to_grid_cell(self, points: ArrayLike, grid: int = ...) -> tuple[np.ndarray, np.ndarray]: ...
+    def to_grid_cell(
+        self, points: ArrayLike | Tensor, grid: int = DEPTH_GRID[0]
+    ) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
+        """Points of the frame -> row and column of their cells in the grid of depth codes; as `to_depth_map`."""
+        return self.to_depth_map(points, grid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The frame as JSON types, for records."""
+        # Not `asdict`, whose deep copies were a third of the time of writing a record.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The exact inverse of `to_dict`; raises ConfigError for keys that are unknown or missing."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping) or values.keys() != known:
+            got = f"got {sorted(values)}" if isinstance(values, Mapping) else f"got {type(values).__name__}"
+            raise ConfigError(f"an image frame has the keys {sorted(known)}; {got}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """The frame as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The exact inverse of `to_json`; raises ConfigError for what is no JSON, and as `from_dict`."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"an image frame is a JSON object; this is no JSON ({error})") from error
+        return cls.from_dict(values)
+
+    @property
+    def _padded_size(self) -> tuple[int, int]:
+        left, top, right, bottom = self.padding
+        return self.image_size[0] + left + right, self.image_size[1] + top + bottom
+
+
+def shown_share(boxes: np.ndarray, window: np.ndarray, slack: float) -> np.ndarray:
+    """The share of each box (N, 4) inside a window (4,), (N,) in [0, 1]; x1 <= x2 and y1 <= y2.
+
+    What reaches out by no more than the slack, by which rounding may have moved it, is inside.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    side = high - low
+    shown = np.minimum(high, window[2:]) - np.maximum(low, window[:2])
+    inside = (low >= window[:2] - slack) & (high <= window[2:] + slack)
+    share = np.divide(np.maximum(shown, 0), side, out=np.zeros_like(side), where=side > 0)
+    return np.asarray(np.where(inside, 1.0, np.minimum(share, 1.0)).prod(axis=1))

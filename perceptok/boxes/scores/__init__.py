@@ -1,0 +1,1 @@
+"""How good predicted boxes are, and what they look like."""

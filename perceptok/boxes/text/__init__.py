@@ -1,0 +1,1 @@
+"""Boxes in text: surface forms, free text, answers, and other models' spellings."""

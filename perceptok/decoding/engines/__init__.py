@@ -1,0 +1,1 @@
+"""The grammar in the engines that generate: one adapter each."""

@@ -1,0 +1,1 @@
+"""The grammar of perception tokens: states, symbols and rules; no serving framework."""

@@ -1,0 +1,1 @@
+"""What a model wrote, taken apart: whole answers, and tokens as they arrive."""

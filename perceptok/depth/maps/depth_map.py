@@ -1,0 +1,199 @@
+"""Depth maps: metric depth or relative inverse depth, from files and arrays, to nearness and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from perceptok.depth.maps.formats import Format, Kind, StoredMap, format_of, read_stored
+from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
+from perceptok.depth.maps.units import Unit, express, interpret
+from perceptok.errors import DepthMapError
+from perceptok.files import atomic_write
+
+__all__ = ["DepthMap", "Kind", "Nearness", "Unit"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DepthMap:
+    """One depth map with the mask of its valid pixels.
+
+    `DepthMap.read` and `DepthMap.from_array` convert; the constructor only checks.
+
+    Attributes:
+        values: (H, W) float32, to which wider numbers are rounded. Metric: depth in metres, > 0. Inverse:
+            relative inverse depth, any finite number, larger = nearer. What stands at invalid pixels means
+            nothing.
+        valid: (H, W) bool, False where nothing is known.
+        kind: `"metric"` or `"inverse"`.
+
+    Raises:
+        DepthMapError: Shapes, dtypes or ranges are not these.
+    """
+
+    values: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        check_arrays("depth map", self.values, self.valid, self.kind)
+        usable = np.isfinite(self.values)
+        if self.kind == "metric":
+            usable &= self.values > 0
+        wrong = np.count_nonzero(self.valid & ~usable)
+        if wrong:
+            expected = "positive and finite" if self.kind == "metric" else "finite"
+            raise DepthMapError(
+                f"{wrong} pixels marked valid are not {expected} as float32; "
+                "mark them invalid, or choose another unit or scale"
+            )
+
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        return f"DepthMap({self.kind}, {width}x{height} pixels, {self.valid.mean():.1%} valid)"
+
+    @classmethod
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        kind: Kind | None = None,
+        unit: Unit | None = None,
+        scale: float | None = None,
+        invalid: Sequence[float] = (),
+    ) -> DepthMap:
+        """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
+
+        Args:
+            path: The file; its extension says the format.
+            kind: `"metric"` (larger = farther) or `"inverse"` (larger = nearer). Required unless the file
+                says it, as an NPZ written by `DepthMap.write` does.
+            unit: Metric only: what 1 in the file means. Metric maps need either `unit` or `scale`.
+            scale: The factor from the file's numbers to metres or, for inverse maps, to relative inverse
+                depth. Without it, inverse maps of uint8 and uint16 are divided by 255 and 65535, others kept.
+            invalid: The file's own numbers that mark holes, such as 65535. NaN and infinity are always holes;
+                so is 0 in a metric map. In an inverse map 0 is the farthest legal value, unless named here.
+
+        Raises:
+            DepthMapError: The file is missing, damaged, of another format or ambiguous, or a metric map has
+                negative values; the message names the file and the remedy.
+            MissingExtraError: EXR without the extra `exr`.
+        """
+        try:
+            stored = read_stored(Path(path))
+            return cls(*interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid))
+        except DepthMapError as error:
+            raise DepthMapError(f"{os.fspath(path)}: {error}") from error
+
+    @classmethod
+    def from_array(
+        cls,
+        array: npt.ArrayLike,
+        *,
+        kind: Kind,
+        unit: Unit | None = None,
+        scale: float | None = None,
+        invalid: Sequence[float] = (),
+        valid: npt.ArrayLike | None = None,
+    ) -> DepthMap:
+        """Make a map of anything that `numpy.asarray` takes; the array is copied.
+
+        Args:
+            array: (H, W), integers or floats.
+            kind: As for `read`.
+            unit: As for `read`; an array of metres needs `unit="m"`.
+            scale: As for `read`.
+            invalid: As for `read`.
+            valid: (H, W) bool, False at further holes.
+
+        Raises:
+            DepthMapError: The array is not two-dimensional or not of real numbers, or as for `read`.
+        """
+        try:
+            numbers = np.asarray(array)
+            mask = None if valid is None else np.asarray(valid)
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
+            raise DepthMapError(
+                f"not an array of numbers ({error}); pass a NumPy array or a detached CPU tensor"
+            ) from error
+        return cls(*interpret(StoredMap(numbers, mask), kind=kind, unit=unit, scale=scale, invalid=invalid))
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        unit: Unit | None = None,
+        scale: float | None = None,
+        bits: Literal[8, 16, 32] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Write the map in the format that the extension says; nothing is clipped.
+
+        NPZ keeps everything: values, mask and kind. NPY, PFM, EXR and TIFF keep float32 with NaN as holes.
+        PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest unit, with
+        0 as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the
+        nearest of 255 or 65535 steps.
+
+        Args:
+            path: The file to write; its folder must exist.
+            unit: Metric only: what 1 in the file means; by default mm for integers and m for floats.
+                NPZ takes none.
+            scale: Instead of `unit`: metres per 1 in the file.
+            bits: 16 or 8 for PNG (default 16), 32, 16 or 8 for TIFF (default 32), 32 for the others.
+            force: Replace an existing file.
+
+        Raises:
+            DepthMapError: The map does not fit the format.
+            OutputError: The file exists, or cannot be written; no partial file is left behind.
+            MissingExtraError: EXR without the extra `exr`.
+        """
+        target = Path(path)
+        try:
+            form = format_of(target)
+            with atomic_write(target, force=force) as file:
+                file.write(form.encode(self._to_stored(form, unit, scale, bits)))
+        except DepthMapError as error:
+            raise DepthMapError(f"{target}: {error}") from error
+
+    def _to_stored(self, form: Format, unit: Unit | None, scale: float | None, bits: int | None) -> StoredMap:
+        bits = form.bits[0] if bits is None else bits
+        if bits not in form.bits:
+            raise DepthMapError(f"{form.name} is written with bits = {' or '.join(map(str, form.bits))}, not {bits}")
+        if form.says_kind:
+            if unit is not None or scale is not None:
+                raise DepthMapError(f"{form.name} keeps metres; leave out unit and scale")
+            return StoredMap(np.where(self.valid, self.values, np.float32(0)), self.valid, self.kind)
+        return StoredMap(express(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits))
+
+    def to_nearness(self, *, normalize: bool = True, percentiles: tuple[float, float] | None = None) -> Nearness:
+        """Convert to nearness: inverse depth, brought to [0, 1] by the map's own nearest and farthest pixel.
+
+        Holes take the nearness of the nearest valid pixel; the mask travels along. A map whose valid pixels
+        are all the same has nearness 0.5 everywhere, and `near == far` lead back to it exactly.
+
+        Args:
+            normalize: False for inverse maps that hold nearness already, such as the 8-bit maps of AURORA
+                (arXiv 2412.03548): the values are kept, with near = 1 and far = 0.
+            percentiles: (low, high) percentiles of nearness, in 0..100, that become 0 and 1 instead of the
+                extremes. What lies beyond them is clamped, and lost for `from_nearness`.
+
+        Raises:
+            DepthMapError: No pixel is valid, or `normalize=False` with metric depth or values beyond [0, 1].
+            ConfigError: The percentiles are out of order.
+        """
+        return to_nearness(self.values, self.valid, self.kind, normalize=normalize, percentiles=percentiles)
+
+    @classmethod
+    def from_nearness(cls, nearness: Nearness) -> DepthMap:
+        """Undo `to_nearness`: metres, or the original relative inverse depth; filled pixels stay invalid.
+
+        Metric depth is 1 / (1/far + nearness * (1/near - 1/far)), within a relative error of 2e-7 while far /
+        near is below 1e30. Inverse maps come back within 2e-7 times the larger of |near| and |far|.
+        """
+        return cls(undo_nearness(nearness), nearness.valid.copy(), nearness.kind)

@@ -1,0 +1,181 @@
+"""What the numbers of a depth map file mean: kind, unit and holes, from its numbers to ours and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from perceptok.depth.maps.formats import Kind, StoredMap, check_kind
+from perceptok.errors import DepthMapError
+
+__all__ = ["Unit", "express", "interpret"]
+
+Unit = Literal["mm", "cm", "m"]
+
+_METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+
+
+def interpret(
+    stored: StoredMap, *, kind: Kind | None, unit: Unit | None, scale: float | None, invalid: Sequence[float]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind]:
+    """Values, mask and kind of a `DepthMap`; `DepthMap.read` documents the arguments."""
+    array = stored.array
+    if array.ndim != 2 or array.dtype.kind not in "uif":
+        raise DepthMapError(
+            f"a depth map is a (height, width) array of integers or floats, not {array.dtype} {array.shape}; "
+            "pass one map, without axes of length 1"
+        )
+    agreed = _agreed_kind(stored, kind, unit, scale)
+    valid = _valid(stored, agreed, invalid)
+    with np.errstate(over="ignore"):  # DepthMap refuses what does not fit float32
+        if stored.kind is not None:
+            numbers = array
+        elif agreed == "metric":
+            _refuse_negative(array, valid)
+            numbers = array * np.float64(_metres_per_value(unit, scale))
+        elif scale is not None:
+            numbers = array * np.float64(_positive(scale))
+        else:
+            numbers = array / np.float64(_FULL_SCALE.get(array.dtype, 1.0))
+        values = numbers.astype(np.float32)
+    values[~valid] = 0
+    return values, valid, agreed
+
+
+def express(
+    values: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    kind: Kind,
+    *,
+    unit: Unit | None,
+    scale: float | None,
+    bits: int,
+) -> npt.NDArray[Any]:
+    """The numbers that `DepthMap.write` stores: uint8, uint16, or float32 with NaN as holes."""
+    if kind == "metric":
+        if unit is None and scale is None:
+            unit = "m" if bits == 32 else "mm"
+        numbers = values / np.float64(_metres_per_value(unit, scale))
+    elif unit is not None or scale is not None:
+        raise DepthMapError("unit and scale are for metric maps; an inverse map is written without")
+    else:
+        numbers = values.astype(np.float64)
+    return _floats(numbers, valid, kind) if bits == 32 else _integers(numbers, valid, kind, bits)
+
+
+def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale: float | None) -> Kind:
+    if kind is not None:
+        check_kind(kind)
+    if stored.kind is not None:
+        check_kind(stored.kind)
+        if kind not in (None, stored.kind):
+            raise DepthMapError(f"says that it is {stored.kind}, but kind={kind!r} was asked for; leave kind out")
+        if unit is not None or scale is not None:
+            raise DepthMapError("says its own unit; leave out unit and scale")
+        return stored.kind
+    if kind is None:
+        raise DepthMapError(
+            "does not say its kind; say kind='metric' with unit or scale (larger = farther), "
+            "or kind='inverse' (larger = nearer)"
+        )
+    if kind == "inverse" and unit is not None:
+        raise DepthMapError(f"unit={unit!r} is for metric depth; inverse depth is relative, leave unit out")
+    if stored.declared_scale != 1 and scale is None:
+        raise DepthMapError(
+            f"declares the scale {stored.declared_scale}, by which some readers multiply, others divide, and "
+            "most do neither; say scale=... (the factor from the stored numbers; 1.0 keeps them)"
+        )
+    return kind
+
+
+def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArray[np.bool_]:
+    array = stored.array
+    valid: npt.NDArray[np.bool_] = np.isfinite(array)
+    if kind == "metric":
+        valid &= array != 0
+    for sentinel in invalid:
+        with np.errstate(over="ignore"):
+            # -9999.99 in a float32 file is not the -9999.99 of Python, but its float32.
+            valid &= array != (array.dtype.type(sentinel) if array.dtype.kind == "f" else sentinel)
+    if stored.valid is not None:
+        if stored.valid.shape != array.shape or stored.valid.dtype != np.bool_:
+            raise DepthMapError(
+                f"the mask is {stored.valid.dtype} {stored.valid.shape}; expected bool {array.shape}, False at holes"
+            )
+        valid &= stored.valid
+    return valid
+
+
+def _metres_per_value(unit: Unit | None, scale: float | None) -> float:
+    if unit is not None and scale is not None:
+        raise DepthMapError(f"unit={unit!r} and scale={scale} say the same thing twice; give one of them")
+    if unit is not None:
+        if unit not in _METRES:
+            raise DepthMapError(f"unit is {unit!r}; expected one of {', '.join(_METRES)}")
+        return _METRES[unit]
+    if scale is None:
+        raise DepthMapError("metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value)")
+    return _positive(scale)
+
+
+def _positive(scale: float) -> float:
+    if not (scale > 0 and np.isfinite(scale)):
+        raise DepthMapError(f"scale is {scale}; expected a positive number")
+    return scale
+
+
+def _refuse_negative(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+    if array.dtype.kind == "u":
+        return
+    negative = valid & (array < 0)
+    if negative.any():
+        raise DepthMapError(
+            f"{np.count_nonzero(negative)} pixels of metric depth are negative, one is {array[negative][0]}; "
+            "name the number that marks holes (invalid=...), or say kind='inverse' if larger is nearer"
+        )
+
+
+def _floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        floats = np.where(valid, numbers, np.nan).astype(np.float32)
+    lost = valid & ~np.isfinite(floats)
+    if kind == "metric":
+        lost |= valid & (floats <= 0)
+    if lost.any():
+        raise DepthMapError(f"{np.count_nonzero(lost)} values do not fit float32 in this unit; choose another one")
+    return floats
+
+
+def _integers(
+    numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind, bits: int
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    largest = np.iinfo(dtype).max
+    if kind == "inverse":
+        if not valid.all():
+            raise DepthMapError(
+                f"{np.count_nonzero(~valid)} pixels are holes, which integers cannot mark in an inverse map, "
+                "as 0 means farthest; write NPZ or a float format, or fill them by to_nearness() first"
+            )
+        if numbers.min() < 0 or numbers.max() > 1:
+            raise DepthMapError(
+                f"integers hold inverse maps in [0, 1]; this goes from {numbers.min()} to {numbers.max()}; "
+                "write NPZ or a float format, or the values of to_nearness()"
+            )
+        return np.rint(numbers * largest).astype(dtype)
+    rounded = np.where(valid, np.rint(numbers), 0)
+    if rounded.max() > largest:
+        raise DepthMapError(
+            f"the largest value is {rounded.max():.0f} in this unit, but {bits} bits hold at most {largest}; "
+            "choose a coarser unit or scale, or a float format"
+        )
+    if np.any(valid & (rounded == 0)):
+        raise DepthMapError(
+            f"{np.count_nonzero(valid & (rounded == 0))} valid pixels would round to 0, which marks holes; "
+            "choose a finer unit or scale, or a float format"
+        )
+    return rounded.astype(dtype)

@@ -1,0 +1,209 @@
+"""How good a codec is on a set of maps: by source and in all, beside unquantised grids of the same maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perceptok.depth.codec import DepthCodec
+from perceptok.depth.folders.collection import MapFile
+from perceptok.depth.folders.jobs import Failure
+from perceptok.depth.maps.depth_map import DepthMap, Nearness
+from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
+from perceptok.depth.scores.metrics import (
+    CodeUsage,
+    area_ladder,
+    closest_marker_hits,
+    code_usage,
+    draw_markers,
+    metric_errors,
+    pair_order_hits,
+)
+from perceptok.errors import DepthMapError
+from perceptok.tokens import DEPTH
+
+__all__ = ["DepthReport", "DepthScore", "evaluate_depth_codec"]
+
+LADDER = (10, 14, 20)
+"""Sides of the unquantised grids beside which a codec is reported."""
+
+_MARKERS = (3, 4, 5)
+_DRAWS = 16
+_PAIRS = 500
+
+
+@dataclass(frozen=True)
+class DepthScore:
+    """Means over maps; NaN where no map allows the measure.
+
+    Attributes:
+        maps: How many.
+        rmse: Root mean squared error in nearness of a map's valid pixels.
+        mae: Mean absolute error in nearness.
+        abs_rel: Mean |d - d*| / d* in metres, of metric maps whose scale is known.
+        delta_125: Share of pixels with max(d/d*, d*/d) < 1.25, of the same maps.
+        markers: Share of HardBLINK draws of 3, 4 and 5 markers whose closest one is named right, one figure each.
+        pairs: Share of pairs of points, 20 grey levels apart, in the right order.
+    """
+
+    maps: int
+    rmse: float
+    mae: float
+    abs_rel: float
+    delta_125: float
+    markers: tuple[float, float, float]
+    pairs: float
+
+    @property
+    def closest(self) -> float:
+        """Mean over 3, 4 and 5 markers."""
+        return float(np.mean(self.markers))
+
+
+@dataclass(frozen=True)
+class DepthReport:
+    """Scores of a codec and of the yardstick, by source and in all.
+
+    Attributes:
+        codec: The codec's scores: source -> score, and "all".
+        ladder: Side of an unquantised grid -> the same.
+        usage: Codes used by all maps together.
+        failures: Maps that could not be read.
+    """
+
+    codec: dict[str, DepthScore]
+    ladder: dict[int, dict[str, DepthScore]]
+    usage: CodeUsage
+    failures: list[Failure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "codec": {source: asdict(score) for source, score in self.codec.items()},
+            "ladder": {
+                str(side): {source: asdict(score) for source, score in scores.items()}
+                for side, scores in self.ladder.items()
+            },
+            "usage": self.usage._asdict(),
+            "failures": [failure._asdict() for failure in self.failures],
+        }
+
+
+def evaluate_depth_codec(
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    *,
+    seed: int = 0,
+    advance: Callable[[], object] = lambda: None,
+) -> DepthReport:
+    """Encode and decode maps, and score the result against them.
+
+    The truth is each map's nearness squashed to 320x320 by nearest pixels, whatever the codec's own preprocessing; only
+    valid pixels count. Markers and pairs are drawn once per map and are the same for the codec and the yardstick.
+
+    Args:
+        codec: The codec.
+        maps: What to score on; their `source` groups them.
+        seed: Of markers and pairs.
+        advance: Called after every map.
+
+    Raises:
+        DepthMapError: There are no maps, or none can be read.
+    """
+    rows: dict[int, list[_Row]] = {side: [] for side in (0, *LADDER)}
+    failures: list[Failure] = []
+    counts = torch.zeros(DEPTH.size)
+    for index, file in enumerate(maps):
+        try:
+            depth = file.read()
+            nearness = depth.to_nearness()
+        except DepthMapError as error:
+            failures.append(Failure(file.name, str(error)))
+            advance()
+            continue
+        codes = codec.encode(nearness)
+        counts += torch.bincount(torch.from_numpy(codes).flatten(), minlength=DEPTH.size)
+        truth = _square(nearness)
+        decoded = {0: torch.from_numpy(codec.decode(codes))[0]}
+        target, valid = torch.from_numpy(truth.values)[None], torch.from_numpy(truth.valid)[None]
+        decoded |= {side: area_ladder(target, valid, side)[0] for side in LADDER}
+        for side, one in decoded.items():
+            # The same seed for every rung: the same markers.
+            rows[side].append(_row(file, truth, one, np.random.default_rng([seed, index])))
+        advance()
+    if not maps:
+        raise DepthMapError("no maps to score a codec on; name at least one")
+    if not rows[0]:
+        raise DepthMapError(f"none of the {len(maps)} maps can be read; the first: {failures[0].reason}")
+    return DepthReport(
+        _by_source(rows[0]), {side: _by_source(rows[side]) for side in LADDER}, code_usage(counts), failures
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    source: str
+    rmse: float
+    mae: float
+    abs_rel: float
+    delta_125: float
+    markers: tuple[float, ...]
+    pairs: float
+
+
+def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generator) -> _Row:
+    told, valid = decoded.numpy(), truth.valid
+    error = (told.astype(np.float64) - truth.values)[valid]
+    abs_rel = delta = float("nan")
+    if truth.kind == "metric" and file.in_metres:
+        metres = DepthMap.from_nearness(
+            Nearness(np.clip(told, 0, 1).astype(np.float32), valid, truth.near, truth.far, truth.kind)
+        )
+        abs_rel, delta = metric_errors(metres.values, DepthMap.from_nearness(truth).values, valid)
+    hits = [
+        closest_marker_hits(told, truth.values, draw_markers(truth.values, valid, markers, _DRAWS, rng))
+        for markers in _MARKERS
+    ]
+    pairs = pair_order_hits(told, truth.values, valid, _PAIRS, rng)
+    return _Row(
+        file.source,
+        float(np.sqrt(np.mean(error**2))),
+        float(np.mean(np.abs(error))),
+        abs_rel,
+        delta,
+        tuple(_mean(one) for one in hits),
+        _mean(pairs),
+    )
+
+
+def _square(nearness: Nearness) -> Nearness:
+    values, valid = (nearest_resize(one, MAP_SIZE, MAP_SIZE) for one in (nearness.values, nearness.valid))
+    # A map whose only valid pixels fall between the picked ones still has a filled value everywhere.
+    return Nearness(values, valid if valid.any() else np.ones_like(valid), nearness.near, nearness.far, nearness.kind)
+
+
+def _by_source(rows: list[_Row]) -> dict[str, DepthScore]:
+    groups = {"all": rows} | {
+        name: [row for row in rows if row.source == name] for name in sorted({r.source for r in rows})
+    }
+    return {name: _score(group) for name, group in groups.items()}
+
+
+def _score(rows: list[_Row]) -> DepthScore:
+    three, four, five = (_mean([row.markers[i] for row in rows]) for i in range(3))
+    means = {
+        name: _mean([getattr(row, name) for row in rows]) for name in ("rmse", "mae", "abs_rel", "delta_125", "pairs")
+    }
+    return DepthScore(maps=len(rows), markers=(three, four, five), **means)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean of what is known: a map without relief has no markers, one without a scale no metres."""
+    known = np.asarray(values, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,345 @@
+"""A ray caster for scenes of analytic primitives: depth, instances, boxes, normals and plain colour pictures.
+
+World: metres, z up. Camera: x right, y down, z forward; depth is z, not the distance along the ray.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceptok.errors import ConfigError
+from perceptok.scenes.primitives import Floats, Primitive, Triple
+
+__all__ = ["NEAREST", "Camera", "InstanceBox", "Rendering", "Scene", "SceneObject", "render"]
+
+NEAREST = 0.02
+"""Surfaces at a smaller z-depth than this (metres) are not seen."""
+
+_CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
+_EDGES = np.array([(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera.
+
+    Attributes:
+        position: (3,) float64, metres.
+        rotation: (3, 3) float64, world from camera; its columns are the camera's right, down and forward.
+        fov: Horizontal field of view in degrees, 1 .. 170.
+        aspect: Width / height of the view. It need not be that of the picture: a square picture of a 4:3 view
+            is the squash that square codecs see.
+    """
+
+    position: Floats
+    rotation: Floats
+    fov: float = 60.0
+    aspect: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fov <= 170:
+            raise ConfigError(f"fov must be 1 .. 170 degrees; got {self.fov}")
+        if not self.aspect > 0:
+            raise ConfigError(f"aspect (width / height) must be positive; got {self.aspect}")
+
+    @classmethod
+    def aimed(
+        cls,
+        position: tuple[float, float, float] | Floats,
+        *,
+        yaw: float = 0.0,
+        pitch: float = 0.0,
+        roll: float = 0.0,
+        fov: float = 60.0,
+        aspect: float = 1.0,
+    ) -> Camera:
+        """A camera by its angles in degrees.
+
+        Yaw 0 looks along +x and grows towards +y; pitch -90 looks straight down; roll is clockwise.
+        """
+        a, p, r = math.radians(yaw), math.radians(pitch), math.radians(roll)
+        forward = np.array([math.cos(a) * math.cos(p), math.sin(a) * math.cos(p), math.sin(p)])
+        right = np.array([math.sin(a), -math.cos(a), 0.0])
+        down = np.cross(forward, right)
+        turned = (
+            right * math.cos(r) + down * math.sin(r),
+            down * math.cos(r) - right * math.sin(r),
+            forward,
+        )
+        return cls(np.asarray(position, dtype=np.float64), np.stack(turned, axis=1), fov, aspect)
+
+    @property
+    def half_view(self) -> tuple[float, float]:
+        """Tangents of half the horizontal and half the vertical field of view."""
+        half = math.tan(math.radians(self.fov) / 2)
+        return half, half / self.aspect
+
+    def project(self, points: Floats, height: int, width: int) -> Floats:
+        """World points (..., 3) -> (..., 3): x and y in pixels (0 is the edge), and z-depth in metres."""
+        local = (points - self.position) @ self.rotation
+        half_x, half_y = self.half_view
+        x = (local[..., 0] / local[..., 2] / half_x + 1) * width / 2
+        y = (local[..., 1] / local[..., 2] / half_y + 1) * height / 2
+        return np.stack([x, y, local[..., 2]], axis=-1)
+
+    def unproject(self, pixels: Floats, height: int, width: int) -> Floats:
+        """The inverse of `project`: (..., 3) of x, y in pixels and z-depth -> world points (..., 3)."""
+        half_x, half_y = self.half_view
+        x = (2 * pixels[..., 0] / width - 1) * half_x
+        y = (2 * pixels[..., 1] / height - 1) * half_y
+        return np.asarray(
+            (np.stack([x, y, np.ones_like(x)], axis=-1) * pixels[..., 2:]) @ self.rotation.T + self.position
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObject:
+    """One thing of a scene, made of one or more primitives.
+
+    Attributes:
+        category: What it is, in the singular ("chair").
+        primitives: Its parts.
+        color: Red, green, blue in 0 .. 1.
+    """
+
+    category: str
+    primitives: tuple[Primitive, ...]
+    color: tuple[float, float, float] = (0.6, 0.6, 0.6)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Objects before a camera.
+
+    Attributes:
+        objects: The position in this tuple is the object's instance number.
+        camera: The view.
+        kind: The layout family, such as "room".
+        light: Direction towards the light, of any length.
+    """
+
+    objects: tuple[SceneObject, ...]
+    camera: Camera
+    kind: str = "custom"
+    light: tuple[float, float, float] = (0.3, -0.4, 0.8)
+
+
+class InstanceBox(NamedTuple):
+    """The box of one visible object: [x_min, y_min, x_max + 1, y_max + 1] of its visible pixels."""
+
+    instance: int
+    category: str
+    xyxy: tuple[int, int, int, int]
+    pixels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """What the camera of a scene sees.
+
+    Attributes:
+        scene: The scene.
+        depth: (H, W) float32, z-depth in metres; inf where nothing was hit.
+        primitive: (H, W) int32, number of the primitive hit, counted through all objects; -1 nothing.
+        instance: (H, W) int32, number of the object hit; -1 nothing.
+    """
+
+    scene: Scene
+    depth: NDArray[np.float32]
+    primitive: NDArray[np.int32]
+    instance: NDArray[np.int32]
+
+    def mask(self, instance: int) -> NDArray[np.bool_]:
+        """The visible pixels of one object, (H, W) bool."""
+        if not 0 <= instance < len(self.scene.objects):
+            raise ConfigError(f"the scene's instances are 0 .. {len(self.scene.objects) - 1}; got {instance}")
+        return np.equal(self.instance, instance)
+
+    @cached_property
+    def masks(self) -> dict[int, NDArray[np.bool_]]:
+        """Instance number -> visible pixels (H, W) bool, for every object that is seen at all."""
+        return {box.instance: self.mask(box.instance) for box in self.boxes()}
+
+    def boxes(self, category: str | None = None, min_pixels: int = 1) -> list[InstanceBox]:
+        """Exact boxes of the visible objects, in the order of their instance numbers.
+
+        Args:
+            category: Only objects of this category; all where None.
+            min_pixels: Objects with fewer visible pixels are left out.
+        """
+        found = []
+        rows, columns = np.nonzero(self.instance >= 0)
+        numbers = self.instance[rows, columns]
+        count = len(self.scene.objects)
+        pixels = np.bincount(numbers, minlength=count)
+        low = np.full((2, count), max(self.instance.shape))
+        high = np.zeros((2, count), dtype=low.dtype)
+        for axis, values in enumerate((columns, rows)):
+            np.minimum.at(low[axis], numbers, values)
+            np.maximum.at(high[axis], numbers, values + 1)
+        for number in np.nonzero(pixels >= max(min_pixels, 1))[0].tolist():
+            name = self.scene.objects[number].category
+            if category in (None, name):
+                xyxy = (*low[:, number].tolist(), *high[:, number].tolist())
+                found.append(InstanceBox(number, name, xyxy, int(pixels[number])))
+        return found
+
+    @cached_property
+    def normals(self) -> NDArray[np.float32]:
+        """(H, W, 3) float32 unit normals in the world, turned towards the camera; 0 where nothing was hit."""
+        height, width = self.depth.shape
+        camera = self.scene.camera
+        normals = np.zeros((height, width, 3), dtype=np.float32)
+        parts = [part for thing in self.scene.objects for part in thing.primitives]
+        order = np.argsort(self.primitive, axis=None, kind="stable")
+        numbers = self.primitive.ravel()[order]
+        starts = np.concatenate([[0], np.nonzero(np.diff(numbers))[0] + 1, [numbers.size]])
+        for begin, end in pairwise(starts.tolist()):
+            if numbers[begin] < 0:
+                continue
+            part = parts[numbers[begin]]
+            rows, columns = np.unravel_index(order[begin:end], self.depth.shape)
+            pixels = np.stack([columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1)
+            points = camera.unproject(pixels, height, width)
+            inverse = np.linalg.inv(part.axes)
+            normal = part.shape.normal((points - part.center) @ inverse.T) @ inverse
+            normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+            away = np.sum(normal * (points - camera.position), axis=1, keepdims=True) > 0
+            normals[rows, columns] = np.where(away, -normal, normal)
+        return normals
+
+    def rgb(self, ambient: float = 0.35) -> NDArray[np.uint8]:
+        """A Lambert-shaded picture (H, W, 3) uint8; the sky is a pale blue gradient.
+
+        Args:
+            ambient: Share of the light that comes from everywhere, 0 .. 1.
+        """
+        light = np.asarray(self.scene.light, dtype=np.float32)
+        light = light / np.linalg.norm(light)
+        diffuse = np.maximum(self.normals @ light, 0)
+        colors = np.array([thing.color for thing in self.scene.objects], dtype=np.float32).reshape(-1, 3)
+        shade = np.float32(ambient) + np.float32(1 - ambient) * diffuse
+        down = np.linspace(0, 1, self.depth.shape[0], dtype=np.float32)[:, None, None]
+        sky = np.array([0.55, 0.7, 0.9], np.float32) * (1 - down) + np.array([0.85, 0.9, 0.95], np.float32) * down
+        picture = np.broadcast_to(sky, (*self.depth.shape, 3)).copy()
+        hit = self.instance >= 0
+        picture[hit] = colors[self.instance[hit]] * shade[hit][:, None]
+        return np.asarray(np.rint(picture.clip(0, 1) * 255), dtype=np.uint8)
+
+
+def render(scene: Scene, height: int, width: int, *, cull: bool = True) -> Rendering:
+    """Cast one ray through every pixel centre.
+
+    Args:
+        scene: The objects and the camera.
+        height: Rows of the picture.
+        width: Columns of the picture.
+        cull: Only look at the pixels that a primitive's bounding box covers; the result is the same without.
+
+    Raises:
+        ConfigError: For a picture without pixels.
+    """
+    if height < 1 or width < 1:
+        raise ConfigError(f"a picture needs at least one row and one column; got {height} x {width}")
+    depth = np.full((height, width), np.inf, dtype=np.float32)
+    primitive = np.full((height, width), -1, dtype=np.int32)
+    parts = [part for thing in scene.objects for part in thing.primitives]
+    owners = np.repeat(np.arange(len(scene.objects)), [len(thing.primitives) for thing in scene.objects])
+    if parts:
+        _cast(scene.camera, parts, depth, primitive, cull)
+    instance = np.append(owners, -1).astype(np.int32)[primitive]
+    return Rendering(scene, depth, primitive, instance)
+
+
+def _cast(
+    camera: Camera,
+    parts: list[Primitive],
+    depth: NDArray[np.float32],
+    primitive: NDArray[np.int32],
+    cull: bool,
+) -> None:
+    height, width = depth.shape
+    half_x, half_y = camera.half_view
+    x = ((2 * np.arange(width) + 1) / width - 1) * half_x
+    y = ((2 * np.arange(height) + 1) / height - 1) * half_y
+    axes = np.stack([part.axes for part in parts])
+    centers = np.stack([part.center for part in parts])
+    inverse = np.linalg.inv(axes)
+    turns = inverse @ camera.rotation
+    origins = np.einsum("nij,nj->ni", inverse, camera.position - centers)
+    extents = np.array([part.shape.extents for part in parts])
+    rectangles, nearest, middle = _bounds(camera, axes, centers, extents, height, width)
+    if not cull:
+        rectangles = np.broadcast_to(np.array([0, 0, width, height]), rectangles.shape)
+    coefficients = _ray_coefficients(turns, origins, middle)
+    seen = np.nonzero((rectangles[:, 0] < rectangles[:, 2]) & (rectangles[:, 1] < rectangles[:, 3]))[0]
+    # Front to back, so that what lies behind a large surface is skipped.
+    seen = seen[np.lexsort((seen, nearest[seen]))]
+    with np.errstate(all="ignore"):
+        for number in seen.tolist():
+            x0, y0, x1, y1 = rectangles[number].tolist()
+            window = depth[y0:y1, x0:x1]
+            if cull and window.max() < nearest[number]:
+                continue
+            base = float(middle[number])
+            point, direction = _rays(coefficients[number], x[x0:x1], y[y0:y1])
+            found = parts[number].shape.entry(point, direction, NEAREST - base) + np.float32(base)
+            closer = found < window
+            np.copyto(window, found, where=closer)
+            np.copyto(primitive[y0:y1, x0:x1], np.int32(number), where=closer)
+
+
+def _ray_coefficients(turns: Floats, origins: Floats, base: Floats) -> Floats:
+    """(N, 6, 3): what to multiply (x, y, 1) with for a ray's point at z-depth `base` and for its direction.
+
+    Starting at the primitive's own depth instead of at the camera keeps float32 exact for small, far things.
+    """
+    points = turns * base[:, None, None]
+    points[:, :, 2] += origins
+    return np.concatenate([points, turns], axis=1)
+
+
+def _rays(coefficients: Floats, x: Floats, y: Floats) -> tuple[Triple, Triple]:
+    """Points and directions (per metre of z-depth) of the rays of a window, in a primitive's frame."""
+    down = (coefficients[:, 1:2] * y + coefficients[:, 2:]).astype(np.float32)
+    across = (coefficients[:, :1] * x).astype(np.float32)
+    a, b, c, d, e, f = down[:, :, None] + across[:, None, :]
+    return (a, b, c), (d, e, f)
+
+
+def _bounds(
+    camera: Camera, axes: Floats, centers: Floats, extents: Floats, height: int, width: int
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """For every primitive: pixels x0, y0, x1, y1 that its bounding box covers, its least and middle depth.
+
+    The part of a box before the nearest plane is the hull of its corners there and its edges' cuts with it.
+    """
+    local = _CORNERS * extents[:, None, :]
+    corners = (np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]) @ camera.rotation
+    first, second = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
+    rise = second[..., 2:] - first[..., 2:]
+    crosses = (first[..., 2] < NEAREST) != (second[..., 2] < NEAREST)
+    share = (NEAREST - first[..., 2:]) / np.where(crosses[..., None], rise, 1.0)
+    cuts = first + share * (second - first)
+    points = np.concatenate([corners, cuts], axis=1)
+    visible = np.concatenate([corners[..., 2] >= NEAREST, crosses], axis=1)
+    z = np.where(visible, np.maximum(points[..., 2], NEAREST), 1.0)
+    half_x, half_y = camera.half_view
+    slack = 0.02  # pixels, for the rounding of float32 rays
+    limits = []
+    for axis, half, size in ((0, half_x, width), (1, half_y, height)):
+        pixel = (points[..., axis] / z / half + 1) * size / 2
+        low = np.where(visible, pixel, np.inf).min(axis=1) - slack
+        high = np.where(visible, pixel, -np.inf).max(axis=1) + slack
+        limits.append((np.ceil(np.clip(low - 0.5, 0, size)), np.floor(np.clip(high - 0.5, -1, size - 1)) + 1))
+    rectangles = np.stack([limits[0][0], limits[1][0], limits[0][1], limits[1][1]], axis=1).astype(np.int64)
+    nearest = np.where(visible, points[..., 2], np.inf).min(axis=1) * (1 - 1e-5)
+    middle = np.clip(((centers - camera.position) @ camera.rotation)[:, 2], NEAREST, None)
+    return rectangles, nearest, middle

@@ -1,0 +1,71 @@
+"""Boxes on pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+from perceptok.boxes.scores.drawing import draw_boxes, read_picture
+from perceptok.errors import BoxError
+
+GREY = (100, 100, 100)
+NOTHING = BoxLabels()
+
+
+def drawn(boxes: list[list[float]], labels: BoxLabels = NOTHING, side: int = 60) -> np.ndarray:
+    picture = Image.new("RGB", (side, side), GREY)
+    array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return np.asarray(draw_boxes(picture, ImageBoxes("x", side, side, array, labels)))
+
+
+def test_the_outline_covers_the_edge_pixels_inside() -> None:
+    picture = drawn([[10, 20, 30, 50]])
+    touched = (picture != GREY).any(axis=2)
+    rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (20, 49, 10, 29)
+    assert not touched[24:46, 14:26].any()
+    assert touched[20, 10:30].all()
+
+
+def test_edges_of_the_image_and_boxes_without_area() -> None:
+    whole = (drawn([[0, 0, 60, 60]]) != GREY).any(axis=2)
+    assert whole[0].all()
+    assert whole[-1].all()
+    assert whole[:, -1].all()
+    assert (drawn([[60, 60, 60, 60]])[59, 59] != GREY).any()
+    assert (drawn([[-5, -5, 70, 3]]) != GREY).any()
+    assert (drawn([]) == GREY).all()
+
+
+def test_categories_have_colours_and_names() -> None:
+    labels = BoxLabels((1, 2), categories={1: "dog", 2: "cat"})
+    picture = drawn([[0, 0, 20, 59], [40, 0, 60, 59]], labels)
+    assert (picture[50, 0] != picture[50, 59]).any()
+    plain = drawn([[0, 0, 20, 59], [40, 0, 60, 59]])
+    assert (picture != GREY).any(axis=2).sum() > (plain != GREY).any(axis=2).sum()
+
+
+def test_another_picture() -> None:
+    with pytest.raises(BoxError, match="x: the boxes are of an image of 60 x 60 pixels, this one has 30 x 60"):
+        draw_boxes(Image.new("L", (30, 60)), ImageBoxes("x", 60, 60, np.zeros((0, 4))))
+
+
+def test_unreadable_pictures(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), GREY).save(tmp_path / "good.png")
+    data = (tmp_path / "good.png").read_bytes()
+    for name, content in (
+        ("cut.png", data[: len(data) // 2]),
+        ("zero.png", b""),
+        ("text.png", b"hello"),
+        ("flip.png", data[:40] + b"x" + data[41:]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BoxError, match="not a readable image"):
+            read_picture(tmp_path / name)
+    with pytest.raises(BoxError, match="no such image"):
+        read_picture(tmp_path / "none.png")
+    assert read_picture(tmp_path / "good.png").size == (64, 64)

@@ -1,0 +1,95 @@
+"""Predictions against the truth: by category, malformed boxes counted, crowds left out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from perceptok.boxes.codec import BoxCodec
+from perceptok.boxes.datasets.records import BoxFailure, BoxLabels, BoxRecord, ImageBoxes
+from perceptok.boxes.scores.scoring import BoxAnswerLine, Truth, read_predictions, score_predictions
+
+NAMES = {1: "dog", 2: "cat"}
+IMAGE = ImageBoxes(
+    "a.jpg",
+    336,
+    336,
+    np.array([[0.0, 0, 100, 100], [200, 200, 300, 300], [50, 50, 60, 60], [0, 0, 336, 336]]),
+    BoxLabels((1, 1, 2, 2), crowd=(False, False, False, True), categories=NAMES),
+)
+TRUTH = {"a.jpg": Truth.of(IMAGE), "b.jpg": Truth.of(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))))}
+DOGS = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_100>,<PIXEL_100>) and (<PIXEL_200>,<PIXEL_200>,<PIXEL_300>,<PIXEL_300>)"
+
+
+def test_records_category_by_category() -> None:
+    record = BoxRecord.of(IMAGE, BoxCodec(decode="center"))
+    report = score_predictions([record], TRUTH)
+    assert {label: (one.true, one.predicted) for label, one in report.by_label.items()} == {
+        "cat": (1, 1),
+        "dog": (2, 2),
+    }
+    assert report.total.recall_50 == report.total.precision_50 == 1
+    assert report.total.mean_iou > 0.9
+    assert (report.crowds, report.unanswered, report.failures) == (1, 1, ())
+
+
+def test_a_box_of_another_category_does_not_count() -> None:
+    wrong = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:1], BoxLabels((2,), categories=NAMES))
+    report = score_predictions([BoxRecord.of(wrong, BoxCodec(decode="center"))], TRUTH)
+    assert report.total.hits_50 == 0
+    assert (report.total.true, report.total.predicted) == (3, 1)
+
+
+def test_answers() -> None:
+    broken = DOGS + " and (<PIXEL_1>,<PIXEL_2>)"
+    report = score_predictions(
+        [BoxAnswerLine("a.jpg", broken, "dog"), BoxAnswerLine("a.jpg", "none", "cat"), BoxAnswerLine("b.jpg", "none")],
+        TRUTH,
+    )
+    dog = report.by_label["dog"]
+    assert (dog.true, dog.predicted, dog.invalid, dog.hits_75) == (2, 2, 1, 2)
+    assert dog.precision_75 == pytest.approx(2 / 3)
+    assert report.by_label["cat"].recall_50 == 0
+    assert report.by_label[""].exact_count == 1
+    assert report.unanswered == 0
+
+
+def test_answers_lie_in_the_frame_of_the_records() -> None:
+    wide = ImageBoxes("w.jpg", 400, 200, np.array([[0.0, 0, 400, 200]]))
+    record = BoxRecord.of(wide, BoxCodec(decode="center"), frame="letterbox")
+    report = score_predictions([BoxAnswerLine("w.jpg", record.to_text())], {"w.jpg": Truth.of(record)})
+    assert report.total.mean_iou == 1
+
+
+def test_predictions_that_cannot_be_scored_cost_only_themselves() -> None:
+    lines = [
+        json.dumps({"name": "a.jpg", "text": DOGS, "label": "dog", "model": "x"}),
+        "{",
+        json.dumps({"name": "a.jpg"}),
+        json.dumps({"name": "a.jpg", "text": DOGS, "label": 5}),
+        json.dumps({"name": "none.jpg", "text": DOGS}),
+        json.dumps({"name": "a.jpg", "text": "", "label": "dog"}),
+        json.dumps([1]),
+        BoxRecord.of(IMAGE, BoxCodec()).to_json().replace("[0, 0, 100, 100]", "[0, 0]"),
+        "[" * 100_000,
+        BoxRecord.of(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))), BoxCodec()).to_json(),
+    ]
+    predictions = list(read_predictions(lines, "p.jsonl"))
+    assert [isinstance(one, BoxFailure) for one in predictions] == [
+        False, True, True, True, False, False, True, True, True, False,
+    ]  # fmt: skip
+    report = score_predictions(predictions, TRUTH)
+    assert report.total.hits_50 == 2
+    reasons = [f"{one.name}: {one.reason}" for one in report.failures]
+    assert len(reasons) == 8
+    for expected in (
+        "p.jsonl, line 2",
+        "its text is None",
+        "its label is 5",
+        "no such image",
+        "predicted twice",
+        "line 8",
+    ):
+        assert any(expected in reason for reason in reasons), expected

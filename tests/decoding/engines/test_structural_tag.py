@@ -1,0 +1,126 @@
+"""The structural tag against xgrammar itself: the same language as the grammar, token by token."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import perceptok as pt
+from perceptok.decoding.engines.structural_tag import perception_structural_tag
+from perceptok.decoding.grammar.automaton import GrammarConfig, compile_grammar
+from perceptok.errors import ConstraintError
+from tests.decoding.engines.engine_cases import (
+    CONFIGS,
+    ORDERED,
+    assert_same_language,
+    assert_same_verdict,
+    tokenizer,
+    vocabulary,
+)
+
+xgrammar = pytest.importorskip("xgrammar", reason="needs perceptok[engines]")
+
+PADDED = 1024
+"""Columns of logits, more than the tokenizer has ids."""
+
+
+@cache
+def compiled(config: GrammarConfig, ordered_axes: str = "xy") -> object:
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=PADDED)
+    tag = perception_structural_tag(vocabulary(), config, tokenizer=tokenizer(), ordered_axes=ordered_axes)  # type: ignore[arg-type]
+    return xgrammar.GrammarCompiler(info, cache_enabled=False).compile_structural_tag(json.dumps(tag))
+
+
+class XGrammar:
+    def __init__(self, grammar: object) -> None:
+        self.matcher = xgrammar.GrammarMatcher(grammar)
+        self.bits = xgrammar.allocate_token_bitmask(1, PADDED)
+
+    def allowed(self) -> set[int]:
+        self.matcher.fill_next_token_bitmask(self.bits)
+        flags = (self.bits[0][:, None] >> torch.arange(32)) & 1
+        return set(flags.flatten()[:PADDED].nonzero().flatten().tolist())
+
+    def accept(self, token_id: int) -> bool:
+        return bool(self.matcher.accept_token(token_id))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=4)
+def test_the_language_is_the_grammars(name: str, seed: int) -> None:
+    config = CONFIGS[name]
+    assert_same_language(XGrammar(compiled(config)), compile_grammar(config), seed)
+
+
+@pytest.mark.parametrize("name", ["unordered", "compact", "limits", "a block somewhere, limits", "first a box"])
+def test_mutated_answers_get_the_same_verdict(name: str) -> None:
+    config = CONFIGS[name]
+    verdicts = [
+        assert_same_verdict(XGrammar(compiled(config)), compile_grammar(config), seed, length=20) for seed in range(60)
+    ]
+    assert {True, False} == set(verdicts)
+
+
+@pytest.mark.parametrize("name", ["ordered", "compact ordered"])
+def test_both_coordinates_are_ordered(name: str) -> None:
+    config = ORDERED[name]
+    tag = compiled(config)
+    for seed in range(10):
+        assert_same_language(XGrammar(tag), compile_grammar(config), seed, length=60)
+
+
+def test_order_in_x_alone() -> None:
+    matcher = XGrammar(compiled(GrammarConfig(boxes="compact"), "x"))
+    x1, y1, x2, y2 = (vocabulary().token_id(pt.PIXEL, code) for code in (100, 50, 99, 49))
+    assert matcher.accept(x1)
+    assert matcher.accept(y1)
+    assert not matcher.accept(x2)
+    assert matcher.accept(x1)
+    assert matcher.accept(y2), "y is not ordered in this form"
+
+
+def test_exactly_one_hundred_codes_and_no_end_between() -> None:
+    matcher = XGrammar(compiled(GrammarConfig(boxes=None)))
+    start, end = vocabulary().start_id(pt.DEPTH), vocabulary().end_id(pt.DEPTH)
+    codes = set(vocabulary().ids(pt.DEPTH).tolist())
+    assert matcher.accept(start)
+    for _ in range(100):
+        assert matcher.allowed() == codes
+        assert matcher.accept(min(codes))
+    assert matcher.allowed() == {end}
+
+
+def test_a_tag_of_the_published_size() -> None:
+    """What README says of size and time rests on these tags."""
+    small = perception_structural_tag(vocabulary(), GrammarConfig(boxes=None), tokenizer=tokenizer())
+    assert len(json.dumps(small)) < 10_000
+    x_alone = perception_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
+    assert 200_000 < len(json.dumps(x_alone)) < 400_000
+
+
+def test_two_tags_through_one_caching_compiler() -> None:
+    """SGLang 0.5.23 says that the compiler's cache mixes up token-level tags; ours are kept apart by their text."""
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=PADDED)
+    compiler = xgrammar.GrammarCompiler(info)
+    for name in ("depth alone", "compact", "limits", "depth alone", "compact"):
+        tag = perception_structural_tag(vocabulary(), CONFIGS[name], tokenizer=tokenizer())
+        assert_same_language(XGrammar(compiler.compile_structural_tag(tag)), compile_grammar(CONFIGS[name]), 3)
+
+
+def test_what_cannot_be_written() -> None:
+    with pytest.raises(ConstraintError, match="pass tokenizer"):
+        perception_structural_tag(vocabulary(), GrammarConfig(boxes="aurora"))
+    with pytest.raises(ConstraintError, match="end of sequence"):
+        perception_structural_tag(vocabulary(), GrammarConfig(boxes=None, force_block="first"))
+    with pytest.raises(ConstraintError, match="2601 combinations"):
+        perception_structural_tag(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
+    depth = pt.PerceptionVocabulary.from_tokenizer(tokenizer(), (pt.DEPTH,))
+    with pytest.raises(ConstraintError, match="PIXEL"):
+        perception_structural_tag(depth, GrammarConfig(boxes="compact"))
+    assert "pixel" not in perception_structural_tag(depth)["format"]["grammar"]

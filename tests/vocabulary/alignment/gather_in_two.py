@@ -1,0 +1,27 @@
+"""One of the processes that test_alignment_accumulator starts: gathers its half and says what all have."""
+
+import json
+import sys
+from pathlib import Path
+
+from torch import distributed
+
+from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
+from tests.vocabulary.alignment.test_accumulator import batch
+
+if __name__ == "__main__":
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    gathered = AlignmentAccumulator(5, 7)
+    for seed in (rank, rank + 2):
+        soft, _, logs = batch(seed)
+        gathered.update(soft, logs)
+    first, second = gathered.reduced(), gathered.reduced()
+    result = {
+        "first": first.cost.tolist(),
+        "second": second.cost.tolist(),
+        "positions": [first.positions, second.positions, gathered.positions],
+    }
+    (Path(sys.argv[1]) / f"rank{rank}.json").write_text(json.dumps(result))
+    distributed.barrier()  # a group that ends while the other works in it takes the process down
+    distributed.destroy_process_group()
