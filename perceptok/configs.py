@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from perceptok.errors import ConfigError
+from perceptok.files import parse_json
 
-__all__ = ["config_from_dict"]
+__all__ = ["config_from_dict", "read_config"]
 
 Config = TypeVar("Config")
 
@@ -39,6 +42,38 @@ def config_from_dict(kind: type[Config], values: object) -> Config:
         return kind(**typed)
     except TypeError as error:  # a field without a default
         raise ConfigError(f"{kind.__name__}: {error}") from error
+
+
+def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
+    """A configuration from a file: YAML (`.yaml`, `.yml`) or JSON (anything else).
+
+    Raises:
+        ConfigError: The file cannot be read, is no YAML or JSON, or says what `config_from_dict` refuses; the message
+            names the file.
+    """
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{source}: cannot be read ({reason})") from error
+    if source.suffix.lower() in (".yaml", ".yml"):
+        values = _parse_yaml(text, source)
+    else:
+        values = parse_json(text, str(source), ConfigError)
+    try:
+        return config_from_dict(kind, values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _parse_yaml(text: str, source: Path) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: this is no YAML that can be read ({error})") from error
 
 
 def _typed(value: object, hint: Any, name: str) -> object:

@@ -1,21 +1,40 @@
-"""Output files that appear whole or not at all."""
+"""Files in and out: outputs that appear whole or not at all, and JSON that is read in one safe place."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from perceptok.errors import OutputError
+from perceptok.errors import OutputError, PerceptokError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "parse_json"]
+
+
+def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
+    """What a JSON text says; the one place where JSON from outside is read.
+
+    Args:
+        text: One JSON value; bytes are UTF-8, a byte order mark is passed over.
+        name: Where it comes from, for the message: a file, or a file and line.
+        error: The error of the caller's room.
+
+    Raises:
+        PerceptokError: Of the type `error`: no UTF-8, no JSON, nested too deeply, or a number of too many digits.
+    """
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        return json.loads(decoded)
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{name}: this is no JSON that can be read ({reason})") from reason
 
 
 @contextmanager
