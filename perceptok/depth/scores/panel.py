@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.maps.depth_map import DepthMap
 from perceptok.depth.preprocessing import nearest_resize
+from perceptok.depth.scores.colours import coloured_nearness
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
 __all__ = ["PanelRow", "draw_panel", "panel_row"]
@@ -19,21 +20,6 @@ __all__ = ["PanelRow", "draw_panel", "panel_row"]
 _SIDE = 320
 _GAP = 12
 _TITLE = 24
-_STOPS = np.array(
-    [
-        [48, 18, 59],
-        [70, 107, 227],
-        [40, 187, 236],
-        [49, 242, 153],
-        [162, 252, 60],
-        [237, 208, 58],
-        [251, 128, 34],
-        [210, 49, 5],
-        [122, 4, 3],
-    ]
-)
-"""The Turbo colour map at nine stops: far is blue, near is red."""
-
 ERROR_SCALE = 0.25
 """The absolute error in nearness that is drawn white."""
 
@@ -80,21 +66,14 @@ def _tiles(row: PanelRow) -> list[Image.Image]:
     grey = np.repeat((255 * np.clip(error, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
     # Holes have no error to show: blue, which is no grey level.
     grey[~row.valid] = (40, 60, 140)
-    seen = _coloured(row.nearness)
+    seen = coloured_nearness(row.nearness)
     seen[~row.valid] //= 2
     return [
         Image.fromarray(seen),
-        Image.fromarray(_coloured(row.decoded)),
+        Image.fromarray(coloured_nearness(row.decoded)),
         Image.fromarray(grey),
         _code_grid(row.codes),
     ]
-
-
-def _coloured(nearness: np.ndarray) -> np.ndarray:
-    place = np.clip(nearness, 0, 1) * (len(_STOPS) - 1)
-    return np.stack(
-        [np.interp(place, np.arange(len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=-1
-    ).astype(np.uint8)
 
 
 def _code_grid(codes: np.ndarray) -> Image.Image:
