@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perceptok.boxes.frames.geometry import ImageFrame
     from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
     from perceptok.boxes.text.parsing import parse_boxes
+    from perceptok.data.records import PerceptionRecord, read_records, write_records
     from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
     from perceptok.decoding.engines.fast_generation import generate_perception
     from perceptok.decoding.engines.gbnf import perception_gbnf
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ConfigError,
         ConstraintError,
+        DataError,
         DepthMapError,
         MalformedBlockError,
         MalformedBoxError,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
         ObjectiveError,
         OutputError,
         PerceptokError,
+        RecordError,
+        SpecialistError,
         TrainingError,
         VocabularyError,
     )
@@ -82,6 +86,7 @@ _HOMES = {
     "CountConsistency": "perceptok.decoding.consistency",
     "CurriculumSampler": "perceptok.objectives.sampler",
     "DEPTH": "perceptok.tokens",
+    "DataError": "perceptok.errors",
     "DepthCodec": "perceptok.depth.codec",
     "DepthMap": "perceptok.depth.maps.depth_map",
     "DepthMapError": "perceptok.errors",
@@ -100,8 +105,11 @@ _HOMES = {
     "OutputError": "perceptok.errors",
     "PIXEL": "perceptok.tokens",
     "PerceptionLogitsProcessor": "perceptok.decoding.engines.hf",
+    "PerceptionRecord": "perceptok.data.records",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
+    "RecordError": "perceptok.errors",
+    "SpecialistError": "perceptok.errors",
     "TemperatureSchedule": "perceptok.objectives.curriculum",
     "TokenSet": "perceptok.tokens",
     "TokenStream": "perceptok.decoding.reading.stream",
@@ -131,6 +139,7 @@ _HOMES = {
     "perception_lark": "perceptok.decoding.engines.lark",
     "perception_structural_tag": "perceptok.decoding.engines.structural_tag",
     "read_annotations": "perceptok.boxes.datasets.annotations",
+    "read_records": "perceptok.data.records",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
@@ -142,6 +151,7 @@ _HOMES = {
     "trainable_parameters": "perceptok.vocabulary.trainable",
     "verify_adapter": "perceptok.vocabulary.trainable",
     "write_annotations": "perceptok.boxes.datasets.writing",
+    "write_records": "perceptok.data.records",
 }
 
 __all__ = [
@@ -159,6 +169,7 @@ __all__ = [
     "ConstraintError",
     "CountConsistency",
     "CurriculumSampler",
+    "DataError",
     "DepthCodec",
     "DepthMap",
     "DepthMapError",
@@ -176,8 +187,11 @@ __all__ = [
     "ObjectiveWeights",
     "OutputError",
     "PerceptionLogitsProcessor",
+    "PerceptionRecord",
     "PerceptionVocabulary",
     "PerceptokError",
+    "RecordError",
+    "SpecialistError",
     "TemperatureSchedule",
     "TokenSet",
     "TokenStream",
@@ -207,6 +221,7 @@ __all__ = [
     "perception_lark",
     "perception_structural_tag",
     "read_annotations",
+    "read_records",
     "reconstruction_loss",
     "remap_ids",
     "remap_rows",
@@ -218,6 +233,7 @@ __all__ = [
     "trainable_parameters",
     "verify_adapter",
     "write_annotations",
+    "write_records",
 ]
 
 

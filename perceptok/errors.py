@@ -7,6 +7,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ConstraintError",
+    "DataError",
     "DepthMapError",
     "MalformedBlockError",
     "MalformedBoxError",
@@ -14,6 +15,8 @@ __all__ = [
     "ObjectiveError",
     "OutputError",
     "PerceptokError",
+    "RecordError",
+    "SpecialistError",
     "TrainingError",
     "VocabularyError",
 ]
@@ -61,6 +64,18 @@ class ObjectiveError(PerceptokError, ValueError):
 
 class ConstraintError(PerceptokError, ValueError):
     """Constrained decoding cannot go on: grammar, tokenizer, prompt or scores contradict each other."""
+
+
+class RecordError(PerceptokError, ValueError):
+    """A record of training data is damaged or contradicts itself; the message names file, record and field."""
+
+
+class DataError(PerceptokError, ValueError):
+    """A set of records cannot be built: a source lacks something, or a recipe asks for more than there is."""
+
+
+class SpecialistError(PerceptokError, ValueError):
+    """A vision specialist cannot be loaded, or its output is not what it was said to be."""
 
 
 class CheckpointError(PerceptokError, ValueError):

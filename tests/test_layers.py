@@ -47,6 +47,7 @@ WITHOUT_TRANSFORMERS = {"configs", "errors", "files", "tokens", "scenes", "depth
 SUBROOMS: dict[str, list[str]] = {
     "depth": ["maps", "networks", "folders", "scores", "training"],
     "depth/maps": ["formats"],
+    "data": ["records"],
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts"],

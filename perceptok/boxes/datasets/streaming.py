@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from perceptok.errors import AnnotationError
 
-__all__ = ["stream_json"]
+__all__ = ["stream_json", "stream_list"]
 
 CHUNK = 1 << 16
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -57,6 +57,13 @@ def stream_json(file: TextIO, lists: Collection[str], where: str = "the file") -
             source.expect_end()
             return
         source.expect(",", "a comma")
+
+
+def stream_list(file: TextIO, where: str = "the file") -> Iterator[Any]:
+    """The items of a JSON list as they come; raises AnnotationError as `stream_json`."""
+    source = _Source(file, where)
+    yield from _items(source, "items")
+    source.expect_end()
 
 
 def _items(source: _Source, key: str) -> Iterator[Any]:
@@ -130,7 +137,7 @@ class _Source:
     def error(self, reason: str, at: int | None = None) -> AnnotationError:
         """An error at a position in the window, by default where it stands."""
         position = self._before + (self._at if at is None else at)
-        return AnnotationError(f"{self._where}: not a readable annotation file: {reason} at character {position}")
+        return AnnotationError(f"{self._where}: not readable: {reason} at character {position}")
 
     def _skip_space(self) -> None:
         while True:

@@ -1,0 +1,1 @@
+"""Images and annotations become records that train and test a model."""

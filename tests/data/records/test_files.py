@@ -1,0 +1,136 @@
+"""Files of records: every form there and back, memory, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from perceptok.data.records import PerceptionRecord, check_records, read_records, write_records
+from perceptok.errors import OutputError, RecordError
+from tests.data.records.test_record import depth_record
+
+
+def many(count: int) -> Iterator[PerceptionRecord]:
+    record = depth_record()
+    return (replace(record, id=f"r{index}", difficulty=float(index % 7)) for index in range(count))
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.jsonl", None),
+        ("b.jsonl", "llava"),
+        ("c.jsonl", "chat"),
+        ("d.json", None),
+        ("e.json", "records"),
+        ("f.parquet", None),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 1, 2500])
+def test_every_form_brings_records_back(tmp_path: Path, name: str, form: None, count: int) -> None:
+    path = tmp_path / name
+    assert write_records(path, many(count), form=form) == count
+    assert list(read_records(path)) == list(many(count))
+    first = path.read_bytes()
+    write_records(path, many(count), form=form, force=True)
+    assert path.read_bytes() == first
+
+
+def test_a_json_file_is_one_list(tmp_path: Path) -> None:
+    write_records(tmp_path / "a.json", many(3))
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert [entry["id"] for entry in entries] == ["r0", "r1", "r2"]
+
+
+def test_datasets_reads_parquet_and_chat_rows(tmp_path: Path) -> None:
+    import datasets
+
+    write_records(tmp_path / "a.parquet", many(3))
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert rows[1]["id"] == "r1"
+    assert rows[1]["turns"][0] == {"role": "user", "text": "Which point is closest?"}
+    write_records(tmp_path / "chat.jsonl", many(3), form="chat")
+    chat = datasets.Dataset.from_json(str(tmp_path / "chat.jsonl"), cache_dir=str(tmp_path / "cache"))
+    assert chat[2]["messages"][1]["content"][0]["text"] == "The answer is B."
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_memory_does_not_grow_with_the_records(tmp_path: Path, name: str) -> None:
+    """Six thousand records are more than 6 MB of text, and several times that as objects."""
+
+    def peak(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        work()
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    path = tmp_path / name
+    allowed = 3_000_000 if name != "a.parquet" else 12_000_000  # a row group of 1,000 as Python objects
+    assert peak(lambda: write_records(path, many(6000))) < allowed
+    assert peak(lambda: deque(read_records(path), maxlen=1)) < allowed
+    assert peak(lambda: list(read_records(path))) > 2 * allowed
+
+
+def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images/küche 1.png")
+    good = depth_record()
+    lines = [
+        good.to_json(),
+        '{"id": "cut',
+        good.to_json(),
+        "",
+        replace(good, id="lost", images=("images/lost.png",)).to_json(),
+        '{"id": "x"}',
+    ]
+    path = tmp_path / "set.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    problems = list(check_records(path))
+    assert [problem.name.rpartition(", ")[2] for problem in problems] == ["line 2", "line 3", "line 5", "line 6"]
+    assert "no JSON" in problems[0].reason
+    assert "the id 'depth-cot-0' stands twice" in problems[1].reason
+    assert "there is no file" in problems[2].reason
+    assert "images: missing" in problems[3].reason
+    with pytest.raises(RecordError, match=r"set\.jsonl, line 2: this is no JSON"):
+        list(read_records(path))
+
+
+def test_images_are_looked_for_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    write_records(path, [depth_record()])
+    assert list(read_records(path)) == [depth_record()]
+    with pytest.raises(RecordError, match="line 1, record 'depth-cot-0': images: there is no file"):
+        list(read_records(path, check_images=True))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_files_that_are_missing_or_damaged(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(RecordError, match="cannot be read"):
+        list(read_records(path))
+    path.write_bytes(b'[{"id": \xff')
+    with pytest.raises(RecordError, match=name):
+        list(read_records(path))
+
+
+def test_outputs_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"records are in .jsonl, .json \(LLaVA\) or .parquet"):
+        write_records(tmp_path / "a.txt", [])
+    with pytest.raises(RecordError, match="Parquet holds records"):
+        write_records(tmp_path / "a.parquet", [], form="chat")
+    with pytest.raises(RecordError, match="forms of records"):
+        write_records(tmp_path / "a.jsonl", [], form="xml")  # type: ignore[arg-type]
+    write_records(tmp_path / "a.jsonl", many(1))
+    with pytest.raises(OutputError, match="exists already"):
+        write_records(tmp_path / "a.jsonl", many(2))
+    with pytest.raises(RecordError, match="no Unicode"):
+        write_records(tmp_path / "b.jsonl", [depth_record(images=("a\udce4.png",))])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
