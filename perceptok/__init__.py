@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         TrainingError,
         VocabularyError,
     )
+    from perceptok.llava.framing import FrameRule
+    from perceptok.llava.loading import load_llava
+    from perceptok.llava.saving import load_adapter, save_adapter
     from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
     from perceptok.objectives.columns import auxiliary_log_probs
     from perceptok.objectives.curriculum import (
@@ -90,6 +93,7 @@ _HOMES = {
     "DepthCodec": "perceptok.depth.codec",
     "DepthMap": "perceptok.depth.maps.depth_map",
     "DepthMapError": "perceptok.errors",
+    "FrameRule": "perceptok.llava.framing",
     "GrammarConfig": "perceptok.decoding.grammar.automaton",
     "ImageFrame": "perceptok.boxes.frames.geometry",
     "LinearSchedule": "perceptok.objectives.curriculum",
@@ -127,7 +131,9 @@ _HOMES = {
     "extend_vocabulary": "perceptok.vocabulary.extension",
     "generate_perception": "perceptok.decoding.engines.fast_generation",
     "iou_matrix": "perceptok.boxes.scores.metrics",
+    "load_adapter": "perceptok.llava.saving",
     "load_aurora_checkpoint": "perceptok.depth.codec",
+    "load_llava": "perceptok.llava.loading",
     "marker_loss": "perceptok.objectives.auxiliary",
     "match_boxes": "perceptok.boxes.scores.metrics",
     "merging_loss": "perceptok.objectives.auxiliary",
@@ -146,6 +152,7 @@ _HOMES = {
     "restore_text": "perceptok.vocabulary.sanitising",
     "rewrite_annotations": "perceptok.boxes.datasets.writing",
     "sanitise_text": "perceptok.vocabulary.sanitising",
+    "save_adapter": "perceptok.llava.saving",
     "score_boxes": "perceptok.boxes.scores.metrics",
     "train_depth_codec": "perceptok.depth.training.trainer",
     "trainable_parameters": "perceptok.vocabulary.trainable",
@@ -173,6 +180,7 @@ __all__ = [
     "DepthCodec",
     "DepthMap",
     "DepthMapError",
+    "FrameRule",
     "GrammarConfig",
     "ImageFrame",
     "LinearSchedule",
@@ -209,7 +217,9 @@ __all__ = [
     "extend_vocabulary",
     "generate_perception",
     "iou_matrix",
+    "load_adapter",
     "load_aurora_checkpoint",
+    "load_llava",
     "marker_loss",
     "match_boxes",
     "merging_loss",
@@ -228,6 +238,7 @@ __all__ = [
     "restore_text",
     "rewrite_annotations",
     "sanitise_text",
+    "save_adapter",
     "score_boxes",
     "train_depth_codec",
     "trainable_parameters",

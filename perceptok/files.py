@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from perceptok.errors import OutputError, PerceptokError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["atomic_write", "parse_json"]
+__all__ = ["atomic_folder", "atomic_write", "parse_json", "whole_folder"]
 
 
 def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
@@ -119,3 +120,65 @@ def _failure(target: Path, error: OSError) -> OutputError:
         return OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {target}: {reason}; check permission and free space of {target.parent}")
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """A folder that takes its name, with everything in it, only when the `with` block ends without an exception.
+
+    Files go to a hidden folder beside it, which is renamed at the end and removed on any failure. A folder that stood
+    there before is first renamed to `.NAME.previous`, and removed once the new one has its name: whenever a process is
+    killed, one of the two is whole, and `whole_folder` finds it.
+
+    Args:
+        path: The folder to make; missing folders above it are made.
+        force: Replace the folder if it exists already and is not empty.
+
+    Yields:
+        The hidden folder to write into.
+
+    Raises:
+        OutputError: The path exists and `force` is not given, is no folder, or cannot be written.
+    """
+    target = Path(path)
+    before = _previous(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        _refuse_folder(target, force)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise error if isinstance(error, OutputError) else _failure(target, error) from error
+    try:
+        yield temporary
+        _refuse_folder(target, force)  # another process may have been faster
+        try:
+            if target.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                target.rename(before)
+            temporary.rename(target)
+        except OSError as error:
+            if before.exists() and not target.exists():
+                before.rename(target)
+            raise _failure(target, error) from error
+        shutil.rmtree(before, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def whole_folder(path: str | os.PathLike[str]) -> Path:
+    """What `atomic_folder` wrote last: the folder, or the one before where a kill came between the two renamings."""
+    target = Path(path)
+    before = _previous(target)
+    return before if before.is_dir() and not target.exists() else target
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous")
+
+
+def _refuse_folder(target: Path, force: bool) -> None:
+    if os.path.lexists(target) and not target.is_dir():
+        raise OutputError(f"cannot write {target}: it exists and is not a folder; choose another path")
+    if target.is_dir() and not force and any(target.iterdir()):
+        raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import box, demo, depth
+from perceptok_cli import box, demo, depth, llava
 
 __all__ = ["app", "main"]
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.add_typer(depth.app, name="depth")
 app.add_typer(box.app, name="box")
+app.add_typer(llava.app, name="llava")
 app.command()(demo.demo)
 
 

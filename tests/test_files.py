@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perceptok.errors import OutputError
-from perceptok.files import atomic_write
+from perceptok.files import atomic_folder, atomic_write, whole_folder
 
 
 @contextmanager
@@ -144,3 +144,30 @@ def test_long_names_are_fine(tmp_path: Path) -> None:
     with atomic_write(path) as file:
         file.write(b"x")
     assert path.read_bytes() == b"x"
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "out"
+    with atomic_folder(target) as place:
+        (place / "x").write_text("1")
+        assert not target.exists()
+    assert (target / "x").read_text() == "1"
+    with pytest.raises(OutputError, match="exists already"), atomic_folder(target):
+        pass
+    with pytest.raises(KeyError), atomic_folder(target, force=True) as place:
+        (place / "x").write_text("2")
+        raise KeyError
+    assert (target / "x").read_text() == "1"
+    with atomic_folder(target, force=True) as place:
+        (place / "y").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["y"]
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    # Killed between the two renamings: the one before is found, and the next write tidies up.
+    target.rename(target.with_name(".out.previous"))
+    assert whole_folder(target).name == ".out.previous"
+    with atomic_folder(target) as place:
+        (place / "z").write_text("4")
+    assert whole_folder(target) == target
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    with pytest.raises(OutputError, match="is not a folder"), atomic_folder(target / "z", force=True):
+        pass

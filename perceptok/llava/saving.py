@@ -1,0 +1,322 @@
+"""An adapter with all it needs to mean the same later: rows, manifest, codec, frame, base and recipe in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from perceptok.depth.codec import DepthCodec
+from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError
+from perceptok.files import atomic_folder, parse_json, whole_folder
+from perceptok.llava.framing import FrameRule
+from perceptok.llava.loading import (
+    Bits,
+    load_base,
+    load_processor,
+    prepare_processor,
+    record_settings,
+    require_same_base,
+    settings_of,
+)
+from perceptok.llava.probing import probe_logits, require_equal_logits
+from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary.trainable import verify_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel, ProcessorMixin
+
+__all__ = ["ADAPTER", "Loaded", "load_adapter", "read_adapter_record", "save_adapter"]
+
+ADAPTER = "perception_adapter.json"
+"""Name of the file that makes a folder one of ours."""
+
+_FORMAT = 1
+_WEIGHTS = "adapter_model.safetensors"
+
+Verify = Literal["reload", "file"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_adapter` gives.
+
+    Attributes:
+        model: The extended base with its adapter (peft), in evaluation mode.
+        processor: Its processor; the tokenizer knows every perception token.
+        vocab: The tokens' ids, with the codec's fingerprint.
+        codec: The depth codec that the DEPTH tokens mean, or None where none was on record.
+        frame: How pictures are framed.
+        config: The configuration of the training, as plain JSON types; empty where none was saved.
+    """
+
+    model: PeftModel
+    processor: ProcessorMixin
+    vocab: PerceptionVocabulary
+    codec: DepthCodec | None
+    frame: FrameRule
+    config: Mapping[str, Any]
+
+
+def save_adapter(
+    folder: str | os.PathLike[str],
+    model: PeftModel,
+    processor: ProcessorMixin,
+    vocab: PerceptionVocabulary,
+    codec: DepthCodec | None = None,
+    frame: str | FrameRule = "squash",
+    config: object = None,
+    *,
+    base: str | os.PathLike[str] | None = None,
+    verify: Verify = "reload",
+    state_dict: Mapping[str, Tensor] | None = None,
+    force: bool = False,
+) -> Path:
+    """Save an adapter so that `load_adapter` gives the same model again, or raise and leave the folder as it was.
+
+    The folder holds peft's two files (LoRA, rows of perception tokens, the projector where it was trained), the
+    processor with its tokenizer, the manifest, the codec, and `perception_adapter.json`: base, frame, fingerprint of
+    the codec, recipe and versions. Weights are safetensors; nothing is pickled. It takes its name only when all of it
+    is written and verified: a kill or a full disk leaves what was there before.
+
+    Args:
+        folder: Where to.
+        model: As wrapped by peft; its token rows trained through `peft_settings`.
+        processor: The model's, extended.
+        vocab: Its vocabulary.
+        codec: Whose codes the DEPTH tokens mean; a copy is saved.
+        frame: How pictures were framed.
+        config: The training's configuration: a dataclass or a mapping of JSON types.
+        base: Where the base is found again; by default where the model was loaded from.
+        verify: "reload" loads everything anew, base included, and compares logits on a fixed question; "file" compares
+            the saved tensors with the model's, bit for bit, for checkpoints within a run.
+        state_dict: The gathered weights, where the model here holds shards of them (FSDP, ZeRO-3); they are what is
+            saved and compared.
+        force: Replace an adapter that is there.
+
+    Raises:
+        CheckpointError: What was saved does not say what the model says.
+        VocabularyError: Something trained would be lost; or processor, vocabulary and codec do not fit together.
+        OutputError: The folder exists and `force` is not given, or cannot be written.
+    """
+    rule = FrameRule.read(frame)
+    source = str(base if base is not None else _base_name(model))
+    tokenizer = cast(Any, processor).tokenizer
+    known = PerceptionVocabulary.from_tokenizer(tokenizer, vocab.token_sets)
+    if known.tokens != vocab.tokens:
+        raise VocabularyError("the processor's tokenizer gives perception tokens other ids than the vocabulary says")
+    if codec is not None:
+        known.codec_fingerprint = codec.fingerprint
+        if vocab.codec_fingerprint not in (None, codec.fingerprint):
+            raise VocabularyError(
+                f"the model was loaded for the codec {vocab.codec_fingerprint}, this codec is {codec.fingerprint}: "
+                "codes of two codecs do not mix"
+            )
+    else:
+        known.codec_fingerprint = vocab.codec_fingerprint
+    record = {
+        "format": _FORMAT,
+        "base": {"source": source, "sample": settings_of(model).get("base")},
+        "frame": rule.to_dict(),
+        "codec": known.codec_fingerprint,
+        "config": _plain(config),
+        "versions": _versions(),
+    }
+    target = Path(folder)
+    with atomic_folder(target, force=force) as place, _clear_messages(target):
+        options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
+        model.save_pretrained(str(place), save_embedding_layers=False, **options)
+        (place / "README.md").unlink(missing_ok=True)  # peft's empty form; what it is, is on record
+        processor.save_pretrained(place)
+        known.save_pretrained(place)
+        if codec is not None:
+            codec.save_pretrained(place / "codec")
+        (place / ADAPTER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if state_dict is None:
+            verify_adapter(model, vocab, place)
+        else:
+            _require_saved(place / _WEIGHTS, state_dict)
+        if verify == "reload":
+            said = probe_logits(model, processor, vocab, rule)
+            parameter = next(model.parameters())
+            again = load_adapter(place, base=source, dtype=_dtype(model), device=parameter.device)
+            read = probe_logits(again.model, again.processor, again.vocab, again.frame)
+            require_equal_logits(read, said, str(target))
+    return target
+
+
+def load_adapter(
+    folder: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    codec: DepthCodec | None = None,
+    bits: Bits | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    trainable: bool = False,
+) -> Loaded:
+    """Base, adapter, rows, processor, codec and frame, as `save_adapter` left them.
+
+    Args:
+        folder: Where it wrote.
+        base: Where the base is, if not where it was; it has to be the same model.
+        codec: The codec at hand, instead of the saved copy; it has to be the same codec.
+        bits: See `load_llava`; as `dtype` and `device`.
+        dtype: Of the base's weights.
+        device: Where the model goes.
+        trainable: Leave the adapter trainable, to go on.
+
+    Raises:
+        CheckpointError: The folder is no adapter of ours, is damaged, or the base is another model.
+        VocabularyError: The manifest is of another tokenizer or codec; or neither base nor adapter has rows for the
+            perception tokens.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MissingExtraError("peft", "llava", "an adapter") from error
+
+    place = whole_folder(folder)
+    record = read_adapter_record(place)
+    source = _found_base(base if base is not None else record["base"]["source"], place)
+    held = _tensor_names(place / _WEIGHTS)
+    processor = load_processor(place)
+    tokenizer = cast(Any, processor).tokenizer
+    if codec is None and (place / "codec").is_dir():
+        codec = DepthCodec.from_pretrained(place / "codec")
+    fingerprint = None if codec is None else codec.fingerprint
+    vocab = PerceptionVocabulary.from_pretrained(place, tokenizer, codec_fingerprint=fingerprint)
+    model = load_base(source, bits=bits, dtype=dtype, device=device)
+    if record["base"]["sample"] is not None:
+        require_same_base(model, vocab, record["base"]["sample"], str(source))
+    has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in held)
+    extended = bool(getattr(model.config, "perception_rows", None))
+    if not has_rows and not extended:
+        raise VocabularyError(
+            f"the adapter holds no rows of perception tokens, and its base {source} was never extended: load the "
+            "extended base that was saved with it as base="
+        )
+    # Rows that the adapter brings may start from anything; rows that it does not are the base's own.
+    extend_vocabulary(tokenizer, model, vocab.token_sets, existing=None if extended else "replace")
+    rule = FrameRule.read(record["frame"])
+    prepare_processor(processor, model, rule)
+    record_settings(model, vocab, rule)
+    try:
+        with _clear_messages(Path(folder)):
+            wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({error})") from error
+    wrapped.train(trainable)
+    return Loaded(wrapped, processor, vocab, codec, rule, record["config"])
+
+
+def read_adapter_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `perception_adapter.json` of a folder says, checked; raises CheckpointError where it is none of ours."""
+    path = Path(folder) / ADAPTER
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} is no adapter of perceptok ({ADAPTER} cannot be read: {error.strerror}); save one with "
+            "save_adapter, or bring one of LLaVA's original format over with import_original"
+        ) from error
+    record = parse_json(text, str(path), CheckpointError)
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        found = record.get("format") if isinstance(record, dict) else record
+        raise CheckpointError(f"{path} has the format {found!r}, this release reads {_FORMAT}; upgrade perceptok")
+    base = record.get("base")
+    whole = isinstance(base, dict) and isinstance(base.get("source"), str) and isinstance(record.get("config"), dict)
+    if not whole or "frame" not in record:
+        raise CheckpointError(f"{path} lacks its base, frame or config; it was not written by save_adapter")
+    return record
+
+
+def _found_base(source: str | os.PathLike[str], place: Path) -> str | os.PathLike[str]:
+    """The base where it was, or beside the adapter: a folder that moved with it."""
+    if not Path(source).exists():
+        for near in (place / source, place.parent / source, place.parent / Path(source).name):
+            if near.is_dir():
+                return near
+    return source
+
+
+def _base_name(model: PeftModel) -> str:
+    name = getattr(cast("PreTrainedModel", model.get_base_model()), "name_or_path", None)
+    if not name:
+        raise OutputError("the base was made here, not loaded: save it first, and say where with base=")
+    return str(name)
+
+
+def _tensor_names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"no weights to be read at {path} ({error}); adapters are kept as safetensors, never pickled"
+        ) from error
+
+
+def _require_saved(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Every gathered weight of the adapter is in the file, bit for bit."""
+    from safetensors.torch import load_file
+
+    saved = load_file(path)
+    if not saved:
+        raise CheckpointError(f"{path} holds nothing: the gathered weights have none of the adapter's names")
+    mine = [one for one in state.values() if one.numel()]
+    for name, tensor in saved.items():
+        if not tensor.numel():
+            raise CheckpointError(f"{name} in {path} is empty: gather the weights before saving (FSDP, ZeRO-3)")
+        same = (one for one in mine if one.shape == tensor.shape and one.dtype == tensor.dtype)
+        if not any(torch.equal(one.cpu(), tensor) for one in same):
+            raise CheckpointError(f"{name} in {path} is none of the gathered weights")
+
+
+def _dtype(model: PeftModel) -> torch.dtype:
+    embeddings = cast(Any, model.get_base_model()).get_input_embeddings()
+    return cast(torch.dtype, getattr(embeddings, "base_layer", embeddings).weight.dtype)
+
+
+def _plain(config: object) -> dict[str, Any]:
+    if config is None:
+        return {}
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+    return cast("dict[str, Any]", json.loads(json.dumps(values)))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("perceptok", "transformers", "peft", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            found[package] = "source"
+    return found
+
+
+@contextmanager
+def _clear_messages(target: Path) -> Iterator[None]:
+    """A full disk by its name, whichever library met it; and no advice of peft's that does not apply."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"cannot write {target}: {error}; what was there before is still whole. Check the free space"
+            ) from error

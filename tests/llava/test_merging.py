@@ -1,0 +1,60 @@
+"""Plain checkpoints: stock transformers and peft read them, and they say the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+
+from perceptok.llava.merging import export_adapter, merge_adapter
+from perceptok.llava.probing import probe_logits
+from perceptok.llava.saving import load_adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+
+def test_merged(tiny_adapter: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "perceptok_cli.main", "llava", "merge", str(tiny_adapter), "-o"]
+    done = subprocess.run([*command, str(tmp_path / "m")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = load_adapter(tiny_adapter)
+    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
+    processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "m")  # type: ignore[no-untyped-call]
+    assert type(stock) is transformers.LlavaForConditionalGeneration
+    assert torch.allclose(probe_logits(stock, processor, loaded.vocab, loaded.frame), said, atol=1e-4)
+    assert processor.image_processor.size == {"height": 56, "width": 56}  # an engine squashes as the training did
+    again = subprocess.run([*command, str(tmp_path / "m")], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_exported(tiny_adapter: Path, tmp_path: Path) -> None:
+    export_adapter(tiny_adapter, tmp_path / "e")
+    loaded = load_adapter(tiny_adapter)
+    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    with safe_open(tmp_path / "e" / "lora" / "adapter_model.safetensors", "pt") as file:
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "e" / "base")
+    bare = probe_logits(stock, loaded.processor, loaded.vocab, loaded.frame)
+    assert not torch.allclose(bare, said, atol=1e-2)
+    both = peft.PeftModel.from_pretrained(stock, tmp_path / "e" / "lora")
+    assert torch.allclose(probe_logits(both, loaded.processor, loaded.vocab, loaded.frame), said, atol=1e-4)
+
+
+def test_a_merged_model_is_a_base_again(tiny_adapter: Path, tmp_path: Path) -> None:
+    from perceptok.llava.loading import load_llava
+
+    merge_adapter(tiny_adapter, tmp_path / "m")
+    loaded = load_adapter(tiny_adapter)
+    model, processor, vocab = load_llava(tmp_path / "m", codec=loaded.codec)
+    assert vocab.tokens == loaded.vocab.tokens
+    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    assert torch.allclose(probe_logits(model, processor, vocab, loaded.frame), said, atol=1e-4)

@@ -1,0 +1,181 @@
+"""Saving: the same model again, or nothing replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import perceptok as pt
+from perceptok.errors import CheckpointError, OutputError, VocabularyError
+from perceptok.llava.loading import load_llava
+from perceptok.llava.probing import probe_logits
+from perceptok.llava.saving import ADAPTER, load_adapter, save_adapter
+from tests.llava.tiny import Trained, save_tiny_llava, tiny_trained
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+
+@pytest.fixture
+def trained(tiny_llava: Path, codec: pt.DepthCodec) -> Callable[..., Trained]:
+    """An adapter of which every weight has moved."""
+    return lambda mode="new_rows", folder=tiny_llava: tiny_trained(folder, codec, mode)
+
+
+@pytest.mark.parametrize("mode", ["new_rows", "full"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_there_and_back(
+    trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path, mode: str, tied: bool
+) -> None:
+    base = save_tiny_llava(tmp_path / "base", tied=tied)
+    model, processor, vocab = trained(mode, base)
+    said = probe_logits(model, processor, vocab, pt.FrameRule())
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, config={"steps": 3})
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
+    loaded = load_adapter(folder)
+    assert torch.equal(probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame), said)
+    assert loaded.codec is not None
+    assert loaded.codec.fingerprint == loaded.vocab.codec_fingerprint == codec.fingerprint
+    assert loaded.config == {"steps": 3}
+    assert loaded.frame == pt.FrameRule()
+    # Moved together, base and adapter find each other.
+    (tmp_path / "moved").mkdir()
+    for one in ("base", "out"):
+        (tmp_path / one).rename(tmp_path / "moved" / one)
+    load_adapter(tmp_path / "moved" / "out")
+
+
+def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path) -> None:
+    model, processor, vocab = trained()
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, verify="file")
+    with pytest.raises(OutputError, match="exists already"):
+        save_adapter(folder, model, processor, vocab, codec)
+    other = pt.DepthCodec.from_pretrained()
+    other.model.codebook.add_(1)
+    with pytest.raises(VocabularyError, match="codes of two codecs do not mix"):
+        load_adapter(folder, codec=other)
+    with pytest.raises(VocabularyError, match="codes of two codecs do not mix"):
+        save_adapter(tmp_path / "b", model, processor, vocab, other)
+    stranger = save_tiny_llava(tmp_path / "stranger", layers=1)
+    with pytest.raises(CheckpointError, match=r"is not the base that the adapter was trained on: its layers differ"):
+        load_adapter(folder, base=stranger)
+    weights = load_file(stranger / "model.safetensors")
+    shutil.rmtree(stranger)
+    save_tiny_llava(stranger)
+    weights = {name: one + 0.1 for name, one in load_file(stranger / "model.safetensors").items()}
+    save_file(weights, stranger / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"\d+ of \d+ sampled weights differ; pass the right one"):
+        load_adapter(folder, base=stranger)
+    with pytest.raises(CheckpointError, match="is an adapter, not a base; load it with load_adapter"):
+        load_llava(folder)
+    with pytest.raises(CheckpointError, match="is no adapter of perceptok"):
+        load_adapter(tmp_path)
+    (folder / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="no weights to be read"):
+        load_adapter(folder)
+
+
+def test_pure_lora_needs_its_extended_base(tiny_llava: Path, trained: Callable[..., Trained], tmp_path: Path) -> None:
+    model, processor, vocab = trained()
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, verify="file")
+    kept = {name: one for name, one in load_file(folder / "adapter_model.safetensors").items() if "token" not in name}
+    save_file(kept, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        VocabularyError, match=r"holds no rows of perception tokens, and its base .* was never extended"
+    ):
+        load_adapter(folder)
+
+
+def test_a_lost_weight_is_found_before_anything_is_replaced(
+    trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path
+) -> None:
+    model, processor, vocab = trained()
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, verify="file")
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    # Trained behind peft's back: no file of the adapter holds it, only the logits tell.
+    with torch.no_grad():
+        model.get_base_model().model.language_model.norm.weight.mul_(2)
+    with pytest.raises(CheckpointError, match="what was saved does not say what was trained"):
+        save_adapter(folder, model, processor, vocab, codec, force=True)
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path
+) -> None:
+    """The limit on the size of files stands for the disk: the same error of the same system call."""
+    import resource
+
+    model, processor, vocab = trained()
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, config={"n": 1}, verify="file")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*out: .*what was there before is still whole"):
+            save_adapter(folder, model, processor, vocab, codec, config={"n": 2}, verify="file", force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert load_adapter(folder).config == {"n": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from perceptok.files import atomic_folder
+number = 0
+while True:
+    number += 1
+    with atomic_folder(sys.argv[1], force=True) as place:
+        for name in "abcdefgh":
+            (place / name).write_text(str(number))
+"""
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """Whenever it is killed, the folder or the one before it is whole."""
+    from perceptok.files import whole_folder
+
+    target = tmp_path / "out"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for attempt in range(8):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(target)], env=environment)
+        deadline = time.monotonic() + 30
+        while not whole_folder(target).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05 + 0.0037 * attempt)
+        process.kill()
+        process.wait()
+        found = {path.name: path.read_text() for path in whole_folder(target).iterdir()}
+        assert sorted(found) == list("abcdefgh")
+        assert len(set(found.values())) == 1
+
+
+def test_the_record_is_checked(trained: Callable[..., Trained], tmp_path: Path) -> None:
+    model, processor, vocab = trained()
+    folder = save_adapter(tmp_path / "out", model, processor, vocab, verify="file")
+    record = json.loads((folder / ADAPTER).read_text())
+    for damage, message in [
+        ({**record, "format": 2}, "has the format 2, this release reads 1"),
+        ({**record, "base": "x"}, "lacks its base"),
+        ([], "has the format"),
+    ]:
+        (folder / ADAPTER).write_text(json.dumps(damage))
+        with pytest.raises(CheckpointError, match=message):
+            load_adapter(folder)
+    (folder / ADAPTER).write_text("{")
+    with pytest.raises(CheckpointError, match="no JSON"):
+        load_adapter(folder)
