@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
-from perceptok.vocabulary.additions import add_tokens, plan_tokens
+from perceptok.vocabulary.additions import add_tokens, plan_tokens, say_mended
 from perceptok.vocabulary.initialisation import Blend, block_diagonal, initial_rows
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.matrices import TokenMatrices, configs_of, find_matrices, grow_matrices
@@ -41,10 +41,11 @@ def extend_vocabulary(
     """Add perception tokens to a tokenizer, and rows for them to a model; both are changed in place.
 
     The tokens are added in AURORA's order, as single tokens that are neither special (skipping special tokens would
-    delete every block) nor normalised. Tokens that are there already are left alone, missing ones are added, and what
-    was done is on record in the model's config (`perception_rows`), so that a second call changes nothing, also after
-    saving and loading. The matrices grow to hold every token and never shrink; rows are initialised by token id, so
-    also those that padding had created. Nothing is changed if the call is refused.
+    delete every block) nor normalised. Tokens that are there already keep their ids, and where they are special or
+    normalised (as AURORA's own script and many others add them) they become plain, with a warning that says so.
+    Missing ones are added, and what was done is on record in the model's config (`perception_rows`), so that a second
+    call changes nothing, also after saving and loading. The matrices grow to hold every token and never shrink; rows
+    are initialised by token id, so also those that padding had created. Nothing is changed if the call is refused.
 
     Args:
         tokenizer: A fast one.
@@ -62,8 +63,11 @@ def extend_vocabulary(
               so that 17 and 71 differ.
         codebook: (size, D), the codec's codebook, for "codebook".
         descriptions: Token -> words, for "text", instead of the set's name and the code.
-        existing: What to do with rows of tokens that the tokenizer had before, in a model without a record of them:
-            "keep" them as trained, or "replace" them. Without it they are kept, with a warning.
+        existing: What to do with rows that exist, in a model without a record of them: "keep" every one as trained
+            (also where the tokenizer is the plain one, so that a trained model only gets its tokens back), or
+            "replace" them. Without it, rows of tokens that the tokenizer had before are kept, with a warning; those
+            of tokens that it lacked are taken for padding and initialised, with a warning where the model is exactly
+            as long as the tokens need, as one is that was trained with them.
         pad_to_multiple_of: Round the number of rows up, for speed on some accelerators.
         seed: Of the draws; the same seed gives the same rows.
 
@@ -81,11 +85,14 @@ def extend_vocabulary(
         raise VocabularyError(f"pad_to_multiple_of is a positive integer; got {pad_to_multiple_of!r}")
     if existing not in (None, "keep", "replace"):
         raise VocabularyError(f"existing is 'keep' or 'replace'; got {existing!r}")
-    added = plan_tokens(tokenizer, token_sets)
+    plan = plan_tokens(tokenizer, token_sets)
+    added = plan.added
     known = {**tokenizer.get_vocab(), **added}
     vocab = PerceptionVocabulary(token_sets, known, max(len(tokenizer) + len(added), max(known.values()) + 1))
     if model is None:
-        return add_tokens(tokenizer, vocab, added)
+        vocab = add_tokens(tokenizer, vocab, plan)
+        say_mended(vocab, plan)
+        return vocab
     old = find_matrices(model)
     _require_rows(model, old, known, vocab)
     wanted: list[int] = []
@@ -98,9 +105,10 @@ def extend_vocabulary(
     # All that may be refused comes before the first change.
     fillings = _fillings(old, rows, known, vocab, wanted, features, blends, seed)
 
-    vocab = add_tokens(tokenizer, vocab, added)
+    vocab = add_tokens(tokenizer, vocab, plan)
     _fill(grow_matrices(model, rows), fillings)
     setattr(model.config, _MARK, {**_record(model), **{one.name: _runs(_ids(vocab, one)) for one in token_sets}})
+    say_mended(vocab, plan)
     return vocab
 
 
@@ -148,7 +156,9 @@ def _unfilled(
     record = _record(model).get(token_set.name)
     if record == _runs(ids):
         return [index for index in ids if index >= rows]
-    if record is not None and existing is None:
+    if existing == "keep":
+        return [index for index in ids if index >= rows]
+    if record is not None:
         raise VocabularyError(
             f"the model's {token_set.name} rows were made for ids from {record[0][0]} on, the tokenizer's begin at "
             f"{ids[0]}; load the tokenizer that was saved with the model, or bring the rows over with remap_rows and "
@@ -157,10 +167,17 @@ def _unfilled(
     if any(index >= rows and index not in new for index in ids):
         return ids  # the model was never extended for this tokenizer, whatever rows padding had left it
     kept = [index for index in ids if index not in new]
-    if kept and existing is None:
+    if kept:
         warnings.warn(
             f"the tokenizer had {len(kept)} of the {token_set.name} tokens already, and the model has rows for them: "
             "they are kept as they are. Say existing='keep' if they are trained, existing='replace' if not",
+            stacklevel=3,
+        )
+    taken = [index for index in ids if index in new and index < rows]
+    if taken and rows == vocab.size:
+        warnings.warn(
+            f"the model has exactly as many rows as the tokens need, as one that was trained with them: {len(taken)} "
+            f"rows of {token_set.name} are made anew. Say existing='keep' if they are trained, 'replace' if not",
             stacklevel=3,
         )
     return [index for index in ids if index in new]

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenMatrices", "configs_of", "find_matrices", "grow_matrices", "modules_of"]
 
+_SHARDED = (
+    "the token matrices of {name} are in the hands of FSDP or tensor parallelism (fully_shard makes them DTensors); "
+    "extend the vocabulary first, and ask for what is to be trained (peft_settings), then shard the model"
+)
+
 
 @dataclass(frozen=True)
 class TokenMatrices:
@@ -78,6 +83,8 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
         )
     inputs = model.get_input_embeddings().weight
     assert isinstance(inputs, nn.Parameter)
+    if any(getattr(module, "_is_fsdp_managed_module", False) for module in modules_of(model)):
+        raise VocabularyError(_SHARDED.format(name=name))
     found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
     for parameter in found.parameters:
         _require_plain(parameter, name)
@@ -181,6 +188,8 @@ def _settle_others(model: PreTrainedModel, matrices: TokenMatrices, lengths: dic
 
 
 def _require_plain(parameter: Tensor, name: str) -> None:
+    if hasattr(parameter, "full_tensor"):
+        raise VocabularyError(_SHARDED.format(name=name))
     if parameter.is_meta:
         raise VocabularyError(f"the token matrices of {name} are on the meta device; load the weights first")
     if parameter.numel() == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["peft_settings", "trainable_parameters", "verify_adapter"]
+
+_ADAPTER = "adapter_model.safetensors"
 
 _MASKS = WeakTensorKeyDictionary()
 """Parameter -> handle of the hook that masks its gradient; as an attribute it would keep models from being pickled."""
@@ -82,6 +85,10 @@ def peft_settings(
     everywhere else where `config.vocab_size` is not at the top, unless saved with `save_embedding_layers=True`:
     `verify_adapter` tells.
 
+    TRL's trainers compute their loss from `head.weight` and `head.bias`, and stop at peft's wrapper of trained tokens,
+    which has no `bias`. Where peft is installed, this call lends that class one (the wrapped layer's), for the process:
+    call it in a script that goes on training a loaded adapter, too.
+
     Args:
         model: One extended with `extend_vocabulary`, not wrapped yet.
         vocab: Its vocabulary.
@@ -105,6 +112,7 @@ def peft_settings(
                 f"the head of {type(model).__name__} has a bias, which peft's layer for trained tokens would leave out "
                 "of the logits; use mode='full', or trainable_parameters"
             )
+        _show_bias()
         ids = sorted(vocab.tokens.values())
         return {"trainable_token_indices": dict.fromkeys(named, ids)}
     if not matrices.tied:
@@ -129,28 +137,33 @@ def verify_adapter(
         model: As wrapped by peft and trained.
         vocab: The vocabulary of its base model.
         folder: Where `model.save_pretrained` wrote the adapter.
-        adapter_name: Which of the model's adapters it is.
+        adapter_name: Which of the model's adapters it is, active or not. peft saves all but "default" in a folder of
+            their name below; either folder may be given.
 
     Raises:
-        VocabularyError: No adapter in the folder, something trained that is missing or different there, rows of
-            perception tokens that are not in it, or a model in shards.
+        VocabularyError: No such adapter in the model or the folder, something trained that is missing or different
+            there, rows of perception tokens that are not in it, or a model in shards.
     """
-    path = Path(folder) / "adapter_model.safetensors"
-    trained = {_saved_name(name, adapter_name): one for name, one in model.named_parameters() if one.requires_grad}
-    shards = [name for name, one in trained.items() if hasattr(one, "full_tensor") or not one.numel()]
+    if adapter_name not in model.peft_config:
+        raise VocabularyError(f"the model has no adapter {adapter_name!r}, only {', '.join(model.peft_config)}")
+    path = _adapter_file(folder, adapter_name)
+    parameters = _parameters_of(model, adapter_name)
+    shards = [name for name, one in parameters.items() if hasattr(one, "full_tensor") or not one.numel()]
     if shards:
         raise VocabularyError(f"{shards[0]} is a shard here (FSDP, ZeRO-3); gather the model first")
+    keys = _saved_names(model, adapter_name)
     try:
         with safe_open(path, "pt") as file:
             saved = set(file.keys())
-            for name, parameter in trained.items():
-                if name not in saved:
+            for name, parameter in parameters.items():
+                key = keys.get(parameter.data_ptr(), name)
+                if key not in saved:
                     raise VocabularyError(
-                        f"{name} was trained, but is not in {path}: save with save_embedding_layers=True (peft's "
+                        f"{key} was trained, but is not in {path}: save with save_embedding_layers=True (peft's "
                         "'auto' leaves the embeddings of LLaVA and others out), or train it through peft_settings"
                     )
-                if not torch.equal(file.get_tensor(name).to(parameter), parameter):
-                    raise VocabularyError(f"{name} in {path} is not as the model has it: trained on since, save anew")
+                if not torch.equal(file.get_tensor(key).to(parameter), parameter):
+                    raise VocabularyError(f"{key} in {path} is not as the model has it: trained on since, save anew")
     except (OSError, SafetensorError) as error:
         raise VocabularyError(f"no adapter to be read at {path} ({error}); save it with save_pretrained") from error
     names = {id(module): name for name, module in model.named_modules()}
@@ -165,6 +178,52 @@ def verify_adapter(
                 f"{path} holds no rows of perception tokens for {name}: they were not trained, and would be whatever "
                 "the base model's init gives; train them through peft_settings, or save the base model beside it"
             )
+
+
+def _adapter_file(folder: str | os.PathLike[str], adapter_name: str) -> Path:
+    """Peft puts every adapter but "default" into a folder of its name; that folder itself may be given, too."""
+    for place in (Path(folder) / adapter_name, Path(folder)):
+        if (place / _ADAPTER).is_file() and (adapter_name != "default" or place == Path(folder)):
+            return place / _ADAPTER
+    return Path(folder) / _ADAPTER
+
+
+def _parameters_of(model: PeftModel, adapter_name: str) -> dict[str, nn.Parameter]:
+    """What an adapter changes, active or not: its own parameters, and what is trained and is no other adapter's.
+
+    By their names as far as they can be read off; `_saved_names` knows better where an adapter is called like a module.
+    """
+    own: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        owners = {one for one in model.peft_config if _belongs(model, name, one)}
+        if adapter_name in owners or (parameter.requires_grad and not owners):
+            own[_saved_name(name, adapter_name)] = parameter
+    return own
+
+
+def _belongs(model: PeftModel, name: str, adapter_name: str) -> bool:
+    """Whether a parameter is an adapter's: peft keeps those of several adapters in dictionaries by adapter."""
+    parts = name.split(".")
+    places = (number for number, part in enumerate(parts) if part == adapter_name and number)
+    keepers = (nn.ModuleDict, nn.ParameterDict)
+    return any(isinstance(_at(model, parts[:number]), keepers) for number in places)
+
+
+def _at(model: nn.Module, parts: list[str]) -> object:
+    found: object = model
+    for part in parts:
+        found = getattr(found, part, None)
+    return found
+
+
+def _saved_names(model: PeftModel, adapter_name: str) -> dict[int, str]:
+    """Address of a tensor -> the key under which peft saves it with the adapter, embeddings included."""
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=True)
+    return {tensor.data_ptr(): key for key, tensor in reversed(state.items())}
 
 
 def _saved_name(name: str, adapter_name: str) -> str:
@@ -188,6 +247,20 @@ def _matrices(model: PreTrainedModel, vocab: PerceptionVocabulary) -> TokenMatri
             "extend_vocabulary(tokenizer, model)"
         )
     return matrices
+
+
+def _show_bias() -> None:
+    """Let peft's wrapper of trained tokens answer for the bias of the layer inside, as it does for the weight."""
+    try:
+        from peft.utils.other import TrainableTokensWrapper
+    except ImportError:  # not installed, or another release: then nobody can ask the wrapper either
+        return
+    if not hasattr(TrainableTokensWrapper, "bias"):
+        setattr(TrainableTokensWrapper, "bias", property(_bias_within))  # noqa: B010 - a class that declares none
+
+
+def _bias_within(wrapper: Any) -> Tensor | None:
+    return getattr(wrapper.original_module, "bias", None)
 
 
 def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -125,6 +128,63 @@ def test_as_in_the_readme(tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: P
     other = tiny("llava")
     extend_vocabulary(bare, other)
     there_and_back(wrapped, vocab, other, tmp_path, False)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize(
+    ("settings", "tied"),
+    [(peft_settings, False), (peft_settings, True), (functools.partial(peft_settings, mode="full"), False)],
+)
+@pytest.mark.parametrize("other", ["second", "model"])  # peft itself refuses the names of what it wraps
+def test_adapters_by_name(
+    prepared: Prepared, settings: Callable[..., dict[str, Any]], tied: bool, other: str, tmp_path: Path
+) -> None:
+    """Each is held to its own file, whichever is active, and whatever it is called."""
+    wrapped, vocab = prepared("llama", tied, settings)
+    wrapped.add_adapter(other, copy.deepcopy(wrapped.peft_config["default"]))
+    wrapped.set_adapter(other)
+    train(wrapped, vocab)
+    wrapped.save_pretrained(tmp_path)
+    for active in ("default", other):
+        wrapped.set_adapter(active)
+        verify_adapter(wrapped, vocab, tmp_path)
+        verify_adapter(wrapped, vocab, tmp_path, adapter_name=other)
+        verify_adapter(wrapped, vocab, tmp_path / other, adapter_name=other)
+        (tmp_path / "swapped").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "adapter_model.safetensors", tmp_path / "swapped")
+        with pytest.raises(VocabularyError, match="is not as the model has it"):
+            verify_adapter(wrapped, vocab, tmp_path / "swapped", adapter_name=other)
+    train(wrapped, vocab)
+    with pytest.raises(VocabularyError, match="is not as the model has it"):
+        verify_adapter(wrapped, vocab, tmp_path, adapter_name=other)
+    verify_adapter(wrapped, vocab, tmp_path)
+    with pytest.raises(VocabularyError, match="no adapter 'third', only default, "):
+        verify_adapter(wrapped, vocab, tmp_path, adapter_name="third")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize("tied", [False, True])
+def test_auto_peft_model(tiny: Tiny, bare: PreTrainedTokenizerFast, tied: bool, tmp_path: Path) -> None:
+    """peft loads the plain base and grows it to the tokenizer's length: padding is no matter without embeddings."""
+    tiny("llama", tied=tied).save_pretrained(tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    vocab = extend_vocabulary(bare, model, init="normal", pad_to_multiple_of=64)
+    wrapped = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", **peft_settings(model, vocab))
+    )
+    train(wrapped, vocab)
+    sizes = {}
+    for embeddings in ("auto", False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if embeddings else "error", UserWarning)  # peft says what "auto" does
+            wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=embeddings)
+        verify_adapter(wrapped, vocab, tmp_path / "adapter")
+        sizes[embeddings] = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert sizes[False] < 0.8 * sizes["auto"]
+    bare.save_pretrained(tmp_path / "adapter")
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    ids = some_ids(vocab)
+    assert torch.allclose(logits(loaded, ids)[..., :766], logits(wrapped, ids)[..., :766], atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

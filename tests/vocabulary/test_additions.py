@@ -96,6 +96,54 @@ def test_only_some_sets_and_sets_of_ones_own(bare: PreTrainedTokenizerFast) -> N
     assert "<DEPTH_START>" not in bare.get_vocab()
 
 
+# ------------------------------------------------------------------------- tokens that others added, another way
+
+
+def added_as_plain(tokenizer: PreTrainedTokenizerFast) -> bool:
+    flags = ("special", "normalized", "single_word", "lstrip", "rstrip")
+    added = {one.content: one for one in tokenizer.added_tokens_decoder.values()}
+    return not any(getattr(added[token], flag) for token in ALL for flag in flags)
+
+
+@pytest.mark.parametrize("flag", ["special", "normalized", "single_word", "lstrip", "rstrip"])
+def test_a_flag_is_mended(bare: PreTrainedTokenizerFast, flag: str) -> None:
+    bare.add_tokens([AddedToken("<DEPTH_5>", **{"special": False, "normalized": False, flag: True})])
+    with pytest.warns(UserWarning, match=rf"had 1 perception tokens, <DEPTH_5> first.*\(1 {flag}\).*300 for <DEPTH_5>"):
+        vocab = extend_vocabulary(bare)
+    assert vocab.token_id(pt.DEPTH, 5) == 300
+    assert added_as_plain(bare)
+    extend_vocabulary(bare)  # and there is nothing left to warn of
+
+
+@pytest.mark.parametrize("way", ["auroras", "special", "extra", "both"])
+@pytest.mark.parametrize("model", ["llama", "bare"])
+def test_a_whole_tokenizer_is_mended(
+    shared: Path, bare: PreTrainedTokenizerFast, way: str, model: str, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "llama2_tokenizer") if model == "llama" else bare
+    if way in ("auroras", "both"):
+        tokenizer.add_tokens(list(ALL))
+    if way == "special":
+        tokenizer.add_tokens(list(ALL), special_tokens=True)
+    if way in ("extra", "both"):
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<image>", *ALL]})
+    before, text = tokenizer.get_vocab(), "a map<DEPTH_START><DEPTH_5><DEPTH_END> (<PIXEL_3>,<PIXEL_335>)"
+    kept = [token for token in tokenizer.all_special_tokens if token not in ALL]
+    with pytest.warns(UserWarning, match=r"had 466 perception tokens, <DEPTH_START> first"):
+        extend_vocabulary(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one.get_vocab() == before
+        assert added_as_plain(one)
+        assert one.all_special_tokens == kept
+        ids = one.encode(text, add_special_tokens=False)
+        assert [one.decode([index]) for index in ids if index in {before[token] for token in ALL}] == [
+            "<DEPTH_START>", "<DEPTH_5>", "<DEPTH_END>", "<PIXEL_3>", "<PIXEL_335>"
+        ]  # fmt: skip
+        if model == "llama":
+            assert one.decode(ids, skip_special_tokens=True) == text
+
+
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
@@ -107,18 +155,11 @@ def test_a_slow_tokenizer(tmp_path: Path) -> None:
         extend_vocabulary(slow)
 
 
-@pytest.mark.parametrize("flag", ["special", "normalized", "single_word", "lstrip", "rstrip"])
-def test_a_token_with_another_meaning(bare: PreTrainedTokenizerFast, flag: str) -> None:
-    bare.add_tokens([AddedToken("<DEPTH_5>", **{"special": False, "normalized": False, flag: True})])
-    with pytest.raises(VocabularyError, match=f"has <DEPTH_5> already, as a token that is {flag}"):
+def test_a_token_with_another_part_to_play(bare: PreTrainedTokenizerFast) -> None:
+    bare.add_special_tokens({"pad_token": "<PIXEL_0>"})
+    with pytest.raises(VocabularyError, match="has <PIXEL_0> already, as a token that is special, its pad_token"):
         extend_vocabulary(bare)
     assert len(bare) == 301
-
-
-def test_a_token_that_is_a_special_one(bare: PreTrainedTokenizerFast) -> None:
-    bare.add_special_tokens({"pad_token": "<PIXEL_0>"})
-    with pytest.raises(VocabularyError, match="has <PIXEL_0> already, as a token that is special"):
-        extend_vocabulary(bare)
 
 
 def test_a_token_of_the_base_vocabulary() -> None:

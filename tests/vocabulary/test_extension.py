@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary.extension import extend_vocabulary
 from perceptok.vocabulary.matrices import configs_of, find_matrices
+from perceptok.vocabulary.trainable import peft_settings, trainable_parameters
 
 Tiny = Callable[..., PreTrainedModel]
 
@@ -234,6 +238,51 @@ def test_rows_that_may_be_trained_are_kept_and_said(tiny: Tiny, bare: PreTrained
     assert torch.equal(find_matrices(model).inputs[766:], before[766:])
 
 
+def trained_elsewhere(tiny: Tiny, name: str, rows: int, tied: bool = False) -> PreTrainedModel:
+    """A model whose rows from 300 on are 7, and that has no record of an extension."""
+    model = tiny(name, rows=rows, tied=tied)
+    for matrix in find_matrices(model).parameters:
+        matrix.data[300:] = 7
+    return model
+
+
+@pytest.mark.parametrize("known", ["none", "some", "all", "auroras"])
+@pytest.mark.parametrize(("name", "tied"), [("llama", False), ("llama", True), ("llava", False), ("gptj", False)])
+def test_keep_never_overwrites_a_row(
+    tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool, known: str
+) -> None:
+    """Whatever the tokenizer has of the tokens: trained rows are no padding."""
+    model = trained_elsewhere(tiny, name, 766, tied)
+    if known == "auroras":
+        bare.add_tokens([*pt.DEPTH.tokens, *pt.PIXEL.tokens])
+    elif known != "none":
+        extend_vocabulary(bare, token_sets=(pt.DEPTH,) if known == "some" else (pt.DEPTH, pt.PIXEL))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if known == "auroras" else "error")
+        vocab = extend_vocabulary(bare, model, existing="keep", init="normal")
+    assert vocab.all_ids.tolist() == list(range(300, 766))
+    for matrix in find_matrices(model).parameters:
+        assert len(matrix) == 766
+        assert (matrix[300:] == 7).all()
+    extend_vocabulary(bare, model, init="normal")  # on record now
+    assert all((matrix[300:] == 7).all() for matrix in find_matrices(model).parameters)
+
+
+def test_keep_fills_only_what_is_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    """Trained with the depth tokens alone; the pixel tokens are new."""
+    model = trained_elsewhere(tiny, "llama", 430)
+    extend_vocabulary(bare, model, existing="keep", init="normal")
+    for matrix in find_matrices(model).parameters:
+        assert (matrix[300:430] == 7).all()
+        assert len(matrix[430:].unique(dim=0)) == 336
+        assert not (matrix[430:] == 7).any()
+
+
+def test_rows_that_look_trained_are_not_overwritten_without_a_word(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+    with pytest.warns(UserWarning, match=r"exactly as many rows .* 130 rows of DEPTH are made anew. Say existing='k"):
+        extend_vocabulary(bare, trained_elsewhere(tiny, "llama", 430), (pt.DEPTH,))
+
+
 def test_the_same_seed_gives_the_same_rows(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     rows = []
     for seed in (0, 0, 1):
@@ -319,6 +368,26 @@ def test_an_image_token_that_the_tokenizer_lacks(tiny: Tiny, bare: PreTrainedTok
     model = tiny("llava")
     model.config.image_token_index = 300
     refused(r"LlavaConfig.image_token_index is 300, which would be the id of <DEPTH_START>", bare, model)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_model_in_shards(tiny: Tiny, bare: PreTrainedTokenizerFast, alone: DeviceMesh) -> None:
+    message = r"in the hands of FSDP or tensor parallelism .*extend the vocabulary first.*then shard the model"
+    whole = tiny("llama")
+    vocab = extend_vocabulary(copy.deepcopy(bare), whole)
+    for model in (tiny("llama"), whole):
+        fully_shard(model, mesh=alone)
+        refused(message, bare, model)
+    for asking in (trainable_parameters, peft_settings):
+        with pytest.raises(VocabularyError, match=message):
+            asking(whole, vocab)
 
 
 def test_weights_that_are_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
