@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from perceptok.errors import OutputError
@@ -31,6 +30,8 @@ def demo(
 
 def _depth_maps(picture: Path) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
+    import numpy as np
+
     from perceptok.depth.codec import DepthCodec
     from perceptok.depth.folders.collection import find_maps
     from perceptok.depth.scores.panel import draw_panel, panel_row
@@ -55,6 +56,7 @@ def _depth_maps(picture: Path) -> None:
 
 def _boxes(picture: Path) -> None:
     """The objects of a procedural scene -> four tokens each -> boxes."""
+    import numpy as np
     from PIL import Image
 
     from perceptok.boxes.codec import BoxCodec

@@ -167,7 +167,7 @@ class MarkerConsistency(_Consistency):
         return self.letters[self.nearest(blocks[-1])]
 
     def nearest(self, codes: np.ndarray) -> str:
-        """The letter of the marker that a block (10, 10) says is nearest; the first of equals."""
+        """The letter of the marker that a block (10, 10) of codes 0..127 says is nearest; the first of equals."""
         near = np.asarray(self.nearness(codes))
         height, width = near.shape
         return max(self.markers, key=lambda letter: near[_pixel(self.markers[letter], width, height)])

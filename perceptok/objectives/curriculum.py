@@ -154,7 +154,7 @@ class LinearSchedule:
         return (*self.atomic, *self.others)
 
     def probabilities(self, step: int, total_steps: int) -> np.ndarray:
-        """Shares of the tasks at a step; see `Schedule`."""
+        """Shares of the tasks at a step; see `Schedule`. Raises ObjectiveError for a step beyond the run."""
         if not 0 <= step <= total_steps or total_steps <= 0:
             raise ObjectiveError(f"steps are 0 <= step <= total_steps; got {step} of {total_steps}")
         number = min(self.passes - 1, step * self.passes // total_steps)

@@ -114,7 +114,11 @@ class CurriculumSampler(Sampler[list[int]]):
         self._first = 0
 
     def mixture(self, first: int = 0, last: int | None = None) -> Mixture:
-        """What was drawn at the steps first <= step < last, without `last` all until now; over all processes."""
+        """What was drawn at the steps first <= step < last, without `last` all until now; over all processes.
+
+        Raises:
+            ObjectiveError: Steps that were not drawn yet, or a `last` before `first`.
+        """
         end = self.step if last is None else last
         if not 0 <= first <= end <= self.total_steps:
             raise ObjectiveError(f"steps are 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
@@ -134,6 +138,9 @@ class CurriculumSampler(Sampler[list[int]]):
         Args:
             step: The number of steps that have been trained, of all processes. Without it, the number of batches
                 handed out, which is more where a `DataLoader` with workers (or Accelerate) fetches ahead.
+
+        Raises:
+            ObjectiveError: A step that the run does not have.
         """
         at = self.step if step is None else step
         if not 0 <= at <= self.total_steps:

@@ -41,7 +41,7 @@ class ObjectiveWeights:
             raise ConfigError("every weight is 0: nothing would be trained")
 
     def total(self, **terms: Callable[[], Tensor]) -> Tensor:
-        """The weighted sum of the terms, by name; those of weight 0 are not computed.
+        """The weighted sum of the terms, by name, each a scalar; those of weight 0 are not computed.
 
         Raises:
             ObjectiveError: A name that is no term, or a weighted term that is not given.

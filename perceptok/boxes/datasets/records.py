@@ -140,6 +140,7 @@ class BoxRecord:
 
         Raises:
             BoxError: The codec refuses a box.
+            ConfigError: `frame` names no kind of frame.
         """
         if isinstance(frame, str):
             if frame not in _FRAMES:

@@ -97,6 +97,10 @@ class ImageFrame:
 
         The shorter edge is rounded to whole pixels and scaled by exactly what it was rounded to. `align="start"` puts
         the image to the top left (YOLOX), "center" in the middle, an odd pixel of fill behind it.
+
+        Raises:
+            BoxError: An image without area.
+            ConfigError: A size or an alignment that is none.
         """
         width, height = checked_image_size(image_size)
         side = whole_numbers("size", [size], 1, least=1)[0]

@@ -75,7 +75,7 @@ class TokenStream:
         return np.array(codes, dtype=np.int64).reshape(DEPTH_GRID)
 
     def feed(self, token_ids: int | Iterable[int] | Tensor) -> list[StreamEvent]:
-        """The events of one id or several."""
+        """The events of one token id or several, a tensor of any shape among them."""
         if isinstance(token_ids, Tensor):
             token_ids = token_ids.flatten().tolist()
         ids = [token_ids] if isinstance(token_ids, int) else [int(one) for one in token_ids]
@@ -86,7 +86,7 @@ class TokenStream:
         return [*self._break_box(), *self._break_block("the end")]
 
     def put(self, value: Tensor) -> None:
-        """For `generate(streamer=...)`: the prompt first, then ids; raises ConstraintError for a batch."""
+        """For `generate(streamer=...)`: the prompt (1, N) first, then ids (1,); raises ConstraintError for a batch."""
         if value.ndim > 1 and len(value) > 1:
             raise ConstraintError(f"a stream follows one sequence; got a batch of {len(value)}: generate one by one")
         if self._prompt_awaited:

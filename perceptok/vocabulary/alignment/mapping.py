@@ -109,7 +109,11 @@ class VocabularyAlignment:
         return torch.where(numbers >= 0, codes, -1)
 
     def compose(self, following: VocabularyAlignment) -> VocabularyAlignment:
-        """This map, then another one from its auxiliary vocabulary on: V_spec -> V_aux -> V'_aux."""
+        """This map, then another one from its auxiliary vocabulary on: V_spec -> V_aux -> V'_aux.
+
+        Raises:
+            AlignmentError: The following map starts from another number of codes than this one ends in.
+        """
         if len(following) != self.auxiliary_size:
             raise AlignmentError(
                 f"the following map starts from {len(following)} codes, this one ends in {self.auxiliary_size}; "

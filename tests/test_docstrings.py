@@ -1,0 +1,81 @@
+"""Every public name says what it is for; where it takes arrays, of which shape and range; and what it raises."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import perceptok
+
+ARRAYS = re.compile(r"\b(Tensor|ndarray|ArrayLike|Depth|Picture)\b")
+SHAPE = re.compile(
+    r"\([A-Za-z0-9_.,\-+* ]*,[A-Za-z0-9_.,\-+* ]*\)|\b1-D\b|\b2-D\b|same shape|any shape|scalar|one number"
+)
+RANGE_OR_UNIT = re.compile(
+    r"\d\.\.|\bin \[|\.\. ?\d|\bpixels?\b|\bmetres?\b|\bnats?\b|\bids?\b|\bcodes?\b|\bbool|float|int64|nearness|"
+    r"\bshares?\b|probabilit|logit|loss|sum|\brows?\b|weight"
+)
+SEE = re.compile(r"\b(See|as|As|inverse of|Inverse of) `[\w.]+`|the exact inverse", re.IGNORECASE)
+
+
+def public_callables() -> Iterator[tuple[str, Any]]:
+    """(dotted name, function) of every public function, and of every public method and property of a public class."""
+    for name in perceptok.__all__:
+        value = getattr(perceptok, name)
+        if inspect.isclass(value):
+            for inner, member in vars(value).items():
+                function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+                if isinstance(function, FunctionType) and not inner.startswith("_"):
+                    yield f"{name}.{inner}", function
+        elif inspect.isfunction(value):
+            yield name, value
+
+
+CALLABLES = dict(public_callables())
+CLASSES = {name: getattr(perceptok, name) for name in perceptok.__all__ if inspect.isclass(getattr(perceptok, name))}
+
+
+def takes_arrays(function: FunctionType) -> bool:
+    hints = {name: str(hint) for name, hint in function.__annotations__.items() if name != "return"}
+    return any(ARRAYS.search(hint) for hint in hints.values())
+
+
+WITH_ARRAYS = {name: function for name, function in CALLABLES.items() if takes_arrays(function)}
+
+
+def test_there_is_something_to_read() -> None:
+    assert len(CALLABLES) > 80
+    assert len(WITH_ARRAYS) > 20
+    assert "distillation_loss" in WITH_ARRAYS
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *CALLABLES])
+def test_every_public_name_has_one_line_of_purpose(name: str) -> None:
+    doc = inspect.getdoc((CLASSES | CALLABLES)[name])
+    assert doc, f"{name} has no docstring"
+    first = doc.splitlines()[0]
+    assert len(first) >= 10, first
+    assert first.endswith((".", ":", "?", ",")) or len(first) > 60, first
+
+
+@pytest.mark.parametrize("name", WITH_ARRAYS)
+def test_whoever_takes_arrays_tells_their_shapes(name: str) -> None:
+    doc = inspect.getdoc(WITH_ARRAYS[name]) or ""
+    if SEE.search(doc):
+        return  # says whose rules hold
+    assert SHAPE.search(doc), f"{name} does not tell the shape of what it takes:\n{doc}"
+    assert RANGE_OR_UNIT.search(doc), f"{name} tells no unit, range or type:\n{doc}"
+
+
+@pytest.mark.parametrize("name", [name for name, one in CALLABLES.items() if "Error" in inspect.getsource(one)])
+def test_whoever_raises_says_so(name: str) -> None:
+    raised = set(re.findall(r"raise (\w+Error)", inspect.getsource(CALLABLES[name])))
+    doc = inspect.getdoc(CALLABLES[name]) or ""
+    ours = {error for error in raised if hasattr(perceptok, error)}
+    missing = {error for error in ours if error not in doc and not SEE.search(doc)}
+    assert not missing, f"{name} raises {missing} and does not say so:\n{doc}"

@@ -1,0 +1,136 @@
+"""Every code block of every README runs, in a folder of small files under the names that the READMEs use.
+
+A block that cannot run here says why in a marker before it, `<!-- skip: next "needs a GPU" -->`, which is sybil's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import pytest
+from sybil import Example
+from sybil.document import Document
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+from tests.workshop import furnish
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = sorted(
+    {ROOT / "README.md", *(ROOT / "perceptok").rglob("README.md"), *(ROOT / "examples").rglob("README.md")}
+)
+MOST_LINES = 150
+WITHOUT_PAGE = {
+    "perceptok": "the front door of the repository is its page",
+    "formats": "its formats are on the page of maps",
+    "layouts": "its layouts are on the page of scenes",
+}
+LANGUAGES = {"python", "sh", "text", "json", "jsonl", "yaml", "html", ""}
+
+
+def run_shell(example: Example) -> str | None:
+    """The commands of a block, one shell for all of it; what is wrong, or nothing."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example.parsed],  # noqa: S607
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    return None if done.returncode == 0 else f"exit {done.returncode} of\n{example.parsed}\n{done.stdout}{done.stderr}"
+
+
+PARSERS = (SkipParser(), PythonCodeBlockParser(), CodeBlockParser("sh", run_shell))
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workshop")
+    furnish(folder)
+    return folder
+
+
+@pytest.fixture
+def workshop(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of its own for each README, as the working directory."""
+    subprocess.run(["cp", "-r", f"{furnished}/.", str(tmp_path)], check=True)  # noqa: S607
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT).parent)
+
+
+# Of peft's, inside `get_peft_model`; nothing that a README could do otherwise.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_every_block_runs(readme: Path, workshop: Path) -> None:
+    document = Document.parse(str(readme), *PARSERS)
+    examples = list(document.examples())
+    for example in examples:
+        try:
+            example.evaluate()
+        except SkipTest:  # a marker of sybil's, with its reason
+            continue
+
+
+def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
+    """The check above can fail: in both languages."""
+    for block in ("```python\nassert False\n```\n", "```sh\nfalse\n```\n"):
+        page = tmp_path / "README.md"
+        page.write_text(block)
+        (example,) = Document.parse(str(page), *PARSERS).examples()
+        with pytest.raises(AssertionError):
+            example.evaluate()
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_every_block_has_a_language_that_the_tests_know(readme: Path) -> None:
+    fences = re.findall(r"^ *```(.*)$", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {language.strip() for language in fences[::2]} <= LANGUAGES - {""}
+
+
+def test_the_front_door_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in (ROOT / "perceptok").rglob("*.py")}), ids=str)
+def test_every_room_has_a_front_page(folder: Path) -> None:
+    if folder.name in WITHOUT_PAGE:
+        pytest.skip(WITHOUT_PAGE[folder.name])
+    assert (folder / "README.md").is_file()
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_links_lead_somewhere(readme: Path) -> None:
+    for link in links(readme.read_text(encoding="utf-8")):
+        if not link.startswith(("http://", "https://", "#")):
+            assert (readme.parent / link.partition("#")[0]).exists(), f"{readme}: {link}"
+
+
+def test_a_package_index_shows_no_dead_links() -> None:
+    """The long description has no relative link and no picture of the repository."""
+    settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    hook = settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for step in hook["substitutions"]:
+        text = re.sub(step["pattern"], step["replacement"], text)
+    assert links(text)
+    assert all(link.startswith("https://") for link in links(text))
+    assert "](examples/" not in text
+    assert "skip:" not in text

@@ -1,0 +1,100 @@
+"""A folder of small files under the names that the READMEs use, for their code blocks to run in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+import perceptok as pt
+
+__all__ = ["furnish"]
+
+_TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+
+
+def furnish(folder: Path) -> None:
+    """Depth maps, photos with annotations, and two models, all small, with the names that READMEs call them by."""
+    samples = Path(str(files("perceptok.depth") / "samples"))
+    for target in ("kitchen.png", "maps/a.png", "maps/sub/b.png", "held-out/c.png"):
+        source = {"b.png": "desk-sensor.png", "c.png": "person-sensor.png"}.get(Path(target).name, "room-sensor.png")
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(samples / source, folder / target)
+    _photos(folder)
+    _models(folder)
+
+
+def _photos(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(folder / "photos/street.jpg")
+    shutil.copyfile(folder / "photos/street.jpg", folder / "kitchen.jpg")
+    boxes = [[12.0, 30.0, 198.0, 430.0], [300.0, 100.0, 120.0, 230.0]]
+    annotations = [
+        {"id": index, "image_id": 1, "category_id": 18, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for index, box in enumerate(boxes)
+    ]
+    coco = {
+        "images": [{"id": 1, "file_name": "street.jpg", "width": 640, "height": 480}],
+        "annotations": annotations,
+        "categories": [{"id": 18, "name": "dog"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(coco))
+    codes = pt.BoxCodec().encode(boxes[:1], image_size=(640, 480), convention="xywh")
+    answer = {"name": "street.jpg", "text": pt.BoxCodec().to_text(codes), "label": "dog"}
+    (folder / "answers.jsonl").write_text(json.dumps(answer) + "\n")
+
+
+def _models(folder: Path) -> None:
+    tokenizer = _tokenizer()
+    torch.manual_seed(0)
+    text = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=2, **_TEXT)
+    LlamaForCausalLM(text).save_pretrained(folder / "my-model")
+    tokenizer.save_pretrained(folder / "my-model")
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=336, patch_size=112
+    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=image)
+    LlavaForConditionalGeneration(config).save_pretrained(folder / "my-llava")
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+        tokenizer,
+        patch_size=112,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(folder / "my-llava")
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes as tokens, brackets as AURORA's boxes need them."""
+    pieces = ["<s>", "</s>", "<pad>", "<image>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bare = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, []))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    return tokenizer
