@@ -154,9 +154,14 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert (target / "x").read_text() == "1"
     with pytest.raises(OutputError, match="exists already"), atomic_folder(target):
         pass
-    with pytest.raises(KeyError), atomic_folder(target, force=True) as place:
-        (place / "x").write_text("2")
-        raise KeyError
+
+    def interrupted() -> None:
+        with atomic_folder(target, force=True) as place:
+            (place / "x").write_text("2")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert (target / "x").read_text() == "1"
     with atomic_folder(target, force=True) as place:
         (place / "y").write_text("3")
