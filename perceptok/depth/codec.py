@@ -91,7 +91,7 @@ class DepthCodec(ModelHubMixin):
 
         Args:
             depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
-                tensor of shape (H, W), (B, H, W) or (B, 1, H, W).
+                tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
             batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
                 decide between two codes, the map is encoded again alone.
 

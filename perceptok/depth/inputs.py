@@ -26,12 +26,7 @@ def checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
             f"nearness is a float in [0, 1]; got {tensor.dtype}. Say what the integers mean: "
             "DepthMap.from_array(array, kind='inverse' or 'metric', ...)"
         )
-    if tensor.ndim == 4 and tensor.shape[1] == 1:
-        tensor = tensor[:, 0]
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    if tensor.ndim != 3 or 0 in tensor.shape[1:]:
-        raise DepthMapError(f"maps have shape (H, W), (B, H, W) or (B, 1, H, W); got {tuple(tensor.shape)}")
+    tensor = _batch(tensor)
     tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise DepthMapError(
@@ -45,7 +40,35 @@ def checked_nearness(maps: Tensor | ArrayLike) -> Tensor:
     return tensor
 
 
+def _batch(tensor: Tensor) -> Tensor:
+    """Any accepted shape as (B, H, W); one that can be read in two ways is refused with both."""
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    elif tensor.ndim == 3:
+        if shape[2] == 1:
+            tensor = tensor[None, :, :, 0]
+        elif shape[1] == 1 and shape[0] > 1:
+            raise DepthMapError(
+                f"{shape} is one map with an axis of length 1, or {shape[0]} maps of height 1; "
+                "take the axis out (array[:, 0]), or pass (B, 1, H, W)"
+            )
+    elif tensor.ndim == 4 and 1 in (shape[1], shape[3]):
+        if shape[1] == shape[3] == 1 and shape[2] != 1:
+            raise DepthMapError(f"{shape} is (B, 1, H, 1) or (B, 1, W, 1); pass (B, H, W)")
+        tensor = tensor[:, 0] if shape[1] == 1 else tensor[..., 0]
+    if tensor.ndim != 3 or 0 in tensor.shape[1:]:
+        raise DepthMapError(f"maps have shape (H, W), (H, W, 1), (B, H, W), (B, H, W, 1) or (B, 1, H, W); got {shape}")
+    return tensor
+
+
 def _numeric(maps: ArrayLike) -> np.ndarray:
+    if isinstance(maps, np.ma.MaskedArray) or (
+        isinstance(maps, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in maps)
+    ):
+        raise DepthMapError(
+            "a masked array has holes, which nearness has not; DepthMap.from_array(...) takes its mask and fills them"
+        )
     try:
         array = np.asarray(maps)
     except (TypeError, ValueError) as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -114,13 +114,16 @@ def decode_records(
 ) -> list[Failure]:
     """Decode records to a folder of depth maps that mirrors the names, each in its map's own size.
 
+    A file is called as its record with another suffix; where that would be one name for two records, as of `x.pfm`
+    beside `x.png`, both keep the suffix that they had: `x.pfm.png`, `x.png.png`.
+
     Args:
         codec: The codec that encoded them.
         records: What to decode; see `read_records`.
         folder: Where to; subfolders are made as the names need them.
         form: "nearness" (1 = nearest; 16-bit PNG: 65535), or "depth": metres of metric maps (PNG: millimetres), the own
             scale of inverse ones.
-        suffix: Format of the files.
+        suffix: Format of the files, such as ".npy" or "npy".
         batch_size: Maps that go through the networks at once.
         force: Replace existing files; without it they are kept, so that an interrupted run goes on where it stopped.
         advance: Called after every map.
@@ -130,12 +133,16 @@ def decode_records(
 
     Raises:
         CheckpointError: A record was encoded by another codec.
+        OutputError: Two records have one name, or a name leads out of the folder.
     """
     folder, fingerprint = Path(folder), codec.fingerprint
+    records = list(records)
+    suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    targets = {name: folder / target for name, target in _targets([one.name for one in records], suffix).items()}
 
     def save(record: DepthRecord, nearness: np.ndarray) -> Failure | None:
         try:
-            target = _inside(folder, record.name).with_suffix(suffix)
+            target = targets[record.name]
             target.parent.mkdir(parents=True, exist_ok=True)
             _restored(record, nearness, form).write(target, force=force)
         except (PerceptokError, OSError) as error:
@@ -149,7 +156,7 @@ def decode_records(
                     f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
                     "decode it with the same weights"
                 )
-        return [one for one in batch if force or not _inside(folder, one.name).with_suffix(suffix).exists()]
+        return [one for one in batch if force or not targets[one.name].exists()]
 
     def decoded(batch: list[DepthRecord]) -> list[Failure | None]:
         todo = missing(batch)
@@ -232,12 +239,26 @@ def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", 
     return DepthMap.from_nearness(Nearness(values, valid, record.near, record.far, record.kind))
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The file of a record's name in a folder; a name that leads out of the folder is refused."""
-    target = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise OutputError(f"the record's name {name!r} leads out of {folder}; names are relative, without '..'")
-    return target
+def _targets(names: Sequence[str], suffix: str) -> dict[str, str]:
+    """Name of each record -> name of its file; no two are the same, and none leads out of the folder."""
+    if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
+        raise OutputError(
+            f"the name {outside[0]!r} of a record leads out of the folder; names are relative, without .."
+        )
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise OutputError(
+            f"{len(twice)} names stand in several records, such as {twice[0]!r}, and would share one file; "
+            "decode each file of records into a folder of its own, or rename them"
+        )
+    short = {name: str(PurePosixPath(name).with_suffix(suffix)) if PurePosixPath(name).name else name for name in names}
+    takers = Counter(short.values())
+    targets = {name: target if takers[target] == 1 else name + suffix for name, target in short.items()}
+    # `x.png.pfm` alone becomes x.png.png, too.
+    taken = Counter(targets.values())
+    targets = {name: target if taken[target] == 1 else name + suffix for name, target in targets.items()}
+    if clash := next((target for target, count in Counter(targets.values()).items() if count > 1), None):
+        raise OutputError(f"several records would be written to {clash}; decode them into folders of their own")
+    return targets
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

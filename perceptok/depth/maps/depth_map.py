@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +105,7 @@ class DepthMap:
         """Make a map of anything that `numpy.asarray` takes; the array is copied.
 
         Args:
-            array: (H, W), integers or floats.
+            array: (H, W), integers or floats; what a masked array masks is a hole.
             kind: As for `read`.
             unit: As for `read`; an array of metres needs `unit="m"`.
             scale: As for `read`.
@@ -117,7 +117,7 @@ class DepthMap:
         """
         try:
             numbers = np.asarray(array)
-            mask = None if valid is None else np.asarray(valid)
+            mask = _joined(numbers.shape, array, valid)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
             raise DepthMapError(
                 f"not an array of numbers ({error}); pass a NumPy array or a detached CPU tensor"
@@ -197,3 +197,14 @@ class DepthMap:
         near is below 1e30. Inverse maps come back within 2e-7 times the larger of |near| and |far|.
         """
         return cls(undo_nearness(nearness), nearness.valid.copy(), nearness.kind)
+
+
+def _joined(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
+    """The mask of a masked array and the one given beside it, as one; None where there is neither."""
+    known = None if valid is None else np.asarray(valid)
+    if isinstance(valid, np.ma.MaskedArray):
+        known = np.asarray(valid.filled(False))
+    if isinstance(array, np.ma.MaskedArray):
+        seen = ~np.ma.getmaskarray(array)
+        known = seen if known is None else known & seen if known.shape == shape else known
+    return known

@@ -40,7 +40,8 @@ def interpret(
         elif scale is not None:
             numbers = array * np.float64(_positive(scale))
         else:
-            numbers = array / np.float64(_FULL_SCALE.get(array.dtype, 1.0))
+            # Whatever the byte order of the array.
+            numbers = array / np.float64(_FULL_SCALE.get(array.dtype.newbyteorder("="), 1.0))
         values = numbers.astype(np.float32)
     values[~valid] = 0
     return values, valid, agreed

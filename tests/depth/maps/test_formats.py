@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,7 +20,7 @@ from PIL import Image
 
 from perceptok.depth.maps.depth_map import DepthMap, Kind
 from perceptok.depth.maps.formats import FORMATS
-from perceptok.errors import DepthMapError, MissingExtraError
+from perceptok.errors import DepthMapError
 
 FLOAT_FORMATS = [".exr", ".npy", ".npz", ".pfm", ".tif"]
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -235,40 +233,6 @@ class TestPng:
         refused(tmp_path, "a.png", jpeg, "does not begin like a PNG; give the file the extension of what it is")
 
 
-class TestTiff:
-    @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
-    @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
-    def test_compressions_and_dtypes(self, tmp_path: Path, compression: str | None, dtype: str) -> None:
-        array = np.arange(63).reshape(7, 9).astype(dtype)
-        data = image_bytes(Image.fromarray(array), "TIFF", compression=compression)
-        assert np.array_equal(read(tmp_path, "a.tif", data, scale=1.0).values, array)
-
-    def test_big_endian(self, tmp_path: Path) -> None:
-        array = np.arange(1000, 1012, dtype=np.uint16).reshape(3, 4)
-        image = Image.frombytes("I;16B", (4, 3), array.astype(">u2").tobytes())
-        assert np.array_equal(read(tmp_path, "a.tif", image_bytes(image, "TIFF"), scale=1.0).values, array)
-
-    def test_equal_and_unequal_channels(self, tmp_path: Path) -> None:
-        gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
-        array = np.repeat(gray[..., None], 3, axis=-1)
-        data = image_bytes(Image.fromarray(array), "TIFF")
-        assert np.array_equal(read(tmp_path, "a.tif", data, scale=1.0).values, gray)
-        array[0, 0, 0] = 99
-        refused(tmp_path, "b.tif", image_bytes(Image.fromarray(array), "TIFF"), "colour channels differ")
-
-    def test_refusals(self, tmp_path: Path) -> None:
-        gray = Image.fromarray(np.zeros((3, 4), np.uint8))
-        pages = image_bytes(gray, "TIFF", save_all=True, append_images=[gray])
-        refused(tmp_path, "pages.tif", pages, "several pages")
-        numbers = image_bytes(Image.fromarray(np.zeros((3, 4), np.int32)), "TIFF")
-        refused(tmp_path, "int32.tif", numbers, r"samples of \(32,\) bits, sample format 2 \(Pillow mode I\)")
-        refused(tmp_path, "bits.tif", image_bytes(gray.convert("1"), "TIFF"), r"samples of \(1,\) bits")
-        white = bytearray(image_bytes(Image.fromarray(np.zeros((3, 4), np.uint16)), "TIFF"))
-        entry = white.index(struct.pack("<HHIH", 262, 3, 1, 1))
-        white[entry + 8] = 0
-        refused(tmp_path, "white.tif", bytes(white), "0 is white")
-
-
 class TestPfm:
     @pytest.mark.parametrize(("order", "scale"), [("<", b"-1.0"), (">", b"1.0"), ("<", b"-1"), (">", b"1e0")])
     @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
@@ -383,55 +347,3 @@ class TestNumpyFiles:
             file.writestr("readme.txt", "no arrays here")
         with pytest.raises(DepthMapError, match=r"a\.npz: "):
             DepthMap.read(tmp_path / "a.npz", kind="inverse")
-
-
-class TestExr:
-    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint32])
-    @pytest.mark.parametrize("channel", ["Z", "Y", "V", "depth", "ViewLayer.Depth.Z"])
-    def test_a_single_channel_has_any_name(self, tmp_path: Path, dtype: type[Any], channel: str) -> None:
-        array = np.arange(6).reshape(2, 3).astype(dtype)
-        write_exr(tmp_path / "a.exr", {channel: array})
-        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse").values, array)
-
-    def test_depth_among_colours(self, tmp_path: Path) -> None:
-        colours = {name: np.full((2, 3), index, np.float32) for index, name in enumerate("RGBA")}
-        depth = np.arange(6, dtype=np.float32).reshape(2, 3)
-        write_exr(tmp_path / "a.exr", colours | {"Z": depth})
-        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse").values, depth)
-
-    def test_equal_colours_are_depth_and_others_refused(self, tmp_path: Path) -> None:
-        depth = np.arange(6, dtype=np.float32).reshape(2, 3)
-        write_exr(tmp_path / "a.exr", dict.fromkeys("RGB", depth))
-        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse").values, depth)
-        write_exr(tmp_path / "b.exr", {"R": depth, "G": depth, "B": depth + 1})
-        with pytest.raises(DepthMapError, match=r"b\.exr: its colour channels differ"):
-            DepthMap.read(tmp_path / "b.exr", kind="inverse")
-        write_exr(tmp_path / "c.exr", {"U": depth, "V": depth})
-        with pytest.raises(DepthMapError, match=r"c\.exr: has the channels \['U', 'V'\].*named Z"):
-            DepthMap.read(tmp_path / "c.exr", kind="inverse")
-
-    def test_a_window_is_refused(self, tmp_path: Path) -> None:
-        window = (np.array([0, 0], np.int32), np.array([9, 9], np.int32))
-        write_exr(tmp_path / "a.exr", {"Z": np.ones((2, 3), np.float32)}, displayWindow=window)
-        with pytest.raises(DepthMapError, match=r"a\.exr: stores only a window"):
-            DepthMap.read(tmp_path / "a.exr", kind="inverse")
-
-    def test_without_the_extra(self, tmp_path: Path) -> None:
-        """In an interpreter that finds no OpenEXR."""
-        script = (
-            "import sys; sys.modules['OpenEXR'] = None\n"
-            "from perceptok.depth.maps.depth_map import DepthMap\n"
-            f"DepthMap.from_array([[1]], kind='inverse').write({str(tmp_path / 'a.exr')!r})"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert f"{MissingExtraError.__name__}: writing EXR needs OpenEXR" in done.stderr
-        assert "pip install 'perceptok[exr]'" in done.stderr
-        assert list(tmp_path.iterdir()) == []
-
-
-def write_exr(path: Path, channels: dict[str, npt.NDArray[Any]], **header: Any) -> None:
-    import OpenEXR
-
-    whole = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage, **header}
-    OpenEXR.File(whole, channels).write(str(path))

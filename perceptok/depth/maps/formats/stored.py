@@ -35,14 +35,19 @@ class StoredMap:
 
 
 def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The map in an image (H, W) or (H, W, 1..4) whose colour channels are equal and whose alpha is 255.
+    """The map in an image (H, W) or (H, W, 1..4) whose colour channels are equal and whose alpha is opaque.
+
+    Opaque is the largest number of an integer type, and 1 of floats.
 
     Raises DepthMapError if the colour channels differ or a pixel is transparent.
     """
     if array.ndim == 2:
         return array
     channels = array.shape[2]
-    if channels in (2, 4) and not np.all(array[..., -1] == 255):
+    if channels > 4:
+        raise DepthMapError(f"has {channels} channels; a depth map has one: export it alone")
+    opaque = 1.0 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    if channels in (2, 4) and not np.all(array[..., -1] == opaque):
         raise DepthMapError(
             "some pixels are transparent, which says nothing certain about their depth; "
             "save the map without alpha and mark holes by a value (invalid=...)"
