@@ -50,7 +50,7 @@ SUBROOMS: dict[str, list[str]] = {
     "data": ["records"],
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
-    "scenes": ["layouts"],
+    "scenes": ["layouts", "pictures"],
     "vocabulary": ["alignment"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""

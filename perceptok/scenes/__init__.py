@@ -1,1 +1,1 @@
-"""Training and test data: procedural scenes with exact ground truth."""
+"""A procedural world with exact truth: depth maps and colour pictures that need no download."""

@@ -60,9 +60,31 @@ class Shape(ABC):
             One float32 per ray; inf or NaN where the ray misses.
         """
 
+    @property
+    def family(self) -> tuple[object, ...]:
+        """What shapes must share for `gradients` of one to serve all of them."""
+        return (type(self),)
+
+    @property
+    def parameter(self) -> float:
+        """The number by which shapes of one family differ; 0 where they do not."""
+        return 0.0
+
     @abstractmethod
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:
+        """Gradient directions, of any length and sign, at points of the surfaces of this family.
+
+        Args:
+            x: First canonical coordinate of each point.
+            y: Second.
+            z: Third.
+            parameter: That of each point's own shape, or one for all.
+        """
+
     def normal(self, points: Floats) -> Floats:
         """Gradient directions, of any length and sign, at points (N, 3) on the surface -> (N, 3)."""
+        x, y, z = points.T
+        return np.stack(np.broadcast_arrays(*self.gradients(x, y, z, self.parameter)), axis=1)
 
 
 def _first(candidates: Sequence[Array], start: float) -> Array:
@@ -95,9 +117,9 @@ class _Flat(Shape):
         y: Array = point[1] + s * direction[1]
         return np.where(self.inside(x, y) & (s >= start), s, np.float32(np.inf))
 
-    def normal(self, points: Floats) -> Floats:
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:  # noqa: ARG002
         """The plane's."""
-        return np.broadcast_to(np.array([0.0, 0.0, 1.0]), points.shape)
+        return np.zeros_like(x), np.zeros_like(y), np.ones_like(z)
 
 
 @dataclass(frozen=True)
@@ -140,9 +162,12 @@ class Box(Shape):
         far = reduce(np.minimum, [m + h for m, h in zip(middles, halves, strict=True)])
         return np.where(near <= far, _first((near, far), start), np.float32(np.inf))
 
-    def normal(self, points: Floats) -> Floats:
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:  # noqa: ARG002
         """Along the axis in which the point lies farthest out."""
-        return np.asarray(np.eye(3)[np.abs(points).argmax(axis=1)])
+        out_x, out_y, out_z = np.abs(x), np.abs(y), np.abs(z)
+        on_x = (out_x >= out_y) & (out_x >= out_z)
+        on_y = ~on_x & (out_y >= out_z)
+        return on_x.astype(x.dtype), on_y.astype(x.dtype), (~(on_x | on_y)).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -153,9 +178,9 @@ class Sphere(Shape):
         """The first root of a quadratic."""
         return _first(_sphere_roots(point, direction, 0.0), start)
 
-    def normal(self, points: Floats) -> Floats:
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:  # noqa: ARG002
         """The point itself."""
-        return points
+        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -175,9 +200,9 @@ class Bowl(Shape):
             start,
         )
 
-    def normal(self, points: Floats) -> Floats:
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:  # noqa: ARG002
         """The point itself."""
-        return points
+        return x, y, z
 
 
 def _sphere_roots(point: Triple, direction: Triple, height: float) -> tuple[Array, Array]:
@@ -216,14 +241,30 @@ class Frustum(Shape):
                     hits.append(np.where(px * px + py * py <= np.float32(rim * rim), s, np.float32(np.inf)))
         return _first(hits, start)
 
-    def normal(self, points: Floats) -> Floats:
+    @property
+    def family(self) -> tuple[object, ...]:
+        """Closed ones and tubes."""
+        return (type(self), self.closed)
+
+    @property
+    def parameter(self) -> float:
+        """The radius at the top."""
+        return self.top
+
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:
         """The side's gradient, or z where an end disc is nearer."""
-        slope = (self.top - 1) / 2
-        radius = (self.top + 1) / 2 + slope * points[:, 2]
-        side = np.stack([points[:, 0], points[:, 1], -slope * radius], axis=1)
-        on_side = np.abs(np.hypot(points[:, 0], points[:, 1]) - radius)
-        on_cap = np.abs(1 - np.abs(points[:, 2])) if self.closed else np.full(len(points), np.inf)
-        return np.where((on_cap < on_side)[:, None], np.array([0.0, 0.0, 1.0]), side)
+        slope = (parameter - 1) / 2
+        radius = (parameter + 1) / 2 + slope * z
+        side = -slope * radius
+        if not self.closed:
+            return x, y, np.asarray(side, dtype=x.dtype)
+        on_cap = np.abs(1 - np.abs(z)) < np.abs(np.hypot(x, y) - radius)
+        nothing = np.zeros_like(x)
+        return (
+            np.where(on_cap, nothing, x),
+            np.where(on_cap, nothing, y),
+            np.where(on_cap, nothing + 1, np.asarray(side, dtype=x.dtype)),
+        )
 
 
 @dataclass(frozen=True)
@@ -253,10 +294,14 @@ class Capsule(Shape):
             hits.append(_roots(a, b + above * dz, c + above * above)[0])
         return _first(hits, start)
 
-    def normal(self, points: Floats) -> Floats:
+    @property
+    def parameter(self) -> float:
+        """Half the length of the segment."""
+        return self.half_length
+
+    def gradients(self, x: Array, y: Array, z: Array, parameter: Array | float) -> Triple:
         """Away from the nearest point of the segment."""
-        on_axis = np.clip(points[:, 2], -self.half_length, self.half_length)
-        return np.asarray(points - on_axis[:, None] * np.array([0.0, 0.0, 1.0]))
+        return x, y, np.asarray(z - np.clip(z, -parameter, parameter), dtype=x.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from perceptok.scenes.layouts import sample_scene
 from perceptok.scenes.raycast import render
 from perceptok.scenes.sensor import degrade, smooth_estimate
 
-__all__ = ["ProceduralDepthMaps"]
+__all__ = ["ProceduralDepthMaps", "nearness_of"]
 
 Sample = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
@@ -71,18 +71,28 @@ class ProceduralDepthMaps(Sequence[Sample]):
         if look < _SENSORS:
             measured = degrade(depth, rng)
             if np.mean(measured > 0) >= _MIN_VALID and np.ptp(measured[measured > 0]) > 0:
-                return _nearness(measured)
+                return nearness_of(measured)
         estimated = look >= 1 - _ESTIMATES
         sky_is_far = estimated or (look >= _SENSORS and rng.random() < 0.5)
         perfect = np.where(np.isfinite(depth), depth, np.float32(np.inf if sky_is_far else 0))
-        nearness, valid = _nearness(perfect)
+        nearness, valid = nearness_of(perfect)
         if estimated:
             nearness = smooth_estimate(nearness, rng)
         return nearness, valid
 
 
-def _nearness(depth: NDArray[np.float32]) -> Sample:
-    """Inverse depth stretched to [0, 1] over the valid pixels; inf is infinitely far, 0 a hole to fill."""
+def nearness_of(depth: NDArray[np.float32]) -> Sample:
+    """Inverse depth stretched to [0, 1] over the valid pixels.
+
+    Args:
+        depth: (H, W) float32, metres; inf is infinitely far, 0 a hole that the nearest valid pixel fills.
+
+    Returns:
+        nearness (H, W) float32, 1 = nearest, and valid (H, W) bool.
+
+    Raises:
+        DepthMapError: There is no relief at all.
+    """
     valid = depth > 0
     inverse = np.float32(1) / np.where(valid, depth, np.float32(1))
     low, high = inverse[valid].min(), inverse[valid].max()

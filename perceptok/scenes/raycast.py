@@ -5,17 +5,17 @@ World: metres, z up. Camera: x right, y down, z forward; depth is z, not the dis
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perceptok.errors import ConfigError
+from perceptok.scenes.camera import Camera
 from perceptok.scenes.primitives import Floats, Primitive, Triple
+from perceptok.scenes.surfaces import Surfaces, surfaces_of
 
 __all__ = ["NEAREST", "Camera", "InstanceBox", "Rendering", "Scene", "SceneObject", "render"]
 
@@ -24,79 +24,6 @@ NEAREST = 0.02
 
 _CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 _EDGES = np.array([(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1])
-
-
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """A pinhole camera.
-
-    Attributes:
-        position: (3,) float64, metres.
-        rotation: (3, 3) float64, world from camera; its columns are the camera's right, down and forward.
-        fov: Horizontal field of view in degrees, 1 .. 170.
-        aspect: Width / height of the view. It need not be that of the picture: a square picture of a 4:3 view
-            is the squash that square codecs see.
-    """
-
-    position: Floats
-    rotation: Floats
-    fov: float = 60.0
-    aspect: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.fov <= 170:
-            raise ConfigError(f"fov must be 1 .. 170 degrees; got {self.fov}")
-        if not self.aspect > 0:
-            raise ConfigError(f"aspect (width / height) must be positive; got {self.aspect}")
-
-    @classmethod
-    def aimed(
-        cls,
-        position: tuple[float, float, float] | Floats,
-        *,
-        yaw: float = 0.0,
-        pitch: float = 0.0,
-        roll: float = 0.0,
-        fov: float = 60.0,
-        aspect: float = 1.0,
-    ) -> Camera:
-        """A camera by its angles in degrees.
-
-        Yaw 0 looks along +x and grows towards +y; pitch -90 looks straight down; roll is clockwise.
-        """
-        a, p, r = math.radians(yaw), math.radians(pitch), math.radians(roll)
-        forward = np.array([math.cos(a) * math.cos(p), math.sin(a) * math.cos(p), math.sin(p)])
-        right = np.array([math.sin(a), -math.cos(a), 0.0])
-        down = np.cross(forward, right)
-        turned = (
-            right * math.cos(r) + down * math.sin(r),
-            down * math.cos(r) - right * math.sin(r),
-            forward,
-        )
-        return cls(np.asarray(position, dtype=np.float64), np.stack(turned, axis=1), fov, aspect)
-
-    @property
-    def half_view(self) -> tuple[float, float]:
-        """Tangents of half the horizontal and half the vertical field of view."""
-        half = math.tan(math.radians(self.fov) / 2)
-        return half, half / self.aspect
-
-    def project(self, points: Floats, height: int, width: int) -> Floats:
-        """World points (..., 3) -> (..., 3): x and y in pixels (0 is the edge), and z-depth in metres."""
-        local = (points - self.position) @ self.rotation
-        half_x, half_y = self.half_view
-        x = (local[..., 0] / local[..., 2] / half_x + 1) * width / 2
-        y = (local[..., 1] / local[..., 2] / half_y + 1) * height / 2
-        return np.stack([x, y, local[..., 2]], axis=-1)
-
-    def unproject(self, pixels: Floats, height: int, width: int) -> Floats:
-        """The inverse of `project`: (..., 3) of x, y in pixels and z-depth -> world points (..., 3)."""
-        half_x, half_y = self.half_view
-        x = (2 * pixels[..., 0] / width - 1) * half_x
-        y = (2 * pixels[..., 1] / height - 1) * half_y
-        return np.asarray(
-            (np.stack([x, y, np.ones_like(x)], axis=-1) * pixels[..., 2:]) @ self.rotation.T + self.position
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,28 +119,17 @@ class Rendering:
         return found
 
     @cached_property
+    def surfaces(self) -> Surfaces:
+        """Where on which primitive every pixel's ray ended, and the normal there."""
+        parts = [part for thing in self.scene.objects for part in thing.primitives]
+        return surfaces_of(self.scene.camera, parts, self.depth, self.primitive)
+
+    @cached_property
     def normals(self) -> NDArray[np.float32]:
         """(H, W, 3) float32 unit normals in the world, turned towards the camera; 0 where nothing was hit."""
-        height, width = self.depth.shape
-        camera = self.scene.camera
-        normals = np.zeros((height, width, 3), dtype=np.float32)
-        parts = [part for thing in self.scene.objects for part in thing.primitives]
-        order = np.argsort(self.primitive, axis=None, kind="stable")
-        numbers = self.primitive.ravel()[order]
-        starts = np.concatenate([[0], np.nonzero(np.diff(numbers))[0] + 1, [numbers.size]])
-        for begin, end in pairwise(starts.tolist()):
-            if numbers[begin] < 0:
-                continue
-            part = parts[numbers[begin]]
-            rows, columns = np.unravel_index(order[begin:end], self.depth.shape)
-            pixels = np.stack([columns + 0.5, rows + 0.5, self.depth[rows, columns].astype(np.float64)], axis=1)
-            points = camera.unproject(pixels, height, width)
-            inverse = np.linalg.inv(part.axes)
-            normal = part.shape.normal((points - part.center) @ inverse.T) @ inverse
-            normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-            away = np.sum(normal * (points - camera.position), axis=1, keepdims=True) > 0
-            normals[rows, columns] = np.where(away, -normal, normal)
-        return normals
+        normals = np.zeros((self.depth.size, 3), dtype=np.float32)
+        normals[self.surfaces.pixels] = self.surfaces.normals.T
+        return normals.reshape(*self.depth.shape, 3)
 
     def rgb(self, ambient: float = 0.35) -> NDArray[np.uint8]:
         """A Lambert-shaded picture (H, W, 3) uint8; the sky is a pale blue gradient.

@@ -16,7 +16,7 @@ from perceptok.scenes.layouts.interiors import corridor, hall, room
 from perceptok.scenes.layouts.outdoors import field, landscape, street
 from perceptok.scenes.raycast import Scene, render
 
-__all__ = ["ASPECTS", "LAYOUTS", "sample_scene"]
+__all__ = ["ASPECTS", "LAYOUTS", "sample_scene", "worth_seeing"]
 
 LAYOUTS: dict[str, tuple[Callable[[Generator, float], Scene], float]] = {
     "bin": (bin_picking, 0.07),
@@ -63,12 +63,12 @@ def sample_scene(seed: int, index: int, kind: str | None = None) -> Scene:
         name = kind or names[rng.choice(len(names), p=shares)]
         aspect = float(rng.choice([a for a, _ in ASPECTS], p=[share for _, share in ASPECTS]))
         scene = LAYOUTS[name][0](rng, aspect)
-        if _worth_seeing(scene, plain=rng.random() < _PLAIN):
+        if worth_seeing(scene, plain=rng.random() < _PLAIN):
             return scene
     raise AssertionError(f"{_ATTEMPTS} degenerate scenes in a row for seed {seed}, index {index}")
 
 
-def _worth_seeing(scene: Scene, *, plain: bool) -> bool:
+def worth_seeing(scene: Scene, *, plain: bool) -> bool:
     """Whether a coarse view has something in it: not all sky, not a wall at the nose, not one flat tone."""
     view = render(scene, 24, 24)
     depth = view.depth

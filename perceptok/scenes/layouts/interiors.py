@@ -24,14 +24,14 @@ from perceptok.scenes.layouts.stage import Stage, camera
 from perceptok.scenes.layouts.tableware import small_thing
 from perceptok.scenes.raycast import Scene
 
-__all__ = ["corridor", "hall", "room"]
+__all__ = ["corridor", "hall", "room", "shell"]
 
 
 def room(rng: Generator, aspect: float) -> Scene:
     """A furnished room from inside, standing eye or low robot, from level to looking down."""
     stage = Stage(rng)
     long, wide, tall = rng.uniform(2.2, 9.0), rng.uniform(2.2, 7.0), rng.uniform(2.2, 3.4)
-    _shell(stage, rng, long, wide, tall, closed=rng.random() < 0.75)
+    shell(stage, rng, long, wide, tall, closed=rng.random() < 0.75)
     names = list(FURNITURE)
     for _ in range(rng.integers(3, 11)):
         name = names[rng.integers(len(names))]
@@ -70,7 +70,7 @@ def corridor(rng: Generator, aspect: float) -> Scene:
     """A corridor with doors, niches and a far end, perhaps stairs."""
     stage = Stage(rng)
     long, wide, tall = rng.uniform(5, 40), rng.uniform(1.1, 3.0), rng.uniform(2.2, 3.2)
-    _shell(stage, rng, long, wide, tall, closed=rng.random() < 0.85)
+    shell(stage, rng, long, wide, tall, closed=rng.random() < 0.85)
     for x in np.arange(-long / 2 + 1, long / 2 - 1, rng.uniform(1.5, 4)):
         for side in (-1, 1):
             kind = rng.random()
@@ -130,7 +130,8 @@ def hall(rng: Generator, aspect: float) -> Scene:
     return stage.scene("hall", view)
 
 
-def _shell(stage: Stage, rng: Generator, long: float, wide: float, tall: float, *, closed: bool) -> None:
+def shell(stage: Stage, rng: Generator, long: float, wide: float, tall: float, *, closed: bool) -> None:
+    """Floor, four walls with windows, doors and pictures, and a ceiling where `closed`."""
     stage.add("floor", [quad((0, 0, 0), (long / 2 + 6, 0, 0), (0, wide / 2 + 6, 0))])
     if closed:
         stage.add("ceiling", [quad((0, 0, tall), (long / 2 + 6, 0, 0), (0, wide / 2 + 6, 0))])

@@ -14,7 +14,7 @@ from perceptok.scenes.layouts.stage import Stage, camera
 from perceptok.scenes.primitives import Primitive
 from perceptok.scenes.raycast import Scene
 
-__all__ = ["field", "landscape", "street"]
+__all__ = ["car", "facades", "field", "landscape", "pole", "skyline", "street"]
 
 
 def street(rng: Generator, aspect: float) -> Scene:
@@ -25,7 +25,7 @@ def street(rng: Generator, aspect: float) -> Scene:
     half = rng.uniform(3, 14)
     for side in (-1, 1):
         if rng.random() < 0.85:
-            _facades(stage, rng, side, half)
+            facades(stage, rng, side, half)
         step = rng.uniform(5, 20)
         for x in np.arange(rng.uniform(1, 6), 90, step):
             at = (x + rng.normal(), side * (half - rng.uniform(0.5, 2.5)), 0)
@@ -33,12 +33,12 @@ def street(rng: Generator, aspect: float) -> Scene:
             if kind < 0.35:
                 stage.add("tree", tree(rng, rng.uniform(3, 10), 40 if x < 15 else 8), at)
             elif kind < 0.75:
-                stage.add("pole", _pole(rng, -side), at)
+                stage.add("pole", pole(rng, -side), at)
             elif kind < 0.85:
                 stage.add("bush", bush(rng, rng.uniform(0.5, 1.5), 30 if x < 12 else 5), at)
         for _ in range(rng.integers(0, 5)):
             at = (rng.uniform(3, 50), side * (half - rng.uniform(1.5, 3.0)), 0)
-            stage.add("car", _car(rng), at, turn(rng.choice([0, 180]) + rng.normal() * 4))
+            stage.add("car", car(rng), at, turn(rng.choice([0, 180]) + rng.normal() * 4))
     for _ in range(rng.integers(0, 7)):
         at = (rng.uniform(2, 25), rng.uniform(-1, 1) * half, 0)
         stage.add("person", person(rng), at, turn(rng.uniform(0, 360)))
@@ -53,7 +53,7 @@ def street(rng: Generator, aspect: float) -> Scene:
             )
             stage.add("cable", [capsule(start, end, 0.02)])
     if rng.random() < 0.6:
-        _skyline(stage, rng, rng.uniform(60, 200))
+        skyline(stage, rng, rng.uniform(60, 200))
     eye = (0, rng.uniform(-0.6, 0.6) * half, rng.uniform(0.7, 2.8))
     view = camera(rng, aspect, eye, yaw=rng.normal() * 25, pitch=rng.uniform(-18, 8), fov=(45, 95))
     return stage.scene("street", view)
@@ -84,7 +84,7 @@ def field(rng: Generator, aspect: float) -> Scene:
         else:
             stage.add("weed", grass(rng, rng.uniform(0.05, 0.3), 6), at)
     if not straight_down and rng.random() < 0.5:
-        _skyline(stage, rng, rng.uniform(30, 120))
+        skyline(stage, rng, rng.uniform(30, 120))
     pitch = rng.uniform(-90, -70) if straight_down else rng.uniform(-50, -8)
     view = camera(rng, aspect, (0, 0, height), yaw=rng.normal() * 12, pitch=pitch, fov=(45, 80))
     return stage.scene("field", view)
@@ -117,7 +117,8 @@ def landscape(rng: Generator, aspect: float) -> Scene:
     return stage.scene("landscape", view)
 
 
-def _facades(stage: Stage, rng: Generator, side: int, half: float) -> None:
+def facades(stage: Stage, rng: Generator, side: int, half: float) -> None:
+    """Buildings along one side of a street of half width `half`."""
     x = rng.uniform(-6, 4)
     while x < 110:
         long, tall, back = rng.uniform(5, 22), rng.uniform(3, 22), rng.uniform(0, 4)
@@ -144,7 +145,8 @@ def _house(rng: Generator) -> list[Primitive]:
     return parts
 
 
-def _pole(rng: Generator, towards: int) -> list[Primitive]:
+def pole(rng: Generator, towards: int) -> list[Primitive]:
+    """A lamp post, sign or mast; its arm points along y, to the side of `towards` (-1 or 1)."""
     tall, radius = rng.uniform(2, 9), rng.uniform(0.03, 0.15)
     parts = [cylinder((0, 0, 0), (0, 0, tall), radius, 0.6)]
     kind = rng.integers(3)
@@ -156,7 +158,8 @@ def _pole(rng: Generator, towards: int) -> list[Primitive]:
     return parts
 
 
-def _car(rng: Generator) -> list[Primitive]:
+def car(rng: Generator) -> list[Primitive]:
+    """A car or van."""
     long, wide, tall = rng.uniform(3.6, 5.2), rng.uniform(1.6, 2.0), rng.uniform(1.35, 2.3)
     waist = tall * rng.uniform(0.5, 0.62)
     parts = [
@@ -180,7 +183,7 @@ def _fence(rng: Generator) -> list[Primitive]:
     return posts + rails
 
 
-def _skyline(stage: Stage, rng: Generator, away: float) -> None:
+def skyline(stage: Stage, rng: Generator, away: float) -> None:
     """Woods, hills and blocks at the horizon."""
     for _ in range(rng.integers(3, 10)):
         at = (away * rng.uniform(0.8, 1.4), rng.uniform(-1, 1) * away, 0)
