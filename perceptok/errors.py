@@ -9,6 +9,7 @@ __all__ = [
     "ConstraintError",
     "DataError",
     "DepthMapError",
+    "EvaluationError",
     "MalformedBlockError",
     "MalformedBoxError",
     "MissingExtraError",
@@ -76,6 +77,10 @@ class DataError(PerceptokError, ValueError):
 
 class SpecialistError(PerceptokError, ValueError):
     """A vision specialist cannot be loaded, or its output is not what it was said to be."""
+
+
+class EvaluationError(PerceptokError, ValueError):
+    """Predictions, a benchmark, or the cases of a page are damaged, or do not fit together."""
 
 
 class CheckpointError(PerceptokError, ValueError):

@@ -222,7 +222,8 @@ def evaluate(
 @app.command()
 def inspect(
     paths: Paths,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write, or the page.")],
+    html: Annotated[bool, typer.Option("--html", help="Write an HTML page to step through.")] = False,
     kind: KindOption = None,
     unit: UnitOption = None,
     scale: ScaleOption = None,
@@ -234,23 +235,43 @@ def inspect(
 ) -> None:
     """Draw maps, what their tokens say, the error and the grid of codes."""
     from perceptok.depth.folders.jobs import Failure
-    from perceptok.depth.scores.panel import PanelRow, draw_panel, panel_row
-    from perceptok.errors import DepthMapError
+    from perceptok.depth.maps.depth_map import DepthMap
+    from perceptok.depth.scores.panel import draw_panel, panel_row
+    from perceptok.errors import DepthMapError, EvaluationError
+    from perceptok.evaluation.report.depth_cases import depth_case
+    from perceptok.evaluation.report.page import write_page
     from perceptok.files import atomic_write
 
     maps = _found(paths, kind, unit, scale, invalid, source)
     loaded = _loaded(codec, device)
-    rows: list[PanelRow] = []
     failures: list[Failure] = []
-    for file in maps:
+
+    def read() -> Iterator[tuple[str, DepthMap]]:
+        for file in maps:
+            try:
+                depth = file.read()
+                depth.to_nearness()
+            except DepthMapError as error:
+                failures.append(Failure(file.name, str(error)))
+            else:
+                yield file.name, depth
+
+    if html:
+        cases = (depth_case(loaded, name, depth) for name, depth in read())
         try:
-            rows.append(panel_row(loaded, file.name, file.read()))
-        except DepthMapError as error:
-            failures.append(Failure(file.name, str(error)))
-    if rows:
-        with atomic_write(output, force=force) as out:
-            out.write(draw_panel(rows))
-        note(f"{len(rows)} maps drawn in {output}")
+            drawn = write_page(output, cases, title="Depth maps and their tokens", force=force)
+        except EvaluationError:
+            if not failures:
+                raise
+            drawn = 0  # none can be read: `finish` says why
+    else:
+        rows = [panel_row(loaded, name, depth) for name, depth in read()]
+        drawn = len(rows)
+        if rows:
+            with atomic_write(output, force=force) as out:
+                out.write(draw_panel(rows))
+    if drawn:
+        note(f"{drawn} maps drawn in {output}")
     finish(failures, len(maps))
 
 

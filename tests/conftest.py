@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,38 @@ def in_two_processes(tmp_path: Path) -> Callable[[Path], list[Any]]:
         return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium of playwright's; skips where there is no browser."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on the path")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a file as a page; at the end of the test nothing may have been complained of, nor fetched."""
+    complaints: list[str] = []
+    pages = []
+
+    def open_page(path: Path, theme: str = "light", fragment: str = "") -> Any:
+        page = chromium.new_page(viewport={"width": 1400, "height": 900}, color_scheme=theme)
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or complaints.append(sent.url))
+        page.goto(path.as_uri() + fragment)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []

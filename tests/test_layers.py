@@ -51,6 +51,7 @@ SUBROOMS: dict[str, list[str]] = {
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts", "pictures"],
+    "evaluation": ["report"],
     "vocabulary": ["alignment"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""

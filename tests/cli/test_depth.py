@@ -129,6 +129,22 @@ def test_eval_and_inspect(maps: Path, tmp_path: Path) -> None:
         assert panel.height > 3 * 320
 
 
+def test_inspect_as_a_page(maps: Path, tmp_path: Path) -> None:
+    (maps / "3.png").write_bytes(b"no picture")
+    words = ["inspect", maps, "--kind", "metric", "--unit", "mm", "--html", "-o", tmp_path / "page.html"]
+    done = run(*words)
+    assert done.exit_code == 1, done.output
+    assert "3 maps drawn" in done.stderr
+    assert "1 of 4 failed" in done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('id="depth-') == page.count('id="teacher-') == 3
+    assert isinstance(run(*words).exception, PerceptokError)
+    for name in range(3):
+        (maps / f"{name}.png").unlink()
+    assert "1 of 1 failed" in run(*words[:-1], tmp_path / "other.html").stderr
+    assert not (tmp_path / "other.html").exists()
+
+
 def test_train(maps: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     words = [

@@ -1,0 +1,1 @@
+"""Answers read, benchmarks scored, evidence checked, and pages to look at."""

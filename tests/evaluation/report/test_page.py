@@ -1,0 +1,270 @@
+"""The page in a real browser: what is seen, what keys do, and that strings stay text."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptok.depth.blocks import block_to_text
+from perceptok.errors import EvaluationError, OutputError
+from perceptok.evaluation.report.cases import Case, Figure, Table
+from perceptok.evaluation.report.page import write_page
+from perceptok.evaluation.report.pictures import figure_svg
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\x00\ud800'\"`${alert(3)}<!--"
+CODES = (np.arange(100) % 128).reshape(10, 10)
+BLOCK = block_to_text(CODES)
+
+
+def picture(width: int = 64, height: int = 48, form: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
+    Image.fromarray(ramp.astype(np.uint8)).save(out, form)
+    return out.getvalue()
+
+
+def ramp(size: int = 40) -> np.ndarray:
+    return np.linspace(0, 1, size, dtype=np.float32)[None].repeat(size, 0)
+
+
+def cases(count: int = 6) -> list[Case]:
+    verdicts = ("right", "wrong", "invalid")
+    return [
+        Case(
+            f"case {number}",
+            picture(),
+            f"The depth map for the image is {BLOCK}. (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>) the answer is B",
+            prompt="Which point is the closest?",
+            markers=[("A", 10, 20), ("B", 300, 100)],
+            boxes=[(10, 10, 100, 200)],
+            true_boxes=[(12, 8, 100, 190)],
+            frame=(336, 336),
+            codes=CODES.ravel().tolist(),
+            depth=ramp(),
+            teacher=ramp()[:, ::-1],
+            verdict=verdicts[number % 3],
+            facts={"RMSE": 1 / (number + 1), "kind": "even" if number % 2 == 0 else "odd"},
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def page_file(tmp_path: Path) -> Path:
+    tables = [Table("Accuracy", ["system", "3", "4"], [["ours", "80.1", "70.2"]], note="in percent")]
+    path = tmp_path / "page.html"
+    assert write_page(path, cases(), title="A page", note="about it", tables=tables) == 6
+    return path
+
+
+def test_a_case_is_seen(page_file: Path, opened: Callable[..., Any]) -> None:
+    page = opened(page_file, fragment="#2")
+    assert page.inner_text("#detail h2") == "case 1"
+    assert page.inner_text(".badge") == "wrong"
+    stages = page.locator(".stage")
+    assert stages.count() == 4  # the picture, the decoded map, the teacher's, the difference
+    page.wait_for_function("[...document.querySelectorAll('.stage img')].every(one => one.naturalWidth > 0)")
+    first = stages.first
+    assert first.locator(".marker").count() == 2
+    assert first.locator(".box").count() == 2
+    # Frame pixels 300, 100 of 336 on a picture of 64 x 48.
+    circle = first.locator(".marker circle").last
+    assert float(circle.get_attribute("cx")) == pytest.approx(300 * 64 / 336)
+    assert float(circle.get_attribute("cy")) == pytest.approx(100 * 48 / 336)
+    assert page.locator("dt", has_text="RMSE").count() == 1
+
+
+def test_tokens_are_folded(page_file: Path, opened: Callable[..., Any]) -> None:
+    page = opened(page_file, fragment="#1")
+    text = page.inner_text(".said")
+    assert "depth block, 100 tokens" in text
+    assert "<DEPTH" not in text
+    assert page.locator(".pixel").all_inner_texts() == ["1", "2", "3", "4"]
+    assert page.locator(".codes").count() == 0
+    page.click(".fold > button")
+    assert page.locator(".codes span").count() == 100
+    page.keyboard.press("j")
+    assert page.locator(".codes span").count() == 100  # what was open stays open
+    page.keyboard.press("o")
+    assert page.locator(".codes").count() == 0
+
+
+def test_pointing_reads_the_maps(page_file: Path, opened: Callable[..., Any]) -> None:
+    page = opened(page_file, fragment="#1")
+    page.keyboard.press("o")
+    page.wait_for_timeout(200)
+    box = page.locator(".stage").first.bounding_box()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.33 * box["height"])
+    told = page.inner_text(".readout")
+    assert "x 252 y 111" in told
+    assert "code 37" in told
+    decoded, teacher = (float(part.split()[1]) for part in told.split("·")[1:3])
+    assert decoded == pytest.approx(0.75, abs=0.03)
+    assert teacher == pytest.approx(0.25, abs=0.03)
+    assert page.locator(".codes .lit").inner_text() == "37"
+
+
+def test_filter_search_order_and_keys(page_file: Path, opened: Callable[..., Any]) -> None:
+    page = opened(page_file)
+    assert page.inner_text("table td >> nth=1") == "80.1"
+    rows = page.locator(".row span")
+    page.keyboard.press("3")
+    assert rows.all_inner_texts() == ["case 1", "case 4"]
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#detail h2") == "case 4"
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#detail .of") == "2 of 2"
+    page.keyboard.press("1")
+    page.keyboard.press("/")
+    page.keyboard.type("kind: odd")
+    assert rows.all_inner_texts() == ["case 1", "case 3", "case 5"]
+    page.keyboard.press("Enter")
+    page.select_option("select", "+RMSE")
+    assert rows.all_inner_texts() == ["case 5", "case 3", "case 1"]
+    page.fill("input", "nothing at all")
+    assert "No case matches" in page.inner_text("#detail")
+    page.fill("input", "")
+    page.keyboard.press("Enter")
+    page.keyboard.press("g")
+    assert page.locator(".thumb").count() == 6
+    page.keyboard.press("?")
+    assert page.locator("dialog[open]").count() == 1
+
+
+def test_light_and_dark(page_file: Path, opened: Callable[..., Any]) -> None:
+    colours = {}
+    for theme in ("light", "dark"):
+        page = opened(page_file, theme=theme)
+        colours[theme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.keyboard.press("t")
+        colours[f"turned {theme}"] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert colours["light"] == colours["turned dark"] != colours["dark"] == colours["turned light"]
+
+
+def test_hostile_strings_stay_text(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    case = Case(
+        HOSTILE,
+        picture(),
+        HOSTILE,
+        prompt=HOSTILE,
+        markers=[(HOSTILE, 3, 4)],
+        boxes=[(1, 2, 3, 4)],
+        box_labels=[HOSTILE],
+        verdict="wrong",
+        facts={HOSTILE: HOSTILE},
+    )
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>alert(9)</script></svg>'
+    table = Table(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE)
+    figure = Figure(HOSTILE, svg, note=HOSTILE)
+    path = tmp_path / "page.html"
+    write_page(path, [case], title=HOSTILE, note=HOSTILE, tables=[table], figures=[figure])
+    page = opened(path)
+    page.wait_for_timeout(100)
+    for key in "gc":
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+    assert page.locator("#detail h2").text_content().startswith("</script><script>alert(1)</script><img src=x")
+    assert page.locator("script:not([type])").count() == 1
+    assert page.locator("img[onerror]").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BLOCK.replace("<DEPTH_END>", ""), "broken depth block, 100 of 100 codes"),
+        (BLOCK.replace("<DEPTH_7>", ""), "depth block, 99 of 100 codes"),
+        (BLOCK.replace("<DEPTH_7>", "<DEPTH_128>"), "depth block, 100 of 100 codes"),
+        (BLOCK * 2, "depth block, 100 tokens"),
+        ("<DEPTH_3>" * 40, "broken depth block, 40 of 100 codes"),
+    ],
+)
+def test_broken_blocks_are_marked(text: str, told: str, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    write_page(tmp_path / "page.html", [Case("one", text=text)], title="t")
+    page = opened(tmp_path / "page.html")
+    folds = page.locator(".fold > button")
+    assert folds.first.inner_text().endswith(told)
+    assert page.locator(".fold.bad").count() == (0 if text == BLOCK * 2 else 1)
+    assert folds.count() == (2 if text == BLOCK * 2 else 1)
+
+
+def test_long_texts_are_cut_until_asked(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    write_page(tmp_path / "page.html", [Case("one", text="word " * 20_000 + "end.")], title="t")
+    page = opened(tmp_path / "page.html")
+    assert len(page.inner_text(".words")) < 7000
+    page.click(".more")
+    assert page.inner_text(".words").endswith("end.")
+
+
+def test_a_thousand_cases_open_at_once(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, "JPEG", quality=92)  # 17 kB, as a photo of 336 x 336 has
+    one = cases(1)[0]
+    many = [Case(f"case {n}", out.getvalue(), one.text, codes=one.codes, depth=one.depth) for n in range(1000)]
+    write_page(tmp_path / "page.html", many, title="many")
+    # The least of three, because the machine may have other work.
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        page = opened(tmp_path / "page.html")
+        page.wait_for_function("document.querySelectorAll('.thumb img').length > 3")
+        seconds.append(time.perf_counter() - start)
+        assert page.locator(".thumb").count() == 1000
+        # Only what is near the window has been decoded.
+        assert page.locator(".thumb img").count() < 100
+    assert min(seconds) < 2
+
+
+def test_same_bytes_each_time_and_never_overwritten(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Plot
+
+    for name in ("a.html", "b.html"):
+        plot = Plot()
+        plot.subplots().plot([1, 2, 3])
+        write_page(tmp_path / name, cases(), title="t", figures=[Figure("f", figure_svg(plot))])
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        write_page(tmp_path / "a.html", cases(), title="t")
+
+
+def test_nothing_to_show(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="nothing to show"):
+        write_page(tmp_path / "page.html", [], title="t")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_broken_images_are_named(tmp_path: Path) -> None:
+    for data in (b"", b"no image", picture(form="JPEG")[:200]):
+        with pytest.raises(EvaluationError, match="case 'kitchen'"):
+            write_page(tmp_path / "page.html", [Case("kitchen", data)], title="t")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"verdict": "maybe"},
+        {"markers": [("A", 1)]},
+        {"boxes": [(1, 2, 3)]},
+        {"boxes": [(1, 2, 3, float("nan"))]},
+        {"boxes": [(1, 2, 3, 4)], "box_labels": ["a", "b"]},
+        {"frame": (0, 5)},
+        {"depth": np.zeros((2, 3, 4), dtype=np.float32)},
+        {"teacher": np.zeros((2, 3), dtype=np.uint8)},
+    ],
+)
+def test_bad_cases_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(EvaluationError, match="case 'x'"):
+        Case("x", **fields)
+
+
+def test_a_table_has_as_many_cells_as_columns() -> None:
+    with pytest.raises(EvaluationError, match="2 columns"):
+        Table("t", ["a", "b"], [["1"]])
