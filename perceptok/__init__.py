@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         DataError,
         DepthMapError,
         EvaluationError,
+        InferenceError,
         MalformedBlockError,
         MalformedBoxError,
         MissingExtraError,
@@ -50,7 +51,10 @@ if TYPE_CHECKING:
         VocabularyError,
     )
     from perceptok.llava.framing import FrameRule
+    from perceptok.llava.inference.answers import PerceptionAnswer
+    from perceptok.llava.inference.settings import InferenceConfig
     from perceptok.llava.loading import load_llava
+    from perceptok.llava.pipeline import PerceptionPipeline
     from perceptok.llava.saving import load_adapter, save_adapter
     from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
     from perceptok.objectives.columns import auxiliary_log_probs
@@ -98,6 +102,8 @@ _HOMES = {
     "FrameRule": "perceptok.llava.framing",
     "GrammarConfig": "perceptok.decoding.grammar.automaton",
     "ImageFrame": "perceptok.boxes.frames.geometry",
+    "InferenceConfig": "perceptok.llava.inference.settings",
+    "InferenceError": "perceptok.errors",
     "LinearSchedule": "perceptok.objectives.curriculum",
     "ListConsistency": "perceptok.decoding.consistency",
     "MalformedBlockError": "perceptok.errors",
@@ -110,7 +116,9 @@ _HOMES = {
     "ObjectiveWeights": "perceptok.objectives.weights",
     "OutputError": "perceptok.errors",
     "PIXEL": "perceptok.tokens",
+    "PerceptionAnswer": "perceptok.llava.inference.answers",
     "PerceptionLogitsProcessor": "perceptok.decoding.engines.hf",
+    "PerceptionPipeline": "perceptok.llava.pipeline",
     "PerceptionRecord": "perceptok.data.records",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
@@ -186,6 +194,8 @@ __all__ = [
     "FrameRule",
     "GrammarConfig",
     "ImageFrame",
+    "InferenceConfig",
+    "InferenceError",
     "LinearSchedule",
     "ListConsistency",
     "MalformedBlockError",
@@ -197,7 +207,9 @@ __all__ = [
     "ObjectiveError",
     "ObjectiveWeights",
     "OutputError",
+    "PerceptionAnswer",
     "PerceptionLogitsProcessor",
+    "PerceptionPipeline",
     "PerceptionRecord",
     "PerceptionVocabulary",
     "PerceptokError",

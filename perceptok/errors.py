@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "DepthMapError",
     "EvaluationError",
+    "InferenceError",
     "MalformedBlockError",
     "MalformedBoxError",
     "MissingExtraError",
@@ -81,6 +82,10 @@ class SpecialistError(PerceptokError, ValueError):
 
 class EvaluationError(PerceptokError, ValueError):
     """Predictions, a benchmark, or the cases of a page are damaged, or do not fit together."""
+
+
+class InferenceError(PerceptokError, ValueError):
+    """A picture, a question or a request cannot be put to a model, or a model, processor and codec do not fit."""
 
 
 class CheckpointError(PerceptokError, ValueError):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perceptok_cli import llava_infer
 from perceptok_cli.console import note
 
 __all__ = ["app"]
@@ -46,3 +47,6 @@ def export(
     from perceptok.llava.merging import export_adapter
 
     note(f"folders base and lora in {export_adapter(adapter, output, base=base, device=device, force=force)}")
+
+
+app.command()(llava_infer.infer)

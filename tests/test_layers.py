@@ -53,6 +53,7 @@ SUBROOMS: dict[str, list[str]] = {
     "scenes": ["layouts", "pictures"],
     "evaluation": ["report"],
     "vocabulary": ["alignment"],
+    "llava": ["inference", "folders"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""
 

@@ -1,0 +1,410 @@
+"""`PerceptionPipeline`: images and questions in, answers with decoded evidence out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perceptok.boxes.codec import BoxCodec
+from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.decoding.engines.fast_generation import generate_perception
+from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
+from perceptok.depth.codec import DepthCodec
+from perceptok.errors import CheckpointError, ConfigError, InferenceError, VocabularyError
+from perceptok.files import whole_folder
+from perceptok.llava.framing import FrameRule
+from perceptok.llava.inference.answers import PerceptionAnswer, read_written
+from perceptok.llava.inference.pictures import PictureSource, open_picture
+from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
+from perceptok.llava.inference.settings import InferenceConfig
+from perceptok.llava.inference.streaming import Update, stream_updates
+from perceptok.llava.loading import load_llava, settings_of
+from perceptok.llava.saving import ADAPTER, load_adapter
+from perceptok.tokens import DEPTH, PIXEL
+from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from transformers import StoppingCriteria
+
+    from perceptok.llava.loading import Bits
+
+__all__ = ["PerceptionPipeline", "Request"]
+
+Markers = Mapping[str, tuple[float, float]]
+
+
+class Request(NamedTuple):
+    """One question about one image.
+
+    Attributes:
+        image: In RGB; see `open_picture`.
+        question: In words; may hold `<image>` once.
+        choices: What the answer may be; empty for anything.
+        markers: Letter -> x, y in the image's pixels, of points that the question is about.
+        name: For files and pages.
+    """
+
+    image: Image.Image
+    question: str
+    choices: tuple[str, ...] = ()
+    markers: Markers = {}  # noqa: RUF012 - never changed
+    name: str = ""
+
+
+class PerceptionPipeline:
+    """A model that writes perception tokens, asked about images.
+
+    Args:
+        model: A multimodal model of transformers, extended with the vocabulary.
+        processor: Its processor.
+        vocab: Its perception tokens.
+        codec: Whose codes the DEPTH tokens mean; without it the shipped one.
+        frame: How images reach the model: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`.
+        config: The switches; each call may change some.
+        box_codec: How box codes become coordinates; an edge is the middle of its bin.
+
+    Raises:
+        VocabularyError: Model, tokenizer, vocabulary and codec do not fit together.
+        ConfigError: An unknown frame.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        vocab: PerceptionVocabulary,
+        *,
+        codec: DepthCodec | None = None,
+        frame: str | FrameRule = "squash",
+        config: InferenceConfig | None = None,
+        box_codec: BoxCodec | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.vocab = vocab
+        self.codec = codec or DepthCodec.from_pretrained()
+        self.frame = FrameRule.read(frame)
+        self.config = config or InferenceConfig()
+        self.box_codec = box_codec or BoxCodec(decode="center")
+        self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
+        _check_parts(model, processor.tokenizer, vocab, self.codec)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        base: str | os.PathLike[str] | None = None,
+        codec: DepthCodec | None = None,
+        bits: Bits | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "cpu",
+        config: InferenceConfig | None = None,
+    ) -> Self:
+        """An adapter that training saved, or a merged model: with its rows, manifest, codec and frame.
+
+        Args:
+            folder: What `save_adapter` or `merge_adapter` wrote.
+            base: Of an adapter: where its base is, if not where it was.
+            codec: Instead of the saved copy; it has to be the same codec.
+            bits: Load the language model in 4 or 8 bits; see `load_llava`, as for `dtype` and `device`.
+            dtype: Of the weights.
+            device: Where the model and the codec compute.
+            config: The switches.
+
+        Raises:
+            CheckpointError: No such folder, a damaged one, or a model that was never taught perception tokens.
+            VocabularyError: Model, tokenizer, manifest and codec do not fit together.
+        """
+        place = whole_folder(folder)
+        if (place / ADAPTER).is_file():
+            loaded = load_adapter(place, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
+            model, processor, vocab, frame = loaded.model, loaded.processor, loaded.vocab, loaded.frame
+            codec = loaded.codec
+        else:
+            if not (place / MANIFEST).is_file():
+                raise CheckpointError(
+                    f"{folder} holds neither {ADAPTER} nor {MANIFEST}: a model that was never taught perception tokens "
+                    "has nothing to say in them; name what `perceptok llava train` or `merge` wrote"
+                )
+            if codec is None and (place / "codec").is_dir():
+                codec = DepthCodec.from_pretrained(place / "codec")
+            model, processor, vocab = load_llava(place, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
+            frame = FrameRule.read(settings_of(model)["frame"])
+        codec = (codec or DepthCodec.from_pretrained()).to(device)
+        return cls(model, processor, vocab, codec=codec, frame=frame, config=config)
+
+    @overload
+    def __call__(self, images: PictureSource, questions: str, **changes: Any) -> PerceptionAnswer: ...
+    @overload
+    def __call__(self, images: Sequence[PictureSource], questions: str, **changes: Any) -> list[PerceptionAnswer]: ...
+    @overload
+    def __call__(
+        self, images: PictureSource | Sequence[PictureSource], questions: Sequence[str], **changes: Any
+    ) -> list[PerceptionAnswer]: ...
+    def __call__(
+        self,
+        images: PictureSource | Sequence[PictureSource],
+        questions: str | Sequence[str],
+        *,
+        choices: Sequence[str] = (),
+        markers: Markers | None = None,
+        **changes: Any,
+    ) -> PerceptionAnswer | list[PerceptionAnswer]:
+        """Ask.
+
+        Args:
+            images: A file, bytes, a Pillow image or an array; or a list of them.
+            questions: One for all images, or a list: one for each image, or several for one image.
+            choices: What every answer may be, such as ("A", "B"); empty for anything.
+            markers: Letter -> x, y in the image's pixels, of points that the questions are about.
+            **changes: Switches of `InferenceConfig` for this call.
+
+        Returns:
+            One answer for one image and one question, else a list in their order.
+
+        Raises:
+            InferenceError: An image or a question that cannot be asked, or a prompt as long as the model's context.
+            ConstraintError: A budget too small for what the grammar forces.
+        """
+        one = isinstance(questions, str) and not isinstance(images, list | tuple)
+        pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        if len(pictures) == 1:
+            pictures *= len(asked)
+        if len(asked) == 1:
+            asked *= len(pictures)
+        if len(pictures) != len(asked):
+            raise InferenceError(
+                f"{len(pictures)} images and {len(asked)} questions do not pair; give one of either, or as many"
+            )
+        several = next((number for number, one in enumerate(pictures) if isinstance(one, list | tuple)), None)
+        if several is not None:
+            raise InferenceError(
+                f"question {several} has {len(pictures[several])} images; a depth block describes one: ask of each"
+            )
+        opened: dict[int, Image.Image] = {}
+        for source in pictures:  # one image with several questions is opened once
+            if id(source) not in opened:
+                opened[id(source)] = open_picture(source)
+        requests = [
+            Request(opened[id(source)], question, tuple(choices), markers or {})
+            for source, question in zip(pictures, asked, strict=True)
+        ]
+        answers = list(self.answers(requests, **changes))
+        return answers[0] if one else answers
+
+    def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
+        """Answers in the order of the requests, batch by batch; raises as a call does."""
+        config = self._changed(changes)
+        for start in range(0, len(requests), config.batch_size):
+            yield from self._batch(requests[start : start + config.batch_size], config)
+
+    def stream(
+        self,
+        image: PictureSource,
+        question: str,
+        *,
+        choices: Sequence[str] = (),
+        markers: Markers | None = None,
+        **changes: Any,
+    ) -> Iterator[Update]:
+        """What is known so far, as the model writes: text, rows of the depth map, boxes, and at last the answer.
+
+        The model runs in a thread of its own; closing the generator stops it at its next token.
+
+        Args:
+            image: As for a call.
+            question: As for a call.
+            choices: As for a call.
+            markers: As for a call.
+            **changes: As for a call.
+        """
+        config = self._changed(changes)
+        request = Request(open_picture(image), question, tuple(choices), markers or {})
+        prepared = self._prepared([request], config)
+        tokenizer = self.processor.tokenizer
+
+        def run(watch: StoppingCriteria) -> PerceptionAnswer:
+            ids = self._generated(prepared, config, [watch])
+            return self._read(request, ids[0], prepared.frames[0], config)
+
+        yield from stream_updates(
+            run, prepared.length, self.vocab, tokenizer, self._ends(), self.codec, prepared.frames[0], self.box_codec
+        )
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def _changed(self, changes: Mapping[str, Any]) -> InferenceConfig:
+        try:
+            return replace(self.config, **changes)
+        except TypeError as error:
+            known = ", ".join(self.config.to_dict())
+            raise ConfigError(f"unknown switches: {', '.join(changes)}; known are {known}") from error
+
+    def _batch(self, requests: Sequence[Request], config: InferenceConfig) -> list[PerceptionAnswer]:
+        prepared = self._prepared(requests, config)
+        written = self._generated(prepared, config)
+        return [
+            self._read(request, ids, frame, config)
+            for request, ids, frame in zip(requests, written, prepared.frames, strict=True)
+        ]
+
+    def _prepared(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
+        frames = [self.frame.frame_of(one.image.size, self.processor) for one in requests]
+        prompts = [chat_prompt(self.processor, one.question, self.vocab) for one in requests]
+        inputs = prompt_inputs(self.processor, prompts, [self.frame.apply(one.image) for one in requests])
+        placed: dict[str, Any] = {}
+        for name, value in inputs.items():
+            on_device = value.to(self.model.device) if isinstance(value, Tensor) else value
+            floating = isinstance(on_device, Tensor) and on_device.is_floating_point()
+            placed[name] = on_device.to(self.model.dtype) if floating else on_device
+        length = placed["input_ids"].shape[1]
+        return _Prepared(placed, frames, length, min(config.max_new_tokens, self._room(length)))
+
+    def _room(self, length: int) -> int:
+        """Tokens that the model's context leaves for an answer."""
+        text = self.model.config.get_text_config()
+        context = getattr(text, "max_position_embeddings", None)
+        if context is None:
+            return 2**31
+        if length >= context:
+            raise InferenceError(
+                f"the prompt has {length} tokens, picture included; the model's context has {context}, so that no room "
+                "is left for an answer: shorten the question"
+            )
+        return int(context) - length
+
+    def _generated(
+        self, prepared: _Prepared, config: InferenceConfig, watchers: Sequence[StoppingCriteria] = ()
+    ) -> list[list[int]]:
+        """The ids of each answer, from behind the prompt up to its end of sequence, that one included."""
+        ids = prepared.inputs["input_ids"]
+        extra: dict[str, Any] = {}
+        if config.constraints:
+            held = self._constraint(config).answering(ids, prepared.budget)
+            extra["logits_processor"] = [held]
+            extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
+        if watchers:
+            extra["stopping_criteria"] = list(watchers)
+        with _seeded(config), torch.inference_mode():
+            out = self.model.generate(**prepared.inputs, **self._how(config, prepared.budget), **extra)
+        ends = set(self._ends())
+        rows = []
+        for row in out[:, ids.shape[1] :].tolist():
+            end = next((place for place, one in enumerate(row) if one in ends), len(row))
+            rows.append(row[: end + 1])
+        return rows
+
+    def _how(self, config: InferenceConfig, budget: int) -> dict[str, Any]:
+        """Settings of `generate`, all of them said: what a checkpoint's generation_config asks for does not count.
+
+        A repetition penalty, say, would push a depth map away from its own codes.
+        """
+        how: dict[str, Any] = {
+            "max_new_tokens": budget,
+            "min_length": 0,
+            "num_beams": 1,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "do_sample": config.temperature > 0,
+            "top_k": 0,
+            "top_p": config.top_p,
+            "temperature": config.temperature or 1.0,
+            "eos_token_id": list(self._ends()) or None,
+            "pad_token_id": self._pad(),
+        }
+        if not config.temperature:
+            how |= {"top_k": 50, "top_p": 1.0}  # transformers warns of draws' settings other than its defaults
+        return how
+
+    def _ends(self) -> tuple[int, ...]:
+        said = getattr(self.model.generation_config, "eos_token_id", None)
+        found = said if said is not None else getattr(self.processor.tokenizer, "eos_token_id", None)
+        if found is None:
+            return ()
+        return (found,) if isinstance(found, int) else tuple(found)
+
+    def _pad(self) -> int:
+        for found in (self.processor.tokenizer.pad_token_id, self.model.generation_config.pad_token_id, *self._ends()):
+            if found is not None:
+                return int(found)
+        raise InferenceError("the tokenizer has no padding token and no end of sequence; set tokenizer.pad_token")
+
+    def _constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
+        tokenizer = self.processor.tokenizer
+        grammar = config.held_to(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
+        if grammar not in self._constraints:
+            self._constraints[grammar] = PerceptionLogitsProcessor(
+                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self._ends() or None
+            )
+        return self._constraints[grammar]
+
+    def _read(
+        self, request: Request, ids: Sequence[int], frame: ImageFrame, config: InferenceConfig
+    ) -> PerceptionAnswer:
+        ended = bool(ids) and ids[-1] in self._ends()
+        return read_written(
+            ids[:-1] if ended else ids,
+            ended=ended,
+            question=request.question,
+            image=request.image,
+            frame=frame,
+            vocab=self.vocab,
+            tokenizer=self.processor.tokenizer,
+            codec=self.codec,
+            box_codec=self.box_codec,
+            constrained=config.constraints,
+            choices=request.choices,
+            markers=request.markers,
+            name=request.name,
+        )
+
+
+class _Prepared(NamedTuple):
+    """A batch as `generate` takes it."""
+
+    inputs: dict[str, Any]
+    frames: list[ImageFrame]
+    length: int
+    budget: int
+
+
+def _check_parts(model: Any, tokenizer: Any, vocab: PerceptionVocabulary, codec: DepthCodec) -> None:
+    found = PerceptionVocabulary.from_tokenizer(tokenizer, vocab.token_sets)
+    if found.tokens != vocab.tokens:
+        token = next(one for one, number in vocab.tokens.items() if found.tokens[one] != number)
+        raise VocabularyError(
+            f"{token} is id {vocab.tokens[token]} of the vocabulary, but {found.tokens[token]} of the tokenizer: they "
+            "are not of one model; load both from one folder"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows <= max(vocab.tokens.values()):
+        raise VocabularyError(
+            f"the model has rows for {rows} tokens, the perception tokens go up to id {max(vocab.tokens.values())}: "
+            "it was not extended (extend_vocabulary, load_llava)"
+        )
+    if vocab.has(DEPTH) and vocab.codec_fingerprint not in (None, codec.fingerprint):
+        raise VocabularyError(
+            f"the model's DEPTH tokens mean codes of the codec {vocab.codec_fingerprint}, this codec is "
+            f"{codec.fingerprint}: its depth maps would be nonsense; load the codec that the model was trained with"
+        )
+
+
+@contextmanager
+def _seeded(config: InferenceConfig) -> Iterator[None]:
+    """Draws from a generator of their own: the caller's stays where it was."""
+    if not config.temperature:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        yield

@@ -1,0 +1,85 @@
+"""`perceptok llava infer` as a person meets it: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import perceptok as pt
+from perceptok_cli.main import app
+from tests.llava.answering import picture
+from tests.llava.conftest import codec, tiny_adapter, tiny_llava
+
+__all__ = ["codec", "tiny_adapter", "tiny_llava"]
+
+
+def run(*words: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["llava", "infer", *(str(word) for word in words)], input=stdin)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        picture(30, 20, number).save(tmp_path / "in" / f"{number}.png")
+    return tmp_path / "in"
+
+
+def test_an_adapter_answers_a_folder(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+    (images / "broken.png").write_bytes(b"no image")
+    options = ["-q", "What is the depth map?", "--force-block", "first", "--max-new-tokens", "104"]
+    folders = ["--save-depth", tmp_path / "depth", "--save-overlay", tmp_path / "seen"]
+    done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options, *folders)
+    assert done.exit_code == 1, done.output
+    assert "1 of 4 failed; the others are done" in done.stderr
+    assert "broken.png: " in done.stderr
+    assert done.stdout == ""
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [one["name"] for one in lines] == ["0.png", "1.png", "2.png"]
+    assert all(len(one["codes"]) == 100 for one in lines)
+    assert sorted(one.name for one in (tmp_path / "depth").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(one.name for one in (tmp_path / "seen").iterdir()) == ["0.png", "1.png", "2.png"]
+    again = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options)
+    assert isinstance(again.exception, pt.OutputError)
+
+
+def test_words_lines_and_standard_input(tiny_adapter: Path, images: Path) -> None:
+    done = run(tiny_adapter, images / "0.png", "-q", "Why?", "--max-new-tokens", "5")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("0.png: ")
+    asked = json.dumps({"image": str(images / "1.png"), "question": "How many?"})
+    done = run(tiny_adapter, "-", "-o", "-", "--max-new-tokens", "5", stdin=asked)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["question"] == "How many?"
+
+
+def test_switches(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "infer.yaml").write_text("max_new_tokens: 3\nconstraints: false\n")
+    done = run(tiny_adapter, images / "0.png", "-q", "Why?", "-o", "-", "--config", tmp_path / "infer.yaml")
+    values = json.loads(done.stdout)
+    assert values["tokens"] <= 3
+    assert not values["constrained"]
+    done = run(
+        tiny_adapter, images / "0.png", "-q", "Why?", "-o", "-", "--config", tmp_path / "infer.yaml", "--constraints"
+    )
+    assert json.loads(done.stdout)["constrained"]
+
+
+def test_refusals_are_one_line_and_exit_code_2(tiny_adapter: Path, tiny_llava: Path, images: Path) -> None:
+    for words, message in (
+        ([tiny_llava, images, "-q", "Why?"], "was never taught perception tokens"),
+        ([tiny_adapter, images], "what shall be asked about it"),
+        ([tiny_adapter, images, "-q", "Why?", "-o", "out.csv"], "answers are written to .jsonl"),
+    ):
+        command = [sys.executable, "-m", "perceptok_cli.main", "llava", "infer", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        assert message in last
+        assert "Traceback" not in done.stderr

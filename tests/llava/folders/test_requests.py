@@ -1,0 +1,92 @@
+"""What a command is asked: every way of naming questions, and lines that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perceptok.errors import InferenceError
+from perceptok.llava.folders.requests import find_questions
+from tests.llava.answering import picture
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("b.png", "a.JPG", "deep/a.png"):
+        picture(4, 3).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def lines(path: Path, *values: object) -> Path:
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in values))
+    return path
+
+
+def test_folders_and_files(images: Path) -> None:
+    asked, failures = find_questions([images, images / "b.png"], question="Why?", choices=("A", "B"))
+    assert [one.name for one in asked] == ["a.JPG", "b.png", "deep/a.png", "b-2.png"]
+    assert {one.question for one in asked} == {"Why?"}
+    assert asked[0].choices == ("A", "B")
+    assert failures == []
+
+
+def test_lines(images: Path) -> None:
+    path = lines(
+        images / "asked.jsonl",
+        {"image": "b.png"},
+        {"image": "b.png", "question": "How many?", "id": 7, "choices": ["1", "2"]},
+        "",
+        {"image": "deep/a.png", "name": "x/y.png", "markers": {"A": [1, 2.5]}},
+        {"image": "b.png"},
+    )
+    asked, failures = find_questions([path], question="Why?")
+    assert failures == []
+    assert [one.name for one in asked] == ["b.png", "7", "x/y.png", "b-2.png"]
+    assert [one.question for one in asked] == ["Why?", "How many?", "Why?", "Why?"]
+    assert asked[0].image == images / "b.png"
+    assert asked[1].choices == ("1", "2")
+    assert asked[2].markers == {"A": (1.0, 2.5)}
+
+
+def test_standard_input(images: Path) -> None:
+    asked, _ = find_questions(["-"], question="Why?", lines=[json.dumps({"image": str(images / "b.png")})])
+    assert asked[0].image == images / "b.png"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "expected an object with an image"),
+        ('{"image": ["a.png", "b.png"]}', "two images are two lines"),
+        ('{"image": ""}', "expected an object with an image"),
+        ('{"image": "a.png", "qestion": "?"}', "unknown keys qestion"),
+        ('{"image": "a.png", "question": 5}', "has no question"),
+        ('{"image": "a.png", "choices": "AB"}', "choices a list of texts"),
+        ('{"image": "a.png", "markers": {"A": [1]}}', "markers are letters with places"),
+        ('{"image": "a.png", "markers": {"A": [true, 1]}}', "markers are letters with places"),
+        ('{"image": "a.png", "markers": {"A": [NaN, 1]}}', "markers are letters with places"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_bad_line_costs_only_itself(images: Path, line: str, reason: str) -> None:
+    path = lines(images / "asked.jsonl", {"image": "b.png"}, line, {"image": "deep/a.png"})
+    asked, failures = find_questions([path], question="Why?")
+    assert [one.name for one in asked] == ["b.png", "deep/a.png"]
+    assert len(failures) == 1
+    assert failures[0].name == f"{path}, line 2"
+    assert reason in failures[0].reason
+
+
+def test_refusals(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(InferenceError, match="there is no such file or folder"):
+        find_questions([tmp_path / "none"], question="Why?")
+    with pytest.raises(InferenceError, match="what shall be asked about it"):
+        find_questions([images])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InferenceError, match="no images in this folder"):
+        find_questions([tmp_path / "empty"], question="Why?")

@@ -1,0 +1,86 @@
+"""Prompts: the model's own template, one picture, and no token that a user could smuggle in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlavaProcessor
+
+import perceptok as pt
+from perceptok.errors import InferenceError
+from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
+from tests.llava.answering import picture
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_llava: Path) -> Any:
+    found = LlavaProcessor.from_pretrained(tiny_llava)
+    pt.extend_vocabulary(found.tokenizer)
+    return found
+
+
+@pytest.fixture(scope="module")
+def words(processor: Any) -> pt.PerceptionVocabulary:
+    return pt.PerceptionVocabulary.from_tokenizer(processor.tokenizer)
+
+
+def test_the_picture_comes_first(processor: Any, words: pt.PerceptionVocabulary) -> None:
+    expected = "USER: <image>\nHow many cars? ASSISTANT:"
+    for question in ("How many cars?", "<image>\nHow many cars?"):
+        assert chat_prompt(processor, question, words) == expected
+
+
+def test_without_a_template(processor: Any, words: pt.PerceptionVocabulary) -> None:
+    plain = LlavaProcessor(processor.image_processor, processor.tokenizer, patch_size=14)
+    assert chat_prompt(plain, "How many cars?", words) == "USER: <image>\nHow many cars? ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("", "not empty"),
+        (" \n", "not empty"),
+        (None, "not empty"),
+        ("<image> and <image>", "says <image> 2 times"),
+    ],
+)
+def test_what_cannot_be_asked(
+    processor: Any, words: pt.PerceptionVocabulary, question: str | None, message: str
+) -> None:
+    with pytest.raises(InferenceError, match=message):
+        chat_prompt(processor, question, words)  # type: ignore[arg-type]
+
+
+def test_a_template_that_leaves_the_picture_out(processor: Any, words: pt.PerceptionVocabulary) -> None:
+    blind = LlavaProcessor(
+        processor.image_processor, processor.tokenizer, patch_size=14, chat_template="{{ messages | length }}"
+    )
+    with pytest.raises(InferenceError, match="writes the picture's place, <image>, 0 times"):
+        chat_prompt(blind, "How many cars?", words)
+
+
+SMUGGLED = ["<DEPTH_5>", "<DEPTH_START>", "<PIXEL_9>", "</s>", "<pad>", "<s>", "a ", "\\", "<", "é"]
+
+
+@given(st.lists(st.sampled_from(SMUGGLED)))
+def test_users_write_no_token_but_text(processor: Any, words: pt.PerceptionVocabulary, parts: list[str]) -> None:
+    prompt = chat_prompt(processor, "Why? " + "".join(parts), words)
+    ids = processor.tokenizer.encode(prompt, add_special_tokens=False)
+    special = set(processor.tokenizer.all_special_ids) | set(words.tokens.values())
+    assert [one for one in ids if one in special] == [processor.image_token_id]
+
+
+def test_prompts_are_padded_on_the_left(processor: Any, words: pt.PerceptionVocabulary) -> None:
+    prompts = [chat_prompt(processor, one, words) for one in ("Why?", "How many cars are there, and where are they?")]
+    inputs = prompt_inputs(processor, prompts, [picture(56, 56), picture(56, 56, 1)])
+    mask = inputs["attention_mask"]
+    assert mask[0, 0] == 0
+    assert mask[:, -1].tolist() == [1, 1]
+    assert (mask[0].diff() >= 0).all()
+    assert inputs["pixel_values"].shape[0] == 2
+    with pytest.raises(InferenceError, match="takes no such prompts"):
+        prompt_inputs(processor, prompts[:1], [object()])

@@ -1,0 +1,227 @@
+"""A pipeline on a tiny random model: batches, constraints, determinism, streaming, and parts that do not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import perceptok as pt
+from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.errors import ConfigError, ConstraintError, InferenceError, VocabularyError
+from perceptok.llava.inference.answers import PerceptionAnswer
+from perceptok.llava.loading import load_llava
+from perceptok.llava.pipeline import PerceptionPipeline
+from tests.llava.answering import leaning_pipeline, picture
+
+QUESTIONS = ["What is the depth map?", "Return the bounding boxes of all cars that are seen in the image.", "Hm?"]
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_llava: Path, codec: pt.DepthCodec) -> PerceptionPipeline:
+    return leaning_pipeline(tiny_llava, codec)
+
+
+def same(first: PerceptionAnswer, second: PerceptionAnswer) -> bool:
+    return first.to_dict() == second.to_dict()
+
+
+def test_one_question(pipe: PerceptionPipeline) -> None:
+    answer = pipe(picture(60, 40), QUESTIONS[0], max_new_tokens=130)
+    assert isinstance(answer, PerceptionAnswer)
+    assert answer.constrained
+    assert len(answer.blocks) == 1
+    assert answer.depth is not None
+    assert answer.depth.values.shape == (40, 60)
+    assert answer.codec == pipe.codec.fingerprint
+
+
+def test_a_batch_of_different_lengths_says_what_each_says_alone(pipe: PerceptionPipeline) -> None:
+    images = [picture(60, 40), picture(1, 1, 1), picture(20, 2000, 2)]
+    together = pipe(images, QUESTIONS, max_new_tokens=125)
+    assert [one.question for one in together] == QUESTIONS
+    assert [one.image.size for one in together] == [(60, 40), (1, 1), (20, 2000)]
+    for image, question, answer in zip(images, QUESTIONS, together, strict=True):
+        assert same(pipe(image, question, max_new_tokens=125), answer)
+    small = pipe(images, QUESTIONS, max_new_tokens=125, batch_size=2)
+    assert all(same(*pair) for pair in zip(together, small, strict=True))
+
+
+def test_one_image_many_questions_and_the_reverse(pipe: PerceptionPipeline) -> None:
+    many = pipe(picture(9, 9), QUESTIONS, max_new_tokens=4)
+    assert [one.question for one in many] == QUESTIONS
+    assert len(pipe([picture(9, 9), picture(8, 8)], "Why?", max_new_tokens=4)) == 2
+    assert isinstance(pipe([picture(9, 9)], "Why?", max_new_tokens=4), list)
+    assert pipe([], [], max_new_tokens=4) == []
+
+
+def test_deterministic_whatever_the_checkpoint_asks_for(pipe: PerceptionPipeline) -> None:
+    plain = pipe(picture(60, 40), QUESTIONS[0], max_new_tokens=120)
+    settings = pipe.model.generation_config
+    kept = settings.to_dict()
+    settings.update(do_sample=True, temperature=2.0, top_p=0.9, repetition_penalty=1.8, num_beams=2, min_length=90)
+    try:
+        state = torch.random.get_rng_state()
+        assert same(pipe(picture(60, 40), QUESTIONS[0], max_new_tokens=120), plain)
+        assert torch.equal(torch.random.get_rng_state(), state)
+    finally:
+        settings.update(**kept)
+
+
+def test_draws_follow_their_seed_and_leave_the_callers_alone(pipe: PerceptionPipeline) -> None:
+    state = torch.random.get_rng_state()
+    drawn = [pipe(picture(60, 40), "Why?", max_new_tokens=30, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
+    assert same(drawn[0], drawn[1])
+    assert not same(drawn[0], drawn[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_without_constraints_it_breaks_blocks_and_with_them_never(pipe: PerceptionPipeline) -> None:
+    free = pipe([picture(30, 30, seed) for seed in range(4)], "Why?", max_new_tokens=130, constraints=False)
+    assert all(not one.constrained for one in free)
+    assert all("cut off" not in one.problems[0] for one in free)
+    held = pipe([picture(30, 30, seed) for seed in range(4)], "Why?", max_new_tokens=130)
+    assert all(set(one.problems) <= {"the answer was cut off: the budget of tokens is spent"} for one in held)
+
+
+def test_forced_tokens_change_nothing_but_the_time(pipe: PerceptionPipeline) -> None:
+    asked = ([picture(60, 40), picture(30, 30, 1)], QUESTIONS[:2])
+    fast, slow = (pipe(*asked, max_new_tokens=150, skip_forced=skip) for skip in (True, False))
+    assert all(same(*pair) for pair in zip(fast, slow, strict=True))
+
+
+def test_a_forced_block(pipe: PerceptionPipeline) -> None:
+    answer = pipe(picture(60, 40), "Why?", max_new_tokens=102, force_block="first")
+    assert answer.spans[0].kind == "depth"
+    with pytest.raises(ConstraintError, match="needs at least 102 tokens"):
+        pipe(picture(60, 40), "Why?", max_new_tokens=101, force_block="first")
+    boxes = pipe(picture(60, 40), "Why?", max_new_tokens=60, grammar=GrammarConfig(depth=False, first="box"))
+    assert boxes.spans[0].kind == "text"
+    assert len(boxes.boxes) >= 1
+    assert boxes.blocks == ()
+
+
+def test_a_budget_never_cuts_a_block(pipe: PerceptionPipeline) -> None:
+    for budget in (50, 101, 104):
+        assert pipe(picture(60, 40), QUESTIONS[0], max_new_tokens=budget).problems in (
+            (),
+            ("the answer was cut off: the budget of tokens is spent",),
+        )
+
+
+class TestStreaming:
+    def test_it_tells_what_the_call_gives(self, pipe: PerceptionPipeline) -> None:
+        updates = list(pipe.stream(picture(60, 40), QUESTIONS[0], max_new_tokens=150))
+        whole = pipe(picture(60, 40), QUESTIONS[0], max_new_tokens=150)
+        answer = updates[-1].answer
+        assert answer is not None
+        assert same(answer, whole)
+        assert "".join(one.text for one in updates if one.kind == "text") == whole.text
+        rows = [one for one in updates if one.kind == "row"]
+        assert [one.row for one in rows] == list(range(10))
+        assert whole.codes is not None
+        np.testing.assert_array_equal(np.stack([one.codes for one in rows if one.codes is not None]), whole.codes)
+        for number, one in enumerate(rows, 1):
+            assert one.depth is not None
+            assert one.depth.valid[: 4 * number].all()
+            assert not one.depth.valid[4 * number :].any()
+        last = next(one for one in updates if one.kind == "depth").depth
+        assert last is not None
+        assert whole.depth is not None
+        np.testing.assert_array_equal(last.values, whole.depth.values)
+        boxes = [one.box for one in updates if one.kind == "box"]
+        assert len(boxes) == len(whole.boxes)
+
+    def test_rows_that_are_known_hardly_change(self, pipe: PerceptionPipeline, codec: pt.DepthCodec) -> None:
+        """Five rows of a real map, the rest to come: what is shown so far is nearly what will stand there."""
+        from perceptok.boxes.frames.geometry import ImageFrame
+        from perceptok.llava.inference.streaming import partial_depth
+
+        ramp = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, axis=1)
+        codes = codec.encode(ramp)[0]
+        part = codes.copy()
+        part[5:] = -1
+        frame = ImageFrame.squash((320, 320))
+        shown = partial_depth(codec, part, frame)
+        error = np.abs(shown.values - codec.decode(codes)[0])[shown.valid]
+        assert shown.valid.mean() == 0.5
+        assert error.mean() < 0.02
+
+    def test_leaving_early_stops_the_model(self, pipe: PerceptionPipeline) -> None:
+        updates = pipe.stream(picture(60, 40), QUESTIONS[0], max_new_tokens=1500)
+        assert isinstance(updates, Iterator)
+        assert next(updates).kind == "text"
+        updates.close()  # type: ignore[attr-defined]
+        assert not any(one.name == "perceptok-stream" for one in threading.enumerate())
+
+    def test_an_error_in_the_model_comes_out(self, pipe: PerceptionPipeline) -> None:
+        with pytest.raises(ConstraintError, match="needs at least 102 tokens"):
+            list(pipe.stream(picture(60, 40), "Why?", max_new_tokens=5, force_block="first"))
+
+
+class TestWhatCannotBeAsked:
+    @pytest.mark.parametrize(
+        ("images", "questions", "message"),
+        [
+            ([[picture(9, 9), picture(9, 9)]], "Which?", "question 0 has 2 images"),
+            ([picture(9, 9)] * 2, ["a", "b", "c"], "2 images and 3 questions do not pair"),
+            (picture(9, 9), "<image><image>", "says <image> 2 times"),
+            (picture(9, 9), " ", "not empty"),
+            ("nowhere.png", "Why?", "there is no such image"),
+        ],
+    )
+    def test_requests(self, pipe: PerceptionPipeline, images: object, questions: object, message: str) -> None:
+        with pytest.raises(InferenceError, match=message):
+            pipe(images, questions)  # type: ignore[call-overload]
+
+    def test_a_prompt_longer_than_the_context(self, pipe: PerceptionPipeline) -> None:
+        with pytest.raises(InferenceError, match="no room is left"):
+            pipe(picture(9, 9), "why " * 3000)
+
+    def test_the_context_bounds_the_budget(self, pipe: PerceptionPipeline) -> None:
+        answer = pipe(picture(9, 9), "w" * 1990, max_new_tokens=4000)
+        assert 0 < answer.tokens < 60
+        assert answer.blocks == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"bach_size": 3}, "unknown switches: bach_size; known are"),
+            ({"batch_size": 0}, "batch_size is at least 1"),
+            ({"temperature": -1.0}, "temperature is 0"),
+            ({"top_p": 0.0}, "top_p is a share"),
+            ({"force_block": "first", "constraints": False}, "needs constraints"),
+        ],
+    )
+    def test_switches(self, pipe: PerceptionPipeline, changes: dict[str, object], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            pipe(picture(9, 9), "Why?", **changes)
+
+
+class TestPartsThatDoNotFit:
+    def test_a_model_that_was_not_extended(self, pipe: PerceptionPipeline, tiny_llava: Path) -> None:
+        from transformers import LlavaForConditionalGeneration
+
+        bare = LlavaForConditionalGeneration.from_pretrained(tiny_llava)
+        with pytest.raises(VocabularyError, match="it was not extended"):
+            PerceptionPipeline(bare, pipe.processor, pipe.vocab, codec=pipe.codec)
+
+    def test_a_tokenizer_without_the_tokens(self, pipe: PerceptionPipeline, tiny_llava: Path) -> None:
+        from transformers import LlavaProcessor
+
+        with pytest.raises(VocabularyError, match="the tokenizer lacks 130 of the 130 DEPTH tokens"):
+            PerceptionPipeline(pipe.model, LlavaProcessor.from_pretrained(tiny_llava), pipe.vocab, codec=pipe.codec)
+
+    def test_ids_of_another_model(self, pipe: PerceptionPipeline, tiny_llava: Path) -> None:
+        _, processor, _ = load_llava(tiny_llava, (pt.PIXEL, pt.DEPTH))
+        with pytest.raises(VocabularyError, match="they are not of one model"):
+            PerceptionPipeline(pipe.model, processor, pipe.vocab, codec=pipe.codec)
+
+    def test_a_codec_of_another_fingerprint(self, pipe: PerceptionPipeline, codec: pt.DepthCodec) -> None:
+        other = pt.DepthCodec(codec.model, pt.DepthCodec.from_pretrained().preprocessing.__class__(resize="area"))
+        with pytest.raises(VocabularyError, match="load the codec that the model was trained with"):
+            PerceptionPipeline(pipe.model, pipe.processor, pipe.vocab, codec=other)
