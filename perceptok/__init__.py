@@ -50,6 +50,9 @@ if TYPE_CHECKING:
         TrainingError,
         VocabularyError,
     )
+    from perceptok.evaluation.answers import Reading, read_answer
+    from perceptok.evaluation.report.cases import Case
+    from perceptok.evaluation.report.page import write_page
     from perceptok.llava.framing import FrameRule
     from perceptok.llava.inference.answers import PerceptionAnswer
     from perceptok.llava.inference.settings import InferenceConfig
@@ -88,6 +91,7 @@ _HOMES = {
     "BoxError": "perceptok.errors",
     "BoxRecord": "perceptok.boxes.datasets.records",
     "BoxScores": "perceptok.boxes.scores.metrics",
+    "Case": "perceptok.evaluation.report.cases",
     "CheckpointError": "perceptok.errors",
     "ConfigError": "perceptok.errors",
     "ConstraintError": "perceptok.errors",
@@ -122,6 +126,7 @@ _HOMES = {
     "PerceptionRecord": "perceptok.data.records",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
+    "Reading": "perceptok.evaluation.answers",
     "RecordError": "perceptok.errors",
     "SpecialistError": "perceptok.errors",
     "TemperatureSchedule": "perceptok.objectives.curriculum",
@@ -155,6 +160,7 @@ _HOMES = {
     "perception_lark": "perceptok.decoding.engines.lark",
     "perception_structural_tag": "perceptok.decoding.engines.structural_tag",
     "read_annotations": "perceptok.boxes.datasets.annotations",
+    "read_answer": "perceptok.evaluation.answers",
     "read_records": "perceptok.data.records",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
@@ -168,6 +174,7 @@ _HOMES = {
     "trainable_parameters": "perceptok.vocabulary.trainable",
     "verify_adapter": "perceptok.vocabulary.trainable",
     "write_annotations": "perceptok.boxes.datasets.writing",
+    "write_page": "perceptok.evaluation.report.page",
     "write_records": "perceptok.data.records",
 }
 
@@ -181,6 +188,7 @@ __all__ = [
     "BoxError",
     "BoxRecord",
     "BoxScores",
+    "Case",
     "CheckpointError",
     "ConfigError",
     "ConstraintError",
@@ -213,6 +221,7 @@ __all__ = [
     "PerceptionRecord",
     "PerceptionVocabulary",
     "PerceptokError",
+    "Reading",
     "RecordError",
     "SpecialistError",
     "TemperatureSchedule",
@@ -246,6 +255,7 @@ __all__ = [
     "perception_lark",
     "perception_structural_tag",
     "read_annotations",
+    "read_answer",
     "read_records",
     "reconstruction_loss",
     "remap_ids",
@@ -259,6 +269,7 @@ __all__ = [
     "trainable_parameters",
     "verify_adapter",
     "write_annotations",
+    "write_page",
     "write_records",
 ]
 

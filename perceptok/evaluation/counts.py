@@ -1,0 +1,194 @@
+"""The count that a text answers with, when asked how many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["read_count"]
+
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_OTHERS = {
+    # Left out: words that are articles, or English words of another meaning (un, once, dos).
+    **dict.fromkeys(("null", "cero"), 0),
+    **dict.fromkeys(("eins", "uno"), 1),
+    **dict.fromkeys(("zwei", "deux", "due", "dois", "duas"), 2),
+    **dict.fromkeys(("drei", "trois", "tres", "tre", "três"), 3),
+    **dict.fromkeys(("vier", "quatre", "cuatro", "quattro", "quatro"), 4),
+    **dict.fromkeys(("fünf", "cinq", "cinco", "cinque"), 5),
+    **dict.fromkeys(("sechs", "seis", "sei"), 6),
+    **dict.fromkeys(("sieben", "sept", "siete", "sette", "sete"), 7),
+    **dict.fromkeys(("acht", "huit", "ocho", "otto", "oito"), 8),
+    **dict.fromkeys(("neun", "neuf", "nueve", "nove"), 9),
+    **dict.fromkeys(("zehn", "dix", "diez", "dieci", "dez"), 10),
+    **dict.fromkeys(("elf", "onze", "undici"), 11),
+    **dict.fromkeys(("zwölf", "douze", "doce", "dodici", "doze"), 12),
+}
+_CHINESE = dict(zip("零一二三四五六七八九十", range(11), strict=True)) | {"两": 2}
+_WORDS: dict[str, int] = {
+    **{word: number for number, word in enumerate(_SMALL)},
+    **{word: 20 + 10 * number for number, word in enumerate(_TENS)},
+    **{
+        f"{ten}{gap}{one}": 20 + 10 * tens + ones
+        for tens, ten in enumerate(_TENS)
+        for ones, one in enumerate(_SMALL[:10])
+        if ones
+        for gap in "- "
+    },
+    "a dozen": 12,
+    "one dozen": 12,
+    "two dozen": 24,
+    "half a dozen": 6,
+    "a pair of": 2,
+    "a couple of": 2,
+    "a single": 1,
+    "single": 1,
+    "only a": 1,
+    "a hundred": 100,
+    "one hundred": 100,
+    "none": 0,
+    "nothing": 0,
+    "not any": 0,
+    **_OTHERS,
+}
+_SPELLED = "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True))
+_NUMBER = (
+    rf"(?P<number>(?<![\w.,])-?\d{{1,3}}(?:,\d{{3}})+(?![\w,])|(?<![\w.,-])-?\d+(?:\.\d+)?(?![\d]|[.,]\d|\w)"
+    rf"|\b(?:{_SPELLED})\b|[零一二两三四五六七八九十](?=[个只头辆匹条位名把张])|\d+(?=[一-鿿])|(?<=[一-鿿])\d+)"
+)
+_ANSWER = (
+    r"(?:answer|total(?: number)?(?: of [\w ]{1,40}?)?|sum|count(?: of [\w ]{1,40}?)?|number of [\w ]{1,60}?|"
+    r"conclusion|réponse|respuesta|antwort|risposta|resposta|ответ|答案|回答|正解|答え|정답)"
+)
+_LINK = (
+    r"(?:is|was|are|would be|should be|must be|of|that|the|there|comes to|therefore|est|ist|es|é|è|la|le|el|"
+    r"[:=,>→-]|\n|是|为|は|은|는)"
+)
+_DECLARED = [
+    re.compile(rf"\b{_ANSWER}\s*(?:{_LINK}\s*){{1,8}}{_NUMBER}", re.IGNORECASE),
+    re.compile(rf"\bconclude\s+(?:that\s+)?(?:there\s+(?:are|is)\s+)?{_NUMBER}", re.IGNORECASE),
+    re.compile(rf"(?:\A|\n)[^\S\n]*\(?\s*{_NUMBER}\s*\)?[^\w\n]*\Z", re.IGNORECASE),
+    re.compile(rf"{_NUMBER}\s+(?:[\w-]+\s+){{0,4}}(?:in total|in all|altogether|overall)\b", re.IGNORECASE),
+]
+_MANY = r"(?:only|exactly|just|about|around|approximately|roughly|a total of|in total|clearly|at present|currently)"
+_STATED = [
+    re.compile(
+        rf"\b(?:there(?:\s+(?:are|is|were|was|appear to be|seem to be)|'s|'re)|(?:i|we)(?:\s+can)?\s+(?:see|count|"
+        rf"counted|find|found|detect|identify)|(?:image|picture|photo|scene)\s+(?:shows|contains|has|depicts|includes)|it\s+(?:shows|contains|has)|"
+        rf"il y a|es gibt|es sind|hay|ci sono|há)\s*(?:{_MANY}\s+)*{_NUMBER}",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"=\s*{_NUMBER}", re.IGNORECASE),
+]
+_NO = re.compile(
+    r"\b(?:there(?:\s+(?:are|is|were|was)|'s|'re)\s+(?P<no>no)\b"
+    r"(?!\s+(?:doubt|question|way|need|clear|more than|fewer|less|one\b))|"
+    r"(?:aren't|isn't|are not|is not)\s+(?P<any>any)\b|"
+    r"(?:see|find|contains|has|shows|detect)\s+(?P<none>no)\b(?!\s+(?:doubt|question|more|fewer|less)))",
+    re.IGNORECASE,
+)
+_FIRST = [re.compile(rf"\A\W*?(?:{_MANY}\s+)?(?:no\b(?P<no>)\s+\w|{_NUMBER})", re.IGNORECASE)]
+_ANYWHERE = [re.compile(_NUMBER, re.IGNORECASE)]
+
+_RANGE_BEFORE = re.compile(
+    r"\b(?:between|at least|at most|more than|less than|fewer than|over|under|up to|from|or|"
+    r"no more than|minimum of|either)\s*\Z",
+    re.IGNORECASE,
+)
+_RANGE_AFTER = re.compile(
+    rf"\s*(?:\+|(?:-|to|or|and|bis|oder)\s*(?:maybe\s+|possibly\s+|perhaps\s+)?(?:\d|(?:{_SPELLED})\b)|"
+    r"or (?:more|fewer|so)\b)",
+    re.IGNORECASE,
+)
+_PRONOUN_BEFORE = re.compile(
+    r"\b(?:the|this|that|each|every|which|another|no|any|some|first|last|other|larger|smaller)\s*\Z", re.IGNORECASE
+)
+_PRONOUN_AFTER = re.compile(r"\s+(?:of|by one|on the|in the|at the|side|another|hand)\b", re.IGNORECASE)
+_LISTED = re.compile(r"[.)]\s+\S")
+_AND_MORE = re.compile(rf"[^.;:\n]*\b(?:and|plus)\s+{_NUMBER}", re.IGNORECASE)
+
+
+class _Found(NamedTuple):
+    place: int
+    number: str
+    open: bool
+
+
+def read_count(text: str) -> tuple[str | None, str]:
+    """The count in digits and where it was found, or None and why there is none; see `read_answer`."""
+    for reason, patterns in (("declared", _DECLARED), ("stated", _STATED), ("first word", _FIRST)):
+        found = list(_all(patterns, text))
+        if reason == "stated":
+            found += [_Found(match.start(), "0", False) for match in _NO.finditer(text)]
+        if found:
+            last = max(found, key=lambda one: one.place)
+            if last.open or (reason == "first word" and _AND_MORE.match(text, last.place)):
+                return None, f"not one number: {_around(text, last.place)}"
+            return _whole(last.number, reason)
+    anywhere = list(_all(_ANYWHERE, text))
+    numbers = {one.number for one in anywhere}
+    if any(one.open for one in anywhere) and len(numbers) <= 2:
+        return None, f"not one number: {_around(text, anywhere[0].place)}"
+    if len(numbers) == 1:
+        return _whole(numbers.pop(), "only candidate")
+    return None, f"several candidates: {', '.join(sorted(numbers)[:8])}" if numbers else "no candidate"
+
+
+def _whole(number: str, reason: str) -> tuple[str | None, str]:
+    if "." in number:
+        whole, _, rest = number.partition(".")
+        if rest.strip("0"):
+            return None, f"{number} is no count"
+        number = whole
+    return (None, f"{number} is no count") if number.startswith("-") else (str(int(number)), reason)
+
+
+def _all(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found]:
+    for pattern in patterns:
+        for match in pattern.finditer(text):
+            if match.groupdict().get("no") is not None:
+                yield _Found(match.start(), "0", False)
+                continue
+            start, end = match.span("number")
+            word = match["number"].casefold()
+            before, pronoun = text[max(0, start - 24) : start], word in ("one", "single", "nothing", "none")
+            if pronoun and (_PRONOUN_BEFORE.search(before) or _PRONOUN_AFTER.match(text, end)):
+                continue
+            if pattern is not _DECLARED[0] and _is_list_number(text, start, end):
+                continue
+            number = str(_WORDS[word]) if word in _WORDS else str(_CHINESE[word]) if word in _CHINESE else word
+            open_ended = bool(_RANGE_BEFORE.search(before) or _RANGE_AFTER.match(text, end))
+            yield _Found(start, number.replace(",", ""), open_ended)
+
+
+def _is_list_number(text: str, start: int, end: int) -> bool:
+    """Whether it numbers a line, as in "1. a dog", rather than answers."""
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    return "\n" in text and not before.strip(" -#(") and bool(_LISTED.match(text, end))
+
+
+def _around(text: str, place: int) -> str:
+    return repr(text[max(0, place - 15) : place + 15].strip())
