@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from perceptok.errors import ConfigError
 from perceptok.scenes.camera import Camera
@@ -102,19 +103,13 @@ class Rendering:
             min_pixels: Objects with fewer visible pixels are left out.
         """
         found = []
-        rows, columns = np.nonzero(self.instance >= 0)
-        numbers = self.instance[rows, columns]
-        count = len(self.scene.objects)
-        pixels = np.bincount(numbers, minlength=count)
-        low = np.full((2, count), max(self.instance.shape))
-        high = np.zeros((2, count), dtype=low.dtype)
-        for axis, values in enumerate((columns, rows)):
-            np.minimum.at(low[axis], numbers, values)
-            np.maximum.at(high[axis], numbers, values + 1)
-        for number in np.nonzero(pixels >= max(min_pixels, 1))[0].tolist():
+        pixels = np.bincount(self.instance.ravel() + 1, minlength=len(self.scene.objects) + 1)[1:]
+        windows = ndimage.find_objects(self.instance + 1, len(self.scene.objects))
+        for number in np.flatnonzero(pixels >= max(min_pixels, 1)).tolist():
             name = self.scene.objects[number].category
             if category in (None, name):
-                xyxy = (*low[:, number].tolist(), *high[:, number].tolist())
+                rows, columns = windows[number]
+                xyxy = (columns.start, rows.start, columns.stop, rows.stop)
                 found.append(InstanceBox(number, name, xyxy, int(pixels[number])))
         return found
 
@@ -128,7 +123,8 @@ class Rendering:
     def normals(self) -> NDArray[np.float32]:
         """(H, W, 3) float32 unit normals in the world, turned towards the camera; 0 where nothing was hit."""
         normals = np.zeros((self.depth.size, 3), dtype=np.float32)
-        normals[self.surfaces.pixels] = self.surfaces.normals.T
+        surfaces = self.surfaces
+        normals[surfaces.pixels] = surfaces.normals.T
         return normals.reshape(*self.depth.shape, 3)
 
     def rgb(self, ambient: float = 0.35) -> NDArray[np.uint8]:

@@ -99,17 +99,20 @@ def _whole_boxes(seen: Rendering, instances: list[int]) -> NDArray[np.float64]:
     height, width = seen.depth.shape
     camera = seen.scene.camera
     result = np.zeros((len(instances), 4))
+    if not instances:
+        return result
+    things = [seen.scene.objects[number].primitives for number in instances]
+    parts = [part for thing in things for part in thing]
+    starts = np.cumsum([0, *(len(thing) for thing in things[:-1])])
     signs = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-    for k, number in enumerate(instances):
-        parts = seen.scene.objects[number].primitives
-        axes = np.stack([part.axes for part in parts])
-        corners = signs * np.array([part.shape.extents for part in parts])[:, None, :] * 0.8
-        points = np.einsum("nij,nkj->nki", axes, corners) + np.stack([part.center for part in parts])[:, None]
-        local = (points - camera.position) @ camera.rotation
-        if (local[..., 2] < 0.05).any():  # partly behind the camera
-            result[k] = (0, 0, width, height)
-            continue
-        pixels = camera.project(points, height, width)[..., :2].reshape(-1, 2)
-        low, high = pixels.min(axis=0), pixels.max(axis=0)
-        result[k] = (*np.clip(low, 0, (width, height)), *np.clip(high, 0, (width, height)))
+    corners = signs * np.array([part.shape.extents for part in parts])[:, None, :] * 0.8
+    axes = np.stack([part.axes for part in parts])
+    points = np.einsum("nij,nkj->nki", axes, corners) + np.stack([part.center for part in parts])[:, None]
+    local = (points - camera.position) @ camera.rotation
+    behind = np.logical_or.reduceat((local[..., 2] < 0.05).any(axis=1), starts)
+    z = np.maximum(local[..., 2], 0.05)
+    for axis, (half, size) in enumerate(zip(camera.half_view, (width, height), strict=True)):
+        pixel = np.clip((local[..., axis] / z / half + 1) * size / 2, 0, size)
+        low, high = np.minimum.reduceat(pixel.min(axis=1), starts), np.maximum.reduceat(pixel.max(axis=1), starts)
+        result[:, axis], result[:, axis + 2] = np.where(behind, 0, low), np.where(behind, size, high)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 from numpy.random import Generator
@@ -37,13 +38,21 @@ def develop(light: Planes, rng: Generator) -> NDArray[np.uint8]:
     side = np.float32(rng.uniform(0.08, 0.24))
     picture = _soften(_soften(picture, side, 1), side, 2)
     iso = 10 ** rng.uniform(-3.4, -1.9)
-    shot, read = np.float32(iso), np.float32((0.4 * iso) ** 2)
-    noise = rng.standard_normal(picture.shape, dtype=np.float32)
-    picture = picture + noise * np.sqrt(shot * shot * np.float32(40) * picture + read)
-    index = picture * np.float32(_STEPS / _BRIGHTEST)
-    np.clip(index, 0, _STEPS - 1, out=index)
-    tones = _tones()[index.astype(np.int16)]
+    shot, read = np.float32(40 * iso**2), np.float32((0.4 * iso) ** 2)
+    picture += _noise(picture.shape, rng) * np.sqrt(shot * picture + read)
+    picture *= np.float32(_STEPS / _BRIGHTEST)
+    np.clip(picture, 0, _STEPS - 1, out=picture)
+    tones = _tones().take(picture.astype(np.int16))
     return np.ascontiguousarray(tones.transpose(1, 2, 0))
+
+
+def _noise(shape: tuple[int, ...], rng: Generator) -> Planes:
+    """About normal noise of unit variance: sums of four bytes, at a fifth of the price of normal draws."""
+    count = math.prod(shape)
+    draws = np.frombuffer(rng.bytes(4 * count), dtype=np.uint8).reshape(4, count).astype(np.int16)
+    total = draws[0] + draws[1] + draws[2] + draws[3] - np.int16(510)
+    deviation = math.sqrt(4 * (256**2 - 1) / 12)
+    return np.asarray(total.astype(np.float32).reshape(shape) * np.float32(1 / deviation))
 
 
 def _soften(picture: Planes, side: np.float32, axis: int) -> Planes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -28,25 +31,33 @@ def shade(seen: Rendering, dressing: Dressing, rig: Rig, rng: Generator) -> Plan
         rig: Its lights.
         rng: For what has no place in the scene: clouds, stains.
     """
-    surfaces, scene = seen.surfaces, seen.scene
+    surfaces = seen.surfaces
     height, width = seen.depth.shape
     picture = _sky(seen, rig, rng).reshape(3, -1)
     if not surfaces.pixels.size:
         return picture.reshape(3, height, width)
-    eye = scene.camera.position.astype(np.float32)
-    sight = eye[:, None] - surfaces.points
-    distance = np.sqrt((sight * sight).sum(axis=0))
-    sight /= distance
-    facing = (sight * surfaces.normals).sum(axis=0)
-    albedo = _albedo(surfaces, dressing, seen, facing)
     maps = _half(seen, rig, rng)
-    open_sky, wear, *lit = maps.reshape(maps.shape[0], -1)[:, surfaces.pixels]
-    albedo *= wear
+    maps = maps.reshape(maps.shape[0], -1)
+    sizes = _sizes(seen, dressing)
+    for piece in surfaces.pieces():
+        picture[:, piece.pixels] = _reflected(piece, seen, dressing, sizes, rig, maps.take(piece.pixels, axis=1))
+    return picture.reshape(3, height, width)
+
+
+def _reflected(
+    surfaces: Surfaces, seen: Rendering, dressing: Dressing, sizes: _Sizes, rig: Rig, maps: Planes
+) -> Planes:
+    """The light of surface points, (3, N): `maps` (C, N) are those of `_half`."""
+    sight = seen.scene.camera.position.astype(np.float32)[:, None] - surfaces.points
+    distance = np.sqrt(_dot(sight, sight))
+    sight /= distance
+    facing = _dot(sight, surfaces.normals)
+    open_sky, wear, *lit = maps
     above, below = np.array(rig.above, dtype=np.float32), np.array(rig.below, dtype=np.float32)
     up = (np.float32(0.5) + np.float32(0.5) * surfaces.normals[2]) * open_sky
     down = open_sky - up
     total = above[:, None] * up + below[:, None] * down
-    gloss = dressing.gloss[surfaces.part]
+    gloss = surfaces.each(dressing.gloss)
     shine = np.zeros_like(total)
     cast = iter(lit)
     for light in rig.lights:
@@ -55,8 +66,8 @@ def shade(seen: Rendering, dressing: Dressing, rig: Rig, rng: Generator) -> Plan
         color = np.array(light.color, dtype=np.float32)[:, None]
         total += color * (diffuse * reached)
         shine += color * (mirror * reached)
-    total += dressing.glow[surfaces.part]
-    total *= albedo
+    total += surfaces.each(dressing.glow)
+    total *= _albedo(surfaces, dressing, sizes, seen, facing) * wear
     total += shine
     # Grazing surfaces mirror what is around them.
     edge = (1 - np.clip(facing, 0, 1)) ** 4 * (gloss * np.float32(0.35)) * open_sky
@@ -65,89 +76,95 @@ def shade(seen: Rendering, dressing: Dressing, rig: Rig, rng: Generator) -> Plan
         clear = np.exp(distance * np.float32(-1 / rig.haze))
         horizon = np.array(rig.sky[0], dtype=np.float32)[:, None]
         total = horizon + (total - horizon) * clear
-    picture[:, surfaces.pixels] = total
-    return picture.reshape(3, height, width)
+    return np.asarray(total)
 
 
-def _albedo(surfaces: Surfaces, dressing: Dressing, seen: Rendering, facing: Planes) -> Planes:
-    """The texture's colour at every surface point, (3, N)."""
+class _Sizes(NamedTuple):
+    """What a texture needs to know of P parts.
+
+    `metres` (3, P) are those of a canonical unit along each axis; `turned` (3, P) is 1 where the texture of the faces
+    across that axis is turned to the longest side.
+    """
+
+    metres: Planes
+    turned: Planes
+
+
+def _sizes(seen: Rendering, dressing: Dressing) -> _Sizes:
     parts = [part for thing in seen.scene.objects for part in thing.primitives]
-    axes = np.stack([part.axes for part in parts])
-    lengths = np.linalg.norm(axes, axis=1)  # metres of one canonical unit along each axis
-    extents = lengths * np.array([part.shape.extents for part in parts])
-    place, part = surfaces.local, surfaces.part
-    # Project along the axis the surface faces most; normals along the part's own axes tell.
-    units = (axes / lengths[:, None, :]).astype(np.float32)
-    normals = surfaces.normals
-    turned = [
-        np.abs(
-            sum((units[:, row, axis][part] * normals[row] for row in range(1, 3)), units[:, 0, axis][part] * normals[0])
-        )
-        for axis in range(3)
-    ]
-    facing_axis = np.where(
-        (turned[0] >= turned[1]) & (turned[0] >= turned[2]), 0, np.where(turned[1] >= turned[2], 1, 2)
-    ).astype(np.int32)
-    pairs = np.array([[1, 2], [0, 2], [0, 1]])
-    swap = dressing.along[:, None] & (extents[:, pairs[:, 1]] > extents[:, pairs[:, 0]])
-    choice = np.where(swap[..., None], pairs[:, ::-1], pairs).astype(np.int32)  # (P, 3 facing axes, 2)
-    key = part * 3 + facing_axis
-    first_axis, second_axis = choice[..., 0].ravel()[key], choice[..., 1].ravel()[key]
-    scaled = place * lengths.T.astype(np.float32)[:, part]
-    flat, lane = scaled.ravel(), np.arange(part.size)
-    scale = dressing.scale[part]
-    u = flat[first_axis * part.size + lane] * scale + dressing.offset[0][part]
-    v = flat[second_axis * part.size + lane] * scale + dressing.offset[1][part]
+    metres = np.linalg.norm(np.stack([part.axes for part in parts]), axis=1).T
+    extents = metres * np.array([part.shape.extents for part in parts]).T
+    turned = dressing.along & (extents[[2, 2, 1]] > extents[[1, 0, 0]])
+    return _Sizes(metres.astype(np.float32), turned.astype(np.float32))
+
+
+def _albedo(surfaces: Surfaces, dressing: Dressing, sizes: _Sizes, seen: Rendering, facing: Planes) -> Planes:
+    """The texture's colour at every surface point, (3, N)."""
+    metres = surfaces.each(sizes.metres)
+    # Project along the axis that the surface faces most. Choices are sums of products: branches are slow.
+    steep = np.abs(surfaces.gradients) / metres
+    on_x = ((steep[0] >= steep[1]) & (steep[0] >= steep[2])).astype(np.float32)
+    on_z = (steep[2] > np.maximum(steep[0], steep[1])).astype(np.float32)
+    on_y = 1 - on_x - on_z
+    place = surfaces.local * metres
+    u = place[0] + on_x * (place[1] - place[0])
+    v = place[2] + on_z * (place[1] - place[2])
+    swap_x, swap_y, swap_z = surfaces.each(sizes.turned)
+    swap = (on_x * swap_x + on_y * swap_y + on_z * swap_z) * (v - u)
+    scale = surfaces.each(dressing.scale)
+    offset_u, offset_v = surfaces.each(dressing.offset)
     pixel = np.float32(2 * seen.scene.camera.half_view[0] / seen.depth.shape[1])
-    footprint = (
-        seen.depth.ravel()[surfaces.pixels] * pixel * scale / np.maximum(np.sqrt(np.abs(facing)), np.float32(0.2))
-    )
-    value = sample(dressing.pattern[part], u, v, np.asarray(footprint, np.float32))
-    first, step = dressing.first, dressing.second - dressing.first
-    return np.stack([first[k][part] + step[k][part] * value for k in range(3)])
+    footprint = seen.depth.ravel().take(surfaces.pixels) * scale
+    footprint *= pixel / np.maximum(np.sqrt(np.abs(facing)), np.float32(0.2))
+    pattern = surfaces.each(dressing.pattern)
+    value = sample(pattern, (u + swap) * scale + offset_u, (v - swap) * scale + offset_v, footprint)
+    return surfaces.each(dressing.first) + surfaces.each(dressing.second - dressing.first) * value
 
 
 def _lamp(light: Light, surfaces: Surfaces, sight: Planes, gloss: Planes) -> tuple[Planes, Planes]:
     """What one light adds to matt surfaces, and what to glossy ones, where nothing is in the way; (N,) each."""
     way = light.position.astype(np.float32)[:, None] - surfaces.points
-    square = (way * way).sum(axis=0)
+    square = _dot(way, way)
     way /= np.sqrt(square)
     normals = surfaces.normals
-    diffuse = np.maximum(way[0] * normals[0] + way[1] * normals[1] + way[2] * normals[2], 0)
+    diffuse = np.maximum(_dot(way, normals), 0)
     if np.isfinite(light.reference):
         diffuse *= np.minimum(np.float32(light.reference**2) / square, np.float32(4))
-    mirror = np.zeros_like(diffuse)
-    shiny = np.flatnonzero((gloss > 0.25) & (diffuse > 0))
-    if shiny.size:
-        half = way[:, shiny] + sight[:, shiny]
-        half /= np.sqrt((half * half).sum(axis=0))
-        cosine = np.clip((half * normals[:, shiny]).sum(axis=0), 0, 1)
-        shininess = gloss[shiny]
-        mirror[shiny] = np.float32(0.6) * shininess**2 * np.exp((cosine - 1) * (20 + 180 * shininess)) * diffuse[shiny]
+    half = way
+    half += sight
+    cosine = _dot(half, normals) / np.sqrt(_dot(half, half) + np.float32(1e-12))
+    mirror = np.float32(0.6) * gloss * gloss * np.exp((cosine - 1) * (20 + 180 * gloss)) * diffuse
     return diffuse, mirror
+
+
+def _dot(first: Planes, second: Planes) -> Planes:
+    return np.asarray(first[0] * second[0] + first[1] * second[1] + first[2] * second[2])
 
 
 def _half(seen: Rendering, rig: Rig, rng: Generator) -> Planes:
     """Occlusion, stains, and the shadows of each light that throws any, (C, H, W); found on every second pixel."""
     height, width = seen.depth.shape
     surfaces = seen.surfaces
-    points = np.empty((3, height * width), dtype=np.float32)
-    points[:] = seen.scene.camera.position.astype(np.float32)[:, None] + np.float32(1e6)
-    points[:, surfaces.pixels] = surfaces.points
-    points = points.reshape(3, height, width)[:, ::2, ::2]
-    normals = np.moveaxis(seen.normals, -1, 0)[:, ::2, ::2]
-    coarse = np.where(np.isfinite(seen.depth), seen.depth, _SKY_DEPTH)
+    place = np.zeros(height * width, dtype=np.int64)
+    place[surfaces.pixels] = np.arange(surfaces.pixels.size)
+    place = place.reshape(height, width)[::2, ::2]
+    coarse = seen.depth.copy()
+    coarse[np.isinf(coarse)] = _SKY_DEPTH
     small = np.ascontiguousarray(coarse[::2, ::2])
-    points, normals = np.ascontiguousarray(points), np.ascontiguousarray(normals)
-    reach = float(np.clip(0.14 * np.median(surfaces.points.std(axis=1)) + 0.08, 0.1, 1.5))
     hit = small < _SKY_DEPTH
+    points, normals = surfaces.points.take(place, axis=1), surfaces.normals.take(place, axis=1)
+    points[:, ~hit] = 1e6
+    reach = float(np.clip(0.14 * np.median(surfaces.points.std(axis=1)) + 0.08, 0.1, 1.5))
     maps = [occlusion(points, normals, reach), np.ones_like(small)]
     maps[1][hit] = _stains(points[:, hit], rng)
+    casters = np.unique(seen.instance[::4, ::4]).tolist()
+    objects = tuple(seen.scene.objects[number] for number in casters if number >= 0)
+    scene = replace(seen.scene, objects=objects)  # unseen things throw no shadow: half the time for little
     for light in rig.lights:
         if light.shadows:
             reached = np.ones_like(small)
             if hit.any():
-                reached[hit] = shadow(seen.scene, light, points[:, hit], normals[:, hit])
+                reached[hit] = shadow(scene, light, points[:, hit], normals[:, hit])
             maps.append(reached)
     return spread(np.stack(maps), small, coarse)
 

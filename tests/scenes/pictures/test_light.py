@@ -9,9 +9,16 @@ from perceptok.scenes.building import box, ellipsoid, quad
 from perceptok.scenes.pictures.lighting import Light, occlusion, shadow, spread
 from perceptok.scenes.pictures.patterns import EDGE, PATTERNS, bank, sample
 from perceptok.scenes.pictures.photography import develop
-from perceptok.scenes.raycast import Camera, Scene, SceneObject, render
+from perceptok.scenes.raycast import Camera, Rendering, Scene, SceneObject, render
 
 FLOOR = SceneObject("floor", (quad((0, 0, 0), (5, 0, 0), (0, 5, 0)),))
+
+
+def planes(seen: Rendering) -> np.ndarray:
+    """World points of every pixel, (3, H, W), of a scene that fills the picture."""
+    points = np.empty((3, seen.depth.size), dtype=np.float32)
+    points[:, seen.surfaces.pixels] = seen.surfaces.points
+    return points.reshape(3, *seen.depth.shape)
 
 
 def from_above(*things: SceneObject) -> Scene:
@@ -68,7 +75,7 @@ def test_a_ball_throws_its_shadow_away_from_the_light(reference: float) -> None:
     seen = render(from_above(FLOOR, ball), 120, 120)
     surfaces = seen.surfaces
     lit = shadow(seen.scene, light, surfaces.points, surfaces.normals)
-    on_floor = surfaces.part == 0
+    on_floor = surfaces.each(np.arange(2)) == 0
     x, y, _ = surfaces.points.astype(float)
     # The ball's shadow on the floor is about the point opposite to the light.
     if np.isfinite(reference):
@@ -84,7 +91,7 @@ def test_a_ball_throws_its_shadow_away_from_the_light(reference: float) -> None:
 def test_corners_are_darker_than_open_ground() -> None:
     wall = SceneObject("wall", (box((0, 1, 0.5), (4, 0.2, 1.0)),))
     seen = render(from_above(FLOOR, wall), 128, 128)
-    points = seen.surfaces.points.reshape(3, 128, 128)
+    points = planes(seen)
     normals = np.moveaxis(seen.normals, -1, 0)
     open_sky = occlusion(points, normals, 0.6)
     floor = (seen.instance == 0) & (np.abs(points[0]) < 1.5)
