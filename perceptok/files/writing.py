@@ -1,41 +1,24 @@
-"""Files in and out: outputs that appear whole or not at all, and JSON that is read in one safe place."""
+"""Output files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from perceptok.errors import OutputError, PerceptokError
+from perceptok.errors import OutputError
+from perceptok.files.locks import open_locked
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["atomic_folder", "atomic_write", "parse_json", "whole_folder"]
-
-
-def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
-    """What a JSON text says; the one place where JSON from outside is read.
-
-    Args:
-        text: One JSON value; bytes are UTF-8, a byte order mark is passed over.
-        name: Where it comes from, for the message: a file, or a file and line.
-        error: The error of the caller's room.
-
-    Raises:
-        PerceptokError: Of the type `error`: no UTF-8, no JSON, nested too deeply, or a number of too many digits.
-    """
-    try:
-        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return json.loads(decoded)
-    except (ValueError, RecursionError) as reason:
-        raise error(f"{name}: this is no JSON that can be read ({reason})") from reason
+__all__ = ["atomic_folder", "atomic_write", "whole_folder"]
 
 
 @contextmanager
@@ -43,7 +26,8 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
     """Open a binary file that takes its name only when the `with` block ends without an exception.
 
     The bytes go to a hidden temporary file in the same folder, which is renamed at the end and removed on any
-    failure. An error of the block itself passes through unchanged.
+    failure. What a killed process leaves of it is overwritten by the next write of the same file. An error of the block
+    itself passes through unchanged.
 
     Args:
         path: The file to write; its folder must exist.
@@ -53,39 +37,44 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
         A buffered binary file. It has no `fileno()`, so that every byte passes through Python.
 
     Raises:
-        OutputError: The path exists and `force` is not given, is not a regular file, or cannot be written (no
-            folder, no permission, full disk).
+        OutputError: The path exists and `force` is not given, is not a regular file, is being written by another
+            process, or cannot be written (no folder, no permission, full disk).
     """
     target = Path(path)
     _refuse_existing(target, force)
-    temporary = target.with_name(f".perceptok-{secrets.token_hex(8)}.tmp")
+    # Of the same file's next write it is the name as well, and not longer than the target's own may be.
+    temporary = target.with_name(f".perceptok-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.tmp")
     try:
-        output = _Output(temporary, target)
+        held = open_locked(temporary, target)
+    except OutputError:
+        raise
     except OSError as error:
         raise _failure(target, error) from error
     try:
-        with io.BufferedWriter(output) as file:
+        with io.BufferedWriter(_Output(held, target)) as file:
             try:
                 yield file
             except BaseException:
-                output.close()  # what the buffer still holds is not worth writing
+                file.raw.close()  # what the buffer still holds is not worth writing
                 raise
-        _refuse_existing(target, force)  # another process may have been faster
+        _refuse_existing(target, force)  # somebody may have been faster
         try:
             temporary.replace(target)
         except OSError as error:
             raise _failure(target, error) from error
     except BaseException:
-        output.close()
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(held)  # only now another writer may take the temporary name
 
 
 class _Output(io.FileIO):
     """The temporary file; its failures name the file that was asked for."""
 
-    def __init__(self, temporary: Path, target: Path) -> None:
-        super().__init__(temporary, "x")
+    def __init__(self, held: int, target: Path) -> None:
+        os.ftruncate(held, 0)  # what a killed process may have left
+        super().__init__(os.dup(held), "w")
         self._target = target
 
     def write(self, data: ReadableBuffer, /) -> int:
