@@ -1,4 +1,4 @@
-"""Files in and out: outputs that appear whole or not at all, one writer at a time, inside their folder; JSON read safely."""
+"""Files in and out: outputs whole or not at all, one writer at a time, inside their folder; JSON read safely."""
 
 from perceptok.files.locks import locked
 from perceptok.files.names import distinct_targets, inside

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from perceptok.errors import OutputError
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # not POSIX: outputs still appear whole, but two writers are not told of each other
-    LOCK_EX = LOCK_NB = 0
-
-    def flock(fd: int, operation: int, /) -> None:
-        """No lock."""
-
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["locked", "open_locked"]
 
@@ -75,13 +70,14 @@ def locked(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iter
 
 
 def _lock(descriptor: int, target: Path) -> None:
-    try:
-        flock(descriptor, LOCK_EX | LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"another process is writing {target}; wait for it, or choose another output") from error
-    except OSError as error:
-        if error.errno not in _WITHOUT_LOCKS:
-            raise
+    if sys.platform != "win32":  # there outputs still appear whole, but two writers are not told of each other
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another process is writing {target}; wait for it, or choose another output") from error
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

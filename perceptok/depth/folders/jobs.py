@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.folders.collection import MapFile
-from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, write_records
+from perceptok.depth.folders.journal import Journal, Stamp, stamp_of
+from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, Failure, write_records
 from perceptok.depth.maps.depth_map import DepthMap, Nearness
 from perceptok.depth.preprocessing import nearest_resize
 from perceptok.errors import CheckpointError, DepthMapError, OutputError, PerceptokError
-from perceptok.files import atomic_write
+from perceptok.files import atomic_write, inside, locked
 
 __all__ = ["Failure", "decode_records", "encode_files", "encode_maps"]
+
+MOST_PIXELS = 2**27
+"""Of one decoded map, unless the caller says otherwise."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Failure(NamedTuple):
-    """A map that could not be processed, and why."""
-
-    name: str
-    reason: str
-
-
 def encode_maps(codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16) -> Iterator[DepthRecord | Failure]:
     """Encode files in order, one result each; a file that cannot be read becomes a `Failure`."""
+    return (result for _, result in _encoded(codec, maps, batch_size))
+
+
+def _encoded(
+    codec: DepthCodec, maps: Sequence[MapFile], batch_size: int
+) -> Iterator[tuple[Stamp, DepthRecord | Failure]]:
+    """Each file's stamp, taken before it is read, and its result."""
     fingerprint = codec.fingerprint
 
-    def encoded(batch: list[MapFile]) -> list[DepthRecord | Failure]:
+    def encoded(batch: list[MapFile]) -> list[tuple[Stamp, DepthRecord | Failure]]:
+        stamps = [stamp_of(file.path) for file in batch]
         read = [_read(file) for file in batch]
         codes = iter(codec.encode([one for one in read if isinstance(one, Nearness)], batch_size=batch_size))
-        return [
+        results = [
             one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
             for file, one in zip(batch, read, strict=True)
         ]
+        return list(zip(stamps, results, strict=True))
 
     for results in _side_by_side(encoded, _batches(maps, batch_size)):
         yield from results
@@ -62,8 +67,9 @@ def encode_files(
 ) -> list[Failure]:
     """Encode files to one file of records.
 
-    Results gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call,
-    and the output is then byte for byte that of an uninterrupted run.
+    Results gather in `OUTPUT.partial`, which is locked while it is written. A run that was interrupted, killed or out
+    of disk is continued by the same call, and the output is then byte for byte that of an uninterrupted run; inputs
+    that changed in between (size or time of modification) are done again.
 
     Args:
         codec: The codec.
@@ -71,14 +77,15 @@ def encode_files(
         output: `.jsonl`, `.npz` or `.parquet`.
         batch_size: Maps that go through the networks at once; the codes do not depend on it.
         text: JSON lines only: the block of tokens too.
-        force: Replace an existing output, and start over.
+        force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every map.
 
     Returns:
         The files that could not be read; all others are in the output.
 
     Raises:
-        OutputError: The output exists, cannot be written, or a partial one belongs to other inputs.
+        OutputError: The output exists, cannot be written, is being written by another process, or a partial one
+            belongs to other inputs.
     """
     output = Path(output)
     if output.suffix not in RECORD_SUFFIXES:
@@ -87,18 +94,21 @@ def encode_files(
         raise OutputError(f"{output}: only .jsonl has room for the text of blocks")
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
-    journal = _Journal(output.with_name(output.name + ".partial"), codec, maps, start_over=force and output.exists())
-    for _ in journal.results:
-        advance()
-    todo = maps[len(journal.results) :]
-    for result in encode_maps(codec, todo, batch_size=batch_size):
-        journal.add(result)
-        advance()
-    with atomic_write(output, force=force) as file:
-        records = [one for one in journal.results if isinstance(one, DepthRecord)]
-        write_records(file, output.suffix, records, text=text)
-    journal.remove()
-    return [one for one in journal.results if isinstance(one, Failure)]
+    partial = output.with_name(output.name + ".partial")
+    with Journal(partial, output, codec.fingerprint, maps, start_over=force) as journal:
+        todo = journal.todo
+        for _ in journal.results:
+            advance()
+        for index, (stamp, result) in zip(
+            todo, _encoded(codec, [maps[index] for index in todo], batch_size), strict=True
+        ):
+            journal.add(index, stamp, result)
+            advance()
+        results = journal.in_order()
+        with atomic_write(output, force=force) as file:
+            write_records(file, output.suffix, [one for one in results if isinstance(one, DepthRecord)], text=text)
+        journal.remove()
+    return [one for one in results if isinstance(one, Failure)]
 
 
 def decode_records(
@@ -110,6 +120,7 @@ def decode_records(
     suffix: str = ".png",
     batch_size: int = 16,
     force: bool = False,
+    max_pixels: int = MOST_PIXELS,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Failure]:
     """Decode records to a folder of depth maps that mirrors the names, each in its map's own size.
@@ -126,6 +137,7 @@ def decode_records(
         suffix: Format of the files, such as ".npy" or "npy".
         batch_size: Maps that go through the networks at once.
         force: Replace existing files; without it they are kept, so that an interrupted run goes on where it stopped.
+        max_pixels: A record of a larger map is one failure; the default takes about 0.5 GB.
         advance: Called after every map.
 
     Returns:
@@ -133,95 +145,68 @@ def decode_records(
 
     Raises:
         CheckpointError: A record was encoded by another codec.
-        OutputError: Two records have one name, or a name leads out of the folder.
+        OutputError: Two records have one name, or another process writes into the folder; nothing is written then.
     """
     folder, fingerprint = Path(folder), codec.fingerprint
-    records = list(records)
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
-    targets = {name: folder / target for name, target in _targets([one.name for one in records], suffix).items()}
+    failures: list[Failure] = []
+    good: list[DepthRecord] = []
+    for record in records:
+        if problem := _problem(record, folder, fingerprint, max_pixels):
+            failures.append(Failure(record.name, problem))
+            advance()
+        else:
+            good.append(record)
+    targets = {name: inside(folder, target) for name, target in _targets([one.name for one in good], suffix).items()}
 
     def save(record: DepthRecord, nearness: np.ndarray) -> Failure | None:
         try:
             target = targets[record.name]
             target.parent.mkdir(parents=True, exist_ok=True)
             _restored(record, nearness, form).write(target, force=force)
-        except (PerceptokError, OSError) as error:
-            return Failure(record.name, str(error))
+        except (PerceptokError, OSError, MemoryError) as error:
+            return Failure(record.name, str(error) or type(error).__name__)
         return None
 
-    def missing(batch: list[DepthRecord]) -> list[DepthRecord]:
-        for record in batch:
-            if record.codec != fingerprint:
-                raise CheckpointError(
-                    f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
-                    "decode it with the same weights"
-                )
-        return [one for one in batch if force or not targets[one.name].exists()]
-
     def decoded(batch: list[DepthRecord]) -> list[Failure | None]:
-        todo = missing(batch)
+        todo = [one for one in batch if force or not targets[one.name].exists()]
         maps = codec.decode(np.stack([one.grid for one in todo]), batch_size=batch_size) if todo else ()
         there: list[Failure | None] = [None] * (len(batch) - len(todo))
         return there + [save(record, nearness) for record, nearness in zip(todo, maps, strict=True)]
 
-    failures: list[Failure] = []
-    for results in _side_by_side(decoded, _batches(records, batch_size)):
-        for failure in results:
-            failures += [failure] if failure else []
-            advance()
+    with _held(folder):
+        for results in _side_by_side(decoded, _batches(good, batch_size)):
+            for failure in results:
+                failures += [failure] if failure else []
+                advance()
     return failures
 
 
-class _Journal:
-    """Results of a run so far, one JSON line each, behind a line that says which run it is."""
-
-    def __init__(self, path: Path, codec: DepthCodec, maps: Sequence[MapFile], *, start_over: bool) -> None:
-        self.path = path
-        self.results: list[DepthRecord | Failure] = []
-        names = hashlib.sha256("\n".join(f"{file.name}\t{file!r}" for file in maps).encode()).hexdigest()
-        header = json.dumps({"codec": codec.fingerprint, "inputs": names})
-        try:
-            found = b"" if start_over or not path.exists() else path.read_bytes()
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        # A killed run can leave half a line.
-        whole = found[: found.rfind(b"\n") + 1].splitlines(keepends=True)
-        if whole and whole[0].rstrip() != header.encode():
-            raise OutputError(
-                f"{path} is the unfinished output of another run (other maps, options or weights); "
-                "remove it, or finish that run first"
-            )
-        try:
-            self.results = [_result(line) for line in whole[1:]]
-        except (ValueError, TypeError, AttributeError, PerceptokError) as error:
-            raise OutputError(f"{path} is damaged ({error}); remove it and encode again") from error
-        try:
-            path.write_bytes(b"".join(whole) or (header + "\n").encode())
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
-    def add(self, result: DepthRecord | Failure) -> None:
-        line = result.to_json() if isinstance(result, DepthRecord) else json.dumps({"failure": list(result)})
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        self.results.append(result)
-
-    def remove(self) -> None:
-        self.path.unlink()
+def _problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: int) -> str | None:
+    """Why a record cannot be decoded into a folder; records of another codec are refused together."""
+    if record.codec != fingerprint:
+        raise CheckpointError(
+            f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
+            "decode it with the same weights"
+        )
+    if record.width * record.height > max_pixels:
+        return f"{record.width}x{record.height} pixels; the limit is {max_pixels} (--max-pixels)"
+    try:
+        record.grid, inside(folder, record.name)
+    except (PerceptokError, ValueError) as error:
+        return str(error)
+    return None
 
 
-def _result(line: bytes) -> DepthRecord | Failure:
-    values = json.loads(line)
-    return Failure(*values["failure"]) if "failure" in values else DepthRecord.from_json(line)
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror}; what was encoded so far is in it: make room and run the command again"
-    )
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A folder that one process writes into at a time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    with locked(folder / ".perceptok.lock", folder):
+        yield
 
 
 def _read(file: MapFile) -> Nearness | Failure:
@@ -240,17 +225,13 @@ def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", 
 
 
 def _targets(names: Sequence[str], suffix: str) -> dict[str, str]:
-    """Name of each record -> name of its file; no two are the same, and none leads out of the folder."""
-    if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
-        raise OutputError(
-            f"the name {outside[0]!r} of a record leads out of the folder; names are relative, without .."
-        )
+    """Name of each record -> name of its file; no two are the same."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise OutputError(
             f"{len(twice)} names stand in several records, such as {twice[0]!r}, and would share one file; "
             "decode each file of records into a folder of its own, or rename them"
         )
-    short = {name: str(PurePosixPath(name).with_suffix(suffix)) if PurePosixPath(name).name else name for name in names}
+    short = {name: str(PurePosixPath(name).with_suffix(suffix)) for name in names}
     takers = Counter(short.values())
     targets = {name: target if takers[target] == 1 else name + suffix for name, target in short.items()}
     # `x.png.pfm` alone becomes x.png.png, too.

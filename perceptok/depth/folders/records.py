@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, cast, get_args
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,13 +16,24 @@ import numpy as np
 from perceptok.depth.blocks import block_from_text, block_to_text, checked_codes
 from perceptok.depth.maps.depth_map import Kind, Nearness
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
+from perceptok.files import json_number, parse_json
 
-__all__ = ["RECORD_SUFFIXES", "DepthRecord", "read_records", "write_records"]
+__all__ = ["MOST_PIXELS_A_SIDE", "RECORD_SUFFIXES", "DepthRecord", "Failure", "read_records", "write_records"]
 
 # What np.load says of damaged archives.
 _DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, BadZipFile, zlib.error)
 
 RECORD_SUFFIXES = (".jsonl", ".npz", ".parquet")
+
+MOST_PIXELS_A_SIDE = 2**20
+"""Of a map in a record; how many pixels a map may have in all is for who decodes it to say."""
+
+
+class Failure(NamedTuple):
+    """A map or a record that could not be processed, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -74,42 +85,132 @@ class DepthRecord:
     @classmethod
     def from_json(cls, line: str | bytes) -> DepthRecord:
         """The inverse of `to_json`; a `text` may stand instead of `codes`. Raises MalformedBlockError."""
+        return cls.from_dict(parse_json(line, f"not a record (expected JSON with {_EXPECTED})", MalformedBlockError))
+
+    @classmethod
+    def from_dict(cls, values: object) -> DepthRecord:
+        """A record of plain values, every type and range checked; keys that are no fields are passed over.
+
+        Raises:
+            MalformedBlockError: A field is missing, or has another type or a value out of its range; the message
+                names it.
+        """
+        if not isinstance(values, Mapping):
+            raise MalformedBlockError(f"not a record, but {type(values).__name__}; expected an object with {_EXPECTED}")
         try:
-            values = json.loads(line)
-            text = values.pop("text", None)
-            if text is not None and "codes" not in values:
-                values["codes"] = block_from_text(text).ravel().tolist()
-            return cls(**{**values, "codes": tuple(values["codes"])})
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-            expected = ", ".join(one.name for one in fields(cls))
-            raise MalformedBlockError(f"not a record ({error}); expected JSON with {expected}") from error
+            given = dict(values)
+            if given.get("text") is not None and "codes" not in given:
+                given["codes"] = block_from_text(given["text"]).ravel().tolist()
+            if missing := [one.name for one in fields(cls) if one.name not in given and one.default is MISSING]:
+                raise ValueError(f"{', '.join(missing)} is missing")
+            checked = {one.name: given[one.name] for one in fields(cls) if one.name in given}
+            return cls(**{name: _CHECKS[name](value) for name, value in checked.items()})
+        except MalformedBlockError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise MalformedBlockError(f"not a record ({error}); expected {_EXPECTED}") from error
 
 
-def read_records(path: Path) -> Iterator[DepthRecord]:
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"name: expected the relative name of a file; got {value!r:.80}")
+    value.encode()  # half of a surrogate pair is no name
+    return value
+
+
+def _codes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 100:
+        raise ValueError(f"codes: a block has 100 integers in 0..127; this record has {_counted(value)}")
+    if wrong := [one for one in value if type(one) is not int or not 0 <= one <= 127]:
+        raise ValueError(f"codes: expected 100 integers in 0..127; got {wrong[0]!r:.80} among them")
+    return tuple(value)
+
+
+def _counted(value: object) -> str:
+    return f"{len(value)}" if isinstance(value, list | tuple) else f"{value!r:.80}"
+
+
+def _kind(value: object) -> Kind:
+    if value not in get_args(Kind):
+        raise ValueError(f"kind: expected {' or '.join(get_args(Kind))}; got {value!r:.80}")
+    return cast("Kind", value)
+
+
+def _number(value: object) -> float:
+    try:
+        return json_number(value)
+    except ValueError as error:
+        raise ValueError(f"near and far: {error}") from error
+
+
+def _pixels(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_PIXELS_A_SIDE:
+        raise ValueError(f"width and height: expected pixels in 1..{MOST_PIXELS_A_SIDE}; got {value!r:.80}")
+    return value
+
+
+def _fingerprint(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"codec: expected the fingerprint of a codec; got {value!r:.80}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "name": _name,
+    "codes": _codes,
+    "kind": _kind,
+    "near": _number,
+    "far": _number,
+    "width": _pixels,
+    "height": _pixels,
+    "codec": _fingerprint,
+}
+_EXPECTED = ", ".join(one.name for one in fields(DepthRecord))
+
+
+def read_records(path: Path, failures: list[Failure] | None = None) -> Iterator[DepthRecord]:
     """Records of a file that `write_records` wrote, by its suffix.
 
+    Args:
+        path: `.jsonl`, `.npz` or `.parquet`.
+        failures: Takes the records that are damaged, which are then left out; without it the first one raises.
+
     Raises:
-        MalformedBlockError: The file or a record in it is damaged; the message says which.
+        MalformedBlockError: The file cannot be read or is damaged, or a record in it is, without `failures`; the
+            message says which.
         MissingExtraError: Parquet without the extra `parquet`.
     """
-    if path.suffix == ".npz":
-        yield from _from_npz(path)
-    elif path.suffix == ".parquet":
-        yield from _from_parquet(path)
-    elif path.suffix == ".jsonl":
-        with path.open("rb") as file:
-            yield from read_lines(file, str(path))
-    else:
+    if path.suffix not in RECORD_SUFFIXES:
         raise MalformedBlockError(f"{path}: records are in {', '.join(RECORD_SUFFIXES)} files")
+    try:
+        if path.suffix == ".jsonl":
+            with path.open("rb") as file:
+                yield from read_lines(file, str(path), failures)
+            return
+        rows = _from_npz(path) if path.suffix == ".npz" else _from_parquet(path)
+    except OSError as error:
+        raise MalformedBlockError(f"{path}: cannot be read ({error.strerror or error})") from error
+    yield from _good_ones(((f"{path}, record {number}", row) for number, row in enumerate(rows, 1)), failures)
 
 
-def read_lines(lines: Iterable[str | bytes], where: str) -> Iterator[DepthRecord]:
-    """Records of JSON lines; errors name the line."""
-    for number, line in enumerate(lines, 1):
+def read_lines(
+    lines: Iterable[str | bytes], where: str, failures: list[Failure] | None = None
+) -> Iterator[DepthRecord]:
+    """Records of JSON lines, blank ones passed over; errors and failures (see `read_records`) name the line."""
+    numbered = ((f"{where}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    return _good_ones(numbered, failures)
+
+
+def _good_ones(
+    numbered: Iterable[tuple[str, str | bytes | dict[str, Any]]], failures: list[Failure] | None
+) -> Iterator[DepthRecord]:
+    for place, one in numbered:
         try:
-            yield DepthRecord.from_json(line)
+            yield DepthRecord.from_dict(one) if isinstance(one, dict) else DepthRecord.from_json(one)
         except MalformedBlockError as error:
-            raise MalformedBlockError(f"{where}, line {number}: {error}") from error
+            if failures is None:
+                raise MalformedBlockError(f"{place}: {error}") from error
+            failures.append(Failure(place, str(error)))
 
 
 def write_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord], *, text: bool = False) -> None:
@@ -137,25 +238,33 @@ def _columns(records: Sequence[DepthRecord]) -> dict[str, list[Any]]:
     return {one.name: [getattr(record, one.name) for record in records] for one in fields(DepthRecord)}
 
 
-def _from_npz(path: Path) -> Iterator[DepthRecord]:
+def _from_npz(path: Path) -> Iterator[dict[str, Any]]:
     try:
         # Opened here: np.load leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             columns = {one.name: saved[one.name] for one in fields(DepthRecord)}
-    except _DAMAGED as error:
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"its columns have {sorted(lengths)} rows")
+    except FileNotFoundError:
+        raise
+    except (*_DAMAGED, TypeError, MemoryError) as error:
         raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
-    for index, grid in enumerate(columns.pop("codes")):
-        values = {key: column[index].item() for key, column in columns.items()}
-        yield DepthRecord(codes=tuple(int(code) for code in grid.ravel()), **values)
+    grids = columns.pop("codes")
+    return (
+        {"codes": grid.ravel().tolist(), **{key: column[index].tolist() for key, column in columns.items()}}
+        for index, grid in enumerate(grids)
+    )
 
 
-def _from_parquet(path: Path) -> Iterator[DepthRecord]:
+def _from_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows = _parquet().read_table(path, columns=[one.name for one in fields(DepthRecord)]).to_pylist()
-        records = [DepthRecord(**{**row, "codes": tuple(row["codes"])}) for row in rows]
+    except FileNotFoundError:
+        raise
     except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
         raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
-    yield from records
+    return list(rows)
 
 
 def _parquet() -> Any:
