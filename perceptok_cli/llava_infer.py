@@ -47,6 +47,7 @@ def infer(
     save_overlay: Annotated[
         Path | None, typer.Option("--save-overlay", help="Folder for pictures of each answer with its evidence.")
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="A page to look at all answers: one file.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Switches as YAML or JSON (InferenceConfig).")] = None,
     constraints: Annotated[
         bool | None, typer.Option("--constraints/--no-constraints", help="Hold answers to the grammar, or not.")
@@ -92,6 +93,8 @@ def infer(
     )
     from perceptok.llava.folders.jobs import Outputs, answer_files  # torch and transformers: after what costs nothing
 
+    if html is not None and html.exists() and not force:
+        raise OutputError(f"{html} exists already; choose another path, or replace it with --force")
     outputs = Outputs(depth=save_depth, overlay=save_overlay)
     pipe = _loaded(model, base, bits, dtype, device, settings)
     with progress_bar("answering", len(asked)) as advance:
@@ -100,8 +103,15 @@ def infer(
                 pipe, asked, output, outputs=outputs, model=str(model), force=force, advance=advance
             )
             note(f"{len(asked) - len(failures)} answers -> {output}")
+            lines = output.read_text(encoding="utf-8").splitlines() if html is not None else []
         else:
-            failures = _printed(pipe, asked, outputs, _as_json if output is not None else _as_words, advance)
+            lines, failures = _printed(pipe, asked, outputs, _as_json if output is not None else _as_words, advance)
+    if html is not None and lines:
+        from perceptok.llava.folders.pages import write_answer_page
+
+        cases = [json.loads(line) for line in lines]
+        write_answer_page(html, cases, pipe.codec, title=f"{model.name}: {len(cases)} answers", force=force)
+        note(f"a page of {len(cases)} answers -> {html}")
     finish([*unread, *failures], len(asked) + len(unread))
 
 
@@ -133,10 +143,11 @@ def _printed(
     outputs: Any,
     shown: Callable[[PerceptionAnswer, dict[str, str]], str],
     advance: Callable[[], object],
-) -> list[Failure]:
-    """Answers on standard output as they come."""
+) -> tuple[list[str], list[Failure]]:
+    """Answers on standard output as they come; gives their lines of JSON, and what failed."""
     from perceptok.llava.folders.jobs import answers_with_pictures
 
+    lines: list[str] = []
     failures: list[Failure] = []
     for answer, written in answers_with_pictures(pipe, asked, outputs):
         if isinstance(answer, tuple):
@@ -144,8 +155,9 @@ def _printed(
         else:
             sys.stdout.write(shown(answer, written) + "\n")
             sys.stdout.flush()
+            lines.append(_as_json(answer, written))
         advance()
-    return failures
+    return lines, failures
 
 
 def _as_json(answer: PerceptionAnswer, written: dict[str, str]) -> str:
@@ -162,6 +174,6 @@ def _as_words(answer: PerceptionAnswer, written: dict[str, str]) -> str:
     for point in (*answer.markers, *answer.points):
         near = "" if point.nearness is None else f", nearness {point.nearness:.2f}"
         lines.append(f"  point {point.letter}: x {point.x:.1f}, y {point.y:.1f}{near}")
-    lines += [f"  {what}: {path}" for what, path in written.items()]
+    lines += [f"  {what}: {path}" for what, path in written.items() if what != "image"]
     lines += [f"  problem: {one}" for one in answer.problems]
     return "\n".join(lines)

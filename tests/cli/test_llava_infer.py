@@ -33,7 +33,7 @@ def images(tmp_path: Path) -> Path:
 def test_an_adapter_answers_a_folder(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
     (images / "broken.png").write_bytes(b"no image")
     options = ["-q", "What is the depth map?", "--force-block", "first", "--max-new-tokens", "104"]
-    folders = ["--save-depth", tmp_path / "depth", "--save-overlay", tmp_path / "seen"]
+    folders = ["--save-depth", tmp_path / "depth", "--save-overlay", tmp_path / "seen", "--html", tmp_path / "p.html"]
     done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options, *folders)
     assert done.exit_code == 1, done.output
     assert "1 of 4 failed; the others are done" in done.stderr
@@ -44,6 +44,8 @@ def test_an_adapter_answers_a_folder(tiny_adapter: Path, images: Path, tmp_path:
     assert all(len(one["codes"]) == 100 for one in lines)
     assert sorted(one.name for one in (tmp_path / "depth").iterdir()) == ["0.png", "1.png", "2.png"]
     assert sorted(one.name for one in (tmp_path / "seen").iterdir()) == ["0.png", "1.png", "2.png"]
+    page = (tmp_path / "p.html").read_text()
+    assert page.count('id="depth-') == page.count('id="image-') == 3
     again = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options)
     assert isinstance(again.exception, pt.OutputError)
 

@@ -66,15 +66,15 @@ def answers_with_pictures(
     outputs: Outputs | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[PerceptionAnswer | Failure, dict[str, str]]]:
-    """As `answer_questions`, with the pictures written as answers come, and where they are."""
+    """As `answer_questions`, with pictures written as answers come: and the paths of image, depth and overlay."""
     wanted = outputs or Outputs()
     known = names or file_names(asked)
-    for result in answer_questions(pipe, asked):
+    for one, result in zip(asked, answer_questions(pipe, asked), strict=True):
         if isinstance(result, Failure):
             yield result, {}
             continue
         try:
-            yield result, wanted.write(result, known)
+            yield result, {"image": str(one.image), **wanted.write(result, known)}
         except (PerceptokError, OSError) as error:
             yield Failure(result.name, str(error)), {}
 
