@@ -21,6 +21,7 @@ from perceptok.errors import CheckpointError, ConfigError, InferenceError, Vocab
 from perceptok.files import whole_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answers import PerceptionAnswer, read_written
+from perceptok.llava.inference.conclusions import require_choices
 from perceptok.llava.inference.pictures import PictureSource, open_picture
 from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
 from perceptok.llava.inference.settings import InferenceConfig
@@ -259,6 +260,9 @@ class PerceptionPipeline:
         ]
 
     def _prepared(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
+        for one in requests:
+            require_choices(one.choices)
+            require_choices(tuple(one.markers))
         frames = [self.frame.frame_of(one.image.size, self.processor) for one in requests]
         prompts = [chat_prompt(self.processor, one.question, self.vocab) for one in requests]
         inputs = prompt_inputs(self.processor, prompts, [self.frame.apply(one.image) for one in requests])

@@ -178,6 +178,12 @@ class TestWhatCannotBeAsked:
         with pytest.raises(InferenceError, match=message):
             pipe(images, questions)  # type: ignore[call-overload]
 
+    def test_choices_of_another_kind(self, pipe: PerceptionPipeline) -> None:
+        with pytest.raises(InferenceError, match="single letters or whole numbers"):
+            pipe(picture(9, 9), "Why?", choices=("yes", "no"))
+        with pytest.raises(InferenceError, match="single letters"):
+            pipe(picture(9, 9), "Why?", markers={"here": (1, 1)})
+
     def test_a_prompt_longer_than_the_context(self, pipe: PerceptionPipeline) -> None:
         with pytest.raises(InferenceError, match="no room is left"):
             pipe(picture(9, 9), "why " * 3000)

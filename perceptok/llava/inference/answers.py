@@ -45,7 +45,7 @@ class PerceptionAnswer:
     Attributes:
         question: As it was asked.
         text: All that the model wrote, perception tokens among it; without the end of sequence.
-        answer: What the text finally answers, such as "B" or "4"; None where it does not say.
+        answer: What the text finally answers, such as "B" or "4" (see `read_answer`); None where it does not say.
         spans: The text taken apart: in order, without gaps.
         image: The image in RGB, as it was asked about.
         frame: How the model saw it.
@@ -222,8 +222,10 @@ def read_written(
         problems.append(f"{len(blocks)} depth blocks of one image; depth and codes are those of the last")
     problems += [f"point {one.letter} lies outside the frame: x = {one.x:g} y = {one.y:g}" for one in lost]
     problems += _boxes_outside(boxes, image.size, box_codec, frame)
-    answer, reason = final_answer(text, choices)
-    problems += [reason] if choices and reason else []
+    letters = [*(markers or {}), *(one.letter for one in named)]
+    answer, reason = final_answer(text, choices, letters, boxes=len(box_codes) > 0)
+    if choices and answer is None:
+        problems.append(f"no answer among {', '.join(choices)}: {reason}")
     return PerceptionAnswer(
         question=question,
         text=text,

@@ -98,9 +98,26 @@ def test_a_box_in_the_padding(answered: Answered) -> None:
 
 
 def test_no_answer_among_the_choices(answered: Answered) -> None:
-    assert answered("the answer is that point C", choices=("A", "B")).answer is None
-    assert not answered("the answer is that point C", choices=("A", "B")).valid
+    answer = answered("the answer is that point C", choices=("A", "B"))
+    assert answer.answer is None
+    assert answer.problems[0].startswith("no answer among A, B: ")
     assert answered("I cannot say").valid
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "expected"),
+    [
+        ("(B)", {}, "B"),
+        (" 4", {}, "4"),
+        ("Two cars: (<PIXEL_0>,<PIXEL_0>,<PIXEL_9>,<PIXEL_9>) We conclude there are 2 cars.", {}, "2"),
+        ("Point A is located at (x = 3 y = 4). The answer is that point A is closer.", {}, "A"),
+        ("point Z is the closest", {"markers": {"Z": (1.0, 1.0), "Y": (2.0, 2.0)}}, "Z"),
+        ("There are 3 cars", {"choices": ("1", "2", "3")}, "3"),
+        ("A room with 3 chairs and a lamp", {}, None),
+    ],
+)
+def test_what_is_answered(answered: Answered, text: str, given: dict[str, object], expected: str | None) -> None:
+    assert answered(text, **given).answer == expected
 
 
 def test_nothing_written(answered: Answered) -> None:
