@@ -26,7 +26,9 @@ BLOCK_BYTES = -(-_CELLS * _BITS // 8)
 """Length of the compact form: 100 codes of 7 bits in 88 bytes."""
 
 _BLOCK = re.compile(f"{DEPTH.start}((?:<{DEPTH.name}_[0-9]+>){{{_CELLS}}}){DEPTH.end}")
-_PIECE = re.compile(r"<[A-Za-z0-9_]*>?|\s+|[^<\s]+")
+_SPACE = re.compile(r"(?:^|(?<=>))\s+(?=<|$)")
+"""White space between tokens and around them, which decoding with some tokenizers puts there."""
+_PIECE = re.compile(r"\s*(<[A-Za-z0-9_]*>?|[^<\s]+|)")
 _TOKENS = np.array([DEPTH.token(code) for code in range(DEPTH.size)], dtype=object)
 
 
@@ -59,7 +61,7 @@ def block_to_text(codes: ArrayLike) -> str:
 
 
 def block_from_text(text: str) -> np.ndarray:
-    """The exact inverse of `block_to_text`: the text must be one block and nothing else.
+    """The inverse of `block_to_text`: the text must be one block and nothing else but white space between its tokens.
 
     Returns:
         Codes (10, 10) int64.
@@ -67,7 +69,7 @@ def block_from_text(text: str) -> np.ndarray:
     Raises:
         MalformedBlockError: The message gives the character position, what was expected there and what was found.
     """
-    match = _BLOCK.fullmatch(text)
+    match = _BLOCK.fullmatch(text) or _BLOCK.fullmatch(_SPACE.sub("", text))
     if match is None:
         raise _explained(text)
     pieces = match.group(1)[1:-1].split("><")
@@ -108,7 +110,8 @@ def _explained(text: str) -> MalformedBlockError:
     for index in range(_CELLS + 2):
         expected = DEPTH.start if index == 0 else DEPTH.end if index == _CELLS + 1 else "a code token"
         piece = _PIECE.match(text, position)
-        found = piece.group() if piece else ""
+        assert piece is not None
+        position, found = piece.start(1), piece.group(1)
         if (found not in DEPTH.codes) if expected == "a code token" else (found != expected):
             shown = repr(found if len(found) <= 40 else found[:37] + "...") if found else "the end of the text"
             read = f" after {index - 1} of {_CELLS} codes" if index else ""
@@ -119,6 +122,7 @@ def _explained(text: str) -> MalformedBlockError:
                 f"not a depth block: expected {expected} at character {position}{read}, found {shown}{reason}"
             )
         position += len(found)
+    position += len(text[position:]) - len(text[position:].lstrip())
     return MalformedBlockError(
         f"not a depth block: expected the end of the text at character {position}, found {text[position:][:40]!r}"
     )

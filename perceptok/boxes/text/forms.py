@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -20,6 +21,9 @@ Form = Literal["aurora", "compact", "numeral"]
 
 _AT_ONCE = 4096
 """Boxes read at once: what is computed of them stays in the processor's cache."""
+
+_SPACE = re.compile(r"(?<=[(),>])\s+|\s+(?=[(),<])")
+"""White space between tokens; within one, as in `< PIXEL_3>` or `1 2`, it is a fault like any other letter."""
 
 _PUNCTUATION: dict[Form, tuple[str, str, str]] = {
     "aurora": ("(", ",", ")"),
@@ -84,10 +88,11 @@ def boxes_to_text(codes: ArrayLike, *, form: Form = "aurora", order: Order = "xy
 
 
 def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> np.ndarray:
-    """The exact inverse of `boxes_to_text`, whose form shows in the text.
+    """The inverse of `boxes_to_text`, whose form shows in the text.
 
     Args:
-        text: Boxes of one form and nothing else.
+        text: Boxes of one form and nothing else, but for white space between their tokens, which some tokenizers'
+            decoding puts there.
         size: Number of codes along a side.
         order: What the columns are; only messages depend on it.
         strict: Without it, `text` may be anything a model wrote: the well-formed boxes in it are returned, and
@@ -102,6 +107,8 @@ def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy",
     if not strict:
         return parse_boxes(text, size=size, order=order).boxes
     codes = _read(text, size)
+    if codes is None:
+        codes = _read(_SPACE.sub("", text.strip()), size)
     if codes is None:
         raise _explained(text, size, order)
     return codes

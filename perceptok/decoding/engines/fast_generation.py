@@ -7,13 +7,16 @@ one pass of 101 in a depth block, and three of eight in an AURORA box; greedy se
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from perceptok.decoding.engines.asked import ends_of
 from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
 from perceptok.errors import ConstraintError
 
@@ -26,23 +29,26 @@ def generate_perception(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    streamer: BaseStreamer | None = None,
     **model_kwargs: Any,
 ) -> Any:
     """Greedy search or sampling for `model.generate(..., custom_generate=generate_perception)`.
 
     `logits_processor` of that call must hold a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row has
     a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator, so that a
-    sample is another than without, whatever the seed.
+    sample is another than without, whatever the seed. `generate(streamer=...)` works as it does without.
 
     Returns:
         Ids (B, T), prompt included, or an output with them as `sequences` (`return_dict_in_generate`).
 
     Raises:
-        ConstraintError: No such processor, beam search, an encoder-decoder model, or scores, logits, attentions or
-            hidden states asked for, which forced tokens do not have.
+        ConstraintError: No such processor, or one that does not know an end of sequence which `generate` does; beam
+            search, an encoder-decoder model, or scores, logits, attentions or hidden states asked for, which forced
+            tokens do not have.
     """
     processor = _checked(model, logits_processor, generation_config)
-    run = _Run(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor)
+    listener = _streamer_of_generate() if streamer is None else streamer
+    run = _Run(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor, listener)
     if not model_kwargs.get("inputs_embeds", torch.empty(0)).numel():
         ahead = run.append_forced()
         model_kwargs = model._update_model_kwargs_for_generation({}, model_kwargs, num_new_tokens=ahead)
@@ -63,6 +69,8 @@ def generate_perception(
         run.append(chosen)
         ahead = 1 + run.append_forced()
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=ahead)
+    if listener is not None:
+        listener.end()  # type: ignore[no-untyped-call]
     if generation_config.return_dict_in_generate:
         return GenerateDecoderOnlyOutput(sequences=run.ids, past_key_values=model_kwargs.get("past_key_values"))
     return run.ids
@@ -72,7 +80,12 @@ class _Run:
     """The ids so far, and which rows have ended."""
 
     def __init__(
-        self, ids: Tensor, processor: PerceptionLogitsProcessor, criteria: StoppingCriteriaList, pad: Tensor | None
+        self,
+        ids: Tensor,
+        processor: PerceptionLogitsProcessor,
+        criteria: StoppingCriteriaList,
+        pad: Tensor | None,
+        streamer: BaseStreamer | None,
     ) -> None:
         self.ids: Any = ids  # a LongTensor, as transformers calls it
         self.finished = False
@@ -80,6 +93,7 @@ class _Run:
         self._criteria = criteria
         self._ends = any(hasattr(one, "eos_token_id") for one in criteria)
         self._pad = pad
+        self._streamer = streamer
         self._open = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
 
     def append(self, tokens: Tensor) -> None:
@@ -87,6 +101,8 @@ class _Run:
             assert self._pad is not None
             tokens = torch.where(self._open, tokens, self._pad.to(tokens.device))
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+        if self._streamer is not None:
+            self._streamer.put(tokens.cpu())  # type: ignore[no-untyped-call]
         self._open = self._open & ~self._criteria(self.ids, None)
         self.finished = not bool(self._open.any())
 
@@ -102,6 +118,19 @@ class _Run:
         return count
 
 
+def _streamer_of_generate() -> BaseStreamer | None:
+    """The streamer that `generate` was called with: transformers 5.23 shows it the prompt, and hands it to no callable.
+
+    It would then wait for ever. The one place where it stands is the local variable of the calling `generate`.
+    """
+    frame = inspect.currentframe()
+    for _ in range(6):  # this function, generate_perception, and what a decorator may put between
+        if frame is None or (frame.f_code.co_name == "generate" and "generation_mode_kwargs" in frame.f_locals):
+            break
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals.get("streamer")
+
+
 def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:
     found = [one for one in processors if isinstance(one, PerceptionLogitsProcessor)]
     if len(found) != 1:
@@ -111,6 +140,13 @@ def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConf
     if config.num_beams > 1 or model.config.is_encoder_decoder:
         raise ConstraintError(
             "generate_perception does greedy search and sampling of decoder-only models; leave custom_generate out"
+        )
+    unknown = set(() if config.eos_token_id is None else ends_of(config.eos_token_id)) - set(found[0].eos_token_ids)
+    unknown = {number for number in unknown if number < found[0].vocab.size}  # others are never let through
+    if unknown:
+        raise ConstraintError(
+            f"generate ends a sequence at {sorted(unknown)}, which the processor takes for text; tell it: "
+            "processor.answering(input_ids, max_new_tokens, generation_config=GenerationConfig(eos_token_id=[...]))"
         )
     wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
     asked = [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]

@@ -9,10 +9,11 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor
 
+from perceptok.decoding.engines.asked import Asked
 from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, Symbol, compile_grammar
-from perceptok.decoding.grammar.pieces import BracketTokenizer, token_symbols
+from perceptok.decoding.grammar.pieces import BracketTokenizer, token_symbols, with_ends
 from perceptok.decoding.grammar.prompts import end_of_prompt
 from perceptok.decoding.grammar.states import StateReader
 from perceptok.decoding.grammar.tables import StateRows
@@ -40,6 +41,14 @@ class _Masks(NamedTuple):
     """(S,) int64: perception tokens, bracket pieces, ends of sequence, ids without a token, padded columns."""
     only: Tensor
     """(rows,) int64: the one id that may come next, -1 where there are more."""
+
+
+class _Tables(NamedTuple):
+    """What depends on the ends of a sequence: symbols of ids, readers by device, masks as they were needed."""
+
+    symbols: np.ndarray
+    readers: dict[torch.device | None, StateReader]
+    masks: dict[tuple[torch.device, torch.dtype, int, int | None], _Masks]
 
 
 class PerceptionLogitsProcessor(LogitsProcessor):
@@ -90,36 +99,73 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         self.eos_token_ids = _ends(eos_token_id, tokenizer)
         if self.config.force_block and not self.eos_token_ids:
             raise ConstraintError("force_block needs the end of sequence; pass eos_token_id=... or tokenizer=...")
-        self.symbols = token_symbols(vocab, self.config, tokenizer=tokenizer, eos_token_ids=self.eos_token_ids)
+        self._plain_symbols = token_symbols(vocab, self.config, tokenizer=tokenizer)
         self._state_rows = StateRows(compile_grammar(self.config))
-        # On CPU an array's reader; a tensor's where torch.compile traces, which could not build one.
-        self._readers = {place: StateReader(self._state_rows, self.symbols, place) for place in (None, _CPU)}
-        self._masks: dict[tuple[torch.device, torch.dtype, int, int | None], _Masks] = {}
+        self._by_ends: dict[tuple[int, ...], _Tables] = {}
+        self._take_ends(self.eos_token_ids)
         self._prompt_length: int | None = None
         self._max_new_tokens: int | None = None
+
+    def _take_ends(self, ends: tuple[int, ...]) -> None:
+        """Make these ids the ends of a sequence; the tables that say so are shared by all copies."""
+        if ends not in self._by_ends:
+            symbols = with_ends(self._plain_symbols, ends, self.vocab)
+            # On CPU an array's reader; a tensor's where torch.compile traces, which could not build one.
+            readers = {place: StateReader(self._state_rows, symbols, place) for place in (None, _CPU)}
+            self._by_ends[ends] = _Tables(symbols, readers, {})
+        self.eos_token_ids = ends
+        self.symbols, self._readers, self._masks = self._by_ends[ends]
 
     @property
     def grammar(self) -> Grammar:
         """The compiled grammar."""
         return self._state_rows.grammar
 
-    def answering(self, prompt: Tensor | int, max_new_tokens: int | None = None) -> Self:
-        """A processor for one call of `generate`, which knows where the answer begins and how long it may be.
+    def answering(
+        self,
+        prompt: Tensor | int,
+        max_new_tokens: int | None = None,
+        *,
+        generation_config: GenerationConfig | None = None,
+        model: GenerationMixin | None = None,
+        decoder_input_ids: Tensor | None = None,
+    ) -> Self:
+        """A processor for one call of `generate`, which knows where the answer begins, how long it may be, and its end.
 
         Args:
-            prompt: The `input_ids` that `generate` gets, (B, T), or their length: 0 for `inputs_embeds` alone.
+            prompt: The `input_ids` that `generate` gets, (B, T), or the number of ids that it continues: 0 for
+                `inputs_embeds` alone, 1 for the start token of an encoder-decoder.
             max_new_tokens: As `generate` gets it. Nothing is begun then that it cannot finish.
+            generation_config: As `generate` gets it: its `eos_token_id` are the ends, instead of the tokenizer's; its
+                `max_new_tokens` counts where none is given here. Ends that `generate` gets by keyword are passed with
+                one, too: `GenerationConfig(eos_token_id=[...])`.
+            model: What generates: its own generation config fills up what the other leaves out, and the `input_ids` of
+                an encoder-decoder are known to be the encoder's.
+            decoder_input_ids: What the decoder of an encoder-decoder continues, as `generate` gets it; without it,
+                such a model begins with its start token.
 
         Returns:
-            A copy that shares every table: making one costs microseconds.
+            A copy that shares every table: making one costs microseconds (with ends of its own, once, milliseconds).
 
         Raises:
             ConstraintError: The budget is too small for what is forced or open, or a prompt ends inside a block or box
-                with tokens that cannot stand there (looked for in ids, not in a length).
+                with tokens that cannot stand there (looked for in ids, not in a length); a generation config that may
+                end the answer before its forced block in another way (`stop_strings`, `max_time`).
         """
+        asked = Asked.of(generation_config, model, max_new_tokens)
+        max_new_tokens = asked.max_new_tokens
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ConstraintError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+        if self.config.force_block == "somewhere" and asked.other_ends:
+            raise ConstraintError(
+                f"{asked.other_ends[0]} may end an answer before its forced block, and no processor sees it coming; "
+                "leave it out, or take force_block='first'"
+            )
+        prompt = asked.prompt(prompt, decoder_input_ids)
         one = copy.copy(self)
+        if asked.ends is not None:
+            # Ids beyond the tokenizer are never let through, so that they cannot end anything.
+            one._take_ends(tuple(number for number in asked.ends if number < self.vocab.size))
         one._prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
         one._max_new_tokens = max_new_tokens
         needed = self.grammar.needed(self.grammar.initial)
@@ -170,7 +216,8 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         if ids.shape[1] < prompt_length:
             raise ConstraintError(
                 f"the prompt was said to have {prompt_length} ids, but generation has {ids.shape[1]}: call answering() "
-                "with the ids that generate gets (none with inputs_embeds alone: 0)"
+                "with the ids that are continued: those that generate gets, none (0) with inputs_embeds alone, and in "
+                "an encoder-decoder the decoder's, which begin with one start token (1, or answering(..., model=model))"
             )
         host = ids.device == _CPU and not torch.compiler.is_compiling()
         device = None if host else ids.device

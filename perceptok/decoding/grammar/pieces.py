@@ -14,7 +14,7 @@ from perceptok.errors import ConstraintError
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
-__all__ = ["BracketPieces", "BracketTokenizer", "token_symbols"]
+__all__ = ["BracketPieces", "BracketTokenizer", "token_symbols", "with_ends"]
 
 _SPACE_MARKS = "\u2581\u0120 "  # SentencePiece's and byte-level BPE's forms of a space
 
@@ -112,13 +112,23 @@ def token_symbols(
         symbols[list(pieces.reopening)] = Symbol.CLOSE_OPEN
         symbols[pieces.comma] = Symbol.COMMA
     symbols[vocab.all_ids.numpy()] = -1
-    symbols[_checked_eos(eos_token_ids, vocab)] = Symbol.EOS
     if vocab.has(DEPTH):
         symbols[vocab.start_id(DEPTH)] = Symbol.DEPTH_START
         symbols[vocab.end_id(DEPTH)] = Symbol.DEPTH_END
         symbols[vocab.ids(DEPTH).numpy()] = Symbol.DEPTH_CODE
     if vocab.has(PIXEL):
         symbols[vocab.ids(PIXEL).numpy()] = Symbol.PIXEL + np.arange(PIXEL.size)
+    return with_ends(symbols, eos_token_ids, vocab)
+
+
+def with_ends(symbols: np.ndarray, eos_token_ids: Sequence[int], vocab: PerceptionVocabulary) -> np.ndarray:
+    """A copy of symbols in which these ids end a sequence.
+
+    Raises:
+        ConstraintError: One of them is no id of the tokenizer, or a perception token's.
+    """
+    symbols = symbols.copy()
+    symbols[_checked_eos(eos_token_ids, vocab)] = Symbol.EOS
     return symbols
 
 

@@ -58,7 +58,7 @@ class StateRows:
         """The largest number of remaining tokens under `remaining` at which what is allowed changes; None: all is."""
         if remaining is None or not self._stages or remaining >= self._stages[-1]:
             return None
-        return max([stage for stage in self._stages if stage <= remaining], default=0)
+        return max([stage for stage in self._stages if stage <= remaining], default=1)
 
     def _found_stages(self) -> list[int]:
         grammar = self.grammar

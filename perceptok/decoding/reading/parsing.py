@@ -19,6 +19,8 @@ __all__ = ["Generation", "Problem", "Span", "parse_generation"]
 
 _TOKEN = re.compile(rf"<({DEPTH.name}|{PIXEL.name})_([A-Za-z0-9]*)>")
 _COMMA = re.compile(r"\s*,\s*")
+_SPACE = re.compile(r"\s*")
+_SPACE_ON_LINE = re.compile(r"[^\S\n]*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +81,21 @@ class Piece(NamedTuple):
     end: int
 
 
-Gap = Callable[[int, int], Literal["nothing", "comma", "text"]]
+Between = Literal["nothing", "line", "comma", "text"]
+"""What stands between two pieces: nothing but spaces, a new line too, a comma, or anything else."""
+
+Gap = Callable[[int, int], Between]
 
 
 def parse_generation(text_or_ids: str | Sequence[int] | Tensor, vocab: PerceptionVocabulary) -> Generation:
     """Take one answer apart. Nothing raises: what is malformed is reported and stays text.
 
-    Boxes are known in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas (and
-    possibly spaces) between them. In ids, where the pieces of the brackets are the tokenizer's own affair, it is four
-    coordinates with one token between each two; the span begins and ends with a coordinate then.
+    Boxes are known in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas between
+    them. White space may stand anywhere between the tokens of one block or box, as decoding with some tokenizers puts
+    it there; only a compact box, which nothing else holds together, stays on one line, as in `parse_boxes`.
+
+    In ids, where the pieces of the brackets are the tokenizer's own affair, it is four coordinates with one token
+    between each two; the span begins and ends with a coordinate then.
 
     Args:
         text_or_ids: A text, or the ids of one sequence (T,).
@@ -136,24 +144,36 @@ def _pieces_of_ids(ids: list[int], vocab: PerceptionVocabulary) -> Iterator[Piec
 
 
 def _gap_of_text(text: str) -> Gap:
-    def gap(start: int, end: int) -> Literal["nothing", "comma", "text"]:
-        return "nothing" if start == end else "comma" if _COMMA.fullmatch(text, start, end) else "text"
+    def gap(start: int, end: int) -> Between:
+        if _SPACE_ON_LINE.fullmatch(text, start, end):
+            return "nothing"
+        return (
+            "line" if _SPACE.fullmatch(text, start, end) else "comma" if _COMMA.fullmatch(text, start, end) else "text"
+        )
 
     return gap
 
 
-def _gap_of_ids(start: int, end: int) -> Literal["nothing", "comma", "text"]:
+def _gap_of_ids(start: int, end: int) -> Between:
     return "nothing" if start == end else "comma" if end == start + 1 else "text"
 
 
 def _bracketed(text: str, start: int, end: int) -> tuple[int, int] | None:
     """The span of coordinates widened by its brackets; None where one is missing."""
+    while start and text[start - 1].isspace():
+        start -= 1
+    after = _SPACE.match(text, end)
+    assert after is not None
+    end = after.end()
     return (start - 1, end + 1) if text[start - 1 : start] == "(" and text[end : end + 1] == ")" else None
 
 
 def _grouped(
     pieces: list[Piece], gap: Gap, bracketed: Callable[[int, int], tuple[int, int] | None]
 ) -> tuple[list[Span], list[Problem]]:
+    def joined(number: int) -> bool:
+        return gap(pieces[number - 1].end, pieces[number].start) in ("nothing", "line")
+
     found: list[Span] = []
     problems: list[Problem] = []
     place = 0
@@ -171,23 +191,13 @@ def _grouped(
                 stop += 1
             result = _box(pieces[place:stop], between == "comma", bracketed)
         elif first.kind == "start":
-            while (
-                stop < len(pieces)
-                and pieces[stop].kind == "code"
-                and stop - place <= CELLS
-                and pieces[stop - 1].end == pieces[stop].start
-            ):
+            while stop < len(pieces) and pieces[stop].kind == "code" and stop - place <= CELLS and joined(stop):
                 stop += 1
-            whole = stop < len(pieces) and pieces[stop].kind == "end" and pieces[stop - 1].end == pieces[stop].start
+            whole = stop < len(pieces) and pieces[stop].kind == "end" and joined(stop)
             stop += whole
             result = _block(pieces[place:stop], whole)
         else:
-            while (
-                first.kind == "code"
-                and stop < len(pieces)
-                and pieces[stop].kind == "code"
-                and pieces[stop - 1].end == pieces[stop].start
-            ):
+            while first.kind == "code" and stop < len(pieces) and pieces[stop].kind == "code" and joined(stop):
                 stop += 1
             what = (
                 "an end without a beginning" if first.kind == "end" else f"{stop - place} depth codes outside a block"

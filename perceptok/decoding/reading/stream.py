@@ -43,7 +43,9 @@ class StreamEvent:
 class TokenStream:
     """Takes ids as they come and tells what they complete. A streamer for transformers' `generate(streamer=...)` too.
 
-    Brackets, commas and other text between the coordinates of a box arrive as text before the box does.
+    Brackets, commas and other text between the coordinates of a box arrive as text before the box does. One stream
+    follows any number of answers, one after the other: `end` (and `close`) make it as new, with places and numbers of
+    blocks from 0. A `generate` that was broken off calls neither: call `close` before the next.
 
     Args:
         vocab: What the ids mean.
@@ -60,7 +62,11 @@ class TokenStream:
     ) -> None:
         self.vocab = vocab
         self.receive = receive
-        self._prompt_awaited = skip_prompt
+        self.skip_prompt = skip_prompt
+        self._begin()
+
+    def _begin(self) -> None:
+        self._prompt_awaited = self.skip_prompt
         self._place = 0
         self._blocks = 0
         self._depth: list[int] | None = None  # codes of the open block
@@ -82,8 +88,10 @@ class TokenStream:
         return [event for one in ids for event in self._one(one)]
 
     def close(self) -> list[StreamEvent]:
-        """What the end of the stream leaves unfinished."""
-        return [*self._break_box(), *self._break_block("the end")]
+        """What the end of the stream leaves unfinished; what is fed next is another stream."""
+        events = [*self._break_box(), *self._break_block("the end")]
+        self._begin()
+        return events
 
     def put(self, value: Tensor) -> None:
         """For `generate(streamer=...)`: the prompt (1, N) first, then ids (1,); raises ConstraintError for a batch."""

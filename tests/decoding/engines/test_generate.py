@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
     CLIPVisionConfig,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    TextIteratorStreamer,
 )
 
 import perceptok as pt
@@ -20,9 +25,11 @@ from perceptok.decoding.engines.fast_generation import generate_perception
 from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
 from perceptok.decoding.grammar.automaton import GrammarConfig
 from perceptok.decoding.reading.parsing import parse_generation
+from perceptok.decoding.reading.stream import StreamEvent, TokenStream
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.test_processor import block_ids, box_ids, processor_of
 
+BLOCK = "".join([pt.DEPTH.start, *(pt.DEPTH.token(code) for code in range(100)), pt.DEPTH.end])
 FORCED = GrammarConfig(force_block="first", max_blocks=1, max_boxes=3)
 
 
@@ -52,10 +59,17 @@ MODES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "sampling": {"do_sample": True, "top_k": 0},
     "sampling, top-k and top-p": {"do_sample": True, "top_k": 5, "top_p": 0.8, "temperature": 2.0},
+    "sampling, the smallest likely": {"do_sample": True, "min_p": 0.1, "typical_p": 0.9},
     "four beams": {"do_sample": False, "num_beams": 4},
     "one beam": {"do_sample": False, "num_beams": 1},
+    "beam sampling": {"do_sample": True, "num_beams": 3, "top_k": 0},
+    "several beams of one prompt": {"do_sample": False, "num_beams": 3, "num_return_sequences": 3},
     "several sequences of one prompt": {"do_sample": True, "num_return_sequences": 2},
     "repetition penalty": {"do_sample": False, "repetition_penalty": 1.5},
+    "a static cache": {"do_sample": False, "cache_implementation": "static"},
+    "no cache": {"do_sample": False, "use_cache": False},
+    "a quantised cache": {"do_sample": False, "cache_implementation": "quantized"},
+    "guidance": {"do_sample": False, "guidance_scale": 1.5},
     "forced tokens without a pass": {"do_sample": True, "custom_generate": generate_perception},
 }
 
@@ -69,7 +83,9 @@ def test_a_batch_padded_on_the_left(
     mode: dict[str, Any],
 ) -> None:
     torch.manual_seed(1)
-    held = processor.answering(prompt["input_ids"], max_new_tokens=125)
+    held = processor.answering(prompt["input_ids"], max_new_tokens=125, model=model)
+    if mode.get("cache_implementation") == "quantized":
+        pytest.importorskip("optimum.quanto")
     generated = model.generate(**prompt, logits_processor=[held], max_new_tokens=125, **mode)
     answers = generated[:, prompt["input_ids"].shape[1] :]
     check(processor, answers, 125)
@@ -78,6 +94,220 @@ def test_a_batch_padded_on_the_left(
         assert parsed.problems == ()
         assert len(parsed.blocks) == 1
         assert parsed.spans[0].kind == "depth"
+
+
+def test_every_generation_mode_that_still_exists_is_here() -> None:
+    """What transformers has moved to the Hub needs `trust_remote_code`, and is another's code."""
+    from transformers.generation import utils
+    from transformers.generation.configuration_utils import GenerationMode
+
+    moved = set(utils.GENERATION_MODES_MAPPING) - {
+        mode for mode, name in utils.GENERATION_MODES_MAPPING.items() if hasattr(utils.GenerationMixin, name)
+    }
+    tested = {"greedy_search", "sample", "beam_search", "beam_sample", "assisted_generation"}
+    assert {GenerationMode(mode) for mode in tested} == set(GenerationMode) - moved
+
+
+def test_a_batch_padded_on_the_right(model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
+    """Padding between prompt and answer is text like any other; transformers warns of it itself."""
+    ids = torch.tensor([[1, 4, 4], [1, 4, 3]])
+    held = processor.answering(ids, max_new_tokens=110)
+    answers = model.generate(
+        ids, attention_mask=(ids != 3).long(), logits_processor=[held], max_new_tokens=110, do_sample=False
+    )
+    check(processor, answers[:, 3:], 110)
+
+
+def test_a_chat_template(
+    model: LlamaForCausalLM, processor: PerceptionLogitsProcessor, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    template = "{% for turn in messages %}{{ turn['content'] }} {% endfor %}{% if add_generation_prompt %}( {% endif %}"
+    turns = [{"role": "user", "content": "a map"}, {"role": "assistant", "content": BLOCK}]
+    asked = tokenizer.apply_chat_template(
+        [*turns, {"role": "user", "content": "a box"}], chat_template=template, add_generation_prompt=True,
+        return_tensors="pt", return_dict=True,
+    )  # fmt: skip
+    held = processor.answering(asked["input_ids"], max_new_tokens=110)
+    generated = model.generate(
+        input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], logits_processor=[held],
+        max_new_tokens=110, do_sample=False,
+    )  # fmt: skip
+    check(processor, generated[:, asked["input_ids"].shape[1] :], 110)
+
+
+class TestEnds:
+    """An answer ends where `generate` says, not where the tokenizer does."""
+
+    SOMEWHERE = GrammarConfig(force_block="somewhere", max_blocks=1, boxes=None)
+
+    @pytest.fixture
+    def eager(self, model: LlamaForCausalLM) -> Iterator[LlamaForCausalLM]:
+        """A model that would write token 5 (an end of its own) at once."""
+
+        def prefer(_: object, __: object, scores: torch.Tensor) -> torch.Tensor:
+            return scores + 1000 * (torch.arange(scores.shape[-1]) == 5)
+
+        hook = model.lm_head.register_forward_hook(prefer)
+        yield model
+        hook.remove()
+
+    @pytest.mark.parametrize("ends", [[2, 5], 5, [5], [2, 5, 10**6]])
+    @pytest.mark.parametrize("extra", [{}, {"custom_generate": generate_perception}, {"num_beams": 2}])
+    def test_from_the_generation_config(
+        self,
+        eager: LlamaForCausalLM,
+        vocab: pt.PerceptionVocabulary,
+        tokenizer: PreTrainedTokenizerFast,
+        ends: int | list[int],
+        extra: dict[str, Any],
+    ) -> None:
+        processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
+        config = GenerationConfig(eos_token_id=ends, max_new_tokens=120, pad_token_id=3, do_sample=False)
+        held = processor.answering(torch.tensor([[1, 4]]), generation_config=config)
+        assert 5 in held.eos_token_ids
+        assert processor.eos_token_ids == (2,)
+        generated = eager.generate(torch.tensor([[1, 4]]), config, logits_processor=[held], **extra)
+        parsed = parse_generation(generated[0, 2:], vocab)
+        assert len(parsed.blocks) == 1
+        assert 5 not in generated[0, :-1]
+
+    def test_from_the_model(
+        self, eager: LlamaForCausalLM, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        before = eager.generation_config.eos_token_id
+        eager.generation_config.eos_token_id = [2, 5]
+        try:
+            processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
+            ids = torch.tensor([[1, 4]])
+            held = processor.answering(ids, 120, model=eager)
+            generated = eager.generate(ids, logits_processor=[held], max_new_tokens=120, do_sample=False)
+        finally:
+            eager.generation_config.eos_token_id = before
+        assert len(parse_generation(generated[0, 2:], vocab).blocks) == 1
+
+    @pytest.mark.parametrize("budget", range(102, 125, 4))
+    def test_after_the_block_there_is_text(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, budget: int
+    ) -> None:
+        """With a budget and without boxes, nothing at all was let through between a forced block and the end."""
+        held = processor_of(self.SOMEWHERE, vocab, tokenizer).answering(1, budget)
+        ids = torch.tensor([[1, *block_ids(vocab)]])
+        for _ in range(budget - 102):
+            scores = held(ids, torch.zeros(1, vocab.size))
+            assert scores[0, 2] == scores[0, 4] == 0
+            ids = torch.cat([ids, torch.tensor([[4]])], 1)
+
+    def test_the_tables_are_shared(self, processor: PerceptionLogitsProcessor) -> None:
+        config = GenerationConfig(eos_token_id=[2, 5])
+        one, other = (processor.answering(1, generation_config=config) for _ in range(2))
+        assert one.symbols is other.symbols
+        assert processor.symbols is not one.symbols
+        assert processor.answering(1, generation_config=GenerationConfig()).symbols is processor.symbols
+
+    def test_ends_that_the_processor_was_not_told(
+        self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor
+    ) -> None:
+        with pytest.raises(
+            ConstraintError, match=r"ends a sequence at \[5\], which the processor takes for text; tell"
+        ):
+            model.generate(
+                torch.tensor([[1]]), eos_token_id=[2, 5], logits_processor=[processor.answering(1)], max_new_tokens=3,
+                custom_generate=generate_perception,
+            )  # fmt: skip
+
+    @pytest.mark.parametrize("other", [{"stop_strings": ["map"]}, {"max_time": 1.0}])
+    def test_ends_that_no_processor_sees(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, other: dict[str, Any]
+    ) -> None:
+        processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
+        with pytest.raises(ConstraintError, match=f"{next(iter(other))} may end an answer before its forced block"):
+            processor.answering(1, generation_config=GenerationConfig(**other))
+
+    def test_a_perception_token_is_no_end(
+        self, processor: PerceptionLogitsProcessor, vocab: pt.PerceptionVocabulary
+    ) -> None:
+        with pytest.raises(ConstraintError, match="cannot end a sequence"):
+            processor.answering(1, generation_config=GenerationConfig(eos_token_id=[2, vocab.end_id(pt.DEPTH)]))
+
+
+class TestEncoderDecoder:
+    @pytest.fixture
+    def t5(self, vocab: pt.PerceptionVocabulary) -> T5ForConditionalGeneration:
+        torch.manual_seed(0)
+        config = T5Config(
+            vocab_size=vocab.size + 12, d_model=32, d_ff=32, d_kv=16, num_layers=1, num_heads=2, pad_token_id=3,
+            eos_token_id=2, decoder_start_token_id=3, initializer_factor=5.0,
+        )  # fmt: skip
+        return T5ForConditionalGeneration(config).eval()
+
+    @pytest.mark.parametrize("mode", [{}, {"do_sample": True}, {"num_beams": 3}])
+    @pytest.mark.parametrize("length", [1, 2, 7, 150])
+    def test_the_encoders_ids_do_not_count(
+        self, t5: T5ForConditionalGeneration, processor: PerceptionLogitsProcessor, length: int, mode: dict[str, Any]
+    ) -> None:
+        ids = torch.full((2, length), 4)
+        given: dict[str, Any] = {"max_new_tokens": 110, "min_new_tokens": 1, **mode}
+        for how in ({"model": t5}, {"generation_config": t5.generation_config}):
+            held = processor.answering(ids, 110, **how)
+            written = t5.generate(ids, attention_mask=torch.ones_like(ids), logits_processor=[held], **given)
+            check(processor, written[:, 1:], 110)
+
+    @pytest.mark.parametrize("begun", [[3, 4], [4, 4]])
+    def test_a_decoders_prompt(
+        self, t5: T5ForConditionalGeneration, processor: PerceptionLogitsProcessor, begun: list[int]
+    ) -> None:
+        """transformers puts the start token before one that lacks it."""
+        ids, decoder = torch.tensor([[4, 4, 4, 4, 2]]), torch.tensor([begun])
+        held = processor.answering(ids, 110, model=t5, decoder_input_ids=decoder)
+        written = t5.generate(ids, decoder_input_ids=decoder, logits_processor=[held], max_new_tokens=110)
+        check(processor, written[:, 2 + (begun[0] != 3) :], 110)
+
+    def test_the_remedy_in_the_message(
+        self, t5: T5ForConditionalGeneration, processor: PerceptionLogitsProcessor
+    ) -> None:
+        ids = torch.tensor([[4, 4, 4, 2]])
+        with pytest.raises(ConstraintError, match=r"said to have 4 ids, but generation has 1.*one start token \(1, or"):
+            t5.generate(ids, logits_processor=[processor.answering(ids, 110)], max_new_tokens=110)
+        written = t5.generate(ids, logits_processor=[processor.answering(1, 110)], max_new_tokens=110)
+        check(processor, written[:, 1:], 110)
+
+
+class TestStreams:
+    @pytest.mark.parametrize("extra", [{}, {"custom_generate": generate_perception}])
+    def test_one_stream_for_several_answers(
+        self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor, vocab: pt.PerceptionVocabulary, extra: Any
+    ) -> None:
+        events: list[StreamEvent] = []
+        stream = TokenStream(vocab, events.append)
+        for prompt in ([1, 4], [1, *block_ids(vocab), 4, 4]):
+            events.clear()
+            ids = torch.tensor([prompt])
+            held = processor.answering(ids, 110)
+            answer = model.generate(
+                ids, logits_processor=[held], max_new_tokens=110, do_sample=False, streamer=stream, **extra
+            )[:, len(prompt) :]
+            fresh = TokenStream(vocab)
+            alone = [*fresh.feed(answer), *fresh.close()]
+            assert [(one.kind, one.start, one.end, one.block) for one in events] == [
+                (one.kind, one.start, one.end, one.block) for one in alone
+            ]
+            assert [one.kind for one in events].count("depth") == 1
+
+    @pytest.mark.parametrize("sample", [False, True])
+    def test_a_text_streamer_ends(
+        self,
+        model: LlamaForCausalLM,
+        processor: PerceptionLogitsProcessor,
+        tokenizer: PreTrainedTokenizerFast,
+        sample: bool,
+    ) -> None:
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=20)
+        ids = torch.tensor([[1, 4]])
+        written = model.generate(
+            ids, logits_processor=[processor.answering(ids, 110)], max_new_tokens=110, do_sample=sample,
+            streamer=streamer, custom_generate=generate_perception,
+        )  # fmt: skip
+        assert "".join(streamer) == tokenizer.decode(written[0, 2:])
 
 
 def test_without_the_processor_answers_are_broken(

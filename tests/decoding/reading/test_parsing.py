@@ -42,6 +42,34 @@ class TestText:
         np.testing.assert_array_equal(codes, CODES)
         np.testing.assert_array_equal(parsed.boxes, [[1, 2, 3, 4], [5, 5, 5, 5], [0, 0, 9, 9]])
 
+    @pytest.mark.parametrize("between", [" ", "  ", "\t"])
+    def test_space_between_tokens(self, vocab: pt.PerceptionVocabulary, between: str) -> None:
+        """As decoding with some tokenizers gives it: one rule for blocks and boxes, here and for `parse_boxes`."""
+        block, boxes = BLOCK.replace("><", f">{between}<"), f"({box(1, 2, 3, 4)}) {box(0, 0, 9, 9, between='')}"
+        for one in ("(", ")", ",", "><"):
+            boxes = boxes.replace(one, between.join(["", *one, ""]) if one != "><" else f">{between}<")
+        text = f"A map: {block} , {boxes}"
+        parsed = parse_generation(text, vocab)
+        assert parsed.problems == ()
+        np.testing.assert_array_equal(parsed.blocks, [CODES])
+        np.testing.assert_array_equal(parsed.boxes, [[1, 2, 3, 4], [0, 0, 9, 9]])
+        assert text[parsed.spans[1].start : parsed.spans[1].end] == block
+        np.testing.assert_array_equal(pt.parse_boxes(boxes).boxes, parsed.boxes)
+        spans = [[span.start, span.end] for span in parse_generation(boxes, vocab).spans if span.kind == "box"]
+        assert pt.parse_boxes(boxes).spans.tolist() == spans
+
+    def test_a_block_in_rows_and_boxes_on_lines(self, vocab: pt.PerceptionVocabulary) -> None:
+        """Lines part compact boxes, which have no other frame; a block has its markers."""
+        rows = "\n".join("".join(f"<DEPTH_{code}>" for code in row) for row in CODES.tolist())
+        parsed = parse_generation(f"<DEPTH_START>\n{rows}\n<DEPTH_END>", vocab)
+        assert parsed.problems == ()
+        np.testing.assert_array_equal(parsed.blocks, [CODES])
+        cut = f"{box(1, 2, 3, between='')}\n{box(4, 5, 6, 7, between='')}"
+        parsed = parse_generation(cut, vocab)
+        np.testing.assert_array_equal(parsed.boxes, [[4, 5, 6, 7]])
+        np.testing.assert_array_equal(pt.parse_boxes(cut).boxes, parsed.boxes)
+        assert [problem.message for problem in parsed.problems] == ["a box of 3 coordinates; a box has 4"]
+
     @given(
         st.lists(
             st.sampled_from(
@@ -83,7 +111,7 @@ class TestText:
             (BLOCK.replace("<DEPTH_7>", "<DEPTH_7><DEPTH_7>", 1), "an unclosed depth block of 100 codes"),
             (BLOCK.replace("<DEPTH_7>", "<DEPTH_128>", 1), "depth code 1 of the block does not exist"),
             (BLOCK.replace("<DEPTH_7>", "<DEPTH_07>", 1), "depth code 1 of the block does not exist"),
-            (BLOCK.replace("<DEPTH_7>", " <DEPTH_7>", 1), "an unclosed depth block of 1 codes"),
+            (BLOCK.replace("<DEPTH_7>", ".<DEPTH_7>", 1), "an unclosed depth block of 1 codes"),
             ("a <DEPTH_END>", "an end without a beginning"),
             ("a <DEPTH_3><DEPTH_4>", "2 depth codes outside a block"),
             (f"({box(1, 2, 3)})", "a box of 3 coordinates"),
