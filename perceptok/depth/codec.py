@@ -27,7 +27,7 @@ from perceptok.depth.blocks import (
 )
 from perceptok.depth.inputs import Depth, checked_nearness, owned
 from perceptok.depth.maps.depth_map import DepthMap, Nearness
-from perceptok.depth.networks.aurora import read_aurora_checkpoint
+from perceptok.depth.networks.aurora import find_aurora_checkpoint, read_aurora_checkpoint
 from perceptok.depth.networks.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
@@ -47,6 +47,12 @@ _FEATURE_ERROR = 1e-5
 _DISTANCE_ERROR = 1e-6
 """Relative errors of features and of squared distances, beyond what rounding makes of them at another batch size.
 Networks in float32 differ by about 1e-6, and |f|^2 + |e|^2 - 2 f e loses a few units of 6e-8."""
+
+
+_DECIDING_BATCH = 16
+"""Copies of a map that go through the networks where rounding decides. At this size the CPU's kernels gave the same
+bits with 1, 2, 3, 4 and 8 threads, which are also the reference's in batches of 2 and more; a map alone gave others. Of
+53 real maps none comes here with the shipped weights."""
 
 
 class DepthCodec(ModelHubMixin):
@@ -93,7 +99,7 @@ class DepthCodec(ModelHubMixin):
             depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
                 tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
             batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
-                decide between two codes, the map is encoded again alone.
+                decide between two codes, the map is encoded again in a batch of fixed size.
 
         Returns:
             Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
@@ -147,15 +153,16 @@ class DepthCodec(ModelHubMixin):
     # Codes -> maps --------------------------------------------------------------------------------------------------
 
     @overload
-    def decode(self, codes: Tensor, *, batch_size: int = ...) -> Tensor: ...
+    def decode(self, codes: Tensor, *, batch_size: int = ..., clamp: bool = ...) -> Tensor: ...
     @overload
-    def decode(self, codes: ArrayLike, *, batch_size: int = ...) -> np.ndarray: ...
-    def decode(self, codes: Tensor | ArrayLike, *, batch_size: int = 16) -> Tensor | np.ndarray:
+    def decode(self, codes: ArrayLike, *, batch_size: int = ..., clamp: bool = ...) -> np.ndarray: ...
+    def decode(self, codes: Tensor | ArrayLike, *, batch_size: int = 16, clamp: bool = True) -> Tensor | np.ndarray:
         """Decode codes to nearness.
 
         Args:
             codes: (10, 10) or (B, 10, 10) integers in 0..127.
             batch_size: Maps that go through the networks at once.
+            clamp: False keeps what the networks say beyond [0, 1].
 
         Returns:
             (B, 320, 320) float32 in [0, 1], 1 = nearest.
@@ -168,12 +175,9 @@ class DepthCodec(ModelHubMixin):
         grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
         size = self.preprocessing.size
         with torch.no_grad():
-            maps = [
-                self._nearness(self.model.vectors(chunk)).clamp(0, 1)
-                for chunk in torch.split(grids, batch_size)
-                if len(chunk)
-            ]
+            maps = [self._nearness(self.model.vectors(chunk)) for chunk in torch.split(grids, batch_size) if len(chunk)]
         joined = torch.cat(maps) if maps else torch.empty((0, size, size), device=self.device)
+        joined = joined.clamp(0, 1) if clamp else joined
         return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
 
     def decode_soft(self, probs: Tensor) -> Tensor:
@@ -334,38 +338,55 @@ class DepthCodec(ModelHubMixin):
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
 
     def _codes(self, maps: Tensor) -> Tensor:
+        codes, close = self._nearest(maps)
+        for index in close.nonzero()[:, 0].tolist():
+            copies = maps[index : index + 1].expand(_DECIDING_BATCH, -1, -1, -1).contiguous()
+            codes[index] = self._nearest(copies)[0][0]
+        return codes
+
+    def _nearest(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (B, 10, 10), and (B,) whether rounding could decide one of them otherwise at another batch size."""
         features = self.model.features(maps)
         distances = self.model.distances(features)
         two = distances.topk(2, dim=-1, largest=False)
-        codes = two.indices[..., 0]
-        if len(maps) > 1:
-            first, second = self.model.codebook[two.indices].unbind(-2)
-            lengths = features.square().sum(-1)
-            # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
-            doubt = 2 * _FEATURE_ERROR * lengths.sqrt() * (first - second).norm(dim=-1)
-            doubt = doubt + _DISTANCE_ERROR * (lengths + first.square().sum(-1))
-            close = (two.values[..., 1] - two.values[..., 0] < doubt).flatten(1).any(1)
-            for index in close.nonzero()[:, 0].tolist():
-                codes[index] = self._codes(maps[index : index + 1])[0]
-        return codes
+        first, second = self.model.codebook[two.indices].unbind(-2)
+        lengths = features.square().sum(-1)
+        # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
+        doubt = 2 * _FEATURE_ERROR * lengths.sqrt() * (first - second).norm(dim=-1)
+        doubt = doubt + _DISTANCE_ERROR * (lengths + first.square().sum(-1))
+        close = (two.values[..., 1] - two.values[..., 0] < doubt).flatten(1).any(1)
+        # Of two at the same distance the first, as in the reference; topk may take either.
+        return distances.argmin(-1), close
 
     def _nearness(self, vectors: Tensor) -> Tensor:
         return self.preprocessing.from_network(self.model.reconstruct(vectors))[:, 0]
 
 
-def load_aurora_checkpoint(path: str | Path) -> DepthCodec:
-    """A `DepthCodec` of published AiT / AURORA weights (`vae-final.pt`): identical codes.
+def load_aurora_checkpoint(
+    path_or_hub_id: str | Path,
+    filename: str = "vae-final.pt",
+    preprocessing: str | Preprocessing = "aurora",
+) -> DepthCodec:
+    """A `DepthCodec` of published weights of the AiT / AURORA networks: identical codes.
 
-    Its `decode` maps the reference's [-1, 1] to [0, 1] and clamps.
+    AURORA and MolmoAct publish the same networks under the same file name and feed them differently; with the other's
+    preprocessing four codes of five are wrong, without a sign of it. The choice is saved with the codec and part of its
+    fingerprint. `decode` maps the networks' scale to [0, 1] and clamps; `decode(..., clamp=False)` does not.
 
     Args:
-        path: A `torch.save({"weights": state_dict})` file, keys with or without `module.`; read without running code.
+        path_or_hub_id: A `.pt` file, a folder, or a repository on the Hugging Face Hub, such as
+            `allenai/MolmoAct-7B-D-0812`. The file is a state dict, bare or under "weights"; read without running code.
+        filename: Which file of a folder or repository.
+        preprocessing: "aurora", "molmoact" (see `Preprocessing.named`), or a `Preprocessing`.
 
     Raises:
-        CheckpointError: The file is damaged, unsafe, or of another format.
+        CheckpointError: The file cannot be fetched, is damaged, unsafe, or of another format.
+        ConfigError: There is no preprocessing of this name.
     """
+    chosen = preprocessing if isinstance(preprocessing, Preprocessing) else Preprocessing.named(preprocessing)
+    path = find_aurora_checkpoint(path_or_hub_id, filename)
     config, state = read_aurora_checkpoint(path)
-    return DepthCodec(filled_model(config, state, str(path)))
+    return DepthCodec(filled_model(config, state, str(path)), chosen)
 
 
 def _softened(distances: Tensor, temperature: float) -> Tensor:

@@ -7,6 +7,7 @@ convolutions down to 10x10, two residual blocks, a 1x1 projection to the codeboo
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,17 @@ from torch import Tensor, nn
 
 from perceptok.errors import CheckpointError, ConfigError
 
-__all__ = ["AuroraConfig", "AuroraDecoder", "AuroraEncoder", "read_aurora_checkpoint"]
+__all__ = [
+    "AuroraConfig",
+    "AuroraDecoder",
+    "AuroraEncoder",
+    "find_aurora_checkpoint",
+    "read_aurora_checkpoint",
+]
 
 _HALVINGS = 5
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,34 @@ class AuroraDecoder(nn.Sequential):
         return maps
 
 
+def find_aurora_checkpoint(path_or_hub_id: str | Path, filename: str) -> Path:
+    """The file of published weights: a path, a folder that holds `filename`, or a repository on the Hugging Face Hub.
+
+    A text that names nothing on disk, has the form `owner/name` and no suffix of weights is a hub id.
+
+    Raises:
+        CheckpointError: The repository or the file in it cannot be fetched.
+    """
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        return path / filename
+    named_a_file = isinstance(path_or_hub_id, Path) or path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt")
+    if path.exists() or named_a_file or not _HUB_ID.fullmatch(path_or_hub_id):
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(path_or_hub_id, filename))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path_or_hub_id}: cannot fetch {filename} from the Hugging Face Hub ({error}); "
+            "check the name and the network, or pass the path of a file"
+        ) from error
+
+
 def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Tensor]]:
-    """Read a published checkpoint: `torch.save({"weights": state_dict})`, keys with or without `module.`.
+    """Read a published checkpoint: a state dict, bare or as `{"weights": ...}`, keys with or without `module.`.
 
     Args:
         path: The `.pt` file. It is read with `weights_only=True`: a pickle that would run code is refused.
@@ -121,10 +156,11 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
         ) from error
     except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}); fetch the file again") from error
-    weights = saved.get("weights") if isinstance(saved, dict) else None
+    weights = saved.get("weights", saved or None) if isinstance(saved, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(
-            f"{path}: expected a dictionary with a dictionary of tensors under 'weights', as AiT and AURORA save it"
+            f"{path}: expected a dictionary of tensors, under 'weights' as AiT and AURORA save it, or by itself as "
+            "MolmoAct does"
         )
     state = {key.removeprefix("module."): value.float() for key, value in weights.items()}
     missing = {"encoder.0.weight", "_vq_vae._embedding"} - state.keys()

@@ -148,7 +148,7 @@ class _Trainer:
         # On an accelerator the maps live in its memory: 50,000 take 15 GB and indexing them there costs nothing.
         self.bank = bank.to(self.device) if self.device.type != "cpu" else bank
         self.val_bank = val_bank
-        self.preprocessing = Preprocessing()
+        self.preprocessing = initial.preprocessing if initial is not None else Preprocessing()
         shares = draw_shares(bank.sources, config.shares, config.largest_share, config.caps)
         names = np.array(bank.sources)
         self.groups = [np.flatnonzero(names == name) for name in shares]
