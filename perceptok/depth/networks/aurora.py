@@ -119,8 +119,8 @@ def find_aurora_checkpoint(path_or_hub_id: str | Path, filename: str) -> Path:
     path = Path(path_or_hub_id)
     if path.is_dir():
         return path / filename
-    named_a_file = isinstance(path_or_hub_id, Path) or path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt")
-    if path.exists() or named_a_file or not _HUB_ID.fullmatch(path_or_hub_id):
+    named_a_file = path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt")
+    if isinstance(path_or_hub_id, Path) or path.exists() or named_a_file or not _HUB_ID.fullmatch(path_or_hub_id):
         return path
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -15,7 +15,7 @@ from perceptok.depth.preprocessing import nearest_resize
 from perceptok.depth.scores.colours import coloured_nearness
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
-__all__ = ["PanelRow", "draw_panel", "panel_row"]
+__all__ = ["PanelRow", "code_grid", "draw_panel", "panel_row"]
 
 _SIDE = 320
 _GAP = 12
@@ -72,15 +72,18 @@ def _tiles(row: PanelRow) -> list[Image.Image]:
         Image.fromarray(seen),
         Image.fromarray(coloured_nearness(row.decoded)),
         Image.fromarray(grey),
-        _code_grid(row.codes),
+        code_grid(row.codes),
     ]
 
 
-def _code_grid(codes: np.ndarray) -> Image.Image:
+def code_grid(codes: np.ndarray) -> Image.Image:
+    """The codes (10, 10) as numbers on coloured cells, 320x320 pixels; a cell with -1 stays empty."""
     tile = Image.new("RGB", (_SIDE, _SIDE), "white")
     draw = ImageDraw.Draw(tile)
     cell = _SIDE // DEPTH_GRID[1]
     for (row, column), code in np.ndenumerate(codes):
+        if code < 0:
+            continue
         # Neighbouring codes mean nothing alike, so their hues are spread by the golden ratio.
         hue = int(255 * (0.618034 * code % 1))
         box = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)

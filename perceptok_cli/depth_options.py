@@ -1,0 +1,129 @@
+"""Options that several `perceptok depth` commands share: which maps, how they are read, and by which codec."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from perceptok.errors import ConfigError
+
+if TYPE_CHECKING:
+    from perceptok.depth.codec import DepthCodec
+    from perceptok.depth.folders.collection import MapFile
+
+__all__ = [
+    "BatchOption",
+    "CodecOption",
+    "DeviceOption",
+    "ForceOption",
+    "Paths",
+    "Reading",
+    "loaded_codec",
+    "reads_maps",
+]
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        help="Depth maps, folders, patterns, or lists (.txt, .csv); - reads file names from standard input."
+    ),
+]
+CodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        help="Folder or hub id of a codec; an AiT / AURORA .pt; molmoact:PATH (or hub id) for MolmoAct's, aurora:PATH; "
+        "default: the shipped one.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at once; results do not depend on it.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of one command are read; a field is an option, its annotation what `--help` says."""
+
+    kind: Annotated[
+        Literal["inverse", "metric"] | None,
+        typer.Option("--kind", help="What the files hold: metric (larger = farther) or inverse (larger = nearer)."),
+    ] = None
+    unit: Annotated[Literal["mm", "cm", "m"] | None, typer.Option("--unit", help="Unit of metric files.")] = None
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Metres per value of metric files, instead of a unit.")
+    ] = None
+    invalid: Annotated[
+        list[float] | None, typer.Option("--invalid", help="A value in the files that marks holes; may be repeated.")
+    ] = None
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
+    ] = None
+
+    def found(self, paths: list[str], *, every_source: bool = False) -> list[MapFile]:
+        """The maps of a command's arguments; `-` among them reads names from standard input."""
+        from perceptok.depth.folders.collection import find_maps
+
+        def named() -> Iterator[str]:
+            for path in paths:
+                if path == "-":
+                    yield from (line.strip() for line in sys.stdin if line.strip())
+                else:
+                    yield path
+
+        return find_maps(
+            list(named()),
+            kind=self.kind,
+            unit=self.unit,
+            scale=self.scale,
+            invalid=tuple(self.invalid or ()),
+            sources=() if every_source else tuple(self.source or ()),
+        )
+
+
+def reads_maps(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, which takes `reading: Reading`, an option for each field of `Reading`."""
+    hints = get_type_hints(Reading, include_extras=True)
+    own = inspect.signature(command, eval_str=True).parameters
+    options = {
+        one.name: inspect.Parameter(
+            one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name]
+        )
+        for one in fields(Reading)
+    }
+    shown = [
+        option
+        for name, parameter in own.items()
+        for option in (
+            options.values() if name == "reading" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        )
+    ]
+
+    def with_options(**given: Any) -> None:
+        reading = Reading(**{name: given.pop(name) for name in options})
+        command(reading=reading, **given)
+
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    with_options.__annotations__ = {one.name: one.annotation for one in shown} | {"return": None}
+    with_options.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    return with_options
+
+
+def loaded_codec(codec: str | None, device: str) -> DepthCodec:
+    """The codec that `--codec` names, on a device."""
+    from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
+
+    try:
+        project, _, place = (codec or "").partition(":")
+        if place and project in ("aurora", "molmoact"):
+            return load_aurora_checkpoint(place, preprocessing=project).to(device)
+        if codec is not None and codec.endswith((".pt", ".pth")):
+            return load_aurora_checkpoint(codec).to(device)
+        return DepthCodec.from_pretrained(codec).to(device)
+    except RuntimeError as error:
+        raise ConfigError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
