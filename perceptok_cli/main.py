@@ -7,7 +7,7 @@ import sys
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import box, demo, depth, llava
+from perceptok_cli import box, demo, depth, evaluation, llava
 
 __all__ = ["app", "main"]
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.add_typer(depth.app, name="depth")
 app.add_typer(box.app, name="box")
 app.add_typer(llava.app, name="llava")
+app.add_typer(evaluation.app, name="eval")
 app.command()(demo.demo)
 
 
