@@ -37,8 +37,8 @@ def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: 
     return cast(Tensor, logits[0].float().cpu())
 
 
-def require_equal_logits(found: Tensor, wanted: Tensor, name: str) -> None:
-    """Refuse logits that differ by more than rounding.
+def require_equal_logits(found: Tensor, wanted: Tensor, name: str, *, tolerance: float = 1e-3) -> None:
+    """Refuse logits that differ by more than rounding: the tolerance times the largest of them.
 
     Raises:
         CheckpointError: They do; what was saved is not what was trained.
@@ -47,7 +47,7 @@ def require_equal_logits(found: Tensor, wanted: Tensor, name: str) -> None:
         raise CheckpointError(f"{name}: logits have the shape {tuple(found.shape)}, not {tuple(wanted.shape)}")
     difference = float((found - wanted).abs().max())
     # The same weights on the same device give the same numbers; another kernel may round otherwise.
-    if not difference <= 1e-3 * max(1.0, float(wanted.abs().max())):
+    if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
         raise CheckpointError(
             f"{name}: what was saved does not say what was trained, logits differ by {difference:.3g}; nothing was "
             "replaced. Save with the processor and base that the model was trained with"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,21 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
+from typer.testing import CliRunner
 
+from perceptok.errors import OutputError
 from perceptok.llava.merging import export_adapter, merge_adapter
 from perceptok.llava.probing import probe_logits
 from perceptok.llava.saving import load_adapter
+from perceptok_cli.main import app
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
 
 def test_merged(tiny_adapter: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "perceptok_cli.main", "llava", "merge", str(tiny_adapter), "-o"]
-    done = subprocess.run([*command, str(tmp_path / "m")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = ["llava", "merge", str(tiny_adapter), "-o", str(tmp_path / "m")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
     loaded = load_adapter(tiny_adapter)
     said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     stock = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
@@ -31,9 +32,7 @@ def test_merged(tiny_adapter: Path, tmp_path: Path) -> None:
     assert type(stock) is transformers.LlavaForConditionalGeneration
     assert torch.allclose(probe_logits(stock, processor, loaded.vocab, loaded.frame), said, atol=1e-4)
     assert processor.image_processor.size == {"height": 56, "width": 56}  # an engine squashes as the training did
-    again = subprocess.run([*command, str(tmp_path / "m")], capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert isinstance(CliRunner().invoke(app, command).exception, OutputError)  # never replaced without --force
 
 
 def test_exported(tiny_adapter: Path, tmp_path: Path) -> None:
