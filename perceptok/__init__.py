@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from perceptok.llava.loading import load_llava
     from perceptok.llava.pipeline import PerceptionPipeline
     from perceptok.llava.saving import load_adapter, save_adapter
+    from perceptok.llava.training.finetuning import finetune
+    from perceptok.llava.training.recipe import FinetuneConfig
     from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
     from perceptok.objectives.columns import auxiliary_log_probs
     from perceptok.objectives.curriculum import (
@@ -107,6 +109,7 @@ _HOMES = {
     "DepthMap": "perceptok.depth.maps.depth_map",
     "DepthMapError": "perceptok.errors",
     "EvaluationError": "perceptok.errors",
+    "FinetuneConfig": "perceptok.llava.training.recipe",
     "FrameRule": "perceptok.llava.framing",
     "GrammarConfig": "perceptok.decoding.grammar.automaton",
     "ImageFrame": "perceptok.boxes.frames.geometry",
@@ -149,6 +152,7 @@ _HOMES = {
     "distillation_loss": "perceptok.objectives.distillation",
     "evaluate": "perceptok.evaluation.benchmarks.scoring",
     "extend_vocabulary": "perceptok.vocabulary.extension",
+    "finetune": "perceptok.llava.training.finetuning",
     "generate_perception": "perceptok.decoding.engines.fast_generation",
     "iou_matrix": "perceptok.boxes.scores.metrics",
     "load_adapter": "perceptok.llava.saving",
@@ -206,6 +210,7 @@ __all__ = [
     "DepthMap",
     "DepthMapError",
     "EvaluationError",
+    "FinetuneConfig",
     "FrameRule",
     "GrammarConfig",
     "ImageFrame",
@@ -247,6 +252,7 @@ __all__ = [
     "distillation_loss",
     "evaluate",
     "extend_vocabulary",
+    "finetune",
     "generate_perception",
     "iou_matrix",
     "load_adapter",

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from perceptok.errors import ConfigError
 from perceptok_cli import llava_infer
-from perceptok_cli.console import note
+from perceptok_cli.console import note, print_table
 
 __all__ = ["app"]
 
@@ -19,6 +20,44 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to wr
 BaseOption = Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="A train.yaml (or .json) of settings; see --explain.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print every setting, its default and meaning.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Load and check everything, print sizes and a sample, train nothing.")
+    ] = False,
+) -> None:
+    """Fine-tune a model on records. An interrupted run is continued by the same command.
+
+    For several processes: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
+    """
+    from perceptok.llava.training.recipe import FinetuneConfig
+
+    if explain:
+        from perceptok.llava.training.recipe import explain as settings
+
+        for setting in settings():
+            typer.echo(f"{setting.name}: {setting.kind} = {setting.default}\n    {setting.means}")
+        return
+    if config is None:
+        raise ConfigError("train needs a file of settings, such as train.yaml; --explain prints what it may hold")
+    recipe = FinetuneConfig.read(config)
+    if dry:
+        from perceptok.llava.training.dry_run import dry_run
+
+        found = dry_run(recipe)
+        print_table("What the run would be", ("", "value"), found.facts)
+        typer.echo(f"\nthe first sample, {found.sample}; what is taught stands between « and »:\n{found.text}")
+        return
+    from perceptok.llava.training.finetuning import finetune
+
+    result = finetune(recipe)
+    if result.dropped:
+        note(f"{result.dropped} records were too long and left out")
+    note(f"{result.steps} steps on {result.samples} records, loss {result.loss:.4f}; adapter in {result.adapter}")
 
 
 @app.command()

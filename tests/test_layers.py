@@ -53,7 +53,7 @@ SUBROOMS: dict[str, list[str]] = {
     "scenes": ["layouts", "pictures"],
     "evaluation": ["report", "benchmarks"],
     "vocabulary": ["alignment"],
-    "llava": ["inference", "folders"],
+    "llava": ["inference", "folders", "training"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""
 

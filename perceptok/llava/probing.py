@@ -30,8 +30,11 @@ def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: 
     """
     training = model.training
     model.eval()
+    precisions = {one.dtype for one in model.parameters() if one.is_floating_point()}
     try:
-        logits = model(**_probe(processor, vocab, rule).to(model.device)).logits
+        # Trained weights are in float32 on a base in half precision: they meet as they did in training.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=len(precisions) > 1):
+            logits = model(**_probe(processor, vocab, rule).to(model.device)).logits
     finally:
         model.train(training)
     return cast(Tensor, logits[0].float().cpu())

@@ -1,0 +1,76 @@
+"""`perceptok llava train` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import perceptok as pt
+from perceptok.errors import ConfigError
+from perceptok.llava.training.recipe import FinetuneConfig, explain
+from perceptok_cli.main import app
+from tests.llava.records import write_some_records
+from tests.llava.tiny import save_tiny_llava
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["llava", *(str(word) for word in words)])
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A train.json of a short run, with base and records."""
+    folder = tmp_path_factory.mktemp("train")
+    base = save_tiny_llava(folder / "base")
+    records = write_some_records(folder / "data", pt.DepthCodec.from_pretrained(), 6)
+    values = {
+        "base": str(base), "records": [str(records)], "output": str(folder / "run"), "steps": 2, "batch_size": 2,
+        "workers": 0, "cpu": True, "precision": "fp32", "max_length": 155, "lora": {"r": 2},
+        "report": {"generate_every": 0},
+    }  # fmt: skip
+    (folder / "train.json").write_text(json.dumps(values))
+    return folder / "train.json"
+
+
+def test_every_setting_is_explained() -> None:
+    done = run("train", "--explain")
+    assert done.exit_code == 0
+    for setting in explain():
+        assert f"{setting.name}: " in done.output
+        assert len(setting.means) > 10
+        assert setting.means in done.output
+    assert "objective.teacher_temperature" in done.output
+    assert {one.name.split(".")[0] for one in explain()} == set(FinetuneConfig.__dataclass_fields__)
+
+
+def test_dry_run_trains_nothing(settings: Path) -> None:
+    done = run("train", settings, "--dry-run")
+    assert done.exit_code == 0, done.exception
+    assert not (settings.parent / "run").exists()
+    for words in ("dropped as too long", "2 of 2 samples", "are trained", "trained: projector", "GB: weights"):
+        assert words in done.output, words
+    # What is taught, and nothing of the question, stands between the marks.
+    taught = done.output.partition("«")[2].partition("»")[0]
+    assert taught.startswith(" ")
+    assert taught.endswith("</s>")
+    assert "USER: <image>" in done.output.partition("«")[0]
+
+
+def test_train(settings: Path) -> None:
+    done = run("train", settings)
+    assert done.exit_code == 0, done.exception
+    assert "records were too long and left out" in done.stderr
+    assert pt.load_adapter(settings.parent / "run").config["steps"] == 2
+
+
+def test_refused(settings: Path, tmp_path: Path) -> None:
+    assert isinstance(run("train").exception, ConfigError)
+    (tmp_path / "t.yaml").write_text("base: x\nrecords: [y]\noutput: z\nlearning_rat: 1\n")
+    found = run("train", tmp_path / "t.yaml").exception
+    assert isinstance(found, ConfigError)
+    assert "unknown keys in FinetuneConfig: learning_rat; known are base, records" in str(found)

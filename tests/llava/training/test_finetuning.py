@@ -1,0 +1,170 @@
+"""A run: it learns, it goes on where it stopped, and it stops where it must."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import perceptok as pt
+from perceptok.errors import ConfigError, RecordError, TrainingError
+from perceptok.llava.training.finetuning import finetune
+from perceptok.llava.training.recipe import FinetuneConfig
+from tests.llava.records import write_some_records
+from tests.llava.tiny import save_tiny_llava
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+
+@pytest.fixture(scope="module")
+def records(codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen records."""
+    return write_some_records(tmp_path_factory.mktemp("data"), codec)
+
+
+def config(base: Path, records: Path, output: Path, **more: Any) -> FinetuneConfig:
+    settings: dict[str, Any] = {
+        "base": str(base),
+        "records": [str(records)],
+        "output": str(output),
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+        "learning_rate": 1e-2,
+        "projector_learning_rate": 1e-3,
+        "steps": 6,
+        "batch_size": 4,
+        "workers": 0,
+        "save_every": 2,
+        "precision": "fp32",
+        "cpu": True,
+        "report": {"every": 1, "generate_every": 0},
+    }
+    return FinetuneConfig.from_dict({**settings, **more})
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "logs" / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_llava: Path, records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps that nothing interrupted."""
+    output = tmp_path_factory.mktemp("whole")
+    shown = {"every": 1, "generate_every": 3, "generate": 2, "to": ["tensorboard"]}
+    finetune(config(tiny_llava, records, output, report=shown))
+    return output
+
+
+def test_it_learns_and_says_so(whole: Path, tiny_llava: Path) -> None:
+    found = losses(whole)
+    assert len(found) == 6
+    assert found[-1] < 0.95 * found[0]
+    lines = [json.loads(line) for line in (whole / "logs" / "log.jsonl").read_text().splitlines()]
+    assert {"loss/depth/atomic", "share/atomic", "learning_rate", "grad_norm"} <= lines[0].keys()
+    assert 0 <= lines[2]["valid/blocks"] <= 1
+    assert any(path.name.startswith("events.out") for path in (whole / "logs").iterdir())
+    loaded = pt.load_adapter(whole)
+    assert loaded.config["steps"] == 6
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    pickled = {".bin", ".pt", ".pth", ".pkl"}
+    assert not [path for path in whole.rglob("*") if path.suffix in pickled]
+    # The tower and the old rows are as they were.
+    base, now = load_file(tiny_llava / "model.safetensors"), load_file(whole / "adapter" / "adapter_model.safetensors")
+    assert not [name for name in now if "vision" in name]
+    assert any("multi_modal_projector" in name for name in now)
+    assert all(one.shape[0] == 466 for name, one in now.items() if "token_adapter" in name)
+    assert len(base) > len(now)
+
+
+def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, tmp_path: Path) -> None:
+    """A picture that is gone in the middle of the epoch stops it; put back, the run ends as if nothing had been."""
+    data = tmp_path / "data"
+    shutil.copytree(records.parent, data)
+    first = config(tiny_llava, data / "records.jsonl", tmp_path / "run")
+    # What the run without interruption read in its steps 1 to 4 stays; another picture goes after the records are read.
+    (data / "kept").mkdir()
+    needed = drawn(first, 4)
+    gone = next(path for path in sorted(data.glob("*.png")) if path.stem not in needed)
+    gone.rename(data / "kept" / gone.name)
+    gone.write_bytes(b"torn")
+    with pytest.raises(RecordError, match=rf"record 'r{gone.stem}'.*no image can be read"):
+        finetune(first)
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-4").exists()
+    assert not (tmp_path / "run" / "adapter").exists()
+    (data / "kept" / gone.name).replace(gone)
+    finetune(first)
+    assert losses(tmp_path / "run") == losses(whole)
+    ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "run", whole))
+    assert all(torch.equal(one, theirs[name]) for name, one in ours.items())
+    with pytest.raises(TrainingError, match="holds a finished run"):
+        finetune(first)
+    other = config(tiny_llava, data / "records.jsonl", tmp_path / "run", learning_rate=1e-3)
+    with pytest.raises(TrainingError, match=r"another configuration: learning_rate was 0.01, now 0.001"):
+        finetune(other)
+
+
+def drawn(settings: FinetuneConfig, steps: int) -> set[str]:
+    """Numbers of the records that the first steps draw."""
+    from perceptok.llava.training.finetuning import prepare
+    from perceptok.llava.training.ordering import MicroBatches, schedule_of
+    from perceptok.objectives.sampler import CurriculumSampler
+
+    ready = prepare(settings)
+    sampler = CurriculumSampler(
+        ready.samples.sizes,
+        schedule_of(settings.curriculum, ready.samples.sizes),
+        total_steps=ready.steps,
+        batch_size=ready.step_size,
+        seed=settings.seed,
+    )
+    batches = list(MicroBatches(sampler, batch_size=settings.batch_size))
+    return {ready.samples[index].id.removeprefix("r") for batch in batches[:steps] for index in batch}
+
+
+def test_accumulation_changes_nothing(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+    shape = {"steps": 3, "lora": {"r": 4, "dropout": 0.0}, "save_every": 100}
+    for name, more in (("one", {"batch_size": 4}), ("two", {"batch_size": 2, "accumulate": 2})):
+        finetune(config(tiny_llava, records, tmp_path / name, **shape, **more))
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"rows": "full", "projector_learning_rate": 0.0, "precision": "bf16"},
+        {"objective": {"teacher": "soft", "reconstruction": 1.0}, "gradient_checkpointing": False},
+        {"curriculum": {"kind": "temperature"}, "frame": "letterbox", "init": "normal"},
+        {"curriculum": {"kind": "proportional"}, "lora": {"r": 2, "targets": ["q_proj", "v_proj"]}},
+    ],
+)
+def test_other_settings(tiny_llava: Path, records: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    result = finetune(config(tiny_llava, records, tmp_path / "run", steps=2, **more))
+    assert result.steps == 2
+    assert result.loss == result.loss  # no NaN
+    assert pt.load_adapter(result.adapter).frame.mode == more.get("frame", "squash")
+
+
+def test_a_loss_that_is_not_finite_names_its_records(records: Path, tmp_path: Path) -> None:
+    base = save_tiny_llava(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    name = next(one for one in weights if one.endswith(("language_model.norm.weight", "model.norm.weight")))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 1, in the batch of the records 'r\d+', 'r\d+'"):
+        finetune(config(base, records, tmp_path / "run"))
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_settings_that_do_not_fit(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    direct = write_some_records(tmp_path / "direct", codec, 3, regimes=("direct",))
+    with pytest.raises(ConfigError, match=r"goes from atomic records to .*; the files hold 3 direct"):
+        finetune(config(tiny_llava, direct, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"lora.targets are among .*q_proj.*; got x_proj"):
+        finetune(config(tiny_llava, direct, tmp_path / "run", lora={"targets": ["x_proj"]}))
+    with pytest.raises(ConfigError, match="unknown keys in FinetuneConfig: rate"):
+        config(tiny_llava, direct, tmp_path, rate=1)

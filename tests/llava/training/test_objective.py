@@ -1,0 +1,115 @@
+"""The loss of a batch against a slow and obvious one, whole and in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import perceptok as pt
+from perceptok.errors import ConfigError
+from perceptok.llava.training.collating import Collator
+from perceptok.llava.training.objective import Objective, positions_to_keep, softened_codes
+from perceptok.llava.training.recipe import ObjectiveSettings
+from perceptok.llava.training.samples import read_samples
+from tests.llava.records import write_some_records
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A batch, its vocabulary, and logits as a model might give them."""
+    _, processor, vocab = pt.load_llava(tiny_llava, codec=codec)
+    path = write_some_records(tmp_path_factory.mktemp("data"), codec, 6)
+    samples = read_samples((str(path),), processor, vocab, pt.FrameRule(), max_length=2048)
+    found = Collator(processor, vocab, pt.FrameRule())(samples.samples)
+    torch.manual_seed(2)
+    return {**found, "vocab": vocab, "logits": torch.randn(*found["labels"].shape, vocab.size, requires_grad=True)}
+
+
+def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSettings) -> Tensor:
+    """Position by position, as the equations are printed."""
+    vocab: pt.PerceptionVocabulary = batch["vocab"]
+    cross, distilled = [], []
+    soft = softened_codes(codec.codebook, settings.teacher_temperature)
+    ids = vocab.ids(pt.DEPTH)
+    for row in range(len(batch["labels"])):
+        for place in range(1, batch["labels"].shape[1]):
+            label = int(batch["labels"][row, place])
+            if label == -100:
+                continue
+            logits = batch["logits"][row, place - 1]
+            cross.append(-F.log_softmax(logits, dim=-1)[label])
+            if label in ids.tolist():
+                columns = logits[ids] if settings.normalisation == "auxiliary" else logits
+                log_p = F.log_softmax(columns, dim=-1)
+                log_p = log_p if settings.normalisation == "auxiliary" else log_p[ids]
+                code = ids.tolist().index(label)
+                q = soft[code] if settings.teacher == "soft" else F.one_hot(torch.tensor(code), 128).float()
+                distilled.append(-(q * log_p).sum())
+    total = settings.cross_entropy * torch.stack(cross).mean()
+    return total + settings.distillation * torch.stack(distilled).mean()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ObjectiveSettings(),
+        ObjectiveSettings(distillation=0.0),
+        ObjectiveSettings(cross_entropy=0.5, distillation=2.0, teacher="soft"),
+        ObjectiveSettings(teacher="soft", normalisation="auxiliary", teacher_temperature=0.3),
+        ObjectiveSettings(normalisation="auxiliary"),
+    ],
+)
+def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSettings) -> None:
+    vocab = batch["vocab"]
+    objective = Objective(settings, vocab, codec)
+    labels = batch["labels"]
+    items = (labels[:, 1:] != -100).sum()
+    codes = (vocab.codes(labels[:, 1:], pt.DEPTH) >= 0).sum()
+    wanted = slow(batch, codec, settings)
+    keep = positions_to_keep(labels)
+    assert keep < labels.shape[1]
+    found = objective(batch["logits"][:, -keep:], batch["input_ids"], labels, items, codes)
+    assert torch.allclose(found.total, wanted, rtol=1e-4)
+    gradients = [torch.autograd.grad(one, batch["logits"], retain_graph=True)[0] for one in (found.total, wanted)]
+    assert torch.allclose(*gradients, atol=1e-7)
+    assert torch.equal(found.counts, (labels[:, 1:] != -100).sum(dim=1))
+    # In two parts it is the same: nothing depends on how a step is cut.
+    parts = [
+        objective(batch["logits"][rows], batch["input_ids"][rows], labels[rows], items, codes).total
+        for rows in (slice(0, 1), slice(1, None))
+    ]
+    assert torch.allclose(sum(parts), found.total, rtol=1e-5)  # type: ignore[arg-type]
+
+
+def test_reconstruction(batch: dict[str, Any], codec: pt.DepthCodec) -> None:
+    """Eq. 2 is nothing where the right codes are certain, and something elsewhere."""
+    vocab, labels = batch["vocab"], batch["labels"]
+    objective = Objective(ObjectiveSettings(distillation=0.0, reconstruction=3.0), vocab, codec)
+    plain = Objective(ObjectiveSettings(distillation=0.0), vocab, codec)
+    codes = (vocab.codes(labels[:, 1:], pt.DEPTH) >= 0).sum()
+    sure = F.one_hot(labels.roll(-1, dims=1).clamp(min=0), vocab.size).float() * 50
+    for logits, more in ((sure, False), (batch["logits"].detach(), True)):
+        given = (logits, batch["input_ids"], labels, 1, codes)
+        difference = float(objective(*given).total - plain(*given).total)
+        assert (difference > 1e-3) == more, difference
+
+
+def test_softened_codes(codec: pt.DepthCodec) -> None:
+    hard = softened_codes(codec.codebook, 1e-6)
+    assert torch.allclose(hard, torch.eye(128), atol=1e-6)
+    soft = softened_codes(codec.codebook, 0.05)
+    assert torch.allclose(soft.sum(dim=1), torch.ones(128))
+    assert torch.equal(soft.argmax(dim=1), torch.arange(128))
+    assert float(soft.diagonal().mean()) < 0.999
+
+
+def test_refused(batch: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="every weight is 0"):
+        ObjectiveSettings(cross_entropy=0.0, distillation=0.0)
+    with pytest.raises(ConfigError, match="need the depth codec"):
+        Objective(ObjectiveSettings(teacher="soft"), batch["vocab"], None)
