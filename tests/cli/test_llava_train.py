@@ -55,10 +55,11 @@ def test_dry_run_trains_nothing(settings: Path) -> None:
     for words in ("dropped as too long", "2 of 2 samples", "are trained", "trained: projector", "GB: weights"):
         assert words in done.output, words
     # What is taught, and nothing of the question, stands between the marks.
-    taught = done.output.partition("«")[2].partition("»")[0]
+    sample = done.output.partition("»:\n")[2]
+    taught = sample.partition("«")[2].partition("»")[0]
     assert taught.startswith(" ")
     assert taught.endswith("</s>")
-    assert "USER: <image>" in done.output.partition("«")[0]
+    assert "USER: <image>" in sample.partition("«")[0]
 
 
 def test_train(settings: Path) -> None:

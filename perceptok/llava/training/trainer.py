@@ -152,8 +152,8 @@ class PerceptionTrainer(Trainer):
         loss = self._objective(outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes)
         if not torch.isfinite(loss.total):
             raise TrainingError(
-                f"the loss is {float(loss.total.detach())} at step {self.state.global_step + 1}, in the batch of the records "
-                f"{', '.join(map(repr, ids))}; nothing was updated with it. Look at these records, or lower "
+                f"the loss is {float(loss.total.detach())} at step {self.state.global_step + 1}, in the batch of the "
+                f"records {', '.join(map(repr, ids))}; nothing was updated with it. Look at these records, or lower "
                 "learning_rate; the last checkpoint is whole"
             )
         self._pending.append((groups, loss.sums, loss.counts))
