@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perceptok.errors import ConstraintError, DepthMapError, InferenceError, OutputError, PerceptokError
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write
+from perceptok.files.journal import Journal, stamp_of
+from perceptok.files.names import inside
 from perceptok.llava.folders.requests import Failure, FileQuestion
 from perceptok.llava.inference.answers import PerceptionAnswer
 from perceptok.llava.inference.pictures import open_picture
@@ -40,11 +41,11 @@ class Outputs:
         said: dict[str, str] = {}
         if self.depth is not None and answer.depth is not None:
             suffix = ".png" if answer.depth.valid.all() else ".npz"
-            target = _inside(self.depth, names[answer.name] + suffix)
+            target = _placed(self.depth, names[answer.name] + suffix)
             answer.save_depth(target, force=True)
             said["depth"] = str(target)
         if self.overlay is not None:
-            target = _inside(self.overlay, names[answer.name] + ".png")
+            target = _placed(self.overlay, names[answer.name] + ".png")
             answer.save_overlay(target, force=True)
             said["overlay"] = str(target)
         return said
@@ -91,7 +92,8 @@ def answer_files(
 ) -> list[Failure]:
     """Answer questions into a file of JSON lines, one each; see `PerceptionAnswer.to_dict`.
 
-    Answers gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call.
+    Answers gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call;
+    what changed on disk since then, or could not be read, is asked again.
 
     Args:
         pipe: The pipeline; its `config` says how.
@@ -114,20 +116,24 @@ def answer_files(
     if target.exists() and not force:
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "asked": _digest(asked)}
-    journal = _Journal(target.with_name(target.name + ".partial"), run, start_over=force and target.exists())
-    for _ in journal.results:
-        advance()
     names = file_names(asked)
-    for result, written in answers_with_pictures(pipe, asked[len(journal.results) :], outputs, names):
-        values = {"failure": list(result)} if isinstance(result, Failure) else {**result.to_dict(), **written}
-        journal.add(values)
-        advance()
-    with atomic_write(target, force=force) as file:
-        for values in journal.results:
-            if "failure" not in values:
-                file.write((json.dumps(values) + "\n").encode())
-    journal.remove()
-    return [Failure(*values["failure"]) for values in journal.results if "failure" in values]
+    stamps = [stamp_of(one.image) for one in asked]
+    with Journal(target, run, stamps, start_over=force and target.exists()) as journal:
+        todo = journal.todo
+        for _ in range(len(asked) - len(todo)):
+            advance()
+        results = answers_with_pictures(pipe, [asked[index] for index in todo], outputs, names)
+        for index, (result, written) in zip(todo, results, strict=True):
+            values = {"failure": list(result)} if isinstance(result, Failure) else {**result.to_dict(), **written}
+            journal.add(index, values)
+            advance()
+        lines = journal.in_order()
+        with atomic_write(target, force=force) as file:
+            for values in lines:
+                if "failure" not in values:
+                    file.write((json.dumps(values) + "\n").encode())
+        journal.remove()
+    return [Failure(*values["failure"]) for values in lines if "failure" in values]
 
 
 def _opened(one: FileQuestion) -> Request | Failure:
@@ -155,56 +161,11 @@ def file_names(asked: Sequence[FileQuestion]) -> dict[str, str]:
     return {one.name: stem if short.count(stem) == 1 else one.name for one, stem in zip(asked, short, strict=True)}
 
 
-def _inside(folder: Path, name: str) -> Path:
-    target = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise OutputError(f"the name {name!r} leads out of {folder}; names are relative, without '..'")
+def _placed(folder: Path, name: str) -> Path:
+    target = inside(folder, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def _digest(asked: Sequence[FileQuestion]) -> str:
     return hashlib.sha256("\n".join(map(repr, asked)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class _Journal:
-    """Results of a run so far, one JSON line each, behind a line that says which run it is."""
-
-    def __init__(self, path: Path, run: Mapping[str, Any], *, start_over: bool) -> None:
-        self.path = path
-        header = json.dumps(run)
-        try:
-            found = b"" if start_over or not path.exists() else path.read_bytes()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        # A killed run can leave half a line.
-        whole = found[: found.rfind(b"\n") + 1].splitlines(keepends=True)
-        if whole and whole[0].rstrip() != header.encode():
-            raise OutputError(
-                f"{path} is the unfinished output of another run (other questions, settings or model); remove it, or "
-                "finish that run first"
-            )
-        self.results: list[dict[str, Any]] = [
-            parse_json(line, f"{path}, line {number}", OutputError) for number, line in enumerate(whole[1:], 2)
-        ]
-        try:
-            path.write_bytes(b"".join(whole) or (header + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def add(self, values: dict[str, Any]) -> None:
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.results.append(values)
-
-    def remove(self) -> None:
-        self.path.unlink()
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"cannot write {self.path}: {error.strerror}; what was answered so far is in it: make room and run the "
-            "command again"
-        )
