@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -87,6 +88,22 @@ def _models(folder: Path) -> None:
         num_additional_image_tokens=1,
     )
     processor.save_pretrained(folder / "my-llava")
+    _adapter(folder)
+
+
+def _adapter(folder: Path) -> None:
+    """What a training of my-llava would leave."""
+    import peft
+
+    from perceptok.vocabulary.trainable import peft_settings
+
+    codec = pt.DepthCodec.from_pretrained()
+    model, processor, vocab = pt.load_llava(folder / "my-llava", codec=codec)
+    lora = peft.LoraConfig(r=2, target_modules=r".*language_model.*(q|v)_proj", **peft_settings(model, vocab))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        wrapped = peft.get_peft_model(model, lora)
+    pt.save_adapter(folder / "my-adapter", wrapped, processor, vocab, codec, base="my-llava", verify="file")
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

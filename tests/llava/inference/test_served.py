@@ -1,0 +1,70 @@
+"""A served text gives the evidence that the pipeline gives; the page on serving runs as far as it needs no engine."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from unittest import SkipTest
+
+import numpy as np
+import pytest
+from sybil.document import Document
+
+import perceptok as pt
+from perceptok.errors import VocabularyError
+from perceptok.llava.inference.served import read_served
+from perceptok.llava.merging import merge_adapter
+from perceptok.llava.pipeline import PerceptionPipeline
+from tests.llava.answering import picture
+from tests.test_readmes import PARSERS
+
+PAGE = Path(pt.__file__).parent / "llava" / "inference" / "serving.md"
+
+
+@pytest.fixture(scope="module")
+def merged(tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        return merge_adapter(tiny_adapter, tmp_path_factory.mktemp("served") / "merged")
+
+
+def test_a_merged_model_says_what_its_text_is_read_as(merged: Path) -> None:
+    pipe = PerceptionPipeline.from_pretrained(merged)
+    image = picture(60, 40)
+    told = pipe(image, "What is the depth map?", max_new_tokens=120, force_block="first")
+    read = read_served(
+        told.text,
+        image,
+        told.question,
+        vocab=pipe.vocab,
+        tokenizer=pipe.processor.tokenizer,
+        codec=pipe.codec,
+        frame=pipe.frame,
+        ended=told.ended,
+    )
+    assert read.codes is not None
+    np.testing.assert_array_equal(read.codes, told.codes)
+    np.testing.assert_array_equal(read.boxes, told.boxes)
+    assert read.problems == told.problems
+
+
+def test_another_codec(merged: Path, codec: pt.DepthCodec) -> None:
+    pipe = PerceptionPipeline.from_pretrained(merged)
+    other = pt.DepthCodec(codec.model, codec.preprocessing.__class__(resize="area"))
+    with pytest.raises(VocabularyError, match="codec that lies beside the model"):
+        read_served("", picture(3, 3), "Why?", vocab=pipe.vocab, tokenizer=pipe.processor.tokenizer, codec=other)
+
+
+def test_the_page_runs(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "merged").symlink_to(merged)
+    picture(60, 40).save(tmp_path / "kitchen.jpg")
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for example in Document.parse(str(PAGE), *PARSERS).examples():
+        try:
+            example.evaluate()
+            ran += 1
+        except SkipTest:
+            continue
+    assert ran >= 2
+    assert (tmp_path / "request.json").stat().st_size > 1000
