@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perceptok.boxes.datasets.writing import rewrite_annotations, write_annotations
     from perceptok.boxes.frames.geometry import ImageFrame
     from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
+    from perceptok.boxes.text.foreign import parse_spelling
     from perceptok.boxes.text.parsing import parse_boxes
     from perceptok.data.records import PerceptionRecord, read_records, write_records
     from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
@@ -165,6 +166,7 @@ _HOMES = {
     "next_token_targets": "perceptok.objectives.targets",
     "parse_boxes": "perceptok.boxes.text.parsing",
     "parse_generation": "perceptok.decoding.reading.parsing",
+    "parse_spelling": "perceptok.boxes.text.foreign",
     "peft_settings": "perceptok.vocabulary.trainable",
     "perception_gbnf": "perceptok.decoding.engines.gbnf",
     "perception_lark": "perceptok.decoding.engines.lark",
@@ -265,6 +267,7 @@ __all__ = [
     "next_token_targets",
     "parse_boxes",
     "parse_generation",
+    "parse_spelling",
     "peft_settings",
     "perception_gbnf",
     "perception_lark",

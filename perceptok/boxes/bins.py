@@ -48,14 +48,14 @@ class BinGrid:
             normalized: Coordinates are shares of the image's width and height, not pixels.
             inclusive: x2 and y2 name the last pixel inside: the edge lies one pixel behind them.
         """
-        bins = size / frame.size
+        bins = np.tile(size / np.array(frame.shape), 2)
         pixel = np.tile(frame.scale, 2) * bins
         shift = np.tile(frame.origin, 2) * bins
         extent = float(max(size, np.abs(shift).max(), (shift[:2] + pixel[:2] * frame.image_size).max()))
         if inclusive:
             shift[2:] += pixel[2:]
         scale = pixel * np.tile(frame.image_size, 2) if normalized else pixel
-        return cls(size, scale, shift, np.asarray(frame.window) * size / frame.size, extent)
+        return cls(size, scale, shift, np.asarray(frame.window) * size / np.tile(frame.shape, 2), extent)
 
     def slack(self, dtype: np.dtype[Any]) -> float:
         """How far, in bins, rounding may have moved a coordinate of a type: what lies so near to an edge is on it.

@@ -1,4 +1,4 @@
-"""Image frames: how the pixels of an image relate to the square that a model sees, with the exact inverse.
+"""Image frames: how the pixels of an image relate to the picture that a model sees, with the exact inverse.
 
 Coordinates are continuous and measured from the top left corner of the top left pixel: pixel i spans [i, i + 1), and
 the right edge of an image of width w is x = w.
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from perceptok.boxes.arrays import coordinate_array, corner_array, same_kind
 from perceptok.boxes.frames.picture import RESAMPLING, Picture, framed_picture
-from perceptok.boxes.frames.placement import Mode, checked_image_size, whole_numbers
+from perceptok.boxes.frames.placement import Mode, checked_image_size, patched_size, whole_numbers
 from perceptok.boxes.frames.processors import frame_of_processor
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import DEPTH_GRID, PIXEL
@@ -35,21 +35,22 @@ DEPTH_MAP_SIZE = 320
 
 @dataclass(frozen=True)
 class ImageFrame:
-    """Original pixels <-> a model's square frame: pad, resize, place; each step is kept as whole pixels.
+    """Original pixels <-> a model's frame, mostly a square: pad, resize, place; each step is kept as whole pixels.
 
-    Make one with `squash`, `letterbox`, `center_crop` or `from_image_processor`. Along an axis of n pixels with p
-    pixels of padding before and q behind, resized to r pixels and placed at o, a coordinate x lies at
+    Make one with `squash`, `letterbox`, `center_crop`, `smart_resize` or `from_image_processor`. Along an axis of n
+    pixels with p pixels of padding before and q behind, resized to r pixels and placed at o, a coordinate x lies at
     (x + p) r / (n + p + q) + o.
 
     Attributes:
         mode: "squash" (all of the image, each axis scaled by itself), "letterbox" (all of it, padded) or "center_crop".
         image_size: Width and height of the original.
-        size: Side of the frame in pixels.
+        size: Side of the frame in pixels; the width of one that is no square.
         resized: Width and height of the (padded) image after resizing.
         offset: Where its top left corner lies in the frame, x and y; negative where something is cropped.
         padding: Original pixels added at left, top, right, bottom *before* resizing.
         fill: Colour of what the image does not cover, one value for every channel or one for each, 0..255.
         resample: Pillow's filter in lower case.
+        size_y: Height of a frame that is no square, None for a square; see `shape`.
 
     Raises:
         BoxError: An image without area.
@@ -64,10 +65,14 @@ class ImageFrame:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     fill: tuple[int, ...] = (0,)
     resample: str = "bicubic"
+    size_y: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", checked_image_size(self.image_size))
         object.__setattr__(self, "size", whole_numbers("size", [self.size], 1, least=1)[0])
+        if self.size_y is not None:
+            height = whole_numbers("size_y", [self.size_y], 1, least=1)[0]
+            object.__setattr__(self, "size_y", None if height == self.size else height)
         object.__setattr__(self, "resized", whole_numbers("resized", self.resized, 2, least=1))
         object.__setattr__(self, "offset", whole_numbers("offset", self.offset, 2))
         object.__setattr__(self, "padding", whole_numbers("padding", self.padding, 4, least=0))
@@ -135,18 +140,55 @@ class ImageFrame:
         return cls("center_crop", (width, height), side, resized, offset, fill=colour, resample=resample)
 
     @classmethod
+    def smart_resize(
+        cls,
+        image_size: tuple[int, int],
+        *,
+        factor: int = 28,
+        min_pixels: int = 56 * 56,
+        max_pixels: int = 28 * 28 * 1280,
+        resample: str = "bicubic",
+    ) -> Self:
+        """Qwen2-VL's frame: about the image's own size and shape, each side rounded to whole patches; rarely a square.
+
+        Qwen2-VL and Qwen2.5-VL write boxes in pixels of it: `convert(..., image_size=frame.shape)`, then `to_image`.
+
+        Args:
+            image_size: Width and height of the original.
+            factor: Pixels of a patch that the language model sees: patch size times merge size, 28 for Qwen2-VL and
+                Qwen2.5-VL, 32 for Qwen3-VL.
+            min_pixels: Smaller images are enlarged to this area at least.
+            max_pixels: Larger ones are reduced to this area at most.
+            resample: Pillow's filter in lower case.
+
+        Raises:
+            BoxError: An image without area, or one that is 200 times as long as it is wide, which the model refuses.
+            ConfigError: Limits that are none.
+        """
+        size = checked_image_size(image_size)
+        resized = patched_size(size, factor, min_pixels, max_pixels)
+        return cls("squash", size, resized[0], resized, resample=resample, size_y=resized[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of the frame."""
+        return self.size, self.size if self.size_y is None else self.size_y
+
+    @classmethod
     def from_image_processor(cls, processor: Any, image_size: tuple[int, int], *, verify: bool = True) -> ImageFrame:
         """The frame of a Hugging Face image processor for images of one size.
 
         Args:
             processor: One that makes a single square picture of an image by resizing, cropping and padding, such as
-                those of CLIP, SigLIP, ViT or LLaVA-1.5, or a processor that holds one.
+                those of CLIP, SigLIP, ViT or LLaVA-1.5, or one that cuts it into patches after a resize, such as
+                those of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, or a processor that holds one.
             image_size: Width and height of the original.
             verify: Send a test picture of this size through the processor and compare it with `apply`; some 10 ms for
                 640x480. Processors that do what their attributes do not tell are found out only so.
 
         Raises:
-            BoxError: Its pictures are not square, come in tiles, or are not what its attributes say.
+            BoxError: Its pictures come in tiles, are not square (and no such patches), or are not what its attributes
+                say.
         """
         return frame_of_processor(ImageFrame, processor, image_size, verify=verify)
 
@@ -171,13 +213,14 @@ class ImageFrame:
         # Multiplied before divided: without padding the edges are whole pixels.
         right = (self.padding[0] + self.image_size[0]) * self.resized[0] / padded[0] + self.offset[0]
         bottom = (self.padding[1] + self.image_size[1]) * self.resized[1] / padded[1] + self.offset[1]
-        return max(left, 0.0), max(top, 0.0), min(right, float(self.size)), min(bottom, float(self.size))
+        width, height = self.shape
+        return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
 
     @property
     def crops(self) -> bool:
         """Whether a part of the image lies outside the frame."""
-        left, top = self.offset
-        return min(left, top) < 0 or max(left + self.resized[0], top + self.resized[1]) > self.size
+        ends = (start + length for start, length in zip(self.offset, self.resized, strict=True))
+        return min(self.offset) < 0 or any(end > side for end, side in zip(ends, self.shape, strict=True))
 
     @overload
     def to_frame(self, coordinates: Tensor) -> Tensor: ...
@@ -227,7 +270,7 @@ class ImageFrame:
             BoxError: Another shape, NaN or infinity, or x2 < x1 or y2 < y1.
         """
         boxes = self.to_frame(corner_array(xyxy))
-        slack = 32 * np.finfo(np.float64).eps * max(self.size, *self.resized, *map(abs, self.offset))
+        slack = 32 * np.finfo(np.float64).eps * max(*self.shape, *self.resized, *map(abs, self.offset))
         return same_kind(shown_share(boxes, np.asarray(self.window), slack), xyxy)
 
     def apply(self, image: Picture) -> Picture:
@@ -255,11 +298,11 @@ class ImageFrame:
             BoxError: Another shape, NaN or infinity, or a point outside the frame.
         """
         array = coordinate_array(points, (2,))
-        outside = ((array < 0) | (array > self.size)).any(axis=-1)
+        outside = ((array < 0) | (array > self.shape)).any(axis=-1)
         if outside.any():
             place = tuple(int(index) for index in np.argwhere(outside)[0])
-            raise BoxError(f"points lie in the frame, 0..{self.size}; got {array[place].tolist()} at {place}")
-        cells = np.minimum(np.floor(array * (map_size / self.size)), map_size - 1).astype(np.int64)
+            raise BoxError(f"points lie in the frame, {_limits(self.shape)}; got {array[place].tolist()} at {place}")
+        cells = np.minimum(np.floor(array * (map_size / np.array(self.shape))), map_size - 1).astype(np.int64)
         return same_kind(cells[..., 1], points), same_kind(cells[..., 0], points)
 
     @overload
@@ -276,15 +319,19 @@ class ImageFrame:
         """The frame as JSON types, for records."""
         # Not `asdict`, whose deep copies were a third of the time of writing a record.
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.size_y is None:  # squares are written as ever
+            del values["size_y"]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The exact inverse of `to_dict`; raises ConfigError for keys that are unknown or missing."""
         known = {field.name for field in fields(cls)}
-        if not isinstance(values, Mapping) or values.keys() != known:
+        if not isinstance(values, Mapping) or values.keys() | {"size_y"} != known:
             got = f"got {sorted(values)}" if isinstance(values, Mapping) else f"got {type(values).__name__}"
-            raise ConfigError(f"an image frame has the keys {sorted(known)}; {got}")
+            raise ConfigError(
+                f"an image frame has the keys {sorted(known - {'size_y'})}, and size_y if it is no square; {got}"
+            )
         return cls(**values)
 
     def to_json(self) -> str:
@@ -304,6 +351,11 @@ class ImageFrame:
     def _padded_size(self) -> tuple[int, int]:
         left, top, right, bottom = self.padding
         return self.image_size[0] + left + right, self.image_size[1] + top + bottom
+
+
+def _limits(shape: tuple[int, int]) -> str:
+    width, height = shape
+    return f"0..{width}" if width == height else f"0..{width} and 0..{height}"
 
 
 def shown_share(boxes: np.ndarray, window: np.ndarray, slack: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The picture that a frame's coordinates refer to: padded, resized, placed in the square."""
+"""The picture that a frame's coordinates refer to: padded, resized, placed in the frame."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def framed_picture(image: Picture, frame: Placement) -> Picture:
         frame: The frame of an image of this size.
 
     Returns:
-        The same kind, size x size: a Pillow image of the same mode, or an array of the same type.
+        The same kind, in the frame's shape: a Pillow image of the same mode, or an array of the same type.
 
     Raises:
         BoxError: An image of another size, mode, shape or type, or with other channels than the frame's fill.
@@ -52,7 +52,7 @@ def _framed(image: np.ndarray, frame: Placement) -> np.ndarray:
     left, top, right, bottom = frame.padding
     padded = _placed(image, (left, top), (width + left + right, height + top + bottom), frame.fill)
     resized = _resized(padded, frame.resized, RESAMPLING[frame.resample])
-    return _placed(resized, frame.offset, (frame.size, frame.size), frame.fill)
+    return _placed(resized, frame.offset, frame.shape, frame.fill)
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:

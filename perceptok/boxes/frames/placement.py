@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from perceptok.errors import BoxError, ConfigError
 
-__all__ = ["Mode", "Placement", "checked_image_size", "whole_numbers"]
+__all__ = ["Mode", "Placement", "checked_image_size", "patched_size", "whole_numbers"]
 
 Mode = Literal["squash", "letterbox", "center_crop"]
 
@@ -22,8 +23,8 @@ class Placement(Protocol):
         ...
 
     @property
-    def size(self) -> int:
-        """Side of the frame in pixels."""
+    def shape(self) -> tuple[int, int]:
+        """Width and height of the frame in pixels."""
         ...
 
     @property
@@ -68,6 +69,22 @@ def checked_image_size(image_size: object) -> tuple[int, int]:
         width, height = whole_numbers("image_size", image_size, 2, least=1)
     except ConfigError as error:
         raise BoxError(f"an image has a width and a height of at least one pixel; got {image_size!r}") from error
+    return width, height
+
+
+def patched_size(image_size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Width and height that Qwen2-VL's `smart_resize` gives an image; raises BoxError, ConfigError."""
+    whole_numbers("factor, min_pixels and max_pixels", [factor, min_pixels, max_pixels], 3, least=1)
+    if max(image_size) / min(image_size) > 200:
+        raise BoxError(f"an image is at most 200 times as long as it is wide here; got {image_size}")
+    width, height = (round(side / factor) * factor for side in image_size)
+    area = image_size[0] * image_size[1]
+    if width * height > max_pixels:
+        shrink = math.sqrt(area / max_pixels)
+        width, height = (max(factor, math.floor(side / shrink / factor) * factor) for side in image_size)
+    elif width * height < min_pixels:
+        grow = math.sqrt(min_pixels / area)
+        width, height = (math.ceil(side * grow / factor) * factor for side in image_size)
     return width, height
 
 

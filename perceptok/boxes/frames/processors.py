@@ -1,7 +1,7 @@
 """The frame of a Hugging Face image processor: read from its attributes, then checked on a test picture.
 
 The steps and their rounding are those of the Pillow and torchvision backends of transformers 5.23: pad to a square
-(LLaVA), resize, cut out or pad around the middle, pad at the bottom and right.
+(LLaVA), resize, cut out or pad around the middle, pad at the bottom and right; or resize to whole patches (Qwen2-VL).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from perceptok.boxes.frames.picture import RESAMPLING, framed_picture
-from perceptok.boxes.frames.placement import Mode, Placement, checked_image_size
+from perceptok.boxes.frames.placement import Mode, Placement, checked_image_size, patched_size
 from perceptok.errors import BoxError
 
 __all__ = ["frame_of_processor"]
 
-_TILING = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size")
+_TILING = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan")
 """Attributes of processors that make several pictures, or patches, of an image."""
 
 _ALLOWED_DEVIATION = 0.01
@@ -40,6 +40,11 @@ def frame_of_processor(
     tiling = [attribute for attribute in _TILING if getattr(processor, attribute, None)]
     if tiling:
         raise BoxError(f"{name} makes several pieces of an image ({', '.join(tiling)}); a frame needs one picture")
+    if getattr(processor, "merge_size", None):
+        frame = _read_patches(make, processor, name, checked_image_size(image_size))
+        if verify:
+            _verify_patches(processor, name, frame)
+        return frame
     frame = _read(make, processor, name, checked_image_size(image_size))
     if verify:
         _verify(processor, name, frame)
@@ -76,6 +81,22 @@ def _read(make: Callable[..., Frame], processor: Any, name: str, image_size: tup
         )
     resample = _resample_name(getattr(processor, "resample", None))
     return make(mode, image_size, frame_shape[0], shape, offset, padding, fill, resample)
+
+
+def _read_patches(make: Callable[..., Frame], processor: Any, name: str, image_size: tuple[int, int]) -> Frame:
+    """Of a processor that resizes to whole patches, which it then takes apart, as Qwen2-VL's."""
+    sizes, patch = _sizes(getattr(processor, "size", None)), getattr(processor, "patch_size", None)
+    if sizes.keys() != {"shortest_edge", "longest_edge"} or not isinstance(patch, int):
+        raise BoxError(
+            f"{name} makes patches of an image by {sizes or 'no size'}; a frame can be read of patch_size, merge_size "
+            "and a size with shortest_edge and longest_edge (areas in pixels, as Qwen2-VL has them)"
+        )
+    shape = image_size
+    if getattr(processor, "do_resize", False):
+        factor = patch * int(processor.merge_size)
+        shape = patched_size(image_size, factor, sizes["shortest_edge"], sizes["longest_edge"])
+    resample = _resample_name(getattr(processor, "resample", None))
+    return make("squash", image_size, shape[0], shape, resample=resample, size_y=shape[1])
 
 
 def _sizes(size: Any) -> dict[str, int]:
@@ -174,6 +195,28 @@ def _verify(processor: Any, name: str, frame: Placement) -> None:
         raise BoxError(
             f"{name} does not do what its attributes say: its picture of an image of {frame.image_size} deviates from "
             f"that of {frame} by {deviation:.1%}; build the frame by hand"
+        )
+
+
+def _verify_patches(processor: Any, name: str, frame: Placement) -> None:
+    """The same for patches: their numbers tell the shape, and those of the frame's picture hold the same."""
+    picture = _test_picture(frame)
+    try:
+        made = processor(picture, return_tensors="np")
+        expected = processor(framed_picture(picture, frame), return_tensors="np", do_resize=False)
+        grids = [np.asarray(one["image_grid_thw"]).reshape(-1).tolist() for one in (made, expected)]
+        got, wanted = (np.asarray(one["pixel_values"], np.float64) for one in (made, expected))
+    except Exception as error:  # whatever a processor of any project raises
+        raise BoxError(
+            f"{name} makes no patches of a picture of {frame.image_size} ({type(error).__name__}: {error}); build the "
+            "frame by hand (ImageFrame.smart_resize)"
+        ) from error
+    rows, columns = (side // processor.patch_size for side in frame.shape[::-1])
+    deviation = np.abs(got - wanted).mean() / max(float(np.ptp(wanted)), 1e-12) if got.shape == wanted.shape else 1.0
+    if grids[0] != grids[1] or grids[0][-2:] != [rows, columns] or deviation > _ALLOWED_DEVIATION:
+        raise BoxError(
+            f"{name} does not do what its attributes say: it makes patches {grids[0]} of an image of "
+            f"{frame.image_size}, its attributes say {[1, rows, columns]}; build the frame by hand"
         )
 
 

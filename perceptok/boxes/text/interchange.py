@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from perceptok.boxes.arrays import upside_down
+from perceptok.boxes.text.foreign import ParsedSpelling, Scheme, Size, parse_spelling
 from perceptok.boxes.text.forms import Form
+from perceptok.boxes.text.parsing import MalformedPiece
 from perceptok.boxes.text.spellings import (
     Labels,
     Said,
@@ -32,9 +34,6 @@ from perceptok.tokens import PIXEL
 
 __all__ = ["Conversion", "Scheme", "convert"]
 
-Scheme = Literal["aurora", "compact", "numeral", "paligemma", "florence2", "kosmos2", "qwen"]
-Size = tuple[int, int]
-
 _CELLS = 32
 """Patches along a side of Kosmos-2."""
 
@@ -50,6 +49,8 @@ class Conversion:
         added: No coordinate that the target's text says is farther than this from what the source's text says, as a
             fraction of the image's (width, height).
         total: The same from the box that the source's writer had in mind: the source's own quantisation included.
+        malformed: What in the source's text was no box, where it was not read strictly.
+        repaired: What was read as a box with something small put right, likewise.
     """
 
     text: str
@@ -57,6 +58,8 @@ class Conversion:
     labels: Labels
     added: tuple[float, float]
     total: tuple[float, float]
+    malformed: tuple[MalformedPiece, ...] = ()
+    repaired: tuple[MalformedPiece, ...] = ()
 
 
 def convert(
@@ -66,6 +69,7 @@ def convert(
     target: Scheme,
     labels: Sequence[str] | None = None,
     image_size: Size | None = None,
+    strict: bool = True,
 ) -> Conversion:
     """Boxes from one model's spelling to another's.
 
@@ -77,14 +81,19 @@ def convert(
     - "florence2": `<loc_0>`; 1000 bins, read at their centres.
     - "kosmos2": two of 32x32 patches, top left and bottom right, read as `patch_index_to_coordinate` does: their
       centres (then 1/64), or their outer edges where they share a row or column.
-    - "qwen": JSON, `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, whole pixels of the image that the model saw.
+    - "qwen": JSON, `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, whole pixels of the image that the model saw, which
+      is seldom the original: `ImageFrame.smart_resize(size).shape`, or (1000, 1000) for Qwen3-VL, which writes
+      thousandths.
 
     Args:
-        boxes: Text of boxes and nothing else, labelled or not, or the codes in the source's own order.
+        boxes: Text of boxes and nothing else, labelled or not, or the codes in the source's own order. Numbered boxes
+            ("Bounding box 1") and a label of null have no label.
         source: What they are.
         target: What they become.
         labels: One for each of the codes; a text brings its own.
         image_size: Width and height in pixels; Qwen only.
+        strict: Without it, the text may be anything a model wrote: the boxes that `parse_spelling` finds in it are
+            converted, and what it found wrong is in `malformed` and `repaired`.
 
     Raises:
         MalformedBoxError: The text or the codes are not the source's, or the target cannot hold a label.
@@ -97,8 +106,10 @@ def convert(
     if isinstance(boxes, str):
         if labels is not None:
             raise MalformedBoxError("a text has its own labels; give labels with codes only")
-        read = reader.read(boxes)
+        parsed = None if strict else parse_spelling(boxes, source, image_size=image_size)
+        read = reader.read(boxes) if parsed is None else Said(parsed.codes, parsed.labels)
     else:
+        parsed = None
         array = as_codes(boxes, 2 if source == "kosmos2" else 4)
         read = Said(array, tuple(labels) if labels is not None else ("",) * len(array))
         if len(read.labels) != len(array):
@@ -107,7 +118,11 @@ def convert(
     codes = writer.from_fractions(fractions, image_size)
     added, own = writer.error(image_size), reader.error(image_size)
     total = (added[0] + own[0], added[1] + own[1])
-    return Conversion(writer.write(codes, read.labels), codes, read.labels, added, total)
+    text, wrong = writer.write(codes, read.labels), parsed or _NOTHING
+    return Conversion(text, codes, read.labels, added, total, wrong.malformed, wrong.repaired)
+
+
+_NOTHING = ParsedSpelling(np.zeros((0, 4), dtype=np.int64), (), np.zeros((0, 2), dtype=np.int64), ())
 
 
 class _Model(NamedTuple):

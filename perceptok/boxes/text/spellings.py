@@ -18,6 +18,7 @@ __all__ = [
     "Labels",
     "Said",
     "as_codes",
+    "default_label",
     "read_florence2",
     "read_form",
     "read_kosmos2",
@@ -50,11 +51,19 @@ def as_codes(codes: ArrayLike, columns: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
+_NUMBERED = re.compile(r"Bounding box [0-9]++")
+
+
+def default_label(label: str) -> bool:
+    """Whether it is what `labelled_to_text` calls a box without a label of its own."""
+    return _NUMBERED.fullmatch(label) is not None
+
+
 def read_form(text: str) -> Said:
-    """One of the forms of `boxes_to_text`, or a list with labels."""
+    """One of the forms of `boxes_to_text`, or a list with labels; numbered boxes have none."""
     if ": " in text:
         labels, boxes = labelled_from_text(text)
-        return Said(boxes, labels)
+        return Said(boxes, tuple("" if default_label(label) else label for label in labels))
     boxes = boxes_from_text(text)
     return Said(boxes, ("",) * len(boxes))
 
@@ -64,18 +73,19 @@ def write_form(codes: np.ndarray, labels: Labels, form: Form) -> str:
     return labelled_to_text(codes, labels, form=form) if any(labels) else boxes_to_text(codes, form=form)
 
 
-_LOC_BOX = re.compile(r"\s*+((?:<loc\d{4}>){4})([^<>;]*+)", re.ASCII)
+_LOC_BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)([^<>;]*+)", re.ASCII)
 
 
 def read_paligemma(text: str) -> Said:
-    """`<loc0000><loc0000><loc0000><loc0000> label ; ...`, y first."""
+    """`<loc0000><loc0000><loc0000><loc0000> label ; ...`, y first; several boxes may stand before one label."""
     found = [(piece, _LOC_BOX.fullmatch(piece)) for piece in text.split(";")] if text.strip() else []
     boxes, labels = [], []
     for piece, match in found:
         if match is None:
             raise MalformedBoxError(f"expected four <loc0000> tokens and a label, found {shown(piece)}")
-        boxes.append([int(number) for number in re.findall(r"\d{4}", match.group(1))])
-        labels.append(match.group(2).strip())
+        numbers = [int(number) for number in re.findall(r"\d{4}", match.group(1))]
+        boxes += [numbers[at : at + 4] for at in range(0, len(numbers), 4)]
+        labels += [match.group(2).strip()] * (len(numbers) // 4)
     return Said(as_codes(boxes, 4), tuple(labels))
 
 
@@ -107,12 +117,13 @@ def read_florence2(text: str) -> Said:
 
 
 def write_florence2(codes: np.ndarray, labels: Labels) -> str:
-    """The inverse of `read_florence2`, a label before every box."""
+    """The inverse of `read_florence2`: a label, and the boxes that follow one another under it."""
     _refuse(labels, "<>", "Florence-2")
     if any(labels) and not all(labels):
         raise MalformedBoxError("Florence-2 gives a box without label its predecessor's: label all boxes or none")
     tokens = ("".join(f"<loc_{code}>" for code in box) for box in codes.tolist())
-    return "".join(label + box for box, label in zip(tokens, labels, strict=True))
+    written = zip(tokens, labels, ("", *labels), strict=False)
+    return "".join(box if label == before else label + box for box, label, before in written)
 
 
 _PAIR = r"<patch_index_(\d{4})><patch_index_(\d{4})>"
@@ -157,7 +168,12 @@ def read_qwen(text: str) -> Said:
         raise MalformedBoxError(f"expected a JSON list of boxes ({error}), found {shown(text)}") from error
     if not isinstance(items, list):
         raise MalformedBoxError(f"expected a JSON list of boxes, found {shown(text)}")
-    return Said(as_codes([_qwen_box(item) for item in items], 4), tuple(str(item.get("label", "")) for item in items))
+    return Said(as_codes([_qwen_box(item) for item in items], 4), tuple(_qwen_label(item) for item in items))
+
+
+def _qwen_label(item: dict[str, Any]) -> str:
+    label = item.get("label")
+    return "" if label is None else str(label)
 
 
 def _qwen_box(item: Any) -> list[int]:

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from perceptok.boxes.codec import BoxCodec
 from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes.text.interchange import convert
 from perceptok.errors import BoxError, ConfigError
 from tests.boxes.frames.drawn_frames import frames
 
@@ -94,9 +96,9 @@ class TestMapping:
         ],
     )
     def test_bad_coordinates(self, points: object, message: str) -> None:
-        for convert in (ImageFrame.squash((640, 480)).to_frame, ImageFrame.squash((640, 480)).to_image):
+        for turned in (ImageFrame.squash((640, 480)).to_frame, ImageFrame.squash((640, 480)).to_image):
             with pytest.raises(BoxError, match=message):
-                convert(points)  # type: ignore[call-overload]
+                turned(points)  # type: ignore[call-overload]
 
     def test_no_points_keep_their_shape(self) -> None:
         frame = ImageFrame.squash((640, 480))
@@ -326,3 +328,58 @@ def test_arrays_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("(1, 4)", "")
+
+
+class TestNoSquare:
+    """Qwen2-VL's frame has about the image's own shape."""
+
+    FRAME = ImageFrame.smart_resize((1000, 300))
+
+    def test_shape(self) -> None:
+        assert self.FRAME.shape == (1008, 308)
+        assert (self.FRAME.size, self.FRAME.size_y) == (1008, 308)
+        assert self.FRAME.window == (0, 0, 1008, 308)
+        assert not self.FRAME.crops
+        assert ImageFrame.smart_resize((280, 280)).size_y is None
+        assert ImageFrame.squash((5, 4), 336).shape == (336, 336)
+
+    def test_there_and_back(self) -> None:
+        boxes = np.array([[0, 0, 1000, 300], [100, 30, 500, 150.5]])
+        framed = self.FRAME.to_frame(boxes)
+        np.testing.assert_allclose(framed, boxes * np.tile([1.008, 308 / 300], 2))
+        np.testing.assert_allclose(self.FRAME.to_image(framed), boxes)
+        np.testing.assert_allclose(self.FRAME.visible_fraction(boxes), 1)
+
+    def test_picture(self) -> None:
+        picture = self.FRAME.apply(Image.new("RGB", (1000, 300)))
+        assert picture.size == (1008, 308)
+        assert self.FRAME.apply(np.zeros((300, 1000, 3), np.uint8)).shape == (308, 1008, 3)
+
+    def test_look_ups_and_their_limits(self) -> None:
+        rows, columns = self.FRAME.to_grid_cell([[0, 0], [1008, 308], [505, 155]])
+        assert (rows.tolist(), columns.tolist()) == ([0, 9, 5], [0, 9, 5])
+        with pytest.raises(BoxError, match=r"0\.\.1008 and 0\.\.308; got \[0.0, 309.0\]"):
+            self.FRAME.to_grid_cell([[0, 309]])
+
+    def test_records(self) -> None:
+        assert ImageFrame.from_json(self.FRAME.to_json()) == self.FRAME
+        assert "size_y" not in ImageFrame.squash((5, 4)).to_dict()
+        with pytest.raises(ConfigError, match="and size_y if it is no square"):
+            ImageFrame.from_dict({**self.FRAME.to_dict(), "depth": 3})
+
+    def test_codes_are_those_of_the_squashed_image(self) -> None:
+        """Bins divide each axis by itself, so that a frame which shows all of the image changes nothing."""
+        boxes = np.array([[0, 0, 1000, 300], [100, 30, 500, 150.5]])
+        codec = BoxCodec(decode="center")
+        codes = codec.encode(boxes, frame=self.FRAME)
+        np.testing.assert_array_equal(codes, codec.encode(boxes, image_size=(1000, 300)))
+        decoded = codec.decode(codes, frame=self.FRAME)
+        np.testing.assert_allclose(decoded, codec.decode(codes, image_size=(1000, 300)))
+
+    def test_qwens_absolute_pixels(self) -> None:
+        box = [[100, 30, 500, 150]]
+        pixels = np.rint(self.FRAME.to_frame(np.array(box, float))).astype(int)
+        text = json.dumps([{"bbox_2d": pixels[0].tolist()}])
+        said = convert(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
+        back = BoxCodec(decode="center").decode(said.codes, image_size=(1000, 300))
+        np.testing.assert_allclose(back, box, atol=1000 / 336)

@@ -139,9 +139,7 @@ class TestRefused:
             ImageFrame.from_image_processor(processor, (640, 480))
         assert ImageFrame.from_image_processor(processor, (480, 480)) == ImageFrame.squash((480, 480))
 
-    @pytest.mark.parametrize(
-        "processor", [LlavaNextImageProcessorPil(), Idefics3ImageProcessorPil(), Qwen2VLImageProcessorPil()]
-    )
+    @pytest.mark.parametrize("processor", [LlavaNextImageProcessorPil(), Idefics3ImageProcessorPil()])
     @pytest.mark.parametrize("verify", [True, False])
     def test_pieces(self, processor: Any, verify: bool) -> None:
         with pytest.raises(BoxError, match=f"{type(processor).__name__} makes several pieces of an image"):
@@ -201,3 +199,36 @@ class TestRefused:
     def test_owlv2_pads_in_its_own_way(self) -> None:
         with pytest.raises(BoxError, match=r"does not do what its attributes say|makes"):
             ImageFrame.from_image_processor(Owlv2ImageProcessorPil(), (640, 480))
+
+
+class TestPatches:
+    """Qwen2-VL, 2.5-VL and 3-VL: whole patches, within limits of the area."""
+
+    @pytest.mark.parametrize("patch", [14, 16])
+    @pytest.mark.parametrize("limits", [{}, {"shortest_edge": 256 * 28 * 28, "longest_edge": 300 * 28 * 28}])
+    @pytest.mark.parametrize(
+        "image_size", [(640, 480), (427, 640), (30, 20), (1, 1), (1400, 100), (28, 28), (56, 57), (2000, 1500)]
+    )
+    def test_as_the_processor_does(self, patch: int, limits: dict[str, int], image_size: tuple[int, int]) -> None:
+        processor = Qwen2VLImageProcessorPil(patch_size=patch, **({"size": limits} if limits else {}))
+        frame = ImageFrame.from_image_processor(processor, image_size)
+        grid = processor(Image.new("RGB", image_size), return_tensors="np")["image_grid_thw"][0]
+        assert frame.shape == (grid[2] * patch, grid[1] * patch)
+        assert frame.resample == "bicubic"
+        made = ImageFrame.smart_resize(
+            image_size, factor=2 * patch, min_pixels=processor.size["shortest_edge"],
+            max_pixels=processor.size["longest_edge"],
+        )  # fmt: skip
+        assert made == frame
+
+    def test_a_processor_that_does_something_else(self) -> None:
+        class Strange(Qwen2VLImageProcessorPil):  # type: ignore[misc]
+            def preprocess(self, images: Any, **more: Any) -> Any:
+                return super().preprocess(images, **{**more, "size": {"shortest_edge": 3136, "longest_edge": 40000}})
+
+        with pytest.raises(BoxError, match="does not do what its attributes say: it makes patches"):
+            ImageFrame.from_image_processor(Strange(), (640, 480))
+
+    def test_an_image_too_long(self) -> None:
+        with pytest.raises(BoxError, match="at most 200 times as long"):
+            ImageFrame.smart_resize((201, 1))

@@ -1,0 +1,185 @@
+"""What other models really write: boxes are found with their places, and what is none is told by kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceptok.boxes.text.foreign import Scheme, parse_spelling
+from perceptok.boxes.text.interchange import convert
+from perceptok.errors import BoxError, MalformedBoxError
+
+SIZE = (640, 427)
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+TWO = [[10, 20, 110, 220], [0, 0, 335, 335]]
+LOC = "<loc0062><loc0032><loc0671><loc0336>"
+FLORENCE = "<loc_31><loc_61><loc_328><loc_656>"
+PAIR = "<patch_index_0033><patch_index_0650>"
+ITEM = '{"bbox_2d": [20, 26, 210, 280], "label": "dog"}'
+
+READ: list[tuple[Scheme, str, list[str]]] = [
+    ("aurora", "Sure.\n dog: (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)</s>", ["dog"]),
+    ("aurora", "Here are the boxes:\n Bounding box 1: (<PIXEL_1>, <PIXEL_2>, <PIXEL_3>, <PIXEL_4>)", [""]),
+    ("compact", "<s> the dog <PIXEL_1><PIXEL_2><PIXEL_3><PIXEL_4><eos>", [""]),
+    ("numeral", "I see a cat: (1, 2, 3, 4).", ["I see a cat"]),
+    ("paligemma", f"detect dog ; cat\n{LOC} dog ; {LOC} cat;<eos><pad>", ["dog", "cat"]),
+    ("paligemma", f"<bos>{LOC} dog ;{LOC} dog ; ", ["dog", "dog"]),
+    ("paligemma", f"{LOC} {LOC} dog<eos>", ["dog", "dog"]),
+    ("paligemma", f"{LOC}<seg001><seg002> dog", [""]),
+    ("florence2", f"</s><s>dog{FLORENCE}{FLORENCE}cat{FLORENCE}</s><pad>", ["dog", "dog", "cat"]),
+    ("florence2", f"<OD>a red dog {FLORENCE} ", ["a red dog"]),
+    ("kosmos2", f"<grounding> A dog: <phrase> a dog</phrase><object>{PAIR}</object> on it</s>", ["a dog"]),
+    (
+        "kosmos2",
+        f"<phrase>dogs</phrase> <object> {PAIR} </delimiter_of_multi_objects/> {PAIR}</object><object>{PAIR}</object>",
+        ["dogs", "dogs", ""],
+    ),
+    ("qwen", f"Here you are:\n```json\n[{ITEM},\n{ITEM}]\n```\nAnything else?<|im_end|>", ["dog", "dog"]),
+    ("qwen", f"[{ITEM}, " + '{"bbox_2d": [1, 2', ["dog"]),
+    ("qwen", f'{{"objects": [{ITEM}], "note": "a {{brace}}"}}', ["dog"]),
+    ("qwen", '{"label": null, "bbox_2d": [1, 2, 3, 4]} {"bbox_2d": [1, 2, 3, 4]}', ["", ""]),
+    ("qwen", '{"bbox_2d": [[1, 2, 3, 4], [5, 6, 7, 8]], "label": "a {dog}"}', ["a {dog}", "a {dog}"]),
+    *[(scheme, "There is nothing here.", []) for scheme in SCHEMES],
+    *[(scheme, "", []) for scheme in SCHEMES],
+]
+
+WRONG: list[tuple[Scheme, str, list[str]]] = [
+    ("aurora", "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>", ["coordinates"]),
+    ("aurora", "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_336>)", ["range"]),
+    ("paligemma", "<loc0001><loc0002><loc0003> dog", ["coordinates"]),
+    ("paligemma", "<loc0001><loc0002><loc0003><loc1025> dog", ["range"]),
+    ("paligemma", "<loc0005><loc0002><loc0003><loc0004> dog", ["order"]),
+    ("florence2", f"dog{FLORENCE}<loc_1><loc_2>", ["coordinates"]),
+    ("florence2", "dog<loc_1><loc_2><loc_3><loc_1001>", ["range"]),
+    ("kosmos2", "<object><patch_index_0001></object>", ["coordinates"]),
+    ("kosmos2", "<object><patch_index_0001><patch_index_1024></object>", ["range"]),
+    ("kosmos2", "<object><patch_index_0040><patch_index_0004></object>", ["order"]),
+    ("qwen", '[{"bbox_2d": [1, 2', ["bracket"]),
+    ("qwen", '{"bbox_2d": [1, 2, 3]}', ["coordinates"]),
+    (
+        "qwen",
+        '{"bbox_2d": [1, 2, 3, "x"]}{"bbox_2d": [1, 2, 3, true]}{"bbox_2d": 7}',
+        ["token", "token", "coordinates"],
+    ),
+    ("qwen", '{"bbox_2d": [1, 2, 3, NaN]}{"bbox_2d": [1, 2, 3, 1e999]}', ["token", "token"]),
+    ("qwen", '{"bbox_2d": [1, 2, 642, 4]}{"bbox_2d": [1, 2, 3, 429]}', ["range", "range"]),
+    ("qwen", '{"bbox_2d": [5, 2, 3, 4]}', ["order"]),
+    ("qwen", "{'bbox_2d': [5, 2, 3, 4]} {\"bbox_2d\": [1, 2, 3, 4}", ["token"]),
+]
+
+REPAIRED: list[tuple[Scheme, str, list[list[int]], str]] = [
+    ("qwen", '{"bbox_2d": [1.4, 2.5, 3.0, 4]}', [[1, 3, 3, 4]], "fractions of a pixel"),
+    ("qwen", '{"bbox_2d": ["1", "2", "3", "4"]}', [[1, 2, 3, 4]], "written as text"),
+    ("qwen", '{"bbox_2d": [-1, 0, 641, 428]}', [[0, 0, 640, 427]], "one pixel beyond the image"),
+    ("paligemma", "<loc0001><loc0002><loc1024><loc1024> dog", [[1, 2, 1023, 1023]], "1024 is one beyond 0..1023"),
+    ("florence2", "dog<loc_1><loc_2><loc_1000><loc_4>", [[1, 2, 999, 4]], "1000 is one beyond 0..999"),
+]
+
+
+@pytest.mark.parametrize(("scheme", "text", "labels"), READ)
+def test_boxes_in_company(scheme: Scheme, text: str, labels: list[str]) -> None:
+    parsed = parse_spelling(text, scheme, image_size=SIZE)
+    assert list(parsed.labels) == labels
+    assert len(parsed.codes) == len(parsed.spans) == len(labels)
+    for start, end in parsed.spans.tolist():
+        alone = parse_spelling(text[start:end], scheme, image_size=SIZE)
+        assert len(alone.codes) >= 1
+        assert not alone.malformed
+    result = convert(text, source=scheme, target="florence2", image_size=SIZE, strict=False) if all(labels) else None
+    assert result is None or (result.labels == tuple(labels) and result.malformed == parsed.malformed)
+
+
+@pytest.mark.parametrize(("scheme", "text", "flaws"), WRONG)
+def test_what_is_no_box(scheme: Scheme, text: str, flaws: list[str]) -> None:
+    parsed = parse_spelling(text, scheme, image_size=SIZE)
+    assert [piece.flaw for piece in parsed.malformed] == flaws
+    for piece in parsed.malformed:
+        assert text[piece.start : piece.end] == piece.text
+        assert piece.reason
+    result = convert(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
+    assert result.malformed == parsed.malformed
+    assert len(result.codes) == len(parsed.codes)
+
+
+@pytest.mark.parametrize(("scheme", "text", "codes", "reason"), REPAIRED)
+def test_what_is_put_right_is_said(scheme: Scheme, text: str, codes: list[list[int]], reason: str) -> None:
+    with pytest.raises(MalformedBoxError):
+        convert(text, source=scheme, target="aurora", image_size=SIZE)
+    parsed = parse_spelling(text, scheme, image_size=SIZE)
+    assert parsed.codes.tolist() == codes
+    assert parsed.malformed == ()
+    assert reason in parsed.repaired[0].reason
+    result = convert(text, source=scheme, target="aurora", image_size=SIZE, strict=False)
+    assert result.repaired == parsed.repaired
+
+
+@given(st.data(), st.sampled_from(SCHEMES), st.booleans())
+@settings(max_examples=100)
+def test_what_is_written_is_found_in_any_text(data: st.DataObject, scheme: Scheme, named: bool) -> None:
+    edges = st.tuples(st.integers(0, 335), st.integers(0, 335)).map(sorted)
+    sides = data.draw(st.lists(st.tuples(edges, edges), min_size=1, max_size=4))
+    codes = np.array([[x[0], y[0], x[1], y[1]] for x, y in sides])
+    labels = ["a dog"] * len(codes) if named else None
+    written = convert(codes, source="aurora", target=scheme, labels=labels, image_size=SIZE)
+    before = data.draw(st.sampled_from(["", "Yes.\n", "<s>\n", "\n\n"]))
+    after = data.draw(st.sampled_from(["", "</s>", "\nYes.", "\n\n"]))
+    parsed = parse_spelling(before + written.text + after, scheme, image_size=SIZE)
+    np.testing.assert_array_equal(parsed.codes, written.codes)
+    assert parsed.labels == written.labels
+    assert parsed.malformed == parsed.repaired == ()
+
+
+@given(st.text(alphabet='<>{}[]()"loc_0123456789patchindex,;: bbox2d\n', max_size=60), st.sampled_from(SCHEMES))
+@settings(max_examples=200)
+def test_nothing_raises(text: str, scheme: Scheme) -> None:
+    parsed = parse_spelling(text, scheme, image_size=SIZE)
+    assert len(parsed.codes) == len(parsed.labels) == len(parsed.spans)
+    convert(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "piece", ["{", '{"bbox_2d": [', "<loc0001>", "<patch_index_0001>", "<loc_1>", "<PIXEL_1>", "(", "<"]
+)
+def test_long_texts_take_linear_time(scheme: Scheme, piece: str, cpu_seconds: Any) -> None:
+    short, long = (cpu_seconds(lambda n=n: parse_spelling(piece * n, scheme, image_size=SIZE)) for n in (500, 4000))
+    assert long < 40 * short + 0.2
+
+
+@pytest.mark.parametrize("source", SCHEMES)
+def test_a_missing_label_stays_missing(source: Scheme) -> None:
+    none = convert(TWO, source="aurora", target=source, image_size=SIZE).text
+    numbered = "\n".join(f"Bounding box {at}: {box}" for at, box in enumerate(["(1,2,3,4)", "(5,6,7,8)"], 1))
+    for text, scheme in ((none, source), (numbered, "numeral")):
+        for target in SCHEMES:
+            for strict in (True, False):
+                result = convert(text, source=scheme, target=target, image_size=SIZE, strict=strict)  # type: ignore[arg-type]
+                assert result.labels == ("", "")
+    null = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": None}])
+    assert convert(null, source="qwen", target="paligemma", image_size=SIZE).labels == ("",)
+    assert "None" not in convert(null, source="qwen", target="paligemma", image_size=SIZE).text
+
+
+@pytest.mark.parametrize(
+    ("scheme", "text"),
+    [
+        ("florence2", f"dog{FLORENCE}{FLORENCE}cat{FLORENCE}"),
+        ("paligemma", f"{LOC} dog ; {LOC} dog ; {LOC} cat"),
+        ("paligemma", f"{LOC} ; {LOC}"),
+    ],
+)
+def test_their_own_forms_of_several_boxes_come_back_as_they_were(scheme: Scheme, text: str) -> None:
+    for strict in (True, False):
+        assert convert(text, source=scheme, target=scheme, strict=strict).text == text
+
+
+def test_refused() -> None:
+    with pytest.raises(BoxError, match="image_size"):
+        parse_spelling("", "qwen")
+    with pytest.raises(ValueError, match="schemes are aurora"):
+        parse_spelling("", "shikra")  # type: ignore[arg-type]
