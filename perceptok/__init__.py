@@ -52,9 +52,6 @@ if TYPE_CHECKING:
         VocabularyError,
     )
     from perceptok.evaluation.answers import Reading, read_answer
-    from perceptok.evaluation.benchmarks.catalogue import load_benchmark
-    from perceptok.evaluation.benchmarks.items import Benchmark
-    from perceptok.evaluation.benchmarks.scoring import evaluate
     from perceptok.evaluation.report.cases import Case
     from perceptok.evaluation.report.page import write_page
     from perceptok.llava.framing import FrameRule
@@ -93,7 +90,6 @@ _HOMES = {
     "AlignmentAccumulator": "perceptok.vocabulary.alignment.accumulator",
     "AlignmentError": "perceptok.errors",
     "AnnotationError": "perceptok.errors",
-    "Benchmark": "perceptok.evaluation.benchmarks.items",
     "BoxCodec": "perceptok.boxes.codec",
     "BoxError": "perceptok.errors",
     "BoxRecord": "perceptok.boxes.datasets.records",
@@ -151,14 +147,12 @@ _HOMES = {
     "curriculum_probabilities": "perceptok.objectives.curriculum",
     "curriculum_temperature": "perceptok.objectives.curriculum",
     "distillation_loss": "perceptok.objectives.distillation",
-    "evaluate": "perceptok.evaluation.benchmarks.scoring",
     "extend_vocabulary": "perceptok.vocabulary.extension",
     "finetune": "perceptok.llava.training.finetuning",
     "generate_perception": "perceptok.decoding.engines.fast_generation",
     "iou_matrix": "perceptok.boxes.scores.metrics",
     "load_adapter": "perceptok.llava.saving",
     "load_aurora_checkpoint": "perceptok.depth.codec",
-    "load_benchmark": "perceptok.evaluation.benchmarks.catalogue",
     "load_llava": "perceptok.llava.loading",
     "marker_loss": "perceptok.objectives.auxiliary",
     "match_boxes": "perceptok.boxes.scores.metrics",
@@ -196,7 +190,6 @@ __all__ = [
     "AlignmentAccumulator",
     "AlignmentError",
     "AnnotationError",
-    "Benchmark",
     "BoxCodec",
     "BoxError",
     "BoxRecord",
@@ -252,14 +245,12 @@ __all__ = [
     "curriculum_probabilities",
     "curriculum_temperature",
     "distillation_loss",
-    "evaluate",
     "extend_vocabulary",
     "finetune",
     "generate_perception",
     "iou_matrix",
     "load_adapter",
     "load_aurora_checkpoint",
-    "load_benchmark",
     "load_llava",
     "marker_loss",
     "match_boxes",

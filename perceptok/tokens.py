@@ -9,7 +9,12 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["DEPTH", "DEPTH_GRID", "PIXEL", "TokenSet"]
+from perceptok.errors import VocabularyError
+
+__all__ = ["DEPTH", "DEPTH_GRID", "MOST_TOKENS", "PIXEL", "TokenSet"]
+
+MOST_TOKENS = 2**20
+"""Of one set: four times the largest vocabulary in use; a damaged manifest could ask for a terabyte of names."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,20 @@ class TokenSet:
         name: The upper-case stem of every token.
         size: Number of codes.
         delimited: Whether the set has a start and an end marker.
+
+    Raises:
+        VocabularyError: No name, or a size that is no integer in 1..2**20.
     """
 
     name: str
     size: int
     delimited: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise VocabularyError(f"a token set has a name; got {self.name!r}")
+        if type(self.size) is not int or not 1 <= self.size <= MOST_TOKENS:
+            raise VocabularyError(f"the {self.name} token set has 1..{MOST_TOKENS} codes; got {self.size!r:.40}")
 
     @property
     def start(self) -> str:

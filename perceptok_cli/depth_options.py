@@ -118,12 +118,14 @@ def loaded_codec(codec: str | None, device: str) -> DepthCodec:
     """The codec that `--codec` names, on a device."""
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
 
+    project, _, place = (codec or "").partition(":")
+    if place and project in ("aurora", "molmoact"):
+        loaded = load_aurora_checkpoint(place, preprocessing=project)
+    elif codec is not None and codec.endswith((".pt", ".pth")):
+        loaded = load_aurora_checkpoint(codec)
+    else:
+        loaded = DepthCodec.from_pretrained(codec)
     try:
-        project, _, place = (codec or "").partition(":")
-        if place and project in ("aurora", "molmoact"):
-            return load_aurora_checkpoint(place, preprocessing=project).to(device)
-        if codec is not None and codec.endswith((".pt", ".pth")):
-            return load_aurora_checkpoint(codec).to(device)
-        return DepthCodec.from_pretrained(codec).to(device)
-    except RuntimeError as error:
+        return loaded.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
         raise ConfigError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -97,9 +96,11 @@ def _refuse_shared_files(train_files: list[MapFile], val_files: list[MapFile]) -
 
 
 def _json(path: Path) -> dict[str, object]:
+    from perceptok.files import parse_json
+
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = parse_json(path.read_bytes(), str(path), ConfigError)
+    except OSError as error:
         raise ConfigError(f"{path}: not a readable configuration ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected an object of settings")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from collections.abc import Callable
 
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import box, demo, depth, evaluation, llava
+from perceptok_cli import box, demo, depth, llava
+from perceptok_cli.console import printable
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "outcome"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,17 +23,43 @@ app = typer.Typer(
 app.add_typer(depth.app, name="depth")
 app.add_typer(box.app, name="box")
 app.add_typer(llava.app, name="llava")
-app.add_typer(evaluation.app, name="eval")
 app.command()(demo.demo)
 
 
 def main() -> None:
-    """Run the command line; what perceptok refuses becomes one line on standard error and exit code 2."""
+    """Run the command line; whatever goes wrong becomes one line on standard error and exit code 2."""
+    code = outcome(app)
     try:
-        app()
+        sys.stdout.flush()
+    except OSError as error:
+        # What the buffer still holds would fail once more, with a traceback, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # whoever read our output has enough
+            sys.exit(1)
+        code = _refused(f"cannot write standard output: {error.strerror}")
+    sys.exit(code)
+
+
+def outcome(command: Callable[[], object]) -> int:
+    """The exit code of a command."""
+    try:
+        command()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except PerceptokError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        return _refused(str(error))
+    except MemoryError:
+        return _refused("not enough memory; give fewer or smaller inputs at once (--batch-size)")
+    except OSError as error:
+        if error.errno is None or error.errno == errno.EPIPE:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+    return 0
+
+
+def _refused(reason: str) -> int:
+    sys.stderr.write(f"error: {printable(reason)}\n")
+    return 2
 
 
 if __name__ == "__main__":

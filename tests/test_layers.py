@@ -51,7 +51,7 @@ SUBROOMS: dict[str, list[str]] = {
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts", "pictures"],
-    "evaluation": ["report", "benchmarks"],
+    "evaluation": ["report"],
     "vocabulary": ["alignment"],
     "llava": ["inference", "folders", "training"],
 }

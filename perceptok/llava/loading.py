@@ -259,10 +259,10 @@ def _load_processor(path_or_id: str | os.PathLike[str], revision: str | None) ->
 def _place(path_or_id: str | os.PathLike[str], revision: str | None) -> dict[str, Any]:
     """Where from_pretrained may look; refuses what is neither a folder nor an id."""
     if Path(path_or_id).is_dir():
-        return {"local_files_only": True}
+        return {"local_files_only": True, "trust_remote_code": False}
     if isinstance(path_or_id, os.PathLike) or not _HUB_ID.fullmatch(path_or_id):
         raise CheckpointError(f"there is no folder {path_or_id}; expected one, or a Hub id such as owner/name")
-    return {"revision": revision}
+    return {"revision": revision, "trust_remote_code": False}
 
 
 def _refuse_original(path_or_id: str | os.PathLike[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from perceptok.errors import OutputError, VocabularyError
-from perceptok.files import atomic_write
+from perceptok.files import atomic_write, parse_json
 from perceptok.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Manifest:
     def from_json(cls, text: str, name: str) -> Manifest:
         """The inverse of `to_json`; raises VocabularyError, which names the file, for anything else."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = parse_json(text, name, VocabularyError)
             if values["format"] != _FORMAT:
                 raise VocabularyError(
                     f"{name} has format {values['format']!r}, this release reads {_FORMAT}; upgrade perceptok"
@@ -129,7 +129,10 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return cast(
+            "PreTrainedTokenizerBase",
+            AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        )
     except (OSError, ValueError) as error:
         raise VocabularyError(
             f"no tokenizer loads from {folder} ({str(error).splitlines()[0]}); save it there, or pass tokenizer="

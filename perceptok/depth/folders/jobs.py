@@ -264,9 +264,13 @@ def _side_by_side(work: Callable[[Item], Result], batches: Iterable[Item]) -> It
     workers = min(8, threads)
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-        for batch in batches:
-            waiting.append(pool.submit(work, batch))
-            if len(waiting) > 2 * workers:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:  # whoever stops listening, at a closed pipe or an error, does not wait for what was still to come
+            for one in waiting:
+                one.cancel()

@@ -47,8 +47,13 @@ class AuroraConfig:
     codebook_dim: int = 512
 
     def __post_init__(self) -> None:
-        if min(self.hidden_dim, self.codebook_size, self.codebook_dim) < 1:
-            raise ConfigError(f"every size is at least 1; got {self}")
+        if not 1 <= min(self.hidden_dim, self.codebook_size, self.codebook_dim) <= self.largest <= 2**16:
+            raise ConfigError(f"every size is in 1..65536; got {self}")
+
+    @property
+    def largest(self) -> int:
+        """The largest of the sizes."""
+        return max(self.hidden_dim, self.codebook_size, self.codebook_dim)
 
 
 class _Residual(nn.Module):
@@ -151,7 +156,7 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, because reading it would run code or build foreign objects ({error}); "
+            f"{path}: refused, because it is damaged, or reading it would run code or build foreign objects; "
             "ask for a checkpoint that holds tensors only"
         ) from error
     except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:

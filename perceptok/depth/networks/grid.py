@@ -20,6 +20,10 @@ from perceptok.errors import ConfigError
 __all__ = ["GridConfig", "GridDecoder", "GridEncoder"]
 
 
+MOST_STAGES, MOST_BLOCKS, MOST_CHANNELS = 8, 256, 2**16
+"""What a configuration may ask for; a damaged one would build modules for hours."""
+
+
 @dataclass(frozen=True)
 class GridConfig:
     """Shape of the default networks.
@@ -48,6 +52,11 @@ class GridConfig:
         sizes = (*self.widths, *self.blocks, self.heads, self.expansion, self.codebook_size, self.codebook_dim)
         if min(sizes) < 1:
             raise ConfigError(f"every size is at least 1; got {self}")
+        if len(self.widths) > MOST_STAGES or max(self.blocks) > MOST_BLOCKS or max(sizes) > MOST_CHANNELS:
+            raise ConfigError(
+                f"at most {MOST_STAGES} stages of {MOST_BLOCKS} blocks, and sizes of {MOST_CHANNELS}; got "
+                f"{len(self.widths)} stages, {max(self.blocks)} blocks and a size of {max(sizes)}"
+            )
         if self.widths[-1] % self.heads:
             raise ConfigError(f"the last width must be a multiple of heads; got {self.widths[-1]} and {self.heads}")
 

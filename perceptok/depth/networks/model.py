@@ -96,7 +96,10 @@ def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> D
             f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
             f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
         )
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise CheckpointError(f"{where}: weights are NaN or infinite; training that saved them had diverged")
-    model.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    single = {key: value.float() for key, value in state.items()}
+    if not all(torch.isfinite(value).all() for value in single.values()):
+        raise CheckpointError(
+            f"{where}: weights are NaN, infinite or too large for float32; training that saved them had diverged"
+        )
+    model.load_state_dict(single, assign=True)
     return model

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +85,14 @@ class MapBank:
     def digests(self) -> set[bytes]:
         """A digest of every map's content, to find one map in two sets."""
         return {hashlib.sha256(one.numpy().tobytes()).digest() for one in self.nearness.cpu()}
+
+    def identity(self) -> dict[str, Any]:
+        """How many maps of which sources, and a digest of all of them in their order: what a run was begun on."""
+        digest = hashlib.sha256("\n".join(self.sources).encode("utf-8", "surrogatepass"))
+        for nearness, valid in zip(self.nearness.cpu(), self.valid.cpu(), strict=True):
+            digest.update(nearness.numpy().tobytes())
+            digest.update(valid.numpy().tobytes())
+        return {"maps": dict(Counter(self.sources)), "sha256": digest.hexdigest()}
 
     def to(self, device: torch.device) -> MapBank:
         """The same maps on a device."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,29 +83,31 @@ def train_depth_codec(
     Raises:
         ConfigError: The model of `initial` is another one than the configuration's.
         TrainingError: No maps, validation maps that are also training maps, a loss that is not finite, or a run of
-            another configuration in `output`.
+            another configuration or of other maps in `output`.
+        OutputError: Another process is writing `output`.
     """
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
     bank, val_bank = _banked(train_maps), None if val_maps is None else _banked(val_maps)
     if val_bank is not None:
         _refuse_overlap(bank, val_bank)
-    run = RunFolder(Path(output), config.to_dict()) if output is not None else None
-    trainer = _Trainer(config, bank, val_bank, accelerator, initial)
-    start = trainer.restore(run.read_state()) if run is not None and run.has_state else 0
-    if run is not None and accelerator.is_main_process:
-        run.begin(start, trainer.state(start))
-    for epoch in trainer.epochs(start, advance):
-        if accelerator.is_main_process:
-            _alarm(epoch, config)
-            report(epoch)
-            if run is not None:
-                run.log(epoch._asdict())
-                run.write_state(trainer.state(epoch.step))
-    codec = trainer.codec()
-    if run is not None and accelerator.is_main_process:
-        codec.save_pretrained(run.folder)
-        run.finish()
-    accelerator.wait_for_everyone()
+    run = RunFolder(Path(output), config.to_dict(), bank.identity()) if output is not None else None
+    with run.held() if run is not None and accelerator.is_main_process else nullcontext():
+        trainer = _Trainer(config, bank, val_bank, accelerator, initial)
+        start = trainer.restore(run.read_state()) if run is not None and run.has_state else 0
+        if run is not None and accelerator.is_main_process:
+            run.begin(start, trainer.state(start))
+        for epoch in trainer.epochs(start, advance):
+            if accelerator.is_main_process:
+                _alarm(epoch, config)
+                report(epoch)
+                if run is not None:
+                    run.log(epoch._asdict())
+                    run.write_state(trainer.state(epoch.step))
+        codec = trainer.codec()
+        if run is not None and accelerator.is_main_process:
+            codec.save_pretrained(run.folder)
+            run.finish()
+        accelerator.wait_for_everyone()
     return codec
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from perceptok.errors import AlignmentError
-from perceptok.files import atomic_write
+from perceptok.files import atomic_write, parse_json
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary.alignment.assignment import solve_among_candidates, solve_exactly
 from perceptok.vocabulary.lookup import PerceptionVocabulary
@@ -146,9 +146,10 @@ class VocabularyAlignment:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote; raises AlignmentError for a file that is none, or damaged."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            text = Path(path).read_bytes()
+        except OSError as error:
             raise AlignmentError(f"{path}: not a readable alignment ({error})") from error
+        content = parse_json(text, f"{path}: not a readable alignment", AlignmentError)
         return cls(**_checked_content(content, path))
 
     def _ids(self, vocab: PerceptionVocabulary, token_set: TokenSet) -> Tensor:

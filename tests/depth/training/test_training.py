@@ -169,7 +169,7 @@ def test_refusals(bank: MapBank, finished: tuple[Path, DepthCodec], tmp_path: Pa
 
 
 def test_disk_without_room_is_refused_before_training(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, SMALL.to_dict())
+    run = RunFolder(tmp_path, SMALL.to_dict(), {})
     # An expanded tensor claims more bytes than any disk has, and takes none.
     with pytest.raises(OutputError, match="left on the disk"):
         run.begin(0, {"weights": torch.zeros(1).expand(2**50)})

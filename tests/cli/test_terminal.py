@@ -1,0 +1,135 @@
+"""What comes from a file reaches the terminal as plain, short text; standard output is for data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perceptok_cli.console import MOST_FAILURES, finish, note, print_table, printable
+from perceptok_cli.main import app, outcome
+
+HOSTILE = "a\x1b[31mred\x1b]0;title\x07\u202eevil\r\n[bold]b[/bold]\x9b2J\u2066\ud800"
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-m", "perceptok_cli.main", *arguments],
+        **{"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment, **options},
+    )
+
+
+@given(st.text(max_size=50))
+def test_printable_is_one_line_without_control(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert printable(shown) == shown
+
+
+def test_ordinary_text_is_itself() -> None:
+    assert printable("Küche 日本 [1] 'a'.png") == "Küche 日本 [1] 'a'.png"
+    assert printable("x" * 5000).startswith("x" * 2000 + "... (5000")
+
+
+def test_every_way_out_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    note(HOSTILE)
+    print_table("title", ("name",), [[HOSTILE]])
+    with pytest.raises(Exception, match="1"):
+        finish([(HOSTILE, HOSTILE)] * (MOST_FAILURES + 5), 100)
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "\x1b" not in text
+        assert "\x9b" not in text
+        assert "\u202e" not in text
+        assert "[bold]b[/bold]" in text
+    assert err.count("failed") >= 1
+    assert "and 5 more" in err
+    listed = Path(err[err.index("all of them are in ") :].split()[-1])
+    assert len(listed.read_text().splitlines()) == MOST_FAILURES + 5
+    listed.unlink()
+
+
+def test_hostile_file_names(tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    (folder / "a\x1b[31m\u202e[red]\n.png").write_bytes(b"no png")
+    done = run("depth", "encode", str(folder), "--kind", "inverse", "-o", str(tmp_path / "out.jsonl"))
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert "\u202e" not in done.stderr
+    assert r"\x1b[31m\u202e[red]\n.png" in done.stderr
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for index in range(3):
+        np.save(folder / f"{index}.npy", np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20))
+    return folder
+
+
+def test_a_full_standard_output_is_one_line(maps: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run("depth", "encode", str(maps), "--kind", "inverse", "-o", "-", capture_output=False, stdout=full,
+                   stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("No space left on device\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_pipe_ends_the_command_at_once(maps: Path) -> None:
+    for index in range(3, 200):
+        (maps / f"{index}.npy").hardlink_to(maps / "0.npy")
+    command = [sys.executable, "-m", "perceptok_cli.main", "depth", "encode", str(maps), "--kind", "inverse", "-o", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        json.loads(process.stdout.readline())
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("depth", "decode", "missing.jsonl", "-o", "d"),
+        ("depth", "decode", "missing.npz", "-o", "d"),
+        ("depth", "decode", "latin.jsonl", "-o", "d"),
+        ("depth", "encode", "good", "--kind", "inverse", "-o", "none/out.jsonl"),
+        ("depth", "encode", "good", "--kind", "inverse", "-o", "o.jsonl", "--device", "cuda"),
+        ("depth", "encode", "good", "--kind", "inverse", "-o", "o.jsonl", "--codec", "codec"),
+        ("depth", "train", "good", "--kind", "inverse", "--config", "cut.json", "-o", "run"),
+        ("depth", "train", "good", "--kind", "inverse", "--config", "deep.json", "-o", "run"),
+        ("box", "eval", "missing.jsonl", "--truth", "deep.json"),
+        ("box", "encode", "cut.json", "-o", "b.jsonl"),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_ordinary_mistakes_are_one_line(
+    arguments: tuple[str, ...], maps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = maps.parent
+    monkeypatch.chdir(folder)
+    (folder / "latin.jsonl").write_bytes(b'{"name": "\xe9"}\n')
+    (folder / "cut.json").write_text('{"steps": 1')
+    (folder / "deep.json").write_text("[" * 1_000_000)
+    (folder / "codec").mkdir()
+    (folder / "codec" / "config.json").write_text('{"format": 1' + "0" * 5000 + "}")
+    (folder / "codec" / "model.safetensors").write_bytes(b"")
+    code = outcome(lambda: app(list(arguments)))
+    out, err = capsys.readouterr()
+    assert code in (1, 2)
+    assert out == ""
+    assert len(err.strip().splitlines()) <= 4, err
