@@ -55,6 +55,10 @@ def infer(
     force_block: Annotated[
         Literal["first", "somewhere"] | None, typer.Option("--force-block", help="Every answer holds a depth block.")
     ] = None,
+    consistency: Annotated[
+        list[str] | None,
+        typer.Option("--consistency", help="Hold the conclusion to its evidence: count, list, marker; repeatable."),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Budget of an answer.")] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", min=0, help="0 takes the likeliest token always.")
@@ -73,6 +77,7 @@ def infer(
     given = {
         "constraints": constraints,
         "force_block": force_block,
+        "consistency": tuple(consistency) if consistency else None,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from perceptok.files import whole_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answers import PerceptionAnswer, read_written
 from perceptok.llava.inference.conclusions import require_choices
+from perceptok.llava.inference.evidence import EvidenceRows
 from perceptok.llava.inference.pictures import PictureSource, open_picture
 from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
 from perceptok.llava.inference.settings import InferenceConfig
@@ -236,7 +238,7 @@ class PerceptionPipeline:
 
         def run(watch: StoppingCriteria) -> PerceptionAnswer:
             ids = self._generated(prepared, config, [watch])
-            return self._read(request, ids[0], prepared.frames[0], config)
+            return self._read(request, ids[0], prepared, 0, config)
 
         yield from stream_updates(
             run, prepared.length, self.vocab, tokenizer, self._ends(), self.codec, prepared.frames[0], self.box_codec
@@ -255,8 +257,8 @@ class PerceptionPipeline:
         prepared = self._prepared(requests, config)
         written = self._generated(prepared, config)
         return [
-            self._read(request, ids, frame, config)
-            for request, ids, frame in zip(requests, written, prepared.frames, strict=True)
+            self._read(request, ids, prepared, row, config)
+            for row, (request, ids) in enumerate(zip(requests, written, strict=True))
         ]
 
     def _prepared(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
@@ -272,7 +274,17 @@ class PerceptionPipeline:
             floating = isinstance(on_device, Tensor) and on_device.is_floating_point()
             placed[name] = on_device.to(self.model.dtype) if floating else on_device
         length = placed["input_ids"].shape[1]
-        return _Prepared(placed, frames, length, min(config.max_new_tokens, self._room(length)))
+        evidence = None
+        if config.consistency:
+            markers = [one.markers for one in requests]
+            evidence = EvidenceRows(
+                config.consistency, self.processor.tokenizer, self.vocab, length, markers, frames, self._decoded
+            )
+        return _Prepared(placed, frames, length, min(config.max_new_tokens, self._room(length)), evidence)
+
+    def _decoded(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (10, 10) -> nearness (320, 320)."""
+        return np.asarray(self.codec.decode(codes)[0])
 
     def _room(self, length: int) -> int:
         """Tokens that the model's context leaves for an answer."""
@@ -297,6 +309,8 @@ class PerceptionPipeline:
             held = self._constraint(config).answering(ids, prepared.budget)
             extra["logits_processor"] = [held]
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
+        if prepared.evidence is not None:
+            extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.evidence]
         if watchers:
             extra["stopping_criteria"] = list(watchers)
         with _seeded(config), torch.inference_mode():
@@ -353,15 +367,15 @@ class PerceptionPipeline:
         return self._constraints[grammar]
 
     def _read(
-        self, request: Request, ids: Sequence[int], frame: ImageFrame, config: InferenceConfig
+        self, request: Request, ids: Sequence[int], prepared: _Prepared, row: int, config: InferenceConfig
     ) -> PerceptionAnswer:
         ended = bool(ids) and ids[-1] in self._ends()
-        return read_written(
+        answer = read_written(
             ids[:-1] if ended else ids,
             ended=ended,
             question=request.question,
             image=request.image,
-            frame=frame,
+            frame=prepared.frames[row],
             vocab=self.vocab,
             tokenizer=self.processor.tokenizer,
             codec=self.codec,
@@ -371,6 +385,7 @@ class PerceptionPipeline:
             markers=request.markers,
             name=request.name,
         )
+        return answer if prepared.evidence is None else replace(answer, overruled=prepared.evidence.overruled(row))
 
 
 class _Prepared(NamedTuple):
@@ -380,6 +395,7 @@ class _Prepared(NamedTuple):
     frames: list[ImageFrame]
     length: int
     budget: int
+    evidence: EvidenceRows | None
 
 
 def _check_parts(model: Any, tokenizer: Any, vocab: PerceptionVocabulary, codec: DepthCodec) -> None:

@@ -201,6 +201,7 @@ class TestWhatCannotBeAsked:
             ({"temperature": -1.0}, "temperature is 0"),
             ({"top_p": 0.0}, "top_p is a share"),
             ({"force_block": "first", "constraints": False}, "needs constraints"),
+            ({"consistency": ("letters",)}, "consistency is of count, list, marker; got letters"),
         ],
     )
     def test_switches(self, pipe: PerceptionPipeline, changes: dict[str, object], message: str) -> None:
@@ -231,3 +232,13 @@ class TestPartsThatDoNotFit:
         other = pt.DepthCodec(codec.model, pt.DepthCodec.from_pretrained().preprocessing.__class__(resize="area"))
         with pytest.raises(VocabularyError, match="load the codec that the model was trained with"):
             PerceptionPipeline(pipe.model, pipe.processor, pipe.vocab, codec=other)
+
+
+def test_consistency_stands_beside_the_constraints(pipe: PerceptionPipeline) -> None:
+    kinds = ("count", "list", "marker")
+    asked = ([picture(60, 40), picture(30, 30, 1)], QUESTIONS[:2])
+    places = {"A": (3.0, 4.0), "B": (29.0, 29.0)}
+    held = pipe(*asked, max_new_tokens=120, consistency=kinds, markers=places)
+    free = pipe(*asked, max_new_tokens=120, markers=places)
+    assert [one.text for one in held] == [one.text for one in free]  # none of the cues was written
+    assert [one.overruled for one in held] == [0, 0]

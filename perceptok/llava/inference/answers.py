@@ -62,6 +62,7 @@ class PerceptionAnswer:
         tokens: How many tokens it wrote.
         constrained: Whether it was held to the grammar.
         codec: Fingerprint of the depth codec.
+        overruled: How often consistency made the conclusion say what its evidence says, and the model would not have.
         name: What the caller calls it, for files and pages.
     """
 
@@ -83,6 +84,7 @@ class PerceptionAnswer:
     tokens: int
     constrained: bool
     codec: str | None
+    overruled: int = 0
     name: str = ""
 
     def __repr__(self) -> str:
@@ -163,6 +165,7 @@ class PerceptionAnswer:
             "ended": self.ended,
             "tokens": self.tokens,
             "constrained": self.constrained,
+            "overruled": self.overruled,
             "image_size": list(self.image.size),
             "frame": self.frame.to_dict(),
             "codec": self.codec,

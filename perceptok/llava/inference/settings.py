@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from perceptok.configs import read_config
 from perceptok.decoding.grammar.automaton import GrammarConfig
 from perceptok.errors import ConfigError
 
-__all__ = ["InferenceConfig"]
+__all__ = ["Consistency", "InferenceConfig"]
+
+Consistency = Literal["count", "list", "marker"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class InferenceConfig:
         grammar: What an answer may hold; None is depth and boxes where the model knows them, and one block at most,
             since there is one image.
         force_block: The answer begins with a depth block ("first") or holds one ("somewhere").
+        consistency: Hold the conclusion to the answer's own evidence, in AURORA's words: the "count" of boxes, the
+            numbers of a "list" of boxes, the nearest "marker" of those that come with the question.
         max_new_tokens: The budget of an answer; a block takes 102 of it. No block or box is begun that it would cut.
         batch_size: Questions that go through the model at once.
         temperature: 0 takes the likeliest token always; above, tokens are drawn.
@@ -36,6 +40,7 @@ class InferenceConfig:
     constraints: bool = True
     grammar: GrammarConfig | None = None
     force_block: Literal["first", "somewhere"] | None = None
+    consistency: tuple[Consistency, ...] = ()
     max_new_tokens: int = 512
     batch_size: int = 8
     temperature: float = 0.0
@@ -51,6 +56,9 @@ class InferenceConfig:
             raise ConfigError(f"temperature is 0 (no draws) or above; got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is a share, above 0 and up to 1; got {self.top_p}")
+        unknown = set(self.consistency) - set(get_args(Consistency))
+        if unknown:
+            raise ConfigError(f"consistency is of {', '.join(get_args(Consistency))}; got {', '.join(sorted(unknown))}")
         if self.force_block is not None and not self.constraints:
             raise ConfigError("force_block is a constraint; it needs constraints: true")
 
@@ -61,7 +69,7 @@ class InferenceConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return asdict(self)
+        return {**asdict(self), "consistency": list(self.consistency)}
 
     def held_to(self, depth: bool, boxes: Literal["aurora", "compact"] | None) -> GrammarConfig:
         """The grammar of a model that knows depth blocks and boxes or not."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from transformers import LlavaProcessor
 
 import perceptok as pt
+from perceptok.data.records import PerceptionRecord, Turn
+from perceptok.data.rendering import render_text
 from perceptok.errors import InferenceError
 from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
 from tests.llava.answering import picture
@@ -32,6 +34,17 @@ def test_the_picture_comes_first(processor: Any, words: pt.PerceptionVocabulary)
     expected = "USER: <image>\nHow many cars? ASSISTANT:"
     for question in ("How many cars?", "<image>\nHow many cars?"):
         assert chat_prompt(processor, question, words) == expected
+
+
+@pytest.mark.parametrize("templated", [True, False])
+def test_a_model_is_asked_as_it_was_taught(processor: Any, words: pt.PerceptionVocabulary, templated: bool) -> None:
+    question = "Which point is closest?\nSelect from the following choices.\n(A) A is closer\n(B) B is closer"
+    record = PerceptionRecord("a", ("a.png",), (Turn("user", question), Turn("assistant", "(B)")), "depth", "direct")
+    asked = processor
+    if not templated:
+        asked = LlavaProcessor(processor.image_processor, processor.tokenizer, patch_size=14)
+    rendered = render_text(record, asked)
+    assert rendered.text[: rendered.spans[0][0]] == chat_prompt(asked, question, words)
 
 
 def test_without_a_template(processor: Any, words: pt.PerceptionVocabulary) -> None:
