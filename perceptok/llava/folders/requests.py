@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perceptok.data.records import PerceptionRecord
 from perceptok.errors import InferenceError, PerceptokError
 from perceptok.files import parse_json
 
@@ -56,7 +57,8 @@ def find_questions(
     Args:
         inputs: Images; folders, searched through for images; files of JSON lines (`.jsonl`), each an object with
             `image` (relative to the file), and optionally `question`, `name` or `id`, `choices` and `markers`
-            ({"A": [x, y]} in pixels); `-` reads such lines from `lines`, with images relative to the working folder.
+            ({"A": [x, y]} in pixels), or a `PerceptionRecord`, whose first question is asked; `-` reads such lines from
+            `lines`, with images relative to the working folder.
         question: For every image whose line does not say.
         choices: The same.
         lines: Standard input.
@@ -118,6 +120,8 @@ def _in_lines(
 
 
 def _of_values(values: Any, where: str, folder: Path, question: str | None, choices: tuple[str, ...]) -> FileQuestion:
+    if isinstance(values, dict) and "turns" in values:
+        return _of_record(PerceptionRecord.from_dict(values, where), folder)
     if not isinstance(values, dict) or not isinstance(values.get("image"), str) or not values["image"]:
         raise InferenceError(f"{where}: expected an object with an image, a path of its own; two images are two lines")
     if unknown := sorted(values.keys() - _KEYS):
@@ -130,6 +134,20 @@ def _of_values(values: Any, where: str, folder: Path, question: str | None, choi
     if not isinstance(name, str | int) or not isinstance(given, list | tuple) or not all(map(_is_text, given)):
         raise InferenceError(f"{where}: name is a text, choices a list of texts")
     return FileQuestion(folder / values["image"], asked, str(name), tuple(given), _markers(values, where))
+
+
+def _of_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
+    """The first question of a record, with its markers in the image's pixels."""
+    if len(record.images) != 1:
+        raise InferenceError(f"record {record.id!r} has {len(record.images)} images; a question is about one")
+    markers = {}
+    if record.evidence.markers and record.frame is None:
+        raise InferenceError(f"record {record.id!r} has markers, but no frame that says where they lie in the image")
+    for one in record.evidence.markers:
+        assert record.frame is not None
+        x, y = record.frame.to_image([one.x, one.y]).tolist()
+        markers[one.letter] = (x, y)
+    return FileQuestion(folder / record.images[0], record.turns[0].text, record.id, record.choices, markers)
 
 
 def _markers(values: dict[str, Any], where: str) -> dict[str, tuple[float, float]]:

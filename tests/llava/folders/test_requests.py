@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import perceptok as pt
+from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn
 from perceptok.errors import InferenceError
 from perceptok.llava.folders.requests import find_questions
 from tests.llava.answering import picture
@@ -50,6 +53,30 @@ def test_lines(images: Path) -> None:
     assert asked[0].image == images / "b.png"
     assert asked[1].choices == ("1", "2")
     assert asked[2].markers == {"A": (1.0, 2.5)}
+
+
+def test_records(images: Path) -> None:
+    record = PerceptionRecord(
+        "r1",
+        ("b.png",),
+        (Turn("user", "Which point?"), Turn("assistant", "(A)")),
+        "depth",
+        "direct",
+        frame=pt.ImageFrame.squash((4, 3)),
+        choices=("A", "B"),
+        evidence=Evidence(markers=(Marker("A", 168.0, 112.0), Marker("B", 0.0, 0.0))),
+    )
+    twice = replace(record, id="r2", images=("b.png", "b.png"))
+    lost = replace(record, id="r3", frame=None)
+    path = lines(images / "records.jsonl", *(one.to_json() for one in (record, twice, lost)))
+    asked, failures = find_questions([path])
+    assert [one.name for one in asked] == ["r1"]
+    assert asked[0].question == "Which point?"
+    assert asked[0].choices == ("A", "B")
+    assert asked[0].markers == {"A": (2.0, 1.0), "B": (0.0, 0.0)}
+    assert len(failures) == 2
+    assert "has 2 images" in failures[0].reason
+    assert "no frame" in failures[1].reason
 
 
 def test_standard_input(images: Path) -> None:
