@@ -5,6 +5,7 @@ __all__ = [
     "AnnotationError",
     "BoxError",
     "CheckpointError",
+    "ClusterError",
     "ConfigError",
     "ConstraintError",
     "DataError",
@@ -98,6 +99,10 @@ class TrainingError(PerceptokError, RuntimeError):
 
 class OutputError(PerceptokError, OSError):
     """An output cannot be written, or exists already and may not be replaced."""
+
+
+class ClusterError(PerceptokError, RuntimeError):
+    """A Ray cluster cannot be reached, or a worker died again and again on the same work."""
 
 
 class MissingExtraError(PerceptokError, ImportError):

@@ -36,6 +36,14 @@ app = typer.Typer(no_args_is_help=True, help="Depth maps <-> 100 tokens.")
 app.command()(train)
 app.command()(show)
 
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="This process, or workers on a Ray cluster (extra ray).")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Ray: workers, each with a codec of its own.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Ray: the cluster's address; default: RAY_ADDRESS, or this machine.")
+]
+
 
 @app.command()
 @reads_maps
@@ -48,15 +56,20 @@ def encode(
     batch_size: BatchOption = 16,
     text: Annotated[bool, typer.Option("--text", help="JSON lines: write the block of tokens too.")] = False,
     force: ForceOption = False,
+    engine: EngineOption = "local",
+    workers: WorkersOption = 2,
+    address: AddressOption = None,
 ) -> None:
     """Encode depth maps to tokens. An interrupted run is continued by the same command."""
     from perceptok.depth.folders.jobs import Failure, encode_files, encode_maps
+    from perceptok.depth.folders.ray_jobs import ray_encoder
 
     maps = reading.found(paths)
     loaded = loaded_codec(codec, device)
+    spread = ray_encoder(loaded, batch_size=batch_size, workers=workers, address=address) if engine == "ray" else None
     if str(output) == "-":
         failures: list[Failure] = []
-        for result in encode_maps(loaded, maps, batch_size=batch_size):
+        for result in (one for _, one in spread(maps)) if spread else encode_maps(loaded, maps, batch_size=batch_size):
             if isinstance(result, Failure):
                 failures.append(result)
             else:
@@ -64,7 +77,9 @@ def encode(
         finish(failures, len(maps))
         return
     with progress_bar("encoding", len(maps)) as advance:
-        failures = encode_files(loaded, maps, output, batch_size=batch_size, text=text, force=force, advance=advance)
+        failures = encode_files(
+            loaded, maps, output, batch_size=batch_size, text=text, force=force, advance=advance, engine=spread
+        )
     note(f"{len(maps) - len(failures)} maps -> {output}")
     finish(failures, len(maps))
 

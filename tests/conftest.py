@@ -108,3 +108,12 @@ def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
     for page in pages:
         page.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of two workers on this machine, for the whole session: it takes seconds to start."""
+    ray = pytest.importorskip("ray", reason="Ray (extra ray) is not installed")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()

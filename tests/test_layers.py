@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ROOT / "perceptok"
 
-EVERYWHERE = {"configs", "errors", "files"}
+EVERYWHERE = {"cluster", "configs", "errors", "files"}
 """Files of the ground floor that every room may import."""
 
 FLOORS: dict[str, set[str]] = {
+    "cluster": set(),
     "configs": set(),
     "errors": set(),
     "files": set(),
@@ -42,7 +43,7 @@ FLOORS: dict[str, set[str]] = {
 }
 """Room -> the rooms that it may import, beside EVERYWHERE."""
 
-WITHOUT_TRANSFORMERS = {"configs", "errors", "files", "tokens", "scenes", "depth", "boxes"}
+WITHOUT_TRANSFORMERS = {"cluster", "configs", "errors", "files", "tokens", "scenes", "depth", "boxes"}
 
 SUBROOMS: dict[str, list[str]] = {
     "depth": ["maps", "networks", "folders", "scores", "training"],

@@ -21,7 +21,7 @@ from perceptok.depth.preprocessing import nearest_resize
 from perceptok.errors import CheckpointError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, inside, locked
 
-__all__ = ["Failure", "decode_records", "encode_files", "encode_maps"]
+__all__ = ["Failure", "decode_records", "encode_files", "encode_maps", "encode_stamped"]
 
 MOST_PIXELS = 2**27
 """Of one decoded map, unless the caller says otherwise."""
@@ -32,11 +32,11 @@ Result = TypeVar("Result")
 
 def encode_maps(codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16) -> Iterator[DepthRecord | Failure]:
     """Encode files in order, one result each; a file that cannot be read becomes a `Failure`."""
-    return (result for _, result in _encoded(codec, maps, batch_size))
+    return (result for _, result in encode_stamped(codec, maps, batch_size=batch_size))
 
 
-def _encoded(
-    codec: DepthCodec, maps: Sequence[MapFile], batch_size: int
+def encode_stamped(
+    codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16
 ) -> Iterator[tuple[Stamp, DepthRecord | Failure]]:
     """Each file's stamp, taken before it is read, and its result."""
     fingerprint = codec.fingerprint
@@ -64,6 +64,7 @@ def encode_files(
     text: bool = False,
     force: bool = False,
     advance: Callable[[], object] = lambda: None,
+    engine: Callable[[Sequence[MapFile]], Iterable[tuple[Stamp, DepthRecord | Failure]]] | None = None,
 ) -> list[Failure]:
     """Encode files to one file of records.
 
@@ -79,6 +80,7 @@ def encode_files(
         text: JSON lines only: the block of tokens too.
         force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every map.
+        engine: Encodes the files that are left, in order; `encode_stamped` in this process where None (see `ray_jobs`).
 
     Returns:
         The files that could not be read; all others are in the output.
@@ -99,9 +101,9 @@ def encode_files(
         todo = journal.todo
         for _ in journal.results:
             advance()
-        for index, (stamp, result) in zip(
-            todo, _encoded(codec, [maps[index] for index in todo], batch_size), strict=True
-        ):
+        left = [maps[index] for index in todo]
+        encoded = engine(left) if engine else encode_stamped(codec, left, batch_size=batch_size)
+        for index, (stamp, result) in zip(todo, encoded, strict=True):
             journal.add(index, stamp, result)
             advance()
         results = journal.in_order()

@@ -1,0 +1,216 @@
+"""Ray: the same work on many processes or machines, in order, with nothing lost when a worker dies.
+
+Results equal those of doing the work here; see https://docs.ray.io/en/latest/data for the machinery.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+from perceptok.errors import ClusterError, ConfigError, MissingExtraError, PerceptokError
+
+__all__ = ["RayEngine"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_RESTARTS = 4
+
+
+class RayEngine:
+    """Spreads work over a pool of Ray actors.
+
+    Without an address, and where RAY_ADDRESS is not set, a cluster of `workers` processes is started on this machine
+    and stopped again after the work; a cluster that this process has joined already is used and left running. On other
+    machines perceptok must be installed, and the files that items name must have the same paths.
+
+    Args:
+        workers: Actors; each loads what it needs once.
+        address: Of a running cluster, such as "auto", "10.0.0.1:6379" or "ray://10.0.0.1:10001".
+        gpus: GPUs for each actor; a fraction lets several share one.
+        window: Items that are drawn and handed to Ray at once. Memory grows with it and not with their number; each
+            window starts its actors anew (some seconds).
+
+    Raises:
+        ConfigError: Fewer than one worker or item, or fewer than no GPUs.
+    """
+
+    def __init__(
+        self, workers: int = 2, address: str | None = None, *, gpus: float = 0.0, window: int = 20_000
+    ) -> None:
+        if workers < 1 or gpus < 0 or window < 1:
+            raise ConfigError(
+                f"a Ray engine has at least one worker, no less than 0 GPUs and a window of at least one item; "
+                f"got {workers}, {gpus} and {window}"
+            )
+        self.workers, self.address, self.gpus, self.window = workers, address, gpus, window
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The result of every item, in order.
+
+        Args:
+            work: Sent to each actor once; what it needs to load, it loads there on first use.
+            items: Pickled; drawn a window ahead of the results.
+
+        Raises:
+            PerceptokError: What `work` raised for an item.
+            ClusterError: See `run`.
+        """
+        return self.run(_Each, {"work": work}, items, batch_size=1)
+
+    def run(
+        self,
+        worker: Callable[..., Callable[[list[Item]], Sequence[Result]]],
+        settings: dict[str, Any],
+        items: Iterable[Item],
+        *,
+        batch_size: int,
+    ) -> Iterator[Result]:
+        """The results of items in order, from workers that take them by batches.
+
+        Args:
+            worker: Called with `settings` once in every actor; gives what turns a list of items into as many results.
+            settings: Sent to each actor.
+            items: Pickled.
+            batch_size: Items a worker gets at once.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            PerceptokError: What a worker raised for an item.
+            ClusterError: The cluster cannot be reached, a worker raised another error, or a batch killed its worker
+                again and again. A worker that dies is started anew, and its batch is done again.
+        """
+        queue = iter(items)
+        window = list(islice(queue, self.window))
+        if not window:
+            return
+        with _joined(self.address, self.workers):
+            while window:
+                yield from self._window(worker, settings, window, batch_size)
+                window = list(islice(queue, self.window))
+
+    def _window(
+        self,
+        worker: Callable[..., Callable[[list[Any]], Sequence[Any]]],
+        settings: dict[str, Any],
+        items: list[Any],
+        batch_size: int,
+    ) -> Iterator[Any]:
+        import ray.cloudpickle
+        import ray.data
+
+        pack: Callable[[object], bytes] = ray.cloudpickle.dumps
+        blocks = min(max(4 * self.workers, len(items) // 256), -(-len(items) // batch_size))
+        rows = ray.data.from_items([{"item": pack(item)} for item in items], override_num_blocks=blocks)
+        results = rows.map_batches(
+            _Actor,
+            batch_size=batch_size,
+            compute=ray.data.ActorPoolStrategy(size=self.workers),
+            fn_constructor_kwargs={"made": pack((worker, settings))},
+            num_cpus=1,
+            num_gpus=self.gpus or None,
+            max_restarts=_RESTARTS,
+            max_task_retries=_RESTARTS,
+        )
+        returned = 0
+        try:
+            for row in results.iter_rows():
+                result = pickle.loads(row["result"])  # noqa: S301 (written by our own workers)
+                if isinstance(result, _Refusal):
+                    raise result.error
+                returned += 1
+                yield result
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"the work on Ray stopped after {returned} of {len(items)} items: {_last_line(error)}; "
+                "what was done is kept: run the same command again"
+            ) from error
+
+
+class _Each:
+    """A worker for work on single items."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self._work = work
+
+    def __call__(self, items: list[Any]) -> list[Any]:
+        return [self._work(item) for item in items]
+
+
+class _Refusal:
+    """An error of ours on its way back."""
+
+    def __init__(self, error: PerceptokError) -> None:
+        self.error = error
+
+
+class _Actor:
+    """What Ray runs: items and results cross as bytes, so that no table has to understand them."""
+
+    def __init__(self, made: bytes) -> None:
+        worker, settings = pickle.loads(made)  # noqa: S301 (written by `RayEngine`)
+        self._work = worker(**settings)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        items = [pickle.loads(item) for item in batch["item"]]  # noqa: S301 (written by `RayEngine`)
+        try:
+            results = list(self._work(items))
+        except PerceptokError as error:
+            # The place where it was raised stays here; its kind and its words are what a caller needs.
+            results = [_Refusal(_portable(error))] * len(items)
+        except Exception as error:  # noqa: BLE001 (Ray would do it again and again, and bury what it says)
+            results = [_Refusal(ClusterError(f"a worker raised {type(error).__name__}: {error}"))] * len(items)
+        return {"result": [pickle.dumps(result) for result in results]}
+
+
+def _portable(error: PerceptokError) -> PerceptokError:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own, a moment ago)
+    except Exception:  # noqa: BLE001 (whatever keeps an error from being pickled)
+        return ClusterError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _joined(address: str | None, workers: int) -> Iterator[None]:
+    """A cluster to work on: the one this process has joined, that of the address, or one of this machine's own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Ray's own old names
+            import ray
+            import ray.data
+
+            context = ray.data.DataContext.get_current()
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray", "the engine ray") from error
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'} ({_last_line(error)}); "
+            "start one with `ray start --head`, or leave the address out"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,75 @@
+"""The Ray engine: the same results in the same order, errors of ours as they are, and workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perceptok.cluster import RayEngine
+from perceptok.errors import ClusterError, ConfigError, MalformedBlockError
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+class Squares:
+    """Squares numbers; the first worker that meets 30 kills itself, in the midst of its batch."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = Path(flag)
+
+    def __call__(self, items: list[int]) -> list[tuple[int, int]]:
+        if 30 in items and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(item * item, os.getpid()) for item in items]
+
+
+def test_order_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
+    results = list(RayEngine(2).run(Squares, {"flag": str(tmp_path / "died")}, range(60), batch_size=4))
+    assert (tmp_path / "died").exists()
+    assert [square for square, _ in results] == [number * number for number in range(60)]
+    assert len({process for _, process in results} - {os.getpid()}) >= 2
+
+
+def test_items_are_drawn_by_the_window_and_errors_keep_their_kind() -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    def work(number: int) -> int:
+        if number == 7:
+            raise MalformedBlockError(f"number {number} is no block")
+        return -number
+
+    results = RayEngine(2, window=10).map(work, items())
+    assert next(results) == 0
+    assert len(drawn) == 10
+    with pytest.raises(MalformedBlockError, match="number 7"):
+        list(results)
+
+
+def test_other_errors_are_named() -> None:
+    with pytest.raises(ClusterError, match="ZeroDivisionError"):
+        list(RayEngine(1).map(lambda number: 1 // number, [0]))
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert list(RayEngine(1).map(str, [])) == []
+
+
+@pytest.mark.parametrize("settings", [{"workers": 0}, {"gpus": -1.0}, {"window": 0}])
+def test_bad_settings(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="Ray engine"):
+        RayEngine(**settings)  # type: ignore[arg-type]
