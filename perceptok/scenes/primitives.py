@@ -47,14 +47,19 @@ class Shape(ABC):
     solid: ClassVar[bool] = True
     """Whether the surface encloses a volume that a camera should not be in."""
 
-    @abstractmethod
     def entry(self, point: Triple, direction: Triple, start: float) -> Array:
-        """Smallest s >= start at which `point + s * direction` lies on the surface.
+        """The first hit of each ray with this shape; see `hits`."""
+        return self.hits(point, direction, start, self.parameter)
+
+    @abstractmethod
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:
+        """Smallest s >= start at which `point + s * direction` lies on the surface of a shape of this family.
 
         Args:
             point: A point on each ray; any choice is right, one near the surface keeps float32 accurate.
             direction: The direction of each ray, of any length.
             start: Hits before this s do not count.
+            parameter: That of each ray's own shape, or one for all.
 
         Returns:
             One float32 per ray; inf or NaN where the ray misses.
@@ -87,9 +92,13 @@ class Shape(ABC):
         return np.stack(np.broadcast_arrays(*self.gradients(x, y, z, self.parameter)), axis=1)
 
 
-def _first(candidates: Sequence[Array], start: float) -> Array:
+def _first(candidates: Sequence[Array], start: Array | float) -> Array:
     usable = [np.where(candidate >= start, candidate, np.float32(np.inf)) for candidate in candidates]
     return reduce(np.minimum, usable)
+
+
+def _single(value: Floats | float) -> Array:
+    return np.asarray(value, dtype=np.float32)
 
 
 def _roots(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
@@ -110,7 +119,7 @@ class _Flat(Shape):
     def inside(self, x: Array, y: Array) -> NDArray[np.bool_]:
         """Whether points of the plane belong to the patch."""
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:  # noqa: ARG002
         """The one hit of the plane, where it belongs to the patch."""
         s: Array = -point[2] * (_ONE / (direction[2] + _AWAY_FROM_ZERO))
         x: Array = point[0] + s * direction[0]
@@ -153,7 +162,7 @@ class Leaf(_Flat):
 class Box(Shape):
     """The cube |x|, |y|, |z| <= 1."""
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:  # noqa: ARG002
         """Where the ray enters the last of three slabs or leaves the first (Kay and Kajiya, 1986)."""
         inverses = [_ONE / (d + _AWAY_FROM_ZERO) for d in direction]
         middles = [-p * inverse for p, inverse in zip(point, inverses, strict=True)]
@@ -174,7 +183,7 @@ class Box(Shape):
 class Sphere(Shape):
     """The unit sphere."""
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:  # noqa: ARG002
         """The first root of a quadratic."""
         return _first(_sphere_roots(point, direction, 0.0), start)
 
@@ -190,11 +199,17 @@ class Bowl(Shape):
     rim: float = 0.0
     solid: ClassVar[bool] = False
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    @property
+    def parameter(self) -> float:
+        """Where the shell ends."""
+        return self.rim
+
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:
         """The first root of a quadratic that lies below the rim."""
+        rim = _single(parameter)
         return _first(
             [
-                np.where(point[2] + s * direction[2] <= self.rim, s, np.float32(np.inf))
+                np.where(point[2] + s * direction[2] <= rim, s, np.float32(np.inf))
                 for s in _sphere_roots(point, direction, 0.0)
             ],
             start,
@@ -223,22 +238,22 @@ class Frustum(Shape):
     top: float = 1.0
     closed: bool = True
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:
         """The first of the side's two roots and the ends' hits."""
         (x, y, z), (dx, dy, dz) = point, direction
         a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y
-        slope = np.float32((self.top - 1) / 2)
-        radius = np.float32((self.top + 1) / 2) + slope * z
+        slope = _single((parameter - 1) / 2)
+        radius = _single((parameter + 1) / 2) + slope * z
         growth = slope * dz
         a, b, c = a - growth * growth, b - growth * radius, c - radius * radius
         hits = [np.where(np.abs(z + s * dz) <= 1, s, np.float32(np.inf)) for s in _roots(a, b, c)]
         if self.closed:
             inverse = _ONE / (dz + _AWAY_FROM_ZERO)
-            for height, rim in ((-1.0, 1.0), (1.0, self.top)):
-                if rim > 0:
-                    s = (np.float32(height) - z) * inverse
-                    px, py = x + s * dx, y + s * dy
-                    hits.append(np.where(px * px + py * py <= np.float32(rim * rim), s, np.float32(np.inf)))
+            for height, rim in ((-1.0, 1.0), (1.0, parameter)):
+                s = (np.float32(height) - z) * inverse
+                px, py = x + s * dx, y + s * dy
+                inside = (px * px + py * py <= _single(rim * rim)) & (_single(rim) > 0)
+                hits.append(np.where(inside, s, np.float32(np.inf)))
         return _first(hits, start)
 
     @property
@@ -278,14 +293,15 @@ class Capsule(Shape):
         """Half size of the box around it."""
         return (1.0, 1.0, self.half_length + 1.0)
 
-    def entry(self, point: Triple, direction: Triple, start: float) -> Array:
+    def hits(self, point: Triple, direction: Triple, start: Array | float, parameter: Floats | float) -> Array:
         """The first of the hits of the side and of the two end spheres."""
+        half = _single(parameter)
         (x, y, z), (dx, dy, dz) = point, direction
         a, b, c = dx * dx + dy * dy, x * dx + y * dy, x * x + y * y - 1
         side, _ = _roots(a, b, c)
-        hits = [np.where(np.abs(z + side * dz) <= np.float32(self.half_length), side, np.float32(np.inf))]
+        hits = [np.where(np.abs(z + side * dz) <= half, side, np.float32(np.inf))]
         a = a + dz * dz
-        for height in (np.float32(-self.half_length), np.float32(self.half_length)):
+        for height in (-half, half):
             above = z - height
             hits.append(_roots(a, b + above * dz, c + above * above)[0])
         return _first(hits, start)

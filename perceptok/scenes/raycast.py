@@ -15,16 +15,11 @@ from scipy import ndimage
 
 from perceptok.errors import ConfigError
 from perceptok.scenes.camera import Camera
-from perceptok.scenes.primitives import Floats, Primitive, Triple
+from perceptok.scenes.casting import NEAREST, cast
+from perceptok.scenes.primitives import Primitive
 from perceptok.scenes.surfaces import Surfaces, surfaces_of
 
 __all__ = ["NEAREST", "Camera", "InstanceBox", "Rendering", "Scene", "SceneObject", "render"]
-
-NEAREST = 0.02
-"""Surfaces at a smaller z-depth than this (metres) are not seen."""
-
-_CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-_EDGES = np.array([(i, j) for i in range(8) for j in range(i + 1, 8) if (_CORNERS[i] != _CORNERS[j]).sum() == 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,93 +160,6 @@ def render(scene: Scene, height: int, width: int, *, cull: bool = True) -> Rende
     parts = [part for thing in scene.objects for part in thing.primitives]
     owners = np.repeat(np.arange(len(scene.objects)), [len(thing.primitives) for thing in scene.objects])
     if parts:
-        _cast(scene.camera, parts, depth, primitive, cull)
+        cast(scene.camera, parts, depth, primitive, cull)
     instance = np.append(owners, -1).astype(np.int32)[primitive]
     return Rendering(scene, depth, primitive, instance)
-
-
-def _cast(
-    camera: Camera,
-    parts: list[Primitive],
-    depth: NDArray[np.float32],
-    primitive: NDArray[np.int32],
-    cull: bool,
-) -> None:
-    height, width = depth.shape
-    half_x, half_y = camera.half_view
-    x = ((2 * np.arange(width) + 1) / width - 1) * half_x
-    y = ((2 * np.arange(height) + 1) / height - 1) * half_y
-    axes = np.stack([part.axes for part in parts])
-    centers = np.stack([part.center for part in parts])
-    inverse = np.linalg.inv(axes)
-    turns = inverse @ camera.rotation
-    origins = np.einsum("nij,nj->ni", inverse, camera.position - centers)
-    extents = np.array([part.shape.extents for part in parts])
-    rectangles, nearest, middle = _bounds(camera, axes, centers, extents, height, width)
-    if not cull:
-        rectangles = np.broadcast_to(np.array([0, 0, width, height]), rectangles.shape)
-    coefficients = _ray_coefficients(turns, origins, middle)
-    seen = np.nonzero((rectangles[:, 0] < rectangles[:, 2]) & (rectangles[:, 1] < rectangles[:, 3]))[0]
-    # Front to back, so that what lies behind a large surface is skipped.
-    seen = seen[np.lexsort((seen, nearest[seen]))]
-    with np.errstate(all="ignore"):
-        for number in seen.tolist():
-            x0, y0, x1, y1 = rectangles[number].tolist()
-            window = depth[y0:y1, x0:x1]
-            if cull and window.max() < nearest[number]:
-                continue
-            base = float(middle[number])
-            point, direction = _rays(coefficients[number], x[x0:x1], y[y0:y1])
-            found = parts[number].shape.entry(point, direction, NEAREST - base) + np.float32(base)
-            closer = found < window
-            np.copyto(window, found, where=closer)
-            np.copyto(primitive[y0:y1, x0:x1], np.int32(number), where=closer)
-
-
-def _ray_coefficients(turns: Floats, origins: Floats, base: Floats) -> Floats:
-    """(N, 6, 3): what to multiply (x, y, 1) with for a ray's point at z-depth `base` and for its direction.
-
-    Starting at the primitive's own depth instead of at the camera keeps float32 exact for small, far things.
-    """
-    points = turns * base[:, None, None]
-    points[:, :, 2] += origins
-    return np.concatenate([points, turns], axis=1)
-
-
-def _rays(coefficients: Floats, x: Floats, y: Floats) -> tuple[Triple, Triple]:
-    """Points and directions (per metre of z-depth) of the rays of a window, in a primitive's frame."""
-    down = (coefficients[:, 1:2] * y + coefficients[:, 2:]).astype(np.float32)
-    across = (coefficients[:, :1] * x).astype(np.float32)
-    a, b, c, d, e, f = down[:, :, None] + across[:, None, :]
-    return (a, b, c), (d, e, f)
-
-
-def _bounds(
-    camera: Camera, axes: Floats, centers: Floats, extents: Floats, height: int, width: int
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """For every primitive: pixels x0, y0, x1, y1 that its bounding box covers, its least and middle depth.
-
-    The part of a box before the nearest plane is the hull of its corners there and its edges' cuts with it.
-    """
-    local = _CORNERS * extents[:, None, :]
-    corners = (np.einsum("nij,nkj->nki", axes, local) + (centers - camera.position)[:, None]) @ camera.rotation
-    first, second = corners[:, _EDGES[:, 0]], corners[:, _EDGES[:, 1]]
-    rise = second[..., 2:] - first[..., 2:]
-    crosses = (first[..., 2] < NEAREST) != (second[..., 2] < NEAREST)
-    share = (NEAREST - first[..., 2:]) / np.where(crosses[..., None], rise, 1.0)
-    cuts = first + share * (second - first)
-    points = np.concatenate([corners, cuts], axis=1)
-    visible = np.concatenate([corners[..., 2] >= NEAREST, crosses], axis=1)
-    z = np.where(visible, np.maximum(points[..., 2], NEAREST), 1.0)
-    half_x, half_y = camera.half_view
-    slack = 0.02  # pixels, for the rounding of float32 rays
-    limits = []
-    for axis, half, size in ((0, half_x, width), (1, half_y, height)):
-        pixel = (points[..., axis] / z / half + 1) * size / 2
-        low = np.where(visible, pixel, np.inf).min(axis=1) - slack
-        high = np.where(visible, pixel, -np.inf).max(axis=1) + slack
-        limits.append((np.ceil(np.clip(low - 0.5, 0, size)), np.floor(np.clip(high - 0.5, -1, size - 1)) + 1))
-    rectangles = np.stack([limits[0][0], limits[1][0], limits[0][1], limits[1][1]], axis=1).astype(np.int64)
-    nearest = np.where(visible, points[..., 2], np.inf).min(axis=1) * (1 - 1e-5)
-    middle = np.clip(((centers - camera.position) @ camera.rotation)[:, 2], NEAREST, None)
-    return rectangles, nearest, middle
