@@ -1,6 +1,6 @@
 """Training and test records: one typed sample, and the files that hold many of them."""
 
-from perceptok.data.records.files import check_records, read_records, write_records
+from perceptok.data.records.files import Form, check_records, read_records, write_records
 from perceptok.data.records.llava import record_from_llava
 from perceptok.data.records.record import (
     JSON,
@@ -15,6 +15,7 @@ from perceptok.data.records.record import (
 __all__ = [
     "JSON",
     "Evidence",
+    "Form",
     "Marker",
     "PerceptionRecord",
     "Regime",
