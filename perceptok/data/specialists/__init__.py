@@ -1,0 +1,1 @@
+"""Vision specialists: networks that see depth or boxes, behind one protocol."""

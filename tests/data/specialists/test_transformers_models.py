@@ -1,0 +1,169 @@
+"""transformers' depth estimators and detectors: real loading code on tiny models with random weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+
+from perceptok.data.specialists.transformers_models import TransformersBoxes, TransformersDepth
+from perceptok.errors import SpecialistError
+
+RNG = np.random.default_rng(0)
+PHOTOS = [Image.fromarray(RNG.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 60), (70, 50), (40, 60))]
+
+
+def dinov2() -> dict[str, Any]:
+    return {
+        "model_type": "dinov2",
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        "reshape_hidden_states": False,
+        "apply_layernorm": True,
+    }
+
+
+def depth_anything(kind: str) -> Any:
+    config = hf.DepthAnythingConfig(
+        backbone_config=hf.AutoConfig.for_model(**dinov2()),
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[4, 4, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=8,
+        depth_estimation_type=kind,
+        max_depth=10 if kind == "metric" else 1,
+    )
+    return hf.DepthAnythingForDepthEstimation(config)
+
+
+def saved(folder: Path, model: Any, processor: Any) -> Path:
+    torch.manual_seed(0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def processor() -> Any:
+    return hf.DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14, do_pad=False)
+
+
+@pytest.fixture(scope="module")
+def relative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("relative"), depth_anything("relative"), processor())
+
+
+def test_depth_anything_gives_maps_in_the_pictures_size(relative: Path) -> None:
+    specialist = TransformersDepth(relative, kind="inverse")
+    maps = specialist.estimate(PHOTOS)
+    assert [one.values.shape for one in maps] == [(40, 60), (70, 50), (40, 60)]
+    assert {one.kind for one in maps} == {"inverse"}
+    for one, picture in zip(maps, PHOTOS, strict=True):
+        np.testing.assert_array_equal(one.values, specialist.estimate([picture])[0].values)
+    batched = TransformersDepth(relative, kind="inverse", batch_size=4)
+    for one, other in zip(batched.estimate(PHOTOS), maps, strict=True):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-5)
+    assert batched.fingerprint != specialist.fingerprint
+    assert pickle.loads(pickle.dumps(specialist)).fingerprint == specialist.fingerprint  # noqa: S301
+
+
+def test_a_metric_model_is_metric(tmp_path: Path, relative: Path) -> None:
+    place = saved(tmp_path, depth_anything("metric"), processor())
+    (one,) = TransformersDepth(place, kind="metric").estimate(PHOTOS[:1])
+    assert one.kind == "metric"
+    assert one.values.max() <= 10
+    with pytest.raises(SpecialistError, match="writes metric depth, says its config; kind is declared as inverse"):
+        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+    with pytest.raises(SpecialistError, match="writes inverse depth"):
+        TransformersDepth(relative, kind="metric").estimate(PHOTOS[:1])
+
+
+def test_dpt(tmp_path: Path) -> None:
+    config = hf.DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[4, 4, 8, 8],
+        fusion_hidden_size=8,
+    )
+    place = saved(tmp_path, hf.DPTForDepthEstimation(config), hf.DPTImageProcessor(size={"height": 32, "width": 32}))
+    maps = TransformersDepth(place, kind="inverse").estimate(PHOTOS)
+    assert [one.values.shape for one in maps] == [(40, 60), (70, 50), (40, 60)]
+
+
+def test_zoedepth_is_metric_by_its_kind(tmp_path: Path) -> None:
+    backbone = hf.BeitConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=64,
+        patch_size=16,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+        use_relative_position_bias=True,
+    )
+    config = hf.ZoeDepthConfig(
+        backbone_config=backbone,
+        reassemble_factors=[4, 2, 1, 0.5],
+        neck_hidden_sizes=[4, 4, 8, 8],
+        fusion_hidden_size=8,
+        bottleneck_features=8,
+        num_relative_features=8,
+        bin_embedding_dim=8,
+        num_attractors=[4, 2, 2, 1],
+        bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+    )
+    shown = hf.ZoeDepthImageProcessor(size={"height": 64, "width": 64})
+    place = saved(tmp_path, hf.ZoeDepthForDepthEstimation(config), shown)
+    maps = TransformersDepth(place, kind="metric").estimate(PHOTOS[:2])
+    assert [one.values.shape for one in maps] == [(40, 60), (70, 50)]
+    with pytest.raises(SpecialistError, match="writes metric depth"):
+        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+
+
+def test_a_detector(tmp_path: Path) -> None:
+    config = hf.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=12,
+        id2label={0: "dog", 1: "cat"},
+    )
+    shown = hf.YolosImageProcessor(size={"height": 64, "width": 64}, do_pad=False)
+    place = saved(tmp_path, hf.YolosForObjectDetection(config), shown)
+    specialist = TransformersBoxes(place, score=0.01)
+    found = specialist.detect(PHOTOS, ["a", "b", "c"])
+    assert [(one.name, one.width, one.height) for one in found] == [("a", 60, 40), ("b", 50, 70), ("c", 60, 40)]
+    assert sum(len(one.boxes) for one in found) > 0
+    for one in found:
+        assert {*one.labels.names} <= {"dog", "cat"}
+        assert (one.boxes >= 0).all()
+        assert (one.boxes <= [one.width, one.height] * 2).all()
+        assert list(one.labels.scores) == sorted(one.labels.scores, reverse=True)
+    with pytest.raises(SpecialistError, match="cannot be loaded as AutoModelForDepthEstimation"):
+        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+    with pytest.raises(SpecialistError, match="cannot be loaded"):
+        TransformersBoxes(tmp_path / "gone").detect(PHOTOS[:1], ["a"])
+    with pytest.raises(SpecialistError, match="score lies"):
+        TransformersBoxes(place, score=0)
+    with pytest.raises(SpecialistError, match="batch_size"):
+        TransformersBoxes(place, batch_size=0)
+    with pytest.raises(SpecialistError, match="kind is inverse or metric"):
+        TransformersDepth(place, kind="deep")  # type: ignore[arg-type]
