@@ -1,0 +1,206 @@
+"""Questions and answers as versioned templates: AURORA's, named variants of them, and a pool of other wordings."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from perceptok.configs import config_from_dict
+from perceptok.errors import ConfigError
+
+__all__ = ["PROMPTS", "PromptSet"]
+
+_PLACES = {
+    "depth_atomic": (),
+    "depth_atomic_answer": ("block",),
+    "depth_question": (),
+    "pair_question": (),
+    "depth_thinking": ("size",),
+    "point": ("letter", "x", "y"),
+    "depth_map": ("block",),
+    "depth_conclusion": ("answer",),
+    "depth_direct": ("answer",),
+    "boxes_atomic": ("plural",),
+    "boxes_listed": ("plural", "boxes"),
+    "boxes_none": ("plural",),
+    "count_question": ("plural",),
+    "count_thinking": ("plural",),
+    "count_listed": ("plural", "boxes"),
+    "count_conclusion": ("plural", "count"),
+    "count_none": ("plural",),
+    "count_direct": ("count",),
+}
+"""Template -> what may stand in its braces; each must be there, but for `size`, and `plural` in thinking."""
+
+_OPTIONAL = ("size", "plural")
+
+_STEPS = (
+    "\nTo answer this question, let's think through it step by step, and we know the image is {size} x {size}. "
+    "First, what are the coordinates of points in the image? Second, what is the depth map for the image? "
+    "Which point has a higher pixel value on the depth map? "
+    "Remember, higher values indicate that the point is closer to the camera."
+)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Every text of one way to ask and answer.
+
+    Braces name what is filled in, `{{` and `}}` are braces themselves. An empty `point` or `depth_map` leaves that step
+    of the chain of thought out.
+
+    Attributes:
+        name: For provenance.
+        version: Raised whenever a text changes; records say which they were made with.
+        numerals: Codes and coordinates as decimal numbers instead of tokens.
+        wordings: Question template -> other wordings of it, drawn from where a set asks for `wording: pool`; the
+            template itself belongs to the pool.
+
+    The other attributes are the texts, see `PROMPTS["aurora"]`.
+
+    Raises:
+        ConfigError: A template names something that it is not given, or lacks what it must say.
+    """
+
+    name: str
+    version: int = 1
+    numerals: bool = False
+    depth_atomic: str = "What is the depth map for the image?"
+    depth_atomic_answer: str = "The depth map for the image is {block}."
+    depth_question: str = (
+        "Multiple points are circled on the image, labeled by letters beside each circle. "
+        "Which point is the closest to the camera?"
+    )
+    pair_question: str = (
+        "Two points are circled on the image, labeled by A and B beside each circle. "
+        "Which point is closer to the camera?\n"
+        "Select from the following choices.\n(A) A is closer\n(B) B is closer"
+    )
+    depth_thinking: str = _STEPS
+    point: str = "Point {letter} is located at (x = {x} y = {y})"
+    depth_map: str = "The depth map for the image is {block}."
+    depth_conclusion: str = (
+        "Since point {answer} has a higher pixel value on the depth map, "
+        "the answer is that point {answer} is closer to the camera."
+    )
+    depth_direct: str = "({answer})"
+    boxes_atomic: str = "Return the bounding boxes of {plural}."
+    boxes_listed: str = "Here are the bounding boxes for the {plural}:\n{boxes}"
+    boxes_none: str = "There are no {plural} in the image."
+    count_question: str = "How many {plural} are in the image?"
+    count_thinking: str = (
+        "\nTo answer this question, let's think through it step by step. First, what are the bounding boxes of "
+        "{plural} in the image? Second, how many distinct bounding boxes are there?"
+    )
+    count_listed: str = "Based on the analysis, here are the bounding boxes for the {plural}:\n{boxes}"
+    count_conclusion: str = (
+        "Since there are {count} distinct bounding boxes and masks, we conclude there are {count} {plural}."
+    )
+    count_none: str = "There are no {plural} in the image. We conclude there are 0 {plural}."
+    count_direct: str = "{count}"
+    wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, allowed in _PLACES.items():
+            for text in (getattr(self, key), *self.wordings.get(key, ())):
+                _check_template(f"template {key} of {self.name}", text, allowed)
+        unknown = sorted(self.wordings.keys() - _PLACES.keys())
+        if unknown:
+            raise ConfigError(f"wordings of {self.name}: no template {unknown[0]!r}; there are {', '.join(_PLACES)}")
+
+    @property
+    def label(self) -> str:
+        """Name and version, for provenance."""
+        return f"{self.name}/{self.version}"
+
+    @classmethod
+    def named(cls, name: str, changes: Mapping[str, Any] | None = None) -> PromptSet:
+        """A named set, some of its texts replaced; raises ConfigError for an unknown name or text."""
+        if name not in PROMPTS:
+            raise ConfigError(f"prompts are {', '.join(PROMPTS)}; got {name!r}")
+        known = PROMPTS[name]
+        if not changes:
+            return known
+        values = {one.name: getattr(known, one.name) for one in fields(cls)}
+        return config_from_dict(cls, {**values, "name": f"{name}, changed", **changes})
+
+    def write(self, key: str, **values: object) -> str:
+        """A template filled in."""
+        return str(getattr(self, key)).format(**values)
+
+    def ask(self, key: str, rng: np.random.Generator | None = None, **values: object) -> str:
+        """A question filled in; with `rng`, one of its wordings."""
+        pool = (getattr(self, key), *self.wordings.get(key, ()))
+        chosen = pool[0] if rng is None else pool[int(rng.integers(len(pool)))]
+        return str(chosen).format(**values)
+
+
+def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
+    try:
+        found = {part for _, part, _, _ in string.Formatter().parse(text) if part is not None}
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}; a brace is written twice") from error
+    if unknown := sorted(found - {*allowed}):
+        raise ConfigError(
+            f"{name}: unknown variable {{{unknown[0]}}}; known are {', '.join(allowed) or 'none'}. Got {text!r}"
+        )
+    missing = [one for one in allowed if one not in found and one not in _OPTIONAL]
+    if missing and text:
+        raise ConfigError(f"{name}: lacks {{{missing[0]}}}; got {text!r}")
+
+
+_WORDINGS = {
+    "depth_atomic": (
+        "Generate the depth map of this image.",
+        "How far away is everything in the image? Answer with its depth map.",
+        "Describe the image by its depth map.",
+        "Write down the depth tokens of the image.",
+    ),
+    "depth_question": (
+        "Several circled points carry a letter. Which of them is nearest to the camera?",
+        "Look at the lettered circles. Which one marks the point closest to the viewer?",
+        "Of the points circled in the image, which one has the smallest distance to the camera?",
+        "The image shows red circles with letters. Name the one that lies closest to us.",
+    ),
+    "boxes_atomic": (
+        "Where are the {plural} in the image? Give their bounding boxes.",
+        "Locate all {plural}.",
+        "List a bounding box for each of the {plural}.",
+    ),
+    "count_question": (
+        "Count the {plural} in the image.",
+        "What is the number of {plural} in this picture?",
+        "How many {plural} can you see?",
+    ),
+}
+
+_AURORA = PromptSet("aurora", wordings=_WORDINGS)
+
+PROMPTS = {
+    "aurora": _AURORA,
+    "no_coordinates": replace(
+        _AURORA,
+        name="no_coordinates",
+        depth_thinking=_STEPS.replace(
+            "First, what are the coordinates of points in the image? Second, what", "First, what"
+        ),
+        point="",
+    ),
+    "no_depth": replace(
+        _AURORA,
+        name="no_depth",
+        depth_thinking=(
+            "\nTo answer this question, let's think through it step by step, and we know the image is {size} x {size}. "
+            "First, what are the coordinates of points in the image? Which point is closer to the camera?"
+        ),
+        depth_map="",
+        depth_conclusion=" The answer is that point {answer} is closer to the camera.",
+    ),
+    "numerals": replace(_AURORA, name="numerals", numerals=True),
+}
+"""Name -> prompts. "aurora" is the text of the released samples (arXiv 2412.03548); the counting chain's question is
+not published and is ours. "numerals" is the ablation without tokens."""

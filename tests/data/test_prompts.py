@@ -1,0 +1,77 @@
+"""AURORA's texts byte for byte, the named variants, and templates that are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from perceptok.data.prompts import PROMPTS, PromptSet
+from perceptok.errors import ConfigError
+
+AURORA = PROMPTS["aurora"]
+
+
+def test_auroras_texts() -> None:
+    assert AURORA.write("depth_question") + AURORA.write("depth_thinking", size=336) == (
+        "Multiple points are circled on the image, labeled by letters beside each circle. Which point is the closest "
+        "to the camera?\nTo answer this question, let's think through it step by step, and we know the image is "
+        "336 x 336. First, what are the coordinates of points in the image? Second, what is the depth map for the "
+        "image? Which point has a higher pixel value on the depth map? Remember, higher values indicate that the "
+        "point is closer to the camera."
+    )
+    assert AURORA.write("point", letter="A", x=73, y=188) == "Point A is located at (x = 73 y = 188)"
+    assert AURORA.write("depth_conclusion", answer="B") == (
+        "Since point B has a higher pixel value on the depth map, the answer is that point B is closer to the camera."
+    )
+    assert AURORA.write("depth_direct", answer="B") == "(B)"
+    assert AURORA.write("boxes_atomic", plural="dogs") == "Return the bounding boxes of dogs."
+    assert AURORA.write("boxes_none", plural="dogs") == "There are no dogs in the image."
+    assert AURORA.write("count_none", plural="dogs") == "There are no dogs in the image. We conclude there are 0 dogs."
+    assert AURORA.write("count_conclusion", plural="dogs", count=3) == (
+        "Since there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
+    )
+    assert AURORA.write("count_question", plural="dogs") == "How many dogs are in the image?"
+
+
+def test_variants_leave_a_step_out() -> None:
+    assert "coordinates" not in PROMPTS["no_coordinates"].depth_thinking
+    assert "depth map" not in PROMPTS["no_depth"].depth_thinking
+    assert {one.label for one in PROMPTS.values()} == {
+        "aurora/1",
+        "no_coordinates/1",
+        "no_depth/1",
+        "numerals/1",
+    }
+
+
+def test_wordings_are_drawn_from_a_pool_that_holds_the_template() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {AURORA.ask("count_question", rng, plural="dogs") for _ in range(100)}
+    assert len(drawn) == 1 + len(AURORA.wordings["count_question"])
+    assert AURORA.ask("count_question", plural="dogs") in drawn
+    assert all("dogs" in one for one in drawn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth_direct": "({winner})"}, r"template depth_direct of .*unknown variable \{winner\}; known are answer"),
+        ({"depth_direct": "the nearest"}, r"template depth_direct of .*lacks \{answer\}"),
+        ({"depth_question": "{}?"}, "unknown variable"),
+        ({"depth_question": "{"}, "a brace is written twice"),
+        ({"dept_question": "?"}, "unknown keys in PromptSet: dept_question"),
+        ({"wordings": {"greeting": ("Hi",)}}, "no template 'greeting'"),
+        ({"wordings": {"count_question": ("How many {plurals}?",)}}, "unknown variable {plurals}"),
+    ],
+)
+def test_templates_that_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PromptSet.named("aurora", changes)
+
+
+def test_texts_can_be_replaced() -> None:
+    changed = PromptSet.named("no_depth", {"depth_direct": "{{{answer}}}"})
+    assert changed.write("depth_direct", answer="C") == "{C}"
+    assert changed.label == "no_depth, changed/1"
+    with pytest.raises(ConfigError, match="prompts are aurora, no_coordinates"):
+        PromptSet.named("auroa")
