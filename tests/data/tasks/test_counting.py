@@ -1,0 +1,191 @@
+"""Counting records: which category is asked, what is left out, and the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+from perceptok.data.prompts import PROMPTS
+from perceptok.data.sources.sample import Sample
+from perceptok.data.tasks.counting import counting_record
+from perceptok.data.tasks.plurals import Plurals
+from perceptok.data.tasks.setting import Made, SetConfig, Setting
+from perceptok.depth.codec import DepthCodec
+from perceptok.errors import ConfigError, DataError
+
+NAMES = {1: "dog", 2: "cat", 3: "bow_(weapon)", 4: "horse"}
+PLURALS = Plurals()
+
+
+@pytest.fixture(scope="module")
+def codec() -> DepthCodec:
+    return DepthCodec.from_pretrained()
+
+
+def sample(categories: Sequence[int], boxes: object = None, complete: bool = True, **labels: Any) -> Sample:
+    count = len(categories)
+    corners = [[10 * n, 5 * n, 10 * n + 20, 5 * n + 30] for n in range(count)] if boxes is None else boxes
+    known = BoxLabels(category_ids=tuple(categories), categories=NAMES, **labels)
+    image = ImageBoxes("a.png", 200, 100, np.array(corners, dtype=np.float64).reshape(-1, 4), known)
+    return Sample("a.png", Image.new("RGB", (200, 100)), None, image, complete)
+
+
+def result(codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any) -> Made | str:
+    config = SetConfig("s", "x", "counting", regime, 1, **{"zeros": 0.0, **options})  # type: ignore[arg-type]
+    setting = Setting(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
+    return counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
+
+
+def answer(codec: DepthCodec, one: Sample, regime: str = "cot", **options: Any) -> str:
+    made = result(codec, one, regime, **options)
+    assert isinstance(made, Made), made
+    return made.record.turns[1].text
+
+
+def test_the_most_frequent_category_is_asked_in_the_frames_coordinates(codec: DepthCodec) -> None:
+    made = result(codec, sample([1, 2, 1]))
+    assert isinstance(made, Made)
+    record = made.record
+    assert record.turns[0].text.startswith("How many dogs are in the image?\nTo answer")
+    assert record.turns[1].text == (
+        "Based on the analysis, here are the bounding boxes for the dogs:\n"
+        "Bounding box 1: (<PIXEL_0>,<PIXEL_0>,<PIXEL_33>,<PIXEL_100>)\n"
+        "Bounding box 2: (<PIXEL_33>,<PIXEL_33>,<PIXEL_67>,<PIXEL_134>)\n"
+        "Since there are 2 distinct bounding boxes and masks, we conclude there are 2 dogs."
+    )
+    assert record.evidence.boxes == ((0, 0, 33, 100), (33, 33, 67, 134))
+    assert (record.answer, record.difficulty, record.evidence.plural) == ("2", 2.0, "dogs")
+
+
+def test_the_other_regimes(codec: DepthCodec) -> None:
+    assert answer(codec, sample([1, 1]), "direct") == "2"
+    assert answer(codec, sample([3]), "atomic") == (
+        "Here are the bounding boxes for the bows (weapon):\n"
+        "Bounding box 1: (<PIXEL_0>,<PIXEL_0>,<PIXEL_33>,<PIXEL_100>)"
+    )
+    made = result(codec, sample([3]), "atomic")
+    assert isinstance(made, Made)
+    assert made.record.answer is None
+
+
+def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
+    config = SetConfig("s", "x", "counting", "atomic", 1, zeros=0.0)
+    made = counting_record(sample([3]), np.random.default_rng(0), config, Setting(PROMPTS["numerals"], codec), PLURALS)
+    assert isinstance(made, Made)
+    assert made.record.turns[1].text.endswith("Bounding box 1: (0,0,33,100)")
+
+
+def test_zero_is_asked_of_what_is_known_to_be_absent(codec: DepthCodec) -> None:
+    coco = sample([1, 2, 3])
+    assert answer(codec, coco, zeros=1.0) == "There are no horses in the image. We conclude there are 0 horses."
+    assert answer(codec, coco, "atomic", zeros=1.0) == "There are no horses in the image."
+    assert answer(codec, coco, "direct", zeros=1.0) == "0"
+    lvis = sample([1], negative_category_ids=(2,))
+    assert answer(codec, lvis, "atomic", zeros=1.0) == "There are no cats in the image."
+    detected = sample([1], complete=False)
+    assert result(codec, detected, zeros=1.0) == "no category is known to be absent from this image"
+
+
+def test_only_what_can_be_counted_is_asked(codec: DepthCodec) -> None:
+    assert answer(codec, sample([1, 1, 2], not_exhaustive_category_ids=(1,)), "direct") == "1"
+    assert answer(codec, sample([1, 1, 2], crowd=(False, True, False)), "direct") == "1"
+    assert answer(codec, sample([1, 1, 2]), "direct", most=1) == "1"
+    assert answer(codec, sample([1, 1, 2]), "direct", categories=("cat",)) == "1"
+    small = sample([1, 1, 2], [[0, 0, 1, 1], [5, 5, 50, 50], [5, 5, 50, 50]])
+    assert answer(codec, small, "direct", least_pixels=50.0) == "1"
+    assert "shown more than 1 times" in str(result(codec, sample([1, 1]), most=1))
+    assert "not annotated exhaustively" in str(result(codec, sample([1], not_exhaustive_category_ids=(1,))))
+    assert result(codec, sample([])) == "no category that may be asked is in this image"
+    assert result(codec, Sample("a", Image.new("RGB", (9, 9)))) == "there are no boxes for this image"
+
+
+def test_what_a_crop_cuts_off_is_not_counted(codec: DepthCodec) -> None:
+    """The middle square of 200 x 100 is 50..150."""
+    shown = [[60, 10, 90, 30], [100, 10, 140, 60]]
+    made = result(codec, sample([1, 1, 2, 2, 2], [*shown, *shown, [0, 0, 20, 20]]), frame="center_crop")
+    assert isinstance(made, Made)
+    assert made.record.evidence.plural == "dogs"
+    assert made.record.evidence.boxes == ((33, 33, 134, 100), (168, 33, 302, 201))
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([150, 10, 260, 40], "outside"),
+        ([210, 10, 260, 40], "outside"),
+        ([20, 20, 20, 40], "without"),
+    ],
+)
+def test_boxes_outside_the_image_or_without_area_are_refused(codec: DepthCodec, box: list[int], reason: str) -> None:
+    assert isinstance(result(codec, sample([1], [box])), str)
+
+
+def test_a_rounded_edge_is_no_box_outside(codec: DepthCodec) -> None:
+    assert answer(codec, sample([1], [[-0.3, 0, 200.4, 100.2]]), "direct") == "1"
+
+
+def test_boxes_of_another_image_size_are_refused(codec: DepthCodec) -> None:
+    one = sample([1])
+    other = Sample("a.png", Image.new("RGB", (100, 200)), None, one.boxes)
+    assert result(codec, other) == "the boxes are of an image of 200x100 pixels, the file has 100x200"
+
+
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [("annotation", 100), ("left_to_right", 0), ("top_to_bottom", 50), ("largest_first", 10)],
+)
+def test_the_order_of_boxes(codec: DepthCodec, order: str, first: int) -> None:
+    boxes = [[100, 40, 110, 50], [0, 30, 10, 40], [50, 0, 60, 10], [10, 20, 90, 90]]
+    made = result(codec, sample([1] * 4, boxes), order=order)
+    assert isinstance(made, Made)
+    assert made.record.evidence.boxes is not None
+    assert made.record.evidence.boxes[0][0] == int(first * 336 / 200)
+    assert made.record.provenance["order"] == order
+
+
+def test_plurals(shared: Path) -> None:
+    known = {
+        "bus": "buses",
+        "person": "people",
+        "scissors": "scissors",
+        "wine_glass": "wine glasses",
+        "knife": "knives",
+    }
+    assert {name: PLURALS.of(name) for name in known} == known
+    table = Plurals(shared / "data" / "counting" / "lvis_plurals.json")
+    assert table.of("mouse_(computer_equipment)") == "mouses (computer equipment)"
+    assert PLURALS.of("mouse_(computer_equipment)") == "mice (computer equipment)"
+    with pytest.raises(DataError, match=r"'1234' has no plural; give one in the table"):
+        PLURALS.of("1234")
+
+
+def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
+    for text, message in (("[]", "a JSON object"), ('{"a": 3}', "a JSON object"), ("{", "no JSON")):
+        (tmp_path / "table.json").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            Plurals(tmp_path / "table.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Plurals(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "a b"}, "letters, digits"),
+        ({"count": -1}, "count >= 0"),
+        ({"markers": (1,)}, "markers are numbers from 2"),
+        ({"question": "pair"}, r"markers: \[2\]"),
+        ({"order": "random"}, "order is one of"),
+        ({"regime": "zero-shot"}, "regime is one of"),
+    ],
+)
+def test_sets_that_are_refused(options: dict[str, Any], message: str) -> None:
+    values = {"name": "a", "source": "x", "task": "depth", "regime": "cot", "count": 1, **options}
+    with pytest.raises(ConfigError, match=message):
+        SetConfig(**values)

@@ -1,0 +1,146 @@
+"""Depth records: their texts, what they rest on, and in which frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.data.markers import MarkerProtocol
+from perceptok.data.prompts import PROMPTS
+from perceptok.data.records import PerceptionRecord
+from perceptok.data.sources.sample import Sample
+from perceptok.data.tasks.depth import depth_records, framed_nearness
+from perceptok.data.tasks.setting import Made, SetConfig, Setting
+from perceptok.depth.blocks import block_to_text
+from perceptok.depth.codec import DepthCodec
+from perceptok.depth.maps.depth_map import DepthMap
+
+
+@pytest.fixture(scope="module")
+def codec() -> DepthCodec:
+    return DepthCodec.from_pretrained()
+
+
+def sample(name: str = "a.png", shape: tuple[int, int] = (90, 120)) -> Sample:
+    rng = np.random.default_rng(4)
+    metres = (1 + 5 * ndimage.gaussian_filter(rng.random(shape), 5)).astype(np.float32)
+    metres = (metres - metres.min()) * 20 + 1
+    depth = DepthMap(metres.astype(np.float32), np.ones(shape, dtype=bool), "metric")
+    return Sample(name, Image.new("RGB", (shape[1] * 2, shape[0] * 2), "white"), depth)
+
+
+def made(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> Made:
+    config = SetConfig("s", "x", "depth", regime, 1, **options)  # type: ignore[arg-type]
+    setting = Setting(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
+    (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
+    assert isinstance(one, Made), one
+    return one
+
+
+def said(record: PerceptionRecord) -> tuple[str, str]:
+    return record.turns[0].text, record.turns[1].text
+
+
+def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> None:
+    record, picture = made(codec, "atomic")
+    depth = sample().depth
+    assert depth is not None
+    codes = codec.encode(depth)[0]
+    assert record.evidence.codes == tuple(codes.ravel().tolist())
+    assert record.evidence.codec == codec.fingerprint
+    assert said(record) == (
+        "What is the depth map for the image?",
+        f"The depth map for the image is {block_to_text(codes)}.",
+    )
+    assert picture.size == (336, 336)
+    assert record.frame == ImageFrame.squash((336, 336))
+    assert record.provenance["image_frame"] == ImageFrame.squash((240, 180)).to_dict()
+
+
+def test_a_chain_of_thought_says_points_map_and_answer(codec: DepthCodec) -> None:
+    record, picture = made(codec, "cot", markers=(2,))
+    first, second = record.evidence.markers
+    block = block_to_text(np.array(record.evidence.codes).reshape(10, 10))
+    nearest = "A" if (first.level or 0) > (second.level or 0) else "B"
+    assert record.answer == nearest
+    assert record.choices == ("A", "B")
+    assert said(record)[1] == (
+        f"Point A is located at (x = {first.x} y = {first.y}),Point B is located at (x = {second.x} y = {second.y})."
+        f"The depth map for the image is {block}. Since point {nearest} has a higher pixel value on the depth map, "
+        f"the answer is that point {nearest} is closer to the camera."
+    )
+    assert np.asarray(picture)[int(first.y), int(first.x) + 4].tolist() == [255, 0, 0]
+
+
+def test_levels_are_those_of_the_map_under_the_marker(codec: DepthCodec) -> None:
+    """Looked up in the original map, which the frame squashes."""
+    record, _ = made(codec, "direct", markers=(5,))
+    depth = sample().depth
+    assert depth is not None
+    nearness = depth.to_nearness().values
+    for marker in record.evidence.markers:
+        row, column = int((marker.y + 0.5) / 336 * 90), int((marker.x + 0.5) / 336 * 120)
+        assert marker.level == pytest.approx(nearness[row, column], abs=0.5 / 255)
+    assert said(record)[1] == f"({record.answer})"
+    assert record.answer == max(record.evidence.markers, key=lambda one: one.level or 0).letter
+    assert 5 <= record.difficulty <= 6
+
+
+@pytest.mark.parametrize(
+    ("prompts", "has", "lacks"),
+    [
+        ("no_coordinates", "The depth map for the image is <DEPTH_START>", "located"),
+        ("no_depth", "). The answer is that point", "DEPTH"),
+        ("numerals", "The depth map for the image is ", "DEPTH"),
+    ],
+)
+def test_variants(codec: DepthCodec, prompts: str, has: str, lacks: str) -> None:
+    record, _ = made(codec, "cot", prompts)
+    assert has in said(record)[1]
+    assert lacks not in said(record)[1]
+    assert record.provenance["prompts"] == f"{prompts}/1"
+    assert record.evidence.codes is not None
+
+
+def test_blink_pairs_ask_with_choices(codec: DepthCodec) -> None:
+    record, _ = made(codec, "direct", markers=(2,), question="pair", placement=MarkerProtocol(area="middle"))
+    assert said(record)[0].startswith("Two points are circled on the image, labeled by A and B beside each circle.")
+    assert all(95 <= one.y < 228 for one in record.evidence.markers)
+
+
+@pytest.mark.parametrize("mode", ["letterbox", "center_crop"])
+def test_in_other_frames_the_map_is_what_the_frame_shows(codec: DepthCodec, mode: str) -> None:
+    record, picture = made(codec, "direct", frame=mode)
+    frame = ImageFrame.from_dict(record.provenance["image_frame"])  # type: ignore[arg-type]
+    assert frame.mode == mode
+    assert picture.size == (336, 336)
+    depth = sample().depth
+    assert depth is not None
+    shown = framed_nearness(depth, frame)
+    for one in record.evidence.markers:
+        x, y = frame.to_image([one.x + 0.5, one.y + 0.5])
+        assert 0 <= x <= 240
+        assert 0 <= y <= 180
+        assert shown.valid[int(one.y), int(one.x)]
+
+
+def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
+    flat = sample("flat")
+    assert flat.depth is not None
+    flat = Sample("flat", flat.picture, DepthMap(np.ones((9, 9), np.float32), np.ones((9, 9), bool), "metric"))
+    nothing = Sample("holes", flat.picture, DepthMap(np.ones((9, 9), np.float32), np.zeros((9, 9), bool), "metric"))
+    without = Sample("none", flat.picture)
+    config = SetConfig("s", "x", "depth", "direct", 1)
+    rngs = [np.random.default_rng(seed) for seed in range(4)]
+    results = depth_records(
+        list(zip([flat, nothing, without, sample()], rngs, strict=True)), config, Setting(PROMPTS["aurora"], codec)
+    )
+    assert "grey levels 20 apart" in str(results[0])
+    assert "nothing to encode" in str(results[1])
+    assert results[2] == "there is no depth map for this image"
+    assert isinstance(results[3], Made)
