@@ -96,6 +96,9 @@ def _typed(value: object, hint: Any, name: str) -> object:
 
 
 def _first_that_fits(value: object, hints: tuple[Any, ...], name: str) -> object:
+    nested = [hint for hint in hints if is_dataclass(hint)]
+    if isinstance(value, Mapping) and len(nested) == 1:  # its own message says more than that nothing fits
+        return _typed(value, nested[0], name)
     for hint in hints:
         try:
             return _typed(value, hint, name)
