@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
     from perceptok.boxes.text.foreign import parse_spelling
     from perceptok.boxes.text.parsing import parse_boxes
-    from perceptok.data.records import PerceptionRecord, read_records, write_records
+    from perceptok.data.recipes import DataRecipe, build_data
+    from perceptok.data.records import PerceptionRecord, check_records, read_records, write_records
+    from perceptok.data.rendering import render_record
     from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
     from perceptok.decoding.engines.fast_generation import generate_perception
     from perceptok.decoding.engines.gbnf import perception_gbnf
@@ -102,6 +104,7 @@ _HOMES = {
     "CurriculumSampler": "perceptok.objectives.sampler",
     "DEPTH": "perceptok.tokens",
     "DataError": "perceptok.errors",
+    "DataRecipe": "perceptok.data.recipes",
     "DepthCodec": "perceptok.depth.codec",
     "DepthMap": "perceptok.depth.maps.depth_map",
     "DepthMapError": "perceptok.errors",
@@ -142,6 +145,8 @@ _HOMES = {
     "VocabularyError": "perceptok.errors",
     "align_vocabularies": "perceptok.vocabulary.alignment.mapping",
     "auxiliary_log_probs": "perceptok.objectives.columns",
+    "build_data": "perceptok.data.recipes",
+    "check_records": "perceptok.data.records",
     "consecutive_vocabulary": "perceptok.vocabulary.remapping",
     "count_loss": "perceptok.objectives.auxiliary",
     "curriculum_probabilities": "perceptok.objectives.curriculum",
@@ -171,6 +176,7 @@ _HOMES = {
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
+    "render_record": "perceptok.data.rendering",
     "restore_text": "perceptok.vocabulary.sanitising",
     "rewrite_annotations": "perceptok.boxes.datasets.writing",
     "sanitise_text": "perceptok.vocabulary.sanitising",
@@ -201,6 +207,7 @@ __all__ = [
     "CountConsistency",
     "CurriculumSampler",
     "DataError",
+    "DataRecipe",
     "DepthCodec",
     "DepthMap",
     "DepthMapError",
@@ -240,6 +247,8 @@ __all__ = [
     "VocabularyError",
     "align_vocabularies",
     "auxiliary_log_probs",
+    "build_data",
+    "check_records",
     "consecutive_vocabulary",
     "count_loss",
     "curriculum_probabilities",
@@ -269,6 +278,7 @@ __all__ = [
     "reconstruction_loss",
     "remap_ids",
     "remap_rows",
+    "render_record",
     "restore_text",
     "rewrite_annotations",
     "sanitise_text",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import box, demo, depth, llava
+from perceptok_cli import box, data, demo, depth, llava
 from perceptok_cli.console import printable
 
 __all__ = ["app", "main", "outcome"]
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(depth.app, name="depth")
 app.add_typer(box.app, name="box")
+app.add_typer(data.app, name="data")
 app.add_typer(llava.app, name="llava")
 app.command()(demo.demo)
 

@@ -48,7 +48,7 @@ WITHOUT_TRANSFORMERS = {"cluster", "configs", "errors", "files", "tokens", "scen
 SUBROOMS: dict[str, list[str]] = {
     "depth": ["maps", "networks", "folders", "scores", "training"],
     "depth/maps": ["formats"],
-    "data": ["records"],
+    "data": ["records", "specialists", "sources", "tasks", "recipes"],
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts", "pictures"],

@@ -1,0 +1,276 @@
+"""Building: candidates in a drawn order, accepted until a set is full, kept on the way, written at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from perceptok.data.engines import Engine, LocalEngine
+from perceptok.data.recipes.journal import Journal, Rejection
+from perceptok.data.recipes.making import Candidate, MakeRecords, drawn_from
+from perceptok.data.recipes.opening import Opened, opened
+from perceptok.data.recipes.recipe import DataRecipe
+from perceptok.data.records import Form, PerceptionRecord, read_records, write_records
+from perceptok.data.tasks.setting import SetConfig
+from perceptok.errors import DataError, OutputError
+from perceptok.files import atomic_write
+
+__all__ = ["BuildReport", "SetReport", "build_data"]
+
+_AT_ONCE = 8
+"""Candidates of one piece of work; part of what makes a build reproducible, so no option."""
+
+_PACKAGES = ("numpy", "onnxruntime", "pillow", "torch", "transformers")
+_FORMS: dict[str, tuple[str, Form]] = {
+    "llava": ("records_llava.json", "llava"),
+    "chat": ("records_chat.jsonl", "chat"),
+    "parquet": ("records.parquet", "records"),
+}
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What became of one set.
+
+    Attributes:
+        name: Of the set.
+        records: Made.
+        candidates: Samples that were looked at.
+        rejected: Reason -> how many samples; numbers in reasons are left out, so that like ones count together.
+    """
+
+    name: str
+    records: int
+    candidates: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_data` made.
+
+    Attributes:
+        folder: Where.
+        sets: One report each.
+    """
+
+    folder: Path
+    sets: tuple[SetReport, ...]
+
+    @property
+    def records(self) -> int:
+        """Of all sets."""
+        return sum(one.records for one in self.sets)
+
+
+def build_data(
+    recipe: DataRecipe,
+    output: str | Path,
+    *,
+    engine: Engine | None = None,
+    force: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> BuildReport:
+    """Build a data set: `records.jsonl`, `images/`, `manifest.json` and `rejected.jsonl`.
+
+    A run that was killed or found the disk full is continued by the same call. The bytes of every file are the same
+    however often a run was stopped and whatever engine did the work.
+
+    Args:
+        recipe: What is built.
+        output: A folder; made where missing.
+        engine: Spreads the work; default: this process alone.
+        force: Build again what is there already.
+        advance: Called with the number of records that were added.
+
+    Returns:
+        What became of each set; the manifest says the same.
+
+    Raises:
+        DataError: A set has fewer samples than are asked for, or too many were rejected; the message says why. What was
+            made is kept.
+        OutputError: The folder holds a data set already, or an unfinished one of another recipe; or cannot be written.
+    """
+    folder = Path(output)
+    if (folder / "manifest.json").exists() and not force:
+        raise OutputError(
+            f"{folder} holds a data set already; choose another folder, or build again with force (--force)"
+        )
+    text = json.dumps(recipe.to_dict(), sort_keys=True)
+    here = opened(text)
+    for config in recipe.sets:
+        available = len(here.source(config.source).names)
+        if available < config.count:
+            raise DataError(
+                f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
+            )
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
+    reports, journals = [], []
+    for config in recipe.sets:
+        journal = Journal(folder / f".{config.name}.partial", recipe.fingerprint, start_over=force)
+        reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
+        journals.append(journal)
+    _write_files(recipe, here, folder, reports, journals)
+    for journal in journals:
+        journal.remove()
+    return BuildReport(folder, tuple(reports))
+
+
+def _build_set(
+    text: str,
+    here: Opened,
+    config: SetConfig,
+    journal: Journal,
+    folder: Path,
+    engine: Engine,
+    advance: Callable[[int], object],
+) -> SetReport:
+    names = list(here.source(config.source).names)
+    order = drawn_from(here.recipe.seed, config).permutation(len(names))
+    pieces = [
+        tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
+    ]
+    chosen = _Choice(config)
+    for record in journal.records():
+        chosen.take(record)
+    advance(chosen.count)
+    todo = iter(pieces[journal.pieces :])
+    work = MakeRecords(text, config.name)
+    if chosen.count < config.count:
+        for candidates in engine.map(work, todo):
+            kept, rejected = _accepted(candidates, chosen, config, folder, here.recipe.image_format)
+            journal.add(kept, rejected)
+            advance(len(kept))
+            if chosen.count >= config.count:
+                break
+    reasons: Counter[str] = Counter(_kind_of(one.reason) for one in journal.rejections())
+    if chosen.count < config.count:
+        common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
+        raise DataError(
+            f"set {config.name} asks for {config.count} records, {chosen.count} could be made of {len(names)} images; "
+            f"the others were rejected: {common}. Ask for fewer, or add images"
+        )
+    looked = chosen.count + sum(reasons.values())
+    return SetReport(config.name, chosen.count, looked, dict(sorted(reasons.items())))
+
+
+class _Choice:
+    """Which candidates a set takes: as many as it wants, no count more often than it says."""
+
+    def __init__(self, config: SetConfig) -> None:
+        self.config, self.count = config, 0
+        self.instances: Counter[int] = Counter()
+
+    def refusal(self, record: PerceptionRecord) -> str:
+        """Why a record is not taken; "" where it is."""
+        boxes = record.evidence.boxes
+        if boxes is not None and self.instances[len(boxes)] >= self.config.most_of_a_count:
+            return f"balance: there are {self.config.most_of_a_count} records with this count"
+        return ""
+
+    def take(self, record: PerceptionRecord) -> None:
+        """Count it."""
+        self.count += 1
+        if record.evidence.boxes is not None:
+            self.instances[len(record.evidence.boxes)] += 1
+
+
+def _accepted(
+    candidates: list[Candidate], chosen: _Choice, config: SetConfig, folder: Path, form: str
+) -> tuple[list[PerceptionRecord], list[Rejection]]:
+    kept: list[PerceptionRecord] = []
+    rejected: list[Rejection] = []
+    for one in candidates:
+        if chosen.count >= config.count:
+            break
+        reason = one.reason if one.record is None else chosen.refusal(one.record)
+        if one.record is None or reason:
+            rejected.append(Rejection(one.name, reason))
+            continue
+        number = f"{chosen.count:06d}"
+        image = f"images/{config.name}/{number}.{form}"
+        record = replace(one.record, id=f"{config.name}-{number}", images=(image,))
+        target = folder / image
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
+        with atomic_write(target, force=True) as file:
+            file.write(one.picture)
+        chosen.take(record)
+        kept.append(record)
+    return kept, rejected
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without the numbers and names that differ from sample to sample."""
+    words = []
+    for word in reason.split():
+        words.append("#" if any(letter.isdigit() for letter in word) or "/" in word else word)
+    return " ".join(words)
+
+
+def _write_files(
+    recipe: DataRecipe, here: Opened, folder: Path, reports: list[SetReport], journals: list[Journal]
+) -> None:
+    def records() -> Iterator[PerceptionRecord]:
+        for journal in journals:
+            yield from journal.records()
+
+    files: dict[str, str] = {}
+    write_records(folder / "records.jsonl", records(), force=True)
+    names = ["records.jsonl"]
+    for form in recipe.also:
+        name, kind = _FORMS[form]
+        write_records(folder / name, records(), form=kind, force=True)
+        names.append(name)
+    with atomic_write(folder / "rejected.jsonl", force=True) as file:
+        for config, journal in zip(recipe.sets, journals, strict=True):
+            for one in journal.rejections():
+                line = {"set": config.name, "image": one.name, "reason": one.reason}
+                file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
+    for name in [*names, "rejected.jsonl"]:
+        files[name] = _hash_of(folder / name)
+    digest = hashlib.sha256()
+    for record in read_records(folder / "records.jsonl"):
+        for image in record.images:
+            digest.update(f"{image} {_hash_of(folder / image)}\n".encode())
+    manifest: dict[str, Any] = {
+        "perceptok": metadata.version("perceptok"),
+        "versions": _versions(),
+        "recipe": recipe.to_dict(),
+        "recipe_fingerprint": recipe.fingerprint,
+        "seed": recipe.seed,
+        "codec": here.setting.codec.fingerprint,
+        "prompts": here.setting.prompts.label,
+        "sources": {name: here.source(name).fingerprint for name in sorted({one.source for one in recipe.sets})},
+        "sets": [asdict(report) for report in reports],
+        "files": files,
+        "images": digest.hexdigest(),
+    }
+    with atomic_write(folder / "manifest.json", force=True) as file:
+        file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    known = {}
+    for package in _PACKAGES:
+        try:
+            known[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,205 @@
+"""What a data set is made of: sources, sets, prompts, seed; read from YAML or JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from perceptok.boxes.datasets.records import FrameKind
+from perceptok.configs import config_from_dict, read_config
+from perceptok.data.prompts import PromptSet
+from perceptok.data.tasks.setting import SetConfig
+from perceptok.depth.maps.depth_map import Kind, Unit
+from perceptok.errors import ConfigError
+from perceptok.scenes.pictures import Difficulty
+from perceptok.scenes.pictures.splits import SplitName
+
+__all__ = ["DataRecipe", "SourceConfig", "SpecialistConfig"]
+
+
+@dataclass(frozen=True)
+class SpecialistConfig:
+    """A network that sees depth or boxes.
+
+    Attributes:
+        form: "onnx_depth", "transformers_depth", "yolox_onnx" or "transformers_boxes".
+        model: A file, or for transformers a folder or hub id.
+        kind: Depth: what its output says, "inverse" or "metric".
+        unit: Depth: of a metric output.
+        mean: `onnx_depth`: subtracted from channels in 0..255.
+        std: `onnx_depth`: what they are divided by then.
+        classes: `yolox_onnx`: a text file with a class a line.
+        score: Boxes: least confidence.
+        device: "cpu" or "cuda".
+        batch_size: transformers: pictures that go through at once.
+    """
+
+    form: Literal["onnx_depth", "transformers_depth", "yolox_onnx", "transformers_boxes"]
+    model: str
+    kind: Kind | None = None
+    unit: Unit | None = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    classes: str | None = None
+    score: float = 0.5
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.form.endswith("depth") and self.kind is None:
+            raise ConfigError(f"specialist {self.model}: say kind: inverse or kind: metric, what its numbers mean")
+        if self.form == "yolox_onnx" and self.classes is None:
+            raise ConfigError(f"specialist {self.model}: say classes:, a text file with the name of a class a line")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where pictures, depth and boxes come from. Paths are relative to the recipe's file.
+
+    Attributes:
+        images: A folder of images; None for the procedural world.
+        depth: A folder of depth maps with the images' names.
+        depth_kind: Of these maps: "metric" or "inverse", where the files do not say it.
+        depth_unit: Of metric maps: "m", "mm", ...
+        depth_scale: Instead of a unit.
+        depth_invalid: Values that mark holes.
+        depth_specialist: Instead of a folder of maps.
+        annotations: A COCO or LVIS file.
+        box_specialist: Instead of annotations.
+        scenes: Number of procedural scenes, instead of images.
+        scene_seed: Which family of scenes.
+        scene_split: "train" or "heldout".
+        scene_difficulty: Counts, occlusion and depth gaps of scenes with gathered things.
+    """
+
+    images: str | None = None
+    depth: str | None = None
+    depth_kind: Kind | None = None
+    depth_unit: Unit | None = None
+    depth_scale: float | None = None
+    depth_invalid: tuple[float, ...] = ()
+    depth_specialist: SpecialistConfig | None = None
+    annotations: str | None = None
+    box_specialist: SpecialistConfig | None = None
+    scenes: int | None = None
+    scene_seed: int = 0
+    scene_split: SplitName = "train"
+    scene_difficulty: Difficulty = field(default_factory=Difficulty)
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.scenes is None):
+            raise ConfigError("a source has images: a folder, or scenes: a number; and not both")
+        if self.scenes is not None and any((self.depth, self.depth_specialist, self.annotations, self.box_specialist)):
+            raise ConfigError("the procedural world knows its depth and boxes; leave the others out")
+        if self.depth is not None and self.depth_specialist is not None:
+            raise ConfigError("depth comes from a folder or from a specialist; got both")
+        if self.annotations is not None and self.box_specialist is not None:
+            raise ConfigError("boxes come from annotations or from a specialist; got both")
+        for one, part, wanted in (
+            (self.depth_specialist, "depth_specialist", "depth"),
+            (self.box_specialist, "box_specialist", "box"),
+        ):
+            if one is not None and ("depth" in one.form) != (wanted == "depth"):
+                raise ConfigError(f"{part} cannot be of the form {one.form}")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """A data set, exactly: the same recipe over the same files gives the same bytes.
+
+    Attributes:
+        sources: Name -> where pictures come from.
+        sets: What is built, in this order.
+        seed: Of everything that is drawn.
+        frame: How pictures are brought into the square.
+        size: Side of the square; records have tokens for 336.
+        prompts: "aurora", "no_coordinates", "no_depth" or "numerals".
+        templates: Texts that replace those of the prompts.
+        codec: A codec's folder; None for the weights that come with perceptok.
+        plurals: A JSON table of plurals.
+        image_format: "jpg" (quality 95) or "png".
+        cache: A folder for what specialists say, shared between runs; None for none.
+        also: Further files of the same records: "llava", "chat", "parquet".
+
+    Raises:
+        ConfigError: A value out of range, two sets of one name, a set of a source that is not there.
+    """
+
+    sources: Mapping[str, SourceConfig]
+    sets: tuple[SetConfig, ...]
+    seed: int = 0
+    frame: FrameKind = "squash"
+    size: int = 336
+    prompts: str = "aurora"
+    templates: Mapping[str, str] = field(default_factory=dict)
+    codec: str | None = None
+    plurals: str | None = None
+    image_format: Literal["jpg", "png"] = "jpg"
+    cache: str | None = None
+    also: tuple[Literal["llava", "chat", "parquet"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or not 64 <= self.size <= 336:
+            raise ConfigError(f"need seed >= 0 and size 64..336; got {self.seed} and {self.size}")
+        names = [one.name for one in self.sets]
+        if not names or len({*names}) != len(names):
+            raise ConfigError(f"a recipe has sets of different names; got {names}")
+        for one in self.sets:
+            if one.source not in self.sources:
+                raise ConfigError(f"set {one.name}: there is no source {one.source!r}, only {', '.join(self.sources)}")
+        PromptSet.named(self.prompts, self.templates)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> DataRecipe:
+        """A recipe from YAML or JSON; its paths are then relative to its folder.
+
+        Raises:
+            ConfigError: As `read_config`.
+        """
+        return read_config(cls, path).located(Path(path).parent)
+
+    @classmethod
+    def from_dict(cls, values: object) -> DataRecipe:
+        """A recipe of JSON types; raises ConfigError as `config_from_dict`."""
+        return config_from_dict(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything in it."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def located(self, folder: Path) -> DataRecipe:
+        """The same recipe with its paths led from a folder."""
+
+        def led(path: str | None) -> str | None:
+            return None if path is None else str(folder / path)
+
+        def led_specialist(one: SpecialistConfig | None) -> SpecialistConfig | None:
+            if one is None:
+                return None
+            # A hub id is no path.
+            here = one.form.endswith("onnx") or one.form == "onnx_depth" or (folder / one.model).exists()
+            return replace(one, model=str(folder / one.model) if here else one.model, classes=led(one.classes))
+
+        sources = {
+            name: replace(
+                one,
+                images=led(one.images),
+                depth=led(one.depth),
+                annotations=led(one.annotations),
+                depth_specialist=led_specialist(one.depth_specialist),
+                box_specialist=led_specialist(one.box_specialist),
+            )
+            for name, one in self.sources.items()
+        }
+        parts = {name: led(getattr(self, name)) for name in ("codec", "plurals", "cache")}
+        return replace(self, sources=sources, **parts)  # type: ignore[arg-type] # strings stay strings

@@ -1,0 +1,178 @@
+"""`perceptok data`: images and annotations become records that train and test a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perceptok_cli.console import finish, note, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from perceptok.data.records import PerceptionRecord
+    from perceptok.depth.codec import DepthCodec
+    from perceptok.evaluation.report.cases import Case
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Images and annotations become records that train and test a model.")
+
+Records = Annotated[
+    Path, typer.Argument(help="A file of records (.jsonl, .json, .parquet), or a folder that was built.")
+]
+
+
+@app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; its paths are relative to it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records, images and manifest.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the output does not depend on it.")] = 1,
+    force: Annotated[bool, typer.Option(help="Replace a data set that is there.")] = False,
+) -> None:
+    """Build a data set. A run that was killed is continued by the same command, to the same bytes."""
+    from perceptok.data.engines import LocalEngine
+    from perceptok.data.recipes import DataRecipe, build_data
+
+    chosen = DataRecipe.read(recipe)
+    with progress_bar("building", sum(one.count for one in chosen.sets)) as advance:
+
+        def report(added: int) -> None:
+            for _ in range(added):
+                advance()
+
+        with LocalEngine(workers) as engine:
+            built = build_data(chosen, output, engine=engine, force=force, advance=report)
+    rows = [[one.name, str(one.records), str(one.candidates), str(one.candidates - one.records)] for one in built.sets]
+    print_table(f"{built.records} records in {output}", ("set", "records", "images looked at", "rejected"), rows)
+    for one in built.sets:
+        for reason, count in sorted(one.rejected.items(), key=lambda item: -item[1]):
+            note(f"  {one.name}: {count} rejected: {reason}")
+
+
+@app.command()
+def stats(
+    records: Records,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the counts as JSON too.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+) -> None:
+    """Count tasks, regimes, answers, markers, codes; and, of a built folder, what was rejected and why."""
+    from perceptok.data.recipes import record_statistics
+    from perceptok.data.records import read_records
+    from perceptok.errors import RecordError
+    from perceptok.files import atomic_write, parse_json
+
+    found = record_statistics(read_records(_file_of(records)))
+    rows = [[task, regime, str(count)] for (task, regime), count in sorted(found.kinds.items())]
+    print_table(f"{found.records} records", ("task", "regime", "records"), rows)
+    for task, counts in sorted(found.answers.items()):
+        ordered = sorted(counts.items(), key=lambda item: (len(item[0]), item[0]))
+        total = sum(counts.values())
+        print_table(
+            f"answers: {task}", ("answer", "records", "share"), [[a, str(n), f"{n / total:.1%}"] for a, n in ordered]
+        )
+    if found.markers:
+        print_table(
+            "markers an image", ("markers", "images"), [[str(n), str(c)] for n, c in sorted(found.markers.items())]
+        )
+        print_table(
+            "where markers lie (quarters of the frame)",
+            ("rows", "0-1/4", "1/4-1/2", "1/2-3/4", "3/4-1"),
+            [[f"{row}/4", *map(str, counts)] for row, counts in enumerate(found.positions, 1)],
+        )
+    if found.codes_used:
+        note(f"depth codes used: {found.codes_used} of {len(found.codes)}")
+    manifest = records / "manifest.json"
+    if records.is_dir() and manifest.is_file():
+        told = parse_json(manifest.read_bytes(), str(manifest), RecordError)
+        print_table("rejected", ("set", "images", "reason"), _rejections(told))
+    if output:
+        with atomic_write(output, force=force) as file:
+            file.write((json.dumps(found.to_dict(), indent=2) + "\n").encode())
+
+
+@app.command()
+def check(
+    records: Records,
+    images: Annotated[bool, typer.Option(help="Look for the images too.")] = True,
+) -> None:
+    """Say everything that is wrong with a file of records: damaged ones, ids that stand twice, images missing."""
+    from perceptok.data.records import check_records
+
+    problems = list(check_records(_file_of(records), images=images))
+    finish([(problem.name, problem.reason) for problem in problems], len(problems))
+    note("nothing is wrong")
+
+
+def _rejections(manifest: object) -> Sequence[Sequence[str]]:
+    sets = manifest.get("sets", []) if isinstance(manifest, dict) else []
+    return [
+        [str(one["name"]), str(count), str(reason)]
+        for one in sets
+        for reason, count in sorted(one["rejected"].items(), key=lambda item: -item[1])
+    ]
+
+
+def _file_of(records: Path) -> Path:
+    return records / "records.jsonl" if records.is_dir() else records
+
+
+@app.command()
+def show(
+    records: Records,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    count: Annotated[int, typer.Option(min=1, help="How many records, spread evenly over the file.")] = 48,
+    codec: Annotated[str | None, typer.Option(help="A codec's folder; by default the weights of the package.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+) -> None:
+    """Show records on one page: image, markers, boxes, decoded depth, question and answer."""
+    from perceptok.data.recipes import record_statistics
+    from perceptok.data.records import read_records
+    from perceptok.depth.codec import DepthCodec
+    from perceptok.evaluation.report.cases import Table
+    from perceptok.evaluation.report.page import write_page
+
+    source = _file_of(records)
+    found = record_statistics(read_records(source))
+    step = max(1, -(-found.records // count))
+    chosen = (one for number, one in enumerate(read_records(source)) if number % step == 0)
+    loaded = DepthCodec.from_pretrained(codec)
+    rows = [[task, regime, str(number)] for (task, regime), number in sorted(found.kinds.items())]
+    shown = write_page(
+        output,
+        (_case(record, source.parent, loaded) for record in chosen),
+        title=f"Records of {source.parent.name or source.name}",
+        tables=[Table(f"{found.records} records", ("task", "regime", "records"), rows)],
+        note=f"Every {step}. of {found.records} records; maps are what the codec makes of their tokens.",
+        force=force,
+    )
+    note(f"{shown} records in {output}")
+
+
+def _case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
+    from perceptok.evaluation.report.cases import Case
+
+    evidence, codes, depth = record.evidence, record.evidence.codes, None
+    if codes is not None and evidence.codec in (None, codec.fingerprint):
+        depth = codec.decode([list(codes[at : at + 10]) for at in range(0, len(codes), 10)])[0]
+    image = folder / record.images[0] if record.images else None
+    return Case(
+        record.id,
+        image=image.read_bytes() if image is not None and image.is_file() else None,
+        text=record.turns[-1].text,
+        prompt=record.turns[0].text,
+        markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],
+        boxes=evidence.boxes or (),
+        frame=None if record.frame is None else (record.frame.size, record.frame.size),
+        codes=codes,
+        depth=depth,
+        facts={
+            "task": record.task,
+            "regime": record.regime,
+            "answer": record.answer,
+            "difficulty": record.difficulty,
+            "source": str(record.provenance.get("image", "")),
+        },
+    )
