@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perceptok.decoding.reading.parsing import parse_generation
     from perceptok.decoding.reading.stream import TokenStream
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
-    from perceptok.depth.maps.depth_map import DepthMap, Nearness
+    from perceptok.depth.maps.depth_map import DepthMap, Nearness, NearnessRange
     from perceptok.depth.training.recipe import TrainingConfig
     from perceptok.depth.training.trainer import train_depth_codec
     from perceptok.errors import (
@@ -122,6 +122,7 @@ _HOMES = {
     "MarkerConsistency": "perceptok.decoding.consistency",
     "MissingExtraError": "perceptok.errors",
     "Nearness": "perceptok.depth.maps.depth_map",
+    "NearnessRange": "perceptok.depth.maps.depth_map",
     "NextTokenTargets": "perceptok.objectives.targets",
     "ObjectiveError": "perceptok.errors",
     "ObjectiveWeights": "perceptok.objectives.weights",
@@ -225,6 +226,7 @@ __all__ = [
     "MarkerConsistency",
     "MissingExtraError",
     "Nearness",
+    "NearnessRange",
     "NextTokenTargets",
     "ObjectiveError",
     "ObjectiveWeights",

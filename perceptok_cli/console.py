@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["finish", "note", "print_table", "printable", "progress_bar"]
+__all__ = ["finish", "note", "print_table", "printable", "progress_bar", "warn_at_end"]
 
 _STDERR = Console(stderr=True, highlight=False)
 
@@ -78,6 +78,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(printable(cell, most=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+
+
+def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:
+    """Say what was odd about which items, (name, warning) each, and how many they are; they are done all the same."""
+    for name, warning in warnings:
+        note(f"warning: {name}: {warning}")
+    if warnings:
+        note(f"{len(warnings)} of {total} with a warning")
 
 
 def finish(failures: Sequence[tuple[str, str]], total: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from perceptok.errors import OutputError
-from perceptok_cli.console import finish, note, print_table, progress_bar
+from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
 from perceptok_cli.depth_options import (
     BatchOption,
     CodecOption,
@@ -67,6 +67,7 @@ def encode(
     maps = reading.found(paths)
     loaded = loaded_codec(codec, device)
     spread = ray_encoder(loaded, batch_size=batch_size, workers=workers, address=address) if engine == "ray" else None
+    odd: list[tuple[str, str]] = []
     if str(output) == "-":
         failures: list[Failure] = []
         for result in (one for _, one in spread(maps)) if spread else encode_maps(loaded, maps, batch_size=batch_size):
@@ -74,12 +75,23 @@ def encode(
                 failures.append(result)
             else:
                 sys.stdout.write(result.to_json(text=text) + "\n")
+                odd += [(result.name, result.warning)] if result.warning else []
+        warn_at_end(odd, len(maps))
         finish(failures, len(maps))
         return
     with progress_bar("encoding", len(maps)) as advance:
         failures = encode_files(
-            loaded, maps, output, batch_size=batch_size, text=text, force=force, advance=advance, engine=spread
+            loaded,
+            maps,
+            output,
+            batch_size=batch_size,
+            text=text,
+            force=force,
+            advance=advance,
+            engine=spread,
+            warn=lambda *warning: odd.append(warning),
         )
+    warn_at_end(odd, len(maps))
     note(f"{len(maps) - len(failures)} maps -> {output}")
     finish(failures, len(maps))
 
@@ -102,16 +114,18 @@ def decode(
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
     from perceptok.depth.folders.jobs import decode_records
-    from perceptok.depth.folders.records import read_lines, read_records
+    from perceptok.depth.folders.records import Failure, read_lines, read_records
 
     loaded = loaded_codec(codec, device)
-    read = list(read_lines(sys.stdin, "standard input") if str(records) == "-" else read_records(records))
+    bad: list[Failure] = []
+    lines = read_lines(sys.stdin, "standard input", bad) if str(records) == "-" else read_records(records, bad)
+    read = list(lines)
     with progress_bar("decoding", len(read)) as advance:
         failures = decode_records(
             loaded, read, output, form=form, suffix=suffix, batch_size=batch_size, force=force, advance=advance
         )
     note(f"{len(read) - len(failures)} maps in {output}")
-    finish(failures, len(read))
+    finish([*bad, *failures], len(read) + len(bad))
 
 
 @app.command(name="eval")
@@ -158,7 +172,7 @@ def inspect(
 ) -> None:
     """Draw maps, what their tokens say, the error and the grid of codes."""
     from perceptok.depth.folders.jobs import Failure
-    from perceptok.depth.maps.depth_map import DepthMap
+    from perceptok.depth.maps.depth_map import Nearness
     from perceptok.depth.scores.panel import draw_panel, panel_row
     from perceptok.errors import DepthMapError, EvaluationError
     from perceptok.evaluation.report.depth_cases import depth_case
@@ -169,18 +183,20 @@ def inspect(
     loaded = loaded_codec(codec, device)
     failures: list[Failure] = []
 
-    def read() -> Iterator[tuple[str, DepthMap]]:
+    odd: list[tuple[str, str]] = []
+
+    def read() -> Iterator[tuple[str, Nearness]]:
         for file in maps:
             try:
-                depth = file.read()
-                depth.to_nearness()
+                nearness = file.nearness()
             except DepthMapError as error:
                 failures.append(Failure(file.name, str(error)))
             else:
-                yield file.name, depth
+                odd.extend([(file.name, str(few))] if (few := nearness.few_pixels()) else [])
+                yield file.name, nearness
 
     if html:
-        cases = (depth_case(loaded, name, depth) for name, depth in read())
+        cases = (depth_case(loaded, name, nearness) for name, nearness in read())
         try:
             drawn = write_page(output, cases, title="Depth maps and their tokens", force=force)
         except EvaluationError:
@@ -188,13 +204,14 @@ def inspect(
                 raise
             drawn = 0  # none can be read: `finish` says why
     else:
-        rows = [panel_row(loaded, name, depth) for name, depth in read()]
+        rows = [panel_row(loaded, name, nearness) for name, nearness in read()]
         drawn = len(rows)
         if rows:
             with atomic_write(output, force=force) as out:
                 out.write(draw_panel(rows))
     if drawn:
         note(f"{drawn} maps drawn in {output}")
+    warn_at_end(odd, len(maps))
     finish(failures, len(maps))
 
 

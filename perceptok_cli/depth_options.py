@@ -15,6 +15,7 @@ from perceptok.errors import ConfigError
 if TYPE_CHECKING:
     from perceptok.depth.codec import DepthCodec
     from perceptok.depth.folders.collection import MapFile
+    from perceptok.depth.maps.ranges import NearnessRange
 
 __all__ = [
     "BatchOption",
@@ -51,8 +52,12 @@ class Reading:
     """How the files of one command are read; a field is an option, its annotation what `--help` says."""
 
     kind: Annotated[
-        Literal["inverse", "metric"] | None,
-        typer.Option("--kind", help="What the files hold: metric (larger = farther) or inverse (larger = nearer)."),
+        Literal["inverse", "metric", "relative"] | None,
+        typer.Option(
+            "--kind",
+            help="What the files hold: metric (larger = farther), inverse (larger = nearer), or relative (larger = "
+            "farther, no unit).",
+        ),
     ] = None
     unit: Annotated[Literal["mm", "cm", "m"] | None, typer.Option("--unit", help="Unit of metric files.")] = None
     scale: Annotated[
@@ -64,6 +69,45 @@ class Reading:
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
     ] = None
+
+    sky: Annotated[
+        Literal["far", "hole"],
+        typer.Option("--sky", help="What +inf in depth means: far (nearness 0, beyond everything else) or a hole."),
+    ] = "far"
+    sky_value: Annotated[
+        list[float] | None, typer.Option("--sky-value", help="A value in the files that marks sky; may be repeated.")
+    ] = None
+    percentiles: Annotated[
+        str | None,
+        typer.Option("--percentiles", help="LOW,HIGH of nearness that become 0 and 1, such as 1,99: for sensors."),
+    ] = None
+    near: Annotated[
+        float | None, typer.Option("--near", help="With --far: what nearness 1 stands for, in metres if metric.")
+    ] = None
+    far: Annotated[
+        float | None, typer.Option("--far", help="With --near: what nearness 0 stands for; the same for every map.")
+    ] = None
+    no_normalize: Annotated[
+        bool, typer.Option("--no-normalize", help="The maps hold nearness already, such as AURORA's 8-bit maps.")
+    ] = False
+
+    @property
+    def range(self) -> NearnessRange:
+        """Which values become nearness 0 and 1; raises ConfigError where that is said twice or by half."""
+        from perceptok.depth.maps.ranges import NearnessRange
+
+        ends = (self.near, self.far) != (None, None)
+        if (self.percentiles is not None) + ends + self.no_normalize > 1:
+            raise ConfigError("give one of --percentiles, --near with --far, and --no-normalize")
+        if self.no_normalize:
+            return NearnessRange.whole()
+        if self.percentiles is not None:
+            return NearnessRange.parse(f"percentiles {self.percentiles.replace(',', ' ')}")
+        if ends:
+            if self.near is None or self.far is None:
+                raise ConfigError("--near and --far are given together")
+            return NearnessRange.fixed(self.near, self.far)
+        return NearnessRange()
 
     def found(self, paths: list[str], *, every_source: bool = False) -> list[MapFile]:
         """The maps of a command's arguments; `-` among them reads names from standard input."""
@@ -82,6 +126,9 @@ class Reading:
             unit=self.unit,
             scale=self.scale,
             invalid=tuple(self.invalid or ()),
+            sky=self.sky,
+            sky_values=tuple(self.sky_value or ()),
+            range=self.range,
             sources=() if every_source else tuple(self.source or ()),
         )
 

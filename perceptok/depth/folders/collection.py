@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from perceptok.depth.maps.depth_map import DepthMap, Kind, Unit
+from perceptok.depth.maps.depth_map import DepthMap, Kind, Nearness, NearnessRange, Sky, Unit
 from perceptok.depth.maps.formats import FORMATS
 from perceptok.errors import DepthMapError
 
@@ -25,10 +25,13 @@ class MapFile:
         path: The file.
         name: Its name in records and mirrored folders: relative to the folder or list that it was found by, with `/`.
         source: What it belongs to (a sensor, a scene): the column of a list file, else the folder's name.
-        kind: "metric" or "inverse"; None where the file itself says.
+        kind: "metric", "inverse" or "relative"; None where the file itself says.
         unit: Of a metric map.
         scale: Instead of a unit, metres per value in the file.
         invalid: Values in the file that mark holes.
+        sky: What +inf in depth means; see `DepthMap.read`.
+        sky_values: Values in the file that mark the sky.
+        range: Which of its values become nearness 0 and 1.
         in_metres: False where a metric map's scale is unknown: its order and shape are right, its metres are not.
     """
 
@@ -39,11 +42,30 @@ class MapFile:
     unit: Unit | None = None
     scale: float | None = None
     invalid: tuple[float, ...] = ()
+    sky: Sky = "far"
+    sky_values: tuple[float, ...] = ()
+    range: NearnessRange = field(default_factory=NearnessRange)
     in_metres: bool = True
 
     def read(self) -> DepthMap:
         """The map; raises DepthMapError naming the file."""
-        return DepthMap.read(self.path, kind=self.kind, unit=self.unit, scale=self.scale, invalid=self.invalid)
+        return DepthMap.read(
+            self.path,
+            kind=self.kind,
+            unit=self.unit,
+            scale=self.scale,
+            invalid=self.invalid,
+            sky=self.sky,
+            sky_values=self.sky_values,
+        )
+
+    def nearness(self) -> Nearness:
+        """The map's nearness in its range; raises DepthMapError naming the file."""
+        depth = self.read()
+        try:
+            return depth.to_nearness(self.range)
+        except DepthMapError as error:
+            raise DepthMapError(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,7 @@ class MapFiles(Sequence[Any]):
         return len(self.files)
 
     def __getitem__(self, index: Any) -> Any:
-        nearness = self.files[index].read().to_nearness()
+        nearness = self.files[index].nearness()
         return nearness.values, nearness.valid
 
 
@@ -67,6 +89,9 @@ def find_maps(
     unit: Unit | None = None,
     scale: float | None = None,
     invalid: Sequence[float] = (),
+    sky: Sky = "far",
+    sky_values: Sequence[float] = (),
+    range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
     sources: Sequence[str] = (),
 ) -> list[MapFile]:
     """Resolve what a user names to depth maps, in a stable order.
@@ -79,12 +104,25 @@ def find_maps(
         unit: The same.
         scale: The same.
         invalid: Values in the files that mark holes.
+        sky: What +inf in depth means; see `DepthMap.read`.
+        sky_values: Values in the files that mark the sky.
+        range: Which values become nearness 0 and 1; by default each map's own extremes.
         sources: Keep these sources only.
 
     Raises:
         DepthMapError: Something named does not exist, has no depth maps in it, or two files have one name.
     """
-    default = MapFile(Path(), "", kind=kind, unit=unit, scale=scale, invalid=tuple(invalid))
+    default = MapFile(
+        Path(),
+        "",
+        kind=kind,
+        unit=unit,
+        scale=scale,
+        invalid=tuple(invalid),
+        sky=sky,
+        sky_values=tuple(sky_values),
+        range=range or NearnessRange(),
+    )
     found: list[MapFile] = []
     for path in paths:
         found += _expanded(str(path), default)

@@ -65,6 +65,7 @@ def encode_files(
     force: bool = False,
     advance: Callable[[], object] = lambda: None,
     engine: Callable[[Sequence[MapFile]], Iterable[tuple[Stamp, DepthRecord | Failure]]] | None = None,
+    warn: Callable[[str, str], object] = lambda *_: None,
 ) -> list[Failure]:
     """Encode files to one file of records.
 
@@ -81,6 +82,7 @@ def encode_files(
         force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every map.
         engine: Encodes the files that are left, in order; `encode_stamped` in this process where None (see `ray_jobs`).
+        warn: Called with a map's name and what is odd about its range, once per map, continued runs included.
 
     Returns:
         The files that could not be read; all others are in the output.
@@ -99,18 +101,25 @@ def encode_files(
     partial = output.with_name(output.name + ".partial")
     with Journal(partial, output, codec.fingerprint, maps, start_over=force) as journal:
         todo = journal.todo
-        for _ in journal.results:
+        for done in journal.results.values():
             advance()
+            _pass_on(done, warn)
         left = [maps[index] for index in todo]
         encoded = engine(left) if engine else encode_stamped(codec, left, batch_size=batch_size)
         for index, (stamp, result) in zip(todo, encoded, strict=True):
             journal.add(index, stamp, result)
             advance()
+            _pass_on(result, warn)
         results = journal.in_order()
         with atomic_write(output, force=force) as file:
             write_records(file, output.suffix, [one for one in results if isinstance(one, DepthRecord)], text=text)
         journal.remove()
     return [one for one in results if isinstance(one, Failure)]
+
+
+def _pass_on(result: DepthRecord | Failure, warn: Callable[[str, str], object]) -> None:
+    if isinstance(result, DepthRecord) and result.warning:
+        warn(result.name, result.warning)
 
 
 def decode_records(
@@ -213,7 +222,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _read(file: MapFile) -> Nearness | Failure:
     try:
-        return file.read().to_nearness()
+        return file.nearness()
     except DepthMapError as error:
         return Failure(file.name, str(error))
 

@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast, get_args
 from zipfile import BadZipFile
@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from perceptok.depth.blocks import block_from_text, block_to_text, checked_codes
-from perceptok.depth.maps.depth_map import Kind, Nearness
+from perceptok.depth.maps.depth_map import Kind, Nearness, NearnessRange
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
 from perceptok.files import json_number, parse_json
 
@@ -43,12 +43,14 @@ class DepthRecord:
     Attributes:
         name: The map's relative file name.
         codes: 100 integers in 0..127, row-major.
-        kind: "metric" or "inverse".
-        near: What nearness 1 stands for, in metres or relative inverse depth.
+        kind: "metric", "inverse" or "relative".
+        near: What nearness 1 stands for, in metres or the map's own values.
         far: What nearness 0 stands for.
         width: Of the map, in pixels.
         height: Of the map, in pixels; the networks see it squashed to a square.
         codec: Fingerprint of the codec: codes mean nothing to another one.
+        range: How near and far were chosen, as `str(NearnessRange)` spells it.
+        warning: What is odd about the map's range (see `Nearness.few_pixels`); empty where nothing is.
     """
 
     name: str
@@ -59,13 +61,17 @@ class DepthRecord:
     width: int
     height: int
     codec: str
+    range: str = "extremes"
+    warning: str = ""
 
     @classmethod
     def of(cls, name: str, codes: np.ndarray, nearness: Nearness, codec: str) -> DepthRecord:
         """The record of a map's nearness and its codes (10, 10)."""
         height, width = nearness.values.shape
         flat = tuple(int(code) for code in codes.ravel())
-        return cls(name, flat, nearness.kind, float(nearness.near), float(nearness.far), width, height, codec)
+        near, far = float(nearness.near), float(nearness.far)
+        warning = str(nearness.few_pixels() or "")
+        return cls(name, flat, nearness.kind, near, far, width, height, codec, str(nearness.range), warning)
 
     @property
     def grid(self) -> np.ndarray:
@@ -155,6 +161,18 @@ def _fingerprint(value: object) -> str:
     return value
 
 
+def _range(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"range: expected the name of a range; got {value!r:.80}")
+    return str(NearnessRange.parse(value))
+
+
+def _warning(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"warning: expected text; got {value!r:.80}")
+    return value
+
+
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "name": _name,
     "codes": _codes,
@@ -164,6 +182,8 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "width": _pixels,
     "height": _pixels,
     "codec": _fingerprint,
+    "range": _range,
+    "warning": _warning,
 }
 _EXPECTED = ", ".join(one.name for one in fields(DepthRecord))
 
@@ -238,11 +258,16 @@ def _columns(records: Sequence[DepthRecord]) -> dict[str, list[Any]]:
     return {one.name: [getattr(record, one.name) for record in records] for one in fields(DepthRecord)}
 
 
+def _stored_fields(names: Sequence[str]) -> list[Field[Any]]:
+    """The fields to read; one with a default may be missing: an older version wrote the file."""
+    return [one for one in fields(DepthRecord) if one.name in names or one.default is MISSING]
+
+
 def _from_npz(path: Path) -> Iterator[dict[str, Any]]:
     try:
         # Opened here: np.load leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            columns = {one.name: saved[one.name] for one in fields(DepthRecord)}
+            columns = {one.name: saved[one.name] for one in _stored_fields(saved.files)}
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"its columns have {sorted(lengths)} rows")
@@ -259,7 +284,9 @@ def _from_npz(path: Path) -> Iterator[dict[str, Any]]:
 
 def _from_parquet(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = _parquet().read_table(path, columns=[one.name for one in fields(DepthRecord)]).to_pylist()
+        parquet = _parquet()
+        names = [one.name for one in _stored_fields(parquet.read_schema(path).names)]
+        rows = parquet.read_table(path, columns=names).to_pylist()
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:

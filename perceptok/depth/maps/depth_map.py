@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from perceptok.depth.maps.formats import Format, Kind, StoredMap, format_of, read_stored
 from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
-from perceptok.depth.maps.units import Unit, express, interpret
-from perceptok.errors import DepthMapError
+from perceptok.depth.maps.ranges import NearnessRange
+from perceptok.depth.maps.units import Sky, Unit, express, interpret
+from perceptok.errors import ConfigError, DepthMapError
 from perceptok.files import atomic_write
 
-__all__ = ["DepthMap", "Kind", "Nearness", "Unit"]
+__all__ = ["DepthMap", "Kind", "Nearness", "NearnessRange", "Sky", "Unit"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +32,10 @@ class DepthMap:
             relative inverse depth, any finite number, larger = nearer. What stands at invalid pixels means
             nothing.
         valid: (H, W) bool, False where nothing is known.
-        kind: `"metric"` or `"inverse"`.
+            Relative: depth without a unit, any finite number, larger = farther.
+        kind: `"metric"`, `"inverse"` or `"relative"`.
+        sky: (H, W) bool, True where the map is infinitely far, which no value says (these pixels are not valid); None
+            where it has no such pixels.
 
     Raises:
         DepthMapError: Shapes, dtypes or ranges are not these.
@@ -40,9 +44,14 @@ class DepthMap:
     values: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     kind: Kind
+    sky: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         check_arrays("depth map", self.values, self.valid, self.kind)
+        if self.sky is not None:
+            check_arrays("depth map's sky", self.values, self.sky, self.kind)
+            if np.any(self.sky & self.valid):
+                raise DepthMapError("pixels of the sky are marked valid; their values say nothing, mark them invalid")
         usable = np.isfinite(self.values)
         if self.kind == "metric":
             usable &= self.values > 0
@@ -67,18 +76,24 @@ class DepthMap:
         unit: Unit | None = None,
         scale: float | None = None,
         invalid: Sequence[float] = (),
+        sky: Sky = "far",
+        sky_values: Sequence[float] = (),
     ) -> DepthMap:
         """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
 
         Args:
             path: The file; its extension says the format.
-            kind: `"metric"` (larger = farther) or `"inverse"` (larger = nearer). Required unless the file
-                says it, as an NPZ written by `DepthMap.write` does.
+            kind: `"metric"` (larger = farther), `"inverse"` (larger = nearer) or `"relative"` (larger = farther,
+                without a unit, as diffusion estimators write it: 0 = near, 1 = far). Required unless the file says it,
+                as an NPZ written by `DepthMap.write` does.
             unit: Metric only: what 1 in the file means. Metric maps need either `unit` or `scale`.
-            scale: The factor from the file's numbers to metres or, for inverse maps, to relative inverse
-                depth. Without it, inverse maps of uint8 and uint16 are divided by 255 and 65535, others kept.
-            invalid: The file's own numbers that mark holes, such as 65535. NaN and infinity are always holes;
-                so is 0 in a metric map. In an inverse map 0 is the farthest legal value, unless named here.
+            scale: The factor from the file's numbers to metres or, for other kinds, to their own values. Without it,
+                inverse and relative maps of uint8 and uint16 are divided by 255 and 65535, others kept.
+            invalid: The file's own numbers that mark holes, such as 65535. NaN and -infinity are always holes, and
+                +infinity in an inverse map; so is 0 in a metric map. In other maps 0 is a legal end, unless named here.
+            sky: What +infinity in metric and relative depth means: "far" (nothing is there as far as one sees, which
+                is what renderers and outdoor sets write; it becomes nearness 0), or "hole".
+            sky_values: The file's own numbers that mark the sky, such as 65535.
 
         Raises:
             DepthMapError: The file is missing, damaged, of another format or ambiguous, or a metric map has
@@ -87,7 +102,9 @@ class DepthMap:
         """
         try:
             stored = read_stored(Path(path))
-            return cls(*interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid))
+            return cls(
+                *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
+            )
         except DepthMapError as error:
             raise DepthMapError(f"{os.fspath(path)}: {error}") from error
 
@@ -101,6 +118,8 @@ class DepthMap:
         scale: float | None = None,
         invalid: Sequence[float] = (),
         valid: npt.ArrayLike | None = None,
+        sky: Sky = "far",
+        sky_values: Sequence[float] = (),
     ) -> DepthMap:
         """Make a map of anything that `numpy.asarray` takes; the array is copied.
 
@@ -111,6 +130,8 @@ class DepthMap:
             scale: As for `read`.
             invalid: As for `read`.
             valid: (H, W) bool, False at further holes.
+            sky: As for `read`.
+            sky_values: As for `read`.
 
         Raises:
             DepthMapError: The array is not two-dimensional or not of real numbers, or as for `read`.
@@ -122,7 +143,17 @@ class DepthMap:
             raise DepthMapError(
                 f"not an array of numbers ({error}); pass a NumPy array or a detached CPU tensor"
             ) from error
-        return cls(*interpret(StoredMap(numbers, mask), kind=kind, unit=unit, scale=scale, invalid=invalid))
+        return cls(
+            *interpret(
+                StoredMap(numbers, mask),
+                kind=kind,
+                unit=unit,
+                scale=scale,
+                invalid=invalid,
+                sky=sky,
+                sky_values=sky_values,
+            )
+        )
 
     def write(
         self,
@@ -135,7 +166,8 @@ class DepthMap:
     ) -> None:
         """Write the map in the format that the extension says; nothing is clipped.
 
-        NPZ keeps everything: values, mask and kind. NPY, PFM, EXR and TIFF keep float32 with NaN as holes.
+        NPZ keeps everything: values, mask, kind and sky. NPY, PFM, EXR and TIFF keep float32 with NaN as holes and
+        infinity as sky.
         PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest unit, with
         0 as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the
         nearest of 255 or 65535 steps.
@@ -168,35 +200,53 @@ class DepthMap:
         if form.says_kind:
             if unit is not None or scale is not None:
                 raise DepthMapError(f"{form.name} keeps metres; leave out unit and scale")
-            return StoredMap(np.where(self.valid, self.values, np.float32(0)), self.valid, self.kind)
-        return StoredMap(express(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits))
+            return StoredMap(np.where(self.valid, self.values, np.float32(0)), self.valid, self.kind, self.sky)
+        return StoredMap(express(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits, sky=self.sky))
 
-    def to_nearness(self, *, normalize: bool = True, percentiles: tuple[float, float] | None = None) -> Nearness:
-        """Convert to nearness: inverse depth, brought to [0, 1] by the map's own nearest and farthest pixel.
+    def to_nearness(
+        self,
+        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+        *,
+        normalize: bool = True,
+        percentiles: tuple[float, float] | None = None,
+    ) -> Nearness:
+        """Convert to nearness: inverse depth (relative depth: its opposite), brought to [0, 1] by a range.
 
-        Holes take the nearness of the nearest valid pixel; the mask travels along. A map whose valid pixels
-        are all the same has nearness 0.5 everywhere, and `near == far` lead back to it exactly.
+        Holes take the nearness of the nearest known pixel; the mask travels along. Sky is nearness 0; where the map's
+        own pixels decide the range, 0 then stands for twice the farthest distance, so that the sky lies beyond it. A
+        map whose valid pixels are all the same has nearness 0.5 everywhere, and `near == far` lead back to it exactly.
 
         Args:
-            normalize: False for inverse maps that hold nearness already, such as the 8-bit maps of AURORA
-                (arXiv 2412.03548): the values are kept, with near = 1 and far = 0.
-            percentiles: (low, high) percentiles of nearness, in 0..100, that become 0 and 1 instead of the
-                extremes. What lies beyond them is clamped, and lost for `from_nearness`.
+            range: What becomes 0 and 1; by default the map's own nearest and farthest pixel. What lies beyond is
+                clamped, and lost for `from_nearness`.
+            normalize: False is short for `NearnessRange.whole()`: the map holds nearness already, such as the 8-bit
+                maps of AURORA (arXiv 2412.03548); the values are kept, with near = 1 and far = 0.
+            percentiles: Short for `NearnessRange.of_percentiles`.
 
         Raises:
-            DepthMapError: No pixel is valid, or `normalize=False` with metric depth or values beyond [0, 1].
-            ConfigError: The percentiles are out of order.
+            DepthMapError: No pixel is valid, or the range does not fit the map.
+            ConfigError: The percentiles are out of order, or the range is said twice.
         """
-        return to_nearness(self.values, self.valid, self.kind, normalize=normalize, percentiles=percentiles)
+        if sum((range is not None, not normalize, percentiles is not None)) > 1:
+            raise ConfigError(
+                "the range is said twice: percentiles and range=... do not go with normalize=False or each other"
+            )
+        chosen = range or NearnessRange()
+        if not normalize:
+            chosen = NearnessRange.whole()
+        elif percentiles is not None:
+            chosen = NearnessRange.of_percentiles(*percentiles)
+        return to_nearness(self.values, self.valid, self.kind, self.sky, chosen)
 
     @classmethod
     def from_nearness(cls, nearness: Nearness) -> DepthMap:
-        """Undo `to_nearness`: metres, or the original relative inverse depth; filled pixels stay invalid.
+        """Undo `to_nearness`: metres, or the original values; filled pixels stay invalid, sky stays sky.
 
         Metric depth is 1 / (1/far + nearness * (1/near - 1/far)), within a relative error of 2e-7 while far /
-        near is below 1e30. Inverse maps come back within 2e-7 times the larger of |near| and |far|.
+        near is below 1e30. Other maps come back within 2e-7 times the larger of |near| and |far|.
         """
-        return cls(undo_nearness(nearness), nearness.valid.copy(), nearness.kind)
+        valid = nearness.valid.copy() if nearness.sky is None else nearness.valid & ~nearness.sky
+        return cls(undo_nearness(nearness), valid, nearness.kind, nearness.sky)
 
 
 def _joined(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:

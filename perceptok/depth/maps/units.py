@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +12,29 @@ import numpy.typing as npt
 from perceptok.depth.maps.formats import Kind, StoredMap, check_kind
 from perceptok.errors import DepthMapError
 
-__all__ = ["Unit", "express", "interpret"]
+__all__ = ["Sky", "Unit", "express", "interpret"]
 
 Unit = Literal["mm", "cm", "m"]
+Sky = Literal["far", "hole"]
+"""What +inf in metric and relative depth means: infinitely far, or nothing known."""
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 _FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
 def interpret(
-    stored: StoredMap, *, kind: Kind | None, unit: Unit | None, scale: float | None, invalid: Sequence[float]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind]:
-    """Values, mask and kind of a `DepthMap`; `DepthMap.read` documents the arguments."""
+    stored: StoredMap,
+    *,
+    kind: Kind | None,
+    unit: Unit | None,
+    scale: float | None,
+    invalid: Sequence[float],
+    sky: Sky = "far",
+    sky_values: Sequence[float] = (),
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind, npt.NDArray[np.bool_] | None]:
+    """Values, mask, kind and sky of a `DepthMap`; `DepthMap.read` documents the arguments."""
+    if sky not in get_args(Sky):
+        raise DepthMapError(f"sky is {sky!r}; expected one of {', '.join(get_args(Sky))}")
     array = stored.array
     if array.ndim != 2 or array.dtype.kind not in "uif":
         raise DepthMapError(
@@ -31,6 +43,8 @@ def interpret(
         )
     agreed = _agreed_kind(stored, kind, unit, scale)
     valid = _valid(stored, agreed, invalid)
+    far = _sky(stored, agreed, valid, invalid, sky, sky_values)
+    valid &= ~far
     with np.errstate(over="ignore"):  # DepthMap refuses what does not fit float32
         if stored.kind is not None:
             numbers = array
@@ -44,7 +58,7 @@ def interpret(
             numbers = array / np.float64(_FULL_SCALE.get(array.dtype.newbyteorder("="), 1.0))
         values = numbers.astype(np.float32)
     values[~valid] = 0
-    return values, valid, agreed
+    return values, valid, agreed, far if far.any() else None
 
 
 def express(
@@ -55,17 +69,28 @@ def express(
     unit: Unit | None,
     scale: float | None,
     bits: int,
+    sky: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[Any]:
-    """The numbers that `DepthMap.write` stores: uint8, uint16, or float32 with NaN as holes."""
+    """The numbers that `DepthMap.write` stores: uint8, uint16, or float32 with NaN as holes and infinity as sky."""
+    if sky is not None and (bits != 32 or kind == "inverse"):
+        raise DepthMapError(
+            f"{np.count_nonzero(sky)} pixels are sky, which these numbers cannot mark; write NPZ, or depth in a float "
+            "format, or read the map with sky='hole'"
+        )
     if kind == "metric":
         if unit is None and scale is None:
             unit = "m" if bits == 32 else "mm"
         numbers = values / np.float64(_metres_per_value(unit, scale))
     elif unit is not None or scale is not None:
-        raise DepthMapError("unit and scale are for metric maps; an inverse map is written without")
+        raise DepthMapError(f"unit and scale are for metric maps; {_a(kind)} map is written without")
     else:
         numbers = values.astype(np.float64)
-    return _floats(numbers, valid, kind) if bits == 32 else _integers(numbers, valid, kind, bits)
+    if bits != 32:
+        return _integers(numbers, valid, kind, bits)
+    floats = _floats(numbers, valid, kind)
+    if sky is not None:
+        floats[sky] = np.inf
+    return floats
 
 
 def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale: float | None) -> Kind:
@@ -81,10 +106,10 @@ def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale:
     if kind is None:
         raise DepthMapError(
             "does not say its kind; say kind='metric' with unit or scale (larger = farther), "
-            "or kind='inverse' (larger = nearer)"
+            "kind='inverse' (larger = nearer), or kind='relative' (without a unit, larger = farther)"
         )
-    if kind == "inverse" and unit is not None:
-        raise DepthMapError(f"unit={unit!r} is for metric depth; inverse depth is relative, leave unit out")
+    if kind != "metric" and unit is not None:
+        raise DepthMapError(f"unit={unit!r} is for metric depth; {kind} depth is relative, leave unit out")
     if stored.declared_scale != 1 and scale is None:
         raise DepthMapError(
             f"declares the scale {stored.declared_scale}, by which some readers multiply, others divide, and "
@@ -99,9 +124,7 @@ def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArr
     if kind == "metric":
         valid &= array != 0
     for sentinel in invalid:
-        with np.errstate(over="ignore"):
-            # -9999.99 in a float32 file is not the -9999.99 of Python, but its float32.
-            valid &= array != (array.dtype.type(sentinel) if array.dtype.kind == "f" else sentinel)
+        valid &= ~_is(array, sentinel)
     if stored.valid is not None:
         if stored.valid.shape != array.shape or stored.valid.dtype != np.bool_:
             raise DepthMapError(
@@ -109,6 +132,39 @@ def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArr
             )
         valid &= stored.valid
     return valid
+
+
+def _sky(
+    stored: StoredMap,
+    kind: Kind,
+    valid: npt.NDArray[np.bool_],
+    invalid: Sequence[float],
+    sky: Sky,
+    sky_values: Sequence[float],
+) -> npt.NDArray[np.bool_]:
+    """True where the map is infinitely far, and nothing says that it is a hole."""
+    array = stored.array
+    far = np.zeros(array.shape, np.bool_)
+    if both := set(invalid) & set(sky_values):
+        raise DepthMapError(f"{min(both):g} is said to mark both holes and sky; name it once")
+    for value in sky_values:
+        far |= valid & _is(array, value)
+    if sky == "hole":
+        return np.zeros_like(far)
+    if stored.sky is not None:
+        if stored.sky.shape != array.shape or stored.sky.dtype != np.bool_:
+            raise DepthMapError(f"the sky is {stored.sky.dtype} {stored.sky.shape}; expected bool {array.shape}")
+        far |= stored.sky
+    elif array.dtype.kind == "f" and kind != "inverse" and math.inf not in invalid:
+        known = True if stored.valid is None else stored.valid
+        far |= np.isposinf(array) & known
+    return far
+
+
+def _is(array: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        # -9999.99 in a float32 file is not the -9999.99 of Python, but its float32.
+        return np.asarray(array == (array.dtype.type(value) if array.dtype.kind == "f" else value))
 
 
 def _metres_per_value(unit: Unit | None, scale: float | None) -> float:
@@ -140,6 +196,10 @@ def _refuse_negative(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> N
         )
 
 
+def _a(kind: Kind) -> str:
+    return f"{'an' if kind == 'inverse' else 'a'} {kind}"
+
+
 def _floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         floats = np.where(valid, numbers, np.nan).astype(np.float32)
@@ -156,15 +216,16 @@ def _integers(
 ) -> npt.NDArray[np.unsignedinteger[Any]]:
     dtype = np.uint8 if bits == 8 else np.uint16
     largest = np.iinfo(dtype).max
-    if kind == "inverse":
+    if kind != "metric":
         if not valid.all():
+            end = "farthest" if kind == "inverse" else "nearest"
             raise DepthMapError(
-                f"{np.count_nonzero(~valid)} pixels are holes, which integers cannot mark in an inverse map, "
-                "as 0 means farthest; write NPZ or a float format, or fill them by to_nearness() first"
+                f"{np.count_nonzero(~valid)} pixels are holes, which integers cannot mark in {_a(kind)} map, "
+                f"as 0 means {end}; write NPZ or a float format, or fill them by to_nearness() first"
             )
         if numbers.min() < 0 or numbers.max() > 1:
             raise DepthMapError(
-                f"integers hold inverse maps in [0, 1]; this goes from {numbers.min()} to {numbers.max()}; "
+                f"integers hold {kind} maps in [0, 1]; this goes from {numbers.min()} to {numbers.max()}; "
                 "write NPZ or a float format, or the values of to_nearness()"
             )
         return np.rint(numbers * largest).astype(dtype)

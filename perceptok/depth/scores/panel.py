@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from perceptok.depth.codec import DepthCodec
-from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth.maps.depth_map import DepthMap, Nearness
 from perceptok.depth.preprocessing import nearest_resize
 from perceptok.depth.scores.colours import coloured_nearness
 from perceptok.tokens import DEPTH, DEPTH_GRID
@@ -35,9 +35,9 @@ class PanelRow:
     codes: np.ndarray
 
 
-def panel_row(codec: DepthCodec, name: str, depth: DepthMap) -> PanelRow:
-    """Encode and decode a map for a panel."""
-    nearness = depth.to_nearness()
+def panel_row(codec: DepthCodec, name: str, depth: DepthMap | Nearness) -> PanelRow:
+    """Encode and decode a map for a panel; a `DepthMap` in its own range."""
+    nearness = depth.to_nearness() if isinstance(depth, DepthMap) else depth
     codes = codec.encode(nearness)
     values, valid = (nearest_resize(one, _SIDE, _SIDE) for one in (nearness.values, nearness.valid))
     return PanelRow(name, values, valid, codec.decode(codes)[0], codes[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,7 @@ def evaluate_depth_codec(
     counts = torch.zeros(DEPTH.size)
     for index, file in enumerate(maps):
         try:
-            depth = file.read()
-            nearness = depth.to_nearness()
+            nearness = file.nearness()
         except DepthMapError as error:
             failures.append(Failure(file.name, str(error)))
             advance()
@@ -164,7 +163,9 @@ def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generat
         metres = DepthMap.from_nearness(
             Nearness(np.clip(told, 0, 1).astype(np.float32), valid, truth.near, truth.far, truth.kind)
         )
-        abs_rel, delta = metric_errors(metres.values, DepthMap.from_nearness(truth).values, valid)
+        known = DepthMap.from_nearness(truth)
+        if known.valid.any():  # the sky has no metres
+            abs_rel, delta = metric_errors(metres.values, known.values, known.valid)
     hits = [
         closest_marker_hits(told, truth.values, draw_markers(truth.values, valid, markers, _DRAWS, rng))
         for markers in _MARKERS
@@ -184,7 +185,8 @@ def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generat
 def _square(nearness: Nearness) -> Nearness:
     values, valid = (nearest_resize(one, MAP_SIZE, MAP_SIZE) for one in (nearness.values, nearness.valid))
     # A map whose only valid pixels fall between the picked ones still has a filled value everywhere.
-    return Nearness(values, valid if valid.any() else np.ones_like(valid), nearness.near, nearness.far, nearness.kind)
+    sky = None if nearness.sky is None else nearest_resize(nearness.sky, MAP_SIZE, MAP_SIZE)
+    return replace(nearness, values=values, valid=valid if valid.any() else np.ones_like(valid), sky=sky)
 
 
 def _by_source(rows: list[_Row]) -> dict[str, DepthScore]:

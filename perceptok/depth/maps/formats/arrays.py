@@ -1,7 +1,7 @@
 """NPY and NPZ. Pickles are never loaded.
 
 An NPZ that perceptok writes holds `values` (float32, metres or relative inverse depth), `valid` (bool),
-`kind`, and the marker `perceptok_depth_map` with the version of this layout, 1.
+`kind`, `sky` (bool) where it has any, and the marker `perceptok_depth_map` with the version of this layout, 1.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def decode_npz(data: bytes) -> StoredMap:
         return StoredMap(maps[0])
     if arrays[_MARKER] != _VERSION:
         raise DepthMapError(f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it")
-    return StoredMap(arrays["values"], valid=arrays["valid"], kind=cast("Kind", str(arrays["kind"])))
+    kind = cast("Kind", str(arrays["kind"]))
+    return StoredMap(arrays["values"], valid=arrays["valid"], kind=kind, sky=arrays.get("sky"))
 
 
 def encode_npz(stored: StoredMap) -> bytes:
@@ -60,6 +61,7 @@ def encode_npz(stored: StoredMap) -> bytes:
         values=stored.array,
         valid=np.asarray(stored.valid),
         kind=np.array(stored.kind),
+        **({} if stored.sky is None else {"sky": stored.sky}),
         **{_MARKER: np.array(_VERSION)},
     )
     return buffer.getvalue()

@@ -12,8 +12,9 @@ from perceptok.errors import DepthMapError
 
 __all__ = ["Kind", "StoredMap", "check_kind", "one_channel"]
 
-Kind = Literal["inverse", "metric"]
-"""`"metric"`: depth, larger = farther. `"inverse"`: relative inverse depth, larger = nearer."""
+Kind = Literal["inverse", "metric", "relative"]
+"""`"metric"`: depth with a unit, larger = farther. `"inverse"`: relative inverse depth, larger = nearer. `"relative"`:
+depth without a unit, linear, larger = farther."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class StoredMap:
         valid: (H, W) bool where the file carries a mask, else None.
         kind: Where the file says it, else None. A file that says its kind holds metres or relative inverse
             depth.
+        sky: (H, W) bool where the file marks what is infinitely far, else None.
         declared_scale: A factor that the file declares and that readers of the format disagree about (PFM).
     """
 
     array: npt.NDArray[Any]
     valid: npt.NDArray[np.bool_] | None = None
     kind: Kind | None = None
+    sky: npt.NDArray[np.bool_] | None = None
     declared_scale: float = 1.0
 
 
@@ -65,7 +68,8 @@ def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def check_kind(kind: str) -> None:
     """Raise DepthMapError for anything but the two kinds."""
-    if kind not in ("inverse", "metric"):
+    if kind not in ("inverse", "metric", "relative"):
         raise DepthMapError(
-            f"kind is {kind!r}; expected 'metric' (depth, larger = farther) or 'inverse' (larger = nearer)"
+            f"kind is {kind!r}; expected 'metric' (depth, larger = farther), 'inverse' (larger = nearer) or "
+            "'relative' (without a unit, larger = farther)"
         )
