@@ -102,6 +102,8 @@ class _Source:
                     raise self.error(error.msg, error.pos) from error
             except RecursionError as error:
                 raise self.error("nested too deeply") from error
+            except ValueError as error:  # a number of more digits than Python converts
+                raise self.error("a number has too many digits") from error
             else:
                 # A number may go on in what was not read yet: it is whole only with a delimiter behind it.
                 after = _SPACE.match(self._text, end).end()  # type: ignore[union-attr]

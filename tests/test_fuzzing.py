@@ -1,0 +1,185 @@
+"""Mutated files at every door: the right result or one clear `PerceptokError`, within limits of time.
+
+Seeded, so that a failure comes again; PERCEPTOK_FUZZ multiplies the number of cases.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import perceptok as pt
+from perceptok.boxes.datasets.records import read_box_lines
+from perceptok.boxes.text.forms import boxes_from_text
+from perceptok.data.records import read_records as read_training_records
+from perceptok.depth.folders.records import DepthRecord, read_records, write_records
+from perceptok.errors import PerceptokError
+
+MORE = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
+CASES = 120 * MORE
+SECONDS = 5.0
+"""Of processor time for one case; ordinary ones take milliseconds."""
+
+Door = Callable[[Path], object]
+
+
+def depth_map_files(folder: Path) -> dict[Path, Door]:
+    values = np.linspace(0.5, 9, 24 * 18, dtype=np.float32).reshape(18, 24)
+    depth = pt.DepthMap.from_array(values, kind="metric", unit="m")
+    doors: dict[Path, Door] = {}
+    for suffix in (".png", ".npy", ".npz", ".pfm", ".tiff", ".exr"):
+        path = folder / f"map{suffix}"
+        depth.write(path)
+        doors[path] = _read_map
+    return doors
+
+
+def _read_map(path: Path) -> object:
+    unit = "mm" if path.suffix == ".png" else "m"
+    kind: Any = None if path.suffix == ".npz" else "metric"
+    return pt.DepthMap.read(path, kind=kind, unit=None if path.suffix == ".npz" else unit).to_nearness()  # type: ignore[arg-type]
+
+
+def depth_record_files(folder: Path) -> dict[Path, Door]:
+    records = [
+        DepthRecord(f"a/{index}.png", tuple(range(100)), "metric", 0.5, 9.0, 24, 18, "fingerprint")
+        for index in range(3)
+    ]
+    doors: dict[Path, Door] = {}
+    for suffix in (".jsonl", ".npz", ".parquet"):
+        path = folder / f"records{suffix}"
+        buffer = io.BytesIO()
+        write_records(buffer, suffix, records)
+        path.write_bytes(buffer.getvalue())
+        doors[path] = lambda path: [one.grid for one in read_records(path, [])]
+    return doors
+
+
+def text_files(folder: Path) -> dict[Path, Door]:
+    boxes = [[12.0, 30.0, 198.0, 430.0], [300.0, 100.0, 120.0, 230.0]]
+    coco = {
+        "images": [{"id": 1, "file_name": "street.jpg", "width": 640, "height": 480}],
+        "annotations": [
+            {"id": index, "image_id": 1, "category_id": 18, "bbox": box, "area": 5.0, "iscrowd": 0}
+            for index, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 18, "name": "dog"}],
+    }
+    _write(folder / "coco.json", json.dumps(coco))
+    read = pt.read_annotations(str(folder / "coco.json"))
+    records = [pt.BoxRecord.of(image, pt.BoxCodec()) for image in read.images]
+    _write(folder / "boxes.jsonl", "\n".join(one.to_json() for one in records) + "\n")
+    text = "Here: (<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>)(<PIXEL_5>,<PIXEL_6>,<PIXEL_7>,<PIXEL_8>)."
+    _write(folder / "boxes.txt", text[6:-1])
+    _write(folder / "answer.txt", text)
+    _write(folder / "block.txt", pt.DepthCodec.from_pretrained().to_text(np.arange(100).reshape(10, 10)))
+    pt.VocabularyAlignment.identity(16).save(folder / "alignment.json")
+    turns = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "2"}]
+    _write(folder / "llava.json", json.dumps([{"id": "1", "image": "a.jpg", "conversations": turns}]))
+    codec = pt.DepthCodec.from_pretrained()
+    return {
+        folder / "coco.json": lambda path: pt.read_annotations(str(path), strict=False).images,
+        folder / "boxes.jsonl": lambda path: list(read_box_lines(_lines(path), str(path))),
+        folder / "boxes.txt": lambda path: boxes_from_text(_text(path)),
+        folder / "answer.txt": lambda path: pt.parse_boxes(_text(path)),
+        folder / "block.txt": lambda path: codec.from_text(_text(path)),
+        folder / "alignment.json": pt.VocabularyAlignment.load,
+        folder / "llava.json": lambda path: list(read_training_records(path)),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def _lines(path: Path) -> list[str]:
+    return _text(path).splitlines()
+
+
+TOKENS = [
+    b"0",
+    b"-1",
+    b"1e400",
+    b"9" * 4500,
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"',
+    b"NaN",
+    b"\x00",
+    b"\xff",
+    b"\\ud800",
+]
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to three changes: bytes flipped, a piece cut, doubled, replaced by a token or by noise."""
+    changed = bytearray(data)
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(0, max(1, len(changed))))
+        length = int(rng.integers(1, 12))
+        match int(rng.integers(0, 6)):
+            case 0:
+                changed[at : at + 1] = bytes([int(rng.integers(0, 256))])
+            case 1:
+                del changed[at : at + length]
+            case 2:
+                changed[at:at] = changed[at : at + length * 4]
+            case 3:
+                changed[at : at + length] = TOKENS[int(rng.integers(0, len(TOKENS)))]
+            case 4:
+                del changed[at:]
+            case _:
+                changed[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Door]]:
+    folder = tmp_path_factory.mktemp("doors")
+    found = {**depth_map_files(folder), **depth_record_files(folder), **text_files(folder)}
+    return {path.name: (path, door) for path, door in found.items()}
+
+
+NAMES = [
+    *(f"map{suffix}" for suffix in (".png", ".npy", ".npz", ".pfm", ".tiff", ".exr")),
+    *(f"records{suffix}" for suffix in (".jsonl", ".npz", ".parquet")),
+    *("coco.json", "boxes.jsonl", "boxes.txt", "answer.txt", "block.txt", "alignment.json", "llava.json"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # decoders of other libraries warn of what they find
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mutated_file_is_read_or_refused(
+    name: str, doors: dict[str, tuple[Path, Door]], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    source, door = doors[name]
+    door(source)  # as it is, it is fine
+    data, rng = source.read_bytes(), np.random.default_rng(sum(name.encode()))
+    path = tmp_path / name
+    refused = unclear = 0
+    for case in range(CASES):
+        path.write_bytes(mutated(data, rng))
+        start = time.process_time()
+        try:
+            door(path)
+        except PerceptokError as error:
+            refused += bool(str(error))  # an error without a message is no clear one
+            unclear += not str(error)
+        assert time.process_time() - start < SECONDS, f"case {case} takes too long"
+    record_property("refused", refused)
+    assert not unclear
+    assert 0 < refused <= CASES or name in ("answer.txt", "boxes.jsonl", "coco.json", "records.jsonl")
