@@ -54,7 +54,7 @@ SUBROOMS: dict[str, list[str]] = {
     "scenes": ["layouts", "pictures"],
     "evaluation": ["report"],
     "vocabulary": ["alignment"],
-    "llava": ["inference", "folders", "training"],
+    "llava": ["inference", "folders", "training", "small"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""
 

@@ -142,6 +142,8 @@ def load_base(
     """The model alone, not extended; see `load_llava`."""
     from transformers import AutoModelForImageTextToText
 
+    import perceptok.llava.small.towers  # noqa: F401  (a kind of vision tower that stock transformers do not know)
+
     _refuse_original(path_or_id)
     options: dict[str, Any] = {"dtype": dtype, **_place(path_or_id, revision)}
     if bits is not None:

@@ -55,7 +55,7 @@ class StateRows:
         return table
 
     def stage(self, remaining: int | None) -> int | None:
-        """The largest number of remaining tokens under `remaining` at which what is allowed changes; None: all is."""
+        """The largest number of remaining tokens up to `remaining` at which what is allowed changes, 1 or more; None: all."""
         if remaining is None or not self._stages or remaining >= self._stages[-1]:
             return None
         return max([stage for stage in self._stages if stage <= remaining], default=1)

@@ -264,6 +264,18 @@ class TestBadInput:
         assert not {vocab.start_id(pt.DEPTH), vocab.token_id(pt.PIXEL, 0)} & allowed
         assert {4, 2} <= allowed
 
+    def test_the_end_of_a_budget_after_the_only_block(
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """A block that was owed is written and no other may come: text goes on to the last token."""
+        config = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
+        held = processor_of(config, vocab, tokenizer).answering(2, max_new_tokens=108)
+        written = [4, 4, *block_ids(vocab, 100), vocab.end_id(pt.DEPTH)]
+        for more in range(6):
+            ids = torch.tensor([written + [4] * more])
+            assert {4, 2} <= allowed_ids(held, ids)[0]
+            assert vocab.start_id(pt.DEPTH) not in allowed_ids(held, ids)[0]
+
     def test_a_prompt_longer_than_generation(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:
