@@ -270,7 +270,7 @@ class TestBadInput:
         """A block that was owed is written and no other may come: text goes on to the last token."""
         config = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
         held = processor_of(config, vocab, tokenizer).answering(2, max_new_tokens=108)
-        written = [4, 4, *block_ids(vocab, 100), vocab.end_id(pt.DEPTH)]
+        written = [4, 4, *block_ids(vocab)]
         for more in range(6):
             ids = torch.tensor([written + [4] * more])
             assert {4, 2} <= allowed_ids(held, ids)[0]
