@@ -55,7 +55,7 @@ class StateRows:
         return table
 
     def stage(self, remaining: int | None) -> int | None:
-        """The largest number of remaining tokens up to `remaining` at which what is allowed changes, 1 or more; None: all."""
+        """The largest count of tokens up to `remaining` at which what is allowed changes, or 1; None: everything is."""
         if remaining is None or not self._stages or remaining >= self._stages[-1]:
             return None
         return max([stage for stage in self._stages if stage <= remaining], default=1)
