@@ -59,7 +59,9 @@ def _tower(config: SmallLlavaConfig) -> GridTower:
     tower = GridTower(GridTowerConfig(config.image_size, config.taps))
     names = list(tower.net.state_dict())
     tower.net.load_state_dict(dict(zip(names, tower_weights(), strict=True)))
-    return tower.eval().requires_grad_(False)
+    tower.requires_grad_(False)
+    tower.train(False)
+    return tower
 
 
 def build_small_llava(
@@ -89,7 +91,7 @@ def build_small_llava(
     language, tokenizer = small_language_model(config.layers, config.pieces), small_tokenizer(config.pieces)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     language.resize_token_embeddings(len(tokenizer))
-    model = LlavaForConditionalGeneration(
+    model: Any = LlavaForConditionalGeneration(
         LlavaConfig(
             vision_config=tower.config,
             text_config=language.config,
@@ -103,7 +105,8 @@ def build_small_llava(
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
-    processor = LlavaProcessor(
+    make_processor: Any = LlavaProcessor
+    processor = make_processor(
         image_processor=CLIPImageProcessor(
             size={"height": config.image_size, "width": config.image_size},
             do_center_crop=False,
@@ -136,7 +139,7 @@ def build_small_llava(
     rule = FrameRule("squash")
     prepare_processor(processor, model, rule)
     record_settings(model, vocab, rule)
-    model.eval()
+    model.train(False)
     place = Path(folder)
     model.save_pretrained(place)
     processor.save_pretrained(place)
@@ -153,9 +156,9 @@ def _mark_pictures(model: Any, askers: Tensor, seed: int) -> Tensor:
     sign = torch.randn(askers.shape[1], generator=generator)
     basis = torch.linalg.qr(askers.T.double())[0].float()
     sign = sign - basis @ (basis.T @ sign)
-    sign = sign / sign.pow(2).mean().sqrt() * size
+    marked: Tensor = sign / sign.pow(2).mean().sqrt() * size
     first.weight.copy_(torch.randn(first.weight.shape, generator=generator) / first.in_features**0.5)
     second.weight.copy_(torch.randn(second.weight.shape, generator=generator) * size * 1.7 / second.in_features**0.5)
     first.bias.zero_()
-    second.bias.copy_(sign)
-    return sign
+    second.bias.copy_(marked)
+    return marked

@@ -94,7 +94,8 @@ def small_tokenizer(pieces: int) -> Any:
     pairs = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
     model["merges"] = [list(pair) for pair in pairs if "".join(pair) in model["vocab"]]
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(values)), **names)
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=Tokenizer.from_str(json.dumps(values)), **names)
 
 
 def tower_weights() -> list[Tensor]:

@@ -32,7 +32,7 @@ _WIDTHS = (24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 """Channels of MobileNetV2's sixteen blocks."""
 
 
-class GridTowerConfig(PretrainedConfig):
+class GridTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """What a `GridTower` is made of.
 
     Attributes:
@@ -55,7 +55,7 @@ class GridTowerConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class GridTower(PreTrainedModel):  # type: ignore[misc,no-any-unimported,unused-ignore]
+class GridTower(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Pictures (B, 3, S, S), normalised as ImageNet's, -> features (B, 100, C), row-major.
 
     `center` and `scale` bring every channel to mean 0 and deviation 1; `calibrate` measures them once, when a model is
@@ -65,6 +65,8 @@ class GridTower(PreTrainedModel):  # type: ignore[misc,no-any-unimported,unused-
     config_class = GridTowerConfig
     main_input_name = "pixel_values"
     base_model_prefix = "tower"
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, config: GridTowerConfig) -> None:
         super().__init__(config)
@@ -74,7 +76,7 @@ class GridTower(PreTrainedModel):  # type: ignore[misc,no-any-unimported,unused-
         seen = config.hidden_size - 2 * GRID
         self.register_buffer("center", torch.zeros(seen))
         self.register_buffer("scale", torch.ones(seen))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def calibrate(self, pixel_values: Tensor) -> None:

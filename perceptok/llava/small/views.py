@@ -19,7 +19,7 @@ from perceptok.llava.small.world import view_yard
 
 __all__ = ["Views", "make_views", "normalised"]
 
-_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 _CHUNK = 32
 
 
@@ -101,7 +101,7 @@ def make_views(
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if path is not None:
         with atomic_write(path, force=True) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)
     return _views(arrays)
 
 
