@@ -54,6 +54,11 @@ if TYPE_CHECKING:
         VocabularyError,
     )
     from perceptok.evaluation.answers import Reading, read_answer
+    from perceptok.evaluation.benchmarks.catalogue import load_benchmark
+    from perceptok.evaluation.benchmarks.items import Benchmark
+    from perceptok.evaluation.benchmarks.pages import write_report
+    from perceptok.evaluation.benchmarks.scoring import evaluate
+    from perceptok.evaluation.replacement import replacement_test
     from perceptok.evaluation.report.cases import Case
     from perceptok.evaluation.report.page import write_page
     from perceptok.llava.framing import FrameRule
@@ -92,6 +97,7 @@ _HOMES = {
     "AlignmentAccumulator": "perceptok.vocabulary.alignment.accumulator",
     "AlignmentError": "perceptok.errors",
     "AnnotationError": "perceptok.errors",
+    "Benchmark": "perceptok.evaluation.benchmarks.items",
     "BoxCodec": "perceptok.boxes.codec",
     "BoxError": "perceptok.errors",
     "BoxRecord": "perceptok.boxes.datasets.records",
@@ -153,12 +159,14 @@ _HOMES = {
     "curriculum_probabilities": "perceptok.objectives.curriculum",
     "curriculum_temperature": "perceptok.objectives.curriculum",
     "distillation_loss": "perceptok.objectives.distillation",
+    "evaluate": "perceptok.evaluation.benchmarks.scoring",
     "extend_vocabulary": "perceptok.vocabulary.extension",
     "finetune": "perceptok.llava.training.finetuning",
     "generate_perception": "perceptok.decoding.engines.fast_generation",
     "iou_matrix": "perceptok.boxes.scores.metrics",
     "load_adapter": "perceptok.llava.saving",
     "load_aurora_checkpoint": "perceptok.depth.codec",
+    "load_benchmark": "perceptok.evaluation.benchmarks.catalogue",
     "load_llava": "perceptok.llava.loading",
     "marker_loss": "perceptok.objectives.auxiliary",
     "match_boxes": "perceptok.boxes.scores.metrics",
@@ -178,6 +186,7 @@ _HOMES = {
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
     "render_record": "perceptok.data.rendering",
+    "replacement_test": "perceptok.evaluation.replacement",
     "restore_text": "perceptok.vocabulary.sanitising",
     "rewrite_annotations": "perceptok.boxes.datasets.writing",
     "sanitise_text": "perceptok.vocabulary.sanitising",
@@ -189,6 +198,7 @@ _HOMES = {
     "write_annotations": "perceptok.boxes.datasets.writing",
     "write_page": "perceptok.evaluation.report.page",
     "write_records": "perceptok.data.records",
+    "write_report": "perceptok.evaluation.benchmarks.pages",
 }
 
 __all__ = [
@@ -197,6 +207,7 @@ __all__ = [
     "AlignmentAccumulator",
     "AlignmentError",
     "AnnotationError",
+    "Benchmark",
     "BoxCodec",
     "BoxError",
     "BoxRecord",
@@ -256,12 +267,14 @@ __all__ = [
     "curriculum_probabilities",
     "curriculum_temperature",
     "distillation_loss",
+    "evaluate",
     "extend_vocabulary",
     "finetune",
     "generate_perception",
     "iou_matrix",
     "load_adapter",
     "load_aurora_checkpoint",
+    "load_benchmark",
     "load_llava",
     "marker_loss",
     "match_boxes",
@@ -281,6 +294,7 @@ __all__ = [
     "remap_ids",
     "remap_rows",
     "render_record",
+    "replacement_test",
     "restore_text",
     "rewrite_annotations",
     "sanitise_text",
@@ -292,6 +306,7 @@ __all__ = [
     "write_annotations",
     "write_page",
     "write_records",
+    "write_report",
 ]
 
 

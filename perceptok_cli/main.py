@@ -10,7 +10,7 @@ from collections.abc import Callable
 import typer
 
 from perceptok.errors import PerceptokError
-from perceptok_cli import box, data, demo, depth, llava
+from perceptok_cli import box, data, demo, depth, evaluation, llava
 from perceptok_cli.console import printable
 
 __all__ = ["app", "main", "outcome"]
@@ -24,6 +24,7 @@ app.add_typer(depth.app, name="depth")
 app.add_typer(box.app, name="box")
 app.add_typer(data.app, name="data")
 app.add_typer(llava.app, name="llava")
+app.add_typer(evaluation.app, name="eval")
 app.command()(demo.demo)
 
 

@@ -52,7 +52,7 @@ SUBROOMS: dict[str, list[str]] = {
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts", "pictures"],
-    "evaluation": ["report"],
+    "evaluation": ["report", "benchmarks"],
     "vocabulary": ["alignment"],
     "llava": ["inference", "folders", "training", "small"],
 }

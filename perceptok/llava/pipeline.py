@@ -244,6 +244,14 @@ class PerceptionPipeline:
             run, prepared.length, self.vocab, tokenizer, self._ends(), self.codec, prepared.frames[0], self.box_codec
         )
 
+    def prompted(self, image: PictureSource, question: str) -> dict[str, Any]:
+        """What the model takes of one image and question, up to where the answer begins: ids, mask, pixels.
+
+        Raises:
+            InferenceError: As a call.
+        """
+        return self._prepared([Request(open_picture(image), question)], self.config).inputs
+
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _changed(self, changes: Mapping[str, Any]) -> InferenceConfig:

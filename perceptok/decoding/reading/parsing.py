@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from perceptok.decoding.grammar.automaton import CELLS
+from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
@@ -87,7 +88,9 @@ Between = Literal["nothing", "line", "comma", "text"]
 Gap = Callable[[int, int], Between]
 
 
-def parse_generation(text_or_ids: str | Sequence[int] | Tensor, vocab: PerceptionVocabulary) -> Generation:
+def parse_generation(
+    text_or_ids: str | Sequence[int] | Tensor, vocab: PerceptionVocabulary | None = None
+) -> Generation:
     """Take one answer apart. Nothing raises: what is malformed is reported and stays text.
 
     Boxes are known in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas between
@@ -99,25 +102,30 @@ def parse_generation(text_or_ids: str | Sequence[int] | Tensor, vocab: Perceptio
 
     Args:
         text_or_ids: A text, or the ids of one sequence (T,).
-        vocab: What the ids mean; for a text, which token sets count.
+        vocab: What the ids mean; for a text, which token sets count: without it, all.
+
+    Raises:
+        VocabularyError: Ids without a vocabulary.
     """
     if isinstance(text_or_ids, str):
         text = text_or_ids
         pieces = list(_pieces_of_text(text, vocab))
         found, problems = _grouped(pieces, _gap_of_text(text), lambda start, end: _bracketed(text, start, end))
         return Generation(_with_text(found, len(text)), tuple(problems))
+    if vocab is None:
+        raise VocabularyError("ids mean nothing without a vocabulary; give the one of their tokenizer")
     ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(one) for one in text_or_ids]
     pieces = list(_pieces_of_ids(ids, vocab))
     found, problems = _grouped(pieces, _gap_of_ids, lambda start, end: (start, end))
     return Generation(_with_text(found, len(ids)), tuple(problems))
 
 
-def _pieces_of_text(text: str, vocab: PerceptionVocabulary) -> Iterator[Piece]:
+def _pieces_of_text(text: str, vocab: PerceptionVocabulary | None) -> Iterator[Piece]:
     for match in _TOKEN.finditer(text):
         start, end = match.span()
-        if match[1] == PIXEL.name and vocab.has(PIXEL):
+        if match[1] == PIXEL.name and (vocab is None or vocab.has(PIXEL)):
             yield Piece("pixel", PIXEL.codes.get(match[0], -1), start, end)
-        elif match[1] == DEPTH.name and vocab.has(DEPTH):
+        elif match[1] == DEPTH.name and (vocab is None or vocab.has(DEPTH)):
             if match[0] == DEPTH.start:
                 yield Piece("start", -1, start, end)
             elif match[0] == DEPTH.end:

@@ -1,0 +1,107 @@
+"""`perceptok eval`: predictions scored on benchmarks, and systems compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perceptok_cli.console import note, print_table
+
+if TYPE_CHECKING:
+    from perceptok.evaluation.benchmarks.items import Benchmark
+    from perceptok.evaluation.benchmarks.scoring import Scores
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Answers scored on benchmarks.")
+
+BenchmarkOption = Annotated[
+    str,
+    typer.Option(
+        "--benchmark",
+        help="hardblink-3, -4, -5, blink-depth, blink-count, cvbench-depth, cvbench-count, seed-count, or records.",
+    ),
+]
+DataOption = Annotated[
+    str, typer.Option("--data", help="Folder, file or hub id of the benchmark; a hub id is downloaded.")
+]
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="Folder of the images, if not beside the data.")]
+MissingOption = Annotated[bool, typer.Option("--missing", help="Questions without a prediction count as wrong.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for scores.json, scores.csv, scores.md and page.html.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="JSON lines with an id and a text, of any system.")],
+    benchmark: BenchmarkOption,
+    data: DataOption,
+    images: ImagesOption = None,
+    missing: MissingOption = False,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Score predictions: accuracy with its interval, by markers, count or category, beside published figures."""
+    items = _benchmark(benchmark, data, images)
+    scores = _scored(predictions, items, missing)
+    show_scores(scores, predictions.stem)
+    if output:
+        write_scores(scores, predictions.stem, output, force)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="JSON lines of one system.")],
+    second: Annotated[Path, typer.Argument(help="JSON lines of the other, on the same items.")],
+    benchmark: BenchmarkOption,
+    data: DataOption,
+    missing: MissingOption = False,
+) -> None:
+    """Compare two systems on the same items: paired bootstrap and McNemar's exact test."""
+    from perceptok.evaluation.benchmarks.scoring import compare as compare_scores
+    from perceptok.evaluation.benchmarks.tables import compared
+
+    items = _benchmark(benchmark, data, None)
+    told = compare_scores(_scored(first, items, missing), _scored(second, items, missing))
+    rows = [list(row) for row in compared(told, first.stem, second.stem)]
+    print_table(f"{first.stem} against {second.stem} on {benchmark}", ("", ""), rows)
+
+
+def show_scores(scores: Scores, system: str) -> None:
+    """The table on standard output; on standard error whose figures the published ones are."""
+    from perceptok.evaluation.benchmarks.tables import HEADER, PUBLISHED_NOTE, rows_of
+
+    print_table(f"{system} on {scores.benchmark}", HEADER, rows_of(scores))
+    if scores.published:
+        note(PUBLISHED_NOTE)
+
+
+def write_scores(scores: Scores, system: str, folder: Path, force: bool) -> None:
+    """The scores as JSON, CSV and Markdown, and the page."""
+    from perceptok.evaluation.benchmarks.pages import write_report
+    from perceptok.evaluation.benchmarks.tables import to_csv, to_json, to_markdown
+    from perceptok.files import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("json", to_json), ("csv", to_csv), ("md", to_markdown)):
+        with atomic_write(folder / f"scores.{name}", force=force) as file:
+            file.write(text(scores, system).encode("utf-8", "backslashreplace"))
+    write_report(scores, folder / "page.html", title=f"{system} on {scores.benchmark}", force=force)
+    note(f"scores and page in {folder}")
+
+
+def _benchmark(name: str, data: str, images: Path | None) -> Benchmark:
+    from perceptok.evaluation.benchmarks.catalogue import load_benchmark
+
+    return load_benchmark(name, data, images=images)
+
+
+def _scored(path: Path, items: Benchmark, missing: bool) -> Scores:
+    from perceptok.evaluation.benchmarks.predictions import read_predictions
+    from perceptok.evaluation.benchmarks.scoring import evaluate
+
+    return evaluate(read_predictions(path), items, missing=missing)

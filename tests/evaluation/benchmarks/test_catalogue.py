@@ -1,0 +1,185 @@
+"""Benchmarks in the layouts that their authors publish."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.data.records.files import write_records
+from perceptok.data.records.record import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.errors import EvaluationError
+from perceptok.evaluation.benchmarks.catalogue import BENCHMARKS, load_benchmark
+from perceptok.evaluation.benchmarks.items import Benchmark, Item
+
+CVBENCH: list[dict[str, Any]] = [
+    {"idx": 1, "type": "2D", "task": "Count", "question": "How many organs are there?", "choices": ["3", "2", "1"],
+     "answer": "(C)", "filename": "a.png", "source": "ADE20K", "prompt": "..."},
+    {"idx": 2, "type": "3D", "task": "Depth", "question": "Which object is closer to the camera?",
+     "choices": ["chair", "table"], "answer": "(B)", "filename": "a.png", "source": "Omni3D", "prompt": "..."},
+    {"idx": 3, "type": "2D", "task": "Relation", "question": "Where is it?", "choices": ["above", "below"],
+     "answer": "(A)", "filename": "a.png", "source": "COCO", "prompt": "..."},
+]  # fmt: skip
+
+SEED: list[dict[str, Any]] = [
+    {"question_id": "101669", "question": "How many towels are in the image?", "question_type_id": 5, "answer": "A",
+     "choice_a": "One", "choice_b": "Two", "choice_c": "Three", "choice_d": "Four", "data_id": "a.png"},
+    {"question_id": "1", "question": "What is it?", "question_type_id": 1, "answer": "A", "choice_a": "a dog",
+     "choice_b": "b", "choice_c": "c", "choice_d": "d", "data_id": "a.png"},
+]  # fmt: skip
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+def blink_rows(task: str) -> list[dict[str, Any]]:
+    choices = ["A is closer", "B is closer"] if task == "Relative_Depth" else ["0", "3", "2", "1"]
+    return [
+        {
+            "idx": f"val_{task}_{number}",
+            "question": "Which point is closer to the camera?",
+            "image_1": {"bytes": png(), "path": "1.png"},
+            "choices": choices,
+            "answer": f"({'AB'[number % 2]})",
+        }
+        for number in range(4)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def hardblink(tmp_path: Path) -> Path:
+    folder = tmp_path / "hardblink"
+    (folder / "images" / "3").mkdir(parents=True)
+    rows = [{"question_id": n, "image": f"{n}.png", "text": "Which is closest?", "category": "count"} for n in range(3)]
+    write_lines(folder / "questions_3.jsonl", rows)
+    write_lines(folder / "answers_3.jsonl", [{"question_id": n, "text": f"({'ABC'[n]})"} for n in range(3)])
+    for number in range(3):
+        Image.new("RGB", (336, 336)).save(folder / "images" / "3" / f"{number}.jpg")
+    return folder
+
+
+def test_hardblink(hardblink: Path) -> None:
+    benchmark = load_benchmark("hardblink-3", hardblink)
+    assert [item.answer for item in benchmark.items] == ["A", "B", "C"]
+    assert list(benchmark.items[0].choices) == ["A", "B", "C"]
+    assert benchmark.items[1].groups == {"markers": "3"}
+    # The questions name .png, the folder has .jpg.
+    assert benchmark.items[2].image == hardblink / "images" / "3" / "2.jpg"
+    assert benchmark.items[2].opened().size == (336, 336)
+    assert benchmark.published["AURORA"] == 66.9
+
+
+def test_the_real_files(shared: Path) -> None:
+    for markers in (3, 4, 5):
+        benchmark = load_benchmark(f"hardblink-{markers}", shared / "data" / "hardblink")
+        assert len(benchmark) == 124
+        assert benchmark.items[0].opened().size == (336, 336)
+    blink = load_benchmark("blink-count", shared / "data" / "counting" / "blinkcounting_questions.jsonl")
+    assert (len(blink), blink.items[0].answer) == (120, "1")
+    seed = load_benchmark("seed-count", shared / "data" / "counting" / "seedbench_questions.jsonl")
+    assert (len(seed), seed.items[1].answer) == (2298, "4")
+
+
+def test_blink_from_json_lines_and_parquet(tmp_path: Path) -> None:
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    for task, name, answers in (
+        ("Relative_Depth", "blink-depth", ["A", "B", "A", "B"]),
+        ("Counting", "blink-count", ["0", "3", "0", "3"]),
+    ):
+        folder = tmp_path / task
+        folder.mkdir()
+        pq.write_table(pa.Table.from_pylist(blink_rows(task)), folder / "val-00000-of-00001.parquet")
+        pq.write_table(pa.Table.from_pylist(blink_rows(task)[:1]), folder / "test-00000-of-00001.parquet")
+        for place in (folder / "val-00000-of-00001.parquet", folder, tmp_path):
+            benchmark = load_benchmark(name, place)
+            assert [item.answer for item in benchmark.items] == answers
+        assert benchmark.items[0].opened().size == (20, 10)
+    (tmp_path / "a.png").write_bytes(png())
+    rows = [{**row, "image_1": "a.png"} for row in blink_rows("Counting")]
+    assert load_benchmark("blink-count", write_lines(tmp_path / "rows.jsonl", rows)).items[0].opened().size == (20, 10)
+
+
+def test_a_saved_dataset(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "image_1": Image.new("RGB", (20, 10))} for row in blink_rows("Relative_Depth")]
+    datasets.DatasetDict({"val": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
+    benchmark = load_benchmark("blink-depth", tmp_path / "saved")
+    assert len(benchmark) == 4
+    assert benchmark.items[0].opened().size == (20, 10)
+
+
+def test_cvbench_and_seedbench(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    cvbench = write_lines(tmp_path / "cv.jsonl", CVBENCH)
+    (count,) = load_benchmark("cvbench-count", cvbench).items
+    assert (count.answer, dict(count.choices), count.groups["source"]) == ("1", {}, "ADE20K")
+    (depth,) = load_benchmark("cvbench-depth", cvbench).items
+    assert depth.answer == depth.read("The table.").value == depth.read("(B)").value == "B"
+    seed = tmp_path / "SEED-Bench.json"
+    seed.write_text(json.dumps({"questions": SEED, "question_type": {"Instances Counting": 5}}))
+    (towels,) = load_benchmark("seed-count", seed).items
+    assert (towels.id, towels.answer) == ("101669", "1")
+    assert towels.opened().size == (20, 10)
+
+
+def test_records(tmp_path: Path) -> None:
+    turns = (Turn("user", "Which point is the closest to the camera?"), Turn("assistant", "(B)"))
+    frame = ImageFrame.squash((20, 10))
+    evidence = Evidence(markers=(Marker("A", 168.0, 168.0), Marker("B", 84.0, 168.0)))
+    record = PerceptionRecord(
+        "one", ("a.png",), turns, "depth", "direct", frame=frame, answer="B", choices=("A", "B"), evidence=evidence
+    )
+    write_records(tmp_path / "records.jsonl", [record])
+    (item,) = load_benchmark("records", tmp_path / "records.jsonl").items
+    assert item.answer == "B"
+    assert item.markers["A"] == pytest.approx((10, 5))
+    assert item.groups["markers"] == "2"
+
+
+def test_unknown_names_and_missing_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="hardblink-3"):
+        load_benchmark("hardblink-6", tmp_path)
+    for name in BENCHMARKS:
+        with pytest.raises(EvaluationError):
+            load_benchmark(name, tmp_path / "nothing.jsonl")
+    with pytest.raises(EvaluationError, match="no such file or folder"):
+        load_benchmark("blink-depth", "./not/there")
+
+
+def test_other_layouts_are_told(tmp_path: Path, hardblink: Path) -> None:
+    with pytest.raises(EvaluationError, match="another layout"):
+        load_benchmark("blink-depth", write_lines(tmp_path / "cv.jsonl", CVBENCH))
+    with pytest.raises(EvaluationError, match="no items"):
+        load_benchmark("cvbench-depth", write_lines(tmp_path / "none.jsonl", CVBENCH[:1]))
+    write_lines(hardblink / "answers_3.jsonl", [{"question_id": 0, "text": "(A)"}])
+    with pytest.raises(EvaluationError, match=r"an answer in answers_3\.jsonl"):
+        load_benchmark("hardblink-3", hardblink)
+    write_lines(hardblink / "answers_3.jsonl", [{"question_id": n, "text": "(E)"} for n in range(3)])
+    with pytest.raises(EvaluationError, match="its answer is 'E'"):
+        load_benchmark("hardblink-3", hardblink)
+
+
+def test_missing_images_cost_only_where_they_are_needed(hardblink: Path) -> None:
+    (hardblink / "images" / "3" / "1.jpg").unlink()
+    item = load_benchmark("hardblink-3", hardblink).items[1]
+    with pytest.raises(EvaluationError, match=r"1\.png cannot be read"):
+        item.opened()
+
+
+def test_ids_stand_once() -> None:
+    item = Item("1", "q", "5")
+    with pytest.raises(EvaluationError, match="more than once"):
+        Benchmark("x", (item, item))

@@ -1,0 +1,137 @@
+"""Scores against what can be worked out by hand, and predictions as they arrive from outside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from perceptok.errors import EvaluationError
+from perceptok.evaluation.benchmarks.items import Benchmark, Item
+from perceptok.evaluation.benchmarks.pages import case_of, write_report
+from perceptok.evaluation.benchmarks.predictions import read_predictions
+from perceptok.evaluation.benchmarks.scoring import compare, evaluate
+from perceptok.evaluation.benchmarks.tables import rows_of, to_csv, to_json, to_markdown
+
+CHOICES = dict.fromkeys("ABC", "")
+BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
+
+
+def benchmark(count: int = 6) -> Benchmark:
+    items = tuple(
+        Item(str(n), "Which is closest?", "ABC"[n % 3], CHOICES, groups={"markers": str(3 + n % 2)})
+        for n in range(count)
+    )
+    return Benchmark("small", items, {"Other": 50.0})
+
+
+def test_by_hand() -> None:
+    texts = ["(A)", "B", "no idea", BLOCK + " (A)", BLOCK[:-11] + " (B)", BLOCK * 2 + "C"]
+    scores = evaluate({str(n): text for n, text in enumerate(texts)}, benchmark())
+    assert scores.overall[:3] == (6, 5, 5 / 6)
+    assert (scores.overall.unparsed, scores.overall.invalid) == (1, 2)
+    assert scores.groups["markers"]["3"][:3] == (3, 2, 2 / 3)
+    assert scores.groups["markers"]["4"][:3] == (3, 3, 1.0)
+    verdicts = ["right", "right", "invalid", "right", "invalid", "invalid"]
+    assert [case_of(one).verdict for one in scores.outcomes] == verdicts
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_the_interval_is_the_bootstrap_distribution(items: int, share: float) -> None:
+    right = round(items * share)
+    named = Benchmark("b", tuple(Item(str(n), "q", "1") for n in range(items)))
+    scores = evaluate({str(n): "1" if n < right else "2" for n in range(items)}, named)
+    exact = binom.ppf((0.025, 0.975), items, right / items) / items
+    # 20,000 draws find a quantile of the binomial to an item or two.
+    np.testing.assert_allclose(scores.overall[3:5], exact, atol=2.01 / items)
+    assert scores.overall.low <= scores.overall.accuracy <= scores.overall.high
+
+
+def test_comparison_by_hand() -> None:
+    named = Benchmark("b", tuple(Item(str(n), "q", "1") for n in range(100)))
+    first = evaluate({str(n): "1" if n < 70 else "2" for n in range(100)}, named)
+    second = evaluate({str(n): "1" if 10 <= n < 62 else "2" for n in range(100)}, named)
+    told = compare(first, second)
+    assert (told.a, told.b, told.only_a, told.only_b) == (0.7, 0.52, 18, 0)
+    assert told.difference == pytest.approx(0.18)
+    assert told.p_value == pytest.approx(2 * 0.5**18)
+    # The difference's standard error: sqrt(0.18 - 0.18^2) / 10.
+    assert told.low == pytest.approx(0.18 - 1.96 * 0.0384, abs=0.012)
+    assert compare(first, first)[3:] == (0.0, 0.0, 0.0, 0, 0, 1.0)
+    with pytest.raises(EvaluationError, match="same items"):
+        compare(first, evaluate({"0": "1"}, Benchmark("c", named.items[:1])))
+
+
+def test_predictions_have_to_fit() -> None:
+    named = benchmark()
+    texts = {str(n): "A" for n in range(6)}
+    with pytest.raises(EvaluationError, match="another benchmark's file"):
+        evaluate({**texts, "99": "A"}, named)
+    some = {key: texts[key] for key in "01234"}
+    with pytest.raises(EvaluationError, match=r"1 of 6 questions .* such as '5'"):
+        evaluate(some, named)
+    scores = evaluate(some, named, missing=True)
+    assert (scores.overall.items, scores.overall.unparsed) == (6, 1)
+    assert scores.outcomes[5].reading.reason == "no prediction"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"id": 1, "text": "A"}\n{"id": 1, "text": "B"}\n', "line 2: the id 1 stands twice"),
+        (b'{"id": 1, "text": "A"}\n\xff\xfe\n', "line 2: this is no JSON"),
+        (b'{"id": 1, "text": "A"}\n{"id": 2}\n', "line 2: a prediction has an id"),
+        (b'{"text": "A"}\n', "line 1: a prediction has an id"),
+        (b"[1, 2]\n", "line 1: expected an object"),
+        (b'{"id": 1, "text": {"a": 1}}\n', "line 1: a prediction"),
+        (b"\n", "no predictions"),
+        (b"", "no predictions"),
+    ],
+)
+def test_damaged_predictions_are_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(content)
+    with pytest.raises(EvaluationError, match=message):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_predictions_of_other_systems(tmp_path: Path) -> None:
+    lines = [
+        {"question_id": 7, "text": "A"},
+        {"id": "x", "prediction": ""},
+        {"idx": 0, "output": "B" * 100_000},
+        {"name": "n", "response": 5},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read_predictions(tmp_path / "p.jsonl") == {"7": "A", "x": "", "0": "B" * 100_000, "n": "5"}
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_predictions(tmp_path / "none.jsonl")
+
+
+def test_tables_say_what_is_published() -> None:
+    scores = evaluate({str(n): "A" for n in range(6)}, benchmark())
+    assert rows_of(scores)[-1][:2] == ("(published)", "Other")
+    markdown = to_markdown(scores, "ours|<b>")
+    assert "ours\\|" in markdown
+    assert "were not measured here" in markdown
+    rows = list(csv.reader(io.StringIO(to_csv(scores, "ours"))))
+    assert {len(row) for row in rows} == {10}
+    values = json.loads(to_json(scores, "ours"))
+    assert values["overall"]["right"] == 2
+    told = {"id": "1", "expected": "B", "read": "A", "reason": "declared", "right": False, "problems": []}
+    assert values["items"][1] == told
+
+
+def test_the_page_of_scores(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    scores = evaluate({str(n): "A" for n in range(6)}, benchmark())
+    assert write_report(scores, tmp_path / "page.html") == 6
+    page = (tmp_path / "page.html").read_text()
+    assert "were not measured here" in page
+    assert "image/svg+xml" in page

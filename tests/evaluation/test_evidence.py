@@ -1,0 +1,99 @@
+"""Evidence checks against maps and boxes whose worth is known."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import perceptok as pt
+from perceptok.errors import EvaluationError
+from perceptok.evaluation.evidence import calibration, check_boxes, check_depth
+from perceptok.evaluation.written import read_written
+
+RAMP = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, 1)
+MARKERS = {"A": (20.0, 40.0), "B": (20.0, 300.0), "C": (300.0, 170.0)}
+BOX = "(<PIXEL_{}>,<PIXEL_{}>,<PIXEL_{}>,<PIXEL_{}>)"
+
+
+@pytest.fixture(scope="module")
+def codec() -> pt.DepthCodec:
+    return pt.DepthCodec.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def block(codec: pt.DepthCodec) -> str:
+    return codec.to_text(codec.encode(RAMP)[0])
+
+
+def test_a_good_block(codec: pt.DepthCodec, block: str) -> None:
+    found = check_depth(f"{block} (B)", codec, MARKERS, (336, 336), answer="B", truth=RAMP)
+    assert (found.shows, found.follows, found.ordered, found.problems) == ("B", True, 1.0, ())
+    # Measured 0.005 on a ramp.
+    assert found.rmse < 0.03
+    assert found.abs_rel < 0.1
+    assert check_depth(block, codec, MARKERS, (336, 336), answer="A").follows is False
+    turned = check_depth(block, codec, MARKERS, (336, 336), truth=RAMP[::-1])
+    assert turned.ordered == 0
+    assert turned.rmse > 0.5
+
+
+def test_holes_of_the_truth_do_not_count(codec: pt.DepthCodec, block: str) -> None:
+    holed = RAMP.copy()
+    holed[:200] = np.nan
+    found = check_depth(block, codec, MARKERS, (336, 336), truth=holed)
+    assert np.isnan(found.ordered)  # one marker of three is known
+    assert found.rmse < 0.03
+    assert np.isnan(check_depth(block, codec, MARKERS, (336, 336), truth=np.full_like(RAMP, np.nan)).rmse)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda block: block[: len(block) // 2], "unclosed"),
+        (lambda block: block.replace("<DEPTH_END>", ""), "unclosed"),
+        (lambda block: block * 2, "2 depth blocks"),
+        (lambda block: re.sub(r"<DEPTH_\d+>", "<DEPTH_128>", block, count=1), "does not exist"),
+        (lambda block: "no block", ""),
+    ],
+)
+def test_broken_blocks_are_no_evidence(codec: pt.DepthCodec, block: str, change: object, problem: str) -> None:
+    assert callable(change)
+    found = check_depth(change(block), codec, MARKERS, (336, 336), answer="B", truth=RAMP)
+    assert (found.codes, found.shows, found.follows) == (None, None, None)
+    assert np.isnan([found.rmse, found.ordered]).all()
+    assert problem in " ".join(found.problems)
+
+
+def test_markers_outside_are_refused(codec: pt.DepthCodec, block: str) -> None:
+    # A picture of another size than the frame says.
+    with pytest.raises(EvaluationError, match="marker B at 20, 300 lies outside a picture of 100 x 100"):
+        check_depth(block, codec, {"B": (20.0, 300.0)}, (100, 100))
+
+
+def test_boxes_and_their_count() -> None:
+    text = f"Bounding box 1: {BOX.format(0, 0, 99, 99)}\nBounding box 2: {BOX.format(200, 200, 299, 299)}\nthere are 2"
+    truth = [[0, 0, 99, 99], [200, 200, 299, 279], [10, 300, 30, 330]]
+    assert check_boxes(text, answer="2", truth=truth) == (2, True, 1.0, pytest.approx(2 / 3), ())
+    assert check_boxes(text, answer="3").follows is False
+    assert check_boxes("There are no dogs.", answer="0", truth=[])[:2] == (0, True)
+    upside_down = check_boxes(BOX.format(50, 50, 10, 10), answer="1", truth=truth)
+    assert (upside_down.boxes, upside_down.follows) == (0, False)
+    assert upside_down.problems
+
+
+def test_calibration_by_hand() -> None:
+    told = calibration([0.1, 0.2, float("nan"), 0.8, 0.9], [False, False, True, True, False], bins=2)
+    assert told.bins == ((0.1, 0.2, 2, 0.0), (0.8, 0.9, 2, 0.5))
+    assert 0 < told.correlation < 1
+    assert np.isnan(calibration([0.5, 0.5], [True, False]).correlation)
+    for quality, right in (([1.0], []), ([float("nan")], [True])):
+        with pytest.raises(EvaluationError):
+            calibration(quality, right)
+
+
+def test_what_is_written() -> None:
+    assert read_written("").block is None
+    assert read_written("x" * 100_000).problems == ()
+    assert read_written("<PIXEL_400>").problems

@@ -1,0 +1,86 @@
+"""Markers found on pictures, and depth read at them before and after the codec."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+import perceptok as pt
+from perceptok.errors import EvaluationError
+from perceptok.evaluation.benchmarks.catalogue import load_benchmark
+from perceptok.evaluation.benchmarks.items import Benchmark, Item
+from perceptok.evaluation.benchmarks.markers import find_markers
+from perceptok.evaluation.specialists import levels_at, specialist_estimates
+
+POINTS = {"A": (60.0, 180.0), "B": (150.0, 100.0), "C": (210.0, 240.0), "D": (300.0, 160.0), "E": (110.0, 300.0)}
+
+
+def marked(points: dict[str, tuple[float, float]], seed: int = 0) -> Image.Image:
+    """A picture with markers as HardBLINK draws them."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 255, (21, 21, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((336, 336), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for letter, (x, y) in points.items():
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline="red", width=2)
+        draw.rectangle((x - 1, y - 26, x + 8, y - 13), fill="black")
+        draw.text((x + 3.5, y - 19.5), letter, fill="white", font=ImageFont.load_default(12), anchor="mm")
+    return picture
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_markers_are_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    places = list(POINTS.values())
+    points = {letter: places[place] for letter, place in zip("ABCDE", rng.permutation(5), strict=True)}
+    found = find_markers(marked(points, seed), "ABCDE")
+    for letter, point in points.items():
+        assert found[letter] == pytest.approx(point, abs=1.5)
+
+
+def test_real_pictures(shared: Path) -> None:
+    """Read off the pictures by eye."""
+    known = {
+        ("3", "0"): {"C": (193.5, 184.5), "A": (207.5, 207.5)},
+        ("5", "4"): {"D": (189.5, 131.5), "A": (138.5, 193.5), "E": (246.5, 203.5)},
+    }
+    for (markers, number), points in known.items():
+        benchmark = load_benchmark(f"hardblink-{markers}", shared / "data" / "hardblink")
+        item = benchmark.by_id()[number]
+        found = find_markers(item.opened(), list(item.choices))
+        for letter, point in points.items():
+            assert found[letter] == pytest.approx(point, abs=2)
+
+
+def test_pictures_without_markers_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="2 red circles"):
+        find_markers(Image.new("RGB", (336, 336)), "AB")
+    with pytest.raises(EvaluationError, match="336 x 336"):
+        find_markers(Image.new("RGB", (300, 336)), "AB")
+
+
+def test_levels_are_read_under_the_markers() -> None:
+    nearness = np.arange(12, dtype=np.float32).reshape(3, 4)
+    told = levels_at(nearness, {"A": (0, 0), "B": (200, 150), "C": (199, 0), "D": (120, 60)}, (200, 150))
+    assert told == {"A": 0, "B": 11, "C": 3, "D": 6}
+
+
+def test_a_specialist_that_knows_answers_right() -> None:
+    def truth(picture: Image.Image) -> pt.DepthMap:
+        return pt.DepthMap.from_array(np.linspace(1, 9, 192 * 320).reshape(192, 320), kind="inverse", scale=1.0)
+
+    out = io.BytesIO()
+    marked(POINTS).save(out, "PNG")
+    item = Item("0", "Which is closest?", "E", dict.fromkeys("ABCDE", ""), out.getvalue())
+    (found,) = specialist_estimates(Benchmark("b", (item,)), truth, pt.DepthCodec.from_pretrained())
+    assert (found.own, found.through) == ("E", "E")
+    assert found.item.markers["E"] == pytest.approx(POINTS["E"], abs=1.5)
+    assert np.abs(found.decoded.mean() - 0.5) < 0.05
+    with pytest.raises(EvaluationError, match="asks for counts"):
+        list(
+            specialist_estimates(Benchmark("c", (Item("0", "How many?", "3"),)), truth, pt.DepthCodec.from_pretrained())
+        )
