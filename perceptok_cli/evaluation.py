@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptok_cli.console import note, print_table
+from perceptok_cli.console import note, print_table, progress_bar
 
 if TYPE_CHECKING:
     from perceptok.evaluation.benchmarks.items import Benchmark
-    from perceptok.evaluation.benchmarks.scoring import Scores
+    from perceptok.evaluation.benchmarks.scoring import Outcome, Scores
+    from perceptok.evaluation.report.cases import Case
 
 __all__ = ["app"]
 
@@ -46,7 +48,7 @@ def score(
     force: ForceOption = False,
 ) -> None:
     """Score predictions: accuracy with its interval, by markers, count or category, beside published figures."""
-    items = _benchmark(benchmark, data, images)
+    items = load(benchmark, data, images)
     scores = _scored(predictions, items, missing)
     show_scores(scores, predictions.stem)
     if output:
@@ -65,10 +67,51 @@ def compare(
     from perceptok.evaluation.benchmarks.scoring import compare as compare_scores
     from perceptok.evaluation.benchmarks.tables import compared
 
-    items = _benchmark(benchmark, data, None)
+    items = load(benchmark, data, None)
     told = compare_scores(_scored(first, items, missing), _scored(second, items, missing))
     rows = [list(row) for row in compared(told, first.stem, second.stem)]
     print_table(f"{first.stem} against {second.stem} on {benchmark}", ("", ""), rows)
+
+
+@app.command()
+def specialist(
+    model: Annotated[Path, typer.Argument(help="A depth network in an ONNX file: relative inverse depth.")],
+    benchmark: BenchmarkOption,
+    data: DataOption,
+    images: ImagesOption = None,
+    codec: Annotated[str | None, typer.Option("--codec", help="Folder or hub id of a codec; default: shipped.")] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """The ceiling: what a depth specialist answers itself, and what is left of it after 100 tokens."""
+    from perceptok.data.specialists.onnx_files import OnnxDepth
+    from perceptok.depth.codec import DepthCodec
+    from perceptok.evaluation.benchmarks.items import Benchmark
+    from perceptok.evaluation.benchmarks.scoring import compare as compare_scores
+    from perceptok.evaluation.benchmarks.scoring import evaluate
+    from perceptok.evaluation.benchmarks.tables import compared
+    from perceptok.evaluation.specialists import answer_of, estimate_case, specialist_estimates
+
+    items = load(benchmark, data, images)
+    network = OnnxDepth(model, kind="inverse")
+    found = {}
+    with progress_bar("estimating", len(items)) as advance:
+        loaded = DepthCodec.from_pretrained(codec)
+        for one in specialist_estimates(items, lambda picture: network.estimate([picture])[0], loaded):
+            found[one.item.id] = one
+            advance()
+    placed = Benchmark(items.name, tuple(one.item for one in found.values()), items.published)
+    own = evaluate({name: f"({one.own})" for name, one in found.items()}, placed)
+    through = evaluate({name: answer_of(one) for name, one in found.items()}, placed)
+    show_scores(own, model.stem)
+    show_scores(through, f"{model.stem} through 100 tokens")
+    rows = [list(row) for row in compared(compare_scores(own, through), "the estimate", "its tokens")]
+    print_table("What the tokens lose", ("", ""), rows)
+    if output:
+        system = f"{model.stem} through 100 tokens"
+        write_scores(
+            through, system, output, force, case=lambda outcome: estimate_case(found[outcome.item.id], outcome)
+        )
 
 
 def show_scores(scores: Scores, system: str) -> None:
@@ -80,7 +123,14 @@ def show_scores(scores: Scores, system: str) -> None:
         note(PUBLISHED_NOTE)
 
 
-def write_scores(scores: Scores, system: str, folder: Path, force: bool) -> None:
+def write_scores(
+    scores: Scores,
+    system: str,
+    folder: Path,
+    force: bool,
+    *,
+    case: Callable[[Outcome], Case] | None = None,
+) -> None:
     """The scores as JSON, CSV and Markdown, and the page."""
     from perceptok.evaluation.benchmarks.pages import write_report
     from perceptok.evaluation.benchmarks.tables import to_csv, to_json, to_markdown
@@ -90,11 +140,12 @@ def write_scores(scores: Scores, system: str, folder: Path, force: bool) -> None
     for name, text in (("json", to_json), ("csv", to_csv), ("md", to_markdown)):
         with atomic_write(folder / f"scores.{name}", force=force) as file:
             file.write(text(scores, system).encode("utf-8", "backslashreplace"))
-    write_report(scores, folder / "page.html", title=f"{system} on {scores.benchmark}", force=force)
+    write_report(scores, folder / "page.html", title=f"{system} on {scores.benchmark}", case=case, force=force)
     note(f"scores and page in {folder}")
 
 
-def _benchmark(name: str, data: str, images: Path | None) -> Benchmark:
+def load(name: str, data: str, images: Path | None) -> Benchmark:
+    """A benchmark as the options name it."""
     from perceptok.evaluation.benchmarks.catalogue import load_benchmark
 
     return load_benchmark(name, data, images=images)

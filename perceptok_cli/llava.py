@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import ConfigError
-from perceptok_cli import llava_demo, llava_infer
+from perceptok_cli import llava_demo, llava_eval, llava_infer
 from perceptok_cli.console import note, print_table
 
 __all__ = ["app"]
@@ -90,3 +90,4 @@ def export(
 
 app.command()(llava_infer.infer)
 app.command()(llava_demo.demo)
+app.command(name="eval")(llava_eval.evaluate)

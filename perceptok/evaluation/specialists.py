@@ -8,13 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from perceptok.depth.blocks import block_to_text
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks.items import Benchmark, Item
 from perceptok.evaluation.benchmarks.markers import find_markers
+from perceptok.evaluation.benchmarks.pages import case_of
+from perceptok.evaluation.benchmarks.scoring import Outcome
+from perceptok.evaluation.report.cases import Case
 
-__all__ = ["Estimate", "levels_at", "specialist_estimates"]
+__all__ = ["Estimate", "answer_of", "estimate_case", "levels_at", "specialist_estimates"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,27 @@ def specialist_estimates(
         known = np.where(nearness.valid, nearness.values, np.float32(np.nan))
         placed = Item(item.id, item.question, item.answer, item.choices, item.image, item.groups, markers)
         yield Estimate(placed, known, codes[0], decoded, own, through)
+
+
+def answer_of(estimate: Estimate) -> str:
+    """The answer that the decoded tokens give, in AURORA's words."""
+    letter = estimate.through
+    return (
+        f"The depth map for the image is {block_to_text(estimate.codes)}. Since point {letter} has a higher pixel "
+        f"value on the depth map, the answer is that point {letter} is closer to the camera."
+    )
+
+
+def estimate_case(estimate: Estimate, outcome: Outcome) -> Case:
+    """An estimate on the page: what the tokens say beside what was estimated."""
+    error = (estimate.decoded - nearest_resize(estimate.nearness, MAP_SIZE, MAP_SIZE)).astype(np.float64)
+    return case_of(
+        outcome,
+        codes=estimate.codes.ravel().tolist(),
+        depth=estimate.decoded,
+        teacher=estimate.nearness,
+        facts={"estimate says": estimate.own, "RMSE": float(np.sqrt(np.nanmean(error**2)))},
+    )
 
 
 def levels_at(

@@ -70,3 +70,28 @@ def test_refusals_are_one_line(folder: Path) -> None:
     assert done.stderr.startswith("error: 2 of 6 questions of hardblink-3 have no prediction")
     assert len(done.stderr.splitlines()) == 1
     assert run("score", folder / "some.jsonl", *words, "--missing").exit_code == 0
+
+
+def test_a_specialist_reads_the_markers(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    real = shared / "data" / "hardblink"
+    for name in ("questions_3.jsonl", "answers_3.jsonl"):
+        lines = (real / name).read_text().splitlines()[:3]
+        (tmp_path / name).write_text("\n".join(lines))
+    words = [
+        "--benchmark",
+        "hardblink-3",
+        "--data",
+        tmp_path,
+        "--images",
+        real / "images" / "3",
+        "-o",
+        tmp_path / "out",
+    ]
+    done = run("specialist", shared / "models" / "tcmonodepth_small_192x320.onnx", *words)
+    assert done.exit_code == 0, done.output
+    assert "What the tokens lose" in done.stdout
+    values = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (values["overall"]["items"], values["overall"]["unparsed"], values["overall"]["invalid"]) == (3, 0, 0)
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert page.count('id="teacher-') == page.count('id="depth-') == 3
