@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -65,6 +66,17 @@ class Reading:
     ] = None
     invalid: Annotated[
         list[float] | None, typer.Option("--invalid", help="A value in the files that marks holes; may be repeated.")
+    ] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="A file that is 0 at holes, or a folder of such files, named as the maps are."),
+    ] = None
+    key: Annotated[str | None, typer.Option("--key", help="Of NPZ files with several arrays, which is depth.")] = None
+    mask_key: Annotated[
+        str | None, typer.Option("--mask-key", help="Of NPZ files, the array that is 0 or False at holes.")
+    ] = None
+    channel: Annotated[
+        str | None, typer.Option("--channel", help="Of EXR files with several channels, which is depth.")
     ] = None
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
@@ -129,6 +141,10 @@ class Reading:
             sky=self.sky,
             sky_values=tuple(self.sky_value or ()),
             range=self.range,
+            key=self.key,
+            mask_key=self.mask_key,
+            channel=self.channel,
+            mask=self.mask,
             sources=() if every_source else tuple(self.source or ()),
         )
 

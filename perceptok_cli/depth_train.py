@@ -53,9 +53,15 @@ def train(
         groups["procedural"] = cast("MapSource", ProceduralDepthMaps(seed=settings.seed, length=procedural))
     val_files = reading.found(val, every_source=True) if val else []
     _refuse_shared_files(files, val_files)
+    bad: list[str] = []
     with progress_bar("reading maps", len(files) + procedural + len(val_files)) as advance:
-        bank = MapBank.build(groups, workers=workers, advance=advance)
-        val_bank = MapBank.build(_by_source(val_files), workers=workers, advance=advance) if val_files else None
+        bank = MapBank.build(groups, workers=workers, advance=advance, failures=bad)
+        val_groups = _by_source(val_files)
+        val_bank = MapBank.build(val_groups, workers=workers, advance=advance, failures=bad) if val_files else None
+    for reason in bad:
+        note(f"left out: {reason}")
+    if bad:
+        note(f"{len(bad)} of {len(files) + len(val_files)} files cannot be read; training goes on without them")
     board = _board(output) if tensorboard else None
 
     def report(epoch: EpochReport) -> None:

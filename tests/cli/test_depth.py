@@ -145,6 +145,19 @@ def test_inspect_as_a_page(maps: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other.html").exists()
 
 
+def test_train_leaves_out_bad_maps_by_name(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    (maps / "bad.png").write_bytes(b"no picture")
+    words = ("train", maps, "--kind", "metric", "--unit", "mm", "--config", tmp_path / "tiny.json", "--cpu")
+    done = run(*words, "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "bad.png: does not begin like a PNG" in done.output
+    assert "1 of 4 files cannot be read" in done.output
+    for name in ("0.png", "1.png", "2.png"):
+        (maps / name).write_bytes(b"no picture")
+    assert "none of the 4 depth maps can be read" in str(run(*words, "-o", tmp_path / "none").exception)
+
+
 def test_train(maps: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     words = [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +17,7 @@ from perceptok.errors import DepthMapError
 
 __all__ = ["MapFile", "MapFiles", "find_maps"]
 
-_LISTS = (".csv", ".txt")
+_MASK_ENDING = re.compile(r"[-_.](mask|valid|valid_mask)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class MapFile:
         sky: What +inf in depth means; see `DepthMap.read`.
         sky_values: Values in the file that mark the sky.
         range: Which of its values become nearness 0 and 1.
+        key: Of an NPZ with several arrays, which one.
+        mask_key: Of an NPZ, the array that says what is valid.
+        channel: Of an EXR with several channels, which one.
+        mask: A file that is not 0 where the map is valid, or a folder of such files, named as the maps are.
         in_metres: False where a metric map's scale is unknown: its order and shape are right, its metres are not.
     """
 
@@ -45,6 +52,10 @@ class MapFile:
     sky: Sky = "far"
     sky_values: tuple[float, ...] = ()
     range: NearnessRange = field(default_factory=NearnessRange)
+    key: str | None = None
+    mask_key: str | None = None
+    channel: str | None = None
+    mask: Path | None = None
     in_metres: bool = True
 
     def read(self) -> DepthMap:
@@ -57,7 +68,22 @@ class MapFile:
             invalid=self.invalid,
             sky=self.sky,
             sky_values=self.sky_values,
+            key=self.key,
+            mask_key=self.mask_key,
+            channel=self.channel,
+            mask=self._mask_file(),
         )
+
+    def _mask_file(self) -> Path | None:
+        if self.mask is None or not self.mask.is_dir():
+            return self.mask
+        exact = self.mask / self.name
+        stem = exact.with_suffix("")
+        tried = [exact, *(stem.with_suffix(suffix) for suffix in (*FORMATS, ".jpg", ".bmp"))]
+        found = next((path for path in tried if path.is_file()), None)
+        if found is None:
+            raise DepthMapError(f"{self.path}: there is no mask of this name in {self.mask}")
+        return found
 
     def nearness(self) -> Nearness:
         """The map's nearness in its range; raises DepthMapError naming the file."""
@@ -92,6 +118,10 @@ def find_maps(
     sky: Sky = "far",
     sky_values: Sequence[float] = (),
     range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+    key: str | None = None,
+    mask_key: str | None = None,
+    channel: str | None = None,
+    mask: Path | None = None,
     sources: Sequence[str] = (),
 ) -> list[MapFile]:
     """Resolve what a user names to depth maps, in a stable order.
@@ -99,7 +129,8 @@ def find_maps(
     Args:
         paths: Depth map files; folders, searched through for every supported format; patterns such as `maps/*.png`;
             list files: `.txt` with a path a line, or `.csv` with the column `file` and, where known, `kind`, `unit`
-            or `metres_per_value`, and `source`. Paths in a list are relative to it.
+            or `metres_per_value` (also `1/5000`), `source`, `invalid` (numbers) and `mask` (a file). Paths in a list
+            are relative to it. Hidden files, and the masks of maps beside them (`a_mask.npy`), are no maps.
         kind: For every file whose list does not say.
         unit: The same.
         scale: The same.
@@ -107,6 +138,10 @@ def find_maps(
         sky: What +inf in depth means; see `DepthMap.read`.
         sky_values: Values in the files that mark the sky.
         range: Which values become nearness 0 and 1; by default each map's own extremes.
+        key: See `DepthMap.read`.
+        mask_key: The same.
+        channel: The same.
+        mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
         sources: Keep these sources only.
 
     Raises:
@@ -122,6 +157,10 @@ def find_maps(
         sky=sky,
         sky_values=tuple(sky_values),
         range=range or NearnessRange(),
+        key=key,
+        mask_key=mask_key,
+        channel=channel,
+        mask=mask,
     )
     found: list[MapFile] = []
     for path in paths:
@@ -163,43 +202,122 @@ def _expanded(named: str, default: MapFile) -> list[MapFile]:
 
 def _in_folder(folder: Path, default: MapFile) -> list[MapFile]:
     try:
-        maps = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
         next(folder.iterdir(), None)
     except PermissionError as error:
         raise DepthMapError(f"{folder}: no permission to list it ({error.strerror})") from error
+    files = sorted(path for path in _walked(folder, frozenset()) if path.suffix.lower() in FORMATS)
+    stems = {path.with_suffix("") for path in files}
+    maps = [path for path in files if not _is_mask(path, stems)]
     if not maps:
         raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}")
     return [_within(folder, path, default) for path in maps]
 
 
+def _walked(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The files below a folder; hidden ones are passed over, links to folders followed, unless they lead back up."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walked(path, above | {real})
+        elif path.is_file():
+            yield path
+
+
+def _is_mask(path: Path, stems: set[Path]) -> bool:
+    """Whether a file is the mask of a map beside it, as `a_mask.npy` beside `a.npy`."""
+    whole = path.with_suffix("").name
+    short = _MASK_ENDING.sub("", whole)
+    return short != whole and path.with_name(short) in stems
+
+
 def _in_lines(path: Path, default: MapFile) -> list[MapFile]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
     if not lines:
         raise DepthMapError(f"{path}: the list is empty")
-    return [_within(path.parent, path.parent / line, default) for line in lines]
+    return [_within(path.parent, _of_line(path.parent, line), default) for line in lines]
+
+
+def _of_line(folder: Path, line: str) -> Path:
+    """The map of a line: the line itself, or, as in AiT's lists, the second of image, map and perhaps a number."""
+    words = line.split()
+    if len(words) in (2, 3) and not _is_there(folder / line) and Path(words[1]).suffix.lower() in FORMATS:
+        # Their paths begin with a slash and mean the data set's folder.
+        return folder / words[1] if _is_there(folder / words[1]) else folder / words[1].lstrip("/")
+    return folder / line
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        return False
+
+
+def _text(path: Path) -> str:
+    """A list's text: UTF-8 with or without a byte order mark, or else Latin-1, as spreadsheets write it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DepthMapError(f"{path}: the list cannot be read ({error.strerror})") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _in_table(path: Path, default: MapFile) -> list[MapFile]:
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if "file" not in (reader.fieldnames or ()):
-            raise DepthMapError(f"{path}: a list of depth maps has a column named file; found {reader.fieldnames}")
-        rows = list(reader)
+    text = _text(path)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        if "file" not in names:
+            raise DepthMapError(f"{path}: a list of depth maps has a column named file; found {names}")
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DepthMapError(f"{path}: not a table that can be read ({error}); export it as CSV again") from error
+    rows = [(line, row) for line, row in rows if any(row.values())]
     if not rows:
         raise DepthMapError(f"{path}: the list is empty")
-    return [_from_row(path.parent, row, default) for row in rows]
+    found = []
+    for line, row in rows:
+        try:
+            found.append(_from_row(path.parent, row, default))
+        except (DepthMapError, ValueError, ZeroDivisionError) as error:
+            raise DepthMapError(f"{path}, line {line}: {error}") from error
+    return found
 
 
-def _from_row(folder: Path, row: dict[str, str], default: MapFile) -> MapFile:
-    file = _within(folder, folder / row["file"], default)
-    kind = cast("Kind | None", row.get("kind") or default.kind)
-    unit = cast("Unit | None", row.get("unit") or default.unit)
+def _from_row(folder: Path, row: dict[str, str | None], default: MapFile) -> MapFile:
+    cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+    if not cells["file"]:
+        raise DepthMapError("the column file is empty")
+    file = _within(folder, folder / cells["file"], default)
+    kind = cast("Kind | None", cells.get("kind") or default.kind)
+    unit = cast("Unit | None", cells.get("unit") or default.unit)
     scale, in_metres = default.scale, True
-    if kind == "metric" and "metres_per_value" in row:
+    if kind == "metric" and "metres_per_value" in cells:
         # A list that leaves the column empty says that the scale is unknown: any one gives the same nearness.
-        scale, unit, in_metres = float(row["metres_per_value"] or 1), None, bool(row["metres_per_value"])
+        told = cells["metres_per_value"]
+        scale, unit, in_metres = float(Fraction(told)) if told else 1.0, None, bool(told)
+    marks = cells.get("invalid", "").replace(";", " ").replace(",", " ").split()
     return replace(
-        file, kind=kind, unit=unit, scale=scale, in_metres=in_metres, source=row.get("source") or file.source
+        file,
+        kind=kind,
+        unit=unit,
+        scale=scale,
+        in_metres=in_metres,
+        invalid=tuple(float(mark) for mark in marks) or default.invalid,
+        mask=folder / cells["mask"] if cells.get("mask") else default.mask,
+        source=cells.get("source") or file.source,
     )
 
 

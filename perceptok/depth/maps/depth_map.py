@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.maps.formats import Format, Kind, StoredMap, format_of, read_stored
+from perceptok.depth.maps.formats import Format, Kind, StoredMap, format_of, read_mask, read_stored
 from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
 from perceptok.depth.maps.ranges import NearnessRange
 from perceptok.depth.maps.units import Sky, Unit, express, interpret
@@ -78,6 +78,10 @@ class DepthMap:
         invalid: Sequence[float] = (),
         sky: Sky = "far",
         sky_values: Sequence[float] = (),
+        key: str | None = None,
+        mask_key: str | None = None,
+        channel: str | None = None,
+        mask: str | os.PathLike[str] | None = None,
     ) -> DepthMap:
         """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
 
@@ -94,6 +98,10 @@ class DepthMap:
             sky: What +infinity in metric and relative depth means: "far" (nothing is there as far as one sees, which
                 is what renderers and outdoor sets write; it becomes nearness 0), or "hole".
             sky_values: The file's own numbers that mark the sky, such as 65535.
+            key: Of an NPZ with several arrays, which one; without it the only map, or the one called depth.
+            mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
+            channel: Of an EXR with several channels, which one.
+            mask: Another file that is not 0 where the map is valid.
 
         Raises:
             DepthMapError: The file is missing, damaged, of another format or ambiguous, or a metric map has
@@ -101,7 +109,9 @@ class DepthMap:
             MissingExtraError: EXR without the extra `exr`.
         """
         try:
-            stored = read_stored(Path(path))
+            stored = read_stored(Path(path), key=key, mask_key=mask_key, channel=channel)
+            if mask is not None:
+                stored = _masked(stored, Path(mask))
             return cls(
                 *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
             )
@@ -247,6 +257,21 @@ class DepthMap:
         """
         valid = nearness.valid.copy() if nearness.sky is None else nearness.valid & ~nearness.sky
         return cls(undo_nearness(nearness), valid, nearness.kind, nearness.sky)
+
+
+def _masked(stored: StoredMap, path: Path) -> StoredMap:
+    """A stored map with the mask of another file."""
+    try:
+        mask = read_mask(path)
+    except DepthMapError as error:
+        raise DepthMapError(f"its mask {path}: {error}") from error
+    if mask.shape != stored.array.shape:
+        raise DepthMapError(f"is {stored.array.shape}, but its mask {path} is {mask.shape}")
+    return replace(
+        stored,
+        valid=mask if stored.valid is None else stored.valid & mask,
+        sky=None if stored.sky is None else stored.sky & mask,
+    )
 
 
 def _joined(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.maps.formats import Kind, StoredMap, check_kind
+from perceptok.depth.maps.formats import Kind, StoredMap, check_kind, squeezed
 from perceptok.errors import DepthMapError
 
 __all__ = ["Sky", "Unit", "express", "interpret"]
@@ -35,11 +36,14 @@ def interpret(
     """Values, mask, kind and sky of a `DepthMap`; `DepthMap.read` documents the arguments."""
     if sky not in get_args(Sky):
         raise DepthMapError(f"sky is {sky!r}; expected one of {', '.join(get_args(Sky))}")
+    stored = replace(
+        stored, array=squeezed(stored.array), valid=None if stored.valid is None else squeezed(stored.valid)
+    )
     array = stored.array
     if array.ndim != 2 or array.dtype.kind not in "uif":
         raise DepthMapError(
             f"a depth map is a (height, width) array of integers or floats, not {array.dtype} {array.shape}; "
-            "pass one map, without axes of length 1"
+            "pass one map"
         )
     agreed = _agreed_kind(stored, kind, unit, scale)
     valid = _valid(stored, agreed, invalid)

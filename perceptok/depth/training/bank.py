@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
-from perceptok.errors import TrainingError
+from perceptok.errors import DepthMapError, TrainingError
 
 __all__ = ["MapBank", "MapSource", "draw_shares"]
 
@@ -55,6 +55,7 @@ class MapBank:
         *,
         workers: int = 0,
         advance: Callable[[], object] = lambda: None,
+        failures: list[str] | None = None,
     ) -> MapBank:
         """Read every map of every source once.
 
@@ -62,9 +63,11 @@ class MapBank:
             groups: Source name -> its maps.
             workers: Processes that read; 0 reads here.
             advance: Called after every map, for a progress bar.
+            failures: Takes what is wrong with maps that cannot be read, which are then left out.
 
         Raises:
-            TrainingError: There are no maps.
+            TrainingError: There are no maps, or none that can be read.
+            DepthMapError: A map cannot be read, without `failures`.
         """
         total = sum(len(maps) for maps in groups.values())
         if not total:
@@ -72,12 +75,19 @@ class MapBank:
         nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
         valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
         names: list[str] = []
-        for source, packed, known in _packed(groups, workers):
+        for source, packed, known in _packed(groups, workers, failures is not None):
+            if isinstance(packed, str):
+                assert failures is not None
+                failures.append(packed)
+                advance()
+                continue
             nearness[len(names)] = torch.from_numpy(packed.view(np.int16))
             valid[len(names)] = torch.from_numpy(known)
             names.append(source)
             advance()
-        return cls(nearness, valid, tuple(names))
+        if not names:
+            raise TrainingError(f"none of the {total} depth maps can be read; the first: {(failures or ['?'])[0]}")
+        return cls(nearness[: len(names)], valid[: len(names)], tuple(names))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -152,22 +162,31 @@ def _capped(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[s
     return shares
 
 
-def _pack(maps: MapSource, source: str, index: int) -> tuple[str, np.ndarray, np.ndarray]:
-    nearness, valid = maps[index]
+def _pack(maps: MapSource, source: str, lenient: bool, index: int) -> tuple[str, np.ndarray | str, np.ndarray]:
+    """A map's source, its levels, or what is wrong with it, and its mask."""
+    try:
+        nearness, valid = maps[index]
+    except DepthMapError as error:
+        if not lenient:
+            raise
+        return source, str(error), np.empty((0, 0), dtype=bool)
     levels = np.rint(nearest_resize(nearness, MAP_SIZE, MAP_SIZE) * _LEVELS).astype(np.uint16)
     return source, levels, nearest_resize(valid, MAP_SIZE, MAP_SIZE)
 
 
-def _packed(groups: Mapping[str, MapSource], workers: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _packed(
+    groups: Mapping[str, MapSource], workers: int, lenient: bool
+) -> Iterator[tuple[str, np.ndarray | str, np.ndarray]]:
     if not workers:
         for source, maps in groups.items():
-            yield from (_pack(maps, source, index) for index in range(len(maps)))
+            yield from (_pack(maps, source, lenient, index) for index in range(len(maps)))
         return
     # Spawned, not forked: a forked child inherits torch's thread pools in whatever state they are.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         # All sources are handed out before the first is awaited, so that no worker waits for the end of a source.
         handed = [
-            pool.map(partial(_pack, maps, source), range(len(maps)), chunksize=8) for source, maps in groups.items()
+            pool.map(partial(_pack, maps, source, lenient), range(len(maps)), chunksize=8)
+            for source, maps in groups.items()
         ]
         for results in handed:
             yield from results

@@ -119,6 +119,12 @@ class TestWhichChannelIsDepth:
             DepthMap.read(tmp_path / "a.exr", kind="inverse")
         assert all(repr(name) in str(caught.value) for name in names)
 
+    def test_a_channel_that_is_named(self, tmp_path: Path) -> None:
+        write_exr(tmp_path / "a.exr", channels("left.Z", "right.Z"))
+        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse", channel="left.Z").values, DEPTH)
+        with pytest.raises(DepthMapError, match=r"no channel 'Z'; its channels are \['left.Z', 'right.Z'\]"):
+            DepthMap.read(tmp_path / "a.exr", kind="inverse", channel="Z")
+
     @pytest.mark.parametrize("layer", ["", "ViewLayer.Combined."])
     def test_gray_with_opaque_alpha_as_its_png_twin(self, tmp_path: Path, layer: str) -> None:
         gray = {f"{layer}{name}": DEPTH for name in "RGB"}

@@ -288,11 +288,19 @@ class TestNumpyFiles:
                 DepthMap.read(tmp_path / name, kind="inverse")
         assert not (tmp_path / "sprung").exists()
 
-    @pytest.mark.parametrize("shape", [(), (4,), (3, 4, 1), (1, 3, 4), (3, 4, 3)])
+    @pytest.mark.parametrize("shape", [(), (4,), (3, 4, 3), (1, 4, 1), (2, 1, 3, 4)])
     def test_wrong_dimensions(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         np.save(tmp_path / "a.npy", np.zeros(shape))
         with pytest.raises(DepthMapError, match=r"a\.npy: holds an array of shape .* two dimensions"):
             DepthMap.read(tmp_path / "a.npy", kind="inverse")
+
+    @pytest.mark.parametrize("shape", [(3, 4, 1), (1, 3, 4), (1, 1, 3, 4), (1, 3, 4, 1)])
+    def test_axes_of_length_one_are_none(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        array = np.arange(12.0).reshape(shape)
+        np.save(tmp_path / "a.npy", array)
+        flat = array.reshape(3, 4).astype(np.float32)
+        assert np.array_equal(DepthMap.read(tmp_path / "a.npy", kind="inverse").values, flat)
+        assert np.array_equal(DepthMap.from_array(array, kind="inverse").values, flat)
 
     @pytest.mark.parametrize("array", [np.zeros((2, 2), bool), np.zeros((2, 2), complex), np.full((2, 2), "a")])
     def test_not_real_numbers(self, tmp_path: Path, array: npt.NDArray[Any]) -> None:
@@ -304,9 +312,16 @@ class TestNumpyFiles:
         array = np.arange(6.0).reshape(2, 3)
         np.savez_compressed(tmp_path / "a.npz", depth=array, intrinsics=np.zeros(4))
         assert np.array_equal(DepthMap.read(tmp_path / "a.npz", kind="inverse").values, array)
-        np.savez(tmp_path / "b.npz", depth=array, pose=np.eye(4))
-        with pytest.raises(DepthMapError, match=r"2 two-dimensional arrays among \['depth', 'pose'\]"):
+        np.savez(tmp_path / "b.npz", near=array, pose=np.eye(4))
+        with pytest.raises(DepthMapError, match=r"2 two-dimensional arrays among \['near', 'pose'\].*--key"):
             DepthMap.read(tmp_path / "b.npz", kind="inverse")
+        assert np.array_equal(DepthMap.read(tmp_path / "b.npz", kind="inverse", key="near").values, array)
+        with pytest.raises(DepthMapError, match=r"no array 'far'; it holds near float64 \(2, 3\), pose"):
+            DepthMap.read(tmp_path / "b.npz", kind="inverse", key="far")
+        np.savez(tmp_path / "c.npz", depth=array[None, ..., None], pose=np.eye(4), mask=array > 2)
+        assert np.array_equal(DepthMap.read(tmp_path / "c.npz", kind="inverse").values, array)
+        masked = DepthMap.read(tmp_path / "c.npz", kind="inverse", mask_key="mask")
+        assert np.array_equal(masked.valid, array > 2)
 
     def test_our_npz_says_everything_itself(self, tmp_path: Path) -> None:
         depth = DepthMap.from_array([[1, 0, 3]], kind="metric", unit="m")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from perceptok.depth.maps.formats import arrays, exr, pfm, png, tiff
-from perceptok.depth.maps.formats.stored import Kind, StoredMap, check_kind
+from perceptok.depth.maps.formats.stored import Kind, StoredMap, check_kind, squeezed
 from perceptok.errors import DepthMapError, PerceptokError
 
-__all__ = ["FORMATS", "Format", "Kind", "StoredMap", "check_kind", "format_of", "read_stored"]
+__all__ = ["FORMATS", "Format", "Kind", "StoredMap", "check_kind", "format_of", "read_mask", "read_stored", "squeezed"]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,55 @@ def format_of(path: Path) -> Format:
     )
 
 
-def read_stored(path: Path) -> StoredMap:
-    """Read a file in its own dtype and numbers; raises DepthMapError, to which the caller adds the path."""
+def read_stored(
+    path: Path, *, key: str | None = None, mask_key: str | None = None, channel: str | None = None
+) -> StoredMap:
+    """Read a file in its own dtype and numbers; raises DepthMapError, to which the caller adds the path.
+
+    Args:
+        path: The file.
+        key: Of an NPZ with several arrays, which one.
+        mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
+        channel: Of an EXR with several channels, which one.
+    """
     form = format_of(path)
+    if (key or mask_key) and form.name != "NPZ":
+        raise DepthMapError(f"key names an array of an NPZ; {form.name} has none")
+    if channel and form.name != "EXR":
+        raise DepthMapError(f"channel names a channel of an EXR; {form.name} has none")
+    data = _bytes(path)
+    try:
+        if key or mask_key:
+            stored = arrays.decode_npz(data, key, mask_key)
+        else:
+            stored = exr.decode(data, channel) if channel else form.decode(data)
+    except PerceptokError:
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
+    stored = replace(stored, array=squeezed(stored.array))
+    if stored.array.ndim != 2:
+        raise DepthMapError(
+            f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "
+            "store one map per file"
+        )
+    return stored
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """A mask file, True where it is not 0: an image of any depth, or a depth map format; (H, W) bool."""
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".bmp"):
+        return np.asarray(read_stored(path).array != 0)
+    data = _bytes(path)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("L") if image.mode == "P" else image)
+    except Exception as error:  # a damaged file can make a decoder raise anything
+        raise DepthMapError(f"not a mask image, or a damaged one ({error}); fetch or export it again") from error
+    return np.asarray((pixels != 0) if pixels.ndim == 2 else (pixels[..., :3] != 0).any(-1))
+
+
+def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -70,15 +121,4 @@ def read_stored(path: Path) -> StoredMap:
         raise DepthMapError(f"cannot be read ({error.strerror}); check that it is a file you may read") from error
     if not data:
         raise DepthMapError("the file is empty (0 bytes); fetch or export it again")
-    try:
-        stored = form.decode(data)
-    except PerceptokError:
-        raise
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
-    if stored.array.ndim != 2:
-        raise DepthMapError(
-            f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "
-            "store one map per file, without axes of length 1"
-        )
-    return stored
+    return data

@@ -7,14 +7,18 @@ An NPZ that perceptok writes holds `values` (float32, metres or relative inverse
 from __future__ import annotations
 
 import io
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from perceptok.depth.maps.formats.stored import Kind, StoredMap
+from perceptok.depth.maps.formats.stored import Kind, StoredMap, squeezed
 from perceptok.errors import DepthMapError
 
 __all__ = ["decode_npy", "decode_npz", "encode_npy", "encode_npz"]
+
+_CALLED = {"depth", "depth_map", "depthmap"}
+"""What a depth map among other arrays is called without a doubt."""
 
 _MARKER, _VERSION = "perceptok_depth_map", 1
 
@@ -33,23 +37,46 @@ def encode_npy(stored: StoredMap) -> bytes:
     return buffer.getvalue()
 
 
-def decode_npz(data: bytes) -> StoredMap:
-    """Read our own layout with mask and kind, or the only 2-D array of a foreign file."""
+def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None) -> StoredMap:
+    """Read our own layout with mask and kind; of a foreign file the named array, the only map, or `depth`.
+
+    A mask that is named is True, or not 0, where the map is valid.
+    """
     if not data.startswith(b"PK"):
         raise DepthMapError("does not begin like an NPZ (zip) file; store it with numpy.savez or DepthMap.write")
     with np.load(io.BytesIO(data), allow_pickle=False) as members:
-        arrays = {key: members[key] for key in members.files}
-    if _MARKER not in arrays:
-        maps = [array for array in arrays.values() if array.ndim == 2]
-        if len(maps) != 1:
-            raise DepthMapError(
-                f"holds {len(maps)} two-dimensional arrays among {sorted(arrays)}; store the depth map alone"
-            )
-        return StoredMap(maps[0])
+        arrays = {name: members[name] for name in members.files}
+    if _MARKER not in arrays or key is not None:
+        array = _named(arrays, key) if key is not None else _only_map(arrays)
+        valid = None if mask_key is None else squeezed(_named(arrays, mask_key)) != 0
+        return StoredMap(array, valid=valid)
     if arrays[_MARKER] != _VERSION:
         raise DepthMapError(f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it")
     kind = cast("Kind", str(arrays["kind"]))
     return StoredMap(arrays["values"], valid=arrays["valid"], kind=kind, sky=arrays.get("sky"))
+
+
+def _named(arrays: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[Any]:
+    if key not in arrays:
+        raise DepthMapError(f"has no array {key!r}; it holds {_listed(arrays)}")
+    return arrays[key]
+
+
+def _only_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    maps = {name: one for name, one in arrays.items() if squeezed(one).ndim == 2}
+    called = [name for name in maps if name.lower() in _CALLED]
+    if len(maps) == 1:
+        return next(iter(maps.values()))
+    if len(called) == 1:
+        return maps[called[0]]
+    raise DepthMapError(
+        f"holds {len(maps)} two-dimensional arrays among {sorted(arrays)} ({_listed(arrays)}); "
+        "name the depth map (key=..., --key), or store it alone"
+    )
+
+
+def _listed(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {one.dtype} {one.shape}" for name, one in sorted(arrays.items())) or "nothing"
 
 
 def encode_npz(stored: StoredMap) -> bytes:

@@ -24,8 +24,8 @@ _OTHER = re.compile(
 """Layers of a renderer that hold something else, also where one channel of them stands alone."""
 
 
-def decode(data: bytes) -> StoredMap:
-    """Read the depth of a file; the order of preference is in `_depth`."""
+def decode(data: bytes, channel: str | None = None) -> StoredMap:
+    """Read a channel, or the depth of a file; the order of preference is in `_depth`."""
     openexr = _openexr("reading EXR")
     if not data.startswith(b"v/1\x01"):
         raise DepthMapError("does not begin like an EXR; give the file the extension of what it is")
@@ -37,7 +37,7 @@ def decode(data: bytes) -> StoredMap:
     header = file.header()
     if not np.array_equal(header["dataWindow"], header["displayWindow"]):
         raise DepthMapError("stores only a window of its image; export the whole image")
-    return StoredMap(_depth({name: channel.pixels for name, channel in file.channels().items()}))
+    return StoredMap(_depth({name: one.pixels for name, one in file.channels().items()}, channel))
 
 
 def encode(stored: StoredMap) -> bytes:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from perceptok.errors import DepthMapError
 
-__all__ = ["Kind", "StoredMap", "check_kind", "one_channel"]
+__all__ = ["Kind", "StoredMap", "check_kind", "one_channel", "squeezed"]
 
 Kind = Literal["inverse", "metric", "relative"]
 """`"metric"`: depth with a unit, larger = farther. `"inverse"`: relative inverse depth, larger = nearer. `"relative"`:
@@ -61,9 +61,18 @@ def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     ):
         raise DepthMapError(
             "its colour channels differ: this is a colour-mapped picture of depth, or a photo, and colours "
-            "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR)"
+            "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR). "
+            "Depth packed in colours is unpacked first: CARLA's is (R + 256 G + 65536 B) / 16777215 * 1000 metres, "
+            "float bits in RGBA are rgba.view(numpy.float32)"
         )
     return np.ascontiguousarray(array[..., 0])
+
+
+def squeezed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array without its axes of length 1, where two are left; any other array as it is."""
+    if array.ndim > 2 and sum(side != 1 for side in array.shape) == 2:
+        return array.reshape([side for side in array.shape if side != 1])
+    return array
 
 
 def check_kind(kind: str) -> None:

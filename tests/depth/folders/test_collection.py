@@ -1,0 +1,122 @@
+"""What folders and lists hold: links, hidden files, masks, and tables as spreadsheets write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptok.depth.folders.collection import find_maps
+from perceptok.errors import DepthMapError
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.arange(1.0, 13).reshape(3, 4))
+    return path
+
+
+def names(*paths: Path) -> list[str]:
+    return [file.name for file in find_maps(paths, kind="metric", unit="m")]
+
+
+class TestFolders:
+    def test_hidden_files_and_masks_are_no_maps(self, tmp_path: Path) -> None:
+        for name in (
+            "a.npy",
+            "._a.npy",
+            ".hidden/b.npy",
+            "a_mask.npy",
+            "c_mask.npy",
+            "d/e_depth.npy",
+            "d/e_depth_mask.npy",
+        ):
+            put(tmp_path / name)
+        assert names(tmp_path) == ["a.npy", "c_mask.npy", "d/e_depth.npy"]
+
+    def test_links_to_folders_are_followed_and_loops_end(self, tmp_path: Path) -> None:
+        put(tmp_path / "elsewhere" / "a.npy")
+        put(tmp_path / "maps" / "b.npy")
+        (tmp_path / "maps" / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "maps" / "up").symlink_to(tmp_path / "maps")
+        (tmp_path / "elsewhere" / "across").symlink_to(tmp_path / "maps")
+        assert names(tmp_path / "maps") == ["b.npy", "link/a.npy"]
+
+
+class TestTables:
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    def test_encodings_and_delimiters(self, tmp_path: Path, encoding: str, delimiter: str) -> None:
+        put(tmp_path / "Küche.npy")
+        rows = [["file", "kind", "metres_per_value"], ["Küche.npy", "metric", "1/5000"]]
+        text = "\r\n".join(delimiter.join(row) for row in rows) + "\r\n"
+        (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+        (file,) = find_maps([tmp_path / "list.csv"])
+        assert file.name == "Küche.npy"
+        assert file.read().values[0, 1] == np.float32(2 / 5000)
+
+    def test_invalid_and_mask_columns(self, tmp_path: Path) -> None:
+        put(tmp_path / "a.npy")
+        Image.fromarray(np.array([[0, 1, 1, 1]] * 3, np.uint8)).save(tmp_path / "m.png")
+        (tmp_path / "list.csv").write_text("file,kind,unit,invalid,mask\na.npy,metric,m,2 12,m.png\n\n")
+        (file,) = find_maps([tmp_path / "list.csv"])
+        assert file.read().valid.tolist() == [
+            [False, False, True, True],
+            [False] + [True] * 3,
+            [False] + [True] * 2 + [False],
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("file,kind\n,metric\n", "line 2: the column file is empty"),
+            ("kind,file\nmetric\n", "line 2: the column file is empty"),
+            ("file,kind,metres_per_value\na.npy,metric,lots\n", "line 2.*lots"),
+            ("file,kind,metres_per_value\na.npy,metric,1/0\n", "line 2"),
+            ("file,invalid\na.npy,none\n", "line 2.*none"),
+            ("name\na.npy\n", "column named file"),
+            ("file\n", "the list is empty"),
+            ("", "column named file"),
+            ('file\n"a.npy\n', "a.npy|list"),
+            ("file\n" + "a" * 200_000 + "\n", "can be read|list.csv"),
+        ],
+    )
+    def test_no_traceback_for_any_list(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "list.csv").write_text(text)
+        try:
+            found = find_maps([tmp_path / "list.csv"], kind="metric", unit="m")
+            found[0].read()
+        except DepthMapError as error:
+            import re
+
+            assert re.search(message, str(error))  # noqa: PT017 - either door may refuse
+        else:
+            pytest.fail("nothing was refused")
+
+    def test_pair_lists_of_ait(self, tmp_path: Path) -> None:
+        put(tmp_path / "nyu" / "depth_00.npy")
+        put(tmp_path / "with space.npy")
+        lines = ["/nyu/rgb_00.jpg /nyu/depth_00.npy 518.8579", "with space.npy"]
+        (tmp_path / "list.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+        assert names(tmp_path / "list.txt") == ["nyu/depth_00.npy", "with space.npy"]
+
+
+class TestMasks:
+    def test_a_folder_of_masks_named_as_the_maps(self, tmp_path: Path) -> None:
+        put(tmp_path / "maps" / "s" / "a.npy")
+        (tmp_path / "masks" / "s").mkdir(parents=True)
+        Image.fromarray(np.eye(3, 4) > 0).save(tmp_path / "masks" / "s" / "a.png")
+        (file,) = find_maps([tmp_path / "maps"], kind="metric", unit="m", mask=tmp_path / "masks")
+        assert np.array_equal(file.read().valid, np.eye(3, 4) > 0)
+        (tmp_path / "masks" / "s" / "a.png").unlink()
+        with pytest.raises(DepthMapError, match="no mask of this name"):
+            file.read()
+
+    def test_a_mask_of_another_size(self, tmp_path: Path) -> None:
+        put(tmp_path / "a.npy")
+        Image.fromarray(np.ones((5, 5), np.uint8)).save(tmp_path / "m.png")
+        (file,) = find_maps([tmp_path / "a.npy"], kind="metric", unit="m", mask=tmp_path / "m.png")
+        with pytest.raises(DepthMapError, match=r"is \(3, 4\), but its mask .* is \(5, 5\)"):
+            file.read()
