@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from perceptok.boxes.codec import BoxCodec
     from perceptok.boxes.datasets.annotations import read_annotations
     from perceptok.boxes.datasets.records import BoxRecord
+    from perceptok.boxes.datasets.results import read_results
     from perceptok.boxes.datasets.writing import rewrite_annotations, write_annotations
     from perceptok.boxes.frames.geometry import ImageFrame
+    from perceptok.boxes.points import PointCodec, points_from_molmo, points_to_molmo
     from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
     from perceptok.boxes.text.foreign import parse_spelling
     from perceptok.boxes.text.parsing import parse_boxes
@@ -140,6 +142,7 @@ _HOMES = {
     "PerceptionRecord": "perceptok.data.records",
     "PerceptionVocabulary": "perceptok.vocabulary.lookup",
     "PerceptokError": "perceptok.errors",
+    "PointCodec": "perceptok.boxes.points",
     "Reading": "perceptok.evaluation.answers",
     "RecordError": "perceptok.errors",
     "SpecialistError": "perceptok.errors",
@@ -179,9 +182,12 @@ _HOMES = {
     "perception_gbnf": "perceptok.decoding.engines.gbnf",
     "perception_lark": "perceptok.decoding.engines.lark",
     "perception_structural_tag": "perceptok.decoding.engines.structural_tag",
+    "points_from_molmo": "perceptok.boxes.points",
+    "points_to_molmo": "perceptok.boxes.points",
     "read_annotations": "perceptok.boxes.datasets.annotations",
     "read_answer": "perceptok.evaluation.answers",
     "read_records": "perceptok.data.records",
+    "read_results": "perceptok.boxes.datasets.results",
     "reconstruction_loss": "perceptok.objectives.reconstruction",
     "remap_ids": "perceptok.vocabulary.remapping",
     "remap_rows": "perceptok.vocabulary.remapping",
@@ -248,6 +254,7 @@ __all__ = [
     "PerceptionRecord",
     "PerceptionVocabulary",
     "PerceptokError",
+    "PointCodec",
     "Reading",
     "RecordError",
     "SpecialistError",
@@ -287,9 +294,12 @@ __all__ = [
     "perception_gbnf",
     "perception_lark",
     "perception_structural_tag",
+    "points_from_molmo",
+    "points_to_molmo",
     "read_annotations",
     "read_answer",
     "read_records",
+    "read_results",
     "reconstruction_loss",
     "remap_ids",
     "remap_rows",

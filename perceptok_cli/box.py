@@ -6,8 +6,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from perceptok.boxes.datasets.annotations import AnnotationFile
     from perceptok.boxes.datasets.records import BoxFailure, BoxRecord, ImageBoxes
     from perceptok.boxes.scores.metrics import BoxScores
-    from perceptok.boxes.scores.scoring import Truth
+    from perceptok.boxes.scores.scoring import BoxAnswerLine, Truth
 
 __all__ = ["app"]
 
@@ -147,7 +148,10 @@ def draw(
 def evaluate(
     predictions: Annotated[
         str,
-        typer.Argument(help="JSON lines: records, or answers with name, text and label; - reads standard input."),
+        typer.Argument(
+            help="JSON lines: records, or answers with name, text and label; or a list of COCO results. "
+            "- reads standard input."
+        ),
     ],
     truth: Annotated[Path, typer.Option("--truth", help="A COCO or LVIS file (.json), or records (.jsonl).")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
@@ -156,6 +160,7 @@ def evaluate(
     """Score predicted boxes, or a model's answers, against the true ones."""
     from dataclasses import asdict
 
+    from perceptok.boxes.datasets.results import read_results
     from perceptok.boxes.scores.scoring import read_predictions, score_predictions
     from perceptok.files import atomic_write
 
@@ -163,8 +168,13 @@ def evaluate(
         raise OutputError(f"{output} exists already; replace it with --force")
     failures: list[BoxFailure] = []
     true = _read_truth(truth, failures)
-    with _lines(predictions) as lines:
-        report = score_predictions(read_predictions(lines, predictions), true)
+    with _predictions(predictions) as (lines, listed):
+        found: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure]
+        if listed:
+            found = read_results("".join(lines), predictions, [one.image for one in true.values()])
+        else:
+            found = read_predictions(lines, predictions)
+        report = score_predictions(found, true)
     failures += report.failures
     rows = [_columns(label or "(all)", scores) for label, scores in report.by_label.items()]
     print_table("Boxes against the truth, crowds left out", _HEADER, [*rows, _columns("all", report.total)])
@@ -197,10 +207,17 @@ def _columns(name: str, scores: BoxScores) -> list[str]:
 
 def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
     from perceptok.boxes.datasets.records import ImageBoxes
+    from perceptok.boxes.frames.picture import upright
     from perceptok.boxes.scores.drawing import draw_boxes, read_picture
     from perceptok.files import atomic_write
 
     picture, boxes = read_picture(source), record.decoded()
+    stored = picture
+    picture, turned = upright(stored, record.frame.image_size)
+    if turned:
+        note(f"{record.name}: turned as its EXIF orientation says; its boxes are of the turned image")
+    elif stored.getexif().get(0x0112, 1) != 1:
+        note(f"{record.name}: has an EXIF orientation, but its boxes are of the image as it is stored")
     if framed:
         if picture.size != record.frame.image_size:
             raise AnnotationError(f"{source} has {picture.size} pixels; its record is of {record.frame.image_size}")
@@ -216,7 +233,10 @@ def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
 def _read_annotations(source: str) -> AnnotationFile:
     from perceptok.boxes.datasets.annotations import read_annotations
 
-    return read_annotations(sys.stdin if source == "-" else source, strict=False)
+    read = read_annotations(sys.stdin if source == "-" else source, strict=False)
+    for repair in read.repairs:
+        note(f"repaired in {source}: {repair}")
+    return read
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
@@ -252,12 +272,20 @@ def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
 
 
 @contextmanager
+def _predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
+    """The lines of a file, and whether it is a JSON list rather than JSON lines."""
+    with _lines(source) as lines:
+        first = next(lines, "")
+        yield chain([first], lines), first.removeprefix("\ufeff").lstrip().startswith("[")
+
+
+@contextmanager
 def _lines(source: str) -> Iterator[Iterator[str]]:
     if source == "-":
         yield iter(sys.stdin)
         return
     try:
-        with Path(source).open(encoding="utf-8") as file:
+        with Path(source).open(encoding="utf-8-sig") as file:
             yield iter(file)
     except OSError as error:
         raise AnnotationError(f"{source}: cannot be read ({error.strerror})") from error

@@ -58,7 +58,8 @@ class BoxCodec:
         inclusive: Corners x2, y2 name the last pixel inside the box, its edge lies one pixel behind (Pascal VOC).
             Widths and heights of "xywh" and "cxcywh" are lengths in either case.
         outside: What becomes of boxes that reach out of the image, or out of what the frame shows of it. "clip" cuts
-            them and raises for one with no part inside; "drop" cuts them and drops such a one; "raise" raises for both.
+            them and raises for one with no part inside; "drop" cuts them and drops such a one; "raise" raises for both,
+            but for boxes that reach out by no more than a millionth of what is shown, which it cuts.
         degenerate: What becomes of boxes without width or height.
 
     Raises:

@@ -14,6 +14,10 @@ from perceptok.errors import BoxError
 __all__ = ["BoxPolicies"]
 
 
+TOLERANCE = 1e-6
+"""How far a box may reach out, as a share of what is shown, and still be inside for "raise": others' rounding."""
+
+
 @dataclass(frozen=True)
 class BoxPolicies:
     """See `perceptok.boxes.codec.BoxCodec`; `min_visible` is a share in 0..1."""
@@ -58,7 +62,8 @@ class BoxPolicies:
         # Rounding alone brings no box in that ends where the window begins, and takes none out that lies on its edge.
         missed = ((before & (high <= window[:2] + slack)) | (behind & (low >= window[2:] - slack))).any(axis=1)
         if self.outside == "raise":
-            beyond = (before | behind).any(axis=1)
+            slight = TOLERANCE * (window[2:] - window[:2])
+            beyond = ((low < window[:2] - slight) | (high > window[2:] + slight)).any(axis=1) | missed
             refuse(beyond, 'reaches out of the image; cut such boxes with outside="clip"')
         if self.outside == "clip":
             refuse(missed, 'lies outside what is shown of the image; drop such boxes with outside="drop"')

@@ -247,6 +247,7 @@ class TestPolicies:
     def test_raise(self) -> None:
         codec = BoxCodec(outside="raise")
         assert codec.encode([self.inside, [0, 0, 640, 480]], image_size=VGA).shape == (2, 4)
+        assert codec.encode([[-1e-7, 0, 640 + 1e-7, 480.0001]], image_size=VGA).tolist() == [[0, 0, 335, 335]]
         for box in (self.partly, self.outside, [-0.01, 0, 5, 5], [0, 0, 640.01, 1]):
             with pytest.raises(BoxError, match=r"box 1, .*reaches out of the image"):
                 codec.encode([self.inside, box], image_size=VGA)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ __all__ = [
     "checked_category",
     "opened_annotations",
     "read_annotations",
+    "whole_number",
 ]
 
 LISTS = ("images", "annotations", "categories")
@@ -42,11 +45,13 @@ class AnnotationFile:
         images: In the file's order, each with its boxes in the file's order.
         header: Everything but images and annotations: the categories with all their keys, info, licences.
         failures: Entries that were left out, where the reader was not strict.
+        repairs: What is written otherwise than COCO has it and was read all the same, each with how often.
     """
 
     images: tuple[ImageBoxes, ...]
     header: dict[str, Any]
     failures: tuple[BoxFailure, ...] = ()
+    repairs: tuple[str, ...] = ()
 
 
 def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
@@ -54,10 +59,12 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
 
     Only numbers are kept of an annotation (some 100 bytes), so that files with gigabytes of outlines can be read.
     LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are kept; outlines, and what
-    an image has besides id, size and name, are not.
+    an image has besides id, size and name, are not. What exporters write otherwise and pycocotools loads is read too,
+    and said in `repairs`: whole numbers as floats or as text, an area of null, ids that are text and no numbers (they
+    get numbers from 2**40 on).
 
     Args:
-        file: A path, or an open text file.
+        file: A path, of a gzip file too, or an open text file.
         strict: Raise for the first entry that is wrong; otherwise leave such entries out and list them in `failures`.
 
     Raises:
@@ -76,7 +83,11 @@ def opened_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]
         yield file, getattr(file, "name", "the file")
         return
     try:
-        opened = Path(file).open(encoding="utf-8-sig")  # noqa: SIM115 - errors of the block are none of opening
+        with Path(file).open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        opened: TextIO = (
+            gzip.open(file, "rt", encoding="utf-8-sig") if packed else Path(file).open(encoding="utf-8-sig")  # noqa: SIM115
+        )
     except OSError as error:
         raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
     with opened:
@@ -97,10 +108,22 @@ def checked_category(item: Any) -> dict[str, Any]:
     """An entry of `categories`, if it has an id and a name; raises AnnotationError."""
     if not isinstance(item, dict):
         raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-    _integers([item.get("id")], "id")
     if not isinstance(item.get("name"), str):
+        _integers([item.get("id")], "id")
         raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
-    return item
+    return {**item, "id": _integers([item.get("id")], "id")[0]}
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number however it is written (7, 7.0, "7"), or None."""
+    if isinstance(value, str):
+        try:
+            value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        except ValueError:
+            return None
+    if type(value) is float and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) < 2**63 else None
 
 
 class _Reader:
@@ -113,6 +136,8 @@ class _Reader:
         self._header: dict[str, Any] = {}
         self._categories: dict[int, str] = {}
         self._images: dict[int, _Image] = {}
+        self._repairs: Counter[str] = Counter()
+        self._texts: dict[tuple[str, str], int] = {}
         self._boxes = _Boxes()
 
     def read(self, file: TextIO) -> AnnotationFile:
@@ -133,11 +158,42 @@ class _Reader:
         try:
             if not isinstance(item, dict):
                 raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-            take(item)
+            take(self._mended(item, name.partition(" ")[0]))
         except KeyError as error:
             self._failed(name, f"has no {error}")
         except AnnotationError as error:
             self._failed(name, str(error))
+
+    def _mended(self, item: dict[str, Any], kind: str) -> dict[str, Any]:
+        """An entry as COCO writes it; the very same where it is so already."""
+        mended: dict[str, Any] = {}
+        for key, owner in _WHOLE.items():
+            if key not in item or type(item[key]) is int:
+                continue
+            value, number = item[key], whole_number(item[key])
+            text = isinstance(value, str)
+            if number is None and text and value.strip() and (owner or kind) in _OWNERS and key in _IDS:
+                number = self._texts.setdefault((owner or kind, value), _FIRST_OF_TEXTS + len(self._texts))
+                self._repairs[f"{kind}: {key} is text and no number; numbered"] += 1
+            elif number is not None:
+                self._repairs[f"{kind}: {key} is a whole number written as {'text' if text else 'a float'}"] += 1
+            if number is not None:
+                mended[key] = number
+        box = item.get("bbox")
+        if isinstance(box, list) and any(isinstance(one, str) for one in box):
+            numbers = [_as_number(one) for one in box]
+            if None not in numbers:
+                mended["bbox"] = numbers
+                self._repairs[f"{kind}: bbox has numbers written as text"] += 1
+        if "area" in item and (item["area"] is None or isinstance(item["area"], str)):
+            area = _as_number(item["area"])
+            if area is not None:
+                mended["area"] = area
+                self._repairs[f"{kind}: area is a number written as text"] += 1
+            elif item["area"] is None:
+                item = {key: value for key, value in item.items() if key != "area"}
+                self._repairs[f"{kind}: area is null; that of the box stands for it"] += 1
+        return {**item, **mended} if mended else item
 
     def _failed(self, name: str, reason: str) -> None:
         if self._strict:
@@ -184,7 +240,8 @@ class _Reader:
                 rows[image].append(row)
         corners = boxes.corners()
         images = tuple(self._with_boxes(number, image, rows[number], corners) for number, image in self._images.items())
-        return AnnotationFile(images, self._header, tuple(self._failures))
+        repairs = tuple(f"{what} ({count} times)" for what, count in sorted(self._repairs.items()))
+        return AnnotationFile(images, self._header, tuple(self._failures), repairs)
 
     def _with_boxes(self, number: int, image: _Image, rows: Sequence[int], corners: np.ndarray) -> ImageBoxes:
         boxes = self._boxes
@@ -209,6 +266,25 @@ class _Reader:
             categories={one: self._categories[one] for one in sorted(named)},
         )
         return ImageBoxes(image.name, image.width, image.height, corners[list(rows)], labels, number)
+
+
+_WHOLE = {"id": None, "image_id": "image", "category_id": "category", "width": None, "height": None, "iscrowd": None}
+"""Keys of whole numbers, and for ids of other entries, whose."""
+
+_IDS = ("id", "image_id", "category_id")
+_OWNERS = ("image", "category", "annotation")
+_FIRST_OF_TEXTS = 1 << 40
+
+
+def _as_number(value: Any) -> Any:
+    """What a text says, None if that is no finite number; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
 from perceptok.errors import AnnotationError
 
 __all__ = ["from_supervision", "from_torchvision", "from_yolo", "to_supervision", "to_torchvision", "to_yolo"]
+
+TOLERANCE = 1e-3
+"""How far a share of YOLO's may lie outside 0..1, from its writer's rounding: it counts as the border then."""
 
 Names = Sequence[str] | Mapping[int, str]
 
@@ -28,7 +31,7 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
 
     Raises:
         AnnotationError: A line of another length (outlines have more numbers), no numbers, a class without a name, or a
-            share out of 0..1; the message gives the line.
+            share out of 0..1 by more than a thousandth; the message gives the line.
     """
     rows: list[list[float]] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -44,8 +47,9 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
                 f"{name}, line {number}: expected class cx cy w h, and a confidence on every line or on none; "
                 f"found {len(row)} numbers (outlines are not read)"
             )
-        if not all(0 <= share <= 1 for share in row[1:]):
+        if not all(-TOLERANCE <= share <= 1 + TOLERANCE for share in row[1:]):
             raise AnnotationError(f"{name}, line {number}: expected shares in 0..1, found {line[:60]!r}")
+        row[1:] = [min(max(share, 0.0), 1.0) for share in row[1:]]
         if not row[0].is_integer() or not _named(names, int(row[0])):
             raise AnnotationError(f"{name}, line {number}: class {words[0]} has no name among {len(names)}")
         rows.append(row)
@@ -56,27 +60,44 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
     return ImageBoxes(name, *image_size, to_corners(shares, "cxcywh") * np.tile(image_size, 2), labels)
 
 
-def to_yolo(image: ImageBoxes, *, crowd: bool = False) -> str:
-    """The inverse of `from_yolo`, with six decimals: exact to a millionth of the image.
+def to_yolo(image: ImageBoxes, *, crowd: bool = False, outside: Literal["raise", "clip"] = "raise") -> str:
+    """The inverse of `from_yolo`, which reads all that is written; six decimals: exact to a millionth of the image.
 
     Args:
         image: The boxes; category ids are the classes.
         crowd: Write crowds as if they were objects, which YOLO cannot tell apart; otherwise they are refused.
+        outside: "clip" cuts boxes that reach out of the image. Otherwise they are written as they are, which YOLO can
+            as long as their centre lies inside and their lengths are the image's at most (within a thousandth).
 
     Raises:
-        AnnotationError: Boxes without a category, or a crowd.
+        AnnotationError: Boxes without a category, a crowd, or a box that reaches out of the image (wholly, if cut).
     """
     labels = image.labels
     _with_categories(image)
     if any(labels.crowd) and not crowd:
         raise AnnotationError(f"{image.name}: YOLO has no crowds; take them out or write them as objects (crowd=True)")
-    shares = from_corners(image.boxes / np.tile((image.width, image.height), 2), "cxcywh")
+    corners = image.boxes / np.tile((image.width, image.height), 2)
+    if outside == "clip":
+        missed = (corners[:, 2:] < 0).any(axis=1) | (corners[:, :2] > 1).any(axis=1)
+        _refuse_beyond(image, missed, "no part of it is inside; take it out")
+        corners = corners.clip(0, 1)
+    shares = from_corners(corners, "cxcywh")
+    beyond = ((shares < -TOLERANCE) | (shares > 1 + TOLERANCE)).any(axis=1)
+    _refuse_beyond(image, np.asarray(beyond), 'cut such boxes with outside="clip"')
+    shares = shares.clip(0, 1)
     lines = [
         " ".join([str(labels.category_ids[row]), *(f"{share:.6f}" for share in shares[row])])
         + (f" {labels.scores[row]:.6f}" if labels.scores else "")
         for row in range(len(shares))
     ]
     return "".join(line + "\n" for line in lines)
+
+
+def _refuse_beyond(image: ImageBoxes, which: np.ndarray, remedy: str) -> None:
+    if which.any():
+        row = int(which.argmax())
+        box = image.boxes[row].tolist()
+        raise AnnotationError(f"{image.name}: box {row}, {box}, reaches out of the image too far for YOLO; {remedy}")
 
 
 def from_torchvision(target: Mapping[str, Any], *, name: str, image_size: tuple[int, int], names: Names) -> ImageBoxes:
@@ -138,26 +159,49 @@ def from_supervision(
 
     Args:
         detections: `xyxy` (N, 4) in pixels and `class_id` (N,); `confidence`, and `data["class_name"]`, which names the
-            classes where `names` does not. Masks and tracks are left out.
+            classes where `names` does not, and tells them apart where `class_id` is None (numbered by `names`, or as
+            they come). Masks and tracks are left out.
         name: The image's file name.
         image_size: Width and height of the image in pixels.
         names: The classes in the order of their numbers, or by number.
 
     Raises:
-        AnnotationError: No classes or no names for them, or a field of another length than `xyxy`.
+        AnnotationError: No classes or no names for them, two names for one class, or a field of another length than
+            `xyxy`.
         BoxError: Boxes of another shape, NaN or infinity, or upside down.
     """
     boxes = corner_array(detections.xyxy, f"{name}: box")
-    if detections.class_id is None and len(boxes):
-        raise AnnotationError(f"{name}: these detections have no class_id")
-    classes = [] if detections.class_id is None else number_array(detections.class_id, "class_id").tolist()
+    data = getattr(detections, "data", None) or {}
+    called = None if data.get("class_name") is None else [str(one) for one in data["class_name"]]
+    if detections.class_id is not None:
+        classes = number_array(detections.class_id, "class_id").tolist()
+    elif called is not None and len(called) == len(boxes):
+        classes, names = _numbered(name, called, names)
+    elif len(boxes):
+        raise AnnotationError(f"{name}: these detections have no class_id, and no class_name for each box")
+    else:
+        classes = []
     if names is None:
-        called = list((getattr(detections, "data", None) or {}).get("class_name", []))
-        if len(called) != len(classes):
+        if len(called or []) != len(classes):
             raise AnnotationError(f"{name}: give names=, or detections with a class_name for each box")
-        names = dict(zip(classes, map(str, called), strict=True))
+        names = {}
+        for number, one in zip(classes, called or [], strict=True):
+            if names.setdefault(number, one) != one:
+                raise AnnotationError(f"{name}: class {number} is called {names[number]!r} and {one!r}; give names=")
     labels = _labels(name, len(boxes), names, category_ids=classes, scores=getattr(detections, "confidence", None))
     return ImageBoxes(name, *image_size, boxes, labels)
+
+
+def _numbered(name: str, called: list[str], names: Names | None) -> tuple[list[int], Names]:
+    """Classes by their names: their numbers in `names`, or in the order in which they come."""
+    if names is None:
+        names = dict(enumerate(dict.fromkeys(called)))
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+    numbers = {one: number for number, one in pairs}
+    unknown = [one for one in called if one not in numbers]
+    if unknown:
+        raise AnnotationError(f"{name}: the class {unknown[0]!r} is none of names")
+    return [numbers[one] for one in called], names
 
 
 def to_supervision(image: ImageBoxes) -> dict[str, Any]:

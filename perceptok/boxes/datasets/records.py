@@ -14,7 +14,7 @@ from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.text.forms import Form, boxes_from_text, boxes_to_text, checked_boxes
 from perceptok.errors import BoxError, ConfigError, MalformedBoxError
 
-__all__ = ["BoxFailure", "BoxLabels", "BoxRecord", "FrameKind", "ImageBoxes", "read_box_lines"]
+__all__ = ["BoxFailure", "BoxLabels", "BoxRecord", "FrameKind", "ImageBoxes", "numbered_lines", "read_box_lines"]
 
 FrameKind = Literal["squash", "letterbox", "center_crop"]
 
@@ -218,9 +218,25 @@ class BoxRecord:
         return record
 
 
-def read_box_lines(lines: Iterable[str], where: str) -> Iterator[BoxRecord | BoxFailure]:
-    """Records of JSON lines, one at a time; a line that is none becomes a `BoxFailure` that names it."""
+def numbered_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Lines by number from 1, without a byte order mark at the beginning and blank lines at the end."""
+    blank: list[tuple[int, str]] = []
     for number, line in enumerate(lines, 1):
+        said = line.removeprefix("\ufeff") if number == 1 else line
+        if not said.strip():
+            blank.append((number, said))
+            continue
+        yield from blank
+        blank = []
+        yield number, said
+
+
+def read_box_lines(lines: Iterable[str], where: str) -> Iterator[BoxRecord | BoxFailure]:
+    """Records of JSON lines, one at a time; a line that is none becomes a `BoxFailure` that names it.
+
+    Blank lines at the end say nothing, and neither does a byte order mark at the beginning.
+    """
+    for number, line in numbered_lines(lines):
         try:
             yield BoxRecord.from_json(line)
         except MalformedBoxError as error:

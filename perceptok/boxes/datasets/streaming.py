@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Collection, Iterator
 from typing import Any, TextIO
 
@@ -87,6 +88,7 @@ class _Source:
         self._at = 0
         self._before = 0
         self._ended = False
+        self._begun = False
         self._decode = json.JSONDecoder().raw_decode
 
     def value(self) -> Any:
@@ -153,6 +155,10 @@ class _Source:
             more = self._file.read(characters)
         except UnicodeDecodeError as error:
             raise self.error(f"no UTF-8 ({error.reason})") from error
+        except (OSError, EOFError, zlib.error) as error:  # a gzip file that is cut or damaged
+            raise self.error(f"cannot be read further ({error})") from error
+        if not self._begun:
+            more, self._begun = more.removeprefix("\ufeff"), True
         self._ended = not more
         self._before += self._at
         self._text, self._at = self._text[self._at :] + more, 0

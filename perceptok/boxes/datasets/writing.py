@@ -9,7 +9,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from perceptok.boxes.datasets.annotations import FEDERATED, LISTS, check_lists, checked_category, opened_annotations
+from perceptok.boxes.datasets.annotations import (
+    FEDERATED,
+    LISTS,
+    check_lists,
+    checked_category,
+    opened_annotations,
+    whole_number,
+)
 from perceptok.boxes.datasets.records import ImageBoxes
 from perceptok.boxes.datasets.streaming import stream_json
 from perceptok.errors import AnnotationError
@@ -175,13 +182,14 @@ class _Merged:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for item in self._items:
             number = item.get("id") if isinstance(item, dict) else None
-            if type(number) is not int or number not in self._waiting or not self._has(number):
+            number = whole_number(number)
+            if number is None or number not in self._waiting or not self._has(number):
                 self.left_out += 1
                 continue
             del self._waiting[number]
             ours = self._make(number)
             for key in ("width", "height", "image_id"):
-                if key in ours and item.get(key) != ours[key]:
+                if key in ours and item.get(key) != ours[key] and whole_number(item.get(key)) != ours[key]:
                     what = "image" if "file_name" in ours else "annotation"
                     raise AnnotationError(
                         f"{what} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "

@@ -5,24 +5,47 @@ from __future__ import annotations
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from perceptok.boxes.frames.placement import Placement
 from perceptok.errors import BoxError
 
-__all__ = ["RESAMPLING", "Picture", "framed_picture"]
+__all__ = ["RESAMPLING", "Picture", "framed_picture", "upright"]
 
 RESAMPLING = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
 """Name in lower case -> Pillow's filter."""
 
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
 Picture = TypeVar("Picture", Image.Image, np.ndarray)
+
+
+def upright(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, bool]:
+    """A picture as its EXIF orientation has it, as the loaders of transformers and torchvision turn it.
+
+    Data sets give the size of either. Where only the stored size is the one expected, the picture stays as stored; one
+    whose size fits both ways (a square, one upside down) is turned.
+
+    Args:
+        image: A picture with or without an orientation.
+        size: Width and height that it should have.
+
+    Returns:
+        The picture, and whether it was turned.
+    """
+    turned = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
+    if turned.size != size and image.size == size:
+        return image, False
+    return turned, turned is not image
 
 
 def framed_picture(image: Picture, frame: Placement) -> Picture:
     """The picture of an image in its frame, pixel for pixel what its coordinates refer to.
 
     Args:
-        image: A Pillow image of mode RGB or L, or an array (H, W) or (H, W, C) of uint8 or float32.
+        image: A Pillow image of mode RGB or L, turned as its EXIF orientation says (see `upright`), or an array (H, W)
+            or (H, W, C) of uint8 or float32.
         frame: The frame of an image of this size.
 
     Returns:
@@ -39,7 +62,7 @@ def framed_picture(image: Picture, frame: Placement) -> Picture:
         return _framed(image, frame)
     if image.mode not in ("RGB", "L"):
         raise BoxError(f'a picture has mode RGB or L; got {image.mode}: call image.convert("RGB") first')
-    return Image.fromarray(_framed(np.asarray(image), frame))
+    return Image.fromarray(_framed(np.asarray(upright(image, frame.image_size)[0]), frame))
 
 
 def _framed(image: np.ndarray, frame: Placement) -> np.ndarray:

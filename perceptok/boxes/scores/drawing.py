@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from perceptok.boxes.datasets.records import ImageBoxes
+from perceptok.boxes.frames.picture import upright
 from perceptok.errors import BoxError
 
 __all__ = ["draw_boxes", "read_picture"]
@@ -22,16 +23,24 @@ def draw_boxes(picture: Image.Image, image: ImageBoxes) -> Image.Image:
     outline.
 
     Args:
-        picture: The image that the boxes belong to.
+        picture: The image that the boxes belong to; turned as its EXIF orientation says, unless the boxes are of the
+            image as it is stored.
         image: The boxes, in its pixels.
 
     Raises:
         BoxError: The picture has another size than the boxes' image.
     """
+    stored = picture.size
+    picture, _ = upright(picture, (image.width, image.height))
     if picture.size != (image.width, image.height):
         raise BoxError(
             f"{image.name}: the boxes are of an image of {image.width} x {image.height} pixels, this one has "
             f"{picture.size[0]} x {picture.size[1]}"
+            + (
+                ""
+                if picture.size == stored
+                else f" (stored as {stored[0]} x {stored[1]}, turned by its EXIF orientation)"
+            )
         )
     drawn = picture.convert("RGB")
     canvas = ImageDraw.Draw(drawn)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.records import BoxFailure, BoxRecord, ImageBoxes
+from perceptok.boxes.datasets.records import BoxFailure, BoxRecord, ImageBoxes, numbered_lines
 from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.scores.metrics import BoxScores, score_boxes
 from perceptok.boxes.text.parsing import parse_boxes
@@ -73,7 +73,7 @@ def read_predictions(lines: Iterable[str], where: str) -> Iterator[BoxRecord | B
 
     Other keys of an answer are left out. A line that is neither becomes a `BoxFailure` that names it.
     """
-    for number, line in enumerate(lines, 1):
+    for number, line in numbered_lines(lines):
         try:
             values = json.loads(line)
             if isinstance(values, dict) and "codec" not in values:
@@ -85,17 +85,20 @@ def read_predictions(lines: Iterable[str], where: str) -> Iterator[BoxRecord | B
 
 
 def score_predictions(
-    predictions: Iterable[BoxRecord | BoxAnswerLine | BoxFailure], truth: Mapping[str, Truth]
+    predictions: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure], truth: Mapping[str, Truth]
 ) -> BoxReport:
     """Score predictions against the truth of their images, category by category, in pixels of the image.
 
     Args:
-        predictions: Records are compared in each category that they or the truth name; answers in theirs.
+        predictions: Records and exact boxes are compared in each category that they or the truth name, by its name,
+            and by its id too where two categories have one name; answers in theirs.
         truth: By image name.
 
     Returns:
         The report; malformed boxes of answers count as `invalid`.
     """
+    predictions = list(predictions)
+    shared = _shared_names(predictions, truth)
     by_label: dict[str, BoxScores] = {}
     total = BoxScores()
     failures: list[BoxFailure] = []
@@ -111,7 +114,7 @@ def score_predictions(
             failures.append(BoxFailure(one.name, "is predicted twice; the first is kept"))
         else:
             seen.add(question)
-            for label, scores in _scored(one, truth[one.name]):
+            for label, scores in _scored(one, truth[one.name], shared):
                 by_label[label] = by_label.get(label, BoxScores()) + scores
                 total += scores
     answered = {name for name, _ in seen}
@@ -119,23 +122,44 @@ def score_predictions(
     return BoxReport(total, dict(sorted(by_label.items())), crowds, len(truth.keys() - answered), tuple(failures))
 
 
-def _scored(prediction: BoxRecord | BoxAnswerLine, truth: Truth) -> Iterator[tuple[str, BoxScores]]:
+def _shared_names(
+    predictions: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure], truth: Mapping[str, Truth]
+) -> frozenset[str]:
+    """The names that two categories have, among the predictions' or among the truth's."""
+    shared: set[str] = set()
+    predicted = [one.labels for one in predictions if isinstance(one, BoxRecord | ImageBoxes)]
+    for labels in (predicted, [one.image.labels for one in truth.values()]):
+        ids: dict[str, int] = {}
+        for one in labels:
+            shared |= {name for number, name in one.categories.items() if ids.setdefault(name, number) != number}
+    return frozenset(shared)
+
+
+def _scored(
+    prediction: BoxRecord | ImageBoxes | BoxAnswerLine, truth: Truth, shared: frozenset[str]
+) -> Iterator[tuple[str, BoxScores]]:
     if isinstance(prediction, BoxAnswerLine):
         parsed = parse_boxes(prediction.text, size=truth.codec.size, order=truth.codec.order)
         found = truth.codec.decode(parsed.boxes, frame=truth.frame)
         true = _of_label(truth.image, prediction.label)
         yield prediction.label or "", score_boxes(found, true, invalid=len(parsed.malformed))
         return
-    predicted = prediction.decoded()
-    labels: list[str | None] = [*sorted({*predicted.labels.names, *truth.image.labels.names})]
+    predicted = prediction.decoded() if isinstance(prediction, BoxRecord) else prediction
+    labels: list[str | None] = [*sorted({*_names(predicted, shared), *_names(truth.image, shared)})]
     for label in labels or [None]:
-        yield label or "", score_boxes(_of_label(predicted, label), _of_label(truth.image, label))
+        yield label or "", score_boxes(_of_label(predicted, label, shared), _of_label(truth.image, label, shared))
 
 
-def _of_label(image: ImageBoxes, label: str | None) -> np.ndarray:
+def _names(image: ImageBoxes, shared: frozenset[str]) -> list[str]:
+    """What each box is called: its category's name, with the id where another category has that name."""
+    named = zip(image.labels.category_ids, image.labels.names, strict=True)
+    return [f"{name} (category {number})" if name in shared else name for number, name in named]
+
+
+def _of_label(image: ImageBoxes, label: str | None, shared: frozenset[str] = frozenset()) -> np.ndarray:
     """The boxes of a category, or of all, without crowds."""
     count = len(image.boxes)
-    names = image.labels.names or ("",) * count
+    names = _names(image, shared) or [""] * count
     crowd = image.labels.crowd or (False,) * count
     return image.boxes[[row for row in range(count) if label in (None, names[row]) and not crowd[row]]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -112,6 +113,78 @@ class TestReading:
         assert len(read_annotations(tmp_path / "x.json").images) == 2
 
 
+class TestAsExportersWrite:
+    """What pycocotools loads is loaded, and said."""
+
+    def as_text(self, one: Any) -> Any:
+        return (
+            {key: self.as_text(value) for key, value in one.items()}
+            if isinstance(one, dict)
+            else (
+                [self.as_text(value) for value in one]
+                if isinstance(one, list)
+                else str(one)
+                if isinstance(one, int | float)
+                else one
+            )
+        )
+
+    def as_floats(self, one: Any) -> Any:
+        return (
+            {key: self.as_floats(value) for key, value in one.items()}
+            if isinstance(one, dict)
+            else (
+                [self.as_floats(value) for value in one]
+                if isinstance(one, list)
+                else float(one)
+                if isinstance(one, int)
+                else one
+            )
+        )
+
+    @pytest.mark.parametrize("way", ["as_text", "as_floats"])
+    def test_numbers(self, way: str) -> None:
+        file, plain = read(getattr(self, way)(COCO_FILE)), read(COCO_FILE)
+        assert [(one.name, one.width, one.height, one.image_id, one.labels) for one in file.images] == [
+            (one.name, one.width, one.height, one.image_id, one.labels) for one in plain.images
+        ]
+        for ours, theirs in zip(file.images, plain.images, strict=True):
+            np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+        what = "text" if way == "as_text" else "a float"
+        assert f"annotation: image_id is a whole number written as {what} (3 times)" in file.repairs
+        assert plain.repairs == ()
+
+    def test_ids_that_are_text(self) -> None:
+        values = json.loads(json.dumps(COCO_FILE))
+        for key, lists in (("id", ("images", "annotations", "categories")), ("image_id", ("annotations",))):
+            for item in (one for name in lists for one in values[name]):
+                item[key] = f"{'i' if key == 'image_id' or 'width' in item else 'x'}-{item[key]}"
+        for one in values["annotations"]:
+            one["category_id"] = f"x-{one['category_id']}"
+        for keys in (None, ("categories", "annotations", "images")):
+            file = read(values if keys is None else {key: values[key] for key in keys})
+            assert [one.labels.names for one in file.images] == [("cat",), ("dog", "cat")]
+            assert len({one.image_id for one in file.images}) == 2
+
+    def test_an_area_of_null(self) -> None:
+        values = changed("annotations.0.area", None)
+        values["annotations"][0]["area"] = None
+        file = read(values)
+        assert file.images[1].labels.areas == (12.0, 0.0)
+        assert file.repairs == ("annotation: area is null; that of the box stands for it (1 times)",)
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_packed_and_marked(self, mark: str, tmp_path: Path) -> None:
+        text = mark + json.dumps(COCO_FILE) + "\n\n"
+        (tmp_path / "a.json.gz").write_bytes(gzip.compress(text.encode()))
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
+        for source in (tmp_path / "a.json.gz", tmp_path / "a.json", io.StringIO(text)):
+            assert len(read_annotations(source).images) == 2
+        (tmp_path / "cut.json.gz").write_bytes(gzip.compress(text.encode())[:-30])
+        with pytest.raises(AnnotationError, match=r"not readable"):
+            read_annotations(tmp_path / "cut.json.gz")
+
+
 class TestBadFiles:
     @pytest.mark.parametrize(
         ("values", "message"),
@@ -153,7 +226,9 @@ class TestBadFiles:
             ("annotations.0.bbox", [1, 2, True, 4], "annotation 7", "four finite numbers", (1, 1)),
             ("annotations.0.bbox", None, "annotation 7", "has no 'bbox'", (1, 1)),
             ("annotations.0.id", None, "annotation at index 0", "has no 'id'", (1, 1)),
-            ("annotations.0.id", "x", "annotation at index 0", "id: expected integers", (1, 1)),
+            ("annotations.0.id", 7.5, "annotation at index 0", "id: expected integers", (1, 1)),
+            ("images.1.width", 10.5, "image 2", "width: expected integers", (1,)),
+            ("annotations.0.bbox", [1, 2, "wide", 4], "annotation 7", "four finite numbers", (1, 1)),
             ("annotations.0.id", 2**64, f"annotation {2**64}", "id: expected integers", (1, 1)),
             ("annotations.0.area", "big", "annotation 7", "area is a finite number", (1, 1)),
             ("annotations.0.iscrowd", 2, "annotation 7", "iscrowd is 0 or 1", (1, 1)),

@@ -174,3 +174,43 @@ class TestSupervision:
     def test_bad_detections(self, detections: Detections, message: str) -> None:
         with pytest.raises(AnnotationError, match=message):
             from_supervision(detections, name="a.jpg", image_size=SIZE)
+
+
+class TestAsExportersWrite:
+    @pytest.mark.parametrize("row", ["0 0.5 0.5 1.0004 1", "0 1.0000001 0.5 0.1 0.1", "0 -0.0005 0.5 0.1 0.1"])
+    def test_slightly_beyond_the_border(self, row: str) -> None:
+        image = from_yolo(row, name="a.jpg", image_size=(100, 50), names=["x"])
+        assert from_yolo(to_yolo(image), name="a.jpg", image_size=(100, 50), names=["x"]).boxes.shape == (1, 4)
+        with pytest.raises(AnnotationError, match=r"shares in 0..1"):
+            from_yolo("0 0.5 0.5 1.002 1", name="a.jpg", image_size=(100, 50), names=["x"])
+
+    @given(st.lists(st.floats(-60, 160), min_size=4, max_size=4), st.sampled_from(["raise", "clip"]))
+    def test_what_is_written_reads_back(self, numbers: list[float], outside: str) -> None:
+        x, y = sorted(numbers[:2]), sorted(numbers[2:])
+        box = np.array([[x[0], y[0], x[1], y[1]]])
+        image = ImageBoxes("a.jpg", 100, 100, box, BoxLabels((0,), categories={0: "x"}))
+        try:
+            text = to_yolo(image, outside=outside)  # type: ignore[arg-type]
+        except AnnotationError as error:
+            assert str(error).startswith("a.jpg: box 0")  # noqa: PT017 - refused or written, as drawn
+            assert (box < 0).any() or (box > 100).any()
+            return
+        back = from_yolo(text, name="a.jpg", image_size=(100, 100), names=["x"])
+        np.testing.assert_allclose(back.boxes, box.clip(0, 100) if outside == "clip" else box, atol=0.2)
+
+    def test_supervision_without_class_ids(self) -> None:
+        boxes = np.array([[0.0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3]])
+        named = Detections(boxes, data={"class_name": np.array(["dog", "cat", "dog"])})
+        image = from_supervision(named, name="a.jpg", image_size=(9, 9))
+        assert image.labels.names == ("dog", "cat", "dog")
+        assert image.labels.category_ids == (0, 1, 0)
+        numbered = from_supervision(named, name="a.jpg", image_size=(9, 9), names={3: "cat", 7: "dog"})
+        assert numbered.labels.category_ids == (7, 3, 7)
+        with pytest.raises(AnnotationError, match="the class 'dog' is none of names"):
+            from_supervision(named, name="a.jpg", image_size=(9, 9), names=["cat"])
+
+    def test_two_names_under_one_class(self) -> None:
+        boxes = np.array([[0.0, 0, 1, 1], [0, 0, 2, 2]])
+        twice = Detections(boxes, class_id=np.array([1, 1]), data={"class_name": np.array(["dog", "cat"])})
+        with pytest.raises(AnnotationError, match="class 1 is called 'dog' and 'cat'"):
+            from_supervision(twice, name="a.jpg", image_size=(9, 9))

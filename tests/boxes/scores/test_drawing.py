@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.scores.drawing import draw_boxes, read_picture
 from perceptok.errors import BoxError
 
@@ -69,3 +70,33 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     with pytest.raises(BoxError, match="no such image"):
         read_picture(tmp_path / "none.png")
     assert read_picture(tmp_path / "good.png").size == (64, 64)
+
+
+class TestOrientation:
+    """A phone's photo is stored on its side; loaders turn it, data sets give either size."""
+
+    def photo(self, size: tuple[int, int], orientation: int = 6) -> Image.Image:
+        picture = Image.new("RGB", size, "white")
+        picture.getexif()[0x0112] = orientation
+        return picture
+
+    @pytest.mark.parametrize("size", [(60, 40), (40, 40)])
+    def test_turned(self, size: tuple[int, int]) -> None:
+        """The box in the turned image's upper left corner is there, also where nothing but the content tells."""
+        width, height = size[::-1]
+        boxes = np.array([[0.0, 0, 10, 10]])
+        drawn = draw_boxes(self.photo(size), ImageBoxes("a.jpg", width, height, boxes))
+        assert drawn.size == (width, height)
+        assert drawn.getpixel((0, 0)) != (255, 255, 255)
+        framed = ImageFrame.squash((width, height), 20).apply(self.photo(size))
+        expected = ImageFrame.squash((width, height), 20).apply(ImageOps.exif_transpose(self.photo(size)))
+        assert framed.tobytes() == expected.tobytes()
+
+    def test_as_it_is_stored(self) -> None:
+        drawn = draw_boxes(self.photo((60, 40)), ImageBoxes("a.jpg", 60, 40, np.array([[0.0, 0, 10, 10]])))
+        assert drawn.size == (60, 40)
+        assert ImageFrame.squash((60, 40), 20).apply(self.photo((60, 40))).size == (20, 20)
+
+    def test_neither(self) -> None:
+        with pytest.raises(BoxError, match=r"this one has 40 x 60 \(stored as 60 x 40, turned by its EXIF orientation"):
+            draw_boxes(self.photo((60, 40)), ImageBoxes("a.jpg", 61, 40, np.zeros((0, 4))))

@@ -9,7 +9,9 @@ import pytest
 
 from perceptok.boxes.codec import BoxCodec
 from perceptok.boxes.datasets.records import BoxFailure, BoxLabels, BoxRecord, ImageBoxes
+from perceptok.boxes.datasets.results import read_results
 from perceptok.boxes.scores.scoring import BoxAnswerLine, Truth, read_predictions, score_predictions
+from perceptok.errors import AnnotationError
 
 NAMES = {1: "dog", 2: "cat"}
 IMAGE = ImageBoxes(
@@ -40,6 +42,34 @@ def test_a_box_of_another_category_does_not_count() -> None:
     report = score_predictions([BoxRecord.of(wrong, BoxCodec(decode="center"))], TRUTH)
     assert report.total.hits_50 == 0
     assert (report.total.true, report.total.predicted) == (3, 1)
+
+
+def test_two_categories_of_one_name_are_two_classes() -> None:
+    names = {1: "cat", 2: "cat"}
+    true = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:2], BoxLabels((1, 2), categories=names))
+    swapped = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:2], BoxLabels((2, 1), categories=names))
+    truth, codec = {"a.jpg": Truth.of(true)}, BoxCodec(decode="center")
+    for given in (swapped, BoxRecord.of(swapped, codec)):
+        assert score_predictions([given], truth).total.recall_50 == 0
+    right = score_predictions([BoxRecord.of(true, codec)], truth)
+    assert right.total.recall_50 == 1
+    assert list(right.by_label) == ["cat (category 1)", "cat (category 2)"]
+    # Another numbering of the same names is no fault.
+    other = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:1], BoxLabels((9,), categories={9: "dog"}))
+    assert score_predictions([other], TRUTH).by_label["dog"].hits_50 == 1
+
+
+def test_results() -> None:
+    image = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes, IMAGE.labels, 4)
+    rows = [{"image_id": 4, "category_id": 1, "bbox": [0, 0, 100, 100], "score": 0.9}]
+    wrong = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": 4, "category_id": 1, "bbox": [1]}, 7]
+    found = read_results(json.dumps(rows + wrong), "r.json", [image])
+    assert [one.name for one in found if isinstance(one, BoxFailure)] == [f"r.json, result {at}" for at in (1, 2, 3)]
+    report = score_predictions(found, {"a.jpg": Truth.of(image)})
+    assert report.by_label["dog"].hits_50 == 1
+    assert len(report.failures) == 3
+    with pytest.raises(AnnotationError, match="expected a list of results; got dict"):
+        read_results("{}", "r.json", [image])
 
 
 def test_answers() -> None:
