@@ -53,7 +53,14 @@ class PointCodec:
         return np.asarray(self._plain.decode(np.tile(whole, 2), image_size=image_size, frame=frame))[:, :2]
 
     def to_text(self, codes: ArrayLike) -> str:
-        """Codes (N, 2) -> `(<PIXEL_x>,<PIXEL_y>)`, point after point; raises MalformedBoxError out of range."""
+        """Codes (N, 2) -> `(<PIXEL_x>,<PIXEL_y>)`, point after point.
+
+        Args:
+            codes: Integers, (N, 2), each in 0..size - 1, x first.
+
+        Raises:
+            MalformedBoxError: A code out of range.
+        """
         tokens, size = TokenSet(PIXEL.name, self.boxes.size).tokens, self.boxes.size
         array = _pairs(codes, "codes").astype(np.int64)
         if array.size and (array.min() < 0 or array.max() >= size):
