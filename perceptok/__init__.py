@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from perceptok.llava.inference.answers import PerceptionAnswer
     from perceptok.llava.inference.settings import InferenceConfig
     from perceptok.llava.loading import load_llava
+    from perceptok.llava.merging import export_adapter, merge_adapter
+    from perceptok.llava.original import import_original
     from perceptok.llava.pipeline import PerceptionPipeline
     from perceptok.llava.saving import load_adapter, save_adapter
     from perceptok.llava.training.finetuning import finetune
@@ -163,9 +165,11 @@ _HOMES = {
     "curriculum_temperature": "perceptok.objectives.curriculum",
     "distillation_loss": "perceptok.objectives.distillation",
     "evaluate": "perceptok.evaluation.benchmarks.scoring",
+    "export_adapter": "perceptok.llava.merging",
     "extend_vocabulary": "perceptok.vocabulary.extension",
     "finetune": "perceptok.llava.training.finetuning",
     "generate_perception": "perceptok.decoding.engines.fast_generation",
+    "import_original": "perceptok.llava.original",
     "iou_matrix": "perceptok.boxes.scores.metrics",
     "load_adapter": "perceptok.llava.saving",
     "load_aurora_checkpoint": "perceptok.depth.codec",
@@ -173,6 +177,7 @@ _HOMES = {
     "load_llava": "perceptok.llava.loading",
     "marker_loss": "perceptok.objectives.auxiliary",
     "match_boxes": "perceptok.boxes.scores.metrics",
+    "merge_adapter": "perceptok.llava.merging",
     "merging_loss": "perceptok.objectives.auxiliary",
     "next_token_targets": "perceptok.objectives.targets",
     "parse_boxes": "perceptok.boxes.text.parsing",
@@ -275,9 +280,11 @@ __all__ = [
     "curriculum_temperature",
     "distillation_loss",
     "evaluate",
+    "export_adapter",
     "extend_vocabulary",
     "finetune",
     "generate_perception",
+    "import_original",
     "iou_matrix",
     "load_adapter",
     "load_aurora_checkpoint",
@@ -285,6 +292,7 @@ __all__ = [
     "load_llava",
     "marker_loss",
     "match_boxes",
+    "merge_adapter",
     "merging_loss",
     "next_token_targets",
     "parse_boxes",

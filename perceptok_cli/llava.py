@@ -60,6 +60,25 @@ def train(
     note(f"{result.steps} steps on {result.samples} records, loss {result.loss:.4f}; adapter in {result.adapter}")
 
 
+@app.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="adapter_model.bin, adapter_config.json, non_lora_trainables.bin.")],
+    base: Annotated[str, typer.Option("--base", help="The same LLaVA in transformers' format: a folder or Hub id.")],
+    output: OutputOption,
+    codec: Annotated[str | None, typer.Option("--codec", help="AURORA's depth checkpoint (.pt), or a codec.")] = None,
+    first_id: Annotated[int, typer.Option(min=0, help="Id of the first perception token there.")] = 32000,
+    force: ForceOption = False,
+) -> None:
+    """Bring an adapter of LLaVA's original format (LLaVA, AURORA) over to transformers' names and ids."""
+    from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
+    from perceptok.llava.original import import_original
+
+    found = None
+    if codec is not None:
+        found = load_aurora_checkpoint(codec) if codec.endswith(".pt") else DepthCodec.from_pretrained(codec)
+    note(f"adapter in {import_original(folder, base, output, codec=found, first_id=first_id, force=force)}")
+
+
 @app.command()
 def merge(
     adapter: AdapterArgument,

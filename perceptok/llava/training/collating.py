@@ -15,10 +15,13 @@ from perceptok.llava.training.samples import Sample, open_picture
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
-__all__ = ["IDS", "IGNORED", "Collator", "labels_of"]
+__all__ = ["IDS", "IGNORED", "Collator", "labels_of", "place_of_tail"]
 
 IGNORED = -100
 """Label of a token that is no target."""
+
+_ADDED = 2
+"""Tokens that a processor may put behind a conversation: PaliGemma's line break."""
 
 IDS = ("sample_ids", "groups")
 """What a batch holds beside the model's inputs: the records' ids and groups, lists of text."""
@@ -65,6 +68,10 @@ class Collator:
         )
         inputs = dict(batch)
         inputs["labels"] = labels_of(inputs["input_ids"], inputs["attention_mask"], samples)
+        if "token_type_ids" in inputs:
+            # PaliGemma reads what is of type 0 in both directions: an answer of that type would see itself.
+            begun = (inputs["labels"] != IGNORED).cumsum(dim=1) > 0
+            inputs["token_type_ids"] = (begun & (inputs["attention_mask"] > 0)).to(inputs["token_type_ids"].dtype)
         inputs["sample_ids"] = [sample.id for sample in samples]
         inputs["groups"] = [sample.group for sample in samples]
         return inputs
@@ -82,10 +89,10 @@ def labels_of(input_ids: Tensor, attention_mask: Tensor, samples: Sequence[Sampl
     """
     labels = torch.full_like(input_ids, IGNORED)
     for row, sample in enumerate(samples):
-        end = int(attention_mask[row].sum())
-        begin = end - len(sample.tail)
-        written = input_ids[row, max(begin, 0) : end].numpy()
-        if begin < 0 or not np.array_equal(written, sample.tail):
+        ids = input_ids[row, : int(attention_mask[row].sum())].numpy()
+        begin = place_of_tail(ids, sample.tail)
+        end = begin + len(sample.tail)
+        if begin < 0:
             raise RecordError(
                 f"record {sample.id!r}: the processor tokenises the conversation otherwise than it was rendered, so "
                 "that what is taught would be shifted; its template and tokenizer contradict each other"
@@ -93,3 +100,12 @@ def labels_of(input_ids: Tensor, attention_mask: Tensor, samples: Sequence[Sampl
         taught = torch.from_numpy(sample.taught)
         labels[row, begin:end] = torch.where(taught, input_ids[row, begin:end], IGNORED)
     return labels
+
+
+def place_of_tail(ids: np.ndarray, tail: np.ndarray) -> int:
+    """Where the rendered tail begins: at the end, but for tokens that a processor adds there; -1 for nowhere."""
+    for added in range(_ADDED + 1):
+        begin = len(ids) - added - len(tail)
+        if begin >= 0 and np.array_equal(ids[begin : begin + len(tail)], tail):
+            return begin
+    return -1

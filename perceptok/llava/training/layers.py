@@ -12,7 +12,7 @@ from perceptok.llava.training.recipe import FinetuneConfig
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.trainable import peft_settings
 
-__all__ = ["lora_layers", "lora_settings", "parameter_groups", "projector_name"]
+__all__ = ["decoder_layer_class", "lora_layers", "lora_settings", "parameter_groups", "projector_name"]
 
 _PROJECTORS = ("multi_modal_projector", "connector", "merger", "mm_projector", "aligner")
 """Names under which transformers' models keep what lies between tower and language model."""
@@ -37,6 +37,14 @@ def lora_layers(model: Any, targets: Sequence[str] = ()) -> list[str]:
             f"lora.targets are among {', '.join(known)}; got {', '.join(missing) or 'none that is there'}"
         )
     return chosen
+
+
+def decoder_layer_class(model: Any) -> str:
+    """The class of the language model's layers, which FSDP shards one by one."""
+    inputs = model.get_input_embeddings()
+    prefix = next(name for name, module in model.named_modules() if module is inputs).rpartition(".")[0] + "."
+    lists = [one for name, one in model.named_modules() if name.startswith(prefix) and isinstance(one, nn.ModuleList)]
+    return type(max(lists, key=len)[0]).__name__
 
 
 def projector_name(model: Any) -> str | None:

@@ -30,7 +30,7 @@ from perceptok.llava.training.checkpoints import (
     write_state,
 )
 from perceptok.llava.training.collating import IDS, Collator
-from perceptok.llava.training.layers import parameter_groups
+from perceptok.llava.training.layers import decoder_layer_class, parameter_groups
 from perceptok.llava.training.objective import Objective, positions_to_keep
 from perceptok.llava.training.ordering import MicroBatches
 from perceptok.llava.training.recipe import FinetuneConfig
@@ -85,6 +85,10 @@ class PerceptionTrainer(Trainer):
         self._samples, self._batches, self._collator = samples, batches, collator
         self._objective, self._config, self._codec = objective, config, codec
         self._log_file, self._watch = log, watch
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and not plugin.transformer_cls_names_to_wrap:
+            # LLaVA names layers that it does not have (CLIP's text side), at which accelerate stops.
+            plugin.transformer_cls_names_to_wrap = [decoder_layer_class(model.get_base_model())]
         self._keeps = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
         self._codes: Tensor = torch.zeros((), dtype=torch.int64)
         self._pending: list[tuple[list[str], Tensor, Tensor]] = []

@@ -9,6 +9,7 @@ import torch
 
 from perceptok.decoding.reading.parsing import parse_generation
 from perceptok.llava.framing import FrameRule
+from perceptok.llava.training.collating import place_of_tail
 from perceptok.llava.training.reporting import RunLog
 from perceptok.llava.training.samples import Sample, open_picture
 from perceptok.tokens import DEPTH, PIXEL
@@ -82,7 +83,7 @@ class Watch:
             return_tensors="pt",
         ).to(self._model.device)
         first = int(sample.taught.argmax())  # of the tail: the answer begins here
-        cut = batch["input_ids"].shape[1] - len(sample.tail) + first
+        cut = place_of_tail(batch["input_ids"][0].cpu().numpy(), sample.tail) + first
         length = batch["input_ids"].shape[1]
         given = {
             name: value[:, :cut] if isinstance(value, torch.Tensor) and value.shape[:2] == (1, length) else value
