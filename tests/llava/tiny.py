@@ -84,24 +84,32 @@ def _sentences() -> Iterator[str]:
 
 def save_tiny_llava(folder: Path, *, tied: bool = False, layers: int = 2) -> Path:
     """A random LLaVA-1.5 with processor and chat template, not extended yet."""
+    return save_llava_of(folder, {"num_hidden_layers": layers}, tied=tied)
+
+
+def save_llava_of(
+    folder: Path, text: dict[str, Any], *, side: int = SIDE, rows: int | None = None, tied: bool = False
+) -> Path:
+    """The same with another language model, another side of its picture, or more rows than the tokenizer has tokens."""
     tokenizer = tiny_tokenizer()
     image = tokenizer.convert_tokens_to_ids("<image>")
-    text = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=3,
-        **{**TEXT, "num_hidden_layers": layers},
+    language = transformers.LlamaConfig(
+        vocab_size=rows or len(tokenizer), tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+        **{**TEXT, **text},
     )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(projection_dim=16, **{**VISION, "image_size": side})
     config = transformers.LlavaConfig(
-        text_config=text, vision_config=transformers.CLIPVisionConfig(projection_dim=16, **VISION),
-        image_token_index=image, tie_word_embeddings=tied, image_seq_length=(SIDE // PATCH) ** 2,
+        text_config=language, vision_config=vision, image_token_index=image, tie_word_embeddings=tied,
+        image_seq_length=(side // PATCH) ** 2,
     )  # fmt: skip
     torch.manual_seed(5)
     model = transformers.LlavaForConditionalGeneration(config)
     model.save_pretrained(folder)
+    pictures = CLIPImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_center_crop=True
+    )
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(
-            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_center_crop=True
-        ),
-        tokenizer=tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
+        image_processor=pictures, tokenizer=tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
     processor.save_pretrained(folder)
