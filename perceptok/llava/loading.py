@@ -46,7 +46,8 @@ Bits = Literal[4, 8]
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """`owner/name`; anything else, `./name` and `../name` among it, is a path."""
 
-_NOT_QUANTISED = ["lm_head", "vision_tower", "vision_model", "visual", "multi_modal_projector", "connector"]
+_PARTS = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector")
+_NOT_QUANTISED = ["lm_head", *_PARTS, *(f"model.{part}" for part in _PARTS)]
 """What keeps its precision in a 4- or 8-bit base: the head has trained rows, tower and projector are small."""
 
 _SAMPLE = 64

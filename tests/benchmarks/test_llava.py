@@ -1,9 +1,10 @@
 """A training step of ours against the same step of the stock Trainer with plain cross entropy; sizes of adapters.
 
-Run by hand: python -m pytest tests/benchmarks/test_llava.py -s -o addopts="" (three minutes on two cores). The model has
-random weights: 4 Llama layers of 576, 32,064 + 466 rows, 576 image tokens, LoRA r 128 on every linear layer, new rows
-and projector. Each kind of step has a process of its own; both get the same batches of 2 from the same records. Measured
-are processor seconds of a step, data and sampler included, and the most memory that the process ever held.
+Run by hand: python -m pytest tests/benchmarks/test_llava.py -s -o addopts="" --import-mode=importlib (three minutes).
+The model has random weights: 4 Llama layers of 576, 32,064 + 466 rows, 576 image tokens, LoRA r 128 on every linear
+layer, new rows and projector. Each kind of step has a process of its own; both get the same batches of 2 from the same
+records. Measured are processor seconds of a step, data and sampler included, and the most memory that the process ever
+held.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import perceptok as pt
 from perceptok.errors import CheckpointError, ConfigError, VocabularyError
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava, settings_of
+from perceptok.llava.probing import probe_logits
+from tests.llava.tiny import save_llava_of
 
 
 def test_extended_and_recorded(tiny_llava: Path, codec: pt.DepthCodec) -> None:
@@ -95,3 +97,16 @@ def test_refused(tiny_llava: Path, tmp_path: Path) -> None:
     (bare / "tokenizer_config.json").unlink()
     with pytest.raises(CheckpointError, match="processor"):
         load_llava(bare)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes on a CPU has much to say
+def test_the_language_model_alone_is_quantised(bits: Any, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = save_llava_of(tmp_path / "base", {"hidden_size": 128, "intermediate_size": 256})
+    model, processor, vocab = load_llava(base, codec=codec, bits=bits, dtype=torch.float32)
+    kinds = {name: type(one).__name__ for name, one in model.named_modules() if "Linear" in type(one).__name__}
+    assert len(kinds) > 20
+    for name, kind in kinds.items():
+        assert (kind == f"Linear{bits}bit" or kind == f"Linear{bits}bitLt") == ("language_model" in name), name
+    assert probe_logits(model, processor, vocab, FrameRule()).isfinite().all()
