@@ -316,6 +316,16 @@ class DepthCodec(ModelHubMixin):
             digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def nearest(self, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and the squared distances that decide them, of nearness (B, 320, 320).
+
+        Returns:
+            Codes (B, 10, 10) int64, as `encode` gives them, and distances (B, 10, 10, 128) float32, on the device.
+        """
+        with torch.no_grad():
+            maps = self._prepared(squares)
+            return self._codes(maps), self.model.distances(self.model.features(maps))
+
     # Inside ---------------------------------------------------------------------------------------------------------
 
     def _exactly(self) -> torch.autocast:
