@@ -110,6 +110,9 @@ def decode(
     codec: CodecOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = 16,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Refuse records of larger maps; 2**27 take 0.5 GB.")
+    ] = 2**27,
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
@@ -122,7 +125,15 @@ def decode(
     read = list(lines)
     with progress_bar("decoding", len(read)) as advance:
         failures = decode_records(
-            loaded, read, output, form=form, suffix=suffix, batch_size=batch_size, force=force, advance=advance
+            loaded,
+            read,
+            output,
+            form=form,
+            suffix=suffix,
+            batch_size=batch_size,
+            force=force,
+            max_pixels=max_pixels,
+            advance=advance,
         )
     note(f"{len(read) - len(failures)} maps in {output}")
     finish([*bad, *failures], len(read) + len(bad))

@@ -103,6 +103,10 @@ class Reading:
         bool, typer.Option("--no-normalize", help="The maps hold nearness already, such as AURORA's 8-bit maps.")
     ] = False
 
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Refuse files that declare more values; 2**27 take 0.5 GB.")
+    ] = 2**27
+
     @property
     def range(self) -> NearnessRange:
         """Which values become nearness 0 and 1; raises ConfigError where that is said twice or by half."""
@@ -145,6 +149,7 @@ class Reading:
             mask_key=self.mask_key,
             channel=self.channel,
             mask=self.mask,
+            max_pixels=self.max_pixels,
             sources=() if every_source else tuple(self.source or ()),
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from perceptok.depth.maps.depth_map import DepthMap, Kind, Nearness, NearnessRange, Sky, Unit
-from perceptok.depth.maps.formats import FORMATS
+from perceptok.depth.maps.formats import FORMATS, MOST_PIXELS
 from perceptok.errors import DepthMapError
 
 __all__ = ["MapFile", "MapFiles", "find_maps"]
@@ -40,6 +40,7 @@ class MapFile:
         channel: Of an EXR with several channels, which one.
         mask: A file that is not 0 where the map is valid, or a folder of such files, named as the maps are.
         in_metres: False where a metric map's scale is unknown: its order and shape are right, its metres are not.
+        max_pixels: More values than these in a file are refused; see `DepthMap.read`.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class MapFile:
     channel: str | None = None
     mask: Path | None = None
     in_metres: bool = True
+    max_pixels: int = MOST_PIXELS
 
     def read(self) -> DepthMap:
         """The map; raises DepthMapError naming the file."""
@@ -72,6 +74,7 @@ class MapFile:
             mask_key=self.mask_key,
             channel=self.channel,
             mask=self._mask_file(),
+            max_pixels=self.max_pixels,
         )
 
     def _mask_file(self) -> Path | None:
@@ -121,6 +124,7 @@ def find_maps(
     key: str | None = None,
     mask_key: str | None = None,
     channel: str | None = None,
+    max_pixels: int = MOST_PIXELS,
     mask: Path | None = None,
     sources: Sequence[str] = (),
 ) -> list[MapFile]:
@@ -141,6 +145,7 @@ def find_maps(
         key: See `DepthMap.read`.
         mask_key: The same.
         channel: The same.
+        max_pixels: More values than these in a file are refused.
         mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
         sources: Keep these sources only.
 
@@ -160,6 +165,7 @@ def find_maps(
         key=key,
         mask_key=mask_key,
         channel=channel,
+        max_pixels=max_pixels,
         mask=mask,
     )
     found: list[MapFile] = []

@@ -17,14 +17,15 @@ from perceptok.depth.folders.collection import MapFile
 from perceptok.depth.folders.journal import Journal, Stamp, stamp_of
 from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, Failure, write_records
 from perceptok.depth.maps.depth_map import DepthMap, Nearness
+from perceptok.depth.maps.formats import MOST_PIXELS
 from perceptok.depth.preprocessing import nearest_resize
 from perceptok.errors import CheckpointError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, inside, locked
 
 __all__ = ["Failure", "decode_records", "encode_files", "encode_maps", "encode_stamped"]
 
-MOST_PIXELS = 2**27
-"""Of one decoded map, unless the caller says otherwise."""
+_PIXELS_AT_ONCE = 2**24
+_Read = tuple[MapFile, Stamp, "Nearness | Failure"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,14 +43,15 @@ def encode_stamped(
     fingerprint = codec.fingerprint
 
     def encoded(batch: list[MapFile]) -> list[tuple[Stamp, DepthRecord | Failure]]:
-        stamps = [stamp_of(file.path) for file in batch]
-        read = [_read(file) for file in batch]
-        codes = iter(codec.encode([one for one in read if isinstance(one, Nearness)], batch_size=batch_size))
-        results = [
-            one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
-            for file, one in zip(batch, read, strict=True)
-        ]
-        return list(zip(stamps, results, strict=True))
+        results: list[tuple[Stamp, DepthRecord | Failure]] = []
+        for piece in _within_memory((file, stamp_of(file.path), _read(file)) for file in batch):
+            read = [one for _, _, one in piece if isinstance(one, Nearness)]
+            codes = iter(codec.encode(read, batch_size=batch_size))
+            results += [
+                (stamp, one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint))
+                for file, stamp, one in piece
+            ]
+        return results
 
     for results in _side_by_side(encoded, _batches(maps, batch_size)):
         yield from results
@@ -220,11 +222,27 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
+def _within_memory(read: Iterable[_Read]) -> Iterator[list[_Read]]:
+    """Maps as they are read, as many at once as have some 16 million pixels together; a larger one alone."""
+    piece: list[_Read] = []
+    pixels = 0
+    for one in read:
+        piece.append(one)
+        pixels += one[2].values.size if isinstance(one[2], Nearness) else 0
+        if pixels > _PIXELS_AT_ONCE:
+            yield piece
+            piece, pixels = [], 0
+    if piece:
+        yield piece
+
+
 def _read(file: MapFile) -> Nearness | Failure:
     try:
         return file.nearness()
     except DepthMapError as error:
         return Failure(file.name, str(error))
+    except MemoryError:
+        return Failure(file.name, "there is not enough memory for it")
 
 
 def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", "nearness"]) -> DepthMap:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.maps.formats import Format, Kind, StoredMap, format_of, read_mask, read_stored
+from perceptok.depth.maps.formats import MOST_PIXELS, Format, Kind, StoredMap, format_of, read_mask, read_stored
 from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
 from perceptok.depth.maps.ranges import NearnessRange
 from perceptok.depth.maps.units import Sky, Unit, express, interpret
@@ -82,6 +82,7 @@ class DepthMap:
         mask_key: str | None = None,
         channel: str | None = None,
         mask: str | os.PathLike[str] | None = None,
+        max_pixels: int = MOST_PIXELS,
     ) -> DepthMap:
         """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
 
@@ -102,6 +103,7 @@ class DepthMap:
             mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
             channel: Of an EXR with several channels, which one.
             mask: Another file that is not 0 where the map is valid.
+            max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
             DepthMapError: The file is missing, damaged, of another format or ambiguous, or a metric map has
@@ -109,7 +111,7 @@ class DepthMap:
             MissingExtraError: EXR without the extra `exr`.
         """
         try:
-            stored = read_stored(Path(path), key=key, mask_key=mask_key, channel=channel)
+            stored = read_stored(Path(path), key=key, mask_key=mask_key, channel=channel, max_pixels=max_pixels)
             if mask is not None:
                 stored = _masked(stored, Path(mask))
             return cls(

@@ -12,10 +12,22 @@ import numpy.typing as npt
 from PIL import Image
 
 from perceptok.depth.maps.formats import arrays, exr, pfm, png, tiff
+from perceptok.depth.maps.formats.sizes import MOST_PIXELS, check_size
 from perceptok.depth.maps.formats.stored import Kind, StoredMap, check_kind, squeezed
 from perceptok.errors import DepthMapError, PerceptokError
 
-__all__ = ["FORMATS", "Format", "Kind", "StoredMap", "check_kind", "format_of", "read_mask", "read_stored", "squeezed"]
+__all__ = [
+    "FORMATS",
+    "MOST_PIXELS",
+    "Format",
+    "Kind",
+    "StoredMap",
+    "check_kind",
+    "format_of",
+    "read_mask",
+    "read_stored",
+    "squeezed",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,12 @@ def format_of(path: Path) -> Format:
 
 
 def read_stored(
-    path: Path, *, key: str | None = None, mask_key: str | None = None, channel: str | None = None
+    path: Path,
+    *,
+    key: str | None = None,
+    mask_key: str | None = None,
+    channel: str | None = None,
+    max_pixels: int = MOST_PIXELS,
 ) -> StoredMap:
     """Read a file in its own dtype and numbers; raises DepthMapError, to which the caller adds the path.
 
@@ -74,6 +91,7 @@ def read_stored(
         key: Of an NPZ with several arrays, which one.
         mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
         channel: Of an EXR with several channels, which one.
+        max_pixels: A file that declares more values is refused before it is unpacked.
     """
     form = format_of(path)
     if (key or mask_key) and form.name != "NPZ":
@@ -81,6 +99,7 @@ def read_stored(
     if channel and form.name != "EXR":
         raise DepthMapError(f"channel names a channel of an EXR; {form.name} has none")
     data = _bytes(path)
+    check_size(form.name, data, max_pixels)
     try:
         if key or mask_key:
             stored = arrays.decode_npz(data, key, mask_key)
@@ -88,6 +107,8 @@ def read_stored(
             stored = exr.decode(data, channel) if channel else form.decode(data)
     except PerceptokError:
         raise
+    except MemoryError as error:
+        raise DepthMapError("there is not enough memory for it; read it alone, or make it smaller") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
     stored = replace(stored, array=squeezed(stored.array))
