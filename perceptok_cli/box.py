@@ -33,7 +33,10 @@ RecordsArgument = Annotated[str, typer.Argument(help="What encode wrote; - reads
 
 @app.command()
 def encode(
-    annotations: Annotated[str, typer.Argument(help="A COCO or LVIS file; - reads it from standard input.")],
+    annotations: Annotated[
+        str,
+        typer.Argument(help="A COCO or LVIS file, or with --header a list of COCO results; - reads standard input."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines, one for each image; - prints them.")],
     frame: Annotated[
         Literal["squash", "letterbox", "center_crop"],
@@ -59,6 +62,10 @@ def encode(
     text: Annotated[
         Literal["aurora", "compact", "numeral"] | None, typer.Option("--text", help="Write the tokens too, in a form.")
     ] = None,
+    header: Annotated[
+        Path | None,
+        typer.Option("--header", help="For a list of results: the COCO or LVIS file that has their images."),
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Encode the boxes of an annotation file to tokens."""
@@ -67,18 +74,18 @@ def encode(
 
     codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
     with _opened(output, force) as out:
-        read = _read_annotations(annotations)
-        failures = list(read.failures)
+        images, unread = _read_listed(annotations, header) if header else _read_entries(annotations)
+        failures = list(unread)
         encoded = 0
-        for image in read.images:
+        for image in images:
             record = BoxRecord.of(image, codec, frame=frame, min_visible=min_visible, failures=failures)
             out.write((record.to_json(form=text) + "\n").encode())
             encoded += len(record.codes)
-    boxes = sum(len(image.boxes) for image in read.images)
-    refused = len(failures) - len(read.failures)
+    boxes = sum(len(image.boxes) for image in images)
+    refused = len(failures) - len(unread)
     dropped = boxes - encoded - refused
-    note(f"{encoded} boxes of {len(read.images)} images -> {output}" + (f"; {dropped} dropped" if dropped else ""))
-    finish(failures, boxes + len(read.failures))
+    note(f"{encoded} boxes of {len(images)} images -> {output}" + (f"; {dropped} dropped" if dropped else ""))
+    finish(failures, boxes + len(unread))
 
 
 @app.command()
@@ -123,6 +130,7 @@ def draw(
 ) -> None:
     """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
     from perceptok.boxes.datasets.records import BoxFailure
+    from perceptok.files import inside
 
     failures: list[BoxFailure] = []
     read = list(_read_records(records, failures))
@@ -131,11 +139,11 @@ def draw(
     with progress_bar("drawing", len(read)) as advance:
         for record in read:
             try:
-                target = _inside(output, record.name).with_suffix(".png")
+                target = inside(output, record.name, suffix=".png")
                 if target in drawn:
                     raise OutputError(f"{target} was drawn already for another record")
                 if force or not target.exists():
-                    _draw(record, _inside(images, record.name), target, framed)
+                    _draw(record, inside(images, record.name), target, framed)
                 drawn.add(target)
             except (PerceptokError, OSError) as error:
                 failures.append(BoxFailure(record.name, str(error)))
@@ -239,6 +247,25 @@ def _read_annotations(source: str) -> AnnotationFile:
     return read
 
 
+def _read_entries(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
+    read = _read_annotations(source)
+    return read.images, read.failures
+
+
+def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
+    """The boxes of a list of results, on the images of an annotation file."""
+    from perceptok.boxes.datasets.records import ImageBoxes
+    from perceptok.boxes.datasets.results import read_results
+
+    known = _read_annotations(str(header))
+    with _predictions(source) as (lines, listed):
+        if not listed:
+            raise AnnotationError(f"{source}: is no list of results; --header is for those alone, leave it out here")
+        found = read_results("".join(lines), source, known.images)
+    failures = [one for one in found if not isinstance(one, ImageBoxes)]
+    return [one for one in found if isinstance(one, ImageBoxes)], [*known.failures, *failures]
+
+
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
     """The records of JSON lines; lines that are none go to the failures."""
     from perceptok.boxes.datasets.records import BoxFailure, read_box_lines
@@ -310,10 +337,3 @@ def _opened(output: Path, force: bool) -> Iterator[BinaryIO]:
         # What the buffer still holds would fail once more, with a traceback, when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(f"cannot write standard output: {error.strerror}") from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise OutputError(f"{name!r} leads out of {folder}")
-    return path

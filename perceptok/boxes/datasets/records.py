@@ -13,6 +13,7 @@ from perceptok.boxes.codec import BoxCodec
 from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.text.forms import Form, boxes_from_text, boxes_to_text, checked_boxes
 from perceptok.errors import BoxError, ConfigError, MalformedBoxError
+from perceptok.files import parse_json
 
 __all__ = ["BoxFailure", "BoxLabels", "BoxRecord", "FrameKind", "ImageBoxes", "numbered_lines", "read_box_lines"]
 
@@ -193,7 +194,7 @@ class BoxRecord:
     def from_json(cls, line: str) -> BoxRecord:
         """The inverse of `to_json`; a `text` may stand instead of `codes`. Raises MalformedBoxError."""
         try:
-            values = json.loads(line)
+            values = parse_json(line, "not a record", MalformedBoxError)
             codec = BoxCodec.from_dict(values.pop("codec"))
             frame = ImageFrame.from_dict(values.pop("frame"))
             text = values.pop("text", None)

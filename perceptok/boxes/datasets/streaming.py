@@ -34,6 +34,11 @@ def stream_json(file: TextIO, lists: Collection[str], where: str = "the file") -
             message gives the character position.
     """
     source = _Source(file, where)
+    if source.next_is("["):
+        raise AnnotationError(
+            f"{where}: expected an object ('{{'), found '['. A list of COCO results does not say its images' "
+            "sizes: give the annotation file that has them (`perceptok box encode --header`, `read_results`)"
+        )
     source.expect("{", "an object")
     seen: set[str] = set()
     if source.next_is("}"):

@@ -19,6 +19,7 @@ from perceptok.boxes.frames.picture import RESAMPLING, Picture, framed_picture
 from perceptok.boxes.frames.placement import Mode, checked_image_size, patched_size, whole_numbers
 from perceptok.boxes.frames.processors import frame_of_processor
 from perceptok.errors import BoxError, ConfigError
+from perceptok.files import parse_json
 from perceptok.tokens import DEPTH_GRID, PIXEL
 
 if TYPE_CHECKING:
@@ -341,11 +342,7 @@ class ImageFrame:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The exact inverse of `to_json`; raises ConfigError for what is no JSON, and as `from_dict`."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"an image frame is a JSON object; this is no JSON ({error})") from error
-        return cls.from_dict(values)
+        return cls.from_dict(parse_json(text, "an image frame is a JSON object", ConfigError))
 
     @property
     def _padded_size(self) -> tuple[int, int]:

@@ -18,6 +18,9 @@ RESAMPLING = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 
+_MOST_PIXELS = 1 << 27
+"""Of a picture at any stage: 384 MiB in colour."""
+
 Picture = TypeVar("Picture", Image.Image, np.ndarray)
 
 
@@ -52,7 +55,8 @@ def framed_picture(image: Picture, frame: Placement) -> Picture:
         The same kind, in the frame's shape: a Pillow image of the same mode, or an array of the same type.
 
     Raises:
-        BoxError: An image of another size, mode, shape or type, or with other channels than the frame's fill.
+        BoxError: An image of another size, mode, shape or type, or with other channels than the frame's fill; a frame
+            of which any stage has more than 2**27 pixels.
     """
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or image.dtype not in (np.uint8, np.float32):
@@ -73,7 +77,14 @@ def _framed(image: np.ndarray, frame: Placement) -> np.ndarray:
     if len(frame.fill) not in (1, channels):
         raise BoxError(f"the fill {frame.fill} has {len(frame.fill)} channels, the image {channels}; give one value")
     left, top, right, bottom = frame.padding
-    padded = _placed(image, (left, top), (width + left + right, height + top + bottom), frame.fill)
+    canvas = (width + left + right, height + top + bottom)
+    for columns, rows in (canvas, frame.resized, frame.shape):
+        if columns * rows > _MOST_PIXELS:
+            raise BoxError(
+                f"a picture of {columns} x {rows} pixels is larger than the {_MOST_PIXELS} that are drawn; "
+                "take a smaller frame, or its coordinates without a picture"
+            )
+    padded = _placed(image, (left, top), canvas, frame.fill)
     resized = _resized(padded, frame.resized, RESAMPLING[frame.resample])
     return _placed(resized, frame.offset, frame.shape, frame.fill)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.boxes.scores.metrics import BoxScores, score_boxes
 from perceptok.boxes.text.parsing import parse_boxes
 from perceptok.errors import MalformedBoxError
+from perceptok.files import parse_json
 
 __all__ = ["BoxAnswerLine", "BoxReport", "Truth", "read_predictions", "score_predictions"]
 
@@ -75,12 +75,12 @@ def read_predictions(lines: Iterable[str], where: str) -> Iterator[BoxRecord | B
     """
     for number, line in numbered_lines(lines):
         try:
-            values = json.loads(line)
+            values = parse_json(line, "the line", MalformedBoxError)
             if isinstance(values, dict) and "codec" not in values:
                 yield BoxAnswerLine(_text(values, "name"), _text(values, "text"), _label(values))
             else:
                 yield BoxRecord.from_json(line)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield BoxFailure(f"{where}, line {number}", f"neither a record nor an answer: {error}")
 
 

@@ -13,6 +13,7 @@ from perceptok.boxes.text.answers import labelled_from_text, labelled_to_text
 from perceptok.boxes.text.forms import Form, boxes_from_text, boxes_to_text
 from perceptok.boxes.text.parsing import shown
 from perceptok.errors import MalformedBoxError
+from perceptok.files import parse_json
 
 __all__ = [
     "Labels",
@@ -162,10 +163,7 @@ def write_kosmos2(codes: np.ndarray, labels: Labels) -> str:
 def read_qwen(text: str) -> Said:
     """A JSON list of `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, fenced or not; other keys are left out."""
     stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    try:
-        items = json.loads(stripped)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise MalformedBoxError(f"expected a JSON list of boxes ({error}), found {shown(text)}") from error
+    items = parse_json(stripped, f"expected a JSON list of boxes, found {shown(text)}", MalformedBoxError)
     if not isinstance(items, list):
         raise MalformedBoxError(f"expected a JSON list of boxes, found {shown(text)}")
     return Said(as_codes([_qwen_box(item) for item in items], 4), tuple(_qwen_label(item) for item in items))

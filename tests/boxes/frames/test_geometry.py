@@ -383,3 +383,14 @@ class TestNoSquare:
         said = convert(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
         back = BoxCodec(decode="center").decode(said.codes, image_size=(1000, 300))
         np.testing.assert_allclose(back, box, atol=1000 / 336)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [ImageFrame.squash((4, 4), 60_000), ImageFrame.letterbox((4, 4), 60_000), ImageFrame.center_crop((4, 4), 60_000)],
+)
+def test_pictures_too_large_are_refused_before_they_are_made(frame: ImageFrame) -> None:
+    np.testing.assert_allclose(frame.to_frame([[0, 0, 4, 4]]), [[0, 0, 60_000, 60_000]])
+    for picture in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32), Image.new("RGB", (4, 4))):
+        with pytest.raises(BoxError, match="60000 x 60000 pixels is larger than the 134217728"):
+            frame.apply(picture)  # type: ignore[type-var]
