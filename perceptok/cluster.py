@@ -10,9 +10,9 @@ import pickle
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from perceptok.errors import ClusterError, ConfigError, MissingExtraError, PerceptokError
 
@@ -29,7 +29,8 @@ class RayEngine:
 
     Without an address, and where RAY_ADDRESS is not set, a cluster of `workers` processes is started on this machine
     and stopped again after the work; a cluster that this process has joined already is used and left running. On other
-    machines perceptok must be installed, and the files that items name must have the same paths.
+    machines perceptok must be installed, and the files that items name must have the same paths. In a `with` block the
+    cluster is kept from the first work to the end of the block.
 
     Args:
         workers: Actors; each loads what it needs once.
@@ -51,6 +52,16 @@ class RayEngine:
                 f"got {workers}, {gpus} and {window}"
             )
         self.workers, self.address, self.gpus, self.window = workers, address, gpus, window
+        self._kept: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        self._kept = ExitStack()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The result of every item, in order.
@@ -91,7 +102,8 @@ class RayEngine:
         window = list(islice(queue, self.window))
         if not window:
             return
-        with _joined(self.address, self.workers):
+        with ExitStack() as alone:
+            (alone if self._kept is None else self._kept).enter_context(_joined(self.address, self.workers))
             while window:
                 yield from self._window(worker, settings, window, batch_size)
                 window = list(islice(queue, self.window))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,13 +29,25 @@ Records = Annotated[
 def build(
     recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; its paths are relative to it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records, images and manifest.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the output does not depend on it.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; the output does not depend on it. Default: 1; of Ray 2.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes of this machine, or of a Ray cluster (extra ray).")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray: the cluster's address; default: RAY_ADDRESS, or this machine.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace a data set that is there.")] = False,
 ) -> None:
     """Build a data set. A run that was killed is continued by the same command, to the same bytes."""
+    from perceptok.cluster import RayEngine
     from perceptok.data.engines import LocalEngine
     from perceptok.data.recipes import DataRecipe, build_data
+    from perceptok.errors import ConfigError
 
+    if address is not None and engine != "ray":
+        raise ConfigError(f"--address {address} is of a Ray cluster; say --engine ray too, or leave it out")
     chosen = DataRecipe.read(recipe)
     with progress_bar("building", sum(one.count for one in chosen.sets)) as advance:
 
@@ -43,8 +55,8 @@ def build(
             for _ in range(added):
                 advance()
 
-        with LocalEngine(workers) as engine:
-            built = build_data(chosen, output, engine=engine, force=force, advance=report)
+        with RayEngine(workers or 2, address) if engine == "ray" else LocalEngine(workers or 1) as spread:
+            built = build_data(chosen, output, engine=spread, force=force, advance=report)
     rows = [[one.name, str(one.records), str(one.candidates), str(one.candidates - one.records)] for one in built.sets]
     print_table(f"{built.records} records in {output}", ("set", "records", "images looked at", "rejected"), rows)
     for one in built.sets:

@@ -76,6 +76,9 @@ def test_what_is_refused(folder: Path) -> None:
     assert done.returncode == 2
     assert "error:" in done.stderr
     assert "holds a data set already" in done.stderr
+    done = run("build", folder / "recipe.json", "-o", folder / "more", "--address", "10.0.0.1:6379")
+    assert done.returncode == 2
+    assert "say --engine ray too" in done.stderr
     done = run("stats", folder / "gone.jsonl")
     assert done.returncode == 2
     assert "cannot be read" in done.stderr

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ from perceptok.data.recipes.recipe import DataRecipe
 from perceptok.data.records import Form, PerceptionRecord, read_records, write_records
 from perceptok.data.tasks.setting import SetConfig
 from perceptok.errors import DataError, OutputError
-from perceptok.files import atomic_write
+from perceptok.files import atomic_write, locked
 
 __all__ = ["BuildReport", "SetReport", "build_data"]
 
@@ -80,12 +81,12 @@ def build_data(
     """Build a data set: `records.jsonl`, `images/`, `manifest.json` and `rejected.jsonl`.
 
     A run that was killed or found the disk full is continued by the same call. The bytes of every file are the same
-    however often a run was stopped and whatever engine did the work.
+    however often a run was stopped and whatever engine did the work. The folder is held alone until the build ends.
 
     Args:
         recipe: What is built.
         output: A folder; made where missing.
-        engine: Spreads the work; default: this process alone.
+        engine: Spreads the work: `LocalEngine` or `perceptok.cluster.RayEngine`; default: this process alone.
         force: Build again what is there already.
         advance: Called with the number of records that were added.
 
@@ -95,14 +96,12 @@ def build_data(
     Raises:
         DataError: A set has fewer samples than are asked for, or too many were rejected; the message says why. What was
             made is kept.
-        OutputError: The folder holds a data set already, or an unfinished one of another recipe; or cannot be written.
+        OutputError: The folder holds a data set already, or an unfinished one of another recipe; another process builds
+            in it; or it cannot be written.
     """
     folder = Path(output)
-    if (folder / "manifest.json").exists() and not force:
-        raise OutputError(
-            f"{folder} holds a data set already; choose another folder, or build again with force (--force)"
-        )
-    text = json.dumps(recipe.to_dict(), sort_keys=True)
+    located = recipe.located()
+    text = json.dumps(located.to_dict(), sort_keys=True)
     here = opened(text)
     for config in recipe.sets:
         available = len(here.source(config.source).names)
@@ -110,20 +109,37 @@ def build_data(
             raise DataError(
                 f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
             )
+    reports, journals = [], []
+    with _held(folder, force):
+        for config in recipe.sets:
+            # Of paths on this machine: an unfinished build of other files is not continued.
+            journal = Journal(folder / f".{config.name}.partial", located.fingerprint, start_over=force)
+            reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
+            journals.append(journal)
+        _write_files(recipe, here, folder, reports, journals)
+        for journal in journals:
+            journal.remove()
+    return BuildReport(folder, tuple(reports))
+
+
+@contextmanager
+def _held(folder: Path, force: bool) -> Iterator[None]:
+    """A folder without a finished data set, in which one process builds at a time."""
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
-    reports, journals = [], []
-    for config in recipe.sets:
-        journal = Journal(folder / f".{config.name}.partial", recipe.fingerprint, start_over=force)
-        reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
-        journals.append(journal)
-    _write_files(recipe, here, folder, reports, journals)
-    for journal in journals:
-        journal.remove()
-    return BuildReport(folder, tuple(reports))
+    with locked(folder / ".perceptok.lock", folder):
+        manifest = folder / "manifest.json"
+        if manifest.exists() and not force:
+            raise OutputError(
+                f"{folder} holds a data set already; choose another folder, or build again with force (--force)"
+            )
+        try:
+            manifest.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
+        yield
 
 
 def _build_set(

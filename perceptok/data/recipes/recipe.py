@@ -125,6 +125,8 @@ class DataRecipe:
         image_format: "jpg" (quality 95) or "png".
         cache: A folder for what specialists say, shared between runs; None for none.
         also: Further files of the same records: "llava", "chat", "parquet".
+        folder: Where its paths lead from; `read` puts the folder of the recipe's file before it. Neither compared nor
+            part of `to_dict` and `fingerprint`, which are the same on every machine.
 
     Raises:
         ConfigError: A value out of range, two sets of one name, a set of a source that is not there.
@@ -142,6 +144,7 @@ class DataRecipe:
     image_format: Literal["jpg", "png"] = "jpg"
     cache: str | None = None
     also: tuple[Literal["llava", "chat", "parquet"], ...] = ()
+    folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.seed < 0 or not 64 <= self.size <= 336:
@@ -156,12 +159,13 @@ class DataRecipe:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> DataRecipe:
-        """A recipe from YAML or JSON; its paths are then relative to its folder.
+        """A recipe from YAML or JSON; its paths lead from its folder.
 
         Raises:
             ConfigError: As `read_config`.
         """
-        return read_config(cls, path).located(Path(path).parent)
+        recipe = read_config(cls, path)
+        return replace(recipe, folder=str(Path(path).parent / recipe.folder))
 
     @classmethod
     def from_dict(cls, values: object) -> DataRecipe:
@@ -169,16 +173,19 @@ class DataRecipe:
         return config_from_dict(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return dict(json.loads(json.dumps(asdict(self))))
+        """As JSON types, paths as the recipe says them."""
+        values = dict(json.loads(json.dumps(asdict(self))))
+        del values["folder"]
+        return values
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything in it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def located(self, folder: Path) -> DataRecipe:
-        """The same recipe with its paths led from a folder."""
+    def located(self) -> DataRecipe:
+        """The same recipe with absolute paths, for this machine and any process on it."""
+        folder = Path(self.folder).resolve()
 
         def led(path: str | None) -> str | None:
             return None if path is None else str(folder / path)
@@ -202,4 +209,4 @@ class DataRecipe:
             for name, one in self.sources.items()
         }
         parts = {name: led(getattr(self, name)) for name in ("codec", "plurals", "cache")}
-        return replace(self, sources=sources, **parts)  # type: ignore[arg-type] # strings stay strings
+        return replace(self, sources=sources, folder="", **parts)  # type: ignore[arg-type] # strings stay strings

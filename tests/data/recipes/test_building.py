@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from perceptok.cluster import RayEngine
 from perceptok.data.engines import LocalEngine
 from perceptok.data.recipes import DataRecipe, build_data, record_statistics
 from perceptok.data.records import check_records, read_records
@@ -141,6 +142,46 @@ def test_several_processes_give_the_same_bytes(built: Path, recipe: DataRecipe, 
     with LocalEngine(2) as engine:
         build_data(recipe, tmp_path / "out", engine=engine)
     assert contents(tmp_path / "out") == contents(built)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_workers_on_ray_give_the_same_bytes(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:
+    with RayEngine(2) as engine:
+        build_data(recipe, tmp_path, engine=engine)
+    assert contents(tmp_path) == contents(built)
+
+
+class _Second:
+    """An engine in whose midst somebody else wants to build in the same folder."""
+
+    def __init__(self, recipe: DataRecipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        with pytest.raises(OutputError, match="another process is writing"):
+            build_data(self.recipe, self.folder, force=True)
+        yield from map(work, items)
+
+
+def test_a_folder_is_held_by_one_builder(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:
+    build_data(recipe, tmp_path, engine=_Second(replace(recipe, seed=4), tmp_path))
+    assert contents(tmp_path) == contents(built)
+
+
+def test_a_recipe_is_the_same_wherever_it_lies(recipe: DataRecipe, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    moved = DataRecipe.read(tmp_path / "recipe.yaml")
+    assert moved.fingerprint == recipe.fingerprint
+    assert moved.to_dict()["sources"]["rooms"]["images"] == "images"
+    assert recipe.located().sources["rooms"].images == str(folder.resolve() / "images")
+    with pytest.raises(_Killed):
+        build_data(recipe, tmp_path / "out", engine=_Dying(1))
+    (tmp_path / "images").symlink_to(folder / "images")
+    (tmp_path / "depth").symlink_to(folder / "depth")
+    (tmp_path / "boxes.json").symlink_to(folder / "boxes.json")
+    with pytest.raises(OutputError, match="unfinished build of another recipe"):
+        build_data(moved, tmp_path / "out")
 
 
 class _Killed(BaseException):
