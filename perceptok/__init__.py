@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from perceptok.decoding.reading.stream import TokenStream
     from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
     from perceptok.depth.maps.depth_map import DepthMap, Nearness, NearnessRange
+    from perceptok.depth.sequences import SequenceFrame, clip_range
     from perceptok.depth.training.recipe import TrainingConfig
     from perceptok.depth.training.trainer import train_depth_codec
     from perceptok.errors import (
@@ -147,6 +148,7 @@ _HOMES = {
     "PointCodec": "perceptok.boxes.points",
     "Reading": "perceptok.evaluation.answers",
     "RecordError": "perceptok.errors",
+    "SequenceFrame": "perceptok.depth.sequences",
     "SpecialistError": "perceptok.errors",
     "TemperatureSchedule": "perceptok.objectives.curriculum",
     "TokenSet": "perceptok.tokens",
@@ -159,6 +161,7 @@ _HOMES = {
     "auxiliary_log_probs": "perceptok.objectives.columns",
     "build_data": "perceptok.data.recipes",
     "check_records": "perceptok.data.records",
+    "clip_range": "perceptok.depth.sequences",
     "consecutive_vocabulary": "perceptok.vocabulary.remapping",
     "count_loss": "perceptok.objectives.auxiliary",
     "curriculum_probabilities": "perceptok.objectives.curriculum",
@@ -262,6 +265,7 @@ __all__ = [
     "PointCodec",
     "Reading",
     "RecordError",
+    "SequenceFrame",
     "SpecialistError",
     "TemperatureSchedule",
     "TokenSet",
@@ -274,6 +278,7 @@ __all__ = [
     "auxiliary_log_probs",
     "build_data",
     "check_records",
+    "clip_range",
     "consecutive_vocabulary",
     "count_loss",
     "curriculum_probabilities",

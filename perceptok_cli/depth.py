@@ -107,6 +107,13 @@ def decode(
         ),
     ] = "nearness",
     suffix: Annotated[str, typer.Option("--format", help=".png (16 bits), .npy, .npz, .pfm, .tiff or .exr")] = ".png",
+    unit: Annotated[
+        Literal["mm", "cm", "m"] | None,
+        typer.Option("--unit", help="With --as depth: unit of metric maps; default: mm in PNG, m elsewhere."),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="With --as depth: metres per value, instead of a unit.")
+    ] = None,
     codec: CodecOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = 16,
@@ -130,6 +137,8 @@ def decode(
             output,
             form=form,
             suffix=suffix,
+            unit=unit,
+            scale=scale,
             batch_size=batch_size,
             force=force,
             max_pixels=max_pixels,
@@ -156,8 +165,11 @@ def evaluate(
     if output and output.exists() and not force:
         raise OutputError(f"{output} exists already; replace it with --force")
     maps = reading.found(paths)
+    odd: list[tuple[str, str]] = []
     with progress_bar("scoring", len(maps)) as advance:
-        report = evaluate_depth_codec(loaded_codec(codec, device), maps, advance=advance)
+        report = evaluate_depth_codec(
+            loaded_codec(codec, device), maps, advance=advance, warn=lambda *warning: odd.append(warning)
+        )
     tables = {"codec: 100 tokens": report.codec}
     for side, scores in report.ladder.items():
         tables[f"yardstick: {side}x{side} area averages, not quantised"] = scores
@@ -167,6 +179,7 @@ def evaluate(
     if output:
         with atomic_write(output, force=force) as file:
             file.write((json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    warn_at_end(odd, len(maps))
     finish(report.failures, len(maps))
 
 

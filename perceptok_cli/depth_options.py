@@ -78,6 +78,10 @@ class Reading:
     channel: Annotated[
         str | None, typer.Option("--channel", help="Of EXR files with several channels, which is depth.")
     ] = None
+    packing: Annotated[
+        Literal["sunrgbd"] | None,
+        typer.Option("--packing", help="How files pack their numbers: sunrgbd (16 bits rotated by 3)."),
+    ] = None
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
     ] = None
@@ -149,6 +153,7 @@ class Reading:
             mask_key=self.mask_key,
             channel=self.channel,
             mask=self.mask,
+            packing=self.packing,
             max_pixels=self.max_pixels,
             sources=() if every_source else tuple(self.source or ()),
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from perceptok.errors import ConfigError
-from perceptok_cli.console import note, progress_bar
+from perceptok_cli.console import note, progress_bar, warn_at_end
 from perceptok_cli.depth_options import Reading, loaded_codec, reads_maps
 
 if TYPE_CHECKING:
@@ -54,10 +54,16 @@ def train(
     val_files = reading.found(val, every_source=True) if val else []
     _refuse_shared_files(files, val_files)
     bad: list[str] = []
+    odd: list[tuple[str, str]] = []
     with progress_bar("reading maps", len(files) + procedural + len(val_files)) as advance:
-        bank = MapBank.build(groups, workers=workers, advance=advance, failures=bad)
+        bank = MapBank.build(groups, workers=workers, advance=advance, failures=bad, warnings=odd)
         val_groups = _by_source(val_files)
-        val_bank = MapBank.build(val_groups, workers=workers, advance=advance, failures=bad) if val_files else None
+        val_bank = (
+            MapBank.build(val_groups, workers=workers, advance=advance, failures=bad, warnings=odd)
+            if val_files
+            else None
+        )
+    warn_at_end(odd, len(files) + len(val_files))
     for reason in bad:
         note(f"left out: {reason}")
     if bad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, cast, overload
@@ -26,10 +26,11 @@ from perceptok.depth.blocks import (
     checked_codes,
 )
 from perceptok.depth.inputs import Depth, checked_nearness, owned
-from perceptok.depth.maps.depth_map import DepthMap, Nearness
+from perceptok.depth.maps.depth_map import DepthMap, Nearness, NearnessRange
 from perceptok.depth.networks.aurora import find_aurora_checkpoint, read_aurora_checkpoint
 from perceptok.depth.networks.model import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Preprocessing
+from perceptok.depth.sequences import SequenceFrame, encode_sequence
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write, parse_json
 from perceptok.tokens import DEPTH
@@ -91,13 +92,20 @@ class DepthCodec(ModelHubMixin):
     @overload
     def encode(self, depth: Tensor, *, batch_size: int = ...) -> Tensor: ...
     @overload
-    def encode(self, depth: Depth, *, batch_size: int = ...) -> np.ndarray: ...
-    def encode(self, depth: Tensor | Depth, *, batch_size: int = 16) -> Tensor | np.ndarray:
+    def encode(self, depth: Depth, *, range: NearnessRange | None = ..., batch_size: int = ...) -> np.ndarray: ...
+    def encode(
+        self,
+        depth: Tensor | Depth,
+        *,
+        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+        batch_size: int = 16,
+    ) -> Tensor | np.ndarray:
         """Encode maps to codes.
 
         Args:
             depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
                 tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
+            range: Of `DepthMap`s: what becomes nearness 0 and 1; by default each map's own extremes.
             batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
                 decide between two codes, the map is encoded again in a batch of fixed size.
 
@@ -105,12 +113,39 @@ class DepthCodec(ModelHubMixin):
             Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
 
         Raises:
-            DepthMapError: Wrong shape, NaN or infinite values, values outside [0, 1], or nothing valid in a `DepthMap`.
+            DepthMapError: Wrong shape, NaN or infinite values, values outside [0, 1], nothing valid in a `DepthMap`,
+                or a range that does not fit it.
+            ConfigError: A range for what is nearness already.
         """
         with torch.no_grad(), self._exactly():
-            codes = [self._codes(chunk) for chunk in self._chunks(depth, batch_size)]
+            codes = [self._codes(chunk) for chunk in self._chunks(depth, batch_size, range)]
         joined = torch.cat(codes) if codes else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
         return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+
+    def encode_sequence(
+        self,
+        maps: Iterable[DepthMap],
+        *,
+        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+        hold: float = 0.0,
+        frames: int = 8,
+    ) -> Iterator[SequenceFrame]:
+        """Encode the frames of a clip one by one in one range; a cell keeps its code while that is nearly the best.
+
+        Args:
+            maps: Frames in order, of one kind.
+            range: The clip's range; by default percentiles of the first frames (`clip_range`).
+            hold: How much farther (squared distance between code vectors) than the nearest code a kept code may be.
+            frames: How many first frames decide the range.
+
+        Yields:
+            `SequenceFrame`: codes (10, 10), which cells changed, and the nearness; see `perceptok.depth.sequences`.
+
+        Raises:
+            ConfigError: `hold` is negative, or `frames` less than 1.
+            DepthMapError: A frame has nothing to encode, or the first frames give no range.
+        """
+        return encode_sequence(self, maps, range=range, hold=hold, frames=frames)
 
     @overload
     def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
@@ -332,21 +367,28 @@ class DepthCodec(ModelHubMixin):
         """The codec's own precision, whatever surrounds it: in bfloat16 2 % of the codes would change."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _chunks(self, depth: Tensor | Depth, batch_size: int) -> Iterator[Tensor]:
+    def _chunks(self, depth: Tensor | Depth, batch_size: int, chosen: NearnessRange | None = None) -> Iterator[Tensor]:
         """The networks' input, (b, 1, 320, 320) at a time."""
         _check_batch_size(batch_size)
         maps = [depth] if isinstance(depth, DepthMap | Nearness) else depth
+        if chosen is not None and not (isinstance(maps, Sequence) and all(isinstance(one, DepthMap) for one in maps)):
+            raise ConfigError(
+                "a range is for DepthMaps; arrays, tensors and Nearness are in a range already. Make a map of an array "
+                "by DepthMap.from_array(array, kind=...), or leave the range out"
+            )
         if isinstance(maps, Sequence) and all(isinstance(one, DepthMap | Nearness) for one in maps):
             known = cast("Sequence[DepthMap | Nearness]", maps)
             for start in range(0, len(known), batch_size):
-                yield self._prepared(torch.cat([self._square(one) for one in known[start : start + batch_size]]))
+                yield self._prepared(
+                    torch.cat([self._square(one, chosen) for one in known[start : start + batch_size]])
+                )
             return
         tensor = checked_nearness(cast("Tensor | ArrayLike", maps))
         for chunk in torch.split(tensor, batch_size) if len(tensor) else ():
             yield self._prepared(self.preprocessing.square(chunk))
 
-    def _square(self, depth: DepthMap | Nearness) -> Tensor:
-        nearness = depth.to_nearness() if isinstance(depth, DepthMap) else depth
+    def _square(self, depth: DepthMap | Nearness, chosen: NearnessRange | None) -> Tensor:
+        nearness = depth.to_nearness(chosen) if isinstance(depth, DepthMap) else depth
         return self.preprocessing.square(torch.from_numpy(owned(nearness.values))[None])
 
     def _prepared(self, squares: Tensor) -> Tensor:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from perceptok.depth.codec import DepthCodec
 from perceptok.depth.inputs import owned
 from perceptok.depth.maps.depth_map import DepthMap, Nearness, NearnessRange
 from perceptok.depth.maps.ranges import nearness_scale
+from perceptok.depth.preprocessing import Preprocessing
 from perceptok.errors import ConfigError, DepthMapError
 
-__all__ = ["SequenceFrame", "clip_range", "encode_sequence"]
+__all__ = ["SequenceCodec", "SequenceFrame", "clip_range", "encode_sequence"]
+
+
+class SequenceCodec(Protocol):
+    """What a sequence needs of a codec (`DepthCodec`, which imports this file): its preprocessing and its distances."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How maps become squares."""
+
+    def nearest(self, squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes (B, 10, 10) and squared distances (B, 10, 10, 128); see `DepthCodec.nearest`."""
 
 
 class SequenceFrame(NamedTuple):
@@ -50,7 +61,7 @@ def clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: float = 99.
 
 
 def encode_sequence(
-    codec: DepthCodec,
+    codec: SequenceCodec,
     maps: Iterable[DepthMap],
     *,
     range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
@@ -81,7 +92,7 @@ def encode_sequence(
 
 
 def _frames(
-    codec: DepthCodec, maps: Iterator[DepthMap], chosen: NearnessRange | None, hold: float, frames: int
+    codec: SequenceCodec, maps: Iterator[DepthMap], chosen: NearnessRange | None, hold: float, frames: int
 ) -> Iterator[SequenceFrame]:
     waiting: list[DepthMap] = []
     if chosen is None:

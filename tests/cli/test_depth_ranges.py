@@ -147,3 +147,48 @@ def test_inspect_eval_and_train_take_the_range(tmp_path: Path, stuck: Path) -> N
 def test_half_or_two_ranges_are_refused(tmp_path: Path, stuck: Path, options: list[str], message: str) -> None:
     done = run("encode", stuck, *METRES, "-o", tmp_path / "a.jsonl", *options)
     assert message in str(done.exception)
+
+
+def test_eval_and_train_warn_of_few_pixels(tmp_path: Path, stuck: Path) -> None:
+    done = run("eval", stuck, *METRES)
+    assert done.exit_code == 0
+    assert "warning: a.npy: 1 of 4096 pixels" in done.output
+    (tmp_path / "tiny.json").write_text(
+        json.dumps(
+            {"model": {"architecture": "grid", "widths": [8, 16], "blocks": [1, 1], "heads": 2}, "batch_size": 2}
+        )
+    )
+    words = ("train", stuck, *METRES, "--config", tmp_path / "tiny.json", "--steps", 1, "-o", tmp_path / "run", "--cpu")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "warning: a.npy: 1 of 4096 pixels" in done.output
+    assert "1 of 1 with a warning" in done.output
+
+
+def test_decode_to_png_of_another_unit(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.tile(np.linspace(1, 5, 64, dtype=np.float32)[:, None], (1, 64)))
+    assert run("encode", tmp_path / "a.npy", *METRES, "-o", tmp_path / "a.jsonl").exit_code == 0
+    read = {}
+    for name, options in (("mm", ()), ("cm", ("--unit", "cm")), ("tum", ("--scale", 0.0002))):
+        words = ("decode", tmp_path / "a.jsonl", "-o", tmp_path / name, "--as", "depth", *options)
+        assert run(*words).exit_code == 0
+        read[name] = np.array(Image.open(tmp_path / name / "a.png"), dtype=float)
+    assert np.abs(read["cm"] - read["mm"] / 10).max() <= 0.56
+    assert np.abs(read["tum"] - read["mm"] * 5).max() <= 3.1
+    done = run("decode", tmp_path / "a.jsonl", "-o", tmp_path / "x", "--unit", "cm")
+    assert done.exit_code != 0
+    assert isinstance(done.exception, pt.ConfigError) or "--as depth" in done.output
+
+
+def test_sun_rgb_d_s_rotated_bits(tmp_path: Path) -> None:
+    millimetres = np.linspace(500, 9870, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray((millimetres << 3) | (millimetres >> 13)).save(tmp_path / "a.png")
+    depth = pt.DepthMap.read(tmp_path / "a.png", kind="metric", unit="mm", packing="sunrgbd")
+    assert np.allclose(depth.values, millimetres / 1000, rtol=1e-6)
+    words = ("encode", tmp_path / "a.png", "--kind", "metric", "--unit", "mm", "--packing", "sunrgbd")
+    assert run(*words, "-o", tmp_path / "a.jsonl").exit_code == 0
+    (record,) = records(tmp_path / "a.jsonl")
+    assert (record["near"], record["far"]) == (pytest.approx(0.5), pytest.approx(9.87))
+    np.save(tmp_path / "f.npy", np.ones((4, 4), np.float32))
+    with pytest.raises(pt.DepthMapError, match="16-bit"):
+        pt.DepthMap.read(tmp_path / "f.npy", kind="metric", unit="m", packing="sunrgbd")

@@ -78,6 +78,16 @@ def test_one_new_extreme_pixel_moves_nothing(codec: DepthCodec) -> None:
     assert second.changed.sum() <= 2
 
 
+def test_the_codec_s_method_is_the_same_stream(codec: DepthCodec) -> None:
+    free = list(encode_sequence(codec, frames(4), hold=0.02, frames=2))
+    for one, other in zip(free, codec.encode_sequence(frames(4), hold=0.02, frames=2), strict=True):
+        assert np.array_equal(one.codes, other.codes)
+        assert np.array_equal(one.changed, other.changed)
+        assert one.nearness.range == other.nearness.range
+    with pytest.raises(ConfigError, match="hold >= 0"):
+        codec.encode_sequence([], hold=-1)
+
+
 def test_bad_input(codec: DepthCodec) -> None:
     assert list(encode_sequence(codec, [])) == []
     for options in ({"hold": -1.0}, {"hold": float("nan")}, {"frames": 0}):
@@ -87,3 +97,15 @@ def test_bad_input(codec: DepthCodec) -> None:
         clip_range([DepthMap.from_array(np.ones((4, 4)), kind="metric", unit="m")])
     with pytest.raises(DepthMapError, match="one kind"):
         clip_range([])
+
+
+def test_a_range_in_encode(codec: DepthCodec) -> None:
+    chosen = NearnessRange.fixed(0.9, 5)
+    one, two = frames(2)
+    expected = np.concatenate([codec.encode(each.to_nearness(chosen)) for each in (one, two)])
+    assert np.array_equal(codec.encode([one, two], range=chosen), expected)
+    assert np.array_equal(codec.encode(one, range=chosen), expected[:1])
+    assert not np.array_equal(codec.encode([one, two]), expected)
+    for ranged in (one.to_nearness(), [one, two.to_nearness()], np.zeros((4, 4), np.float32)):
+        with pytest.raises(ConfigError, match="a range is for DepthMaps"):
+            codec.encode(ranged, range=chosen)

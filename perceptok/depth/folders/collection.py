@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-from perceptok.depth.maps.depth_map import DepthMap, Kind, Nearness, NearnessRange, Sky, Unit
+from perceptok.depth.maps.depth_map import DepthMap, Kind, Nearness, NearnessRange, Packing, Sky, Unit
 from perceptok.depth.maps.formats import FORMATS, MOST_PIXELS
 from perceptok.errors import DepthMapError
 
@@ -39,6 +39,7 @@ class MapFile:
         mask_key: Of an NPZ, the array that says what is valid.
         channel: Of an EXR with several channels, which one.
         mask: A file that is not 0 where the map is valid, or a folder of such files, named as the maps are.
+        packing: How the file packs its numbers; see `DepthMap.read`.
         in_metres: False where a metric map's scale is unknown: its order and shape are right, its metres are not.
         max_pixels: More values than these in a file are refused; see `DepthMap.read`.
     """
@@ -57,6 +58,7 @@ class MapFile:
     mask_key: str | None = None
     channel: str | None = None
     mask: Path | None = None
+    packing: Packing | None = None
     in_metres: bool = True
     max_pixels: int = MOST_PIXELS
 
@@ -74,6 +76,7 @@ class MapFile:
             mask_key=self.mask_key,
             channel=self.channel,
             mask=self._mask_file(),
+            packing=self.packing,
             max_pixels=self.max_pixels,
         )
 
@@ -99,7 +102,7 @@ class MapFile:
 
 @dataclass(frozen=True)
 class MapFiles(Sequence[Any]):
-    """Files as a source of training maps: (nearness, valid) pairs, read when asked for."""
+    """Files as a source of training maps, read when asked for: nearness, valid, and (name, what is odd) or None."""
 
     files: tuple[MapFile, ...]
 
@@ -107,8 +110,10 @@ class MapFiles(Sequence[Any]):
         return len(self.files)
 
     def __getitem__(self, index: Any) -> Any:
-        nearness = self.files[index].nearness()
-        return nearness.values, nearness.valid
+        file = self.files[index]
+        nearness = file.nearness()
+        few = nearness.few_pixels()
+        return nearness.values, nearness.valid, (file.name, str(few)) if few else None
 
 
 def find_maps(
@@ -126,6 +131,7 @@ def find_maps(
     channel: str | None = None,
     max_pixels: int = MOST_PIXELS,
     mask: Path | None = None,
+    packing: Packing | None = None,
     sources: Sequence[str] = (),
 ) -> list[MapFile]:
     """Resolve what a user names to depth maps, in a stable order.
@@ -147,6 +153,7 @@ def find_maps(
         channel: The same.
         max_pixels: More values than these in a file are refused.
         mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
+        packing: How the files pack their numbers; see `DepthMap.read`.
         sources: Keep these sources only.
 
     Raises:
@@ -167,6 +174,7 @@ def find_maps(
         channel=channel,
         max_pixels=max_pixels,
         mask=mask,
+        packing=packing,
     )
     found: list[MapFile] = []
     for path in paths:

@@ -16,10 +16,10 @@ from perceptok.depth.codec import DepthCodec
 from perceptok.depth.folders.collection import MapFile
 from perceptok.depth.folders.journal import Journal, Stamp, stamp_of
 from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, Failure, write_records
-from perceptok.depth.maps.depth_map import DepthMap, Nearness
+from perceptok.depth.maps.depth_map import DepthMap, Nearness, Unit
 from perceptok.depth.maps.formats import MOST_PIXELS
 from perceptok.depth.preprocessing import nearest_resize
-from perceptok.errors import CheckpointError, DepthMapError, OutputError, PerceptokError
+from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, inside, locked
 
 __all__ = ["Failure", "decode_records", "encode_files", "encode_maps", "encode_stamped"]
@@ -133,6 +133,8 @@ def decode_records(
     suffix: str = ".png",
     batch_size: int = 16,
     force: bool = False,
+    unit: Unit | None = None,
+    scale: float | None = None,
     max_pixels: int = MOST_PIXELS,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Failure]:
@@ -151,15 +153,20 @@ def decode_records(
         batch_size: Maps that go through the networks at once.
         force: Replace existing files; without it they are kept, so that an interrupted run goes on where it stopped.
         max_pixels: A record of a larger map is one failure; the default takes about 0.5 GB.
+        unit: Of metric depth in the files, instead of millimetres in PNG and metres elsewhere.
+        scale: Instead of a unit, metres per value in the files.
         advance: Called after every map.
 
     Returns:
         The records that could not be decoded or written.
 
     Raises:
+        ConfigError: A unit or scale for nearness, which has none.
         CheckpointError: A record was encoded by another codec.
         OutputError: Two records have one name, or another process writes into the folder; nothing is written then.
     """
+    if form == "nearness" and (unit, scale) != (None, None):
+        raise ConfigError("nearness has no unit; a unit or scale (--unit, --scale) goes with depth (--as depth)")
     folder, fingerprint = Path(folder), codec.fingerprint
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     failures: list[Failure] = []
@@ -176,7 +183,7 @@ def decode_records(
         try:
             target = targets[record.name]
             target.parent.mkdir(parents=True, exist_ok=True)
-            _restored(record, nearness, form).write(target, force=force)
+            _restored(record, nearness, form).write(target, unit=unit, scale=scale, force=force)
         except (PerceptokError, OSError, MemoryError) as error:
             return Failure(record.name, str(error) or type(error).__name__)
         return None

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from perceptok.depth.maps.formats import MOST_PIXELS, Format, Kind, StoredMap, format_of, read_mask, read_stored
 from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
 from perceptok.depth.maps.ranges import NearnessRange
-from perceptok.depth.maps.units import Sky, Unit, express, interpret
+from perceptok.depth.maps.units import Packing, Sky, Unit, express, interpret, unpacked
 from perceptok.errors import ConfigError, DepthMapError
 from perceptok.files import atomic_write
 
-__all__ = ["DepthMap", "Kind", "Nearness", "NearnessRange", "Sky", "Unit"]
+__all__ = ["DepthMap", "Kind", "Nearness", "NearnessRange", "Packing", "Sky", "Unit"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,6 +82,7 @@ class DepthMap:
         mask_key: str | None = None,
         channel: str | None = None,
         mask: str | os.PathLike[str] | None = None,
+        packing: Packing | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> DepthMap:
         """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
@@ -103,6 +104,8 @@ class DepthMap:
             mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
             channel: Of an EXR with several channels, which one.
             mask: Another file that is not 0 where the map is valid.
+            packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D).
+                Other arguments speak of the numbers unpacked.
             max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
@@ -112,6 +115,8 @@ class DepthMap:
         """
         try:
             stored = read_stored(Path(path), key=key, mask_key=mask_key, channel=channel, max_pixels=max_pixels)
+            if packing is not None:
+                stored = replace(stored, array=unpacked(stored.array, packing))
             if mask is not None:
                 stored = _masked(stored, Path(mask))
             return cls(

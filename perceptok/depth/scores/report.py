@@ -100,6 +100,7 @@ def evaluate_depth_codec(
     *,
     seed: int = 0,
     advance: Callable[[], object] = lambda: None,
+    warn: Callable[[str, str], object] = lambda *_: None,
 ) -> DepthReport:
     """Encode and decode maps, and score the result against them.
 
@@ -111,6 +112,7 @@ def evaluate_depth_codec(
         maps: What to score on; their `source` groups them.
         seed: Of markers and pairs.
         advance: Called after every map.
+        warn: Called with a map's name and what is odd about its range (see `Nearness.few_pixels`).
 
     Raises:
         DepthMapError: There are no maps, or none can be read.
@@ -125,6 +127,8 @@ def evaluate_depth_codec(
             failures.append(Failure(file.name, str(error)))
             advance()
             continue
+        if few := nearness.few_pixels():
+            warn(file.name, str(few))
         codes = codec.encode(nearness)
         counts += torch.bincount(torch.from_numpy(codes).flatten(), minlength=DEPTH.size)
         truth = _square(nearness)

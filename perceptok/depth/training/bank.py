@@ -23,8 +23,14 @@ __all__ = ["MapBank", "MapSource", "draw_shares"]
 
 _LEVELS = 65535
 
-MapSource = Sequence[tuple[np.ndarray, np.ndarray]]
-"""A sequence of (nearness, valid): float (H, W) in [0, 1], holes filled, and a boolean mask."""
+Oddity = tuple[str, str]
+"""A map's name and what is odd about it."""
+
+MapSource = Sequence[tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, Oddity | None]]
+"""A sequence of (nearness, valid): float (H, W) in [0, 1], holes filled, and a boolean mask; an `Oddity` may follow."""
+
+
+_Packed = tuple[str, np.ndarray | str, np.ndarray, Oddity | None]
 
 
 class Batch(NamedTuple):
@@ -56,6 +62,7 @@ class MapBank:
         workers: int = 0,
         advance: Callable[[], object] = lambda: None,
         failures: list[str] | None = None,
+        warnings: list[Oddity] | None = None,
     ) -> MapBank:
         """Read every map of every source once.
 
@@ -64,6 +71,7 @@ class MapBank:
             workers: Processes that read; 0 reads here.
             advance: Called after every map, for a progress bar.
             failures: Takes what is wrong with maps that cannot be read, which are then left out.
+            warnings: Takes what is odd about maps that are used all the same.
 
         Raises:
             TrainingError: There are no maps, or none that can be read.
@@ -75,7 +83,7 @@ class MapBank:
         nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
         valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
         names: list[str] = []
-        for source, packed, known in _packed(groups, workers, failures is not None):
+        for source, packed, known, oddity in _packed(groups, workers, failures is not None):
             if isinstance(packed, str):
                 assert failures is not None
                 failures.append(packed)
@@ -84,6 +92,8 @@ class MapBank:
             nearness[len(names)] = torch.from_numpy(packed.view(np.int16))
             valid[len(names)] = torch.from_numpy(known)
             names.append(source)
+            if oddity and warnings is not None:
+                warnings.append(oddity)
             advance()
         if not names:
             raise TrainingError(f"none of the {total} depth maps can be read; the first: {(failures or ['?'])[0]}")
@@ -162,21 +172,19 @@ def _capped(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[s
     return shares
 
 
-def _pack(maps: MapSource, source: str, lenient: bool, index: int) -> tuple[str, np.ndarray | str, np.ndarray]:
-    """A map's source, its levels, or what is wrong with it, and its mask."""
+def _pack(maps: MapSource, source: str, lenient: bool, index: int) -> _Packed:
+    """A map's source, its levels, or what is wrong with it, its mask, and what is odd about it."""
     try:
-        nearness, valid = maps[index]
+        nearness, valid, *odd = maps[index]
     except DepthMapError as error:
         if not lenient:
             raise
-        return source, str(error), np.empty((0, 0), dtype=bool)
+        return source, str(error), np.empty((0, 0), dtype=bool), None
     levels = np.rint(nearest_resize(nearness, MAP_SIZE, MAP_SIZE) * _LEVELS).astype(np.uint16)
-    return source, levels, nearest_resize(valid, MAP_SIZE, MAP_SIZE)
+    return source, levels, nearest_resize(valid, MAP_SIZE, MAP_SIZE), odd[0] if odd else None
 
 
-def _packed(
-    groups: Mapping[str, MapSource], workers: int, lenient: bool
-) -> Iterator[tuple[str, np.ndarray | str, np.ndarray]]:
+def _packed(groups: Mapping[str, MapSource], workers: int, lenient: bool) -> Iterator[_Packed]:
     if not workers:
         for source, maps in groups.items():
             yield from (_pack(maps, source, lenient, index) for index in range(len(maps)))
