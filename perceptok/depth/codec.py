@@ -312,7 +312,7 @@ class DepthCodec(ModelHubMixin):
     @classmethod
     def _from_files(cls, config: Path, weights: Path) -> Self:
         try:
-            values = parse_json(config.read_bytes(), str(config), CheckpointError)
+            values = parse_json(config.read_bytes(), f"{config.parent}: not a readable codec", CheckpointError)
             state = load_file(weights)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error

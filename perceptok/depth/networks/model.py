@@ -99,7 +99,7 @@ def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> D
     single = {key: value.float() for key, value in state.items()}
     if not all(torch.isfinite(value).all() for value in single.values()):
         raise CheckpointError(
-            f"{where}: weights are NaN, infinite or too large for float32; training that saved them had diverged"
+            f"{where}: weights are NaN or infinite, or too large for float32; training that saved them had diverged"
         )
     model.load_state_dict(single, assign=True)
     return model
