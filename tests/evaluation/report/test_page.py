@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def test_a_case_is_seen(page_file: Path, opened: Callable[..., Any]) -> None:
     assert float(circle.get_attribute("cx")) == pytest.approx(300 * 64 / 336)
     assert float(circle.get_attribute("cy")) == pytest.approx(100 * 48 / 336)
     assert page.locator("dt", has_text="RMSE").count() == 1
+
+
+def test_overlays_lie_on_pictures_in_the_gallery(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    """A square picture in a 4:3 card is cut above and below, and what is drawn on it with it."""
+    one = replace(cases()[0], image=picture(120, 120))
+    write_page(tmp_path / "page.html", [one], title="A page")
+    page = opened(tmp_path / "page.html")
+    page.click("text=Gallery")
+    page.wait_for_selector(".thumb img")
+    image, drawn = (page.locator(f".thumb {kind}").first.bounding_box() for kind in ("img", "svg"))
+    assert image == pytest.approx(drawn, abs=1)
 
 
 def test_tokens_are_folded(page_file: Path, opened: Callable[..., Any]) -> None:
