@@ -110,11 +110,15 @@ def test_ambiguous_meaning_is_refused_by_file_name(tmp_path: Path, options: dict
 
 class TestRefusedArrays:
     @pytest.mark.parametrize(
-        "array", [np.zeros(3), np.zeros((1, 2, 2)), np.zeros((2, 2), bool), [["a"]], np.array([[None]]), 5]
+        "array", [np.zeros(3), np.zeros((2, 2, 2)), np.zeros((2, 2), bool), [["a"]], np.array([[None]]), 5]
     )
     def test_not_a_map_of_numbers(self, array: npt.ArrayLike) -> None:
         with pytest.raises(DepthMapError, match="array of integers or floats"):
             inverse(array)
+
+    @pytest.mark.parametrize("shape", [(1, 2, 3), (2, 3, 1), (1, 2, 3, 1)])
+    def test_axes_of_length_one_are_no_other_map(self, shape: tuple[int, ...]) -> None:
+        assert inverse(np.zeros(shape)).values.shape == (2, 3)
 
     @pytest.mark.parametrize(
         "array", [[[1, 2], [3]], torch.ones(1, 1, requires_grad=True), torch.ones(1, 1, dtype=torch.bfloat16)]

@@ -38,7 +38,7 @@ def check_size(form: str, data: bytes, max_pixels: int) -> None:
     if declared > max_pixels:
         raise DepthMapError(
             f"declares {declared} values in {len(data)} bytes; at most {max_pixels} are read: allow more with "
-            "max_pixels (--max-pixels) if you trust the file"
+            "max_pixels (--max-pixels) if you trust the file; where it is damaged, fetch or export it again"
         )
 
 
