@@ -92,7 +92,7 @@ class TestConfig:
         ("values", "message"),
         [
             ({"sizes": 320}, "unknown keys in Preprocessing: sizes"),
-            ({"resize": "bicubic"}, "one of 'area', 'nearest'; got 'bicubic'"),
+            ({"resize": "bicubic"}, "one of 'area', 'nearest', 'pillow-bilinear'; got 'bicubic'"),
             ({"size": 0}, "size >= 1"),
             ({"low": 1.0, "high": 1.0}, "low < high"),
             ({"low": float("nan")}, "low of Preprocessing is float; got nan"),
