@@ -13,12 +13,10 @@ from perceptok.depth.folders.collection import MapFile
 from perceptok.depth.folders.records import DepthRecord, Failure
 from perceptok.errors import OutputError, PerceptokError
 from perceptok.files import parse_json
+from perceptok.files.journal import Stamp, stamp_of
 from perceptok.files.locks import open_locked
 
 __all__ = ["Journal", "Stamp", "stamp_of"]
-
-Stamp = tuple[int, int] | None
-"""Size in bytes and time of modification in nanoseconds of an input; None where it cannot be told."""
 
 
 class Journal:
@@ -120,15 +118,6 @@ class Journal:
                 self._file.truncate()
         except OSError as error:
             raise _unwritable(self.path, error) from error
-
-
-def stamp_of(path: Path) -> Stamp:
-    """What tells an input from what stood under its name before; a file that is not there has none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
