@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 from perceptok.configs import config_from_dict
 from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError
 from perceptok.llava.framing import FrameRule
+from perceptok.llava.processors import first_line, load_processor, prepare_processor, source_options
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary.extension import extend_vocabulary
 from perceptok.vocabulary.lookup import PerceptionVocabulary
@@ -42,9 +42,6 @@ SETTINGS = "perception_settings"
 """Key in a model's config: the frame, the codec's fingerprint, and a sample of the base's weights."""
 
 Bits = Literal[4, 8]
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""`owner/name`; anything else, `./name` and `../name` among it, is a path."""
 
 _PARTS = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector")
 _NOT_QUANTISED = ["lm_head", *_PARTS, *(f"model.{part}" for part in _PARTS)]
@@ -100,7 +97,7 @@ def load_llava(
         MissingExtraError: `bits` without bitsandbytes.
     """
     model = load_base(path_or_id, bits=bits, dtype=dtype, device=device, revision=revision)
-    processor = _load_processor(path_or_id, revision)
+    processor = load_processor(path_or_id, revision)
     known = settings_of(model)
     rule = _agreed_frame(frame, known.get("frame"))
     tokenizer: Any = getattr(processor, "tokenizer", None)
@@ -146,29 +143,17 @@ def load_base(
     import perceptok.llava.small.towers  # noqa: F401  (a kind of vision tower that stock transformers do not know)
 
     _refuse_original(path_or_id)
-    options: dict[str, Any] = {"dtype": dtype, **_place(path_or_id, revision)}
+    options: dict[str, Any] = {"dtype": dtype, **source_options(path_or_id, revision)}
     if bits is not None:
         options |= {"quantization_config": _quantisation(bits), "device_map": {"": str(device)}}
     try:
         model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path_or_id, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"no multimodal model loads from {path_or_id} ({_first_line(error)}); expected a checkpoint that "
+            f"no multimodal model loads from {path_or_id} ({first_line(error)}); expected a checkpoint that "
             "AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
         ) from error
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
-
-
-def prepare_processor(processor: Any, model: PreTrainedModel, rule: FrameRule) -> None:
-    """Set a processor to the frame, and complete what older LLaVA checkpoints leave out of its settings, in place."""
-    vision: Any = getattr(model.config, "vision_config", None)
-    if hasattr(processor, "patch_size") and processor.patch_size is None:
-        processor.patch_size = vision.patch_size
-    if hasattr(processor, "vision_feature_select_strategy") and processor.vision_feature_select_strategy is None:
-        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-        if not processor.num_additional_image_tokens and getattr(vision, "model_type", "") == "clip_vision_model":
-            processor.num_additional_image_tokens = 1  # CLIP's class token, which "default" leaves out again
-    rule.set_on(processor)
 
 
 def record_settings(model: PreTrainedModel, vocab: PerceptionVocabulary, rule: FrameRule) -> None:
@@ -236,38 +221,6 @@ def _agreed_frame(asked: str | FrameRule | None, known: Any) -> FrameRule:
     return rule
 
 
-def load_processor(folder: str | os.PathLike[str]) -> ProcessorMixin:
-    """The processor saved in a folder, without the network; see `load_llava`."""
-    return _load_processor(folder, None)
-
-
-def _load_processor(path_or_id: str | os.PathLike[str], revision: str | None) -> ProcessorMixin:
-    from transformers import AutoProcessor, ProcessorMixin
-
-    try:
-        found: Any = AutoProcessor
-        processor = found.from_pretrained(path_or_id, **_place(path_or_id, revision))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no processor loads from {path_or_id} ({_first_line(error)}); save the model's processor there"
-        ) from error
-    if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
-        raise CheckpointError(
-            f"{path_or_id} has a {type(processor).__name__}, but no processor of images and text; save the one that "
-            "belongs to the model there"
-        )
-    return processor
-
-
-def _place(path_or_id: str | os.PathLike[str], revision: str | None) -> dict[str, Any]:
-    """Where from_pretrained may look; refuses what is neither a folder nor an id."""
-    if Path(path_or_id).is_dir():
-        return {"local_files_only": True, "trust_remote_code": False}
-    if isinstance(path_or_id, os.PathLike) or not _HUB_ID.fullmatch(path_or_id):
-        raise CheckpointError(f"there is no folder {path_or_id}; expected one, or a Hub id such as owner/name")
-    return {"revision": revision, "trust_remote_code": False}
-
-
 def _refuse_original(path_or_id: str | os.PathLike[str]) -> None:
     folder = Path(path_or_id)
     if (folder / "non_lora_trainables.bin").is_file():
@@ -298,7 +251,3 @@ def _quantisation(bits: int) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=_NOT_QUANTISED,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

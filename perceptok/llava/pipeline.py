@@ -19,7 +19,6 @@ from perceptok.decoding.engines.fast_generation import generate_perception
 from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
 from perceptok.depth.codec import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError, VocabularyError
-from perceptok.files import whole_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answers import PerceptionAnswer, read_written
 from perceptok.llava.inference.conclusions import require_choices
@@ -29,7 +28,7 @@ from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
 from perceptok.llava.inference.settings import InferenceConfig
 from perceptok.llava.inference.streaming import Update, stream_updates
 from perceptok.llava.loading import load_llava, settings_of
-from perceptok.llava.saving import ADAPTER, load_adapter
+from perceptok.llava.saving import ADAPTER, adapter_folder, load_adapter
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.manifest import MANIFEST
@@ -115,7 +114,7 @@ class PerceptionPipeline:
         """An adapter that training saved, or a merged model: with its rows, manifest, codec and frame.
 
         Args:
-            folder: What `save_adapter` or `merge_adapter` wrote.
+            folder: What `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote.
             base: Of an adapter: where its base is, if not where it was.
             codec: Instead of the saved copy; it has to be the same codec.
             bits: Load the language model in 4 or 8 bits; see `load_llava`, as for `dtype` and `device`.
@@ -127,7 +126,7 @@ class PerceptionPipeline:
             CheckpointError: No such folder, a damaged one, or a model that was never taught perception tokens.
             VocabularyError: Model, tokenizer, manifest and codec do not fit together.
         """
-        place = whole_folder(folder)
+        place = adapter_folder(folder)
         if (place / ADAPTER).is_file():
             loaded = load_adapter(place, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
             model, processor, vocab, frame = loaded.model, loaded.processor, loaded.vocab, loaded.frame

@@ -22,13 +22,12 @@ from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
     load_base,
-    load_processor,
-    prepare_processor,
     record_settings,
     require_same_base,
     settings_of,
 )
 from perceptok.llava.probing import probe_logits, require_equal_logits
+from perceptok.llava.processors import load_processor, prepare_processor
 from perceptok.vocabulary.extension import extend_vocabulary
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.trainable import verify_adapter
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, ProcessorMixin
 
-__all__ = ["ADAPTER", "Loaded", "load_adapter", "read_adapter_record", "save_adapter"]
+__all__ = ["ADAPTER", "Loaded", "adapter_folder", "load_adapter", "read_adapter_record", "save_adapter"]
 
 ADAPTER = "perception_adapter.json"
 """Name of the file that makes a folder one of ours."""
@@ -189,9 +188,7 @@ def load_adapter(
     except ImportError as error:
         raise MissingExtraError("peft", "llava", "an adapter") from error
 
-    place = whole_folder(folder)
-    if not (place / ADAPTER).exists() and (place / "adapter" / ADAPTER).exists():
-        place = place / "adapter"
+    place = adapter_folder(folder)
     record = read_adapter_record(place)
     source = _found_base(base if base is not None else record["base"]["source"], place)
     held = _tensor_names(place / _WEIGHTS)
@@ -223,6 +220,13 @@ def load_adapter(
         raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({error})") from error
     wrapped.train(trainable)
     return Loaded(wrapped, processor, vocab, codec, rule, record["config"])
+
+
+def adapter_folder(folder: str | os.PathLike[str]) -> Path:
+    """Where an adapter lies: the folder itself, or `adapter/` in the folder of a finished run of `finetune`."""
+    place = whole_folder(folder)
+    inner = place / "adapter"
+    return inner if not (place / ADAPTER).exists() and (inner / ADAPTER).exists() else place
 
 
 def read_adapter_record(folder: str | os.PathLike[str]) -> dict[str, Any]:

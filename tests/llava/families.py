@@ -9,7 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from tests.llava.tiny import tiny_tokenizer
+from tests.llava.tiny import PATCH, save_llava_of, tiny_tokenizer
+from tests.llava.tiny import TEXT as LLAVA_TEXT
+from tests.llava.tiny import VISION as LLAVA_VISION
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -31,24 +33,68 @@ VISION: dict[str, Any] = {
     "image_size": 56,
     "patch_size": 14,
 }
-PARTS = (
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}IMAGE{% else %}{{ content['text'] }}"
-    "{% endif %}{% endfor %}"
+SMOL_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
+"""As HuggingFaceTB/SmolVLM-Instruct has it."""
+
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As Qwen/Qwen2.5-VL-3B-Instruct has it, but for videos."""
+
+MISTRAL_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] }}{% endfor %}"
+    " [/INST]{% else %} {{ message['content'][0]['text'] }}</s>{% endif %}{% endfor %}"
+)
+"""As llava-hf/llava-v1.6-mistral-7b-hf has it."""
 
 
-def chat_template(image: str, end: str) -> str:
-    """Turns that begin with a role and close with a token, as SmolVLM's and Qwen's do."""
-    return (
-        "{% for message in messages %}{{ message['role'] + ':' }}"
-        + PARTS.replace("IMAGE", image)
-        + end
-        + "\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+def llava_7b(folder: Path) -> None:
+    """As LLaVA-1.5-7B is laid out: more rows than the tokenizer has tokens."""
+    save_llava_of(folder, {}, rows=448)
+
+
+def llava_13b(folder: Path) -> None:
+    """As LLaVA-1.5-13B: wider and deeper."""
+    save_llava_of(folder, {"hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+                           "num_key_value_heads": 4}, rows=448)  # fmt: skip
+
+
+def llava_next(folder: Path) -> None:
+    """A picture and its tiles: the framed square gives a second, larger view of itself."""
+    tokenizer = tiny_tokenizer()
+    image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
+    language = transformers.MistralConfig(
+        vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=3, sliding_window=None, **LLAVA_TEXT
     )
+    config = transformers.LlavaNextConfig(
+        text_config=language, vision_config=transformers.CLIPVisionConfig(projection_dim=16, **LLAVA_VISION),
+        image_token_index=image, image_grid_pinpoints=[[112, 112]], tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    pictures = transformers.LlavaNextImageProcessor(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=[[112, 112]]
+    )
+    processor = transformers.LlavaNextProcessor(
+        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=MISTRAL_TEMPLATE,
+    )  # fmt: skip
+    processor.save_pretrained(folder)
 
 
 def idefics3(folder: Path) -> None:
-    tokens = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<row_1_col_1>")
+    tokens = ("<|im_start|>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<row_1_col_1>")
     tokenizer = tiny_tokenizer("<image>", *tokens)
     image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     config = transformers.Idefics3Config(
@@ -59,15 +105,13 @@ def idefics3(folder: Path) -> None:
     pictures = transformers.Idefics3ImageProcessor(
         size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
     )
-    processor = transformers.Idefics3Processor(
-        pictures, tokenizer, image_seq_len=4, chat_template=chat_template("<image>", "<end_of_utterance>")
-    )
+    processor = transformers.Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=SMOL_TEMPLATE)
     processor.save_pretrained(folder)
 
 
 def qwen2_5_vl(folder: Path) -> None:
     """Without its processor, which asks for torchvision: the image processor and the tokenizer each by itself."""
-    tokens = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_end|>")
+    tokens = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
     tokenizer = tiny_tokenizer("<|image_pad|>", *tokens)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<|image_pad|>", *tokens)}  # type: ignore[arg-type]
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3]}
@@ -84,6 +128,7 @@ def qwen2_5_vl(folder: Path) -> None:
     )  # fmt: skip
     transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56).save_pretrained(folder)
+    tokenizer.chat_template = QWEN_TEMPLATE
     tokenizer.save_pretrained(folder)
 
 
@@ -103,6 +148,9 @@ def paligemma(folder: Path) -> None:
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {
+    "llava_7b": llava_7b,
+    "llava_13b": llava_13b,
+    "llava_next": llava_next,
     "idefics3": idefics3,
     "paligemma": paligemma,
     "qwen2_5_vl": qwen2_5_vl,

@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from perceptok.errors import InferenceError
+from perceptok.llava.processors import model_inputs, tail_ids
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.sanitising import sanitise_text
 
@@ -59,20 +62,18 @@ def prompt_inputs(processor: Any, prompts: Sequence[str], pictures: Sequence[Any
     Raises:
         InferenceError: The processor refuses them; the message is its own.
     """
-    begun = getattr(processor.tokenizer, "bos_token", None)
-    given = {"add_special_tokens": False} if begun and all(one.startswith(begun) for one in prompts) else {}
+    tails = [tail_ids(processor, one) for one in prompts]
     try:
-        inputs = processor(
-            text=list(prompts),
-            images=[[picture] for picture in pictures],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            **given,
-        )
+        inputs = model_inputs(processor, prompts, [[picture] for picture in pictures], tails, side="left")
     except (ValueError, TypeError, RuntimeError) as error:
         raise InferenceError(f"{type(processor).__name__} takes no such prompts and pictures ({error})") from error
-    return dict(inputs)
+    for ids, tail in zip(inputs["input_ids"].numpy(), tails, strict=True):
+        if not np.array_equal(ids[len(ids) - len(tail) :], tail):
+            raise InferenceError(
+                f"{type(processor).__name__} tokenises a prompt otherwise with pictures than without, so that it is "
+                "not the one of training; its template and tokenizer contradict each other"
+            )
+    return inputs
 
 
 def _harmless(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:

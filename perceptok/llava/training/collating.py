@@ -11,17 +11,15 @@ from torch import Tensor
 
 from perceptok.errors import RecordError
 from perceptok.llava.framing import FrameRule
+from perceptok.llava.processors import model_inputs
 from perceptok.llava.training.samples import Sample, open_picture
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
-__all__ = ["IDS", "IGNORED", "Collator", "labels_of", "place_of_tail"]
+__all__ = ["IDS", "IGNORED", "Collator", "labels_of"]
 
 IGNORED = -100
 """Label of a token that is no target."""
-
-_ADDED = 2
-"""Tokens that a processor may put behind a conversation: PaliGemma's line break."""
 
 IDS = ("sample_ids", "groups")
 """What a batch holds beside the model's inputs: the records' ids and groups, lists of text."""
@@ -57,16 +55,8 @@ class Collator:
             except RecordError as error:
                 raise RecordError(f"record {sample.id!r}: {error}") from error
         texts = [sample.text for sample in samples]
-        bos = self.processor.tokenizer.bos_token
-        batch = self.processor(
-            images=pictures,
-            text=texts,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=not (bos and texts[0].startswith(bos)),
-            return_tensors="pt",
-        )
-        inputs = dict(batch)
+        tails = [sample.tail for sample in samples]
+        inputs = model_inputs(self.processor, texts, pictures, tails, side="right")
         inputs["labels"] = labels_of(inputs["input_ids"], inputs["attention_mask"], samples)
         if "token_type_ids" in inputs:
             # PaliGemma reads what is of type 0 in both directions: an answer of that type would see itself.
@@ -90,9 +80,8 @@ def labels_of(input_ids: Tensor, attention_mask: Tensor, samples: Sequence[Sampl
     labels = torch.full_like(input_ids, IGNORED)
     for row, sample in enumerate(samples):
         ids = input_ids[row, : int(attention_mask[row].sum())].numpy()
-        begin = place_of_tail(ids, sample.tail)
-        end = begin + len(sample.tail)
-        if begin < 0:
+        begin, end = len(ids) - len(sample.tail), len(ids)
+        if begin < 0 or not np.array_equal(ids[begin:], sample.tail):
             raise RecordError(
                 f"record {sample.id!r}: the processor tokenises the conversation otherwise than it was rendered, so "
                 "that what is taught would be shifted; its template and tokenizer contradict each other"
@@ -100,12 +89,3 @@ def labels_of(input_ids: Tensor, attention_mask: Tensor, samples: Sequence[Sampl
         taught = torch.from_numpy(sample.taught)
         labels[row, begin:end] = torch.where(taught, input_ids[row, begin:end], IGNORED)
     return labels
-
-
-def place_of_tail(ids: np.ndarray, tail: np.ndarray) -> int:
-    """Where the rendered tail begins: at the end, but for tokens that a processor adds there; -1 for nowhere."""
-    for added in range(_ADDED + 1):
-        begin = len(ids) - added - len(tail)
-        if begin >= 0 and np.array_equal(ids[begin : begin + len(tail)], tail):
-            return begin
-    return -1

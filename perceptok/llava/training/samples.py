@@ -16,6 +16,7 @@ from perceptok.data.records import PerceptionRecord, read_records
 from perceptok.data.rendering import render_record
 from perceptok.errors import RecordError, TrainingError
 from perceptok.llava.framing import FrameRule
+from perceptok.llava.processors import image_token_of
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["RecordSamples", "Sample", "open_picture", "read_samples"]
@@ -175,14 +176,6 @@ class _Expansions:
             plain = self._processor.tokenizer(self.image_token)["input_ids"]
             self._known[size] = int(batch["input_ids"].shape[1]) - len(plain)
         return self._known[size]
-
-
-def image_token_of(processor: Any) -> str:
-    """The token that stands for an image in a text of this processor."""
-    token = getattr(processor, "image_token", None)
-    if token is None:
-        raise RecordError(f"{type(processor).__name__} names no image token, so that no image has a place in a text")
-    return str(getattr(token, "content", token))
 
 
 def open_picture(path: Path) -> Image.Image:

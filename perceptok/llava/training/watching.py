@@ -9,7 +9,7 @@ import torch
 
 from perceptok.decoding.reading.parsing import parse_generation
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.training.collating import place_of_tail
+from perceptok.llava.processors import model_inputs
 from perceptok.llava.training.reporting import RunLog
 from perceptok.llava.training.samples import Sample, open_picture
 from perceptok.tokens import DEPTH, PIXEL
@@ -75,15 +75,10 @@ class Watch:
         """What the model writes after the prompt."""
         tokenizer = self._processor.tokenizer
         pictures = [self._frame.apply(open_picture(path)) for path in sample.images]
-        bos = tokenizer.bos_token
-        batch = self._processor(
-            images=[pictures],
-            text=[sample.text],
-            add_special_tokens=not (bos and sample.text.startswith(bos)),
-            return_tensors="pt",
-        ).to(self._model.device)
-        first = int(sample.taught.argmax())  # of the tail: the answer begins here
-        cut = place_of_tail(batch["input_ids"][0].cpu().numpy(), sample.tail) + first
+        whole = model_inputs(self._processor, [sample.text], [pictures], [sample.tail], side="left")
+        device = self._model.device
+        batch = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in whole.items()}
+        cut = batch["input_ids"].shape[1] - len(sample.tail) + int(sample.taught.argmax())  # the answer begins here
         length = batch["input_ids"].shape[1]
         given = {
             name: value[:, :cut] if isinstance(value, torch.Tensor) and value.shape[:2] == (1, length) else value
