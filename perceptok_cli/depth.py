@@ -70,7 +70,7 @@ def encode(
     odd: list[tuple[str, str]] = []
     if str(output) == "-":
         failures: list[Failure] = []
-        for result in (one for _, one in spread(maps)) if spread else encode_maps(loaded, maps, batch_size=batch_size):
+        for result in spread(maps) if spread else encode_maps(loaded, maps, batch_size=batch_size):
             if isinstance(result, Failure):
                 failures.append(result)
             else:

@@ -25,6 +25,10 @@ class Journal:
     The first line says which run it is. Each other line holds an index, the stamp of the input, and the result; a
     result whose input has another stamp by now is forgotten, and done again.
 
+    Attributes:
+        path: The file of the journal.
+        results: By index; results of inputs that changed since are not among them.
+
     Args:
         output: The file that the run will write.
         run: What makes it this run: inputs, options, weights, as JSON types.
@@ -40,7 +44,7 @@ class Journal:
     ) -> None:
         self.path = output.with_name(output.name + ".partial")
         self._stamps = list(stamps)
-        self._results: dict[int, dict[str, Any]] = {}
+        self.results: dict[int, dict[str, Any]] = {}
         header = json.dumps(run).encode()
         try:
             self._file = open(open_locked(self.path, output), "r+b", buffering=0)  # noqa: SIM115, PTH123
@@ -64,17 +68,17 @@ class Journal:
     @property
     def todo(self) -> list[int]:
         """Indices of the inputs without a result."""
-        return [index for index in range(len(self._stamps)) if index not in self._results]
+        return [index for index in range(len(self._stamps)) if index not in self.results]
 
     def add(self, index: int, result: dict[str, Any]) -> None:
         """Keep a result; it is in the file when this returns."""
         line = {"index": index, "stamp": self._stamps[index], "result": result}
         self._write(json.dumps(line).encode() + b"\n")
-        self._results[index] = result
+        self.results[index] = result
 
     def in_order(self) -> list[dict[str, Any]]:
         """The result of every input, in the order of the inputs."""
-        return [self._results[index] for index in range(len(self._stamps))]
+        return [self.results[index] for index in range(len(self._stamps))]
 
     def remove(self) -> None:
         """The run is done."""
@@ -104,9 +108,9 @@ class Journal:
                 raise TypeError("its result is no object")
         except (ValueError, TypeError, KeyError, IndexError, PerceptokError) as error:
             raise OutputError(f"{name}: damaged ({error}); remove the file and start again") from error
-        self._results.pop(index, None)
+        self.results.pop(index, None)
         if now is not None and stamp == list(now):
-            self._results[index] = result
+            self.results[index] = result
 
     def _write(self, data: bytes, *, from_start: bool = False) -> None:
         try:

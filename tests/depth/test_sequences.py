@@ -106,6 +106,9 @@ def test_a_range_in_encode(codec: DepthCodec) -> None:
     assert np.array_equal(codec.encode([one, two], range=chosen), expected)
     assert np.array_equal(codec.encode(one, range=chosen), expected[:1])
     assert not np.array_equal(codec.encode([one, two]), expected)
+    assert np.array_equal(codec.encode_soft([one, two], range=chosen).argmax(-1), expected)
+    with pytest.raises(ConfigError, match="a range is for DepthMaps"):
+        codec.encode_soft(one.to_nearness(), range=chosen)
     for ranged in (one.to_nearness(), [one, two.to_nearness()], np.zeros((4, 4), np.float32)):
         with pytest.raises(ConfigError, match="a range is for DepthMaps"):
             codec.encode(ranged, range=chosen)

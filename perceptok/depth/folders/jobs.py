@@ -14,18 +14,18 @@ import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.folders.collection import MapFile
-from perceptok.depth.folders.journal import Journal, Stamp, stamp_of
+from perceptok.depth.folders.journal import RecordJournal
 from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, Failure, write_records
 from perceptok.depth.maps.depth_map import DepthMap, Nearness, Unit
 from perceptok.depth.maps.formats import MOST_PIXELS
 from perceptok.depth.preprocessing import nearest_resize
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
-from perceptok.files import atomic_write, inside, locked
+from perceptok.files import atomic_write, distinct_targets, inside, locked
 
-__all__ = ["Failure", "decode_records", "encode_files", "encode_maps", "encode_stamped"]
+__all__ = ["Failure", "decode_records", "encode_files", "encode_maps"]
 
 _PIXELS_AT_ONCE = 2**24
-_Read = tuple[MapFile, Stamp, "Nearness | Failure"]
+_Read = tuple[MapFile, "Nearness | Failure"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,23 +33,16 @@ Result = TypeVar("Result")
 
 def encode_maps(codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16) -> Iterator[DepthRecord | Failure]:
     """Encode files in order, one result each; a file that cannot be read becomes a `Failure`."""
-    return (result for _, result in encode_stamped(codec, maps, batch_size=batch_size))
-
-
-def encode_stamped(
-    codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16
-) -> Iterator[tuple[Stamp, DepthRecord | Failure]]:
-    """Each file's stamp, taken before it is read, and its result."""
     fingerprint = codec.fingerprint
 
-    def encoded(batch: list[MapFile]) -> list[tuple[Stamp, DepthRecord | Failure]]:
-        results: list[tuple[Stamp, DepthRecord | Failure]] = []
-        for piece in _within_memory((file, stamp_of(file.path), _read(file)) for file in batch):
-            read = [one for _, _, one in piece if isinstance(one, Nearness)]
+    def encoded(batch: list[MapFile]) -> list[DepthRecord | Failure]:
+        results: list[DepthRecord | Failure] = []
+        for piece in _within_memory((file, _read(file)) for file in batch):
+            read = [one for _, one in piece if isinstance(one, Nearness)]
             codes = iter(codec.encode(read, batch_size=batch_size))
             results += [
-                (stamp, one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint))
-                for file, stamp, one in piece
+                one if isinstance(one, Failure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
+                for file, one in piece
             ]
         return results
 
@@ -66,7 +59,7 @@ def encode_files(
     text: bool = False,
     force: bool = False,
     advance: Callable[[], object] = lambda: None,
-    engine: Callable[[Sequence[MapFile]], Iterable[tuple[Stamp, DepthRecord | Failure]]] | None = None,
+    engine: Callable[[Sequence[MapFile]], Iterable[DepthRecord | Failure]] | None = None,
     warn: Callable[[str, str], object] = lambda *_: None,
 ) -> list[Failure]:
     """Encode files to one file of records.
@@ -83,7 +76,7 @@ def encode_files(
         text: JSON lines only: the block of tokens too.
         force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every map.
-        engine: Encodes the files that are left, in order; `encode_stamped` in this process where None (see `ray_jobs`).
+        engine: Encodes the files that are left, in order; `encode_maps` in this process where None (see `ray_jobs`).
         warn: Called with a map's name and what is odd about its range, once per map, continued runs included.
 
     Returns:
@@ -100,16 +93,15 @@ def encode_files(
         raise OutputError(f"{output}: only .jsonl has room for the text of blocks")
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
-    partial = output.with_name(output.name + ".partial")
-    with Journal(partial, output, codec.fingerprint, maps, start_over=force) as journal:
+    with RecordJournal(output, codec.fingerprint, maps, start_over=force) as journal:
         todo = journal.todo
         for done in journal.results.values():
             advance()
             _pass_on(done, warn)
         left = [maps[index] for index in todo]
-        encoded = engine(left) if engine else encode_stamped(codec, left, batch_size=batch_size)
-        for index, (stamp, result) in zip(todo, encoded, strict=True):
-            journal.add(index, stamp, result)
+        encoded = engine(left) if engine else encode_maps(codec, left, batch_size=batch_size)
+        for index, result in zip(todo, encoded, strict=True):
+            journal.add(index, result)
             advance()
             _pass_on(result, warn)
         results = journal.in_order()
@@ -177,7 +169,8 @@ def decode_records(
             advance()
         else:
             good.append(record)
-    targets = {name: inside(folder, target) for name, target in _targets([one.name for one in good], suffix).items()}
+    names = _targets([one.name for one in good], suffix)
+    targets = dict(zip(names, distinct_targets(names.values(), folder), strict=True))
 
     def save(record: DepthRecord, nearness: np.ndarray) -> Failure | None:
         try:
@@ -235,7 +228,7 @@ def _within_memory(read: Iterable[_Read]) -> Iterator[list[_Read]]:
     pixels = 0
     for one in read:
         piece.append(one)
-        pixels += one[2].values.size if isinstance(one[2], Nearness) else 0
+        pixels += one[1].values.size if isinstance(one[1], Nearness) else 0
         if pixels > _PIXELS_AT_ONCE:
             yield piece
             piece, pixels = [], 0
@@ -261,7 +254,7 @@ def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", 
 
 
 def _targets(names: Sequence[str], suffix: str) -> dict[str, str]:
-    """Name of each record -> name of its file; no two are the same."""
+    """Name of each record -> name of its file; no two are the same, as far as another suffix can keep them apart."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise OutputError(
             f"{len(twice)} names stand in several records, such as {twice[0]!r}, and would share one file; "
@@ -272,10 +265,7 @@ def _targets(names: Sequence[str], suffix: str) -> dict[str, str]:
     targets = {name: target if takers[target] == 1 else name + suffix for name, target in short.items()}
     # `x.png.pfm` alone becomes x.png.png, too.
     taken = Counter(targets.values())
-    targets = {name: target if taken[target] == 1 else name + suffix for name, target in targets.items()}
-    if clash := next((target for target, count in Counter(targets.values()).items() if count > 1), None):
-        raise OutputError(f"several records would be written to {clash}; decode them into folders of their own")
-    return targets
+    return {name: target if taken[target] == 1 else name + suffix for name, target in targets.items()}
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from perceptok.cluster import RayEngine
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.folders.collection import MapFile
-from perceptok.depth.folders.jobs import encode_stamped
-from perceptok.depth.folders.journal import Stamp
+from perceptok.depth.folders.jobs import encode_maps
 from perceptok.depth.folders.records import DepthRecord, Failure
 
 __all__ = ["ray_encoder"]
@@ -17,10 +16,8 @@ __all__ = ["ray_encoder"]
 
 def ray_encoder(
     codec: DepthCodec, *, batch_size: int = 16, workers: int = 2, address: str | None = None
-) -> Callable[[Sequence[MapFile]], Iterator[tuple[Stamp, DepthRecord | Failure]]]:
+) -> Callable[[Sequence[MapFile]], Iterator[DepthRecord | Failure]]:
     """What `encode_files` takes as its engine: an actor pool in which every worker holds the codec.
-
-    It gives each file's stamp, taken before it is read, and its result.
 
     Args:
         codec: Sent to each worker once; on a GPU, each worker has one of its own.
@@ -36,7 +33,7 @@ def ray_encoder(
     device = str(codec.device)
     engine = RayEngine(workers, address, gpus=1.0 if device.startswith("cuda") else 0.0)
 
-    def encode(maps: Sequence[MapFile]) -> Iterator[tuple[Stamp, DepthRecord | Failure]]:
+    def encode(maps: Sequence[MapFile]) -> Iterator[DepthRecord | Failure]:
         # Weights cross in main memory: a machine may have no GPU of that number.
         sent = copy.deepcopy(codec).to("cpu")
         settings = {"codec": sent, "device": "cuda" if engine.gpus else device, "batch_size": batch_size}
@@ -51,5 +48,5 @@ class _Encoder:
     def __init__(self, codec: DepthCodec, device: str, batch_size: int) -> None:
         self._codec, self._batch_size = codec.to(device), batch_size
 
-    def __call__(self, maps: list[MapFile]) -> list[tuple[Stamp, DepthRecord | Failure]]:
-        return list(encode_stamped(self._codec, maps, batch_size=self._batch_size))
+    def __call__(self, maps: list[MapFile]) -> list[DepthRecord | Failure]:
+        return list(encode_maps(self._codec, maps, batch_size=self._batch_size))
