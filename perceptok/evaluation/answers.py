@@ -19,6 +19,8 @@ _TOKENS = re.compile(rf"(?:<(?:{DEPTH.name}|{PIXEL.name})_[A-Za-z0-9]*>)+")
 _BOXES = re.compile(r"(?im)^[ \t]*(?:bounding )?box \d+ ?:.*$|\(\s*(?:-?\d+\s*,\s*){3}-?\d+\s*\)")
 _COORDINATES = re.compile(r"\(?\bx ?= ?\d*,? ?y ?= ?\d*\)?")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}+|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_THOUGHT = re.compile(r"\A.*</think(?:ing)?>(?=.*\w)", re.DOTALL | re.IGNORECASE)
+_JOINED = re.compile(r"\b((?i:points?|options?|markers?|choices?|labels?))[_-]?([A-H])\b")
 _MARKUP = re.compile(r"[*_`$#]+|</?(?:b|i|strong|em|p|br)\s*/?>", re.IGNORECASE)
 _SORRY = re.compile(
     r"\b(?:sorry|can(?:no|')t|unable to|not able to|impossible to|don't know|do not know|no way to)\b", re.IGNORECASE
@@ -76,12 +78,16 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> R
 
 
 def plain_text(text: str) -> str:
-    """A text without perception tokens, coordinates, boxes and markup; full-width characters as plain ones."""
+    """A text without perception tokens, coordinates, boxes and markup; plain characters for full-width ones.
+
+    Thoughts, up to `</think>`, are left out where anything follows them.
+    """
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+    text = _THOUGHT.sub("", text)
     text = _BOXED.sub(lambda match: f"\nThe answer is {(match[1] or match[2] or '').strip()}\n", text)
     text = _TOKENS.sub("", text)
     text = _BOXES.sub(" ", text)
-    return _MARKUP.sub("", _COORDINATES.sub(" ", text))
+    return _MARKUP.sub("", _JOINED.sub(r"\1 \2", _COORDINATES.sub(" ", text)))
 
 
 def _among_letters(text: str, names: dict[str, str], choices: Sequence[str] | Mapping[str, str]) -> Reading:

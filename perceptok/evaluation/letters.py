@@ -10,8 +10,8 @@ __all__ = ["read_letter"]
 
 _NOUN = r"(?:points?|options?|markers?|letters?|label(?:l?ed)?|circles?|choices?|dot|punkt|punto|ponto|точка|点|점)"
 _LETTER = (
-    r"(?P<open>[(\[\"'“「]\s*)?(?<![^\W一-鿿぀-ヿ가-힣])(?<!')(?P<letter>[A-Za-z])"
-    r"(?![A-Za-z0-9_']|\.[A-Za-z])(?P<close>\s*[)\]\"'”」])?"
+    r"(?P<open>[(\[\"'“「]\s*)?(?<![^\W一-鿿぀-ヿ가-힣])(?<!\w')(?P<letter>[A-Za-z])"
+    r"(?![A-Za-z0-9_]|'\w|\.[A-Za-z])(?P<close>\s*[)\]\"'”」])?"
 )
 _NAMED = rf"(?P<noun>{_NOUN}\s*)?{_LETTER}"
 _ANSWER = (
@@ -20,7 +20,7 @@ _ANSWER = (
 )
 _LINK = (
     r"(?:is|was|would be|should be|must be|will be|that|the|therefore|to the question|to this question|clearly|i think|"
-    r"est|ist|es|é|è|la|le|el|der|die|das|[:=,>→-]|\n|是|为|は|은|는)"
+    r"est|ist|es|é|è|la|le|el|der|die|das|[:=,>→\"'-]|\n|是|为|は|은|는)"
 )
 _BE = r"(?:is|are|be|appears?|seems?|looks?|would|must|lies|has|est|ist|está|é|是|が)"
 _NEAREST = r"(?:closest|nearest|foremost|highest|brightest|más cerca\w*|plus proche|am nächsten|nächste|mais próxim\w+)"
@@ -30,11 +30,23 @@ _GAP = r"[^.\n;]{0,60}?"
 _DECLARED = [
     re.compile(rf"{_ANSWER}\s*(?:{_LINK}\s*){{1,8}}{_NAMED}", re.IGNORECASE),
     re.compile(rf"(?:\A|\n)[^\S\n]*{_NAMED}[^\w\n]*\Z", re.IGNORECASE),
+    re.compile(rf"\A[^\w\n]*{_NAMED}[^\w\n]*\n", re.IGNORECASE),
+    re.compile(
+        rf"\b(?:therefore|thus|hence|so)\b[\s,:]*(?:it is\s+|it's\s+|it must be\s+)?{_NAMED}(?=\s*(?:[.!\n]|\Z))",
+        re.IGNORECASE,
+    ),
 ]
+_ORDER = re.compile(
+    rf"\b(?:closest|nearest)\s+to\s+(?:the\s+)?(?:farthest|furthest)\b[^.\n]{{0,40}}?(?:\bis\b|\bare\b|[:=])\s*{_NAMED}",
+    re.IGNORECASE,
+)
+"""A ranking: its first letter is stated, whatever follows."""
 _STATED = [
+    _ORDER,
     re.compile(rf"{_NAMED}\s*,?\s*{_BE}\b(?P<gap>{_GAP})\b{_NEAREST}", re.IGNORECASE),
     re.compile(
-        rf"\b{_NEAREST}\b(?P<gap>[^.\n;]{{0,80}}?)(?:\b{_BE}\b|[:=→-])\s*(?:the\s+)?(?:one\s+)?(?:{_NOUN}\s+)?{_NAMED}",
+        rf"\b(?:{_NEAREST}|in (?:the )?front|in the foreground)\b(?P<gap>[^.\n;]{{0,80}}?)"
+        rf"(?:\b{_BE}\b|[:=→-])\s*(?:the\s+)?(?:one\s+)?(?:{_NOUN}\s+)?{_NAMED}",
         re.IGNORECASE,
     ),
     re.compile(
@@ -55,12 +67,18 @@ _NOT_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _AWAY_AFTER = re.compile(
-    r"\s*(?:is|are|has|looks|appears|seems)\s+(?:the\s+)?(?:a\s+)?(?:not|far|fur|less|lower|behind|smaller)",
+    r"\s*(?:(?:is|are|has|looks|appears|seems)\s+(?:the\s+)?(?:a\s+)?"
+    r"(?:not|far|fur|less|lower|behind|smaller|located\s*(?:at\b|[,.]|\Z))|\?\s*\S)",
     re.IGNORECASE,
 )
 _ALSO = re.compile(
-    rf"\s*(?:/|,?\s*(?:or|and|oder|ou|o|y|et)\s+|,\s*(?=[A-Z]\s*(?:[,.\n]|\Z)))\s*(?:{_NOUN}\s*)?[(\"']?([A-Z])(?![\w'])"
+    rf"\s*(?:/|,?\s*(?:or|and|oder|ou|o|y|et)\s+(?:possibly\s+|maybe\s+|perhaps\s+)?|,\s*(?=[A-Z]\s*(?:[,.\n]|\Z)))\s*(?:{_NOUN}\s*)?[(\"']?([A-Z])(?![\w'])"
 )
+_AMONG = re.compile(
+    r"\b(?:among|amongst|between|out of)\s+(?:(?:the\s+)?points\s+)?[A-H](?:\s*,\s*[A-H])*,?\s+(?:and|or)\s+[A-H]\b,?",
+    re.IGNORECASE,
+)
+"""The candidates, named without a choice."""
 _AFTER_ARTICLE = re.compile(
     r"[^\S\n]+(?!(?:is|are|because|since|as|and|or|with|seems|appears|has|looks|lies|would|must|est|ist|es|é)\b)[a-z]"
 )
@@ -81,6 +99,7 @@ def read_letter(text: str, choices: frozenset[str]) -> tuple[str | None, str]:
         choices: Upper case.
     """
     told: _Found | None = None
+    text = _AMONG.sub(" ", text)
     for reason, patterns in (
         ("declared", _DECLARED),
         ("stated", _STATED),
@@ -112,15 +131,18 @@ def _contradicted(first: _Found, text: str) -> bool:
 
 def _all(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found]:
     for pattern in patterns:
-        for match in pattern.finditer(text):
+        at = 0
+        while match := pattern.search(text, at):
             start, end = match.span("letter")
+            at = end  # a gap too long may hide the next one
             gap = match.groupdict().get("gap") or ""
             if _DENIED.search(gap) or _OTHER.search(gap) or not _is_a_letter(match, text):
                 continue
             after = match.end("close") if match["close"] else end
             if _NOT_BEFORE.search(text[max(0, start - 30) : start]) or _AWAY_AFTER.match(text, after):
                 continue
-            also = _ALSO.match(text, after)
+            at = max(match.end(), end)
+            also = None if pattern is _ORDER else _ALSO.match(text, after)
             letter = match["letter"].upper()
             yield _Found(start, letter, also[1] if also and also[1] != letter else None)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.answers import read_answer
+from tests.evaluation.more_answers import MORE_COUNTS, MORE_LETTERS
 
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
 BOXES = (
@@ -167,13 +168,13 @@ def test_the_table_is_long_enough() -> None:
     assert len(LETTERS) + len(COUNTS) >= 80
 
 
-@pytest.mark.parametrize(("text", "expected"), LETTERS)
+@pytest.mark.parametrize(("text", "expected"), LETTERS + MORE_LETTERS)
 def test_letters(text: str, expected: str | None) -> None:
     reading = read_answer(text, choices=("A", "B", "C"))
     assert reading.value == expected, reading.reason
 
 
-@pytest.mark.parametrize(("text", "expected"), COUNTS)
+@pytest.mark.parametrize(("text", "expected"), COUNTS + MORE_COUNTS)
 def test_counts(text: str, expected: str | None) -> None:
     reading = read_answer(text)
     assert reading.value == expected, reading.reason
@@ -217,6 +218,14 @@ def test_words_of_the_choices(text: str, expected: str | None) -> None:
 def test_bad_choices_are_refused(choices: tuple[str, ...]) -> None:
     with pytest.raises(EvaluationError):
         read_answer("x", choices)
+
+
+@pytest.mark.parametrize("choices", [(), ("A", "B", "C")])
+@pytest.mark.parametrize("piece", ["there are no but ", "1", "a hundred ", "closest ", "total of a ", "A is ", "so "])
+def test_what_repeats_without_end_is_read_soon(piece: str, choices: tuple[str, ...]) -> None:
+    begun = time.process_time()
+    read_answer(piece * (20_000 // len(piece)), choices)
+    assert time.process_time() - begun < 2
 
 
 @given(st.text())
