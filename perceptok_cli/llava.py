@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -79,34 +80,30 @@ def import_(
     note(f"adapter in {import_original(folder, base, output, codec=found, first_id=first_id, force=force)}")
 
 
-@app.command()
-def merge(
-    adapter: AdapterArgument,
-    output: OutputOption,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    force: ForceOption = False,
-) -> None:
-    """Write base and adapter as one plain checkpoint, for stock transformers and serving engines."""
-    from perceptok.llava.merging import merge_adapter
+def _rewriting(name: str, words: str) -> Callable[..., None]:
+    """A command that writes an adapter anew; merge and export take the same."""
 
-    note(f"merged model in {merge_adapter(adapter, output, base=base, device=device, force=force)}")
+    def command(
+        adapter: AdapterArgument,
+        output: OutputOption,
+        base: BaseOption = None,
+        device: DeviceOption = "cpu",
+        force: ForceOption = False,
+    ) -> None:
+        from perceptok.llava import merging
 
+        write = getattr(merging, name)
+        note(f"{words} in {write(adapter, output, base=base, device=device, force=force)}")
 
-@app.command()
-def export(
-    adapter: AdapterArgument,
-    output: OutputOption,
-    base: BaseOption = None,
-    device: DeviceOption = "cpu",
-    force: ForceOption = False,
-) -> None:
-    """Write the extended base and a pure LoRA adapter for it, for engines that serve adapters."""
-    from perceptok.llava.merging import export_adapter
-
-    note(f"folders base and lora in {export_adapter(adapter, output, base=base, device=device, force=force)}")
+    return command
 
 
+app.command("merge", help="Write base and adapter as one plain checkpoint, for transformers and serving engines.")(
+    _rewriting("merge_adapter", "merged model")
+)
+app.command("export", help="Write the extended base and a pure LoRA adapter for it, for engines that serve adapters.")(
+    _rewriting("export_adapter", "folders base and lora")
+)
 app.command()(llava_infer.infer)
 app.command()(llava_demo.demo)
 app.command(name="eval")(llava_eval.evaluate)

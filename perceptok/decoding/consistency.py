@@ -7,9 +7,10 @@ and every candidate of assisted decoding, counts as an answer.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,12 @@ from perceptok.decoding.reading.parsing import parse_generation
 from perceptok.errors import ConstraintError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
-__all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency"]
+__all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency", "NumberIds", "number_ids"]
+
+_SEPARATORS = ".,'"
+_DIGITS = re.compile(rf"[{_SEPARATORS}]?[0-9]")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+"""How SentencePiece writes a byte that is a token."""
 
 
 class Interventions(NamedTuple):
@@ -38,6 +44,40 @@ class Interventions(NamedTuple):
     def rate(self) -> float:
         """Changed answers among all; NaN without any."""
         return self.changed / self.answers if self.answers else float("nan")
+
+
+class NumberIds(NamedTuple):
+    """The ids by which a number that is written could become another one; see `number_ids`.
+
+    Attributes:
+        going_on: (N,) int64: tokens that begin with a digit, or with a separator and a digit.
+        digits: (N,) int64: those that begin with a digit.
+        separators: Tokens that are a separator and nothing else.
+    """
+
+    going_on: Tensor
+    digits: Tensor
+    separators: frozenset[int]
+
+
+def number_ids(tokenizer: Any) -> NumberIds:
+    """How a number that has been written could go on in a tokenizer: 2 -> 20, 2.5, 2,000.
+
+    Args:
+        tokenizer: Of transformers; byte-level, SentencePiece or any whose tokens begin with their own text.
+    """
+    digits: list[int] = []
+    parted: list[int] = []
+    separators: set[int] = set()
+    for index in range(len(tokenizer)):
+        token = str(tokenizer.convert_ids_to_tokens(index))
+        if byte := _BYTE.fullmatch(token):
+            token = chr(int(byte[1], 16))
+        if _DIGITS.match(token):
+            (digits if token[0] in "0123456789" else parted).append(index)
+        elif token in _SEPARATORS:
+            separators.add(index)
+    return NumberIds(torch.tensor(digits + parted), torch.tensor(digits), frozenset(separators))
 
 
 class _Consistency(LogitsProcessor, ABC):
@@ -60,13 +100,19 @@ class _Consistency(LogitsProcessor, ABC):
         return Interventions(self._answers, self._changed)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V), with all but one id at -inf in rows that are inside the answer."""
+        """Scores (B, V), with all but one id at -inf in rows that are inside the answer, and some behind it."""
         held = scores
         for number, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
             place = _after_cue(ids, self.cue)
             spelled = self._spelled(ids[:place]) if place >= 0 else ()
             written = len(ids) - place
-            if written >= len(spelled) or tuple(ids[place:]) != tuple(spelled[:written]):
+            if tuple(ids[place : place + len(spelled)]) != tuple(spelled[:written]):
+                continue
+            if written >= len(spelled):
+                barred = self._barred(ids[place + len(spelled) :]) if spelled else None
+                if barred is not None:
+                    held = held.clone() if held is scores else held
+                    held[number, barred.to(held.device)] = -torch.inf
                 continue
             wanted = spelled[written]
             if written == 0:
@@ -87,6 +133,10 @@ class _Consistency(LogitsProcessor, ABC):
     def _spelled(self, answer: list[int]) -> Sequence[int]:
         """The ids of what the evidence in an answer up to its cue says; none where it says nothing."""
 
+    def _barred(self, behind: list[int]) -> Tensor | None:  # noqa: ARG002 - for kinds whose answer could be gone on with
+        """The ids that would make the answer another one, given what was written behind it; None for none."""
+        return None
+
 
 class CountConsistency(_Consistency):
     """The number after a cue is the number of boxes written before it.
@@ -94,9 +144,10 @@ class CountConsistency(_Consistency):
     Args:
         vocab: Perception tokens and their ids.
         cue: The ids after which the number stands, such as those of "we conclude there are".
-        spell: Number -> its ids, such as `lambda n: tokenizer.encode(f"{n}.", add_special_tokens=False)`; with what
-            follows the number, where more digits could.
+        spell: Number -> its ids, such as `lambda n: tokenizer.encode(f"{n}.", add_special_tokens=False)`.
         prompt_length: Ids of the prompt; only the answer is looked at.
+        digits: What could go on with the number (see `number_ids`) is barred behind it; without, `spell` has to end
+            the number itself.
     """
 
     def __init__(
@@ -106,12 +157,19 @@ class CountConsistency(_Consistency):
         spell: Callable[[int], Sequence[int]],
         *,
         prompt_length: int = 0,
+        digits: NumberIds | None = None,
     ) -> None:
         super().__init__(vocab, cue, prompt_length)
         self.spell = spell
+        self.digits = digits
 
     def _spelled(self, answer: list[int]) -> Sequence[int]:
         return self.spell(len(parse_generation(answer, self.vocab).boxes))
+
+    def _barred(self, behind: list[int]) -> Tensor | None:
+        if self.digits is None or len(behind) > 1 or (behind and behind[0] not in self.digits.separators):
+            return None
+        return self.digits.digits if behind else self.digits.going_on
 
 
 class ListConsistency(CountConsistency):

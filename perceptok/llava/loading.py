@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SETTINGS",
     "Bits",
+    "check_parts",
     "load_base",
     "load_llava",
     "load_processor",
@@ -251,3 +252,25 @@ def _quantisation(bits: int) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=_NOT_QUANTISED,
     )
+
+
+def check_parts(model: Any, tokenizer: Any, vocab: PerceptionVocabulary, codec: DepthCodec) -> None:
+    """Raise VocabularyError unless ids, rows and codes of the parts mean the same."""
+    found = PerceptionVocabulary.from_tokenizer(tokenizer, vocab.token_sets)
+    if found.tokens != vocab.tokens:
+        token = next(one for one, number in vocab.tokens.items() if found.tokens[one] != number)
+        raise VocabularyError(
+            f"{token} is id {vocab.tokens[token]} of the vocabulary, but {found.tokens[token]} of the tokenizer: they "
+            "are not of one model; load both from one folder"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows <= max(vocab.tokens.values()):
+        raise VocabularyError(
+            f"the model has rows for {rows} tokens, the perception tokens go up to id {max(vocab.tokens.values())}: "
+            "it was not extended (extend_vocabulary, load_llava)"
+        )
+    if vocab.has(DEPTH) and vocab.codec_fingerprint not in (None, codec.fingerprint):
+        raise VocabularyError(
+            f"the model's DEPTH tokens mean codes of the codec {vocab.codec_fingerprint}, this codec is "
+            f"{codec.fingerprint}: its depth maps would be nonsense; load the codec that the model was trained with"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
@@ -18,16 +17,21 @@ from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.decoding.engines.fast_generation import generate_perception
 from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
 from perceptok.depth.codec import DepthCodec
-from perceptok.errors import CheckpointError, ConfigError, InferenceError, VocabularyError
+from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answers import PerceptionAnswer, read_written
 from perceptok.llava.inference.conclusions import require_choices
 from perceptok.llava.inference.evidence import EvidenceRows
 from perceptok.llava.inference.pictures import PictureSource, open_picture
 from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
-from perceptok.llava.inference.settings import InferenceConfig
+from perceptok.llava.inference.settings import (
+    InferenceConfig,
+    end_ids,
+    generation_settings,
+    seeded,
+)
 from perceptok.llava.inference.streaming import Update, stream_updates
-from perceptok.llava.loading import load_llava, settings_of
+from perceptok.llava.loading import check_parts, load_llava, settings_of
 from perceptok.llava.saving import ADAPTER, adapter_folder, load_adapter
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary.lookup import PerceptionVocabulary
@@ -97,7 +101,7 @@ class PerceptionPipeline:
         self.config = config or InferenceConfig()
         self.box_codec = box_codec or BoxCodec(decode="center")
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
-        _check_parts(model, processor.tokenizer, vocab, self.codec)
+        check_parts(model, processor.tokenizer, vocab, self.codec)
 
     @classmethod
     def from_pretrained(
@@ -320,8 +324,10 @@ class PerceptionPipeline:
             extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.evidence]
         if watchers:
             extra["stopping_criteria"] = list(watchers)
-        with _seeded(config), torch.inference_mode():
-            out = self.model.generate(**prepared.inputs, **self._how(config, prepared.budget), **extra)
+        padding = padding_id(self.model, self.processor.tokenizer)
+        how = generation_settings(config, prepared.budget, self._ends(), padding)
+        with seeded(config), torch.inference_mode():
+            out = self.model.generate(**prepared.inputs, **how, **extra)
         ends = set(self._ends())
         rows = []
         for row in out[:, ids.shape[1] :].tolist():
@@ -329,40 +335,8 @@ class PerceptionPipeline:
             rows.append(row[: end + 1])
         return rows
 
-    def _how(self, config: InferenceConfig, budget: int) -> dict[str, Any]:
-        """Settings of `generate`, all of them said: what a checkpoint's generation_config asks for does not count.
-
-        A repetition penalty, say, would push a depth map away from its own codes.
-        """
-        how: dict[str, Any] = {
-            "max_new_tokens": budget,
-            "min_length": 0,
-            "num_beams": 1,
-            "repetition_penalty": 1.0,
-            "no_repeat_ngram_size": 0,
-            "do_sample": config.temperature > 0,
-            "top_k": 0,
-            "top_p": config.top_p,
-            "temperature": config.temperature or 1.0,
-            "eos_token_id": list(self._ends()) or None,
-            "pad_token_id": self._pad(),
-        }
-        if not config.temperature:
-            how |= {"top_k": 50, "top_p": 1.0}  # transformers warns of draws' settings other than its defaults
-        return how
-
     def _ends(self) -> tuple[int, ...]:
-        said = getattr(self.model.generation_config, "eos_token_id", None)
-        found = said if said is not None else getattr(self.processor.tokenizer, "eos_token_id", None)
-        if found is None:
-            return ()
-        return (found,) if isinstance(found, int) else tuple(found)
-
-    def _pad(self) -> int:
-        for found in (self.processor.tokenizer.pad_token_id, self.model.generation_config.pad_token_id, *self._ends()):
-            if found is not None:
-                return int(found)
-        raise InferenceError("the tokenizer has no padding token and no end of sequence; set tokenizer.pad_token")
+        return end_ids(self.model, self.processor.tokenizer)
 
     def _constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
         tokenizer = self.processor.tokenizer
@@ -403,35 +377,3 @@ class _Prepared(NamedTuple):
     length: int
     budget: int
     evidence: EvidenceRows | None
-
-
-def _check_parts(model: Any, tokenizer: Any, vocab: PerceptionVocabulary, codec: DepthCodec) -> None:
-    found = PerceptionVocabulary.from_tokenizer(tokenizer, vocab.token_sets)
-    if found.tokens != vocab.tokens:
-        token = next(one for one, number in vocab.tokens.items() if found.tokens[one] != number)
-        raise VocabularyError(
-            f"{token} is id {vocab.tokens[token]} of the vocabulary, but {found.tokens[token]} of the tokenizer: they "
-            "are not of one model; load both from one folder"
-        )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if rows <= max(vocab.tokens.values()):
-        raise VocabularyError(
-            f"the model has rows for {rows} tokens, the perception tokens go up to id {max(vocab.tokens.values())}: "
-            "it was not extended (extend_vocabulary, load_llava)"
-        )
-    if vocab.has(DEPTH) and vocab.codec_fingerprint not in (None, codec.fingerprint):
-        raise VocabularyError(
-            f"the model's DEPTH tokens mean codes of the codec {vocab.codec_fingerprint}, this codec is "
-            f"{codec.fingerprint}: its depth maps would be nonsense; load the codec that the model was trained with"
-        )
-
-
-@contextmanager
-def _seeded(config: InferenceConfig) -> Iterator[None]:
-    """Draws from a generator of their own: the caller's stays where it was."""
-    if not config.temperature:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        yield

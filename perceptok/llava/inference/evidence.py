@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
+from perceptok.decoding.consistency import (
+    CountConsistency,
+    ListConsistency,
+    MarkerConsistency,
+    NumberIds,
+    number_ids,
+)
 from perceptok.errors import InferenceError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
@@ -50,11 +57,12 @@ class EvidenceRows(LogitsProcessor):
         frames: Sequence[ImageFrame],
         nearness: Callable[[np.ndarray], np.ndarray],
     ) -> None:
+        digits = _digits_of(tokenizer) if "count" in kinds else None
         self.rows: list[list[CountConsistency | MarkerConsistency]] = []
         for places, frame in zip(markers, frames, strict=True):
             row: list[CountConsistency | MarkerConsistency] = []
             if "count" in kinds:
-                row += [_count(tokenizer, vocab, *cue, prompt_length) for cue in _COUNT_CUES]
+                row += [_count(tokenizer, vocab, *cue, prompt_length, digits) for cue in _COUNT_CUES]
             if "list" in kinds:
                 row.append(_numbers(tokenizer, vocab, prompt_length))
             if "marker" in kinds and places:
@@ -86,14 +94,26 @@ def ids_after(tokenizer: Any, before: str, text: str) -> list[int]:
     return both[len(first) :]
 
 
-def _count(tokenizer: Any, vocab: PerceptionVocabulary, before: str, cue: str, prompt_length: int) -> CountConsistency:
-    # Without what follows the number a digit more could: the space is a token's beginning, and so no token by itself.
+def _count(
+    tokenizer: Any, vocab: PerceptionVocabulary, before: str, cue: str, prompt_length: int, digits: NumberIds | None
+) -> CountConsistency:
     return CountConsistency(
         vocab,
         ids_after(tokenizer, before, cue),
         lambda number: ids_after(tokenizer, before + cue, f" {number}"),
         prompt_length=prompt_length,
+        digits=digits,
     )
+
+
+_known_digits: WeakKeyDictionary[Any, NumberIds] = WeakKeyDictionary()
+
+
+def _digits_of(tokenizer: Any) -> NumberIds:
+    """`number_ids`, looked up once for each tokenizer: every batch asks for them."""
+    if tokenizer not in _known_digits:
+        _known_digits[tokenizer] = number_ids(tokenizer)
+    return _known_digits[tokenizer]
 
 
 def _numbers(tokenizer: Any, vocab: PerceptionVocabulary, prompt_length: int) -> ListConsistency:

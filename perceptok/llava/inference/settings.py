@@ -1,16 +1,18 @@
-"""How a pipeline asks: every switch of inference, as a document."""
+"""How a pipeline asks: every switch of inference as a document, and what `generate` is told for it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from perceptok.configs import read_config
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, InferenceError
 
-__all__ = ["Consistency", "InferenceConfig"]
+__all__ = ["Consistency", "InferenceConfig", "end_ids", "generation_settings", "padding_id", "seeded"]
 
 Consistency = Literal["count", "list", "marker"]
 
@@ -75,3 +77,56 @@ class InferenceConfig:
         """The grammar of a model that knows depth blocks and boxes or not."""
         grammar = self.grammar or GrammarConfig(depth=depth, boxes=boxes, max_blocks=1 if depth else None)
         return replace(grammar, force_block=self.force_block) if self.force_block else grammar
+
+
+def generation_settings(config: InferenceConfig, budget: int, ends: tuple[int, ...], padding: int) -> dict[str, Any]:
+    """Settings of `generate`, all of them said: what a checkpoint's generation_config asks for does not count.
+
+    A repetition penalty, say, would push a depth map away from its own codes.
+    """
+    how: dict[str, Any] = {
+        "max_new_tokens": budget,
+        "min_length": 0,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "do_sample": config.temperature > 0,
+        "top_k": 0,
+        "top_p": config.top_p,
+        "temperature": config.temperature or 1.0,
+        "eos_token_id": list(ends) or None,
+        "pad_token_id": padding,
+    }
+    if not config.temperature:
+        how |= {"top_k": 50, "top_p": 1.0}  # transformers warns of draws' settings other than its defaults
+    return how
+
+
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The ids that end an answer: the model's own, else the tokenizer's; none where neither says."""
+    said = getattr(model.generation_config, "eos_token_id", None)
+    found = said if said is not None else getattr(tokenizer, "eos_token_id", None)
+    if found is None:
+        return ()
+    return (found,) if isinstance(found, int) else tuple(found)
+
+
+def padding_id(model: Any, tokenizer: Any) -> int:
+    """The id that fills up shorter rows; raises InferenceError where there is none."""
+    for found in (tokenizer.pad_token_id, model.generation_config.pad_token_id, *end_ids(model, tokenizer)):
+        if found is not None:
+            return int(found)
+    raise InferenceError("the tokenizer has no padding token and no end of sequence; set tokenizer.pad_token")
+
+
+@contextmanager
+def seeded(config: InferenceConfig) -> Iterator[None]:
+    """Draws from a generator of their own: the caller's stays where it was."""
+    if not config.temperature:
+        yield
+        return
+    import torch  # a configuration is read without it
+
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        yield

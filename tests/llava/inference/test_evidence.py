@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_the_count_is_that_of_the_boxes(either: Any, codec: pt.DepthCodec) -> No
     none = "There are no cars in the image. We conclude there are"
     steps = len(ids_after(either, none, " 0"))
     assert continued(rows, either, none, steps).strip() == "0"
+
+
+def test_no_digit_is_added_to_a_count(either: Any, codec: pt.DepthCodec) -> None:
+    """Behind the number nothing makes it another one: no 20, 2.5 or 2,000, by any token; all else is free."""
+    text = f"{BOX}\n{BOX}\nSince there are 2 distinct bounding boxes and masks, we conclude there are 2"
+    rows = rows_of(["count"], either, codec)
+    ids = either.encode(text, add_special_tokens=False)
+    for behind in ("", ".", ","):
+        sequence = ids_after(either, "there are", f" 2{behind}")
+        begun = ids[: len(ids) - len(ids_after(either, "there are", " 2"))] + sequence
+        held = rows(torch.tensor([begun]), torch.zeros(1, len(either)))[0]
+        known = either.decode(sequence)
+        for index in range(len(either)):
+            grown = either.decode([*sequence, index]).removeprefix(known)
+            number = re.fullmatch(r"[.,']?[0-9].*", grown, re.DOTALL) if behind == "" else re.match("[0-9]", grown)
+            assert (held[index] == -torch.inf) == (number is not None), (behind, index, grown)
+    # A word later digits are free again: "2 cars. 3 of them".
+    later = rows(torch.tensor([[*ids, *ids_after(either, "2", " cars.")]]), torch.zeros(1, len(either)))
+    assert bool(later.isfinite().all())
 
 
 def test_a_list_counts_its_own(either: Any, codec: pt.DepthCodec) -> None:
