@@ -28,6 +28,7 @@ from perceptok.llava.inference.settings import (
     InferenceConfig,
     end_ids,
     generation_settings,
+    padding_id,
     seeded,
 )
 from perceptok.llava.inference.streaming import Update, stream_updates

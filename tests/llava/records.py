@@ -9,13 +9,21 @@ from PIL import Image
 
 import perceptok as pt
 from perceptok.data.records import Evidence, PerceptionRecord, Turn, write_records
+from perceptok.data.softening import soft_codes
 from perceptok.depth.blocks import block_to_text
 
 
 def write_some_records(
-    folder: Path, codec: pt.DepthCodec, count: int = 12, regimes: tuple[str, ...] = ("atomic", "cot", "direct")
+    folder: Path,
+    codec: pt.DepthCodec,
+    count: int = 12,
+    regimes: tuple[str, ...] = ("atomic", "cot", "direct"),
+    soft: int = 0,
 ) -> Path:
-    """`records.jsonl` and its pictures; regimes take turns, every third record of "atomic" is of boxes."""
+    """`records.jsonl` and its pictures; regimes take turns, every third record of "atomic" is of boxes.
+
+    With `soft` codes a cell, those of "cot" keep what the codec says of their maps.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(3)
     records = []
@@ -40,7 +48,8 @@ def write_some_records(
         turns = (Turn("user", question), Turn("assistant", answer))
         evidence = Evidence()
         if regime != "direct":
-            evidence = Evidence(codes=tuple(int(one) for one in codes.ravel()), codec=codec.fingerprint)
+            kept = soft_codes(codec, nearness, codes[None], soft)[0] if soft and regime == "cot" else None
+            evidence = Evidence(tuple(int(one) for one in codes.ravel()), codec.fingerprint, soft=kept)
         records.append(PerceptionRecord(f"r{number}", (name,), turns, "depth", regime, evidence=evidence))  # type: ignore[arg-type]
     write_records(folder / "records.jsonl", records, force=True)
     return folder / "records.jsonl"

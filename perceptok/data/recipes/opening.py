@@ -28,7 +28,7 @@ class Opened:
         self.recipe = recipe
         codec = DepthCodec.from_pretrained(None if recipe.codec is None else Path(recipe.codec))
         prompts = PromptSet.named(recipe.prompts, recipe.templates)
-        self.setting = Setting(prompts, codec, recipe.frame, recipe.size)
+        self.setting = Setting(prompts, codec, recipe.frame, recipe.size, recipe.soft_codes)
         self.plurals = Plurals(recipe.plurals)
         self._sources: dict[str, Source] = {}
 

@@ -18,6 +18,7 @@ from perceptok.depth.maps.depth_map import Kind, Unit
 from perceptok.errors import ConfigError
 from perceptok.scenes.pictures import Difficulty
 from perceptok.scenes.pictures.splits import SplitName
+from perceptok.tokens import DEPTH
 
 __all__ = ["DataRecipe", "SourceConfig", "SpecialistConfig"]
 
@@ -121,6 +122,9 @@ class DataRecipe:
         prompts: "aurora", "no_coordinates", "no_depth" or "numerals".
         templates: Texts that replace those of the prompts.
         codec: A codec's folder; None for the weights that come with perceptok.
+        soft_codes: Depth: how many of the codec's nearest codes each cell keeps, with their distances, for training
+            with a soft teacher (32, say: 8 leave out 29 % of its weight at the default temperature, measured on smooth
+            noise); 0 for none.
         plurals: A JSON table of plurals.
         image_format: "jpg" (quality 95) or "png".
         cache: A folder for what specialists say, shared between runs; None for none.
@@ -140,6 +144,7 @@ class DataRecipe:
     prompts: str = "aurora"
     templates: Mapping[str, str] = field(default_factory=dict)
     codec: str | None = None
+    soft_codes: int = 0
     plurals: str | None = None
     image_format: Literal["jpg", "png"] = "jpg"
     cache: str | None = None
@@ -149,6 +154,8 @@ class DataRecipe:
     def __post_init__(self) -> None:
         if self.seed < 0 or not 64 <= self.size <= 336:
             raise ConfigError(f"need seed >= 0 and size 64..336; got {self.seed} and {self.size}")
+        if not 0 <= self.soft_codes <= DEPTH.size:
+            raise ConfigError(f"soft_codes is a number of codes, 0..{DEPTH.size}; got {self.soft_codes}")
         names = [one.name for one in self.sets]
         if not names or len({*names}) != len(names):
             raise ConfigError(f"a recipe has sets of different names; got {names}")

@@ -11,6 +11,7 @@ from perceptok.data.records.record import (
     Task,
     Turn,
 )
+from perceptok.data.records.soft import SoftCodes
 
 __all__ = [
     "JSON",
@@ -19,6 +20,7 @@ __all__ = [
     "Marker",
     "PerceptionRecord",
     "Regime",
+    "SoftCodes",
     "Task",
     "Turn",
     "check_records",

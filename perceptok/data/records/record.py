@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
 from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.data.records.soft import SoftCodes
 from perceptok.errors import PerceptokError, RecordError
 from perceptok.files import parse_json
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
@@ -64,6 +65,7 @@ class Evidence:
         markers: Drawn on the image.
         boxes: Coordinate codes x1, y1, x2, y2 of each instance, in the order of the answer; () says that there is none.
         plural: What is counted, e.g. "dogs".
+        soft: What the codec says of the map's cells beside their codes; None where the map was not at hand.
     """
 
     codes: tuple[int, ...] | None = None
@@ -71,6 +73,7 @@ class Evidence:
     markers: tuple[Marker, ...] = ()
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     plural: str | None = None
+    soft: SoftCodes | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class PerceptionRecord:
                 "markers": [{"letter": m.letter, "x": m.x, "y": m.y, "level": m.level} for m in evidence.markers],
                 "boxes": None if evidence.boxes is None else [list(box) for box in evidence.boxes],
                 "plural": evidence.plural,
+                **({} if evidence.soft is None else {"soft": _soft_dict(evidence.soft)}),
             },
             "provenance": {key: self.provenance[key] for key in sorted(self.provenance)},
         }
@@ -229,6 +233,8 @@ def _check_evidence(evidence: Evidence, side: float) -> None:
         _require(len(codes) == _CELLS, "evidence.codes", f"{_CELLS} codes", f"{len(codes)} of them")
         for code in codes:
             _require(_whole(code, DEPTH.size), "evidence.codes", f"integers 0..{DEPTH.size - 1}", code)
+    if evidence.soft is not None:
+        _require(codes == evidence.soft.nearest, "evidence.soft.codes", "the block's own codes first", "others")
     letters = [marker.letter for marker in evidence.markers]
     _require(len({*letters}) == len(letters), "evidence.markers", "different letters", letters)
     for index, marker in enumerate(evidence.markers):
@@ -302,7 +308,7 @@ _FIELDS = (
 
 
 def _read_evidence(values: object) -> Evidence:
-    parts = _object(values, "evidence", ("codes", "codec", "markers", "boxes", "plural"))
+    parts = _object(values, "evidence", ("codes", "codec", "markers", "boxes", "plural", "soft"))
     codes, boxes = parts.get("codes"), parts.get("boxes")
     markers = []
     for index, marker in enumerate(_list(parts.get("markers", []), "evidence.markers")):
@@ -320,7 +326,18 @@ def _read_evidence(values: object) -> Evidence:
             tuple(_list(box, f"evidence.boxes[{index}]")) for index, box in enumerate(_list(boxes, "evidence.boxes"))
         ),
         parts.get("plural"),
+        None if parts.get("soft") is None else _read_soft(parts["soft"]),
     )
+
+
+def _soft_dict(soft: SoftCodes) -> dict[str, JSON]:
+    return {"codes": list(soft.codes), "distances": list(soft.distances)}
+
+
+def _read_soft(values: object) -> SoftCodes:
+    parts = _object(values, "evidence.soft", ("codes", "distances"))
+    codes, distances = (_list(parts.get(key), f"evidence.soft.{key}") for key in ("codes", "distances"))
+    return SoftCodes(tuple(codes), tuple(distances))
 
 
 def _object(values: object, name: str, known: tuple[str, ...] | None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from perceptok.boxes.frames.geometry import ImageFrame
 from perceptok.data.markers import draw_markers, place_markers
-from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.data.records import Evidence, Marker, PerceptionRecord, SoftCodes, Turn
+from perceptok.data.softening import soft_codes
 from perceptok.data.sources.sample import Sample
 from perceptok.data.tasks.setting import Made, SetConfig, Setting, frame_of, wording_of
 from perceptok.depth.blocks import block_to_text
@@ -43,14 +44,18 @@ def depth_records(
             ready.append((sample, rng, frame, framed_nearness(sample.depth, frame)))
         except (DataError, DepthMapError) as error:
             ready.append(str(error))
-    codes = iter(setting.codec.encode([one[3] for one in ready if not isinstance(one, str)]))
+    maps = [one[3] for one in ready if not isinstance(one, str)]
+    encoded = setting.codec.encode(maps)
+    codes = iter(encoded)
+    most = setting.soft_codes
+    soft = iter(soft_codes(setting.codec, maps, encoded, most) if most else [None] * len(maps))
     results: list[Made | str] = []
     for one in ready:
         if isinstance(one, str):
             results.append(one)
             continue
         try:
-            results.append(_record(*one, next(codes), config, setting))
+            results.append(_record(*one, next(codes), next(soft), config, setting))
         except DataError as error:
             results.append(str(error))
     return results
@@ -85,6 +90,7 @@ def _record(
     frame: ImageFrame,
     nearness: Nearness,
     codes: NDArray[np.int64],
+    soft: SoftCodes | None,
     config: SetConfig,
     setting: Setting,
 ) -> Made:
@@ -92,7 +98,7 @@ def _record(
     prompts, wording = setting.prompts, wording_of(config, rng)
     flat = tuple(int(code) for code in codes.ravel())
     block = " ".join(map(str, flat)) if prompts.numerals else block_to_text(codes)
-    evidence = Evidence(flat, setting.codec.fingerprint)
+    evidence = Evidence(flat, setting.codec.fingerprint, soft=None if config.regime == "direct" else soft)
     difficulty, answer = 0.0, None
     choices: tuple[str, ...] = ()
     if config.regime == "atomic":

@@ -91,6 +91,7 @@ class Setting:
     codec: DepthCodec
     frame: FrameKind = "squash"
     size: int = PIXEL.size
+    soft_codes: int = 0
 
 
 class Made(NamedTuple):

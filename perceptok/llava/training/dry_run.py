@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from perceptok.llava.training.finetuning import Prepared, prepare
 from perceptok.llava.training.layers import parameter_groups
 from perceptok.llava.training.ordering import schedule_of
 from perceptok.llava.training.recipe import FinetuneConfig
 from perceptok.llava.training.samples import Sample
+from perceptok.tokens import DEPTH
+from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["DryRun", "Fact", "dry_run", "marked"]
 
@@ -75,6 +79,10 @@ def _facts(config: FinetuneConfig, ready: Prepared) -> Iterator[Fact]:
     yield Fact("dropped as too long", str(samples.dropped))
     yield Fact("tokens a sample", f"median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
     yield Fact("taught tokens a sample", f"{sum(int(s.taught.sum()) for s in samples.samples) / len(samples):.0f}")
+    if config.objective.teacher == "soft":
+        blocks = [one for one in samples.samples if _has_codes(one, ready.vocab)]
+        kept = sum(one.soft is not None for one in blocks)
+        yield Fact("soft teacher", f"of {len(blocks)} records with a block {kept} keep their map's soft codes")
     yield Fact("steps", f"{ready.steps} of {ready.step_size} samples")
     schedule = schedule_of(config.curriculum, samples.sizes)
     for where, step in (("first", 0), ("last", ready.steps - 1)):
@@ -91,6 +99,10 @@ def _facts(config: FinetuneConfig, ready: Prepared) -> Iterator[Fact]:
     yield Fact("memory of a process, estimated", _memory(config, ready, lengths[-1]))
     if ready.checkpoint is not None:
         yield Fact("goes on from", str(ready.checkpoint))
+
+
+def _has_codes(sample: Sample, vocab: PerceptionVocabulary) -> bool:
+    return bool((vocab.codes(torch.from_numpy(sample.tail[sample.taught]).long(), DEPTH) >= 0).any())
 
 
 def _memory(config: FinetuneConfig, ready: Prepared, length: int) -> str:

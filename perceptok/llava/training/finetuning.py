@@ -18,7 +18,7 @@ from perceptok.files import atomic_write, parse_json
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
 from perceptok.llava.training.checkpoints import last_checkpoint
-from perceptok.llava.training.collating import Collator
+from perceptok.llava.training.collating import Collator, SoftTeacher
 from perceptok.llava.training.layers import lora_settings
 from perceptok.llava.training.objective import Objective
 from perceptok.llava.training.ordering import MicroBatches, schedule_of, total_steps
@@ -150,7 +150,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         **_checkpointing(transformers.TrainingArguments, config.gradient_checkpointing),
     )
     rule = config.frame_rule
-    collator = Collator(ready.processor, ready.vocab, rule)
+    collator = Collator(ready.processor, ready.vocab, rule, SoftTeacher.of(config.objective, ready.codec))
     trainer = PerceptionTrainer(
         ready.model,
         args,

@@ -21,7 +21,7 @@ from perceptok.vocabulary.lookup import PerceptionVocabulary
 if TYPE_CHECKING:
     from perceptok.depth.codec import DepthCodec
 
-__all__ = ["BatchLoss", "Objective", "positions_to_keep", "softened_codes"]
+__all__ = ["BatchLoss", "Objective", "positions_to_keep"]
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 
@@ -48,15 +48,18 @@ class Objective:
         self.vocab = vocab
         self.codec = codec
         self.alignment = VocabularyAlignment.identity(DEPTH.size)
-        if codec is None and (settings.teacher == "soft" or settings.reconstruction):
-            raise ConfigError("a soft teacher and Eq. 2 need the depth codec; name one")
-        self._soft = None
-        if settings.teacher == "soft" and settings.distillation:
-            assert codec is not None
-            self._soft = softened_codes(codec.codebook, settings.teacher_temperature)
+        if codec is None and settings.reconstruction:
+            raise ConfigError("Eq. 2 needs the depth codec; name one")
+        self._soft = settings.teacher != "hard"
 
     def __call__(
-        self, logits: Tensor, input_ids: Tensor, labels: Tensor, items: Tensor | int, codes: Tensor
+        self,
+        logits: Tensor,
+        input_ids: Tensor,
+        labels: Tensor,
+        items: Tensor | int,
+        codes: Tensor,
+        teacher: Tensor | None = None,
     ) -> BatchLoss:
         """The loss of one batch, as its part of a step's mean.
 
@@ -66,6 +69,7 @@ class Objective:
             labels: (B, T), unshifted, -100 where nothing is taught.
             items: Supervised tokens of the whole step: of every batch and process whose gradients are added.
             codes: Depth codes among them.
+            teacher: (M, 128) for a soft teacher: a row for each of the batch's M codes, in their order.
         """
         kept = logits.shape[1]
         input_ids, labels = input_ids[:, -kept:], labels[:, -kept:]
@@ -79,7 +83,10 @@ class Objective:
         total = self.settings.cross_entropy * losses.sum() / items
         if self.settings.distillation:
             total = (
-                total + self.settings.distillation * self._distillation(logits, input_ids, labels, losses, at) / codes
+                total
+                + self.settings.distillation
+                * self._distillation(logits, input_ids, labels, losses, at, teacher)
+                / codes
             )
         if self.settings.reconstruction:
             total = total + self.settings.reconstruction * self._reconstruction(logits, input_ids, labels, codes)
@@ -87,17 +94,18 @@ class Objective:
         sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses.detach())
         return BatchLoss(total, sums, at.sum(dim=1))
 
-    def _distillation(self, logits: Tensor, input_ids: Tensor, labels: Tensor, losses: Tensor, at: Tensor) -> Tensor:
+    def _distillation(
+        self, logits: Tensor, input_ids: Tensor, labels: Tensor, losses: Tensor, at: Tensor, teacher: Tensor | None
+    ) -> Tensor:
         """Eq. 1, summed over the codes."""
         targets = next_token_targets(input_ids, self.vocab, labels=labels)
-        if self._soft is None and self.settings.normalisation == "full":
+        if not self._soft and self.settings.normalisation == "full":
             # Of a hard teacher over the whole vocabulary it is the cross entropy of the codes, which is there already.
             return (losses * targets.mask[at]).sum()
-        hard = targets.codes[targets.mask]
-        teacher = hard if self._soft is None else self._soft.to(hard.device)[hard]
+        assert teacher is not None or not self._soft
         return distillation_loss(
             logits,
-            teacher,
+            teacher.to(logits.device) if self._soft and teacher is not None else targets.codes[targets.mask],
             self.alignment,
             self.vocab,
             targets.mask,
@@ -115,19 +123,6 @@ class Objective:
         wanted = self.codec.decode(grids)
         error = reconstruction_loss(logits, wanted, self.codec.decode_soft, self.alignment, self.vocab, targets.mask)
         return error * len(grids) * _CELLS / codes
-
-
-def softened_codes(codebook: Tensor, temperature: float) -> Tensor:
-    """The soft teacher of Eq. 1 where only codes are at hand: (K, K) float32, row k the teacher of code k.
-
-    q = softmax(-||e_k - e_j||^2 / (temperature * spread)), as `DepthCodec.encode_soft` gives for a feature that lies
-    on its code's vector; spread is the mean squared distance between two vectors, so that 1 means the same for every
-    codec.
-    """
-    vectors = codebook.detach().double()
-    distances = torch.cdist(vectors, vectors).square()
-    spread = distances.sum() / (len(vectors) * (len(vectors) - 1))
-    return (-distances / (temperature * spread)).softmax(-1).float()
 
 
 def positions_to_keep(labels: Tensor) -> int:

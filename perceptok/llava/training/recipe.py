@@ -57,9 +57,10 @@ class ObjectiveSettings:
 
     cross_entropy: float = _said("Weight of the answers' cross entropy, a mean over supervised tokens.", 1.0)
     distillation: float = _said("Weight of Eq. 1, a mean over depth codes; 0 leaves it out.", 1.0)
-    teacher: Literal["hard", "soft"] = _said(
-        "Of Eq. 1: the codes themselves, or the codec's probabilities of every code given the right one: a softmax of "
-        "distances between their vectors.",
+    teacher: Literal["hard", "soft", "codebook"] = _said(
+        "Of Eq. 1: hard: the codes themselves; soft: what the codec says of the map, where a record keeps it "
+        "(soft_codes of `perceptok data build`), else as codebook; codebook: what it would say of a map that lies on "
+        "its codes, a softmax of distances between their vectors.",
         "hard",
     )
     teacher_temperature: float = _said(

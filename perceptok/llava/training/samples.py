@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from perceptok.data.records import PerceptionRecord, read_records
+from perceptok.data.records import PerceptionRecord, SoftCodes, read_records
 from perceptok.data.rendering import render_record
 from perceptok.errors import RecordError, TrainingError
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.processors import image_token_of
+from perceptok.tokens import DEPTH
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = ["RecordSamples", "Sample", "open_picture", "read_samples"]
@@ -37,6 +39,7 @@ class Sample:
         tail: Token ids behind the last image, which no processor changes.
         taught: Which of them are taught.
         length: Tokens with the images' own.
+        soft: What the codec says of the map behind the taught block; None without a map or block.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Sample:
     tail: np.ndarray
     taught: np.ndarray
     length: int
+    soft: SoftCodes | None = None
 
 
 class RecordSamples(Dataset[Sample]):
@@ -152,7 +156,18 @@ def sample_of_record(
         raise RecordError(f"record {record.id!r}: an answer stands before an image, which no processor here expands")
     length = len(ids) + sum(expansions.of(path) for path in paths)
     group = f"{record.task}/{record.regime}"
-    return Sample(record.id, group, paths, rendered.text, ids[begin:].astype(np.int32), mask[begin:], length)
+    soft = record.evidence.soft
+    if soft is not None and _taught_codes(ids[mask], vocab) != soft.nearest:
+        soft = None  # the block is not all that is taught, or is in words
+    tail = ids[begin:].astype(np.int32)
+    return Sample(record.id, group, paths, rendered.text, tail, mask[begin:], length, soft)
+
+
+def _taught_codes(ids: np.ndarray, vocab: PerceptionVocabulary) -> tuple[int, ...]:
+    if not vocab.has(DEPTH):
+        return ()
+    codes = vocab.codes(torch.from_numpy(ids), DEPTH)
+    return tuple(codes[codes >= 0].tolist())
 
 
 class _Expansions:

@@ -148,12 +148,13 @@ class PerceptionTrainer(Trainer):
         """
         ids, groups = (inputs[name] for name in IDS)
         labels = inputs["labels"]
-        given = {name: value for name, value in inputs.items() if name not in (*IDS, "labels")}
+        teacher = inputs.get("teacher")
+        given = {name: value for name, value in inputs.items() if name not in (*IDS, "labels", "teacher")}
         if self._keeps:
             given["logits_to_keep"] = positions_to_keep(labels)
         outputs = model(**given, use_cache=False)
         assert num_items_in_batch is not None
-        loss = self._objective(outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes)
+        loss = self._objective(outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes, teacher)
         if not torch.isfinite(loss.total):
             raise TrainingError(
                 f"the loss is {float(loss.total.detach())} at step {self.state.global_step + 1}, in the batch of the "

@@ -27,6 +27,7 @@ from perceptok.errors import ConfigError, DataError, OutputError
 RECIPE = """
 seed: 1
 size: 128
+soft_codes: 2
 also: [llava, chat, parquet]
 sources:
   rooms:

@@ -46,6 +46,20 @@ def said(record: PerceptionRecord) -> tuple[str, str]:
     return record.turns[0].text, record.turns[1].text
 
 
+def test_soft_codes_on_request(codec: DepthCodec) -> None:
+    """Beside a block, never beside a direct label; the same of a squashed map and of a framed one."""
+    for frame in ("squash", "letterbox"):
+        for regime, kept in (("atomic", True), ("cot", True), ("direct", False)):
+            config = SetConfig("s", "x", "depth", regime, 1)  # type: ignore[arg-type]
+            setting = Setting(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
+            (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
+            assert isinstance(one, Made), one
+            soft = one.record.evidence.soft
+            assert (soft is not None) == kept
+            assert soft is None or (len(soft.codes), soft.nearest) == (300, one.record.evidence.codes)
+    assert made(codec, "atomic")[0].evidence.soft is None
+
+
 def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> None:
     record, picture = made(codec, "atomic")
     depth = sample().depth

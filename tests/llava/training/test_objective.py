@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch.nn import functional as F
 
 import perceptok as pt
 from perceptok.errors import ConfigError
-from perceptok.llava.training.collating import Collator
-from perceptok.llava.training.objective import Objective, positions_to_keep, softened_codes
+from perceptok.llava.training.collating import Collator, SoftTeacher, softened_codes
+from perceptok.llava.training.objective import Objective, positions_to_keep
 from perceptok.llava.training.recipe import ObjectiveSettings
-from perceptok.llava.training.samples import read_samples
+from perceptok.llava.training.samples import RecordSamples, read_samples
 from tests.llava.records import write_some_records
 
 
@@ -23,20 +24,37 @@ from tests.llava.records import write_some_records
 def batch(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A batch, its vocabulary, and logits as a model might give them."""
     _, processor, vocab = pt.load_llava(tiny_llava, codec=codec)
-    path = write_some_records(tmp_path_factory.mktemp("data"), codec, 6)
+    path = write_some_records(tmp_path_factory.mktemp("data"), codec, 6, soft=128)
     samples = read_samples((str(path),), processor, vocab, pt.FrameRule(), max_length=2048)
     found = Collator(processor, vocab, pt.FrameRule())(samples.samples)
     torch.manual_seed(2)
+    found |= {"processor": processor, "samples": samples, "path": path}
     return {**found, "vocab": vocab, "logits": torch.randn(*found["labels"].shape, vocab.size, requires_grad=True)}
+
+
+def maps_of(batch: dict[str, Any], name: str, codec: pt.DepthCodec, temperature: float) -> Tensor | None:
+    """What the codec says of the map that a "cot" record of `write_some_records` was made of: its picture, squared."""
+    number = int(name.removeprefix("r"))
+    if number % 3 != 1:
+        return None
+    generator = np.random.default_rng(3)
+    powers = [generator.uniform(0.5, 2) for _ in range(number + 1)]
+    ramp = np.linspace(0, 1, 40, dtype=np.float32) ** powers[-1]
+    nearness = np.ascontiguousarray(np.broadcast_to(ramp[:, None], (40, 40)))
+    spread = float(torch.cdist(codec.codebook, codec.codebook).square().sum() / (128 * 127))
+    return torch.from_numpy(codec.encode_soft(nearness, temperature=temperature * spread)).view(100, 128)
 
 
 def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSettings) -> Tensor:
     """Position by position, as the equations are printed."""
     vocab: pt.PerceptionVocabulary = batch["vocab"]
     cross, distilled = [], []
-    soft = softened_codes(codec.codebook, settings.teacher_temperature)
+    table = softened_codes(codec.codebook, settings.teacher_temperature)
     ids = vocab.ids(pt.DEPTH)
+    samples: RecordSamples = batch["samples"]
     for row in range(len(batch["labels"])):
+        cell = 0
+        said = maps_of(batch, samples.samples[row].id, codec, settings.teacher_temperature)
         for place in range(1, batch["labels"].shape[1]):
             label = int(batch["labels"][row, place])
             if label == -100:
@@ -48,7 +66,10 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
                 log_p = F.log_softmax(columns, dim=-1)
                 log_p = log_p if settings.normalisation == "auxiliary" else log_p[ids]
                 code = ids.tolist().index(label)
-                q = soft[code] if settings.teacher == "soft" else F.one_hot(torch.tensor(code), 128).float()
+                q = F.one_hot(torch.tensor(code), 128).float() if settings.teacher == "hard" else table[code]
+                if settings.teacher == "soft" and said is not None:
+                    q = said[cell]
+                cell += 1
                 distilled.append(-(q * log_p).sum())
     total = settings.cross_entropy * torch.stack(cross).mean()
     return total + settings.distillation * torch.stack(distilled).mean()
@@ -61,6 +82,7 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
         ObjectiveSettings(distillation=0.0),
         ObjectiveSettings(cross_entropy=0.5, distillation=2.0, teacher="soft"),
         ObjectiveSettings(teacher="soft", normalisation="auxiliary", teacher_temperature=0.3),
+        ObjectiveSettings(teacher="codebook"),
         ObjectiveSettings(normalisation="auxiliary"),
     ],
 )
@@ -73,14 +95,26 @@ def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: Objec
     wanted = slow(batch, codec, settings)
     keep = positions_to_keep(labels)
     assert keep < labels.shape[1]
-    found = objective(batch["logits"][:, -keep:], batch["input_ids"], labels, items, codes)
+    taught = SoftTeacher.of(settings, codec)
+    with_teacher = Collator(batch["processor"], vocab, pt.FrameRule(), taught)
+    samples = batch["samples"].samples
+    teacher = with_teacher(samples).get("teacher")
+    assert (teacher is None) == (settings.teacher == "hard" or not settings.distillation)
+    found = objective(batch["logits"][:, -keep:], batch["input_ids"], labels, items, codes, teacher)
     assert torch.allclose(found.total, wanted, rtol=1e-4)
     gradients = [torch.autograd.grad(one, batch["logits"], retain_graph=True)[0] for one in (found.total, wanted)]
     assert torch.allclose(*gradients, atol=1e-7)
     assert torch.equal(found.counts, (labels[:, 1:] != -100).sum(dim=1))
     # In two parts it is the same: nothing depends on how a step is cut.
     parts = [
-        objective(batch["logits"][rows], batch["input_ids"][rows], labels[rows], items, codes).total
+        objective(
+            batch["logits"][rows],
+            batch["input_ids"][rows],
+            labels[rows],
+            items,
+            codes,
+            with_teacher(samples[rows]).get("teacher"),
+        ).total
         for rows in (slice(0, 1), slice(1, None))
     ]
     assert torch.allclose(sum(parts), found.total, rtol=1e-5)  # type: ignore[arg-type]
@@ -111,5 +145,5 @@ def test_softened_codes(codec: pt.DepthCodec) -> None:
 def test_refused(batch: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="every weight is 0"):
         ObjectiveSettings(cross_entropy=0.0, distillation=0.0)
-    with pytest.raises(ConfigError, match="need the depth codec"):
-        Objective(ObjectiveSettings(teacher="soft"), batch["vocab"], None)
+    with pytest.raises(ConfigError, match="needs the depth codec"):
+        Objective(ObjectiveSettings(reconstruction=1.0), batch["vocab"], None)

@@ -1,0 +1,73 @@
+"""Soft codes: what the codec says of a map, kept beside its codes in a record and brought back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from perceptok.data.records import Evidence, PerceptionRecord, SoftCodes, Turn
+from perceptok.data.softening import code_spread, soft_codes
+from perceptok.depth.codec import DepthCodec
+from perceptok.errors import RecordError
+
+
+@pytest.fixture(scope="module")
+def codec() -> DepthCodec:
+    return DepthCodec.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def maps() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    smooth = [ndimage.gaussian_filter(rng.random((320, 320)), 12) for _ in range(2)]
+    return [((one - one.min()) / np.ptp(one)).astype(np.float32) for one in smooth]
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
+def test_all_codes_are_the_codecs_own_teacher(codec: DepthCodec, maps: list[np.ndarray], temperature: float) -> None:
+    wanted = codec.encode_soft(maps, temperature=temperature * code_spread(codec.codebook)).reshape(2, 100, 128)
+    codes = codec.encode(maps)
+    for soft, one, own in zip(soft_codes(codec, maps, codes, 128), wanted, codes, strict=True):
+        np.testing.assert_allclose(soft.probabilities(temperature), one, atol=2e-3)
+        assert soft.nearest == tuple(own.ravel().tolist())
+
+
+def test_the_nearest_few_share_it_among_them(codec: DepthCodec, maps: list[np.ndarray]) -> None:
+    whole = codec.encode_soft(maps, temperature=0.05 * code_spread(codec.codebook)).reshape(-1, 128)
+    found = np.concatenate([one.probabilities(0.05) for one in soft_codes(codec, maps, codec.encode(maps), 8)])
+    kept = np.where(whole >= np.sort(whole, axis=1)[:, -8:-7], whole, 0)
+    np.testing.assert_allclose(found, kept / kept.sum(axis=1, keepdims=True), atol=2e-3)
+
+
+def record(soft: SoftCodes, codes: tuple[int, ...]) -> PerceptionRecord:
+    turns = (Turn("user", "Depth?"), Turn("assistant", "That."))
+    return PerceptionRecord("r", ("a.png",), turns, "depth", "atomic", evidence=Evidence(codes, "x", soft=soft))
+
+
+def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) -> None:
+    codes = codec.encode(maps[:1])
+    (soft,) = soft_codes(codec, maps[:1], codes, 4)
+    one = record(soft, soft.nearest)
+    assert PerceptionRecord.from_json(one.to_json()) == one
+    assert "soft" not in replace(one, evidence=Evidence(soft.nearest)).to_json()
+    with pytest.raises(RecordError, match=r"evidence.soft.codes: expected the block's own codes first"):
+        record(soft, ((soft.nearest[0] + 1) % 128, *soft.nearest[1:]))
+
+
+@pytest.mark.parametrize(
+    ("codes", "distances", "message"),
+    [
+        ((1,) * 99, (0.0,) * 99, "k codes and k distances for each of 100 cells; got 99"),
+        ((1,) * 100, (0.0,) * 200, "got 100 and 200"),
+        ((128,) * 100, (0.0,) * 100, r"codes: expected integers 0..127, got 128"),
+        ((1,) * 100, (float("nan"),) * 100, "numbers from 0, got nan"),
+        ((1, 1) * 100, (0.0, 0.5) * 100, "names a code twice"),
+        ((1, 2) * 100, (0.5, 0.0) * 100, "expected 0 for a cell's nearest code"),
+    ],
+)
+def test_what_is_none(codes: tuple[int, ...], distances: tuple[float, ...], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        SoftCodes(codes, distances)
