@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptok.errors import OutputError
+from perceptok.errors import ConfigError, OutputError
 from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
 from perceptok_cli.depth_options import (
     BatchOption,
@@ -40,6 +40,29 @@ EngineOption = Annotated[
     Literal["local", "ray"], typer.Option("--engine", help="This process, or workers on a Ray cluster (extra ray).")
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Ray: workers, each with a codec of its own.")]
+SequenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--sequence",
+        help="Each folder's maps are the frames of a clip: one range (percentiles 1 and 99 of the first frames, or "
+        "--percentiles, --near/--far, --running), and records of the cells that changed.",
+    ),
+]
+HoldOption = Annotated[
+    float | None,
+    typer.Option("--hold", min=0, help="Clips: a code stays while no other is nearer by more; default 0.02."),
+]
+DeadbandOption = Annotated[
+    float | None,
+    typer.Option("--deadband", min=0, help="Clips: a code stays while its cell's nearness moves less; default 0."),
+]
+FramesOption = Annotated[
+    int | None, typer.Option("--frames", min=1, help="Clips: first frames that decide the range; default 8.")
+]
+RunningOption = Annotated[
+    float | None,
+    typer.Option("--running", help="Clips: the range goes this share of the way to each frame's own, such as 0.02."),
+]
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Ray: the cluster's address; default: RAY_ADDRESS, or this machine.")
 ]
@@ -59,18 +82,36 @@ def encode(
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
     address: AddressOption = None,
+    sequence: SequenceOption = False,
+    hold: HoldOption = None,
+    deadband: DeadbandOption = None,
+    frames: FramesOption = None,
+    running: RunningOption = None,
 ) -> None:
     """Encode depth maps to tokens. An interrupted run is continued by the same command."""
+    from perceptok.depth.folders.clips import ClipSettings, clip_records, encode_clips
     from perceptok.depth.folders.jobs import Failure, encode_files, encode_maps
     from perceptok.depth.folders.ray_jobs import ray_encoder
 
-    maps = reading.found(paths)
+    if not sequence and (hold, deadband, frames, running) != (None, None, None, None):
+        raise ConfigError("--hold, --deadband, --frames and --running are for clips; add --sequence")
+    if sequence and (text or engine != "local"):
+        raise ConfigError(
+            "--sequence goes with neither --text nor --engine ray: records hold what changed, no whole block, and each "
+            "frame needs the one before it"
+        )
+    settings = ClipSettings(0.02 if hold is None else hold, deadband or 0.0, frames or 8)
+    maps = reading.found(paths, frames=sequence, running=running)
     loaded = loaded_codec(codec, device)
     spread = ray_encoder(loaded, batch_size=batch_size, workers=workers, address=address) if engine == "ray" else None
     odd: list[tuple[str, str]] = []
     if str(output) == "-":
         failures: list[Failure] = []
-        for result in spread(maps) if spread else encode_maps(loaded, maps, batch_size=batch_size):
+        if sequence:
+            results = clip_records(loaded, maps, settings)
+        else:
+            results = iter(spread(maps)) if spread else encode_maps(loaded, maps, batch_size=batch_size)
+        for result in results:
             if isinstance(result, Failure):
                 failures.append(result)
             else:
@@ -79,18 +120,25 @@ def encode(
         warn_at_end(odd, len(maps))
         finish(failures, len(maps))
         return
+
+    def warn(name: str, warning: str) -> None:
+        odd.append((name, warning))
+
     with progress_bar("encoding", len(maps)) as advance:
-        failures = encode_files(
-            loaded,
-            maps,
-            output,
-            batch_size=batch_size,
-            text=text,
-            force=force,
-            advance=advance,
-            engine=spread,
-            warn=lambda *warning: odd.append(warning),
-        )
+        if sequence:
+            failures = encode_clips(loaded, maps, output, settings=settings, force=force, advance=advance, warn=warn)
+        else:
+            failures = encode_files(
+                loaded,
+                maps,
+                output,
+                batch_size=batch_size,
+                text=text,
+                force=force,
+                advance=advance,
+                engine=spread,
+                warn=warn,
+            )
     warn_at_end(odd, len(maps))
     note(f"{len(maps) - len(failures)} maps -> {output}")
     finish(failures, len(maps))

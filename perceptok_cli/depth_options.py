@@ -129,8 +129,30 @@ class Reading:
             return NearnessRange.fixed(self.near, self.far)
         return NearnessRange()
 
-    def found(self, paths: list[str], *, every_source: bool = False) -> list[MapFile]:
-        """The maps of a command's arguments; `-` among them reads names from standard input."""
+    def _running(self, rate: float) -> NearnessRange:
+        from perceptok.depth.maps.ranges import NearnessRange
+
+        chosen = self.range
+        if chosen.mode == "percentiles" and chosen.low is not None and chosen.high is not None:
+            return NearnessRange.running(rate, chosen.low, chosen.high)
+        if chosen.mode != "extremes":
+            raise ConfigError("--running goes with --percentiles at most; --near, --far and --no-normalize do not move")
+        return NearnessRange.running(rate)
+
+    def found(
+        self, paths: list[str], *, every_source: bool = False, frames: bool = False, running: float | None = None
+    ) -> list[MapFile]:
+        """The maps of a command's arguments; `-` among them reads names from standard input.
+
+        Args:
+            paths: The arguments.
+            every_source: Whatever `--source` says.
+            frames: The maps are frames of clips.
+            running: The rate at which a clip's range follows its frames.
+
+        Raises:
+            ConfigError: The range is said twice.
+        """
         from perceptok.depth.folders.collection import find_maps
 
         def named() -> Iterator[str]:
@@ -148,7 +170,7 @@ class Reading:
             invalid=tuple(self.invalid or ()),
             sky=self.sky,
             sky_values=tuple(self.sky_value or ()),
-            range=self.range,
+            range=self.range if running is None else self._running(running),
             key=self.key,
             mask_key=self.mask_key,
             channel=self.channel,
@@ -156,6 +178,7 @@ class Reading:
             packing=self.packing,
             max_pixels=self.max_pixels,
             sources=() if every_source else tuple(self.source or ()),
+            frames=frames,
         )
 
 

@@ -108,24 +108,27 @@ class DepthCodec(SavedCodec):
         *,
         range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
         hold: float = 0.0,
+        deadband: float = 0.0,
         frames: int = 8,
     ) -> Iterator[SequenceFrame]:
         """Encode the frames of a clip one by one in one range; a cell keeps its code while that is nearly the best.
 
         Args:
             maps: Frames in order, of one kind.
-            range: The clip's range; by default percentiles of the first frames (`clip_range`).
+            range: The clip's range: fixed, "whole", or percentiles of the first frames together (by default 1 and 99),
+                from which `NearnessRange.running` moves on slowly.
             hold: How much farther (squared distance between code vectors) than the nearest code a kept code may be.
+            deadband: A cell keeps its code, too, while the nearness of its own pixels moves by less than this.
             frames: How many first frames decide the range.
 
         Yields:
             `SequenceFrame`: codes (10, 10), which cells changed, and the nearness; see `perceptok.depth.sequences`.
 
         Raises:
-            ConfigError: `hold` is negative, or `frames` less than 1.
+            ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
             DepthMapError: A frame has nothing to encode, or the first frames give no range.
         """
-        return encode_sequence(self, maps, range=range, hold=hold, frames=frames)
+        return encode_sequence(self, maps, range=range, hold=hold, deadband=deadband, frames=frames)
 
     @overload
     def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...

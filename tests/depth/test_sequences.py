@@ -112,3 +112,58 @@ def test_a_range_in_encode(codec: DepthCodec) -> None:
     for ranged in (one.to_nearness(), [one, two.to_nearness()], np.zeros((4, 4), np.float32)):
         with pytest.raises(ConfigError, match="a range is for DepthMaps"):
             codec.encode(ranged, range=chosen)
+
+
+def test_a_running_range_follows_slowly(codec: DepthCodec) -> None:
+    """Each frame's ends go a tenth of the way to its own percentiles, in inverse depth; records can say them."""
+    maps = [DepthMap.from_array(ROOM * (1 + 0.1 * index), kind="metric", unit="m") for index in range(4)]
+    chosen = NearnessRange.running(0.1, 2, 98)
+    out = [one.nearness for one in encode_sequence(codec, maps, range=chosen, frames=1)]
+    first = np.percentile(1 / ROOM.astype(np.float64), (2, 98))
+    low, high = first
+    for index, nearness in enumerate(out):
+        own_low, own_high = first / (1 + 0.1 * index)
+        if index:
+            low, high = low + 0.1 * (own_low - low), high + 0.1 * (own_high - high)
+        assert (nearness.near, nearness.far) == (pytest.approx(1 / high, rel=1e-5), pytest.approx(1 / low, rel=1e-5))
+        assert nearness.range == chosen
+    assert NearnessRange.parse(str(chosen)) == chosen
+    with pytest.raises(DepthMapError, match="frames of a clip"):
+        maps[0].to_nearness(chosen)
+    for wrong in (0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="rate"):
+            NearnessRange.running(wrong)
+
+
+def test_percentiles_and_extremes_are_the_first_frames_together(codec: DepthCodec) -> None:
+    one, two = (DepthMap.from_array(ROOM * scale, kind="metric", unit="m") for scale in (1, 2))
+    for chosen, ends in ((NearnessRange(), (1, 8)), (NearnessRange.of_percentiles(0, 100), (1, 8))):
+        for frame in encode_sequence(codec, [one, two], range=chosen, frames=2):
+            assert (frame.nearness.near, frame.nearness.far) == pytest.approx(ends)
+
+
+def test_a_deadband_holds_what_stays_beside_what_moves(codec: DepthCodec) -> None:
+    """Codes depend on the whole map: with `hold` alone cells change beside a moving thing, whose own depth stays."""
+    chosen = NearnessRange.fixed(0.9, 5)
+    moving = []
+    for index in range(4):
+        depth = ROOM.copy()
+        depth[:40, 10 * index : 30 + 10 * index] = 1.2
+        moving.append(DepthMap.from_array(depth, kind="metric", unit="m"))
+
+    def changed_below(**options: float) -> int:
+        out = list(encode_sequence(codec, moving, range=chosen, **options))
+        return sum(int(one.changed[5:].sum()) for one in out[1:])
+
+    assert changed_below() > 0
+    assert changed_below(deadband=0.001) == 0
+
+
+def test_a_deadband_measures_from_the_input_that_the_code_was_chosen_for(codec: DepthCodec) -> None:
+    """A slow drift adds up: what moves by less than the deadband each frame is encoded anew all the same."""
+    chosen = NearnessRange.fixed(0.5, 20)
+    drift = [DepthMap.from_array(ROOM * 1.01**index, kind="metric", unit="m") for index in range(40)]
+    out = list(encode_sequence(codec, drift, range=chosen, deadband=0.02))
+    alone = list(encode_sequence(codec, drift, range=chosen))
+    assert 0 < sum(one.changed.sum() for one in out[1:]) < sum(one.changed.sum() for one in alone[1:])
+    assert sum(one.changed[:5].any() for one in out[1:]) > 2

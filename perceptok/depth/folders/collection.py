@@ -133,6 +133,7 @@ def find_maps(
     mask: Path | None = None,
     packing: Packing | None = None,
     sources: Sequence[str] = (),
+    frames: bool = False,
 ) -> list[MapFile]:
     """Resolve what a user names to depth maps, in a stable order.
 
@@ -155,6 +156,8 @@ def find_maps(
         mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
         packing: How the files pack their numbers; see `DepthMap.read`.
         sources: Keep these sources only.
+        frames: The maps are frames of clips: in the order of a list, and elsewhere by the numbers in their names, `9`
+            before `10`.
 
     Raises:
         DepthMapError: Something named does not exist, has no depth maps in it, or two files have one name.
@@ -177,8 +180,11 @@ def find_maps(
         packing=packing,
     )
     found: list[MapFile] = []
+    listed: list[MapFile] = []
     for path in paths:
-        found += _expanded(str(path), default)
+        (listed if frames and _is_list(Path(path)) else found).extend(_expanded(str(path), default))
+    if frames:
+        found = sorted(found, key=lambda file: _counted(file.name)) + listed
     if sources:
         unknown = set(sources) - {file.source for file in found}
         if unknown:
@@ -192,6 +198,16 @@ def find_maps(
                 f"{other.path} and {file.path} would both be called {file.name}; name a folder above both"
             )
     return found
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in (".csv", ".txt") and path.is_file()
+
+
+def _counted(name: str) -> list[tuple[str, int]]:
+    """A name as letters and numbers by turns, so that 9 comes before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
 
 
 def _expanded(named: str, default: MapFile) -> list[MapFile]:

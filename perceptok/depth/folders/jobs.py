@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.folders.collection import MapFile
+from perceptok.depth.folders.frames import whole_records
 from perceptok.depth.folders.journal import RecordJournal
 from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, Failure, write_records
 from perceptok.depth.maps.depth_map import DepthMap, Nearness, Unit
@@ -22,7 +23,7 @@ from perceptok.depth.preprocessing import nearest_resize
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, distinct_targets, inside, locked
 
-__all__ = ["Failure", "decode_records", "encode_files", "encode_maps"]
+__all__ = ["Failure", "decode_records", "encode_files", "encode_maps", "journalled_run"]
 
 _PIXELS_AT_ONCE = 2**24
 _Read = tuple[MapFile, "Nearness | Failure"]
@@ -86,6 +87,49 @@ def encode_files(
         OutputError: The output exists, cannot be written, is being written by another process, or a partial one
             belongs to other inputs.
     """
+
+    def work(journal: RecordJournal) -> Iterator[tuple[int, DepthRecord | Failure]]:
+        todo = journal.todo
+        left = [maps[index] for index in todo]
+        encoded = engine(left) if engine else encode_maps(codec, left, batch_size=batch_size)
+        return zip(todo, encoded, strict=True)
+
+    return journalled_run(codec, maps, output, work, text=text, force=force, advance=advance, warn=warn)
+
+
+def journalled_run(
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    output: str | Path,
+    work: Callable[[RecordJournal], Iterable[tuple[int, DepthRecord | Failure]]],
+    *,
+    prepare: Callable[[RecordJournal], object] = lambda _: None,
+    settings: Mapping[str, Any] | None = None,
+    text: bool = False,
+    force: bool = False,
+    advance: Callable[[], object] = lambda: None,
+    warn: Callable[[str, str], object] = lambda *_: None,
+) -> list[Failure]:
+    """A run over maps that is kept as it goes, and written as one file of records at its end.
+
+    Args:
+        codec: The codec.
+        maps: The inputs.
+        output: `.jsonl`, `.npz` or `.parquet`.
+        work: Does what is not in the journal yet; gives the index of each map and its result.
+        prepare: Forgets what is in the journal of an earlier run and cannot be built on.
+        settings: What else makes it this run and no other.
+        text: As for `encode_files`, and so are `force`, `advance` and `warn`.
+        force: Replace an existing output.
+        advance: Called after every map.
+        warn: Called with odd maps.
+
+    Returns:
+        The maps that failed.
+
+    Raises:
+        OutputError: As for `encode_files`.
+    """
     output = Path(output)
     if output.suffix not in RECORD_SUFFIXES:
         raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
@@ -93,14 +137,12 @@ def encode_files(
         raise OutputError(f"{output}: only .jsonl has room for the text of blocks")
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
-    with RecordJournal(output, codec.fingerprint, maps, start_over=force) as journal:
-        todo = journal.todo
+    with RecordJournal(output, codec.fingerprint, maps, settings, start_over=force) as journal:
+        prepare(journal)
         for done in journal.results.values():
             advance()
             _pass_on(done, warn)
-        left = [maps[index] for index in todo]
-        encoded = engine(left) if engine else encode_maps(codec, left, batch_size=batch_size)
-        for index, result in zip(todo, encoded, strict=True):
+        for index, result in work(journal):
             journal.add(index, result)
             advance()
             _pass_on(result, warn)
@@ -137,7 +179,7 @@ def decode_records(
 
     Args:
         codec: The codec that encoded them.
-        records: What to decode; see `read_records`.
+        records: What to decode; see `read_records`. Frames of clips are restored from their changes (`whole_records`).
         folder: Where to; subfolders are made as the names need them.
         form: "nearness" (1 = nearest; 16-bit PNG: 65535), or "depth": metres of metric maps (PNG: millimetres), the own
             scale of inverse ones.
@@ -163,7 +205,7 @@ def decode_records(
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     failures: list[Failure] = []
     good: list[DepthRecord] = []
-    for record in records:
+    for record in whole_records(records, failures):
         if problem := _problem(record, folder, fingerprint, max_pixels):
             failures.append(Failure(record.name, problem))
             advance()

@@ -67,6 +67,11 @@ class RecordJournal:
         self._kept.add(index, shown)
         self.results[index] = result
 
+    def forget(self, index: int) -> None:
+        """Do a map again, whether it was done or not."""
+        self._kept.results.pop(index, None)
+        self.results.pop(index, None)
+
     def in_order(self) -> list[DepthRecord | Failure]:
         """The result of every map, in the order of the maps."""
         ordered = [self.results[index] for index in range(len(self.maps))]

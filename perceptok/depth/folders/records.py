@@ -51,6 +51,10 @@ class DepthRecord:
         codec: Fingerprint of the codec: codes mean nothing to another one.
         range: How near and far were chosen, as `str(NearnessRange)` spells it.
         warning: What is odd about the map's range (see `Nearness.few_pixels`); empty where nothing is.
+        clip: Of a frame, the folder that its clip's frames lie in; empty where the record is no frame.
+        frame: Its number in the clip, from 0; None where the record is no frame.
+        changed: Of a frame, the cells (0..99, row-major, rising) that changed since the frame before, and `codes` are
+            theirs alone; all 100 in the first frame. None: `codes` are all 100. See `whole_records`.
     """
 
     name: str
@@ -63,6 +67,9 @@ class DepthRecord:
     codec: str
     range: str = "extremes"
     warning: str = ""
+    clip: str = ""
+    frame: int | None = None
+    changed: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, name: str, codes: np.ndarray, nearness: Nearness, codec: str) -> DepthRecord:
@@ -75,7 +82,12 @@ class DepthRecord:
 
     @property
     def grid(self) -> np.ndarray:
-        """The codes as (10, 10) int64; raises MalformedBlockError if they are none."""
+        """The codes as (10, 10) int64; raises MalformedBlockError if they are none, or a frame's changes only."""
+        if self.changed is not None and len(self.changed) != 100:
+            raise MalformedBlockError(
+                f"{self.name}: frame {self.frame} of a clip, with the {len(self.changed)} codes that changed; "
+                "whole_records restores the others from the frames before it"
+            )
         if len(self.codes) != 100:
             raise MalformedBlockError(f"{self.name}: a block has 100 codes; this record has {len(self.codes)}")
         return checked_codes(np.array(self.codes).reshape(10, 10))
@@ -83,7 +95,7 @@ class DepthRecord:
     def to_json(self, *, text: bool = False) -> str:
         """One line of JSON; with `text`, the block of tokens beside the codes."""
         # Not `asdict`, which copies every code: the line would take eight times as long.
-        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        values: dict[str, Any] = {name: getattr(self, name) for name in _stored_names(self.frame is not None)}
         if text:
             values["text"] = block_to_text(self.grid)
         return json.dumps(values)
@@ -110,7 +122,8 @@ class DepthRecord:
             if missing := [one.name for one in fields(cls) if one.name not in given and one.default is MISSING]:
                 raise ValueError(f"{', '.join(missing)} is missing")
             checked = {one.name: given[one.name] for one in fields(cls) if one.name in given}
-            return cls(**{name: _CHECKS[name](value) for name, value in checked.items()})
+            checks = _CHECKS if given.get("changed") is None else _CHECKS | {"codes": _changed_codes}
+            return _as_frame(cls(**{name: checks[name](value) for name, value in checked.items()}))
         except MalformedBlockError:
             raise
         except (ValueError, TypeError) as error:
@@ -130,6 +143,42 @@ def _codes(value: object) -> tuple[int, ...]:
     if wrong := [one for one in value if type(one) is not int or not 0 <= one <= 127]:
         raise ValueError(f"codes: expected 100 integers in 0..127; got {wrong[0]!r:.80} among them")
     return tuple(value)
+
+
+def _changed_codes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or any(type(one) is not int or not 0 <= one <= 127 for one in value):
+        raise ValueError(f"codes: expected a list of integers in 0..127; got {value!r:.80}")
+    return tuple(value)
+
+
+def _cells(value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    right = isinstance(value, list | tuple) and all(type(one) is int and 0 <= one <= 99 for one in value)
+    if not right or sorted(set(cast("Sequence[int]", value))) != list(cast("Sequence[int]", value)):
+        raise ValueError(f"changed: expected the numbers of cells, 0..99, each once and rising; got {value!r:.80}")
+    return tuple(cast("Sequence[int]", value))
+
+
+def _frame(value: object) -> int | None:
+    if value is None or (type(value) is int and 0 <= value < 2**53):
+        return value
+    raise ValueError(f"frame: expected the number of a frame, 0 or more; got {value!r:.80}")
+
+
+def _clip(value: object) -> str:
+    return _name(value) if value else ""
+
+
+def _as_frame(record: DepthRecord) -> DepthRecord:
+    """The record, if what it says of its clip fits together."""
+    if (record.frame is None) != (record.changed is None) or (record.frame is None) != (record.clip == ""):
+        raise ValueError("clip, frame and changed belong together; a record has all of them or none")
+    if record.changed is not None and len(record.changed) != len(record.codes):
+        raise ValueError(f"changed has {len(record.changed)} cells, codes {len(record.codes)}; expected as many")
+    if record.frame == 0 and len(record.codes) != 100:
+        raise ValueError(f"the first frame of a clip has 100 codes; this one has {len(record.codes)}")
+    return record
 
 
 def _counted(value: object) -> str:
@@ -184,8 +233,17 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "codec": _fingerprint,
     "range": _range,
     "warning": _warning,
+    "clip": _clip,
+    "frame": _frame,
+    "changed": _cells,
 }
-_EXPECTED = ", ".join(one.name for one in fields(DepthRecord))
+_OF_FRAMES = ("clip", "frame", "changed")
+_EXPECTED = ", ".join(one.name for one in fields(DepthRecord) if one.name not in _OF_FRAMES)
+
+
+def _stored_names(frames: bool) -> list[str]:
+    """The fields that are written; those of frames only of such."""
+    return [one.name for one in fields(DepthRecord) if frames or one.name not in _OF_FRAMES]
 
 
 def read_records(path: Path, failures: list[Failure] | None = None) -> Iterator[DepthRecord]:
@@ -240,8 +298,14 @@ def write_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord], *
             file.write((record.to_json(text=text) + "\n").encode())
     elif suffix == ".npz":
         columns = _columns(records)
-        grids = np.array(columns.pop("codes"), dtype=np.uint8).reshape(-1, 10, 10)
-        arrays: dict[str, Any] = {key: np.array(value) for key, value in columns.items()}
+        arrays: dict[str, Any] = {
+            key: np.array(value) for key, value in columns.items() if key not in ("codes", "changed")
+        }
+        if "changed" in columns:  # the mask, and the codes of its cells one after another
+            arrays["changed"] = np.array([_mask(cells) for cells in columns["changed"]]).reshape(-1, 10, 10)
+            grids = np.array([code for codes in columns["codes"] for code in codes], dtype=np.uint8)
+        else:
+            grids = np.array(columns["codes"], dtype=np.uint8).reshape(-1, 10, 10)
         np.savez_compressed(file, codes=grids, **arrays)
     elif suffix == ".parquet":
         buffer = io.BytesIO()
@@ -255,7 +319,16 @@ def write_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord], *
 
 
 def _columns(records: Sequence[DepthRecord]) -> dict[str, list[Any]]:
-    return {one.name: [getattr(record, one.name) for record in records] for one in fields(DepthRecord)}
+    frames = any(record.frame is not None for record in records)
+    if frames and any(record.frame is None for record in records):
+        raise OutputError("frames of clips and other maps are records of two kinds; write them to two files")
+    return {name: [getattr(record, name) for record in records] for name in _stored_names(frames)}
+
+
+def _mask(cells: Sequence[int]) -> np.ndarray:
+    mask = np.zeros(100, np.bool_)
+    mask[list(cells)] = True
+    return mask
 
 
 def _stored_fields(names: Sequence[str]) -> list[Field[Any]]:
@@ -268,6 +341,8 @@ def _from_npz(path: Path) -> Iterator[dict[str, Any]]:
         # Opened here: np.load leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             columns = {one.name: saved[one.name] for one in _stored_fields(saved.files)}
+        if "changed" in columns:
+            _split_changes(columns)
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"its columns have {sorted(lengths)} rows")
@@ -280,6 +355,15 @@ def _from_npz(path: Path) -> Iterator[dict[str, Any]]:
         {"codes": grid.ravel().tolist(), **{key: column[index].tolist() for key, column in columns.items()}}
         for index, grid in enumerate(grids)
     )
+
+
+def _split_changes(columns: dict[str, Any]) -> None:
+    """Mask and joined codes of frames, as `write_records` stores them, as cells and codes of each."""
+    masks, codes = columns["changed"], columns["codes"]
+    if masks.dtype != np.bool_ or masks.shape[1:] != (10, 10) or codes.shape != (np.count_nonzero(masks),):
+        raise ValueError(f"a mask {masks.dtype} {masks.shape} of changed cells does not fit codes {codes.shape}")
+    columns["changed"] = [np.flatnonzero(mask) for mask in masks]
+    columns["codes"] = np.split(codes, np.cumsum(masks.sum((1, 2)))[:-1])
 
 
 def _from_parquet(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from perceptok.errors import ConfigError, DepthMapError
 
 __all__ = ["NearnessRange", "nearness_scale"]
 
-Mode = Literal["extremes", "percentiles", "fixed", "whole"]
+Mode = Literal["extremes", "percentiles", "fixed", "whole", "running"]
 
 _BEYOND = 2.0
 """The sky lies at this many times the farthest distance of a map whose own pixels decide the range."""
@@ -33,11 +33,13 @@ class NearnessRange:
     Attributes:
         mode: "extremes"; "percentiles" `low` and `high` of nearness, which a few wrong pixels cannot move; "fixed":
             `near` and `far` in the map's unit, the same for every map of a rig and comparable between them; "whole":
-            the map holds nearness (inverse) or 1 - nearness (relative) already, such as AURORA's 8-bit maps.
+            the map holds nearness (inverse) or 1 - nearness (relative) already, such as AURORA's 8-bit maps; "running":
+            of a clip's frames, each moves the range by `rate` of the way to its own percentiles `low` and `high`.
         low: Percentile of nearness, 0..100, that becomes 0.
         high: Percentile that becomes 1.
         near: What becomes 1: metres of metric maps, a value of the others.
         far: What becomes 0.
+        rate: In (0, 1].
 
     Raises:
         ConfigError: Values that the mode needs are missing, out of order, or given without it.
@@ -48,14 +50,22 @@ class NearnessRange:
     high: float | None = None
     near: float | None = None
     far: float | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"the range is one of {', '.join(get_args(Mode))}; got {self.mode!r}")
         percentiles, ends = (self.low, self.high), (self.near, self.far)
-        for mode, pair, names in (("percentiles", percentiles, "low and high"), ("fixed", ends, "near and far")):
-            if (self.mode == mode) != (None not in pair) or (self.mode != mode and pair != (None, None)):
-                raise ConfigError(f"{names} belong to the range {mode!r}, both of them; got {pair} with {self.mode!r}")
+        for modes, values, names in (
+            (("percentiles", "running"), percentiles, "low and high"),
+            (("fixed",), ends, "near and far"),
+            (("running",), (self.rate,), "a rate"),
+        ):
+            if None in values if self.mode in modes else any(value is not None for value in values):
+                known = " and ".join(repr(mode) for mode in modes)
+                raise ConfigError(f"{names} belong to the range {known}, all of them; got {values} with {self.mode!r}")
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise ConfigError(f"the rate of a running range is in (0, 1], such as 0.02; got {self.rate}")
         if self.low is not None and self.high is not None and not 0 <= self.low < self.high <= 100:
             raise ConfigError(f"percentiles are {percentiles}; expected 0 <= low < high <= 100, such as (2, 98)")
         if (
@@ -76,12 +86,17 @@ class NearnessRange:
         return cls("fixed", near=near, far=far)
 
     @classmethod
+    def running(cls, rate: float, low: float = 1.0, high: float = 99.0) -> NearnessRange:
+        """Of a clip: percentiles of nearness that follow its frames slowly; see `DepthCodec.encode_sequence`."""
+        return cls("running", low=low, high=high, rate=rate)
+
+    @classmethod
     def whole(cls) -> NearnessRange:
         """The map holds nearness already."""
         return cls("whole")
 
     def __str__(self) -> str:
-        numbers = [one for one in (self.low, self.high, self.near, self.far) if one is not None]
+        numbers = [one for one in (self.rate, self.low, self.high, self.near, self.far) if one is not None]
         return " ".join([self.mode, *(repr(float(number)) for number in numbers)])
 
     @classmethod
@@ -92,6 +107,8 @@ class NearnessRange:
             numbers = [float(word) for word in words]
             if mode == "percentiles":
                 return cls.of_percentiles(*numbers)
+            if mode == "running":
+                return cls.running(*numbers)
             return cls.fixed(*numbers) if mode == "fixed" else cls(mode, *numbers)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{text!r} is no range ({error})") from error
@@ -111,6 +128,8 @@ class NearnessRange:
             assert self.near is not None
             assert self.far is not None
             return _ordered(self.near, self.far, kind)
+        if self.mode == "running":
+            raise DepthMapError("a running range is for the frames of a clip (encode_sequence, --sequence)")
         if seen.size == 0:
             raise DepthMapError("nothing but sky: no pixel says how far; give a fixed range (near and far)")
         if self.mode == "whole":

@@ -1,0 +1,266 @@
+"""Clips to records of what changed and back: grouping, resuming, broken chains, every file of records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from perceptok.depth.codec import DepthCodec
+from perceptok.depth.folders.clips import ClipSettings, clip_records, encode_clips
+from perceptok.depth.folders.collection import MapFile, find_maps
+from perceptok.depth.folders.frames import whole_records
+from perceptok.depth.folders.records import DepthRecord, Failure, read_records
+from perceptok.depth.maps.depth_map import NearnessRange
+from perceptok.depth.networks.grid import GridConfig
+from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.errors import ConfigError, MalformedBlockError, OutputError
+from perceptok_cli.main import app
+
+COUNT = 12
+HELD = ClipSettings(hold=0.002, frames=4)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> DepthCodec:
+    torch.manual_seed(0)
+    made = DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)))
+    made.save_pretrained(tmp_path_factory.mktemp("codec"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def saved(codec: DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    codec.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two clips of a noisy room, whose frames are numbered without leading zeros."""
+    room = (1 + 3 * np.indices((24, 32)).sum(0) / 54).astype(np.float32)
+    rng = np.random.default_rng(0)
+    for clip in "ab":
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        for index in range(COUNT):
+            noisy = room * (1 + 0.02 * rng.standard_normal(room.shape))
+            np.save(tmp_path / "clips" / clip / f"{index}.npy", noisy.astype(np.float32))
+    return tmp_path / "clips"
+
+
+def found(folder: Path, chosen: NearnessRange | None = None) -> list[MapFile]:
+    return find_maps([folder], kind="metric", unit="m", range=chosen, frames=True)
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["depth", *(str(word) for word in words)])
+
+
+def test_frames_come_by_their_numbers_and_lists_by_their_lines(clips: Path) -> None:
+    assert [file.name for file in found(clips)][:COUNT] == [f"a/{index}.npy" for index in range(COUNT)]
+    (clips / "list.txt").write_text("a/3.npy\na/11.npy\na/2.npy\n")
+    assert [file.name for file in found(clips / "list.txt")] == ["a/3.npy", "a/11.npy", "a/2.npy"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".npz", ".parquet"])
+def test_records_hold_changes_and_give_every_frame_back(
+    codec: DepthCodec, clips: Path, tmp_path: Path, suffix: str
+) -> None:
+    maps = found(clips)
+    assert encode_clips(codec, maps, tmp_path / f"a{suffix}", settings=HELD) == []
+    records = list(read_records(tmp_path / f"a{suffix}"))
+    assert records == list(clip_records(codec, maps, HELD))
+    assert [(one.clip, one.frame) for one in records] == [(clip, index) for clip in "ab" for index in range(COUNT)]
+    stored = sum(len(one.codes) for one in records)
+    assert 200 < stored < 0.9 * 100 * len(records)
+    expected = [
+        frame.codes
+        for clip in "ab"
+        for frame in codec.encode_sequence(
+            [file.read() for file in maps if file.name.startswith(clip)], hold=HELD.hold, frames=HELD.frames
+        )
+    ]
+    whole = list(whole_records(records))
+    for one, codes, changes in zip(whole, expected, records, strict=True):
+        assert np.array_equal(one.grid, codes)
+        assert changes.changed is not None
+        assert tuple(codes.ravel()[list(changes.changed)]) == changes.codes
+    with pytest.raises(MalformedBlockError, match="whole_records"):
+        _ = records[1].grid
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping(after: int) -> Callable[[], None]:
+    seen = 0
+
+    def advance() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == after:
+            raise StopError
+
+    return advance
+
+
+@pytest.mark.parametrize("after", [2, 7, COUNT, COUNT + 6])
+@pytest.mark.parametrize(
+    "settings", [HELD, ClipSettings(hold=0.002, deadband=0.01, frames=4)], ids=["hold", "deadband"]
+)
+@pytest.mark.parametrize("chosen", [NearnessRange(), NearnessRange.running(0.2), NearnessRange.fixed(0.9, 5)], ids=str)
+def test_a_stopped_run_ends_with_the_same_bytes(
+    codec: DepthCodec, clips: Path, tmp_path: Path, after: int, settings: ClipSettings, chosen: NearnessRange
+) -> None:
+    maps = found(clips, chosen)
+    encode_clips(codec, maps, tmp_path / "whole.jsonl", settings=settings)
+    with pytest.raises(StopError):
+        encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=settings, advance=stopping(after))
+    with pytest.raises(OutputError, match="another run"):
+        encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=replace(settings, hold=0.5))
+    steps: list[None] = []
+    encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=settings, advance=lambda: steps.append(None))
+    assert len(steps) == len(maps)
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / "cut.jsonl.partial").exists()
+
+
+def test_a_frame_that_changed_in_between_is_done_again_with_all_that_rest_on_it(
+    codec: DepthCodec, clips: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StopError):
+        encode_clips(codec, found(clips), tmp_path / "cut.jsonl", settings=HELD, advance=stopping(10))
+    np.save(clips / "a" / "6.npy", np.linspace(1, 4, 24 * 32 + 32).reshape(25, 32).astype(np.float32))
+    encode_clips(codec, found(clips), tmp_path / "cut.jsonl", settings=HELD)
+    encode_clips(codec, found(clips), tmp_path / "whole.jsonl", settings=HELD)
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_bad_frame_costs_only_itself(codec: DepthCodec, clips: Path) -> None:
+    (clips / "a" / "0.npy").write_bytes(b"no array")
+    np.save(clips / "a" / "7.npy", np.zeros((24, 32), np.float32))
+    results = list(clip_records(codec, found(clips), HELD))
+    bad = [one for one in results if isinstance(one, Failure)]
+    assert [one.name for one in bad] == ["a/0.npy", "a/7.npy"]
+    assert "all 768 pixels are invalid" in bad[1].reason
+    good = [one for one in results if isinstance(one, DepthRecord)]
+    assert [one.frame for one in good] == [*range(COUNT - 2), *range(COUNT)]
+    assert len(list(whole_records(good))) == len(good)
+
+
+def test_a_clip_without_relief_says_so(codec: DepthCodec, tmp_path: Path) -> None:
+    for index in range(3):
+        np.save(tmp_path / f"{index}.npy", np.ones((24, 32), np.float32))
+    results = list(clip_records(codec, found(tmp_path)))
+    assert all(isinstance(one, Failure) and "no relief" in one.reason for one in results)
+    fixed = list(clip_records(codec, found(tmp_path, NearnessRange.fixed(0.5, 2))))
+    assert all(isinstance(one, DepthRecord) for one in fixed)
+
+
+def test_broken_chains_are_said(codec: DepthCodec, clips: Path) -> None:
+    records = [one for one in clip_records(codec, found(clips / "a"), HELD) if isinstance(one, DepthRecord)]
+    assert not all(len(one.codes) == 100 for one in records[1:])
+
+    def restored(given: list[DepthRecord]) -> tuple[list[int | None], list[str]]:
+        failures: list[Failure] = []
+        whole = [one.frame for one in whole_records(given, failures)]
+        with pytest.raises(MalformedBlockError):
+            list(whole_records(given))
+        return whole, [one.reason for one in failures]
+
+    whole, reasons = restored(records[1:])
+    assert whole == []
+    assert len(reasons) == COUNT - 1
+    assert all("frame 0 is missing" in one for one in reasons)
+    whole, reasons = restored(records[:5] + records[6:])
+    assert whole == [0, 1, 2, 3, 4]
+    assert all("frame 5 is missing" in one for one in reasons)
+    whole, reasons = restored([*records[:4], records[3], *records[4:]])
+    assert whole == list(range(COUNT))
+    assert ["a second time" in one for one in reasons] == [True]
+    whole, _ = restored([records[0], records[2], records[1], *records[3:]])
+    assert whole == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"changed": [5, 3]}, "rising"),
+        ({"changed": [5, 5]}, "rising"),
+        ({"changed": [5, 100]}, r"0\.\.99"),
+        ({"changed": "all"}, "changed"),
+        ({"changed": [1, 2, 3]}, "as many"),
+        ({"codes": [1, 128]}, r"0\.\.127"),
+        ({"codes": "12"}, "codes"),
+        ({"changed": None}, "100 integers"),
+        ({"frame": None}, "belong together"),
+        ({"frame": -1}, "frame"),
+        ({"frame": True}, "frame"),
+        ({"frame": 0}, "first frame"),
+        ({"clip": ""}, "belong together"),
+        ({"clip": 7}, "name"),
+    ],
+)
+def test_bad_frames_are_no_records(change: dict[str, object], message: str) -> None:
+    good = DepthRecord("a/3.npy", (1, 2), "metric", 1, 4, 8, 8, "c", clip="a", frame=3, changed=(4, 9))
+    assert DepthRecord.from_json(good.to_json()) == good
+    with pytest.raises(MalformedBlockError, match=message):
+        DepthRecord.from_dict({**json.loads(good.to_json()), **change})
+
+
+def test_other_records_are_written_as_before() -> None:
+    plain = DepthRecord("a.npy", tuple(range(100)), "metric", 1, 4, 8, 8, "c")
+    assert json.loads(plain.to_json()).keys().isdisjoint({"clip", "frame", "changed"})
+
+
+def test_at_a_shell(saved: Path, clips: Path, tmp_path: Path) -> None:
+    words = ("encode", clips, "--kind", "metric", "--unit", "m", "--codec", saved, "--sequence", "--hold", 0.002)
+    assert run(*words, "-o", tmp_path / "a.jsonl").exit_code == 0
+    assert run(*words, "-o", tmp_path / "a.npz").exit_code == 0
+    piped = run(*words, "-o", "-")
+    assert [line for line in piped.output.splitlines() if line.startswith("{")] == (
+        tmp_path / "a.jsonl"
+    ).read_text().splitlines()
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    (tmp_path / "gap.jsonl").write_text("\n".join(["", *lines[:3], "no record", *lines[4:]]))
+    decode = ("--codec", saved, "--format", "npy", "-o")
+    for name in ("a.jsonl", "a.npz"):
+        assert run("decode", tmp_path / name, *decode, tmp_path / name[2:]).exit_code == 0
+    for clip in "ab":
+        for index in range(COUNT):
+            one, other = (np.load(tmp_path / kind / clip / f"{index}.npy") for kind in ("jsonl", "npz"))
+            assert one.shape == (24, 32)
+            assert np.array_equal(one, other)
+    broken = run("decode", tmp_path / "gap.jsonl", *decode, tmp_path / "gap")
+    assert broken.exit_code == 1
+    assert f"{COUNT - 3} of {2 * COUNT} failed" in broken.output
+    assert "frame 3 is missing" in " ".join(broken.output.split())
+    assert len(list((tmp_path / "gap").rglob("*.npy"))) == COUNT + 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--hold", 0.1), "add --sequence"),
+        (("--running", 0.1), "add --sequence"),
+        (("--sequence", "--text"), "--text"),
+        (("--sequence", "--engine", "ray"), "ray"),
+        (("--sequence", "--running", 0.1, "--near", 1, "--far", 4), "--running"),
+        (("--sequence", "--running", 2), "rate"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    saved: Path, clips: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    words = ("encode", clips, "--kind", "metric", "--unit", "m", "--codec", saved, "-o", tmp_path / "a.jsonl")
+    done = run(*words, *options)
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
