@@ -11,8 +11,10 @@ import typer
 from perceptok_cli.console import note, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from perceptok.depth.codec import DepthCodec
     from perceptok.evaluation.benchmarks.items import Benchmark
     from perceptok.evaluation.benchmarks.scoring import Outcome, Scores
+    from perceptok.evaluation.checks import EvidenceReport
     from perceptok.evaluation.report.cases import Case
 
 __all__ = ["app"]
@@ -34,6 +36,7 @@ MissingOption = Annotated[bool, typer.Option("--missing", help="Questions withou
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for scores.json, scores.csv, scores.md and page.html.")
 ]
+CodecOption = Annotated[str | None, typer.Option("--codec", help="Folder or hub id of a codec; default: shipped.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
@@ -44,6 +47,7 @@ def score(
     data: DataOption,
     images: ImagesOption = None,
     missing: MissingOption = False,
+    codec: CodecOption = None,
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -51,8 +55,9 @@ def score(
     items = load(benchmark, data, images)
     scores = _scored(predictions, items, missing)
     show_scores(scores, predictions.stem)
+    evidence = checked(scores, codec)
     if output:
-        write_scores(scores, predictions.stem, output, force)
+        write_scores(scores, predictions.stem, output, force, evidence=evidence)
 
 
 @app.command()
@@ -79,7 +84,7 @@ def specialist(
     benchmark: BenchmarkOption,
     data: DataOption,
     images: ImagesOption = None,
-    codec: Annotated[str | None, typer.Option("--codec", help="Folder or hub id of a codec; default: shipped.")] = None,
+    codec: CodecOption = None,
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -130,18 +135,54 @@ def write_scores(
     force: bool,
     *,
     case: Callable[[Outcome], Case] | None = None,
+    evidence: EvidenceReport | None = None,
 ) -> None:
-    """The scores as JSON, CSV and Markdown, and the page."""
+    """The scores as JSON, CSV and Markdown, and the page, with the evidence where it was checked."""
     from perceptok.evaluation.benchmarks.pages import write_report
     from perceptok.evaluation.benchmarks.tables import to_csv, to_json, to_markdown
     from perceptok.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("json", to_json), ("csv", to_csv), ("md", to_markdown)):
-        with atomic_write(folder / f"scores.{name}", force=force) as file:
-            file.write(text(scores, system).encode("utf-8", "backslashreplace"))
-    write_report(scores, folder / "page.html", title=f"{system} on {scores.benchmark}", case=case, force=force)
+    texts = {
+        "scores.csv": to_csv(scores, system),
+        "scores.md": to_markdown(scores, system),
+        "scores.json": to_json(scores, system, None if evidence is None else evidence.to_json()),
+    }
+    write_report(
+        scores,
+        folder / "page.html",
+        title=f"{system} on {scores.benchmark}",
+        case=case or (None if evidence is None else evidence.case),
+        tables=() if evidence is None else evidence.tables(),
+        force=force,
+    )
+    for name, text in texts.items():
+        with atomic_write(folder / name, force=force) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
     note(f"scores and page in {folder}")
+
+
+def checked(scores: Scores, codec: DepthCodec | str | None, specialist: Path | None = None) -> EvidenceReport | None:
+    """Check the evidence of the answers and print what it is worth; None where no answer has any."""
+    from perceptok.depth.codec import DepthCodec
+    from perceptok.evaluation.checks import check_evidence
+    from perceptok.evaluation.specialists import specialist_estimates
+
+    loaded = codec if isinstance(codec, DepthCodec) else DepthCodec.from_pretrained(codec)
+    estimates = {}
+    if specialist is not None:
+        from perceptok.data.specialists.onnx_files import OnnxDepth
+        from perceptok.evaluation.benchmarks.items import Benchmark
+
+        network = OnnxDepth(specialist, kind="inverse")
+        items = Benchmark(scores.benchmark, tuple(one.item for one in scores.outcomes))
+        found = specialist_estimates(items, lambda picture: network.estimate([picture])[0], loaded)
+        estimates = {one.item.id: one for one in found}
+    report = check_evidence(scores, loaded, estimates)
+    if report is not None:
+        for table in report.tables():
+            print_table(table.title, table.header, table.rows)
+    return report
 
 
 def load(name: str, data: str, images: Path | None) -> Benchmark:

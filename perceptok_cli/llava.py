@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import ConfigError
-from perceptok_cli import llava_demo, llava_eval, llava_infer
+from perceptok_cli import llava_demo, llava_eval, llava_infer, llava_replace
 from perceptok_cli.console import note, print_table
 
 __all__ = ["app"]
@@ -107,3 +107,4 @@ app.command("export", help="Write the extended base and a pure LoRA adapter for 
 app.command()(llava_infer.infer)
 app.command()(llava_demo.demo)
 app.command(name="eval")(llava_eval.evaluate)
+app.command()(llava_replace.replace)

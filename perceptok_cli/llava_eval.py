@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -15,6 +14,7 @@ from perceptok_cli.evaluation import (
     DataOption,
     ForceOption,
     ImagesOption,
+    checked,
     load,
     show_scores,
     write_scores,
@@ -30,6 +30,15 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for predictions, scores and page.")],
     images: ImagesOption = None,
     constraints: Annotated[bool, typer.Option("--constraints/--no-constraints", help="Hold to the grammar.")] = True,
+    force_block: Annotated[
+        Literal["first", "somewhere"] | None, typer.Option("--force-block", help="Every answer holds a depth block.")
+    ] = None,
+    consistency: Annotated[
+        list[str] | None, typer.Option("--consistency", help="Hold conclusions to evidence: count, list, marker.")
+    ] = None,
+    specialist: Annotated[
+        Path | None, typer.Option("--specialist", help="A depth network (ONNX), as the ceiling and the teacher.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Budget of an answer.")] = 512,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 8,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
@@ -38,35 +47,34 @@ def evaluate(
 ) -> None:
     """Ask a model every question of a benchmark and score its answers.
 
-    The answers are kept in predictions.jsonl, in the form that `perceptok eval score` and `compare` read.
+    The answers are kept in predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
+    interrupted run is continued by the same command. Blocks and boxes are checked.
     """
     from perceptok.evaluation.benchmarks.scoring import evaluate as score
-    from perceptok.files import atomic_write
+    from perceptok.llava.folders.benchmarks import answer_benchmark, model_stamp
+    from perceptok.llava.inference.settings import InferenceConfig
     from perceptok.llava.pipeline import PerceptionPipeline
 
     if (output / "scores.json").exists() and not force:
         raise OutputError(f"{output / 'scores.json'} exists already; replace it with --force")
     items = load(benchmark, data, images)
-    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device)
-    texts: dict[str, str] = {}
-    with progress_bar("asking", len(items)) as advance:
-        for start in range(0, len(items), batch_size):
-            some = items.items[start : start + batch_size]
-            answers = pipe(
-                [item.opened() for item in some],
-                [item.question for item in some],
-                constraints=constraints,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-            )
-            for item, answer in zip(some, answers, strict=True):
-                texts[item.id] = answer.text
-                advance()
+    settings = InferenceConfig(
+        constraints=constraints,
+        force_block=force_block,
+        consistency=cast(Any, tuple(consistency or ())),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings)
     output.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output / "predictions.jsonl", force=True) as file:
-        for name, text in texts.items():
-            file.write((json.dumps({"id": name, "text": text}) + "\n").encode())
+    predictions = output / "predictions.jsonl"
+    with progress_bar("asking", len(items)) as advance:
+        texts = answer_benchmark(
+            pipe, items, predictions, model=[model_stamp(model), base], start_over=force, advance=advance
+        )
     scores = score(texts, items)
     show_scores(scores, model.name)
-    write_scores(scores, model.name, output, force)
-    note(f"answers in {output / 'predictions.jsonl'}")
+    evidence = checked(scores, pipe.codec, specialist)
+    write_scores(scores, model.name, output, True, evidence=evidence)
+    predictions.with_name(predictions.name + ".partial").unlink(missing_ok=True)
+    note(f"answers in {predictions}")

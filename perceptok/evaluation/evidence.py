@@ -82,6 +82,7 @@ def check_depth(
     *,
     answer: str | None = None,
     truth: np.ndarray | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> DepthEvidence:
     """Decode the block of one answer and check it.
 
@@ -92,6 +93,7 @@ def check_depth(
         size: Width and height of what the markers are measured in.
         answer: What the text answers.
         truth: (H, W) nearness in [0, 1] of the whole picture, NaN where nothing is known.
+        levels: Letter -> true nearness, where they are known better than from `truth`.
 
     Raises:
         EvaluationError: A marker outside the picture.
@@ -104,8 +106,10 @@ def check_depth(
     told = levels_at(decoded, markers, size)
     shows = max(told, key=lambda letter: told[letter]) if told else None
     ordered = rmse = abs_rel = nothing
+    if levels is not None:
+        ordered = _ordered(told, {letter: level for letter, level in levels.items() if letter in told})
     if truth is not None:
-        ordered = _ordered(told, levels_at(truth, markers, size))
+        ordered = _ordered(told, levels_at(truth, markers, size)) if levels is None else ordered
         squared = nearest_resize(truth, MAP_SIZE, MAP_SIZE)
         known = np.isfinite(squared)
         if known.any():

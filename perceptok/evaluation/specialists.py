@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -74,7 +74,7 @@ def specialist_estimates(
             for levels in (levels_at(one, markers, picture.size) for one in (nearness.values, decoded))
         )
         known = np.where(nearness.valid, nearness.values, np.float32(np.nan))
-        placed = Item(item.id, item.question, item.answer, item.choices, item.image, item.groups, markers)
+        placed = replace(item, markers=markers)
         yield Estimate(placed, known, codes[0], decoded, own, through)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 import perceptok as pt
 from perceptok.data.records.record import Evidence, PerceptionRecord, Turn
 from perceptok.depth.blocks import block_to_text
-from perceptok.errors import EvaluationError
-from perceptok.evaluation.replacement import continue_after, replacement_test
+from perceptok.errors import EvaluationError, OutputError
+from perceptok.evaluation.continuing import Cut, continue_after
+from perceptok.evaluation.replaced import write_replacement
+from perceptok.evaluation.replacement import Kind, Replacement, replacement_test
 from perceptok.llava.pipeline import PerceptionPipeline
 from tests.llava.answering import leaning_pipeline, picture
 
@@ -46,10 +50,12 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Percep
     return folder, found
 
 
-def slowly(pipe: PerceptionPipeline, image: Path, before: str, block: np.ndarray | None, budget: int) -> str:
+def slowly(
+    pipe: PerceptionPipeline, image: Path, question: str, before: str, block: np.ndarray | None, budget: int
+) -> str:
     """Greedy without any cache."""
     tokenizer = pipe.processor.tokenizer
-    inputs = pipe.prompted(image, QUESTION)
+    inputs = pipe.prompted(image, question)
     text = before + ("" if block is None else block_to_text(block))
     said = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     ids = torch.cat([inputs["input_ids"], torch.tensor([said], dtype=torch.int64)], dim=1)
@@ -72,17 +78,97 @@ def slowly(pipe: PerceptionPipeline, image: Path, before: str, block: np.ndarray
 def test_the_shared_prefix_changes_nothing(
     pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]
 ) -> None:
-    image = records[0] / "0.png"
     rng = np.random.default_rng(0)
-    blocks = [rng.integers(128, size=(10, 10)), None, np.full((10, 10), 7)]
-    for before in ("", "The depth map for the image is "):
-        tails = continue_after(pipe, image, QUESTION, before, blocks, 8)
-        assert tails == [slowly(pipe, image, before, block, 8) for block in blocks]
+    blocks = (rng.integers(128, size=(10, 10)), None, np.full((10, 10), 7))
+    questions = (QUESTION, QUESTION, "Which of the circled points lies nearest, and why is that so?")
+    befores = ("", "The depth map for the image is ", "Point A is located at (x = 73 y = 188).The depth map is ")
+    cuts = [
+        Cut(records[0] / f"{number}.png", question, before, blocks)
+        for number, (question, before) in enumerate(zip(questions, befores, strict=True))
+    ]
+    expected = [[slowly(pipe, cut.image, cut.question, cut.before, block, 8) for block in blocks] for cut in cuts]
+    assert continue_after(pipe, cuts, 8) == expected  # of three lengths: padded
+    assert [continue_after(pipe, [cut], 8)[0] for cut in cuts] == expected
+    assert continue_after(pipe, [], 8) == []
+
+
+def test_the_prefix_goes_through_the_model_once(
+    pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]
+) -> None:
+    widths: list[tuple[int, int]] = []
+    hook = pipe.model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, __: widths.append(tuple(inputs[0].shape))
+    )
+    block = np.zeros((10, 10), dtype=np.int64)
+    cuts = [Cut(records[0] / f"{number}.png", QUESTION, "", (block, block + 1, None)) for number in range(2)]
+    try:
+        continue_after(pipe, cuts, 1)
+    finally:
+        hook.remove()
+    assert widths[0][0] == 2  # both prompts, once
+    assert widths[1] == (4, 102)  # two blocks of each
+    assert all(width == 1 for _, width in widths[2:])
+
+
+def test_a_stopped_run_goes_on(
+    pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path
+) -> None:
+    folder, known = records
+    kinds: tuple[Kind, ...] = ("own", "random", "none")
+
+    def run(**more: Any) -> Replacement:
+        return replacement_test(
+            pipe, known, kinds, folder=folder, max_answer_tokens=4, batch_size=1, output=tmp_path / "a.jsonl", **more
+        )
+
+    class StopError(Exception):
+        pass
+
+    seen: list[int] = []
+
+    def stop() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(model="m", advance=stop)
+    assert len((tmp_path / "a.jsonl.partial").read_text().splitlines()) == 3  # the header and two
+    calls: list[int] = []
+    hook = pipe.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        told = run(model="m")
+        rest = len(calls)
+        again = run(model="m")
+    finally:
+        hook.remove()
+    assert rest
+    assert len(calls) == rest  # nothing is asked twice
+    whole = replacement_test(pipe, known, kinds, folder=folder, max_answer_tokens=4, batch_size=3)
+    for one in (told, again):
+        assert {kind: [o.text for o in some] for kind, some in one.outcomes.items()} == {
+            kind: [o.text for o in some] for kind, some in whole.outcomes.items()
+        }
+    with pytest.raises(OutputError, match="another run"):
+        run(model="other")
+
+
+def test_outputs(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path) -> None:
+    told = replacement_test(pipe, records[1], ("own", "oracle", "none"), folder=records[0], max_answer_tokens=4)
+    write_replacement(told, tmp_path, system="a|b", codec=pipe.codec)
+    values = json.loads((tmp_path / "replacement.json").read_text())
+    assert values["kinds"]["own"]["items"] == 3
+    assert values["kinds"]["own"]["changed"] == 0
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 9
+    assert len((tmp_path / "replacement.csv").read_text().splitlines()) == 4
+    assert r"**a|b**" in (tmp_path / "replacement.md").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('id="teacher-') == page.count('id="depth-') == page.count('id="image-') == 3
 
 
 def test_every_kind_is_scored(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]) -> None:
     folder, known = records
-    kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
+    kinds: tuple[Kind, ...] = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
     told = replacement_test(pipe, known, kinds, folder=folder, max_answer_tokens=6)
     assert list(told.scores) == list(kinds)
     assert told.skipped == ()

@@ -120,6 +120,7 @@ def _record_items(path: Path, images: Path | None) -> Iterator[Item]:
                 folder / record.images[0],
                 groups,
                 markers,  # type: ignore[arg-type]
+                record.evidence,
             )
     except PerceptokError as error:
         raise EvaluationError(str(error)) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from perceptok.data.records.record import Evidence
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.answers import Reading, read_answer
 
@@ -29,6 +30,7 @@ class Item:
         image: The picture, a file or its bytes; None where it is not at hand.
         groups: How scores are broken down: name -> value, such as "markers" -> "5".
         markers: Letter -> x, y in pixels of the picture, where they are known.
+        evidence: What the right answer rests on, where it is known.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Item:
     image: Path | bytes | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         fine = self.answer in self.choices if self.choices else self.answer.isdecimal()

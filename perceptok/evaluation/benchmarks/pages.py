@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from perceptok.errors import MissingExtraError
 from perceptok.evaluation.benchmarks.scoring import Outcome, Scores
 from perceptok.evaluation.benchmarks.tables import to_table
-from perceptok.evaluation.report.cases import Case, Fact, Figure, Verdict
+from perceptok.evaluation.report.cases import Case, Fact, Figure, Table, Verdict
 from perceptok.evaluation.report.page import write_page
 from perceptok.evaluation.report.pictures import figure_svg
 
@@ -22,6 +22,7 @@ def write_report(
     *,
     title: str | None = None,
     case: Callable[[Outcome], Case] | None = None,
+    tables: Sequence[Table] = (),
     force: bool = False,
 ) -> int:
     """Write the page of a system's scores: a table beside published figures, a plot, and every item to step through.
@@ -31,6 +32,7 @@ def write_report(
         path: The HTML file.
         title: Its heading; by default the benchmark's name.
         case: How an outcome is shown; by default `case_of`.
+        tables: Further ones, such as those of `check_evidence`.
         force: Replace the file if it exists.
 
     Returns:
@@ -45,7 +47,7 @@ def write_report(
         path,
         map(case or case_of, scores.outcomes),
         title=title or scores.benchmark,
-        tables=[to_table(scores, "Accuracy, in percent")],
+        tables=[to_table(scores, "Accuracy, in percent"), *tables],
         figures=[_figure(scores)],
         force=force,
     )

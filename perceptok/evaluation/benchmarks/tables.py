@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perceptok.evaluation.benchmarks.scoring import Comparison, Score, Scores
 from perceptok.evaluation.report.cases import Table
 
-__all__ = ["HEADER", "PUBLISHED_NOTE", "compared", "rows_of", "to_csv", "to_json", "to_markdown", "to_table"]
+__all__ = [
+    "HEADER",
+    "PUBLISHED_NOTE",
+    "compared",
+    "markdown_rows",
+    "rows_of",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+    "to_table",
+]
 
 HEADER = ("group", "value", "items", "right", "accuracy", "95 % interval", "unparsed", "invalid")
 PUBLISHED_NOTE = (
@@ -31,9 +41,13 @@ def rows_of(scores: Scores) -> list[tuple[str, ...]]:
 
 def to_markdown(scores: Scores, system: str) -> str:
     """A Markdown table; accuracies in percent."""
-    lines = [f"**{_cell(system)}** on {_cell(scores.benchmark)}", "", _line(HEADER), _line(["---"] * len(HEADER))]
-    lines += [_line(row) for row in rows_of(scores)]
-    return "\n".join([*lines, "", *([PUBLISHED_NOTE, ""] if scores.published else [])])
+    head = f"**{_cell(system)}** on {_cell(scores.benchmark)}\n\n{markdown_rows(HEADER, rows_of(scores))}"
+    return f"{head}\n{PUBLISHED_NOTE}\n" if scores.published else head
+
+
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that ends with a newline; whatever a cell holds stays in it."""
+    return "".join(f"{_line(row)}\n" for row in (header, ["---"] * len(header), *rows))
 
 
 def to_csv(scores: Scores, system: str) -> str:
@@ -45,8 +59,8 @@ def to_csv(scores: Scores, system: str) -> str:
     return out.getvalue()
 
 
-def to_json(scores: Scores, system: str) -> str:
-    """Everything, item by item, as JSON."""
+def to_json(scores: Scores, system: str, evidence: Mapping[str, Any] | None = None) -> str:
+    """Everything, item by item, as JSON; `evidence` as it stands."""
     values: dict[str, Any] = {
         "system": system,
         "benchmark": scores.benchmark,
@@ -67,6 +81,8 @@ def to_json(scores: Scores, system: str) -> str:
             for one in scores.outcomes
         ],
     }
+    if evidence is not None:
+        values["evidence"] = evidence
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -92,7 +108,7 @@ def _row(name: str, value: str, one: Score) -> tuple[str, ...]:
     return (name, value, str(one.items), str(one.right), *shares, str(one.unparsed), str(one.invalid))
 
 
-def _line(cells: tuple[str, ...] | list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(_cell, cells)) + " |"
 
 

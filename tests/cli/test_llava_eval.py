@@ -1,0 +1,122 @@
+"""`perceptok llava eval` and `replace` as a person meets them: answers, resumption, evidence, pages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import perceptok as pt
+from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn, write_records
+from perceptok_cli.main import app
+from tests.llava.answering import picture
+from tests.llava.conftest import codec, tiny_adapter, tiny_llava
+
+__all__ = ["codec", "tiny_adapter", "tiny_llava"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, ["llava", *(str(word) for word in words)])
+
+
+@pytest.fixture
+def records(tmp_path: Path, codec: pt.DepthCodec) -> Path:
+    """Four questions about the nearer of two points; the map is a ramp, nearest at its top."""
+    ramp = np.broadcast_to(np.linspace(1, 0, 64, dtype=np.float32)[:, None], (64, 64))
+    codes = tuple(int(one) for one in codec.encode(np.ascontiguousarray(ramp)).ravel())
+    markers = (Marker("A", 100.0, 40.0, 0.9), Marker("B", 200.0, 300.0, 0.1))
+    found = []
+    for number in range(4):
+        name = f"{number}.png"
+        picture(40, 30, number).save(tmp_path / name)
+        turns = (Turn("user", "Which point is the closest?"), Turn("assistant", "(A)"))
+        frame = ImageFrame.squash((40, 30), 336)
+        evidence = Evidence(codes, codec.fingerprint, markers)
+        found.append(
+            PerceptionRecord(f"r{number}", (name,), turns, "depth", "cot", 1.0, frame, "A", ("A", "B"), evidence)
+        )
+    write_records(tmp_path / "records.jsonl", found)
+    return tmp_path / "records.jsonl"
+
+
+OPTIONS = ("--force-block", "first", "--max-new-tokens", 110, "--batch-size", 2)
+
+
+def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("eval", tiny_adapter, "--benchmark", "records", "--data", records, "-o", out, *OPTIONS)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    values = json.loads((out / "scores.json").read_text())
+    facts = values["evidence"]["facts"]
+    assert facts["answers with one whole block"] == {"items": 4, "value": 1.0}
+    assert facts["ceiling: the specialist's own map"] == {"items": 4, "value": 1.0}
+    assert facts["ceiling: the specialist through the codec"]["value"] == 1.0
+    assert 0 < facts["RMSE of the block against the teacher"]["value"] < 1
+    assert set(values["evidence"]["items"]) == {"r0", "r1", "r2", "r3"}
+    assert "Is the answer right more often" in done.stdout
+    page = (out / "page.html").read_text()
+    assert page.count('id="depth-') == page.count('id="teacher-') == 4
+    assert sorted(one.name for one in out.iterdir()) == [
+        "page.html", "predictions.jsonl", "scores.csv", "scores.json", "scores.md",
+    ]  # fmt: skip
+    assert isinstance(run(*words).exception, pt.OutputError)
+
+    # A killed run: two answers are there, half a line of the third. The journal's own answers are taken over.
+    texts = [json.loads(line)["text"] for line in (out / "predictions.jsonl").read_text().splitlines()]
+    killed = tmp_path / "killed"
+    words = ("eval", tiny_adapter, "--benchmark", "records", "--data", records, "-o", killed, *OPTIONS)
+    broken = tmp_path / "2.png"
+    kept = broken.read_bytes()
+    stat = broken.stat()
+    broken.write_bytes(b"no image")
+    assert run(*words).exit_code != 0
+    partial = killed / "predictions.jsonl.partial"
+    lines = partial.read_text().splitlines()
+    assert len(lines) == 3
+    marked = json.loads(lines[1])
+    marked["result"]["text"] = "kept as it was (A)"
+    partial.write_text("\n".join([lines[0], json.dumps(marked), lines[2]]) + '\n{"index": 2, "res')
+    broken.write_bytes(kept)
+    assert stat.st_size == broken.stat().st_size
+    assert run(*words).exit_code == 0
+    resumed = [json.loads(line)["text"] for line in (killed / "predictions.jsonl").read_text().splitlines()]
+    assert resumed == ["kept as it was (A)", *texts[1:]]
+
+
+def test_answers_of_another_model_or_settings_are_refused(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+    out, broken = tmp_path / "out", tmp_path / "3.png"
+    kept = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    words = ("--benchmark", "records", "--data", records, "-o", out)
+    assert run("eval", tiny_adapter, *words, *OPTIONS).exit_code != 0
+    broken.write_bytes(kept)
+    other = run("eval", tiny_adapter, *words, *OPTIONS, "--no-constraints")
+    assert other.exit_code != 0
+    other = run("eval", tiny_adapter, *words, "--max-new-tokens", 110, "--batch-size", 2)
+    assert "another run" in str(other.exception)
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_adapter, moved)
+    other = run("eval", moved, *words, *OPTIONS)
+    assert "another run" in str(other.exception)
+
+
+def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("replace", tiny_adapter, records, "-o", out, "--max-answer-tokens", 4, "--batch-size", 3)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    values = json.loads((out / "replacement.json").read_text())
+    assert list(values["kinds"]) == ["own", "oracle", "random", "constant", "other", "shuffled", "none"]
+    assert all(one["items"] == 4 for one in values["kinds"].values())
+    assert sorted(one.name for one in out.iterdir()) == [
+        "answers.jsonl", "page.html", "replacement.csv", "replacement.json", "replacement.md",
+    ]  # fmt: skip
+    assert isinstance(run(*words).exception, pt.OutputError)
+    found = run(*words, "--force", "--kinds", "own,best").exception
+    assert "kinds are own, oracle" in str(found)
