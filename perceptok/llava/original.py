@@ -1,7 +1,8 @@
 """LLaVA's original training format -> an adapter of perceptok: other names, other ids, and pickle that runs nothing.
 
 LLaVA's trainer, and with it AURORA's, leaves `adapter_model.bin` (peft's LoRA) and `non_lora_trainables.bin` (whole
-token matrices and the projector, under the names of `LlavaLlamaForCausalLM`). Its token ids count from 32,000 on, where
+token matrices and the projector, under the names of `LlavaLlamaForCausalLM`: as `named_parameters` of the wrapped
+model gives them, `base_model.model.model.embed_tokens.weight`). Its token ids count from 32,000 on, where
 the checkpoints of transformers have their image token.
 """
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["import_original"]
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(layers\.\d+\.[\w.]+)\.(lora_[AB])(?:\.default)?\.weight$")
+_PADDED = 64
+"""Matrices whose rows are a multiple of this were padded; the tokens' number is not theirs."""
+
 _PROJECTOR = {"mm_projector.0.": "linear_1.", "mm_projector.2.": "linear_2."}
 
 
@@ -189,6 +193,13 @@ def _fill_others(
             into = _trained(heads[name]).weight
             if tensor.shape[1:] != into.shape[1:]:
                 raise CheckpointError(f"{name} is {tuple(tensor.shape)}, the base's {tuple(into.shape)}: another size")
+            end = int(original.all_ids.max()) + 1
+            if len(tensor) != end and len(tensor) % _PADDED:
+                raise CheckpointError(
+                    f"{name} has rows for {len(tensor)} tokens, but the perception tokens end at {end} when they begin "
+                    f"at {int(original.all_ids.min())}: were others, such as <pad>, added before or behind them? Say "
+                    f"first_id={int(original.all_ids.min()) + len(tensor) - end} (--first-id) where they stand before"
+                )
             first = min(int(original.all_ids.min()), int(vocab.all_ids.min()))  # the base's own tokens lie below
             into[:first] = tensor[:first].to(into)
             remap_rows(tensor, into, original, vocab)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import perceptok as pt
@@ -83,6 +84,28 @@ def test_the_same_logits(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path)
     assert not list(folder.rglob("*.bin"))
     with pytest.raises(CheckpointError, match=r"LLaVA's original format; bring it over with import_original"):
         pt.load_llava(tmp_path / "original")
+
+
+def test_names_as_other_releases_write_them(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    """LLaVA's loader takes names with and without what peft puts before them, its trainer writes `.default.` too."""
+    folder = tmp_path / "original"
+    tensors = original_files(folder)
+    first = import_original(folder, tiny_llava, tmp_path / "first", codec=codec, first_id=FIRST)
+    lora = {name.replace(".weight", ".default.weight"): one for name, one in tensors.items() if ".lora_" in name}
+    others = {name.removeprefix("base_model.model."): one for name, one in tensors.items() if ".lora_" not in name}
+    torch.save(lora, folder / "adapter_model.bin")
+    torch.save(others, folder / "non_lora_trainables.bin")
+    second = import_original(folder, tiny_llava, tmp_path / "second", codec=codec, first_id=FIRST)
+    files = [load_file(one / "adapter_model.safetensors") for one in (first, second)]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(one, files[1][name]) for name, one in files[0].items())
+
+
+def test_a_token_before_the_first_shifts_nothing_silently(tiny_llava: Path, tmp_path: Path) -> None:
+    """A <pad> that was added before the perception tokens: its row is no row of theirs."""
+    original_files(tmp_path / "original")
+    with pytest.raises(CheckpointError, match=rf"rows for {FIRST + 466} tokens, .* first_id={FIRST} "):
+        import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", first_id=FIRST - 1)
 
 
 class Bomb:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 import perceptok as pt
@@ -32,16 +35,29 @@ def alone(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     return made.to_dict()
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
-def test_the_same_in_two(
-    alone: dict[str, Any], in_two_processes: Callable[[Path], list[Any]], tmp_path: Path, sharded: bool
-) -> None:
-    settings = {**alone, "output": str(tmp_path / "run"), "batch_size": 2, "sharded": sharded}
-    if sharded:
+def launched(kind: str, *command: str, folder: Path) -> None:
+    """Two processes by `accelerate launch` with a configuration that is shipped, on the CPU."""
+    shipped = files("perceptok.llava.training") / "launch" / f"{kind}.yaml"
+    # What is another on a machine of two CPUs than on one of eight GPUs.
+    here = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(shipped), *here, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(launch, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    settings = {**alone, "output": str(tmp_path / "run"), "batch_size": 2}
+    if kind == "fsdp2":
         settings["gradient_checkpointing"] = False
     (tmp_path / "train.json").write_text(json.dumps(settings))
-    found = in_two_processes(Path(__file__).with_name("train_in_two.py"))
-    assert found == [{"steps": 3, "sharded": sharded}] * 2
+    if kind == "ddp":
+        launched(kind, "-m", "perceptok_cli.main", "llava", "train", "train.json", folder=tmp_path)
+    else:
+        launched(kind, str(Path(__file__).with_name("train_in_two.py")), str(tmp_path), folder=tmp_path)
+        found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+        assert found == [{"steps": 3, "sharded": True, "resumed": 2}] * 2
     assert losses(tmp_path / "run") == pytest.approx(losses(Path(alone["output"])), rel=1e-4)
     ours, theirs = (
         load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "run", Path(alone["output"]))
@@ -52,7 +68,30 @@ def test_the_same_in_two(
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "state.safetensors").exists()
 
 
-def test_launch_files_are_whole() -> None:
+def test_launch_files_are_what_accelerate_reads() -> None:
     folder = files("perceptok.llava.training") / "launch"
-    kinds = {path.name: yaml.safe_load(path.read_text())["distributed_type"] for path in folder.iterdir()}
+    found = {path.name: load_config_from_file(str(path)) for path in folder.iterdir()}
+    kinds = {name: one.distributed_type.value for name, one in found.items()}
     assert kinds == {"ddp.yaml": "MULTI_GPU", "fsdp2.yaml": "FSDP", "deepspeed.yaml": "DEEPSPEED"}
+    assert found["fsdp2.yaml"].fsdp_config["fsdp_version"] == 2
+    assert all(one.num_processes == 8 for one in found.values())
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_deepspeed_takes_its_settings() -> None:
+    """In a process of its own: deepspeed changes what it is imported into. A step was not run: gloo hangs in it."""
+    script = """
+import sys, accelerate, deepspeed
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers.integrations import HfDeepSpeedConfig
+settings = load_config_from_file(sys.argv[1]).deepspeed_config
+plugin = accelerate.DeepSpeedPlugin(**settings)
+config = HfDeepSpeedConfig(plugin.deepspeed_config)
+assert not config.is_zero3() and config.get_value("zero_optimization.stage") == 2
+assert config.get_value("gradient_clipping") == 1.0
+"""
+    shipped = files("perceptok.llava.training") / "launch" / "deepspeed.yaml"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-c", script, str(shipped)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

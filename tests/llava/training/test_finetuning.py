@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import perceptok as pt
-from perceptok.errors import ConfigError, RecordError, TrainingError
+from perceptok.errors import ConfigError, MissingExtraError, RecordError, TrainingError
 from perceptok.llava.training.finetuning import finetune
 from perceptok.llava.training.recipe import FinetuneConfig
 from tests.llava.records import write_some_records
@@ -126,11 +127,22 @@ def drawn(settings: FinetuneConfig, steps: int) -> set[str]:
     return {ready.samples[index].id.removeprefix("r") for batch in batches[:steps] for index in batch}
 
 
-def test_accumulation_changes_nothing(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+def test_computing_activations_twice_changes_nothing(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+    """Checkpointing and accumulation together against neither; and bf16 learns what float32 does, nearly."""
     shape = {"steps": 3, "lora": {"r": 4, "dropout": 0.0}, "save_every": 100}
-    for name, more in (("one", {"batch_size": 4}), ("two", {"batch_size": 2, "accumulate": 2})):
+    plain = {"batch_size": 4, "gradient_checkpointing": False}
+    kinds: dict[str, dict[str, Any]] = {
+        "plain": plain,
+        "twice": {"batch_size": 2, "accumulate": 2, "gradient_checkpointing": True},
+        "bf16": {**plain, "precision": "bf16"},
+    }
+    for name, more in kinds.items():
         finetune(config(tiny_llava, records, tmp_path / name, **shape, **more))
-    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-5)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "twice"), rel=1e-5)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "bf16"), rel=3e-2)
+    assert losses(tmp_path / "plain") != losses(tmp_path / "bf16")
+    saved = load_file(tmp_path / "bf16" / "adapter" / "adapter_model.safetensors")
+    assert {one.dtype for one in saved.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +170,14 @@ def test_a_loss_that_is_not_finite_names_its_records(records: Path, tmp_path: Pa
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1, in the batch of the records 'r\d+', 'r\d+'"):
         finetune(config(base, records, tmp_path / "run"))
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_board_that_is_not_installed_stops_it_at_once(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+    settings = config(tiny_llava, records, tmp_path / "run", report={"generate_every": 0, "to": ["wandb"]})
+    with pytest.raises(MissingExtraError, match=r"a log in Weights & Biases needs wandb.*perceptok\[wandb\]"):
+        finetune(settings)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_settings_that_do_not_fit(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
