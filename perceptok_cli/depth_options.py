@@ -79,8 +79,12 @@ class Reading:
         str | None, typer.Option("--channel", help="Of EXR files with several channels, which is depth.")
     ] = None
     packing: Annotated[
-        Literal["sunrgbd"] | None,
-        typer.Option("--packing", help="How files pack their numbers: sunrgbd (16 bits rotated by 3)."),
+        Literal["sunrgbd", "carla24", "rgba_float"] | None,
+        typer.Option(
+            "--packing",
+            help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits in colours: metres, "
+            "to 1000), rgba_float (the bytes of a float in R, G, B, A).",
+        ),
     ] = None
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")

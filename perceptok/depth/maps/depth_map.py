@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from perceptok.depth.maps.formats import MOST_PIXELS, Format, Kind, StoredMap, format_of, read_mask, read_stored
 from perceptok.depth.maps.nearness import Nearness, check_arrays, to_nearness, undo_nearness
+from perceptok.depth.maps.packings import Packing, packed_in_colours, unpacked
 from perceptok.depth.maps.ranges import NearnessRange
-from perceptok.depth.maps.units import Packing, Sky, Unit, express, interpret, unpacked
+from perceptok.depth.maps.units import Sky, Unit, express, interpret
 from perceptok.errors import ConfigError, DepthMapError
 from perceptok.files import atomic_write
 
@@ -104,8 +105,10 @@ class DepthMap:
             mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
             channel: Of an EXR with several channels, which one.
             mask: Another file that is not 0 where the map is valid.
-            packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D).
-                Other arguments speak of the numbers unpacked.
+            packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D),
+                "carla24" (24 bits in R, G, B of CARLA and other driving simulators: metres, of which kind and unit
+                need not be said; 1000 m is its sky, `sky_values=[1000]`), or "rgba_float" (the bytes of a float32 in
+                R, G, B, A). Other arguments speak of the numbers unpacked.
             max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
@@ -114,9 +117,14 @@ class DepthMap:
             MissingExtraError: EXR without the extra `exr`.
         """
         try:
-            stored = read_stored(Path(path), key=key, mask_key=mask_key, channel=channel, max_pixels=max_pixels)
+            colours = packed_in_colours(packing)
+            stored = read_stored(
+                Path(path), key=key, mask_key=mask_key, channel=channel, colours=colours, max_pixels=max_pixels
+            )
             if packing is not None:
                 stored = replace(stored, array=unpacked(stored.array, packing))
+            if packing == "carla24":
+                kind, unit = _in_metres(kind, unit, scale)
             if mask is not None:
                 stored = _masked(stored, Path(mask))
             return cls(
@@ -264,6 +272,13 @@ class DepthMap:
         """
         valid = nearness.valid.copy() if nearness.sky is None else nearness.valid & ~nearness.sky
         return cls(undo_nearness(nearness), valid, nearness.kind, nearness.sky)
+
+
+def _in_metres(kind: Kind | None, unit: Unit | None, scale: float | None) -> tuple[Kind, Unit | None]:
+    """Kind and unit of a map whose packing says that it holds metres."""
+    if kind not in (None, "metric") or unit not in (None, "m"):
+        raise DepthMapError("packing='carla24' holds metres; leave kind and unit out, or say kind='metric', unit='m'")
+    return "metric", "m" if scale is None else unit
 
 
 def _masked(stored: StoredMap, path: Path) -> StoredMap:

@@ -13,14 +13,11 @@ import numpy.typing as npt
 from perceptok.depth.maps.formats import Kind, StoredMap, check_kind, squeezed
 from perceptok.errors import DepthMapError
 
-__all__ = ["Packing", "Sky", "Unit", "express", "interpret", "unpacked"]
+__all__ = ["Sky", "Unit", "express", "interpret"]
 
 Unit = Literal["mm", "cm", "m"]
 Sky = Literal["far", "hole"]
 """What +inf in metric and relative depth means: infinitely far, or nothing known."""
-
-Packing = Literal["sunrgbd"]
-"""How a file packs its numbers: SUN RGB-D rotates the 16 bits of millimetres to the left by 3."""
 
 _METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 _FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
@@ -66,16 +63,6 @@ def interpret(
         values = numbers.astype(np.float32)
     values[~valid] = 0
     return values, valid, agreed, far if far.any() else None
-
-
-def unpacked(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
-    """The numbers that a file packs, as uint16; raises DepthMapError where it does not hold such."""
-    if packing not in get_args(Packing):
-        raise DepthMapError(f"packing is {packing!r}; expected one of {', '.join(get_args(Packing))}")
-    if array.dtype.newbyteorder("=") != np.uint16:
-        raise DepthMapError(f"packing={packing!r} is for 16-bit integers; the file has {array.dtype}")
-    bits = array.astype(np.uint16)
-    return (bits >> np.uint16(3)) | (bits << np.uint16(13))
 
 
 def express(

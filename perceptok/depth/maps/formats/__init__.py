@@ -82,6 +82,7 @@ def read_stored(
     key: str | None = None,
     mask_key: str | None = None,
     channel: str | None = None,
+    colours: bool = False,
     max_pixels: int = MOST_PIXELS,
 ) -> StoredMap:
     """Read a file in its own dtype and numbers; raises DepthMapError, to which the caller adds the path.
@@ -91,6 +92,7 @@ def read_stored(
         key: Of an NPZ with several arrays, which one.
         mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
         channel: Of an EXR with several channels, which one.
+        colours: Keep all channels, as (H, W, channels), of what packs its numbers into colours.
         max_pixels: A file that declares more values is refused before it is unpacked.
     """
     form = format_of(path)
@@ -104,7 +106,7 @@ def read_stored(
         if key or mask_key:
             stored = arrays.decode_npz(data, key, mask_key)
         else:
-            stored = exr.decode(data, channel) if channel else form.decode(data)
+            stored = exr.decode(data, channel) if channel else _decoded(form, data, colours=colours)
     except PerceptokError:
         raise
     except MemoryError as error:
@@ -112,12 +114,19 @@ def read_stored(
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
     stored = replace(stored, array=squeezed(stored.array))
+    if colours and stored.array.ndim == 3:
+        return stored
     if stored.array.ndim != 2:
         raise DepthMapError(
             f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "
             "store one map per file"
         )
     return stored
+
+
+def _decoded(form: Format, data: bytes, *, colours: bool) -> StoredMap:
+    decode = {"PNG": png.decode, "TIFF": tiff.decode}.get(form.name)
+    return decode(data, colours=True) if colours and decode else form.decode(data)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

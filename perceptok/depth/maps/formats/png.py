@@ -17,8 +17,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY = 0
 
 
-def decode(data: bytes) -> StoredMap:
-    """Read a PNG as uint8 or uint16, whichever it stores."""
+def decode(data: bytes, *, colours: bool = False) -> StoredMap:
+    """Read a PNG as uint8 or uint16, whichever it stores; with `colours`, all its channels."""
     chunks = _chunks(data)
     bits, colour_type = chunks[b"IHDR"][8:10]
     if b"acTL" in chunks:
@@ -34,7 +34,9 @@ def decode(data: bytes) -> StoredMap:
         image.load()
         plain = image.convert("RGB") if image.mode == "P" else image
         array = np.asarray(plain)
-    return StoredMap(array.astype(np.uint16) if bits == 16 else one_channel(array))
+    if bits == 16:
+        return StoredMap(array.astype(np.uint16))
+    return StoredMap(array if colours else one_channel(array))
 
 
 def encode(stored: StoredMap) -> bytes:

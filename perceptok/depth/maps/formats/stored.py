@@ -53,7 +53,8 @@ def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if channels in (2, 4) and not np.all(array[..., -1] == opaque):
         raise DepthMapError(
             "some pixels are transparent, which says nothing certain about their depth; "
-            "save the map without alpha and mark holes by a value (invalid=...)"
+            "save the map without alpha and mark holes by a value (invalid=...), or, if the four channels are the "
+            "bytes of a float, say so (packing='rgba_float', --packing rgba_float)"
         )
     if channels >= 3 and not (
         np.array_equal(array[..., 0], array[..., 1], equal_nan=array.dtype.kind == "f")
@@ -62,8 +63,8 @@ def one_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise DepthMapError(
             "its colour channels differ: this is a colour-mapped picture of depth, or a photo, and colours "
             "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR). "
-            "Depth packed in colours is unpacked first: CARLA's is (R + 256 G + 65536 B) / 16777215 * 1000 metres, "
-            "float bits in RGBA are rgba.view(numpy.float32)"
+            "Depth packed in colours is read when the packing is named (packing=..., --packing): carla24 is "
+            "(R + 256 G + 65536 B) / 16777215 * 1000 metres, rgba_float the bytes of a float"
         )
     return np.ascontiguousarray(array[..., 0])
 

@@ -33,8 +33,11 @@ _TURNS = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def decode(data: bytes) -> StoredMap:
-    """Read a TIFF in the dtype that it stores; the holes that GDAL declares become a mask."""
+def decode(data: bytes, *, colours: bool = False) -> StoredMap:
+    """Read a TIFF in the dtype that it stores; the holes that GDAL declares become a mask.
+
+    With `colours`, all its channels, and no such mask.
+    """
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise DepthMapError("does not begin like a TIFF; give the file the extension of what it is")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -48,6 +51,8 @@ def decode(data: bytes) -> StoredMap:
         _check_whole(page, len(data))
         array = _oriented(_pixels(page, data), int(page.tags.valueof(_ORIENTATION, 1)))
         nodata = page.tags.valueof(_NODATA)
+    if colours:
+        return StoredMap(array)
     array = one_channel(array)
     return StoredMap(array, valid=None if nodata is None else _known(array, str(nodata)))
 

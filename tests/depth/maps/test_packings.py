@@ -1,0 +1,113 @@
+"""Depth packed into other numbers: read when the packing is named, refused with the remedy otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from perceptok.depth.folders.records import read_records
+from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.errors import DepthMapError
+from perceptok_cli.main import app
+
+METRES = np.linspace(0.75, 120, 48 * 64).reshape(48, 64)
+
+
+def carla(metres: np.ndarray, alpha: int | None = None) -> np.ndarray:
+    number = np.rint(metres / 1000 * (2**24 - 1)).astype(np.int64)
+    channels = [
+        number & 255,
+        number >> 8 & 255,
+        number >> 16,
+        *([] if alpha is None else [np.full_like(number, alpha)]),
+    ]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("alpha", [None, 255])
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".tif"])
+def test_driving_simulators_24_bits(tmp_path: Path, suffix: str, alpha: int | None) -> None:
+    path = tmp_path / f"a{suffix}"
+    pixels = carla(METRES, alpha)
+    pixels[0, 0] = 0, 0, 0, *([] if alpha is None else [alpha])
+    pixels[0, 1] = 255
+    if suffix == ".png":
+        Image.fromarray(pixels).save(path)
+    elif suffix == ".npy":
+        np.save(path, pixels)
+    else:
+        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=None if alpha is None else ["unassalpha"])
+    for options in ({}, {"kind": "metric"}, {"kind": "metric", "unit": "m"}):
+        depth = DepthMap.read(path, packing="carla24", **options)  # type: ignore[arg-type]
+        assert depth.kind == "metric"
+        assert not depth.valid[0, 0]
+        assert depth.values[0, 1] == 1000
+        assert np.abs(depth.values - METRES).ravel()[2:].max() < 1000 / 2**24
+    assert np.allclose(DepthMap.read(path, packing="carla24", scale=0.5).values[1:], METRES[1:] / 2, atol=1e-4)
+    far = DepthMap.read(path, packing="carla24", sky_values=[1000])
+    assert far.sky is not None
+    assert far.sky.sum() == 1
+    for wrong in ({"kind": "inverse"}, {"unit": "mm"}):
+        with pytest.raises(DepthMapError, match="holds metres"):
+            DepthMap.read(path, packing="carla24", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DepthMapError, match=r"packing|two dimensions"):
+        DepthMap.read(path, kind="metric", unit="m")
+
+
+def test_float_bits_in_colours(tmp_path: Path) -> None:
+    values = METRES.astype(np.float32)
+    values[0, :3] = np.nan, np.inf, 0
+    Image.fromarray(values.view(np.uint8).reshape(48, 64, 4)).save(tmp_path / "a.png")
+    depth = DepthMap.read(tmp_path / "a.png", kind="metric", unit="m", packing="rgba_float")
+    assert np.array_equal(depth.values[1:], values[1:])
+    assert depth.valid[0, :4].tolist() == [False, False, False, True]
+    assert depth.sky is not None
+    with pytest.raises(DepthMapError, match="rgba_float"):
+        DepthMap.read(tmp_path / "a.png", kind="metric", unit="m")
+    with pytest.raises(DepthMapError, match="say packing='rgba_float'"):
+        DepthMap.read(tmp_path / "a.png", packing="carla24")
+    with pytest.raises(DepthMapError, match="does not say its kind"):
+        DepthMap.read(tmp_path / "a.png", packing="rgba_float")
+
+
+@pytest.mark.parametrize(
+    ("packing", "array"),
+    [
+        ("carla24", np.zeros((4, 5), np.uint16)),
+        ("carla24", np.zeros((4, 5, 3), np.uint16)),
+        ("carla24", np.zeros((4, 5, 2), np.uint8)),
+        ("rgba_float", np.zeros((4, 5, 3), np.uint8)),
+        ("rgba_float", np.zeros((4, 5), np.float32)),
+        ("sunrgbd", np.zeros((4, 5), np.float32)),
+        ("sunrgbd", np.zeros((4, 5), np.uint8)),
+    ],
+)
+def test_other_numbers_are_refused_by_what_they_are(tmp_path: Path, packing: Any, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DepthMapError, match=f"packing='{packing}' is for") as found:
+        DepthMap.read(tmp_path / "a.npy", kind="metric", unit="m", packing=packing)
+    assert str(array.dtype) in str(found.value)
+
+
+def test_unknown_packing(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 5), np.uint8))
+    with pytest.raises(DepthMapError, match="sunrgbd, carla24, rgba_float"):
+        DepthMap.read(tmp_path / "a.npy", kind="metric", unit="m", packing="zip")  # type: ignore[arg-type]
+
+
+def test_at_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(carla(METRES)).save(tmp_path / "maps" / "a.png")
+    words = ["depth", "encode", str(tmp_path / "maps"), "-o", str(tmp_path / "a.jsonl")]
+    assert CliRunner().invoke(app, [*words, "--packing", "carla24"]).exit_code == 0
+    (record,) = read_records(tmp_path / "a.jsonl")
+    assert (record.kind, record.near, record.far) == ("metric", pytest.approx(0.75, abs=1e-4), pytest.approx(120))
+    bare = CliRunner().invoke(app, [*words, "--force", "--kind", "metric", "--unit", "m"])
+    assert bare.exit_code == 1
+    assert "--packing" in bare.output
