@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import ConfigError
-from perceptok_cli import llava_demo, llava_eval, llava_infer, llava_replace
+from perceptok_cli import llava_ablate, llava_demo, llava_eval, llava_infer, llava_replace
 from perceptok_cli.console import note, print_table
 
 __all__ = ["app"]
@@ -108,3 +108,4 @@ app.command()(llava_infer.infer)
 app.command()(llava_demo.demo)
 app.command(name="eval")(llava_eval.evaluate)
 app.command()(llava_replace.replace)
+app.command()(llava_ablate.ablate)

@@ -54,7 +54,7 @@ SUBROOMS: dict[str, list[str]] = {
     "scenes": ["layouts", "pictures"],
     "evaluation": ["report", "benchmarks"],
     "vocabulary": ["alignment"],
-    "llava": ["inference", "folders", "training", "small"],
+    "llava": ["inference", "folders", "training", "ablation", "small"],
 }
 """Room -> its sub-rooms from the ground up: each imports those before it, and none after it."""
 

@@ -57,6 +57,7 @@ class PromptSet:
         name: For provenance.
         version: Raised whenever a text changes; records say which they were made with.
         numerals: Codes and coordinates as decimal numbers instead of tokens.
+        box_numerals: Coordinates of boxes alone as decimal numbers.
         wordings: Question template -> other wordings of it, drawn from where a set asks for `wording: pool`; the
             template itself belongs to the pool.
 
@@ -69,6 +70,7 @@ class PromptSet:
     name: str
     version: int = 1
     numerals: bool = False
+    box_numerals: bool = False
     depth_atomic: str = "What is the depth map for the image?"
     depth_atomic_answer: str = "The depth map for the image is {block}."
     depth_question: str = (
@@ -201,6 +203,8 @@ PROMPTS = {
         depth_conclusion=" The answer is that point {answer} is closer to the camera.",
     ),
     "numerals": replace(_AURORA, name="numerals", numerals=True),
+    "box_numerals": replace(_AURORA, name="box_numerals", box_numerals=True),
 }
 """Name -> prompts. "aurora" is the text of the released samples (arXiv 2412.03548); the counting chain's question is
-not published and is ours. "numerals" is the ablation without tokens."""
+not published and is ours. "numerals" is the ablation without tokens,
+"box_numerals" that without PIXEL tokens."""

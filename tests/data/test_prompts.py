@@ -41,6 +41,7 @@ def test_variants_leave_a_step_out() -> None:
         "no_coordinates/1",
         "no_depth/1",
         "numerals/1",
+        "box_numerals/1",
     }
 
 

@@ -119,7 +119,7 @@ class DataRecipe:
         seed: Of everything that is drawn.
         frame: How pictures are brought into the square.
         size: Side of the square; records have tokens for 336.
-        prompts: "aurora", "no_coordinates", "no_depth" or "numerals".
+        prompts: "aurora", "no_coordinates", "no_depth", "numerals" or "box_numerals".
         templates: Texts that replace those of the prompts.
         codec: A codec's folder; None for the weights that come with perceptok.
         soft_codes: Depth: how many of the codec's nearest codes each cell keeps, with their distances, for training

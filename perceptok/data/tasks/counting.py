@@ -171,7 +171,7 @@ def _texts(
 ) -> tuple[str, str]:
     """Question and answer."""
     count = len(codes)
-    boxes = labelled_to_text(codes, form="numeral" if prompts.numerals else "aurora", size=size)
+    boxes = labelled_to_text(codes, form="numeral" if prompts.numerals or prompts.box_numerals else "aurora", size=size)
     if config.regime == "atomic":
         question = prompts.ask("boxes_atomic", wording, plural=plural)
         if count:

@@ -1,4 +1,10 @@
-"""The benchmarks by name: where their items come from, and what has been published about them."""
+"""The benchmarks by name: where their items come from, and what has been published about them.
+
+The rows' keys are those that lmms-eval's tasks read of the same hub ids (EvolvingLMMs-Lab/lmms-eval, utils.py of its
+tasks blink, cv_bench and seedbench): BLINK image_1, question, choices, answer "(A)", idx; CV-Bench image, question,
+choices, answer "(A)", task, source, idx; SEED-Bench a list of images, question, choice_a to choice_d, answer "A",
+question_id.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,200 @@
+"""Ablations: each choice changes what it names, cells share what they can, and a grid goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from perceptok.data.recipes import build_data
+from perceptok.data.records import PerceptionRecord, read_records
+from perceptok.data.rendering import render_text
+from perceptok.errors import ConfigError, OutputError
+from perceptok.llava.ablation.recipe import AblationRecipe, Cell, shipped_cells
+from perceptok.llava.ablation.running import run_ablation
+from perceptok_cli.main import app
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Path:
+    """A recipe of two cells over a tiny LLaVA and four pictures with depth and boxes."""
+    place = tmp_path_factory.mktemp("ablation")
+    (place / "images").mkdir()
+    (place / "depth").mkdir()
+    rng = np.random.default_rng(0)
+    annotations = []
+    for number in range(4):
+        ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64) * rng.uniform(0.6, 1)
+        Image.fromarray(ramp.astype(np.uint16)).save(place / "depth" / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(place / "images" / f"{number}.png")
+        annotations += [
+            {"id": 9 * number + k, "image_id": number, "category_id": 1, "bbox": [4 + 20 * k, 8, 12, 30], "iscrowd": 0}
+            for k in range(number % 2 + 1)
+        ]
+    boxes = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 64} for n in range(4)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (place / "boxes.json").write_text(json.dumps(boxes))
+    source = {"images": "images", "depth": "depth", "depth_kind": "inverse", "annotations": "boxes.json"}
+    depth = {"source": "s", "task": "depth", "count": 2, "markers": [2, 3]}
+    counting = {"source": "s", "task": "counting", "count": 2, "zeros": 0.0}
+    sets = [
+        {**one, "name": f"{one['task']}-{regime}", "regime": regime}
+        for one in (depth, counting)
+        for regime in ("atomic", "cot", "direct")
+    ]
+    (place / "data.yaml").write_text(yaml.safe_dump({"size": 128, "sources": {"s": source}, "sets": sets}))
+    held_out = {"size": 128, "seed": 9, "sources": {"s": source}, "sets": [sets[1]]}
+    (place / "test.yaml").write_text(yaml.safe_dump(held_out))
+    recipe = {
+        "base": str(tiny_llava), "data": "data.yaml", "output": "out", "cells": ["full", "no_constraints"],
+        "tests": [{"name": "held-out", "recipe": "test.yaml"}],
+        "train": {
+            "steps": 1, "batch_size": 2, "workers": 0, "precision": "fp32", "lora": {"r": 2},
+            "report": {"generate_every": 0}, "gradient_checkpointing": False,
+        },
+        "inference": {"max_new_tokens": 12, "batch_size": 2},
+    }  # fmt: skip
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return place
+
+
+def changed(folder: Path, *cells: object, **more: object) -> Path:
+    values = {**yaml.safe_load((folder / "recipe.yaml").read_text()), **more}
+    values["cells"] = list(cells) or values["cells"]
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def built(folder: Path, cell: str, tmp_path: Path) -> list[PerceptionRecord]:
+    """The training records of a shipped cell."""
+    grid = AblationRecipe.read(folder / "recipe.yaml")
+    build_data(grid.building(shipped_cells()[cell], grid.data), tmp_path / cell)
+    return list(read_records(tmp_path / cell / "records.jsonl"))
+
+
+def texts(records: list[PerceptionRecord], task: str, regime: str) -> list[str]:
+    class Plain:
+        eos_token = "</s>"  # noqa: S105
+
+    found = [one for one in records if (one.task, one.regime) == (task, regime)]
+    assert found
+    return [render_text(one, Plain()).text for one in found]
+
+
+def test_choices_of_data_change_what_they_name(folder: Path, tmp_path: Path) -> None:
+    full = built(folder, "full", tmp_path)
+    for text in texts(full, "depth", "cot"):
+        assert "is located at" in text
+        assert text.count("<DEPTH_START>") == 1
+        assert "coordinates of points" in text
+    for text in texts(full, "counting", "cot"):
+        assert "<PIXEL_" in text
+    for text in texts(built(folder, "no_coordinates", tmp_path), "depth", "cot"):
+        assert "located" not in text
+        assert "coordinates" not in text
+        assert text.count("<DEPTH_START>") == 1
+    without = built(folder, "no_depth", tmp_path)
+    for text in texts(without, "depth", "cot"):
+        assert "<DEPTH" not in text
+        assert "depth map" not in text
+        assert "is located at" in text
+    assert all("<DEPTH_START>" in text for text in texts(without, "depth", "atomic"))
+    numerals = built(folder, "numerals", tmp_path)
+    for regime in ("atomic", "cot"):
+        for text in texts(numerals, "counting", regime):
+            assert "PIXEL" not in text
+            assert "Bounding box 1: (" in text
+    assert all("<DEPTH_START>" in text for text in texts(numerals, "depth", "cot"))
+    pairs = built(folder, "blink_style", tmp_path)
+    for one in pairs:
+        if one.task == "depth" and one.regime != "atomic":
+            assert one.choices == ("A", "B")
+    questions = {text.partition("ASSISTANT")[0] for text in texts(pairs, "depth", "direct")}
+    assert questions.isdisjoint({text.partition("ASSISTANT")[0] for text in texts(full, "depth", "direct")})
+
+
+def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -> None:
+    grid, known = AblationRecipe.read(folder / "recipe.yaml"), shipped_cells()
+    runs = {name: grid.finetuning(cell, "b", ("r",), "o") for name, cell in known.items()}
+    full = runs["full"]
+    assert (full.objective.distillation, full.objective.reconstruction, full.curriculum.kind) == (1.0, 0.0, "linear")
+    assert runs["no_distillation"].objective.distillation == 0
+    assert runs["with_reconstruction"].objective.reconstruction > 0
+    assert runs["with_reconstruction"].objective.distillation == full.objective.distillation
+    assert runs["no_curriculum"].curriculum.kind == "proportional"
+    assert runs["no_constraints"] == full
+    assert grid.inferring(known["full"]).constraints
+    assert not grid.inferring(known["no_constraints"]).constraints
+    assert known["blink_style"].benchmarks == ("cvbench-depth",)
+
+
+def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
+    said: list[str] = []
+    recipe = folder / "recipe.yaml"
+
+    class StopError(Exception):
+        pass
+
+    def stop(text: str) -> None:
+        said.append(text)
+        if text.startswith("no_constraints, held-out"):
+            raise StopError
+
+    with pytest.raises(StopError):
+        run_ablation(AblationRecipe.read(recipe), stop)
+    assert said.count("full: training") == 1
+    assert "no_constraints: trained already" in said
+    said.clear()
+    results = run_ablation(AblationRecipe.read(recipe), said.append)
+    assert said[0] == "full, held-out: finished already"
+    assert not any("training" in one or "building" in one or "extending" in one for one in said)
+    assert [one.cell.name for one in results] == ["full", "no_constraints"]
+    out = folder / "out"
+    assert len(list((out / "base").iterdir())) == len(list((out / "runs").iterdir())) == 1
+    assert len(list((out / "data").iterdir())) == 2
+    own = {"name": "wide", "means": "a higher rank", "train": {"lora": {"r": 3}}}
+    done: Result = CliRunner().invoke(app, ["llava", "ablate", str(changed(folder, "full", "no_constraints", own))])
+    assert done.exit_code == 0, done.output
+    assert len(list((out / "base").iterdir())) == 1
+    assert len(list((out / "runs").iterdir())) == 2
+    table = json.loads((out / "ablation-table.json").read_text())
+    assert [one["cell"] for one in table] == ["full", "no_constraints", "wide"]
+    assert table[0]["against the first cell"] is None
+    assert table[1]["against the first cell"]["items"] == table[1]["items"] == 2
+    assert len((out / "ablation-table.csv").read_text().splitlines()) == 4
+    assert "wide: a higher rank" in (out / "ablation-table.md").read_text()
+    assert "Ablation" in (out / "page.html").read_text()
+    with pytest.raises(OutputError, match="another recipe"):
+        run_ablation(AblationRecipe.read(changed(folder, "full", inference={"max_new_tokens": 13})))
+    with pytest.raises(OutputError, match="cell wide differs or is gone"):
+        run_ablation(AblationRecipe.read(recipe))
+
+
+def test_refusals(folder: Path) -> None:
+    for message, cells, more in (
+        ("there is no choice 'no_luck'", ["no_luck"], {}),
+        ("add a test of it", ["blink_style"], {}),
+        ("unknown keys in FinetuneConfig: stepz", ["full"], {"train": {"stepz": 1}}),
+        ("base is said by the recipe", ["full"], {"train": {"base": "x"}}),
+        ("cells of different names", ["full", "full"], {}),
+        ("benchmarks are", ["full"], {"tests": [{"name": "t", "benchmark": "mmlu", "data": "x"}]}),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            AblationRecipe.read(changed(folder, *cells, **more))
+    with pytest.raises(ConfigError, match="no cell's"):
+        Cell("x", train={"output": "y"})
+    done = CliRunner().invoke(app, ["llava", "ablate", "--choices"])
+    assert all(name in done.stdout for name in shipped_cells())
+    assert CliRunner().invoke(app, ["llava", "ablate", str(folder / "recipe.yaml"), "--plan"]).exit_code == 0
+    assert isinstance(CliRunner().invoke(app, ["llava", "ablate"]).exception, ConfigError)
