@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from perceptok.depth.codec import DepthCodec
-from perceptok.errors import MissingExtraError, TrainingError
+from perceptok.errors import MissingExtraError, OutputError, TrainingError
 from perceptok.files import atomic_write, parse_json
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
@@ -95,7 +95,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             is NaN.
         RecordError: A record or its image cannot be used; the message names it.
         ConfigError: Settings that contradict each other or the records.
-        OutputError: A checkpoint cannot be written; the one before is whole.
+        OutputError: The folder cannot be made, or a checkpoint cannot be written; the one before is whole.
         MissingExtraError: peft, or a board that is asked for, is not installed.
     """
     import accelerate
@@ -109,7 +109,12 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     first = state.process_index == 0
     output = Path(config.output)
     if first:
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{output}: the run's folder cannot be made ({error.strerror}); choose another output"
+            ) from error
         with atomic_write(output / _CONFIG, force=True) as file:
             file.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
     curriculum = CurriculumSampler(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import perceptok as pt
-from perceptok.errors import ConfigError, MissingExtraError, RecordError, TrainingError
+from perceptok.errors import ConfigError, MissingExtraError, OutputError, RecordError, TrainingError
 from perceptok.llava.training.finetuning import finetune
 from perceptok.llava.training.recipe import FinetuneConfig
 from tests.llava.records import write_some_records
@@ -186,5 +186,9 @@ def test_settings_that_do_not_fit(tiny_llava: Path, codec: pt.DepthCodec, tmp_pa
         finetune(config(tiny_llava, direct, tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"lora.targets are among .*q_proj.*; got x_proj"):
         finetune(config(tiny_llava, direct, tmp_path / "run", lora={"targets": ["x_proj"]}))
+    mixed = {"curriculum": {"kind": "proportional"}}
+    (tmp_path / "t.png").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"t.png/run: the run's folder cannot be made \(Not a directory\)"):
+        finetune(config(tiny_llava, direct, tmp_path / "t.png" / "run", **mixed))
     with pytest.raises(ConfigError, match="unknown keys in FinetuneConfig: rate"):
         config(tiny_llava, direct, tmp_path, rate=1)
