@@ -81,7 +81,7 @@ class MapFile:
         )
 
     def _mask_file(self) -> Path | None:
-        if self.mask is None or not self.mask.is_dir():
+        if self.mask is None or not _is_there(self.mask) or not self.mask.is_dir():
             return self.mask
         exact = self.mask / self.name
         stem = exact.with_suffix("")
@@ -201,7 +201,7 @@ def find_maps(
 
 
 def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in (".csv", ".txt") and path.is_file()
+    return path.suffix.lower() in (".csv", ".txt") and _is_there(path) and path.is_file()
 
 
 def _counted(name: str) -> list[tuple[str, int]]:
@@ -212,6 +212,8 @@ def _counted(name: str) -> list[tuple[str, int]]:
 
 def _expanded(named: str, default: MapFile) -> list[MapFile]:
     path = Path(named)
+    if not _is_there(path) and not any(mark in named for mark in "*?["):
+        raise DepthMapError(f"{named[:200]}: no such file or folder")
     if path.is_dir():
         return _in_folder(path, default)
     if path.is_file():
@@ -321,7 +323,7 @@ def _in_table(path: Path, default: MapFile) -> list[MapFile]:
     for line, row in rows:
         try:
             found.append(_from_row(path.parent, row, default))
-        except (DepthMapError, ValueError, ZeroDivisionError) as error:
+        except (DepthMapError, ValueError, ArithmeticError) as error:  # 1/0, 1e999
             raise DepthMapError(f"{path}, line {line}: {error}") from error
     return found
 

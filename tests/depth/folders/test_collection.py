@@ -120,3 +120,27 @@ class TestMasks:
         (file,) = find_maps([tmp_path / "a.npy"], kind="metric", unit="m", mask=tmp_path / "m.png")
         with pytest.raises(DepthMapError, match=r"is \(3, 4\), but its mask .* is \(5, 5\)"):
             file.read()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "file,kind,unit\na\0.npy,metric,m\n",
+        "file,kind,metres_per_value\na.npy,metric,1e999\n",
+        "file,kind,metres_per_value\na.npy,metric,1/0\n",
+        f"file,kind,unit,mask\na.npy,metric,m,{'x' * 300}\n",
+        f"file,kind,unit\n{'x' * 300}.npy,metric,m\n",
+    ],
+    ids=["NUL", "1e999", "1/0", "long mask", "long name"],
+)
+def test_strange_cells_are_errors_of_ours(tmp_path: Path, rows: str) -> None:
+    np.save(tmp_path / "a.npy", np.ones((4, 4), np.float32))
+    (tmp_path / "list.csv").write_text(rows)
+    with pytest.raises(DepthMapError):
+        [file.read() for file in find_maps([tmp_path / "list.csv"])]
+
+
+@pytest.mark.parametrize("named", ["x" * 300, "a\0b", "nowhere.npy"], ids=["long", "NUL", "missing"])
+def test_names_of_nothing(named: str) -> None:
+    with pytest.raises(DepthMapError, match="no such file"):
+        find_maps([named], kind="metric", unit="m", frames=True)
