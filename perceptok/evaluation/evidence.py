@@ -145,7 +145,7 @@ def calibration(quality: Sequence[float], right: Sequence[bool], bins: int = 4) 
     Args:
         quality: Of each item, larger = better, such as `ordered` or -rmse; NaN is left out.
         right: Whether each answer is right.
-        bins: How many groups of equal size.
+        bins: How many groups of as equal a size as equal qualities allow.
 
     Raises:
         EvaluationError: Lengths differ, or no quality is known.
@@ -156,8 +156,10 @@ def calibration(quality: Sequence[float], right: Sequence[bool], bins: int = 4) 
     values, hits = values[np.isfinite(values)], hits[np.isfinite(values)]
     if not len(values):
         raise EvaluationError("no item has evidence of a known quality; there is nothing to calibrate")
-    order = np.argsort(values, kind="stable")
-    groups = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
+    parts = np.array_split(np.sort(values), min(bins, len(values)))
+    # Equal qualities are never told apart: they all belong to the higher bin.
+    place = np.searchsorted(np.unique([part[0] for part in parts[1:]]), values, side="right")
+    groups = [np.flatnonzero(place == one) for one in np.unique(place)]
     told = tuple(
         (float(values[part].min()), float(values[part].max()), len(part), float(hits[part].mean())) for part in groups
     )

@@ -97,3 +97,9 @@ def test_what_is_written() -> None:
     assert read_written("").block is None
     assert read_written("x" * 100_000).problems == ()
     assert read_written("<PIXEL_400>").problems
+
+
+def test_equal_qualities_share_a_bin() -> None:
+    told = calibration([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
+    assert told.bins == ((0.0, 0.0, 2, 0.0), (1.0, 1.0, 4, 0.75))
+    assert calibration([2.0, 2.0], [True, False]).bins == ((2.0, 2.0, 2, 0.5),)
