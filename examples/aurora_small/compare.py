@@ -1,137 +1,225 @@
-"""Direct labels against perception tokens: the same model, the same scenes, as many updates.
+"""Perception tokens against direct labels: the same small model, the same pictures, as many updates.
 
-    perceptok llava demo -o perceptok-demo/llava           # perception tokens
-    python examples/aurora_small/compare.py perceptok-demo/llava      # direct labels, from the same start
+    python examples/aurora_small/compare.py perceptok-demo/compare
 
-Both start from the model that the demo built, and see the same training scenes as often. One learns to write depth
-blocks, and the nearest of n marked points is read from the decoded map; the other learns to answer with a letter, the
-points' coordinates being given in the question as PIXEL tokens. Figures go to compare.json in the folder.
+Four models start from the same weights: taught to write blocks, boxes and a chain of thought, or the bare answers; with
+the answers of 500 scenes, or of all. Each is asked about unseen scenes through `PerceptionPipeline`; then the blocks of
+the first are replaced. What is in the folder already is used again, so that a killed run goes on by the same command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from learning import Course, Encoder, teach
+from lessons import SIDE, Lessons, make_lessons
 
 import perceptok as pt
-from perceptok.configs import config_from_dict
-from perceptok.files import atomic_write
-from perceptok.llava.small.demo import DemoConfig, held_out_views, starting_model, training_views
-from perceptok.llava.small.samples import prompt_ids
-from perceptok.llava.small.scoring import marked_points
-from perceptok.llava.small.training import optimise
-from perceptok.llava.small.views import Views
+from perceptok.evaluation.benchmarks.catalogue import load_benchmark
+from perceptok.evaluation.benchmarks.scoring import Scores, compare, evaluate
+from perceptok.evaluation.written import read_written
+from perceptok.files import atomic_folder, atomic_write
+from perceptok.llava.inference.pictures import open_picture
+from perceptok.llava.pipeline import Request
+from perceptok.llava.small.answers import map_error, point_order
+from perceptok.llava.small.demo import DemoConfig, starting_model
+from perceptok.llava.small.training import SmallTraining
 
-LETTERS = "ABCDE"
-
-
-def question_about(nearness: np.ndarray, count: int, rng: np.random.Generator) -> tuple[str, int] | None:
-    """A question about marked points and the number of the nearest; None where no points fit."""
-    points = marked_points(nearness, count, rng)
-    if points is None:
-        return None
-    frame = points * 336 // len(nearness)
-    named = [f"{letter}(<PIXEL_{x}>,<PIXEL_{y}>)" for letter, (x, y) in zip(LETTERS, frame.tolist(), strict=False)]
-    levels = nearness[points[:, 1], points[:, 0]]
-    return f"Which point is the closest to the camera? {' '.join(named)}", int(np.argmax(levels))
+TRAINING_SEED, HELD_OUT_SEED = 1, 2
+"""Families of scenes that share none."""
 
 
-def letter_batch(processor: Any, asked: list[tuple[str, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids, labels (the answer alone) and attention mask."""
-    prompts = [prompt_ids(processor, question, answer="(") for question, _ in asked]
-    ends = [processor.tokenizer(f"{LETTERS[nearest]}", add_special_tokens=False)["input_ids"] for _, nearest in asked]
-    length = max(map(len, prompts)) + 1
-    ids = torch.full((len(prompts), length), int(processor.tokenizer.pad_token_id))
-    labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-    for row, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
-        ids[row, : len(prompt) + 1] = torch.tensor(prompt + end)
-        labels[row, len(prompt)] = end[0]
-        mask[row, : len(prompt) + 1] = 1
-    return ids, labels, mask
-
-
-def scores_of(model: Any, processor: Any, asked: list[tuple[str, int]], features: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits at the answers' places (B, V), and the answers' ids (B,)."""
-    ids, labels, mask = letter_batch(processor, asked)
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(input_ids=ids, attention_mask=mask, pixel_values=features).last_hidden_state
-        answered = (labels != -100).roll(-1, dims=1)
-        logits = model.lm_head(hidden[answered])
-    return logits.float(), labels[labels != -100]
-
-
-def ask_all(views: Views, count: int) -> tuple[list[int], list[tuple[str, int]]]:
-    """One question with so many points about every view that has room for them."""
-    found = [
-        (number, question_about(depth.astype(np.float32), count, np.random.default_rng([count, number])))
-        for number, depth in enumerate(views.nearness)
+def asked_of(
+    pipe: pt.PerceptionPipeline, held_out: Lessons, kind: str, **changes: Any
+) -> dict[str, pt.PerceptionAnswer]:
+    """Answers to every record of a kind."""
+    records = held_out.records[kind]
+    requests = [
+        Request(open_picture(held_out.folder / one.images[0]), one.turns[0].text, one.choices) for one in records
     ]
-    return [n for n, one in found if one is not None], [one for _, one in found if one is not None]
+    answers = pipe.answers(requests, max_new_tokens=230, batch_size=32, **changes)
+    return {record.id: answer for record, answer in zip(records, answers, strict=True)}
 
 
-def main() -> None:
-    """Train on direct labels, measure, and set the figures beside the demo's."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="of a finished demo")
-    parser.add_argument("--steps", type=int, help="updates; as many as the demo's by default")
-    options = parser.parse_args()
-    told = json.loads((options.folder / "result.json").read_text())
-    config = config_from_dict(DemoConfig, told["config"])
-    codec = pt.DepthCodec.from_pretrained()
-    model, processor, _ = starting_model(options.folder, codec, config)
-    known = training_views(options.folder, codec, config, model)
-    held_out = held_out_views(options.folder, codec, config, model)
-    letters = torch.tensor(
-        [processor.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS]
+def scores_of(answers: Mapping[str, pt.PerceptionAnswer], held_out: Lessons, kind: str) -> Scores:
+    """By the one rule of every benchmark."""
+    return evaluate(
+        {key: one.text for key, one in answers.items()}, load_benchmark("records", held_out.folder / f"{kind}.jsonl")
     )
-    rng = np.random.default_rng(config.training.seed)
 
-    def loss_of(chosen: Tensor) -> Tensor:
-        asked, rows = [], []
-        for number in chosen.tolist():
-            one = question_about(known.nearness[number].astype(np.float32), int(rng.integers(2, 6)), rng)
-            if one is not None:
-                asked.append(one)
-                rows.append(number)
-        logits, answers = scores_of(model, processor, asked, known.features[rows].float())
-        return F.cross_entropy(logits, answers)
 
-    tests = {count: ask_all(held_out, count) for count in (2, 3, 4, 5)}
-
-    @torch.no_grad()
-    def accuracy_at(count: int) -> float:
-        rows, asked = tests[count]
-        logits, _ = scores_of(model, processor, asked, held_out.features[rows].float())
-        nearest = torch.tensor([answer for _, answer in asked])
-        return float((logits[:, letters[:count]].argmax(-1) == nearest).float().mean())
-
-    @torch.no_grad()
-    def measure() -> tuple[float, float]:
-        rows, asked = tests[3]
-        logits, answers = scores_of(model, processor, asked, held_out.features[rows].float())
-        return float(F.cross_entropy(logits, answers)), accuracy_at(3)
-
-    training = config.training
-    if options.steps:
-        training = type(training)(**{**asdict(training), "steps": options.steps})
-    curve = optimise(model, len(known), loss_of, measure, training)
-    direct = {str(count): accuracy_at(count) for count in tests}
-    print("points | direct labels | read from generated depth | mean map | chance")
-    for count, value in direct.items():
-        print(
-            f"{count} | {value:.1%} | {told['order'][count]:.1%} | {told['chance'][count]:.1%} | {1 / int(count):.1%}"
+def evidence_of(
+    answers: Mapping[str, pt.PerceptionAnswer], lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec
+) -> dict[str, Any]:
+    """How good the written maps are, and what follows from them by rule alone."""
+    records = held_out.records["depth-cot"]
+    scenes = [int(str(one.provenance["scene"])) for one in records]
+    truth = held_out.nearness[scenes].astype(np.float32)
+    mean = lessons.nearness.mean(axis=0, dtype=np.float32)
+    true_codes = np.array([one.evidence.codes for one in records]).reshape(-1, 10, 10)
+    maps = {
+        "written": np.stack(
+            [mean if (seen := answers[one.id].nearness) is None else seen[::2, ::2] for one in records]
+        ),
+        "codec": np.asarray(codec.decode(true_codes))[:, ::2, ::2],
+        "mean map": np.broadcast_to(mean, truth.shape),
+    }
+    points = [
+        np.array([(one.x, one.y) for one in record.evidence.markers]) * len(truth[0]) // SIDE for record in records
+    ]
+    order: dict[str, dict[str, float]] = {}
+    for name, values in maps.items():
+        right = [point_order(*row) for row in zip(values, [p.astype(np.int64) for p in points], truth, strict=True)]
+        order[name] = {
+            str(count): float(np.mean([one for one, at in zip(right, points, strict=True) if len(at) == count]))
+            for count in sorted({len(at) for at in points})
+        }
+    written = [answers[one.id] for one in records]
+    agreeing = [
+        str(one.answer) == record.choices[int(np.argmax(values[at[:, 1], at[:, 0]]))]
+        for one, record, values, at in zip(
+            written, records, maps["written"], [p.astype(np.int64) for p in points], strict=True
         )
-    with atomic_write(options.folder / "compare.json", force=True) as file:
-        values = {"direct": direct, "perception": told["order"], "curve": [asdict(one) for one in curve]}
-        file.write((json.dumps(values, indent=2) + "\n").encode())
+    ]
+    return {
+        "rmse": {name: map_error(values, truth) for name, values in maps.items()},
+        "closest by rule": order,
+        "answer agrees with own block": float(np.mean(agreeing)),
+        "valid": whole_blocks(answers),
+    }
+
+
+def whole_blocks(answers: Mapping[str, pt.PerceptionAnswer]) -> float:
+    """The share of answers with one whole block and nothing malformed about it."""
+    return float(np.mean([len(one.blocks) == 1 and read_written(one.text).problems == () for one in answers.values()]))
+
+
+def taught_model(folder: Path, course: Course, lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec) -> Path:
+    """The folder of a taught model; taught where it is not there yet."""
+    place = folder / f"{course.regime}-{course.labels}"
+    if not place.is_dir():
+        model, processor, vocab = starting_model(folder, codec, DemoConfig())
+        with _shown(place.name, course.training.steps) as advance:
+            curve = teach(model, Encoder(processor), vocab, lessons, held_out, course, advance)
+        with atomic_folder(place) as building:
+            for part in (model, processor, vocab):
+                part.save_pretrained(building)
+            (building / "curve.json").write_text(json.dumps({"course": asdict(course), "curve": curve}, indent=2))
+    return place
+
+
+def _shown(name: str, count: int) -> Any:
+    from perceptok_cli.console import progress_bar
+
+    return progress_bar(name, count)
+
+
+def measured(
+    place: Path, course: Course, lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec
+) -> tuple[dict[str, Any], dict[str, Scores]]:
+    """Everything that is asked of one taught model."""
+    pipe = pt.PerceptionPipeline.from_pretrained(place, codec=codec)
+    found: dict[str, Any] = {}
+    scores: dict[str, Scores] = {}
+    for task in ("depth", "counting"):
+        kind = f"{task}-{course.regime}"
+        block = {"force_block": "somewhere"} if kind == "depth-cot" else {}
+        answers = asked_of(pipe, held_out, kind, **block)
+        scores[task] = evaluate_and_note(found, task, answers, held_out, kind)
+        if course.regime == "cot" and task == "depth":
+            found["evidence"] = evidence_of(answers, lessons, held_out, codec)
+            free = asked_of(pipe, held_out, kind, constraints=False)
+            found["valid without constraints"] = whole_blocks(free)
+    return found, scores
+
+
+def evaluate_and_note(
+    found: dict[str, Any], task: str, answers: Mapping[str, pt.PerceptionAnswer], held_out: Lessons, kind: str
+) -> Scores:
+    """Scores, entered among what was found."""
+    scores = scores_of(answers, held_out, kind)
+    groups = {name: {key: one._asdict() for key, one in group.items()} for name, group in scores.groups.items()}
+    found[task] = {"overall": scores.overall._asdict(), **groups}
+    return scores
+
+
+def replaced(place: Path, held_out: Lessons, codec: pt.DepthCodec, most: int) -> dict[str, Any]:
+    """Accuracy with other blocks in the place of the model's own."""
+    pipe = pt.PerceptionPipeline.from_pretrained(place, codec=codec)
+    kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
+    told = pt.replacement_test(pipe, held_out.records["depth-cot"][:most], kinds, folder=held_out.folder)
+    return {
+        "accuracy": {kind: one._asdict() for kind, one in told.scores.items()},
+        "changed": dict(told.changed),
+        "skipped": len(told.skipped),
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Accuracy in percent as Markdown, with 95 % intervals."""
+    lines = ["| taught | 2 | 3 | 4 | 5 points | all | counting |", "|---|---|---|---|---|---|---|"]
+    for name, one in results.items():
+        groups = one["depth"]["markers"]
+        cells = [f"{groups[count]['accuracy']:.0%}" if count in groups else "" for count in "2345"]
+        for task in ("depth", "counting"):
+            whole = one[task]["overall"]
+            cells.append(f"{whole['accuracy']:.0%} ({whole['low']:.0%} to {whole['high']:.0%})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Teach, ask, replace, and write compare.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=900, help="updates of every model")
+    parser.add_argument("--scenes", type=int, default=2400, help="to train on")
+    parser.add_argument("--few", type=int, default=500, help="scenes with labels in the smaller budget")
+    parser.add_argument("--held-out", type=int, default=200, help="scenes to be asked about")
+    parser.add_argument("--replaced", type=int, default=100, help="scenes whose blocks are replaced")
+    parser.add_argument("--batch-size", type=int, default=8)
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    codec = pt.DepthCodec.from_pretrained()
+    model, processor, _ = starting_model(folder, codec, DemoConfig())
+    lessons = make_lessons(folder / "train", TRAINING_SEED, options.scenes, model, processor, codec)
+    held_out = make_lessons(folder / "held_out", HELD_OUT_SEED, options.held_out, model, processor, codec)
+    every = max(1, options.steps // 12)
+    training = SmallTraining(options.steps, options.batch_size, 1.5e-3, every)
+    results: dict[str, Any] = {}
+    scores: dict[str, dict[str, Scores]] = {}
+    for regime in ("cot", "direct"):
+        for labels in (options.scenes, options.few):
+            course = Course(regime, labels, training=training)
+            place = taught_model(folder, course, lessons, held_out, codec)
+            results[place.name], scores[place.name] = measured(place, course, lessons, held_out, codec)
+            print(place.name, json.dumps(results[place.name].get("evidence", {})), flush=True)
+    report: dict[str, Any] = {"models": results, "compared": {}}
+    for labels in (options.scenes, options.few):
+        for task in ("depth", "counting"):
+            pair = scores[f"cot-{labels}"][task], scores[f"direct-{labels}"][task]
+            report["compared"][f"{task}, {labels} labels"] = compare(*map(_same_ids, pair))._asdict()
+    report["replaced"] = replaced(folder / f"cot-{options.scenes}", held_out, codec, options.replaced)
+    print(table(results))
+    print(json.dumps(report["replaced"]["accuracy"]))
+    with atomic_write(folder / "compare.json", force=True) as file:
+        file.write((json.dumps(report, indent=2) + os.linesep).encode())
+
+
+def _same_ids(scores: Scores) -> Scores:
+    """Items named by their scenes alone, so that chains and bare answers can be compared."""
+    from dataclasses import replace
+
+    outcomes = tuple(replace(one, item=replace(one.item, id=one.item.id.rpartition("-")[2])) for one in scores.outcomes)
+    return replace(scores, outcomes=outcomes)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from perceptok.llava.small.samples import QUESTION
 from perceptok.llava.small.scoring import DemoResult
 from perceptok.llava.small.views import Views
 
-__all__ = ["write_demo_page"]
+__all__ = ["DEMO_NOTE", "write_demo_page"]
 
-_NOTE = (
+DEMO_NOTE = (
     "A small LLaVA (first layers of SmolLM2-135M-Instruct, ImageNet MobileNetV2, a projector) was trained on "
     "procedural scenes in a haze, and asked for the depth of scenes it never saw. The teacher is the exact depth. "
     "The world is simple by design: one camera, a floor, a wall, things on the floor, colours that fade with distance."
@@ -27,9 +27,21 @@ _NOTE = (
 
 
 def write_demo_page(
-    path: str | os.PathLike[str], held_out: Views, answers: list[DepthAnswer], result: DemoResult
+    path: str | os.PathLike[str],
+    held_out: Views,
+    answers: list[DepthAnswer],
+    result: DemoResult,
+    *,
+    note: str = DEMO_NOTE,
 ) -> None:
     """Write the page; an existing one is replaced.
+
+    Args:
+        path: Where to.
+        held_out: What was asked about.
+        answers: What was written about it.
+        result: The figures.
+        note: What was taught by whom, in words.
 
     Raises:
         OutputError: It cannot be written.
@@ -41,7 +53,7 @@ def write_demo_page(
         title="Depth that a small LLaVA wrote",
         tables=_tables(result),
         figures=_figures(result),
-        note=_NOTE,
+        note=note,
         force=True,
     )
 
