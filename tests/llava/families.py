@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import transformers
 
-from tests.llava.tiny import PATCH, save_llava_of, tiny_tokenizer
+from perceptok.llava.small.towers import GridTowerConfig
+from tests.llava.tiny import CHAT_TEMPLATE, PATCH, CLIPImageProcessor, save_llava_of, tiny_tokenizer
 from tests.llava.tiny import TEXT as LLAVA_TEXT
 from tests.llava.tiny import VISION as LLAVA_VISION
 
@@ -69,6 +70,32 @@ def llava_13b(folder: Path) -> None:
     """As LLaVA-1.5-13B: wider and deeper."""
     save_llava_of(folder, {"hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
                            "num_key_value_heads": 4}, rows=448)  # fmt: skip
+
+
+def llava_with_batch_norms(folder: Path) -> None:
+    """A convolutional tower: its running statistics must stay what they are."""
+    tokenizer = tiny_tokenizer()
+    image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
+    language = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=3, **LLAVA_TEXT
+    )
+    config = transformers.LlavaConfig(
+        text_config=language,
+        vision_config=GridTowerConfig(60, (1, 4)),
+        image_token_index=image,
+        image_seq_length=100,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    make_processor: Any = transformers.LlavaProcessor
+    make_processor(
+        image_processor=CLIPImageProcessor(size={"height": 60, "width": 60}, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=6,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
 
 
 def llava_next(folder: Path) -> None:
@@ -150,6 +177,7 @@ def paligemma(folder: Path) -> None:
 FAMILIES: dict[str, Callable[[Path], None]] = {
     "llava_7b": llava_7b,
     "llava_13b": llava_13b,
+    "llava_with_batch_norms": llava_with_batch_norms,
     "llava_next": llava_next,
     "idefics3": idefics3,
     "paligemma": paligemma,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from perceptok.depth.codec import DepthCodec
-from perceptok.errors import MissingExtraError, OutputError, TrainingError
+from perceptok.errors import ConfigError, MissingExtraError, OutputError, TrainingError
 from perceptok.files import atomic_write, parse_json
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
@@ -104,7 +104,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     from perceptok.llava.training.trainer import PerceptionTrainer
     from perceptok.llava.training.watching import Watch, wants_tokens
 
-    state = accelerate.PartialState(cpu=config.cpu)
+    on_cpu = _on_cpu(config)
+    state = accelerate.PartialState(cpu=on_cpu)
     ready = prepare(config, processes=state.num_processes)
     first = state.process_index == 0
     output = Path(config.output)
@@ -149,7 +150,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         remove_unused_columns=False,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
-        use_cpu=config.cpu,
+        use_cpu=on_cpu,
         seed=config.seed,
         disable_tqdm=not first,
         **_checkpointing(transformers.TrainingArguments, config.gradient_checkpointing),
@@ -211,7 +212,9 @@ def prepare(config: FinetuneConfig, *, processes: int = 1) -> Prepared:
     rule = config.frame_rule
     checkpoint = last_checkpoint(output / "checkpoints")
     dtype = (
-        torch.bfloat16 if config.precision == "bf16" and torch.cuda.is_available() and not config.cpu else torch.float32
+        torch.bfloat16
+        if config.precision == "bf16" and torch.cuda.is_available() and not _on_cpu(config)
+        else torch.float32
     )
     transformers.set_seed(config.seed)
     if checkpoint is None:
@@ -269,3 +272,16 @@ def _require_same_run(output: Path, config: FinetuneConfig) -> None:
             )
     if (output / "adapter").exists():
         raise TrainingError(f"{output} holds a finished run; choose another folder to train again")
+
+
+def _on_cpu(config: FinetuneConfig) -> bool:
+    """Whether the run computes on the CPU: where it is told to, or where there is nothing else.
+
+    Raises:
+        ConfigError: bf16 on an accelerator that has none.
+    """
+    if config.cpu or not torch.accelerator.is_available():
+        return True
+    if config.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU computes no bf16; say precision: fp32, or cpu: true")
+    return False

@@ -12,7 +12,14 @@ from perceptok.llava.training.recipe import FinetuneConfig
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.trainable import peft_settings
 
-__all__ = ["decoder_layer_class", "lora_layers", "lora_settings", "parameter_groups", "projector_name"]
+__all__ = [
+    "decoder_layer_class",
+    "frozen_statistics",
+    "lora_layers",
+    "lora_settings",
+    "parameter_groups",
+    "projector_name",
+]
 
 _PROJECTORS = ("multi_modal_projector", "connector", "merger", "mm_projector", "aligner")
 """Names under which transformers' models keep what lies between tower and language model."""
@@ -37,6 +44,19 @@ def lora_layers(model: Any, targets: Sequence[str] = ()) -> list[str]:
             f"lora.targets are among {', '.join(known)}; got {', '.join(missing) or 'none that is there'}"
         )
     return chosen
+
+
+def frozen_statistics(model: nn.Module) -> list[nn.Module]:
+    """The layers that gather running statistics in training although nothing of them is trained, as frozen towers' do.
+
+    Those statistics are the base's: an adapter does not hold them, so that training has to leave them as they are.
+    """
+    return [
+        module
+        for module in model.modules()
+        if getattr(module, "running_mean", None) is not None
+        and not any(parameter.requires_grad for parameter in module.parameters())
+    ]
 
 
 def decoder_layer_class(model: Any) -> str:

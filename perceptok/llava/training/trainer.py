@@ -30,7 +30,7 @@ from perceptok.llava.training.checkpoints import (
     write_state,
 )
 from perceptok.llava.training.collating import IDS, Collator
-from perceptok.llava.training.layers import decoder_layer_class, parameter_groups
+from perceptok.llava.training.layers import decoder_layer_class, frozen_statistics, parameter_groups
 from perceptok.llava.training.objective import Objective, positions_to_keep
 from perceptok.llava.training.ordering import MicroBatches
 from perceptok.llava.training.recipe import FinetuneConfig
@@ -90,6 +90,7 @@ class PerceptionTrainer(Trainer):
             # LLaVA names layers that it does not have (CLIP's text side), at which accelerate stops.
             plugin.transformer_cls_names_to_wrap = [decoder_layer_class(model.get_base_model())]
         self._keeps = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+        self._frozen = frozen_statistics(model)
         self._codes: Tensor = torch.zeros((), dtype=torch.int64)
         self._pending: list[tuple[list[str], Tensor, Tensor]] = []
         self._logged_step = 0
@@ -152,6 +153,8 @@ class PerceptionTrainer(Trainer):
         given = {name: value for name, value in inputs.items() if name not in (*IDS, "labels", "teacher")}
         if self._keeps:
             given["logits_to_keep"] = positions_to_keep(labels)
+        for layer in self._frozen:  # the Trainer has just set the whole model to train
+            layer.eval()
         outputs = model(**given, use_cache=False)
         assert num_items_in_batch is not None
         loss = self._objective(outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes, teacher)
