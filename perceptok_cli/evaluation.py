@@ -119,6 +119,29 @@ def specialist(
         )
 
 
+@app.command("lmms-eval")
+def lmms_eval(
+    benchmark: Annotated[str | None, typer.Option("--benchmark", help="Write a task of this benchmark.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Folder, file or hub id of the benchmark.")] = None,
+    images: ImagesOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the task and its data.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Print the folder of tasks for lmms-eval's --include_path; or write one of local data, and print where.
+
+    Without options: the tasks of the package, whose data lmms-eval itself takes from the Hugging Face hub.
+    """
+    from perceptok.evaluation.lmms_eval.folders import tasks_folder, write_task
+
+    if benchmark is None and data is None and images is None and output is None:
+        typer.echo(tasks_folder())
+        return
+    if benchmark is None or data is None or output is None:
+        raise typer.BadParameter("a task is written from --benchmark and --data to --output")
+    note(f"task {write_task(load(benchmark, data, images), output, force=force)}")
+    typer.echo(output)
+
+
 def show_scores(scores: Scores, system: str) -> None:
     """The table on standard output; on standard error whose figures the published ones are."""
     from perceptok.evaluation.benchmarks.tables import HEADER, PUBLISHED_NOTE, rows_of

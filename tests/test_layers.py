@@ -52,7 +52,7 @@ SUBROOMS: dict[str, list[str]] = {
     "boxes": ["frames", "text", "datasets", "scores"],
     "decoding": ["grammar", "reading", "engines"],
     "scenes": ["layouts", "pictures"],
-    "evaluation": ["report", "benchmarks"],
+    "evaluation": ["report", "benchmarks", "lmms_eval"],
     "vocabulary": ["alignment"],
     "llava": ["inference", "folders", "training", "ablation", "small"],
 }

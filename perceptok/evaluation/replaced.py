@@ -23,7 +23,7 @@ from perceptok.files import atomic_write
 __all__ = ["REPLACEMENT_HEADER", "replacement_rows", "write_replacement"]
 
 REPLACEMENT_HEADER = (
-    "block", "items", "right", "accuracy", "95 % interval", "unparsed", "answers changed", "less own", "p",
+    "block", "items", "right", "accuracy", "95 % interval", "unparsed", "answers changed", "minus own", "p",
 )  # fmt: skip
 _NOTE = (
     "Each answer is cut at its depth block, another block is put there, and the model goes on. Changed: share of items "

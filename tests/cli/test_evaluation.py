@@ -95,3 +95,18 @@ def test_a_specialist_reads_the_markers(shared: Path, tmp_path: Path) -> None:
     assert (values["overall"]["items"], values["overall"]["unparsed"], values["overall"]["invalid"]) == (3, 0, 0)
     page = (tmp_path / "out" / "page.html").read_text()
     assert page.count('id="teacher-') == page.count('id="depth-') == 3
+
+
+def test_tasks_for_lmms_eval(folder: Path) -> None:
+    done = run("lmms-eval")
+    assert done.exit_code == 0, done.output
+    assert (Path(done.stdout.strip()) / "blink_depth.yaml").is_file()
+    words = ["lmms-eval", "--benchmark", "hardblink-3", "--data", folder]
+    done = run(*words, "-o", folder / "tasks")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(folder / "tasks")
+    assert "perceptok_hardblink_3" in done.stderr
+    written = sorted(path.name for path in (folder / "tasks").iterdir())
+    assert written == ["perceptok_hardblink_3.parquet", "perceptok_hardblink_3.yaml"]
+    assert isinstance(run(*words, "-o", folder / "tasks").exception, PerceptokError)
+    assert run(*words).exit_code == 2

@@ -19,7 +19,7 @@ from perceptok.evaluation.answers import read_answer
 from perceptok.evaluation.benchmarks.items import Benchmark, Item, image_of
 from perceptok.evaluation.benchmarks.rows import read_lines, read_rows
 
-__all__ = ["BENCHMARKS", "load_benchmark"]
+__all__ = ["BENCHMARKS", "item_of_row", "load_benchmark"]
 
 _LLAVA = "LLaVA-1.5-13B"
 _TUNED = "LLaVA-1.5-13B fine-tuned, no perception tokens"
@@ -76,13 +76,20 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         layout = _LAYOUTS[name]
         rows = read_rows(data, config=layout.config, split=layout.split)
         base = folder or (place.parent if place.is_file() else None)
-        items = tuple(item for item in (_made(layout, row, base, name) for row in rows) if item)
+        items = tuple(item for item in (item_of_row(name, row, base) for row in rows) if item)
     return Benchmark(name, items, PUBLISHED.get(name, {}))
 
 
-def _made(layout: _Layout, row: dict[str, Any], folder: Path | None, name: str) -> Item | None:
+def item_of_row(name: str, row: dict[str, Any], images: Path | None = None) -> Item | None:
+    """A row of blink-..., cvbench-... or seed-count as an item; None where it belongs to another part of its benchmark.
+
+    Raises:
+        EvaluationError: A row of another layout, or a benchmark that is not published as rows.
+    """
+    if name not in _LAYOUTS:
+        raise EvaluationError(f"the benchmarks published as rows are {', '.join(_LAYOUTS)}; got {name!r}")
     try:
-        return layout.item(row, folder)
+        return _LAYOUTS[name].item(row, images)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, PerceptokError):
             raise

@@ -10,7 +10,7 @@ from typing import Any
 from perceptok.errors import EvaluationError, MissingExtraError
 from perceptok.files import parse_json
 
-__all__ = ["read_lines", "read_rows"]
+__all__ = ["datasets_library", "read_lines", "read_rows"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -87,7 +87,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _folder_rows(folder: Path, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
-        datasets = _datasets()
+        datasets = datasets_library()
         try:
             loaded = datasets.load_from_disk(str(folder))
         except (OSError, ValueError) as error:
@@ -105,7 +105,7 @@ def _folder_rows(folder: Path, config: str | None, split: str | None) -> Iterato
 
 
 def _loaded(name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
-    datasets = _datasets()
+    datasets = datasets_library()
     try:
         loaded = datasets.load_dataset(name, config)
     except Exception as error:  # the hub's errors have no base of their own
@@ -131,9 +131,10 @@ def _undecoded(datasets: Any, rows: Any) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _datasets() -> Any:
+def datasets_library(purpose: str = "a benchmark of the Hugging Face hub") -> Any:
+    """The package `datasets`; raises MissingExtraError where it is not installed."""
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError("datasets", "test", "a benchmark of the Hugging Face hub") from error
+        raise MissingExtraError("datasets", "test", purpose) from error
     return datasets

@@ -14,7 +14,7 @@ from perceptok.evaluation.benchmarks.items import Benchmark, Item
 from perceptok.evaluation.benchmarks.predictions import check_predictions
 from perceptok.evaluation.written import read_written
 
-__all__ = ["Comparison", "Outcome", "Score", "Scores", "accuracy", "compare", "evaluate"]
+__all__ = ["Comparison", "Outcome", "Score", "Scores", "accuracy", "compare", "evaluate", "outcome_of"]
 
 _RESAMPLES = 20_000
 
@@ -114,7 +114,7 @@ def evaluate(predictions: Mapping[str, str], benchmark: Benchmark, *, missing: b
         EvaluationError: Predictions of other items, or missing ones.
     """
     check_predictions(dict(predictions), benchmark, missing=missing)
-    outcomes = tuple(_outcome(item, predictions.get(item.id)) for item in benchmark.items)
+    outcomes = tuple(outcome_of(item, predictions.get(item.id)) for item in benchmark.items)
     groups: dict[str, dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
         for name, value in outcome.item.groups.items():
@@ -166,7 +166,8 @@ def compare(a: Scores, b: Scores, *, seed: int = 0) -> Comparison:
     )
 
 
-def _outcome(item: Item, text: str | None) -> Outcome:
+def outcome_of(item: Item, text: str | None) -> Outcome:
+    """What one text is worth as the answer to an item; without a text it is unparsed."""
     if text is None:
         return Outcome(item, None, Reading(None, "no prediction"), ())
     return Outcome(item, text, item.read(text), read_written(text).problems)
