@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, MalformedBlockError
 from perceptok_cli.console import note
 from perceptok_cli.depth_options import CodecOption, DeviceOption, ForceOption, loaded_codec
 
@@ -37,7 +37,13 @@ def show(
     from perceptok.depth.scores.shown import draw_blocks
     from perceptok.files import atomic_write
 
-    blocks = salvage_blocks(_text(answer))
+    text = _text(answer)
+    try:
+        blocks = salvage_blocks(text)
+    except MalformedBlockError:
+        if _holds_records(text):
+            raise ConfigError(f"{answer}: {_RECORDS}") from None
+        raise
     loaded = loaded_codec(codec, device)
     own_range = loaded.preprocessing == Preprocessing.named("molmoact") if stretch is None else stretch
     picture = draw_blocks(loaded, blocks, stretch=own_range)
@@ -49,9 +55,25 @@ def show(
     note(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} drawn in {output}")
 
 
+_RECORDS = "records of codes, no model's answer; make maps of them with `perceptok depth decode`"
+
+
+def _holds_records(text: str) -> bool:
+    """Whether the first line that is not blank is a record of `encode`, of a map or a frame."""
+    from perceptok.depth.folders.records import DepthRecord
+
+    try:
+        DepthRecord.from_json(next(line for line in text.splitlines() if line.strip()))
+    except (MalformedBlockError, StopIteration):
+        return False
+    return True
+
+
 def _text(answer: str) -> str:
     if answer == "-":
         return sys.stdin.read()
+    if answer.endswith((".npz", ".parquet")):
+        raise ConfigError(f"{answer}: {_RECORDS}")
     try:
         if Path(answer).is_file():
             return Path(answer).read_text(encoding="utf-8")

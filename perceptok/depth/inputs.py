@@ -53,6 +53,11 @@ def _batch(tensor: Tensor) -> Tensor:
                 f"{shape} is one map with an axis of length 1, or {shape[0]} maps of height 1; "
                 "take the axis out (array[:, 0]), or pass (B, 1, H, W)"
             )
+        elif 2 <= shape[2] <= 4 and min(shape[:2]) > 4:
+            raise DepthMapError(
+                f"{shape} is one picture with {shape[2]} channels, or {shape[0]} maps of width {shape[2]}; a depth map "
+                "has one channel (array[..., 0]), and so narrow maps are passed as (B, 1, H, W)"
+            )
     elif tensor.ndim == 4 and 1 in (shape[1], shape[3]):
         if shape[1] == shape[3] == 1 and shape[2] != 1:
             raise DepthMapError(f"{shape} is (B, 1, H, 1) or (B, 1, W, 1); pass (B, H, W)")

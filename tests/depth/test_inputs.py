@@ -27,7 +27,13 @@ def test_batches_in_either_form() -> None:
         assert np.array_equal(checked_nearness(form).numpy(), batch)
 
 
-@pytest.mark.parametrize("shape", [(96, 1, 128), (2, 1, 96, 1), (2, 96, 128, 3), (2, 3, 96, 128), (1, 1, 1, 96, 128)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((96, 1, 128), (96, 128, 2), (96, 128, 3), (96, 128, 4)),
+        *((2, 1, 96, 1), (2, 96, 128, 3), (2, 3, 96, 128), (1, 1, 1, 96, 128)),
+    ],
+)
 def test_two_readings_or_none_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DepthMapError, match=r"\(B, "):
         checked_nearness(np.zeros(shape))

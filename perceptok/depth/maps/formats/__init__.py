@@ -71,6 +71,10 @@ def format_of(path: Path) -> Format:
         return FORMATS[suffix]
     if suffix in {".jpg", ".jpeg"}:
         raise DepthMapError("JPEG is lossy and 8-bit, made for photos; store depth as 16-bit PNG, NPY, TIFF or EXR")
+    if suffix in {".jsonl", ".parquet"}:
+        raise DepthMapError(
+            f"{suffix} is of records, no depth map; make maps of what encode wrote with `perceptok depth decode`"
+        )
     raise DepthMapError(
         f"the extension {suffix!r} is not one of a depth map; supported are {', '.join(sorted(FORMATS))}"
     )

@@ -20,6 +20,9 @@ __all__ = ["decode_npy", "decode_npz", "encode_npy", "encode_npz"]
 _CALLED = {"depth", "depth_map", "depthmap"}
 """What a depth map among other arrays is called without a doubt."""
 
+_OF_RECORDS = {"codes", "codec", "near", "far"}
+"""Arrays that a file of depth records has; its codes look like small maps."""
+
 _MARKER, _VERSION = "perceptok_depth_map", 1
 
 
@@ -45,6 +48,8 @@ def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None)
     if not data.startswith(b"PK"):
         raise DepthMapError("does not begin like an NPZ (zip) file; store it with numpy.savez or DepthMap.write")
     with np.load(io.BytesIO(data), allow_pickle=False) as members:
+        if _OF_RECORDS.issubset(members.files):
+            raise DepthMapError("holds records of codes, no depth map; make maps of them with `perceptok depth decode`")
         arrays = {name: members[name] for name in members.files}
     if _MARKER not in arrays or key is not None:
         array = _named(arrays, key) if key is not None else _only_map(arrays)
