@@ -21,6 +21,9 @@ _COORDINATES = re.compile(r"\(?\bx ?= ?\d*,? ?y ?= ?\d*\)?")
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}+|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _THOUGHT = re.compile(r"\A.*</think(?:ing)?>(?=.*\w)", re.DOTALL | re.IGNORECASE)
 _JOINED = re.compile(r"\b((?i:points?|options?|markers?|choices?|labels?))[_-]?([A-H])\b")
+_MATHS = re.compile(r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]*?)(?<=\S)\$(?!\d)")
+"""Between dollars as Pandoc reads them: "$5$", but not "$5 and $6"."""
+_MONEY = re.compile(r"(?:[$€£¥]\s?\d[\d.,]*)+|(?<![\d.,])\d[\d.,]{0,20}\s?[€£]")
 _MARKUP = re.compile(r"[*_`$#]+|</?(?:b|i|strong|em|p|br)\s*/?>", re.IGNORECASE)
 _SORRY = re.compile(
     r"\b(?:sorry|can(?:no|')t|unable to|not able to|impossible to|don't know|do not know|no way to)\b", re.IGNORECASE
@@ -78,7 +81,7 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> R
 
 
 def plain_text(text: str) -> str:
-    """A text without perception tokens, coordinates, boxes and markup; plain characters for full-width ones.
+    """A text without perception tokens, coordinates, boxes, money and markup; plain characters for full-width ones.
 
     Thoughts, up to `</think>`, are left out where anything follows them.
     """
@@ -87,6 +90,7 @@ def plain_text(text: str) -> str:
     text = _BOXED.sub(lambda match: f"\nThe answer is {(match[1] or match[2] or '').strip()}\n", text)
     text = _TOKENS.sub("", text)
     text = _BOXES.sub(" ", text)
+    text = _MONEY.sub(" some money ", _MATHS.sub(r"\1\2", text))
     return _MARKUP.sub("", _JOINED.sub(r"\1 \2", _COORDINATES.sub(" ", text)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.errors import EvaluationError
@@ -143,11 +141,9 @@ def _checked(outcome: Outcome, codec: DepthCodec, estimate: Estimate | None) -> 
     if not item.choices:
         truth = None if known is None or known.boxes is None else np.array(known.boxes).reshape(-1, 4)
         return Checked(None, check_boxes(text, answer=outcome.reading.value, truth=truth), None, None, None)
-    picture = item.picture()
-    if picture is None:
+    size = item.size()
+    if size is None:
         return Checked(check_depth(text, codec, {}, (1, 1)), None, None, None, None)
-    with Image.open(io.BytesIO(picture)) as opened:
-        size = opened.size
     teacher: np.ndarray | None = None
     specialist: bool | None = None
     through: bool | None = None

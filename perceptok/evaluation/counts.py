@@ -89,6 +89,10 @@ _HUNDREDS = re.compile(
 _CHINESE_TENS = re.compile("([一二三四五六七八九])?十([一二三四五六七八九])?")
 _YEAR = re.compile(r"\b(?:in|since|from)\s+(?:19|20)\d\d\b(?!\s+\w+s\b)", re.IGNORECASE)
 _RUN = re.compile(rf"\b(?:1|one)\b(?:(?:\s*,\s*(?:and\s+)?|\s*\.\.+\s*)(?:\d+|(?:{_SPELLED})\b))+", re.IGNORECASE)
+_ONE_IN_PAIRS = (
+    r"(?:\w+\s+)?(?:scissors|shears|glasses|sunglasses|spectacles|goggles|binoculars|pants|trousers|jeans|shorts|leggings|"
+    r"tights|pajamas|pyjamas|pliers|tweezers|tongs|headphones|compasses)\b"
+)
 _ANSWER = (
     r"(?:answer|total(?: number)?(?: of [\w ]{1,40}?)?|sum|count(?: of [\w ]{1,40}?)?|number of [\w ]{1,60}?|"
     r"conclusion|réponse|respuesta|antwort|risposta|resposta|ответ|答案|回答|正解|答え|정답)"
@@ -141,7 +145,7 @@ _OTHERS_NO = re.compile(
 """Of other languages; they count where the text has no number at all, and so has the article in `_ARTICLE`."""
 _ARTICLE = re.compile(
     r"\b(?:there(?:\s+is|'s)\s+(?:just\s+|only\s+)?an?|il\s+y\s+a\s+une?|hay\s+una?|es\s+gibt\s+einen?|há\s+uma?|c'è\s+una?)\s+"
-    r"(?!(?:lots?|groups?|number|total|few|couple|pair|dozen|variety|herd|flock|bunch|row|crowd|handful|set|pile|stack|"
+    r"(?!(?:\w+\s+)?(?:lots?|groups?|number|total|few|couple|pair|dozen|variety|herd|flock|bunch|row|crowd|handful|set|pile|stack|"
     r"large|small|great|huge|good|collection|series|mix|range|possibility|chance|grupo|groupe|viel|plus)\b)\w",
     re.IGNORECASE,
 )
@@ -157,7 +161,12 @@ _RANGE_BEFORE = re.compile(
 _SUM_AFTER = re.compile(rf"\s*(?:\+|plus\b)\s*(?:\d|(?:{_SPELLED})\b)", re.IGNORECASE)
 _SUM_BEFORE = re.compile(r"\w\s*(?:\+|\bplus)\s*\Z", re.IGNORECASE)
 _NOT_BEFORE = re.compile(r"\bnot\s*\Z", re.IGNORECASE)
-_NO_COUNT_AFTER = re.compile(r"\s*(?:%|percent\b|per cent\b)", re.IGNORECASE)
+_NO_COUNT_AFTER = re.compile(
+    r"\s*(?:%|percent\b|per cent\b)|\s+(?:dozens?|hundreds?|thousands?|millions?|billions?)\b", re.IGNORECASE
+)
+_ONE_THING_AFTER = re.compile(rf"\s+{_ONE_IN_PAIRS}", re.IGNORECASE)
+_PAIRS_AFTER = re.compile(rf"\s+(?:pairs|couples)\s+of\s+(?!{_ONE_IN_PAIRS})", re.IGNORECASE)
+"""Of things or of pairs: the number is not told."""
 _VERB_BEFORE = re.compile(r"\b(?:let's|let me|let us|to|we|i|can|will)\s+\Z", re.IGNORECASE)
 _RANGE_AFTER = re.compile(
     rf"\s*(?:\+|[~〜/]\s*\d|(?:-|to|or|and|bis|oder)\s*(?:maybe\s+|possibly\s+|perhaps\s+)?(?:\d|(?:{_SPELLED})\b)|"
@@ -272,7 +281,11 @@ def _all(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found]:
             if pattern is not _DECLARED[0] and _is_list_number(text, start, end):
                 continue
             number = str(_WORDS[word]) if word in _WORDS else str(_CHINESE[word]) if word in _CHINESE else word
-            open_ended = bool(_RANGE_BEFORE.search(before) or _RANGE_AFTER.match(text, end))
+            if word == "a pair of" and _ONE_THING_AFTER.match(text, end):
+                number = "1"
+            open_ended = bool(
+                _RANGE_BEFORE.search(before) or _RANGE_AFTER.match(text, end) or _PAIRS_AFTER.match(text, end)
+            )
             yield _Found(start, number.replace(",", ""), open_ended)
 
 

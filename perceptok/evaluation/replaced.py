@@ -12,7 +12,7 @@ import numpy as np
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.evaluation.benchmarks.pages import case_of
-from perceptok.evaluation.benchmarks.scoring import Outcome, Scores, compare
+from perceptok.evaluation.benchmarks.scoring import Outcome, Scores, accuracy, compare
 from perceptok.evaluation.benchmarks.tables import markdown_rows
 from perceptok.evaluation.replacement import Replacement
 from perceptok.evaluation.report.cases import Case, Fact, Table
@@ -87,8 +87,6 @@ def write_replacement(
 
 
 def _scores(outcomes: tuple[Outcome, ...]) -> Scores:
-    from perceptok.evaluation.benchmarks.scoring import accuracy
-
     return Scores("", accuracy(outcomes), {}, outcomes, {})
 
 

@@ -72,6 +72,14 @@ def test_refusals_are_one_line(folder: Path) -> None:
     assert run("score", folder / "some.jsonl", *words, "--missing").exit_code == 0
 
 
+def test_a_damaged_picture_is_named(folder: Path) -> None:
+    """Pictures are opened where a block is checked at their markers."""
+    (folder / "images" / "3" / "2.png").write_bytes(b"no picture")
+    done = run("score", folder / "second.jsonl", "--benchmark", "hardblink-3", "--data", folder)
+    assert isinstance(done.exception, PerceptokError)
+    assert str(done.exception).startswith("item 2: its picture cannot be read")
+
+
 def test_a_specialist_reads_the_markers(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     real = shared / "data" / "hardblink"

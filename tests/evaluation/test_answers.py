@@ -249,7 +249,7 @@ def test_every_count_is_read(count: int, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["A ", "the answer is ", "closest ", "1 ", "one ", "<DEPTH_1>", "(", "1,", "there are "]
+    "piece", ["A ", "the answer is ", "closest ", "1 ", "one ", "<DEPTH_1>", "(", "1,", "there are ", "$", "$1", "$ "]
 )
 def test_long_outputs_cost_little(piece: str) -> None:
     text = piece * (100_000 // len(piece))

@@ -98,7 +98,13 @@ def item_of_row(name: str, row: dict[str, Any], images: Path | None = None) -> I
 
 def _asked(questions: Path, answers: Path, images: Path, letters: str) -> Iterator[Item]:
     """LLaVA's layout: questions and answers in two files of the same ids."""
-    expected = {str(row.get("question_id")): str(row.get("text")) for _, row in read_lines(answers)}
+    expected: dict[str, str] = {}
+    for name, row in read_lines(answers):
+        number, text = str(row.get("question_id")), str(row.get("text"))
+        if expected.setdefault(number, text) != text:
+            raise EvaluationError(
+                f"{name}: question {number} has two answers, {expected[number]!r} and {text!r}; keep the right one"
+            )
     for name, row in read_lines(questions):
         if not {"question_id", "text"} <= row.keys() or str(row["question_id"]) not in expected:
             raise EvaluationError(f"{name}: a question has question_id and text, and an answer in {answers.name}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,21 @@ class Item:
         data = self.picture()
         if data is None:
             raise EvaluationError(f"item {self.id} has no picture; name the benchmark's images")
+        with self._reading(), Image.open(io.BytesIO(data)) as opened:
+            return opened.convert("RGB")
+
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the picture, None where there is none; raises EvaluationError where it cannot be read."""
+        data = self.picture()
+        if data is None:
+            return None
+        with self._reading(), Image.open(io.BytesIO(data)) as opened:
+            return opened.size
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            with Image.open(io.BytesIO(data)) as opened:
-                return opened.convert("RGB")
+            yield
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise EvaluationError(f"item {self.id}: its picture cannot be read ({error})") from error
 

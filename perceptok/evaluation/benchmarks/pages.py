@@ -99,10 +99,15 @@ def _figure(scores: Scores) -> Figure:
         axes.barh(place, value, color="#b9bec9", hatch="//", edgecolor="#8b92a1", lw=0)
     axes.set_yticks(
         range(len(own) + len(scores.published)),
-        [label for label, _ in own] + [f"{system} (published)" for system in scores.published],
+        [_plain(label) for label, _ in own] + [f"{system} (published)" for system in scores.published],
     )
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)
     return Figure("Accuracy", figure_svg(plot), "Bars with lines: measured here, with bootstrap 95 % intervals.")
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib takes as it stands: dollars set no formula, and an SVG holds no control characters."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in label).replace("$", r"\$")

@@ -82,6 +82,16 @@ def test_hardblink(hardblink: Path) -> None:
     assert benchmark.published["AURORA"] == 66.9
 
 
+def test_answers_that_contradict_each_other_are_refused(hardblink: Path) -> None:
+    answers = hardblink / "answers_3.jsonl"
+    lines = answers.read_text()
+    answers.write_text(lines + json.dumps({"question_id": 0, "text": "(A)"}) + "\n")
+    assert len(load_benchmark("hardblink-3", hardblink)) == 3
+    answers.write_text(lines + json.dumps({"question_id": 0, "text": "(C)"}) + "\n")
+    with pytest.raises(EvaluationError, match="line 4: question 0 has two answers"):
+        load_benchmark("hardblink-3", hardblink)
+
+
 def test_the_real_files(shared: Path) -> None:
     for markers in (3, 4, 5):
         benchmark = load_benchmark(f"hardblink-{markers}", shared / "data" / "hardblink")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +137,14 @@ def test_the_page_of_scores(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "were not measured here" in page
     assert "image/svg+xml" in page
+
+
+def test_names_of_groups_are_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = ("$a_{$", "<!-- -->", "\x00", r"\$x$$")
+    items = tuple(Item(str(n), "?", "A", {"A": "", "B": ""}, groups={"source": name}) for n, name in enumerate(names))
+    scores = evaluate({item.id: "A" for item in items}, Benchmark("strange", items))
+    assert write_report(scores, tmp_path / "page.html") == 4
+    svg = re.search(r"data:image/svg\+xml;base64,([\w+/=]+)", (tmp_path / "page.html").read_text())
+    assert svg is not None
+    assert b"\0" not in base64.b64decode(svg[1])
