@@ -117,6 +117,9 @@ def check_evidence(
         scores: What `evaluate` gives.
         codec: Whose codes the DEPTH tokens mean.
         estimates: Id -> what a specialist says, as the ceiling.
+
+    Raises:
+        EvaluationError: A picture that cannot be read, or that a marker lies outside of.
     """
     texts = [one.text or "" for one in scores.outcomes]
     if not any(f"<{DEPTH.name}_" in text or f"<{PIXEL.name}_" in text for text in texts):
@@ -144,6 +147,7 @@ def _checked(outcome: Outcome, codec: DepthCodec, estimate: Estimate | None) -> 
     size = item.size()
     if size is None:
         return Checked(check_depth(text, codec, {}, (1, 1)), None, None, None, None)
+    _require_markers_inside(item, size)
     teacher: np.ndarray | None = None
     specialist: bool | None = None
     through: bool | None = None
@@ -165,6 +169,15 @@ def _checked(outcome: Outcome, codec: DepthCodec, estimate: Estimate | None) -> 
         specialist = max(levels, key=lambda letter: levels[letter]) == item.answer
     found = check_depth(text, codec, markers, size, answer=outcome.reading.value, truth=teacher, levels=levels or None)
     return Checked(found, None, teacher, specialist, through)
+
+
+def _require_markers_inside(item: Item, size: tuple[int, int]) -> None:
+    for letter, (x, y) in item.markers.items():
+        if not (0 <= x <= size[0] and 0 <= y <= size[1]):
+            raise EvaluationError(
+                f"item {item.id}: its marker {letter} at {x:g}, {y:g} lies outside its picture of {size[0]} x {size[1]}"
+                "; score with the pictures that the items were made of"
+            )
 
 
 def _qualities(one: Checked, item: Item) -> Iterator[tuple[str, float]]:

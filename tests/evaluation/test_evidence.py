@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import perceptok as pt
 from perceptok.errors import EvaluationError
+from perceptok.evaluation.benchmarks.items import Benchmark, Item
+from perceptok.evaluation.benchmarks.scoring import evaluate
+from perceptok.evaluation.checks import check_evidence
 from perceptok.evaluation.evidence import calibration, check_boxes, check_depth
 from perceptok.evaluation.written import read_written
 
@@ -103,3 +108,12 @@ def test_equal_qualities_share_a_bin() -> None:
     told = calibration([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
     assert told.bins == ((0.0, 0.0, 2, 0.0), (1.0, 1.0, 4, 0.75))
     assert calibration([2.0, 2.0], [True, False]).bins == ((2.0, 2.0, 2, 0.5),)
+
+
+def test_a_picture_that_is_too_small_for_its_markers_is_named(codec: pt.DepthCodec, block: str) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(picture, format="PNG")
+    item = Item("q7", "Which?", "A", {"A": "", "B": ""}, picture.getvalue(), markers={"A": (5, 5), "B": (200, 5)})
+    scores = evaluate({"q7": f"{block} (A)"}, Benchmark("small", (item,)))
+    with pytest.raises(EvaluationError, match="item q7: its marker B at 200, 5 lies outside its picture of 30 x 20"):
+        check_evidence(scores, codec)
