@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from perceptok.llava.pipeline import Request
 from perceptok.llava.small.answers import map_error, point_order
 from perceptok.llava.small.demo import DemoConfig, starting_model
 from perceptok.llava.small.training import SmallTraining
+from perceptok_cli.console import progress_bar
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
 """Families of scenes that share none."""
@@ -72,21 +73,19 @@ def evidence_of(
         "mean map": np.broadcast_to(mean, truth.shape),
     }
     points = [
-        np.array([(one.x, one.y) for one in record.evidence.markers]) * len(truth[0]) // SIDE for record in records
+        (np.array([(one.x, one.y) for one in record.evidence.markers]) * len(truth[0]) // SIDE).astype(np.int64)
+        for record in records
     ]
     order: dict[str, dict[str, float]] = {}
     for name, values in maps.items():
-        right = [point_order(*row) for row in zip(values, [p.astype(np.int64) for p in points], truth, strict=True)]
+        right = [point_order(*row) for row in zip(values, points, truth, strict=True)]
         order[name] = {
             str(count): float(np.mean([one for one, at in zip(right, points, strict=True) if len(at) == count]))
             for count in sorted({len(at) for at in points})
         }
-    written = [answers[one.id] for one in records]
     agreeing = [
-        str(one.answer) == record.choices[int(np.argmax(values[at[:, 1], at[:, 0]]))]
-        for one, record, values, at in zip(
-            written, records, maps["written"], [p.astype(np.int64) for p in points], strict=True
-        )
+        str(answers[record.id].answer) == record.choices[int(np.argmax(values[at[:, 1], at[:, 0]]))]
+        for record, values, at in zip(records, maps["written"], points, strict=True)
     ]
     return {
         "rmse": {name: map_error(values, truth) for name, values in maps.items()},
@@ -106,19 +105,13 @@ def taught_model(folder: Path, course: Course, lessons: Lessons, held_out: Lesso
     place = folder / f"{course.regime}-{course.labels}"
     if not place.is_dir():
         model, processor, vocab = starting_model(folder, codec, DemoConfig())
-        with _shown(place.name, course.training.steps) as advance:
+        with progress_bar(place.name, course.training.steps) as advance:
             curve = teach(model, Encoder(processor), vocab, lessons, held_out, course, advance)
         with atomic_folder(place) as building:
             for part in (model, processor, vocab):
                 part.save_pretrained(building)
             (building / "curve.json").write_text(json.dumps({"course": asdict(course), "curve": curve}, indent=2))
     return place
-
-
-def _shown(name: str, count: int) -> Any:
-    from perceptok_cli.console import progress_bar
-
-    return progress_bar(name, count)
 
 
 def measured(
@@ -216,8 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _same_ids(scores: Scores) -> Scores:
     """Items named by their scenes alone, so that chains and bare answers can be compared."""
-    from dataclasses import replace
-
     outcomes = tuple(replace(one, item=replace(one.item, id=one.item.id.rpartition("-")[2])) for one in scores.outcomes)
     return replace(scores, outcomes=outcomes)
 
