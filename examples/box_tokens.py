@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.scores.metrics import score_boxes
+from perceptok.boxes import BoxCodec, ImageFrame, score_boxes
 
 size = (640, 480)
 boxes = np.array([[12.5, 30.0, 210.0, 460.0], [300.2, 100.7, 420.9, 330.3], [560.0, 20.0, 640.0, 90.0]])

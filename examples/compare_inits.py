@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary
 
 LENGTH, BATCH = 24, 16
 TARGETS = {"coordinates": 3.5, "depth": 3.2}  # nats per token; uniform guessing is 5.8 and 4.9
@@ -32,7 +32,7 @@ INITS: dict[str, Any] = {
     "text": "text",
     "ordinal": "ordinal",
     "codebook": "codebook",
-    "ordinal + codebook": {pt.DEPTH: "codebook", pt.PIXEL: "ordinal"},
+    "ordinal + codebook": {pt.tokens.DEPTH: "codebook", pt.tokens.PIXEL: "ordinal"},
 }
 
 
@@ -73,7 +73,7 @@ def coordinates(vocab: pt.PerceptionVocabulary, generator: torch.Generator) -> T
     low, high = (-11 * step).clamp(min=0), 335 - (11 * step).clamp(min=0)
     start = low + ((high - low + 1) * torch.rand(BATCH, 1, generator=generator)).long()
     jitter = torch.randint(-1, 2, (BATCH, 12), generator=generator)
-    return vocab.ids(pt.PIXEL)[(start + step * torch.arange(12) + jitter).clamp(0, 335)]
+    return vocab.ids(pt.tokens.PIXEL)[(start + step * torch.arange(12) + jitter).clamp(0, 335)]
 
 
 def depth(vocab: pt.PerceptionVocabulary, codebook: Tensor, generator: torch.Generator) -> Tensor:
@@ -83,7 +83,7 @@ def depth(vocab: pt.PerceptionVocabulary, codebook: Tensor, generator: torch.Gen
     for _ in range(LENGTH):
         codes.append(torch.cdist(point, codebook).argmin(1))
         point = 0.95 * point + 0.31 * torch.randn(point.shape, generator=generator)
-    return vocab.ids(pt.DEPTH)[torch.stack(codes, 1)]
+    return vocab.ids(pt.tokens.DEPTH)[torch.stack(codes, 1)]
 
 
 def loss_of(model: LlamaForCausalLM, ids: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.engines.fast_generation import generate_perception
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.reading.parsing import parse_generation
-from perceptok.decoding.reading.stream import TokenStream
+from perceptok.decoding import (
+    GrammarConfig,
+    PerceptionLogitsProcessor,
+    TokenStream,
+    generate_perception,
+    parse_generation,
+)
 
 # A tokenizer of a few words, and the perception tokens.
 words = ["<unk>", "<s>", "</s>", "the", "map", "box", "near", "far", "(", ",", ")", "."]
@@ -17,7 +19,7 @@ bare = Tokenizer(models.WordLevel({word: number for number, word in enumerate(wo
 bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, **special)
-tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
+tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
 tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
 

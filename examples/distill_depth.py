@@ -7,17 +7,18 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.objectives.columns import auxiliary_log_probs
-from perceptok.objectives.distillation import distillation_loss
-from perceptok.objectives.reconstruction import reconstruction_loss
-from perceptok.objectives.targets import next_token_targets
-from perceptok.objectives.weights import ObjectiveWeights
-from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
+from perceptok.losses import (
+    ObjectiveWeights,
+    auxiliary_log_probs,
+    distillation_loss,
+    next_token_targets,
+    reconstruction_loss,
+)
+from perceptok.vocabulary import AlignmentAccumulator, VocabularyAlignment, align_vocabularies
 
 torch.manual_seed(0)
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<s>": 0})))
-tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in pt.DEPTH.tokens])
+tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in pt.tokens.DEPTH.tokens])
 vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
 model = LlamaForCausalLM(
     LlamaConfig(vocab_size=192, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
@@ -32,7 +33,9 @@ alignment = VocabularyAlignment(tuple(np.random.default_rng(0).permutation(128).
 
 # The text: <DEPTH_START>, the tokens of the hard codes, <DEPTH_END>.
 block = alignment.token_ids(vocab)[codec.encode(nearness).flatten()]
-ids = torch.cat([torch.tensor([0, vocab.start_id(pt.DEPTH)]), block, torch.tensor([vocab.end_id(pt.DEPTH)])])[None]
+ids = torch.cat(
+    [torch.tensor([0, vocab.start_id(pt.tokens.DEPTH)]), block, torch.tensor([vocab.end_id(pt.tokens.DEPTH)])]
+)[None]
 targets = next_token_targets(ids, vocab, alignment=alignment)
 
 weights = ObjectiveWeights(distillation=1.0, reconstruction=10.0)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from perceptok.objectives.curriculum import LinearSchedule, TemperatureSchedule
+from perceptok.losses import LinearSchedule, TemperatureSchedule
 
 DIFFICULTIES = {"atomic": 0.0, "cot": 1.0, "direct": 1.5}
 NAMES = {"atomic": "atomic: perception tokens alone", "cot": "chain of thought", "direct": "direct answers"}

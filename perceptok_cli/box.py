@@ -18,10 +18,7 @@ from perceptok.errors import AnnotationError, OutputError, PerceptokError
 from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.boxes.datasets.annotations import AnnotationFile
-    from perceptok.boxes.datasets.records import BoxFailure, BoxRecord, ImageBoxes
-    from perceptok.boxes.scores.metrics import BoxScores
-    from perceptok.boxes.scores.scoring import BoxAnswerLine, Truth
+    from perceptok.boxes import AnnotationFile, BoxAnswerLine, BoxFailure, BoxRecord, BoxScores, ImageBoxes, Truth
 
 __all__ = ["app"]
 
@@ -69,8 +66,7 @@ def encode(
     force: ForceOption = False,
 ) -> None:
     """Encode the boxes of an annotation file to tokens."""
-    from perceptok.boxes.codec import BoxCodec
-    from perceptok.boxes.datasets.records import BoxRecord
+    from perceptok.boxes import BoxCodec, BoxRecord
 
     codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
     with _opened(output, force) as out:
@@ -103,7 +99,7 @@ def decode(
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
-    from perceptok.boxes.datasets.writing import rewrite_annotations, write_annotations
+    from perceptok.boxes import rewrite_annotations, write_annotations
 
     failures: list[BoxFailure] = []
     left_out = 0
@@ -129,7 +125,7 @@ def draw(
     force: ForceOption = False,
 ) -> None:
     """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
-    from perceptok.boxes.datasets.records import BoxFailure
+    from perceptok.boxes import BoxFailure
     from perceptok.files import inside
 
     failures: list[BoxFailure] = []
@@ -168,8 +164,7 @@ def evaluate(
     """Score predicted boxes, or a model's answers, against the true ones."""
     from dataclasses import asdict
 
-    from perceptok.boxes.datasets.results import read_results
-    from perceptok.boxes.scores.scoring import read_predictions, score_predictions
+    from perceptok.boxes import read_box_predictions, read_results, score_predictions
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
@@ -181,7 +176,7 @@ def evaluate(
         if listed:
             found = read_results("".join(lines), predictions, [one.image for one in true.values()])
         else:
-            found = read_predictions(lines, predictions)
+            found = read_box_predictions(lines, predictions)
         report = score_predictions(found, true)
     failures += report.failures
     rows = [_columns(label or "(all)", scores) for label, scores in report.by_label.items()]
@@ -214,12 +209,10 @@ def _columns(name: str, scores: BoxScores) -> list[str]:
 
 
 def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
-    from perceptok.boxes.datasets.records import ImageBoxes
-    from perceptok.boxes.frames.picture import upright
-    from perceptok.boxes.scores.drawing import draw_boxes, read_picture
+    from perceptok.boxes import ImageBoxes, draw_boxes, read_box_picture, upright
     from perceptok.files import atomic_write
 
-    picture, boxes = read_picture(source), record.decoded()
+    picture, boxes = read_box_picture(source), record.decoded()
     stored = picture
     picture, turned = upright(stored, record.frame.image_size)
     if turned:
@@ -239,7 +232,7 @@ def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
 
 
 def _read_annotations(source: str) -> AnnotationFile:
-    from perceptok.boxes.datasets.annotations import read_annotations
+    from perceptok.boxes import read_annotations
 
     read = read_annotations(sys.stdin if source == "-" else source, strict=False)
     for repair in read.repairs:
@@ -254,8 +247,7 @@ def _read_entries(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailur
 
 def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
     """The boxes of a list of results, on the images of an annotation file."""
-    from perceptok.boxes.datasets.records import ImageBoxes
-    from perceptok.boxes.datasets.results import read_results
+    from perceptok.boxes import ImageBoxes, read_results
 
     known = _read_annotations(str(header))
     with _predictions(source) as (lines, listed):
@@ -268,7 +260,7 @@ def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Seque
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
     """The records of JSON lines; lines that are none go to the failures."""
-    from perceptok.boxes.datasets.records import BoxFailure, read_box_lines
+    from perceptok.boxes import BoxFailure, read_box_lines
 
     with _lines(source) as lines:
         for one in read_box_lines(lines, source):
@@ -279,8 +271,7 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
 
 
 def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
-    from perceptok.boxes.datasets.records import BoxFailure
-    from perceptok.boxes.scores.scoring import Truth
+    from perceptok.boxes import BoxFailure, Truth
 
     known: Sequence[ImageBoxes | BoxRecord]
     if source.suffix == ".jsonl":

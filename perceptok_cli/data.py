@@ -12,9 +12,9 @@ import typer
 from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.data.records import PerceptionRecord
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.evaluation.report.cases import Case
+    from perceptok.data import PerceptionRecord
+    from perceptok.depth import DepthCodec
+    from perceptok.pages import Case
 
 __all__ = ["app"]
 
@@ -41,10 +41,9 @@ def build(
     force: Annotated[bool, typer.Option(help="Replace a data set that is there.")] = False,
 ) -> None:
     """Build a data set. A run that was killed is continued by the same command, to the same bytes."""
-    from perceptok.cluster import RayEngine
-    from perceptok.data.engines import LocalEngine
-    from perceptok.data.recipes import DataRecipe, build_data
+    from perceptok.data import DataRecipe, build_data
     from perceptok.errors import ConfigError
+    from perceptok.jobs import LocalEngine, RayEngine
 
     if address is not None and engine != "ray":
         raise ConfigError(f"--address {address} is of a Ray cluster; say --engine ray too, or leave it out")
@@ -71,8 +70,7 @@ def stats(
     force: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
 ) -> None:
     """Count tasks, regimes, answers, markers, codes; and, of a built folder, what was rejected and why."""
-    from perceptok.data.recipes import record_statistics
-    from perceptok.data.records import read_records
+    from perceptok.data import read_records, record_statistics
     from perceptok.errors import RecordError
     from perceptok.files import atomic_write, parse_json
 
@@ -111,7 +109,7 @@ def check(
     images: Annotated[bool, typer.Option(help="Look for the images too.")] = True,
 ) -> None:
     """Say everything that is wrong with a file of records: damaged ones, ids that stand twice, images missing."""
-    from perceptok.data.records import check_records
+    from perceptok.data import check_records
 
     problems = list(check_records(_file_of(records), images=images))
     finish([(problem.name, problem.reason) for problem in problems], len(problems))
@@ -140,11 +138,9 @@ def show(
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
     """Show records on one page: image, markers, boxes, decoded depth, question and answer."""
-    from perceptok.data.recipes import record_statistics
-    from perceptok.data.records import read_records
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.evaluation.report.cases import Table
-    from perceptok.evaluation.report.page import write_page
+    from perceptok.data import read_records, record_statistics
+    from perceptok.depth import DepthCodec
+    from perceptok.pages import Table, write_page
 
     source = _file_of(records)
     found = record_statistics(read_records(source))
@@ -164,7 +160,7 @@ def show(
 
 
 def _case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
-    from perceptok.evaluation.report.cases import Case
+    from perceptok.pages import Case
 
     evidence, codes, depth = record.evidence, record.evidence.codes, None
     if codes is not None and evidence.codec in (None, codec.fingerprint):

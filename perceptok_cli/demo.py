@@ -32,9 +32,7 @@ def _depth_maps(picture: Path) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     import numpy as np
 
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.depth.folders.collection import find_maps
-    from perceptok.depth.scores.panel import draw_panel, panel_row
+    from perceptok.depth import DepthCodec, draw_panel, find_maps, panel_row
     from perceptok.files import atomic_write
 
     codec = DepthCodec.from_pretrained()
@@ -59,13 +57,9 @@ def _boxes(picture: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from perceptok.boxes.codec import BoxCodec
-    from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
-    from perceptok.boxes.scores.drawing import draw_boxes
-    from perceptok.boxes.scores.metrics import iou_matrix
+    from perceptok.boxes import BoxCodec, BoxLabels, ImageBoxes, draw_boxes, iou_matrix
     from perceptok.files import atomic_write
-    from perceptok.scenes.layouts import sample_scene
-    from perceptok.scenes.raycast import render
+    from perceptok.scenes import render, sample_scene
 
     seen = render(sample_scene(seed=11, index=3), height=480, width=640)
     objects = [box for box in seen.boxes(min_pixels=300) if box.category not in _STAGE]

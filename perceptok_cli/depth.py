@@ -10,27 +10,94 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptok.errors import ConfigError, OutputError
+from perceptok.errors import ConfigError, MalformedBlockError, OutputError
 from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
 from perceptok_cli.depth_options import (
     BatchOption,
     CodecOption,
     DeviceOption,
     ForceOption,
+    MapReading,
     Paths,
-    Reading,
     loaded_codec,
     reads_maps,
 )
-from perceptok_cli.depth_show import show
 from perceptok_cli.depth_train import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from perceptok.depth.scores.report import DepthScore
+    from perceptok.depth import DepthScore
 
-__all__ = ["app"]
+__all__ = ["app", "show"]
+
+
+def show(
+    answer: Annotated[
+        str, typer.Argument(help="A model's answer, 100 integers, a file of it, or - for standard input.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    codec: CodecOption = None,
+    device: DeviceOption = "cpu",
+    stretch: Annotated[
+        bool | None,
+        typer.Option(
+            "--stretch/--no-stretch",
+            help="Colours from the map's own least to its largest value; by default where the codec is MolmoAct's.",
+        ),
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Draw the blocks in a model's answer, short or strange ones too, and say what is wrong with them."""
+    from perceptok.depth import Preprocessing, draw_blocks, salvage_blocks
+    from perceptok.files import atomic_write
+
+    text = _text(answer)
+    try:
+        blocks = salvage_blocks(text)
+    except MalformedBlockError:
+        if _holds_records(text):
+            raise ConfigError(f"{answer}: {_RECORDS}") from None
+        raise
+    loaded = loaded_codec(codec, device)
+    own_range = loaded.preprocessing == Preprocessing.named("molmoact") if stretch is None else stretch
+    picture = draw_blocks(loaded, blocks, stretch=own_range)
+    with atomic_write(output, force=force) as file:
+        file.write(picture)
+    for number, block in enumerate(blocks, 1):
+        for problem in block.problems:
+            note(f"block {number}: {problem}")
+    note(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} drawn in {output}")
+
+
+_RECORDS = "records of codes, no model's answer; make maps of them with `perceptok depth decode`"
+
+
+def _holds_records(text: str) -> bool:
+    """Whether the first line that is not blank is a record of `encode`, of a map or a frame."""
+    from perceptok.depth import DepthRecord
+
+    try:
+        DepthRecord.from_json(next(line for line in text.splitlines() if line.strip()))
+    except (MalformedBlockError, StopIteration):
+        return False
+    return True
+
+
+def _text(answer: str) -> str:
+    if answer == "-":
+        return sys.stdin.read()
+    if answer.endswith((".npz", ".parquet")):
+        raise ConfigError(f"{answer}: {_RECORDS}")
+    try:
+        if Path(answer).is_file():
+            return Path(answer).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{answer}: not a text file that can be read ({error})") from error
+    except (OSError, ValueError):  # too long for the name of a file: an answer
+        return answer
+    return answer
+
 
 app = typer.Typer(no_args_is_help=True, help="Depth maps <-> 100 tokens.")
 app.command()(train)
@@ -73,7 +140,7 @@ AddressOption = Annotated[
 def encode(
     paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .npz or .parquet; - prints JSON lines.")],
-    reading: Reading,
+    reading: MapReading,
     codec: CodecOption = None,
     device: DeviceOption = "cpu",
     batch_size: BatchOption = 16,
@@ -89,9 +156,15 @@ def encode(
     running: RunningOption = None,
 ) -> None:
     """Encode depth maps to tokens. An interrupted run is continued by the same command."""
-    from perceptok.depth.folders.clips import ClipSettings, clip_records, encode_clips
-    from perceptok.depth.folders.jobs import Failure, encode_files, encode_maps
-    from perceptok.depth.folders.ray_jobs import ray_encoder
+    from perceptok.depth import (
+        ClipSettings,
+        MapFailure,
+        clip_records,
+        encode_clips,
+        encode_files,
+        encode_maps,
+        ray_encoder,
+    )
 
     if not sequence and (hold, deadband, frames, running) != (None, None, None, None):
         raise ConfigError("--hold, --deadband, --frames and --running are for clips; add --sequence")
@@ -106,13 +179,13 @@ def encode(
     spread = ray_encoder(loaded, batch_size=batch_size, workers=workers, address=address) if engine == "ray" else None
     odd: list[tuple[str, str]] = []
     if str(output) == "-":
-        failures: list[Failure] = []
+        failures: list[MapFailure] = []
         if sequence:
             results = clip_records(loaded, maps, settings)
         else:
             results = iter(spread(maps)) if spread else encode_maps(loaded, maps, batch_size=batch_size)
         for result in results:
-            if isinstance(result, Failure):
+            if isinstance(result, MapFailure):
                 failures.append(result)
             else:
                 sys.stdout.write(result.to_json(text=text) + "\n")
@@ -171,12 +244,13 @@ def decode(
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
-    from perceptok.depth.folders.jobs import decode_records
-    from perceptok.depth.folders.records import Failure, read_lines, read_records
+    from perceptok.depth import MapFailure, decode_records, read_code_records, read_record_lines
 
     loaded = loaded_codec(codec, device)
-    bad: list[Failure] = []
-    lines = read_lines(sys.stdin, "standard input", bad) if str(records) == "-" else read_records(records, bad)
+    bad: list[MapFailure] = []
+    lines = (
+        read_record_lines(sys.stdin, "standard input", bad) if str(records) == "-" else read_code_records(records, bad)
+    )
     read = list(lines)
     with progress_bar("decoding", len(read)) as advance:
         failures = decode_records(
@@ -200,14 +274,14 @@ def decode(
 @reads_maps
 def evaluate(
     paths: Paths,
-    reading: Reading,
+    reading: MapReading,
     codec: CodecOption = None,
     device: DeviceOption = "cpu",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Score a codec on depth maps, by source, beside unquantised grids of the same maps."""
-    from perceptok.depth.scores.report import evaluate_depth_codec
+    from perceptok.depth import evaluate_depth_codec
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
@@ -236,24 +310,21 @@ def evaluate(
 def inspect(
     paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write, or the page.")],
-    reading: Reading,
+    reading: MapReading,
     html: Annotated[bool, typer.Option("--html", help="Write an HTML page to step through.")] = False,
     codec: CodecOption = None,
     device: DeviceOption = "cpu",
     force: ForceOption = False,
 ) -> None:
     """Draw maps, what their tokens say, the error and the grid of codes."""
-    from perceptok.depth.folders.jobs import Failure
-    from perceptok.depth.maps.depth_map import Nearness
-    from perceptok.depth.scores.panel import draw_panel, panel_row
+    from perceptok.depth import MapFailure, Nearness, depth_case, draw_panel, panel_row
     from perceptok.errors import DepthMapError, EvaluationError
-    from perceptok.evaluation.report.depth_cases import depth_case
-    from perceptok.evaluation.report.page import write_page
     from perceptok.files import atomic_write
+    from perceptok.pages import write_page
 
     maps = reading.found(paths)
     loaded = loaded_codec(codec, device)
-    failures: list[Failure] = []
+    failures: list[MapFailure] = []
 
     odd: list[tuple[str, str]] = []
 
@@ -262,7 +333,7 @@ def inspect(
             try:
                 nearness = file.nearness()
             except DepthMapError as error:
-                failures.append(Failure(file.name, str(error)))
+                failures.append(MapFailure(file.name, str(error)))
             else:
                 odd.extend([(file.name, str(few))] if (few := nearness.few_pixels()) else [])
                 yield file.name, nearness

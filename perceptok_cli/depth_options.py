@@ -14,9 +14,7 @@ import typer
 from perceptok.errors import ConfigError
 
 if TYPE_CHECKING:
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.depth.folders.collection import MapFile
-    from perceptok.depth.maps.ranges import NearnessRange
+    from perceptok.depth import DepthCodec, MapFile, NearnessRange
 
 __all__ = [
     "BatchOption",
@@ -24,7 +22,7 @@ __all__ = [
     "DeviceOption",
     "ForceOption",
     "Paths",
-    "Reading",
+    "MapReading",
     "loaded_codec",
     "reads_maps",
 ]
@@ -49,7 +47,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing out
 
 
 @dataclass(frozen=True)
-class Reading:
+class MapReading:
     """How the files of one command are read; a field is an option, its annotation what `--help` says."""
 
     kind: Annotated[
@@ -118,7 +116,7 @@ class Reading:
     @property
     def range(self) -> NearnessRange:
         """Which values become nearness 0 and 1; raises ConfigError where that is said twice or by half."""
-        from perceptok.depth.maps.ranges import NearnessRange
+        from perceptok.depth import NearnessRange
 
         ends = (self.near, self.far) != (None, None)
         if (self.percentiles is not None) + ends + self.no_normalize > 1:
@@ -134,7 +132,7 @@ class Reading:
         return NearnessRange()
 
     def _running(self, rate: float) -> NearnessRange:
-        from perceptok.depth.maps.ranges import NearnessRange
+        from perceptok.depth import NearnessRange
 
         chosen = self.range
         if chosen.mode == "percentiles" and chosen.low is not None and chosen.high is not None:
@@ -157,7 +155,7 @@ class Reading:
         Raises:
             ConfigError: The range is said twice.
         """
-        from perceptok.depth.folders.collection import find_maps
+        from perceptok.depth import find_maps
 
         def named() -> Iterator[str]:
             for path in paths:
@@ -187,14 +185,14 @@ class Reading:
 
 
 def reads_maps(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, which takes `reading: Reading`, an option for each field of `Reading`."""
-    hints = get_type_hints(Reading, include_extras=True)
+    """Give a command, which takes `reading: Reading`, an option for each field of `MapReading`."""
+    hints = get_type_hints(MapReading, include_extras=True)
     own = inspect.signature(command, eval_str=True).parameters
     options = {
         one.name: inspect.Parameter(
             one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name]
         )
-        for one in fields(Reading)
+        for one in fields(MapReading)
     }
     shown = [
         option
@@ -205,7 +203,7 @@ def reads_maps(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def with_options(**given: Any) -> None:
-        reading = Reading(**{name: given.pop(name) for name in options})
+        reading = MapReading(**{name: given.pop(name) for name in options})
         command(reading=reading, **given)
 
     with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
@@ -216,7 +214,7 @@ def reads_maps(command: Callable[..., None]) -> Callable[..., None]:
 
 def loaded_codec(codec: str | None, device: str) -> DepthCodec:
     """The codec that `--codec` names, on a device."""
-    from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
+    from perceptok.depth import DepthCodec, load_aurora_checkpoint
 
     project, _, place = (codec or "").partition(":")
     if place and project in ("aurora", "molmoact"):

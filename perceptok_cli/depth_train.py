@@ -10,11 +10,10 @@ import typer
 
 from perceptok.errors import ConfigError
 from perceptok_cli.console import note, progress_bar, warn_at_end
-from perceptok_cli.depth_options import Reading, loaded_codec, reads_maps
+from perceptok_cli.depth_options import MapReading, loaded_codec, reads_maps
 
 if TYPE_CHECKING:
-    from perceptok.depth.folders.collection import MapFile
-    from perceptok.depth.training.bank import MapSource
+    from perceptok.depth import MapFile, MapSource
 
 __all__ = ["train"]
 
@@ -22,7 +21,7 @@ __all__ = ["train"]
 @reads_maps
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for codec, log and checkpoint.")],
-    reading: Reading,
+    reading: MapReading,
     paths: Annotated[list[str] | None, typer.Argument(help="Depth maps, folders, patterns or lists.")] = None,
     val: Annotated[list[str] | None, typer.Option("--val", help="Validation maps; may be repeated.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Add this many procedural maps.")] = 0,
@@ -36,11 +35,8 @@ def train(
     tensorboard: Annotated[bool, typer.Option(help="Write a TensorBoard log too.")] = False,
 ) -> None:
     """Train a depth codec. An interrupted run is continued by the same command, to the same losses."""
-    from perceptok.depth.networks.model import model_config_to_dict
-    from perceptok.depth.training.bank import MapBank
-    from perceptok.depth.training.recipe import TrainingConfig
-    from perceptok.depth.training.trainer import EpochReport, train_depth_codec
-    from perceptok.scenes.procedural import ProceduralDepthMaps
+    from perceptok.depth import EpochReport, MapBank, TrainingConfig, model_config_to_dict, train_depth_codec
+    from perceptok.scenes import ProceduralDepthMaps
 
     values = _json(config) if config else {}
     initial = loaded_codec(None if start == "shipped" else start, "cpu") if start else None
@@ -94,7 +90,7 @@ def train(
 
 
 def _by_source(files: list[MapFile]) -> dict[str, MapSource]:
-    from perceptok.depth.folders.collection import MapFiles
+    from perceptok.depth import MapFiles
 
     names = dict.fromkeys(file.source for file in files)
     return {name: MapFiles(tuple(file for file in files if file.source == name)) for name in names}

@@ -11,11 +11,9 @@ import typer
 from perceptok_cli.console import note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.evaluation.benchmarks.items import Benchmark
-    from perceptok.evaluation.benchmarks.scoring import Outcome, Scores
-    from perceptok.evaluation.checks import EvidenceReport
-    from perceptok.evaluation.report.cases import Case
+    from perceptok.depth import DepthCodec
+    from perceptok.evaluation import Benchmark, EvidenceReport, Outcome, Scores
+    from perceptok.pages import Case
 
 __all__ = ["app"]
 
@@ -69,8 +67,8 @@ def compare(
     missing: MissingOption = False,
 ) -> None:
     """Compare two systems on the same items: paired bootstrap and McNemar's exact test."""
-    from perceptok.evaluation.benchmarks.scoring import compare as compare_scores
-    from perceptok.evaluation.benchmarks.tables import compared
+    from perceptok.evaluation import compare as compare_scores
+    from perceptok.evaluation import compared
 
     items = load(benchmark, data, None)
     told = compare_scores(_scored(first, items, missing), _scored(second, items, missing))
@@ -89,13 +87,10 @@ def specialist(
     force: ForceOption = False,
 ) -> None:
     """The ceiling: what a depth specialist answers itself, and what is left of it after 100 tokens."""
-    from perceptok.data.specialists.onnx_files import OnnxDepth
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.evaluation.benchmarks.items import Benchmark
-    from perceptok.evaluation.benchmarks.scoring import compare as compare_scores
-    from perceptok.evaluation.benchmarks.scoring import evaluate
-    from perceptok.evaluation.benchmarks.tables import compared
-    from perceptok.evaluation.specialists import answer_of, estimate_case, specialist_estimates
+    from perceptok.data import OnnxDepth
+    from perceptok.depth import DepthCodec
+    from perceptok.evaluation import Benchmark, answer_of, compared, estimate_case, evaluate, specialist_estimates
+    from perceptok.evaluation import compare as compare_scores
 
     items = load(benchmark, data, images)
     network = OnnxDepth(model, kind="inverse")
@@ -131,7 +126,7 @@ def lmms_eval(
 
     Without options: the tasks of the package, whose data lmms-eval itself takes from the Hugging Face hub.
     """
-    from perceptok.evaluation.lmms_eval.folders import tasks_folder, write_task
+    from perceptok.evaluation import tasks_folder, write_task
 
     if benchmark is None and data is None and images is None and output is None:
         typer.echo(tasks_folder())
@@ -144,7 +139,7 @@ def lmms_eval(
 
 def show_scores(scores: Scores, system: str) -> None:
     """The table on standard output; on standard error whose figures the published ones are."""
-    from perceptok.evaluation.benchmarks.tables import HEADER, PUBLISHED_NOTE, rows_of
+    from perceptok.evaluation import HEADER, PUBLISHED_NOTE, rows_of
 
     print_table(f"{system} on {scores.benchmark}", HEADER, rows_of(scores))
     if scores.published:
@@ -161,8 +156,7 @@ def write_scores(
     evidence: EvidenceReport | None = None,
 ) -> None:
     """The scores as JSON, CSV and Markdown, and the page, with the evidence where it was checked."""
-    from perceptok.evaluation.benchmarks.pages import write_report
-    from perceptok.evaluation.benchmarks.tables import to_csv, to_json, to_markdown
+    from perceptok.evaluation import to_csv, to_json, to_markdown, write_report
     from perceptok.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,15 +181,14 @@ def write_scores(
 
 def checked(scores: Scores, codec: DepthCodec | str | None, specialist: Path | None = None) -> EvidenceReport | None:
     """Check the evidence of the answers and print what it is worth; None where no answer has any."""
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.evaluation.checks import check_evidence
-    from perceptok.evaluation.specialists import specialist_estimates
+    from perceptok.depth import DepthCodec
+    from perceptok.evaluation import check_evidence, specialist_estimates
 
     loaded = codec if isinstance(codec, DepthCodec) else DepthCodec.from_pretrained(codec)
     estimates = {}
     if specialist is not None:
-        from perceptok.data.specialists.onnx_files import OnnxDepth
-        from perceptok.evaluation.benchmarks.items import Benchmark
+        from perceptok.data import OnnxDepth
+        from perceptok.evaluation import Benchmark
 
         network = OnnxDepth(specialist, kind="inverse")
         items = Benchmark(scores.benchmark, tuple(one.item for one in scores.outcomes))
@@ -210,13 +203,12 @@ def checked(scores: Scores, codec: DepthCodec | str | None, specialist: Path | N
 
 def load(name: str, data: str, images: Path | None) -> Benchmark:
     """A benchmark as the options name it."""
-    from perceptok.evaluation.benchmarks.catalogue import load_benchmark
+    from perceptok.evaluation import load_benchmark
 
     return load_benchmark(name, data, images=images)
 
 
 def _scored(path: Path, items: Benchmark, missing: bool) -> Scores:
-    from perceptok.evaluation.benchmarks.predictions import read_predictions
-    from perceptok.evaluation.benchmarks.scoring import evaluate
+    from perceptok.evaluation import evaluate, read_predictions
 
     return evaluate(read_predictions(path), items, missing=missing)

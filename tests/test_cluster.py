@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from perceptok.cluster import RayEngine
 from perceptok.errors import ClusterError, ConfigError, MalformedBlockError
+from perceptok.jobs import RayEngine
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),

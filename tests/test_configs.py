@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from perceptok.configs import config_from_dict
+from perceptok.config import config_from_dict
 from perceptok.errors import ConfigError
 
 

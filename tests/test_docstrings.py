@@ -23,10 +23,14 @@ RANGE_OR_UNIT = re.compile(
 SEE = re.compile(r"\b(See|as|As|inverse of|Inverse of) `[\w.]+`|the exact inverse", re.IGNORECASE)
 
 
+PACKAGES = [value for value in (getattr(perceptok, name) for name in perceptok.__all__) if inspect.ismodule(value)]
+EXPORTED = {name: getattr(package, name) for package in PACKAGES for name in getattr(package, "__all__", ())}
+PUBLIC = {name: value for name, value in EXPORTED.items() if getattr(value, "__module__", "").startswith("perceptok.")}
+
+
 def public_callables() -> Iterator[tuple[str, Any]]:
     """(dotted name, function) of every public function, and of every public method and property of a public class."""
-    for name in perceptok.__all__:
-        value = getattr(perceptok, name)
+    for name, value in PUBLIC.items():
         if inspect.isclass(value):
             for inner, member in vars(value).items():
                 function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
@@ -37,7 +41,7 @@ def public_callables() -> Iterator[tuple[str, Any]]:
 
 
 CALLABLES = dict(public_callables())
-CLASSES = {name: getattr(perceptok, name) for name in perceptok.__all__ if inspect.isclass(getattr(perceptok, name))}
+CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 
 
 def takes_arrays(function: FunctionType) -> bool:
@@ -76,6 +80,6 @@ def test_whoever_takes_arrays_tells_their_shapes(name: str) -> None:
 def test_whoever_raises_says_so(name: str) -> None:
     raised = set(re.findall(r"raise (\w+Error)", inspect.getsource(CALLABLES[name])))
     doc = inspect.getdoc(CALLABLES[name]) or ""
-    ours = {error for error in raised if hasattr(perceptok, error)}
+    ours = {error for error in raised if hasattr(perceptok.errors, error)}
     missing = {error for error in ours if error not in doc and not SEE.search(doc)}
     assert not missing, f"{name} raises {missing} and does not say so:\n{doc}"

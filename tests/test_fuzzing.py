@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.boxes.datasets.records import read_box_lines
-from perceptok.boxes.text.forms import boxes_from_text
-from perceptok.data.records import read_records as read_training_records
-from perceptok.depth.folders.records import DepthRecord, read_records, write_records
+from perceptok.boxes import read_box_lines
+from perceptok.boxes.text import boxes_from_text
+from perceptok.data import read_records as read_training_records
+from perceptok.depth import DepthRecord, read_code_records
+from perceptok.depth.code_files import write_code_records
 from perceptok.errors import PerceptokError
 
 MORE = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
@@ -57,9 +58,9 @@ def depth_record_files(folder: Path) -> dict[Path, Door]:
     for suffix in (".jsonl", ".npz", ".parquet"):
         path = folder / f"records{suffix}"
         buffer = io.BytesIO()
-        write_records(buffer, suffix, records)
+        write_code_records(buffer, suffix, records)
         path.write_bytes(buffer.getvalue())
-        doors[path] = lambda path: [one.grid for one in read_records(path, [])]
+        doors[path] = lambda path: [one.grid for one in read_code_records(path, [])]
     return doors
 
 
@@ -74,24 +75,24 @@ def text_files(folder: Path) -> dict[Path, Door]:
         "categories": [{"id": 18, "name": "dog"}],
     }
     _write(folder / "coco.json", json.dumps(coco))
-    read = pt.read_annotations(str(folder / "coco.json"))
-    records = [pt.BoxRecord.of(image, pt.BoxCodec()) for image in read.images]
+    read = pt.boxes.read_annotations(str(folder / "coco.json"))
+    records = [pt.boxes.BoxRecord.of(image, pt.BoxCodec()) for image in read.images]
     _write(folder / "boxes.jsonl", "\n".join(one.to_json() for one in records) + "\n")
     text = "Here: (<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>)(<PIXEL_5>,<PIXEL_6>,<PIXEL_7>,<PIXEL_8>)."
     _write(folder / "boxes.txt", text[6:-1])
     _write(folder / "answer.txt", text)
     _write(folder / "block.txt", pt.DepthCodec.from_pretrained().to_text(np.arange(100).reshape(10, 10)))
-    pt.VocabularyAlignment.identity(16).save(folder / "alignment.json")
+    pt.vocabulary.VocabularyAlignment.identity(16).save(folder / "alignment.json")
     turns = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "2"}]
     _write(folder / "llava.json", json.dumps([{"id": "1", "image": "a.jpg", "conversations": turns}]))
     codec = pt.DepthCodec.from_pretrained()
     return {
-        folder / "coco.json": lambda path: pt.read_annotations(str(path), strict=False).images,
+        folder / "coco.json": lambda path: pt.boxes.read_annotations(str(path), strict=False).images,
         folder / "boxes.jsonl": lambda path: list(read_box_lines(_lines(path), str(path))),
         folder / "boxes.txt": lambda path: boxes_from_text(_text(path)),
-        folder / "answer.txt": lambda path: pt.parse_boxes(_text(path)),
+        folder / "answer.txt": lambda path: pt.boxes.parse_boxes(_text(path)),
         folder / "block.txt": lambda path: codec.from_text(_text(path)),
-        folder / "alignment.json": pt.VocabularyAlignment.load,
+        folder / "alignment.json": pt.vocabulary.VocabularyAlignment.load,
         folder / "llava.json": lambda path: list(read_training_records(path)),
     }
 

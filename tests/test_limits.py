@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import perceptok as pt
-from perceptok.configs import config_from_dict
-from perceptok.depth.networks.model import model_config_from_dict
+from perceptok.config import config_from_dict
+from perceptok.depth.networks.vqvae import model_config_from_dict
 from perceptok.errors import CheckpointError, ConfigError, PerceptokError, VocabularyError
 from perceptok.files import json_number, parse_json
 
@@ -38,7 +38,7 @@ def test_networks(values: dict[str, object]) -> None:
 def test_token_sets() -> None:
     for size in (10**9, 0, -1, "3", True, 1.5):
         with pytest.raises(VocabularyError):
-            pt.TokenSet("X", size)  # type: ignore[arg-type]
+            pt.tokens.TokenSet("X", size)  # type: ignore[arg-type]
 
 
 def test_text_of_a_huge_box_codec() -> None:
@@ -98,13 +98,15 @@ def test_numbers_of_json(value: object) -> None:
 def test_numbers_of_configurations() -> None:
     for value in (10**400, float("nan"), float("inf")):
         with pytest.raises(ConfigError):
-            config_from_dict(pt.ObjectiveWeights, {"distillation": value})
+            config_from_dict(pt.losses.ObjectiveWeights, {"distillation": value})
 
 
 def test_a_tokenizer_that_brings_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto_map` in a folder asks on standard input otherwise, and `y` runs the folder's Python."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    manifest = pt.PerceptionVocabulary([pt.PIXEL], {token: index for index, token in enumerate(pt.PIXEL.tokens)}, 336)
+    manifest = pt.PerceptionVocabulary(
+        [pt.tokens.PIXEL], {token: index for index, token in enumerate(pt.tokens.PIXEL.tokens)}, 336
+    )
     manifest.base_fingerprint = "0"
     manifest.save_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(

@@ -95,7 +95,7 @@ def _adapter(folder: Path) -> None:
     """What a training of my-llava would leave."""
     import peft
 
-    from perceptok.vocabulary.trainable import peft_settings
+    from perceptok.vocabulary import peft_settings
 
     codec = pt.DepthCodec.from_pretrained()
     model, processor, vocab = pt.load_llava(folder / "my-llava", codec=codec)
@@ -103,7 +103,7 @@ def _adapter(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         wrapped = peft.get_peft_model(model, lora)
-    pt.save_adapter(folder / "my-adapter", wrapped, processor, vocab, codec, base="my-llava", verify="file")
+    pt.llava.save_adapter(folder / "my-adapter", wrapped, processor, vocab, codec, base="my-llava", verify="file")
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

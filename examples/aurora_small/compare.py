@@ -22,15 +22,11 @@ from learning import Course, Encoder, teach
 from lessons import SIDE, Lessons, make_lessons
 
 import perceptok as pt
-from perceptok.evaluation.benchmarks.catalogue import load_benchmark
-from perceptok.evaluation.benchmarks.scoring import Scores, compare, evaluate
-from perceptok.evaluation.written import read_written
+from perceptok.decoding import read_evidence
+from perceptok.evaluation import Scores, compare, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
-from perceptok.llava.inference.pictures import open_picture
-from perceptok.llava.pipeline import Request
-from perceptok.llava.small.answers import map_error, point_order
-from perceptok.llava.small.demo import DemoConfig, starting_model
-from perceptok.llava.small.training import SmallTraining
+from perceptok.images import open_picture
+from perceptok.llava import DemoConfig, Request, SmallTraining, map_error, point_order, starting_model
 from perceptok_cli.console import progress_bar
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
@@ -39,7 +35,7 @@ TRAINING_SEED, HELD_OUT_SEED = 1, 2
 
 def asked_of(
     pipe: pt.PerceptionPipeline, held_out: Lessons, kind: str, **changes: Any
-) -> dict[str, pt.PerceptionAnswer]:
+) -> dict[str, pt.llava.PerceptionAnswer]:
     """Answers to every record of a kind."""
     records = held_out.records[kind]
     requests = [
@@ -49,7 +45,7 @@ def asked_of(
     return {record.id: answer for record, answer in zip(records, answers, strict=True)}
 
 
-def scores_of(answers: Mapping[str, pt.PerceptionAnswer], held_out: Lessons, kind: str) -> Scores:
+def scores_of(answers: Mapping[str, pt.llava.PerceptionAnswer], held_out: Lessons, kind: str) -> Scores:
     """By the one rule of every benchmark."""
     return evaluate(
         {key: one.text for key, one in answers.items()}, load_benchmark("records", held_out.folder / f"{kind}.jsonl")
@@ -57,7 +53,7 @@ def scores_of(answers: Mapping[str, pt.PerceptionAnswer], held_out: Lessons, kin
 
 
 def evidence_of(
-    answers: Mapping[str, pt.PerceptionAnswer], lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec
+    answers: Mapping[str, pt.llava.PerceptionAnswer], lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec
 ) -> dict[str, Any]:
     """How good the written maps are, and what follows from them by rule alone."""
     records = held_out.records["depth-cot"]
@@ -95,9 +91,9 @@ def evidence_of(
     }
 
 
-def whole_blocks(answers: Mapping[str, pt.PerceptionAnswer]) -> float:
+def whole_blocks(answers: Mapping[str, pt.llava.PerceptionAnswer]) -> float:
     """The share of answers with one whole block and nothing malformed about it."""
-    return float(np.mean([len(one.blocks) == 1 and read_written(one.text).problems == () for one in answers.values()]))
+    return float(np.mean([len(one.blocks) == 1 and read_evidence(one.text).problems == () for one in answers.values()]))
 
 
 def taught_model(folder: Path, course: Course, lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec) -> Path:
@@ -134,7 +130,7 @@ def measured(
 
 
 def evaluate_and_note(
-    found: dict[str, Any], task: str, answers: Mapping[str, pt.PerceptionAnswer], held_out: Lessons, kind: str
+    found: dict[str, Any], task: str, answers: Mapping[str, pt.llava.PerceptionAnswer], held_out: Lessons, kind: str
 ) -> Scores:
     """Scores, entered among what was found."""
     scores = scores_of(answers, held_out, kind)
@@ -147,7 +143,7 @@ def replaced(place: Path, held_out: Lessons, codec: pt.DepthCodec, most: int) ->
     """Accuracy with other blocks in the place of the model's own."""
     pipe = pt.PerceptionPipeline.from_pretrained(place, codec=codec)
     kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    told = pt.replacement_test(pipe, held_out.records["depth-cot"][:most], kinds, folder=held_out.folder)
+    told = pt.evaluation.replacement_test(pipe, held_out.records["depth-cot"][:most], kinds, folder=held_out.folder)
     return {
         "accuracy": {kind: one._asdict() for kind, one in told.scores.items()},
         "changed": dict(told.changed),

@@ -17,12 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import perceptok as pt
-from perceptok.data.records import PerceptionRecord
-from perceptok.llava.small.samples import prompt_ids
-from perceptok.llava.small.training import SmallTraining, optimise
-from perceptok.objectives.distillation import distillation_loss
-from perceptok.objectives.targets import next_token_targets
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.data import PerceptionRecord
+from perceptok.llava import SmallTraining, optimise, prompt_ids
+from perceptok.losses import distillation_loss, next_token_targets
+from perceptok.vocabulary import VocabularyAlignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +183,7 @@ def looked_at(
         right = logits[:, :-1].argmax(-1) == batch.labels[:, 1:]
         targets = batch.labels[:, 1:]
         tokenizer = encoder.processor.tokenizer
-        codes = torch.isin(targets, vocab.ids(pt.DEPTH))
+        codes = torch.isin(targets, vocab.ids(pt.tokens.DEPTH))
         if codes.any():
             found["codes"] = float(right[codes].float().mean())
         texts = [[tokenizer.decode([token]) if token >= 0 else "" for token in row] for row in targets.tolist()]
@@ -196,10 +194,11 @@ def looked_at(
             digits = torch.tensor([[text.isdigit() for text in row] for row in texts])
             tens = digits & ~digits.roll(1, 1)
             found["tens"], found["units"] = (float(right[one].float().mean()) for one in (tens, digits & ~tens))
-        pixels = torch.isin(targets, vocab.ids(pt.PIXEL))
+        pixels = torch.isin(targets, vocab.ids(pt.tokens.PIXEL))
         if pixels.any():
             error = (
-                logits[:, :-1][pixels][:, vocab.ids(pt.PIXEL)].argmax(-1) - (targets[pixels] - vocab.ids(pt.PIXEL)[0])
+                logits[:, :-1][pixels][:, vocab.ids(pt.tokens.PIXEL)].argmax(-1)
+                - (targets[pixels] - vocab.ids(pt.tokens.PIXEL)[0])
             ).abs()
             found["pixels off"] = float(error.float().median())
     return found

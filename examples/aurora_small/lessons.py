@@ -19,15 +19,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.boxes.text.answers import labelled_to_text
-from perceptok.data.markers import MarkerProtocol, place_markers
-from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn
-from perceptok.depth.blocks import block_to_text
+from perceptok.boxes import labelled_to_text
+from perceptok.data import Evidence, Marker, MarkerProtocol, PerceptionRecord, Turn, place_markers
+from perceptok.depth import block_to_text
 from perceptok.errors import DataError
 from perceptok.files import atomic_folder, atomic_write
-from perceptok.llava.framing import FrameRule
-from perceptok.llava.small.samples import ANSWER, QUESTION
-from perceptok.llava.small.world import YardView, view_yard
+from perceptok.llava import ANSWER, QUESTION, FrameRule, YardView, view_yard
 
 COLOURS = {
     "A": ("red", (255, 0, 0)),
@@ -67,7 +64,7 @@ def read_lessons(folder: Path) -> Lessons:
     """What `make_lessons` wrote."""
     with np.load(folder / "arrays.npz") as stored:
         arrays = {name: stored[name] for name in stored.files}
-    records = {kind: list(pt.read_records(folder / f"{kind}.jsonl")) for kind in KINDS}
+    records = {kind: list(pt.data.read_records(folder / f"{kind}.jsonl")) for kind in KINDS}
     features, teacher = torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["teacher"])
     return Lessons(folder, features, teacher, arrays["nearness"], records)
 
@@ -101,7 +98,7 @@ def make_lessons(
             with atomic_write(place / "arrays.npz") as file:
                 np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
             for kind in KINDS:
-                pt.write_records(place / f"{kind}.jsonl", [one for one in found if kind == _kind(one)])
+                pt.data.write_records(place / f"{kind}.jsonl", [one for one in found if kind == _kind(one)])
     return read_lessons(folder)
 
 

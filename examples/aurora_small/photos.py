@@ -22,15 +22,21 @@ from PIL import Image
 from torch.nn import functional as F
 
 import perceptok as pt
-from perceptok.data.specialists.onnx_files import OnnxDepth
+from perceptok.data import OnnxDepth
 from perceptok.files import atomic_write
-from perceptok.llava.small.answers import answer_depth
-from perceptok.llava.small.demo import DemoConfig, starting_model
-from perceptok.llava.small.scoring import scored
-from perceptok.llava.small.showing import write_demo_page
-from perceptok.llava.small.towers import GRID, GridTower
-from perceptok.llava.small.training import SmallTraining, train_depth
-from perceptok.llava.small.views import Views, normalised
+from perceptok.llava import (
+    GRID,
+    DemoConfig,
+    GridTower,
+    SmallTraining,
+    Views,
+    answer_depth,
+    normalised,
+    scored,
+    starting_model,
+    train_depth,
+    write_demo_page,
+)
 
 HELD_OUT = 64
 ENCODER = ("/encoder/stage2/features.11/Concat_output_0", "/encoder/stage3/features.15/Concat_output_0")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from perceptok.boxes.arrays import number_array
 from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes.frames import ImageFrame
 from perceptok.errors import BoxError, MalformedBoxError
 from perceptok.tokens import PIXEL, TokenSet
 

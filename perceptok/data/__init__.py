@@ -1,1 +1,5 @@
 """Images and annotations become records that train and test a model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

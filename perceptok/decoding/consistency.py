@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from perceptok.decoding.reading.parsing import parse_generation
+from perceptok.decoding.reading.generation import parse_generation
 from perceptok.errors import ConstraintError
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency", "NumberIds", "number_ids"]
 

@@ -10,10 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from perceptok.depth.inputs import owned
-from perceptok.depth.maps.depth_map import DepthMap, Nearness, NearnessRange
-from perceptok.depth.maps.ranges import nearness_scale
-from perceptok.depth.preprocessing import Preprocessing
+from perceptok.depth.maps import DepthMap, Nearness, NearnessRange, nearness_scale
+from perceptok.depth.preprocessing import Preprocessing, owned
 from perceptok.errors import ConfigError, DepthMapError
 
 __all__ = [

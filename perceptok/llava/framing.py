@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.configs import config_from_dict
+from perceptok.boxes import ImageFrame
+from perceptok.config import config_from_dict
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import PIXEL
 

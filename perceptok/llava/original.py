@@ -23,14 +23,18 @@ from perceptok.errors import CheckpointError, MissingExtraError
 from perceptok.files import parse_json
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import save_adapter
-from perceptok.llava.training.layers import projector_name
+from perceptok.llava.training.objective import projector_name
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
-from perceptok.vocabulary.lookup import PerceptionVocabulary
-from perceptok.vocabulary.remapping import AURORA_FIRST_ID, consecutive_vocabulary, remap_rows
-from perceptok.vocabulary.trainable import peft_settings
+from perceptok.vocabulary import (
+    AURORA_FIRST_ID,
+    PerceptionVocabulary,
+    consecutive_vocabulary,
+    peft_settings,
+    remap_rows,
+)
 
 if TYPE_CHECKING:
-    from perceptok.depth.codec import DepthCodec
+    from perceptok.depth import DepthCodec
 
 __all__ = ["import_original"]
 

@@ -12,32 +12,98 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from perceptok.depth.codec import DepthCodec
+from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError
 from perceptok.files import atomic_folder, parse_json, whole_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
     load_base,
+    load_processor,
+    prepare_processor,
     record_settings,
     require_same_base,
     settings_of,
 )
-from perceptok.llava.probing import probe_logits, require_equal_logits
-from perceptok.llava.processors import load_processor, prepare_processor
-from perceptok.vocabulary.extension import extend_vocabulary
-from perceptok.vocabulary.lookup import PerceptionVocabulary
-from perceptok.vocabulary.trainable import verify_adapter
+from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary, verify_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-__all__ = ["ADAPTER", "Loaded", "adapter_folder", "load_adapter", "read_adapter_record", "save_adapter"]
+__all__ = [
+    "ADAPTER",
+    "Loaded",
+    "adapter_folder",
+    "export_adapter",
+    "load_adapter",
+    "merge_adapter",
+    "probe_logits",
+    "read_adapter_record",
+    "require_equal_logits",
+    "save_adapter",
+]
+
+
+_STRIDE = 13
+"""Every 13th perception token is read."""
+
+
+@torch.no_grad()
+def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> Tensor:
+    """Logits after a picture, a question and some of every set's tokens: (T, V) float32 on the CPU.
+
+    The tower, the projector, old and new rows of both token matrices and every adapter have a part in them.
+    """
+    training = model.training
+    model.eval()
+    precisions = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    try:
+        # Trained weights are in float32 on a base in half precision: they meet as they did in training.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=len(precisions) > 1):
+            logits = model(**_probe(processor, vocab, rule).to(model.device)).logits
+    finally:
+        model.train(training)
+    return cast(Tensor, logits[0].float().cpu())
+
+
+def require_equal_logits(found: Tensor, wanted: Tensor, name: str, *, tolerance: float = 1e-3) -> None:
+    """Refuse logits that differ by more than rounding: the tolerance times the largest of them.
+
+    Raises:
+        CheckpointError: They do; what was saved is not what was trained.
+    """
+    if found.shape != wanted.shape:
+        raise CheckpointError(f"{name}: logits have the shape {tuple(found.shape)}, not {tuple(wanted.shape)}")
+    difference = float((found - wanted).abs().max())
+    # The same weights on the same device give the same numbers; another kernel may round otherwise.
+    if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
+        raise CheckpointError(
+            f"{name}: what was saved does not say what was trained, logits differ by {difference:.3g}; nothing was "
+            "replaced. Save with the processor and base that the model was trained with"
+        )
+
+
+def _probe(processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> BatchFeature:
+    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
+    picture = rule.apply(Image.fromarray(np.ascontiguousarray(pixels)))
+    read = "".join(list(vocab.tokens)[::_STRIDE])
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": "What is closest?"}]
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    else:
+        prompt = f"{processor.image_token}What is closest?"
+    return cast("BatchFeature", processor(images=[picture], text=[prompt + read], return_tensors="pt"))
+
 
 ADAPTER = "perception_adapter.json"
 """Name of the file that makes a folder one of ours."""
@@ -327,3 +393,101 @@ def _clear_messages(target: Path) -> Iterator[None]:
             raise OutputError(
                 f"cannot write {target}: {error}; what was there before is still whole. Check the free space"
             ) from error
+
+
+def merge_adapter(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    force: bool = False,
+) -> Path:
+    """Write base and adapter as one plain checkpoint, and check that it says the same.
+
+    Stock transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it.
+
+    Args:
+        folder: What `save_adapter` wrote.
+        output: Where to.
+        base: See `load_adapter`; as `dtype` and `device`.
+        dtype: Of the merged weights.
+        device: Where it is merged.
+        force: Replace a folder that is there.
+
+    Raises:
+        CheckpointError: The merged model says something else.
+        OutputError: The folder exists, or cannot be written.
+    """
+    loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
+    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    merged: Any = cast(Any, loaded.model).merge_and_unload()
+    target = Path(output)
+    with atomic_folder(target, force=force) as place:
+        _save_base(merged, loaded, place)
+        again = load_base(place, device=device)
+        # Merging rounds once more than the adapter does, by an amount that grows with the precision's step.
+        tolerance = 1e-3 if again.dtype == torch.float32 else 5e-2
+        read = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
+        require_equal_logits(read, said, str(target), tolerance=tolerance)
+    return target
+
+
+def export_adapter(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    force: bool = False,
+) -> Path:
+    """Write two folders: `base`, extended with all that is no LoRA, and `lora`, a pure LoRA adapter for it.
+
+    Engines that serve adapters refuse those with token rows or whole modules; here these are part of the base.
+    Arguments and errors are those of `merge_adapter`.
+    """
+    from peft import PeftModel
+
+    loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
+    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    target = Path(output)
+    with atomic_folder(target, force=force) as place:
+        lora = place / "lora"
+        loaded.model.save_pretrained(str(lora), save_embedding_layers=False)
+        (lora / "README.md").unlink(missing_ok=True)
+        weights = {name: one for name, one in load_file(lora / "adapter_model.safetensors").items() if ".lora_" in name}
+        save_file(weights, lora / "adapter_model.safetensors", metadata={"format": "pt"})
+        path = lora / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config |= {
+            "base_model_name_or_path": str(target / "base"),
+            "modules_to_save": None,
+            "trainable_token_indices": None,
+            "ensure_weight_tying": False,
+        }
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        plain: Any = _without_lora(loaded)
+        _save_base(plain, loaded, place / "base")
+        again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
+        require_equal_logits(probe_logits(again, loaded.processor, loaded.vocab, loaded.frame), said, str(target))
+    return target
+
+
+@torch.no_grad()
+def _without_lora(loaded: Loaded) -> Any:
+    """The base with the adapter's rows and modules in their places, and every LoRA taken out."""
+    model: Any = loaded.model
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.zero_()  # merging then adds nothing
+    return model.merge_and_unload()
+
+
+def _save_base(model: Any, loaded: Loaded, place: Path) -> None:
+    model.save_pretrained(place)
+    loaded.processor.save_pretrained(place)
+    loaded.vocab.save_pretrained(place)
+    if loaded.codec is not None:
+        loaded.codec.save_pretrained(place / "codec")

@@ -1,1 +1,5 @@
 """Perception tokens in a language model's vocabulary."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

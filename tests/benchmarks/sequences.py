@@ -22,10 +22,8 @@ import numpy as np
 import torch
 
 import perceptok as pt
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.preprocessing import nearest_resize
-from perceptok.scenes.layouts import sample_scene
-from perceptok.scenes.raycast import Scene, render
+from perceptok.depth import DepthCodec, nearest_resize
+from perceptok.scenes import Scene, render, sample_scene
 
 SIDE = 160
 Frame = tuple[pt.DepthMap, np.ndarray]

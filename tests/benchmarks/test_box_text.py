@@ -13,9 +13,8 @@ from time import process_time
 import numpy as np
 import pytest
 
-from perceptok.boxes.text.answers import answer_to_text
-from perceptok.boxes.text.forms import boxes_from_text, boxes_to_text
-from perceptok.boxes.text.parsing import parse_boxes
+from perceptok.boxes import parse_boxes
+from perceptok.boxes.text import answer_to_text, boxes_from_text, boxes_to_text
 
 BOXES = 250_000
 _BOX = re.compile(r"\(<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>\)")

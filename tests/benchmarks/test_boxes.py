@@ -12,8 +12,7 @@ from time import process_time
 import numpy as np
 import pytest
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import BoxCodec, ImageFrame
 
 VGA = (640, 480)
 ENCODE = "1,000,000 boxes (float64) -> codes"

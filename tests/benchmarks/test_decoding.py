@@ -15,9 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PrefixConstrainedLogitsProcessor
 
 import perceptok as pt
-from perceptok.decoding.engines.fast_generation import generate_perception
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, generate_perception
 
 BATCHES = (1, 16, 256)
 WIDTHS = (32_000, 128_000, 256_000)
@@ -38,7 +36,7 @@ class Words(dict[str, int]):
             ",",
             ")",
             ").",
-            *(token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens),
+            *(token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens),
         ]
         words = [f"word{number}" for number in range(size - len(named))]
         super().__init__((token, number) for number, token in enumerate(named[:7] + words + named[7:]))
@@ -63,15 +61,19 @@ def inputs(where: str, batch: int, width: int, length: int) -> tuple[torch.Tenso
     vocab, _ = setting(width)
     ids = torch.randint(10, width - 500, (batch, length))
     if where == "block":
-        ids[:, -51] = vocab.start_id(pt.DEPTH)
-        ids[:, -50:] = vocab.token_id(pt.DEPTH, 5)
+        ids[:, -51] = vocab.start_id(pt.tokens.DEPTH)
+        ids[:, -50:] = vocab.token_id(pt.tokens.DEPTH, 5)
     return ids, torch.randn(batch, width)
 
 
 def prefix_function(width: int) -> Callable[[int, torch.Tensor], list[int]]:
     """What a user of transformers' own way would write for depth blocks: a list of ids per state."""
     vocab, _ = setting(width)
-    codes, start, end = vocab.ids(pt.DEPTH).tolist(), vocab.start_id(pt.DEPTH), vocab.end_id(pt.DEPTH)
+    codes, start, end = (
+        vocab.ids(pt.tokens.DEPTH).tolist(),
+        vocab.start_id(pt.tokens.DEPTH),
+        vocab.end_id(pt.tokens.DEPTH),
+    )
     text = [number for number in range(width) if number == start or not vocab.is_perception(number)]
     known = set(codes)
 

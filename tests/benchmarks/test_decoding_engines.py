@@ -38,7 +38,7 @@ Step = Callable[[torch.Tensor], object]
 @cache
 def tokenizer(width: int) -> PreTrainedTokenizerFast:
     """Bytes, numbered words, and the perception tokens: `width` ids."""
-    tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
+    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
     pieces = ["<s>", "</s>", *sorted(ByteLevel.alphabet())]
     pieces += [f"word{number}" for number in range(width - len(pieces) - len(tokens))]
     bare = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, []))
@@ -56,7 +56,7 @@ def vocabulary(width: int) -> pt.PerceptionVocabulary:
 
 def written(vocab: pt.PerceptionVocabulary, place: str) -> list[int]:
     """An answer: five words, and for "block" half a block."""
-    block = [vocab.start_id(pt.DEPTH), *[vocab.token_id(pt.DEPTH, 5)] * 50]
+    block = [vocab.start_id(pt.tokens.DEPTH), *[vocab.token_id(pt.tokens.DEPTH, 5)] * 50]
     return [300, 301, 302, 303, 304, *(block if place == "block" else [])]
 
 
@@ -78,7 +78,7 @@ def ours_in_place(width: int, place: str, batch: int) -> Step:
 @cache
 def compiled(width: int) -> Any:
     vocab = vocabulary(width)
-    tag = pt.perception_structural_tag(vocab, tokenizer=tokenizer(width))
+    tag = pt.decoding.perception_structural_tag(vocab, tokenizer=tokenizer(width))
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(width), vocab_size=width)
     return xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(tag))
 
@@ -101,7 +101,7 @@ def xgrammars(width: int, place: str, batch: int) -> Step:
 @cache
 def template(width: int) -> Any:
     vocab = vocabulary(width)
-    text = pt.perception_lark(vocab, tokenizer=tokenizer(width))
+    text = pt.decoding.perception_lark(vocab, tokenizer=tokenizer(width))
     reader = llguidance_hf.from_tokenizer(tokenizer(width), n_vocab=width)
     return llguidance.LLMatcher(reader, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
 

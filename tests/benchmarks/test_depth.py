@@ -13,12 +13,8 @@ import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.depth.folders.collection import find_maps
-from perceptok.depth.folders.jobs import decode_records, encode_files
-from perceptok.depth.folders.records import read_records
-from perceptok.depth.networks.aurora import AuroraConfig
-from perceptok.depth.networks.model import DepthVQVAE
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.depth import AuroraConfig, DepthVQVAE, decode_records, encode_files, find_maps, read_code_records
+from perceptok.scenes import ProceduralDepthMaps
 
 MAPS = 512
 
@@ -42,7 +38,7 @@ def test_perceptok(benchmark, folder: Path, tmp_path: Path) -> None:  # type: ig
 
     def both() -> None:
         encode_files(codec, find_maps([folder], kind="inverse"), tmp_path / "codes.jsonl", force=True)
-        decode_records(codec, read_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
+        decode_records(codec, read_code_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
 
     benchmark.pedantic(both, rounds=3, warmup_rounds=0)
     assert len(list((tmp_path / "ours").iterdir())) == MAPS

@@ -22,8 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.llava.inference.settings import InferenceConfig
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.llava import InferenceConfig, PerceptionPipeline
 from tests.llava.answering import picture
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
 
@@ -84,8 +83,8 @@ def pipe() -> PerceptionPipeline:
 
 KINDS: dict[str, dict[str, Any]] = {
     "free": {"constraints": False},
-    "constrained": {"grammar": pt.GrammarConfig(first="block", max_blocks=1), "skip_forced": False},
-    "constrained, forced tokens skipped": {"grammar": pt.GrammarConfig(first="block", max_blocks=1)},
+    "constrained": {"grammar": pt.decoding.GrammarConfig(first="block", max_blocks=1), "skip_forced": False},
+    "constrained, forced tokens skipped": {"grammar": pt.decoding.GrammarConfig(first="block", max_blocks=1)},
 }
 
 

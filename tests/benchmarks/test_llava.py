@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import perceptok as pt
-from perceptok.llava.saving import save_adapter
+from perceptok.llava import save_adapter
 from perceptok.llava.training.finetuning import prepare
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_llava_of
@@ -53,7 +53,7 @@ def test_size_of_adapters(tmp_path: Path) -> None:
     records = write_some_records(tmp_path / "data", codec, 6)
     sizes = {}
     for rows in ("new_rows", "full"):
-        config = pt.FinetuneConfig.from_dict(
+        config = pt.llava.FinetuneConfig.from_dict(
             {"base": str(base), "records": [str(records)], "output": str(tmp_path / rows), "rows": rows}
             | {"precision": "fp32", "cpu": True, "lora": {"r": 8, "alpha": 16}}
         )

@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.objectives.distillation import distillation_loss
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
+from perceptok.losses import distillation_loss
+from perceptok.vocabulary import VocabularyAlignment, align_vocabularies
 
 SHAPE = (4, 2048, 32000)
 KINDS = ("cross entropy", "hard teacher", "soft teacher", "soft, auxiliary", "soft, 100 of 2048")
@@ -36,12 +36,12 @@ class KnownTokens(dict[str, int]):
 def losses(logits: Tensor) -> dict[str, Callable[[], Tensor]]:
     """Every kind of loss over the same logits."""
     width = logits.shape[-1]
-    names = [f"word{index}" for index in range(width - 466)] + [*pt.DEPTH.tokens, *pt.PIXEL.tokens]
+    names = [f"word{index}" for index in range(width - 466)] + [*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens]
     vocab = pt.PerceptionVocabulary.from_tokenizer(KnownTokens({name: index for index, name in enumerate(names)}))
     alignment = VocabularyAlignment.identity(128)
     codes = torch.randint(0, 128, logits.shape[:2])
     soft = torch.softmax(torch.randn(*codes.shape, 128), -1)
-    ids = vocab.ids(pt.DEPTH)[codes].flatten()
+    ids = vocab.ids(pt.tokens.DEPTH)[codes].flatten()
     block = torch.zeros_like(codes, dtype=torch.bool)
     block[:, 500:600] = True
     return {

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary
 
 LARGE = bool(os.environ.get("PERCEPTOK_LARGE"))
 ROWS, WIDTH = (32064, 5120) if LARGE else (8192, 1280)

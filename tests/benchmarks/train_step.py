@@ -16,12 +16,11 @@ if __name__ == "__main__":
     import transformers
 
     import perceptok as pt
-    from perceptok.llava.training.collating import IDS, Collator
     from perceptok.llava.training.finetuning import prepare
     from perceptok.llava.training.objective import Objective
-    from perceptok.llava.training.ordering import MicroBatches, schedule_of
-    from perceptok.llava.training.trainer import PerceptionTrainer
-    from perceptok.objectives.sampler import CurriculumSampler
+    from perceptok.llava.training.samples import IDS, Collator
+    from perceptok.llava.training.trainer import MicroBatches, PerceptionTrainer, schedule_of
+    from perceptok.losses import CurriculumSampler
     from tests.llava.records import write_some_records
     from tests.llava.tiny import save_llava_of
 
@@ -31,7 +30,7 @@ if __name__ == "__main__":
     records = write_some_records(folder / "data", codec, 24)
     shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 9}
     base = save_llava_of(folder / "base", {**shape, "num_key_value_heads": 9}, side=336, rows=32_064)
-    config = pt.FinetuneConfig(
+    config = pt.llava.FinetuneConfig(
         base=str(base), records=(str(records),), output=str(folder / "run"), steps=steps, batch_size=2, workers=0,
         precision="fp32", gradient_checkpointing=False, cpu=True,
     )  # fmt: skip

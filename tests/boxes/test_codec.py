@@ -13,9 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.conventions import from_corners, to_corners
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import BoxCodec, ImageFrame
+from perceptok.boxes.codec import from_corners, to_corners
 from perceptok.errors import BoxError, ConfigError
 from tests.boxes.frames.drawn_frames import frames
 

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.points import PointCodec, points_from_molmo, points_to_molmo
+from perceptok.boxes import BoxCodec, ImageFrame, PointCodec, points_from_molmo, points_to_molmo
 from perceptok.errors import BoxError, MalformedBoxError
 
 SIDES = st.tuples(st.floats(0, 640), st.floats(0, 427))

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import perceptok as pt
-from perceptok.depth.blocks import block_from_text
+from perceptok.depth import block_from_text
 
 
 def test_demo_prints_tokens_and_errors_and_draws(tmp_path: Path) -> None:

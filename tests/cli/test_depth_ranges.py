@@ -12,8 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import perceptok as pt
-from perceptok.depth.networks.aurora import AuroraConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import AuroraConfig, DepthVQVAE
 from perceptok_cli.main import app
 
 
@@ -61,10 +60,10 @@ def test_one_stuck_pixel_is_warned_of_and_mended(tmp_path: Path, stuck: Path) ->
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_other_files_of_records_keep_the_range(tmp_path: Path, stuck: Path, suffix: str) -> None:
-    from perceptok.depth.folders.records import read_records
+    from perceptok.depth import read_code_records
 
     assert run("encode", stuck, *METRES, "-o", tmp_path / f"a{suffix}", "--near", 1, "--far", 6).exit_code == 0
-    (record,) = read_records(tmp_path / f"a{suffix}")
+    (record,) = read_code_records(tmp_path / f"a{suffix}")
     assert (record.range, record.near, record.far, record.warning) == ("fixed 1.0 6.0", 1, 6, "")
 
 
@@ -177,7 +176,7 @@ def test_decode_to_png_of_another_unit(tmp_path: Path) -> None:
     assert np.abs(read["tum"] - read["mm"] * 5).max() <= 3.1
     done = run("decode", tmp_path / "a.jsonl", "-o", tmp_path / "x", "--unit", "cm")
     assert done.exit_code != 0
-    assert isinstance(done.exception, pt.ConfigError) or "--as depth" in done.output
+    assert isinstance(done.exception, pt.errors.ConfigError) or "--as depth" in done.output
 
 
 def test_sun_rgb_d_s_rotated_bits(tmp_path: Path) -> None:
@@ -190,5 +189,5 @@ def test_sun_rgb_d_s_rotated_bits(tmp_path: Path) -> None:
     (record,) = records(tmp_path / "a.jsonl")
     assert (record["near"], record["far"]) == (pytest.approx(0.5), pytest.approx(9.87))
     np.save(tmp_path / "f.npy", np.ones((4, 4), np.float32))
-    with pytest.raises(pt.DepthMapError, match="16-bit"):
+    with pytest.raises(pt.errors.DepthMapError, match="16-bit"):
         pt.DepthMap.read(tmp_path / "f.npy", kind="metric", unit="m", packing="sunrgbd")

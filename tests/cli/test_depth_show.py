@@ -12,8 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import perceptok as pt
-from perceptok.depth.networks.aurora import AuroraConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import AuroraConfig, DepthVQVAE
 from perceptok.errors import MalformedBlockError
 from perceptok_cli.main import app
 

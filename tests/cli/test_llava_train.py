@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 import perceptok as pt
 from perceptok.errors import ConfigError
-from perceptok.llava.training.recipe import FinetuneConfig, explain
+from perceptok.llava import FinetuneConfig, explain
 from perceptok_cli.main import app
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_tiny_llava
@@ -66,7 +66,7 @@ def test_train(settings: Path) -> None:
     done = run("train", settings)
     assert done.exit_code == 0, done.exception
     assert "records were too long and left out" in done.stderr
-    assert pt.load_adapter(settings.parent / "run").config["steps"] == 2
+    assert pt.llava.load_adapter(settings.parent / "run").config["steps"] == 2
 
 
 def test_refused(settings: Path, tmp_path: Path) -> None:

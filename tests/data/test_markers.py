@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from perceptok.data.markers import MIDDLE, MarkerProtocol, draw_markers, place_markers
-from perceptok.data.records import Marker
+from perceptok.data import Marker, MarkerProtocol, place_markers
+from perceptok.data.markers import MIDDLE, draw_markers
 from perceptok.errors import ConfigError, DataError
 
 SLOPE = np.tile(np.linspace(0, 1, 128, dtype=np.float32), (128, 1))

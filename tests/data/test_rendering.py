@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.data.records import PerceptionRecord, Turn
-from perceptok.data.rendering import LLAVA_SYSTEM, RenderedRecord, render_record, render_text
-from perceptok.depth.blocks import block_to_text
+from perceptok.data import PerceptionRecord, Turn, render_record
+from perceptok.data.rendering import LLAVA_SYSTEM, RenderedRecord, render_text
+from perceptok.depth import block_to_text
 from perceptok.errors import RecordError
 
 BLOCK = block_to_text(np.arange(100).reshape(10, 10) % 7)

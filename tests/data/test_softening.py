@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from perceptok.data.records import Evidence, PerceptionRecord, SoftCodes, Turn
-from perceptok.data.softening import code_spread, soft_codes
-from perceptok.depth.codec import DepthCodec
+from perceptok.data import Evidence, PerceptionRecord, SoftCodes, Turn, code_spread
+from perceptok.data.soft_codes import soft_codes
+from perceptok.depth import DepthCodec
 from perceptok.errors import RecordError
 
 

@@ -13,7 +13,7 @@ WORDS = ["<unk>", "<s>", "</s>", "<pad>", "a", "map", "box", "(", ",", ")", ")."
 
 
 def with_perception_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
+    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return tokenizer
 

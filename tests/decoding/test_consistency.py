@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.consistency import CountConsistency, ListConsistency, MarkerConsistency
+from perceptok.decoding import CountConsistency, ListConsistency, MarkerConsistency
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.test_processor import block_ids, box_ids
 
@@ -73,7 +73,7 @@ class TestList:
     ) -> None:
         """A list with AURORA's brackets, every item of it begun by the prompt's own cue or by the model."""
         items = ListConsistency(vocab, [6], lambda number: [13 + number, 7])
-        grammar = pt.PerceptionLogitsProcessor(vocab, pt.GrammarConfig(depth=False), tokenizer=tokenizer)
+        grammar = pt.PerceptionLogitsProcessor(vocab, pt.decoding.GrammarConfig(depth=False), tokenizer=tokenizer)
 
         def listing(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             """After a box the next item, until three are written."""

@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perceptok.depth.blocks import (
-    BLOCK_BYTES,
-    block_from_bytes,
-    block_from_text,
-    block_to_bytes,
-    block_to_text,
-    checked_codes,
-)
+from perceptok.depth import block_from_text, block_to_text
+from perceptok.depth.blocks import BLOCK_BYTES, block_from_bytes, block_to_bytes, checked_codes
 from perceptok.errors import MalformedBlockError
 
 GRIDS = arrays(np.int64, (10, 10), elements=st.integers(0, 127))

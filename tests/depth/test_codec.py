@@ -12,11 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
-from perceptok.depth.preprocessing import Preprocessing
+from perceptok.depth import DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
 
 TINY = GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from perceptok.depth.inputs import checked_nearness
-from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth import DepthMap
+from perceptok.depth.preprocessing import checked_nearness
 from perceptok.errors import DepthMapError
 
 MAP = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(96, 128)

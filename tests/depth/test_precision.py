@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import perceptok as pt
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.scenes import ProceduralDepthMaps
 
 
 def maps(count: int = 12) -> torch.Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from perceptok.depth.preprocessing import MAP_SIZE, Preprocessing, nearest_resize
+from perceptok.depth import MAP_SIZE, Preprocessing, nearest_resize
 from perceptok.errors import ConfigError
 
 SIDES = st.integers(1, 50)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceptok.depth.blocks import block_to_text
-from perceptok.depth.salvage import salvage_blocks
+from perceptok.depth import block_to_text, salvage_blocks
 from perceptok.errors import MalformedBlockError
 from perceptok.tokens import DEPTH
 

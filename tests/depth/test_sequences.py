@@ -8,9 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.maps.depth_map import DepthMap, NearnessRange
-from perceptok.depth.sequences import clip_range, encode_sequence
+from perceptok.depth import DepthCodec, DepthMap, NearnessRange, clip_range
+from perceptok.depth.sequences import encode_sequence
 from perceptok.errors import ConfigError, DepthMapError
 
 ROOM = (1 + 3 * np.indices((96, 128)).sum(0) / 222).astype(np.float32)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.depth.preprocessing import nearest_resize
+from perceptok.depth import nearest_resize
 
 
-def abs_rel(codec: pt.DepthCodec, depth: pt.DepthMap, chosen: pt.NearnessRange) -> float:
+def abs_rel(codec: pt.DepthCodec, depth: pt.DepthMap, chosen: pt.depth.NearnessRange) -> float:
     """Of the good pixels, in metres, after codes and back."""
     nearness = depth.to_nearness(chosen)
     decoded = nearest_resize(codec.decode(codec.encode(depth, range=chosen))[0], *depth.values.shape)
     back = pt.DepthMap.from_nearness(
-        pt.Nearness(decoded, np.ones_like(depth.valid), nearness.near, nearness.far, nearness.kind)
+        pt.depth.Nearness(decoded, np.ones_like(depth.valid), nearness.near, nearness.far, nearness.kind)
     )
     good = depth.valid & (depth.values > 0.1)
     return float(np.mean(np.abs(back.values - depth.values)[good] / depth.values[good]))
@@ -37,7 +37,7 @@ def test_a_stuck_pixel_in_a_real_map(shared: Path, file: str, scale: float) -> N
     values, valid = clean.values.copy(), clean.valid.copy()
     values[100, 200], valid[100, 200] = 0.02, True
     stuck = pt.DepthMap(values, valid, "metric")
-    own, robust = pt.NearnessRange(), pt.NearnessRange.of_percentiles(0.1, 99.9)
+    own, robust = pt.depth.NearnessRange(), pt.depth.NearnessRange.of_percentiles(0.1, 99.9)
     before = abs_rel(codec, clean, own)
     assert before < 0.08
     assert abs_rel(codec, stuck, own) > 3 * before

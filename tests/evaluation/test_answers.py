@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perceptok.decoding import read_answer
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.answers import read_answer
 from tests.evaluation.more_answers import MORE_COUNTS, MORE_LETTERS
 
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"

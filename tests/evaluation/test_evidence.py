@@ -10,12 +10,11 @@ import pytest
 from PIL import Image
 
 import perceptok as pt
+from perceptok.decoding import read_evidence
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks.items import Benchmark, Item
-from perceptok.evaluation.benchmarks.scoring import evaluate
-from perceptok.evaluation.checks import check_evidence
+from perceptok.evaluation import Benchmark, check_evidence, evaluate
+from perceptok.evaluation.benchmarks import Item
 from perceptok.evaluation.evidence import calibration, check_boxes, check_depth
-from perceptok.evaluation.written import read_written
 
 RAMP = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, 1)
 MARKERS = {"A": (20.0, 40.0), "B": (20.0, 300.0), "C": (300.0, 170.0)}
@@ -99,9 +98,9 @@ def test_calibration_by_hand() -> None:
 
 
 def test_what_is_written() -> None:
-    assert read_written("").block is None
-    assert read_written("x" * 100_000).problems == ()
-    assert read_written("<PIXEL_400>").problems
+    assert read_evidence("").block is None
+    assert read_evidence("x" * 100_000).problems == ()
+    assert read_evidence("<PIXEL_400>").problems
 
 
 def test_equal_qualities_share_a_bin() -> None:

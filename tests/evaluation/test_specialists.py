@@ -11,10 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import perceptok as pt
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks.catalogue import load_benchmark
-from perceptok.evaluation.benchmarks.items import Benchmark, Item
-from perceptok.evaluation.benchmarks.markers import find_markers
-from perceptok.evaluation.specialists import levels_at, specialist_estimates
+from perceptok.evaluation import Benchmark, load_benchmark, specialist_estimates
+from perceptok.evaluation.benchmarks import Item
+from perceptok.evaluation.specialists import find_markers, levels_at
 
 POINTS = {"A": (60.0, 180.0), "B": (150.0, 100.0), "C": (210.0, 240.0), "D": (300.0, 160.0), "E": (110.0, 300.0)}
 

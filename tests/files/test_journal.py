@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perceptok.errors import OutputError
-from perceptok.files.journal import Journal, Stamp, stamp_of
+from perceptok.jobs import Journal, Stamp, stamp_of
 
 RUN = {"what": "a test", "inputs": ["a", "b", "c"]}
 STAMPS: list[Stamp] = [(1, 10), (2, 20), None]

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.llava.loading import load_llava
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.llava import PerceptionPipeline, load_llava
 
 
 def leaning_pipeline(folder: Path, codec: pt.DepthCodec, *, frame: str = "squash") -> PerceptionPipeline:
@@ -19,7 +18,7 @@ def leaning_pipeline(folder: Path, codec: pt.DepthCodec, *, frame: str = "squash
     ids = vocab.all_ids
     with torch.no_grad():
         head[ids] = torch.randn((len(ids), head.shape[1]), generator=generator) * 0.3
-        head[vocab.start_id(pt.DEPTH)] *= 3
+        head[vocab.start_id(pt.tokens.DEPTH)] *= 3
     return PerceptionPipeline(model, processor, vocab, codec=codec, frame=frame)
 
 

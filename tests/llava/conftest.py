@@ -29,4 +29,4 @@ def tiny_adapter(tiny_llava: Path, codec: pt.DepthCodec) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         model, processor, vocab = tiny_trained(tiny_llava, codec)
-    return pt.save_adapter(tiny_llava.parent / "adapter", model, processor, vocab, codec, verify="file")
+    return pt.llava.save_adapter(tiny_llava.parent / "adapter", model, processor, vocab, codec, verify="file")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from perceptok.llava.small.towers import GridTowerConfig
+from perceptok.llava.small.model import GridTowerConfig
 from tests.llava.tiny import CHAT_TEMPLATE, PATCH, CLIPImageProcessor, save_llava_of, tiny_tokenizer
 from tests.llava.tiny import TEXT as LLAVA_TEXT
 from tests.llava.tiny import VISION as LLAVA_VISION

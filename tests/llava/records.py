@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 import perceptok as pt
-from perceptok.data.records import Evidence, PerceptionRecord, Turn, write_records
-from perceptok.data.softening import soft_codes
-from perceptok.depth.blocks import block_to_text
+from perceptok.data import Evidence, PerceptionRecord, Turn, write_records
+from perceptok.data.soft_codes import soft_codes
+from perceptok.depth import block_to_text
 
 
 def write_some_records(

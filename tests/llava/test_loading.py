@@ -13,9 +13,9 @@ from PIL import Image
 
 import perceptok as pt
 from perceptok.errors import CheckpointError, ConfigError, VocabularyError
-from perceptok.llava.framing import FrameRule
-from perceptok.llava.loading import load_llava, settings_of
-from perceptok.llava.probing import probe_logits
+from perceptok.llava import FrameRule, load_llava
+from perceptok.llava.loading import settings_of
+from perceptok.llava.saving import probe_logits
 from tests.llava.tiny import save_llava_of
 
 

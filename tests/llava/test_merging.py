@@ -13,9 +13,8 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from perceptok.errors import OutputError
-from perceptok.llava.merging import export_adapter, merge_adapter
-from perceptok.llava.probing import probe_logits
-from perceptok.llava.saving import load_adapter
+from perceptok.llava import export_adapter, load_adapter, merge_adapter
+from perceptok.llava.saving import probe_logits
 from perceptok_cli.main import app
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -49,7 +48,7 @@ def test_exported(tiny_adapter: Path, tmp_path: Path) -> None:
 
 
 def test_a_merged_model_is_a_base_again(tiny_adapter: Path, tmp_path: Path) -> None:
-    from perceptok.llava.loading import load_llava
+    from perceptok.llava import load_llava
 
     merge_adapter(tiny_adapter, tmp_path / "m")
     loaded = load_adapter(tiny_adapter)

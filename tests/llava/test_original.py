@@ -14,9 +14,9 @@ from torch import Tensor
 
 import perceptok as pt
 from perceptok.errors import CheckpointError
-from perceptok.llava.original import import_original
-from perceptok.llava.probing import probe_logits
-from perceptok.vocabulary.remapping import consecutive_vocabulary
+from perceptok.llava import import_original
+from perceptok.llava.saving import probe_logits
+from perceptok.vocabulary import consecutive_vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -77,7 +77,7 @@ def by_hand(base: Path, codec: pt.DepthCodec, tensors: dict[str, Tensor]) -> tup
 def test_the_same_logits(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
     tensors = original_files(tmp_path / "original")
     folder = import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", codec=codec, first_id=FIRST)
-    loaded = pt.load_adapter(folder)
+    loaded = pt.llava.load_adapter(folder)
     found = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     wanted = probe_logits(*by_hand(tiny_llava, codec, tensors), loaded.frame)
     assert torch.allclose(found, wanted, atol=1e-4)

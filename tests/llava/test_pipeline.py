@@ -11,11 +11,9 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.decoding import GrammarConfig
 from perceptok.errors import ConfigError, ConstraintError, InferenceError, VocabularyError
-from perceptok.llava.inference.answers import PerceptionAnswer
-from perceptok.llava.loading import load_llava
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.llava import PerceptionAnswer, PerceptionPipeline, load_llava
 from tests.llava.answering import leaning_pipeline, picture
 
 QUESTIONS = ["What is the depth map?", "Return the bounding boxes of all cars that are seen in the image.", "Hm?"]
@@ -138,7 +136,7 @@ class TestStreaming:
 
     def test_rows_that_are_known_hardly_change(self, pipe: PerceptionPipeline, codec: pt.DepthCodec) -> None:
         """Five rows of a real map, the rest to come: what is shown so far is nearly what will stand there."""
-        from perceptok.boxes.frames.geometry import ImageFrame
+        from perceptok.boxes import ImageFrame
         from perceptok.llava.inference.streaming import partial_depth
 
         ramp = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, axis=1)
@@ -224,7 +222,7 @@ class TestPartsThatDoNotFit:
             PerceptionPipeline(pipe.model, LlavaProcessor.from_pretrained(tiny_llava), pipe.vocab, codec=pipe.codec)
 
     def test_ids_of_another_model(self, pipe: PerceptionPipeline, tiny_llava: Path) -> None:
-        _, processor, _ = load_llava(tiny_llava, (pt.PIXEL, pt.DEPTH))
+        _, processor, _ = load_llava(tiny_llava, (pt.tokens.PIXEL, pt.tokens.DEPTH))
         with pytest.raises(VocabularyError, match="they are not of one model"):
             PerceptionPipeline(pipe.model, processor, pipe.vocab, codec=pipe.codec)
 

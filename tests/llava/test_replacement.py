@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.data.records.record import Evidence, PerceptionRecord, Turn
-from perceptok.depth.blocks import block_to_text
+from perceptok.data import Evidence, PerceptionRecord, Turn
+from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError, OutputError
-from perceptok.evaluation.continuing import Cut, continue_after
-from perceptok.evaluation.replaced import write_replacement
-from perceptok.evaluation.replacement import Kind, Replacement, replacement_test
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.evaluation import replacement_test, write_replacement
+from perceptok.evaluation.replacement import Cut, Kind, Replacement, continue_after
+from perceptok.llava import PerceptionPipeline
 from tests.llava.answering import leaning_pipeline, picture
 
 QUESTION = "Which point is the closest to the camera?"

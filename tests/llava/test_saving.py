@@ -18,9 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import perceptok as pt
 from perceptok.errors import CheckpointError, OutputError, VocabularyError
-from perceptok.llava.loading import load_llava
-from perceptok.llava.probing import probe_logits
-from perceptok.llava.saving import ADAPTER, load_adapter, save_adapter
+from perceptok.llava import load_adapter, load_llava, save_adapter
+from perceptok.llava.saving import ADAPTER, probe_logits
 from tests.llava.tiny import Trained, save_tiny_llava, tiny_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -39,7 +38,7 @@ def test_there_and_back(
 ) -> None:
     base = save_tiny_llava(tmp_path / "base", tied=tied)
     model, processor, vocab = trained(mode, base)
-    said = probe_logits(model, processor, vocab, pt.FrameRule())
+    said = probe_logits(model, processor, vocab, pt.llava.FrameRule())
     folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, config={"steps": 3})
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
     loaded = load_adapter(folder)
@@ -47,7 +46,7 @@ def test_there_and_back(
     assert loaded.codec is not None
     assert loaded.codec.fingerprint == loaded.vocab.codec_fingerprint == codec.fingerprint
     assert loaded.config == {"steps": 3}
-    assert loaded.frame == pt.FrameRule()
+    assert loaded.frame == pt.llava.FrameRule()
     # Moved together, base and adapter find each other.
     (tmp_path / "moved").mkdir()
     for one in ("base", "out"):

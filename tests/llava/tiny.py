@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.trainable import peft_settings
+from perceptok.vocabulary import peft_settings
 
 SIDE, PATCH = 56, 14
 """Pixels of the tower's picture and of a patch: 16 image tokens."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.vocabulary import VocabularyAlignment
 
 WORDS = 34
 
@@ -21,7 +21,7 @@ class KnownTokens(dict[str, int]):
 @pytest.fixture(scope="session")
 def vocab() -> pt.PerceptionVocabulary:
     """500 tokens: words and perception tokens, mixed."""
-    names = [f"word{index}" for index in range(WORDS)] + [*pt.DEPTH.tokens, *pt.PIXEL.tokens]
+    names = [f"word{index}" for index in range(WORDS)] + [*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens]
     order = np.random.default_rng(7).permutation(len(names))
     return pt.PerceptionVocabulary.from_tokenizer(KnownTokens({names[at]: index for index, at in enumerate(order)}))
 

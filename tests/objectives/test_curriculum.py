@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceptok.errors import ObjectiveError
-from perceptok.objectives.curriculum import (
-    LinearSchedule,
-    TemperatureSchedule,
-    curriculum_probabilities,
-    curriculum_temperature,
-)
+from perceptok.losses import LinearSchedule, TemperatureSchedule, curriculum_probabilities, curriculum_temperature
 
 difficulties = st.lists(st.floats(-50, 50), min_size=2, max_size=6)
 

@@ -16,8 +16,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from perceptok.errors import ObjectiveError
-from perceptok.objectives.curriculum import LinearSchedule, TemperatureSchedule
-from perceptok.objectives.sampler import CurriculumSampler
+from perceptok.losses import CurriculumSampler, LinearSchedule, TemperatureSchedule
 
 SIZES = {"cot": 40, "atomic": 25, "direct": 7}
 TASKS = np.repeat(list(SIZES), list(SIZES.values()))

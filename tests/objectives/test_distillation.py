@@ -9,10 +9,10 @@ from torch import Tensor
 
 import perceptok as pt
 from perceptok.errors import AlignmentError, ObjectiveError
-from perceptok.objectives.columns import auxiliary_log_probs, column_log_probs
-from perceptok.objectives.distillation import distillation_loss
+from perceptok.losses import auxiliary_log_probs, distillation_loss
+from perceptok.losses.log_probs import column_log_probs
 from perceptok.tokens import TokenSet
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.vocabulary import VocabularyAlignment
 
 WIDTH = 520
 """Columns of the logits: padded beyond the 500 tokens."""
@@ -40,13 +40,14 @@ def slow_loss(
     for place in mask.nonzero().tolist():
         scaled = logits[tuple(place)].double() / temperature
         if normalisation == "auxiliary":
-            scaled = scaled - torch.logsumexp(scaled[vocab.ids(pt.DEPTH)], 0)
+            scaled = scaled - torch.logsumexp(scaled[vocab.ids(pt.tokens.DEPTH)], 0)
         else:
             scaled = scaled - torch.logsumexp(scaled, 0)
         row = teacher[tuple(place)].double()
         losses.append(
             -sum(
-                row[code] * scaled[vocab.token_id(pt.DEPTH, alignment.targets[code])] for code in range(len(alignment))
+                row[code] * scaled[vocab.token_id(pt.tokens.DEPTH, alignment.targets[code])]
+                for code in range(len(alignment))
             )
         )
     return torch.stack(losses).mean()
@@ -232,7 +233,7 @@ def test_many_spans_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, logits = torch.tensor([1, 5, 499]), random_logits(3, 11).requires_grad_()
     whole = column_log_probs(logits, ids)
     (grad,) = torch.autograd.grad(whole.square().sum(), logits)
-    monkeypatch.setattr("perceptok.objectives.columns._ELEMENTS", 4 * WIDTH)
+    monkeypatch.setattr("perceptok.losses.log_probs._ELEMENTS", 4 * WIDTH)
     parts = column_log_probs(logits, ids)
     assert torch.allclose(parts, whole, atol=1e-6)
     assert torch.allclose(torch.autograd.grad(parts.square().sum(), logits)[0], grad, atol=1e-5)
@@ -241,7 +242,7 @@ def test_many_spans_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auxiliary_log_probs_are_columns_of_log_softmax(vocab: pt.PerceptionVocabulary) -> None:
     logits = random_logits(2, 3)
     found = auxiliary_log_probs(logits, vocab)
-    expected = torch.log_softmax(logits.double(), -1)[..., vocab.ids(pt.DEPTH)].flatten(0, 1)
+    expected = torch.log_softmax(logits.double(), -1)[..., vocab.ids(pt.tokens.DEPTH)].flatten(0, 1)
     assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
@@ -280,6 +281,6 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     with pytest.raises(ObjectiveError, match=r"logits are floating"):
         distillation_loss(logits.long(), teacher, shuffled, vocab)
     with pytest.raises(AlignmentError, match="ends in 128 auxiliary numbers, PIXEL has 336"):
-        distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.PIXEL)
+        distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.tokens.PIXEL)
     with pytest.raises(pt.PerceptokError, match="no OTHER tokens"):
         distillation_loss(logits, teacher, shuffled, vocab, token_set=TokenSet("OTHER", 128))

@@ -8,9 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import perceptok as pt
 from perceptok.errors import ObjectiveError
-from perceptok.objectives.distillation import distillation_loss
-from perceptok.objectives.targets import next_token_targets
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.losses import distillation_loss, next_token_targets
+from perceptok.vocabulary import VocabularyAlignment
 
 
 def sequence(vocab: pt.PerceptionVocabulary, seed: int, text: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +19,9 @@ def sequence(vocab: pt.PerceptionVocabulary, seed: int, text: int = 4) -> tuple[
     words = torch.tensor([index for index in range(500) if not vocab.is_perception(index)])
     ids = [
         words[:text],
-        torch.tensor([vocab.start_id(pt.DEPTH)]),
-        vocab.ids(pt.DEPTH)[codes],
-        torch.tensor([vocab.end_id(pt.DEPTH)]),
+        torch.tensor([vocab.start_id(pt.tokens.DEPTH)]),
+        vocab.ids(pt.tokens.DEPTH)[codes],
+        torch.tensor([vocab.end_id(pt.tokens.DEPTH)]),
         words[-1:],
     ]
     return torch.cat(ids), codes
@@ -39,13 +38,13 @@ def test_positions_predict_what_follows(vocab: pt.PerceptionVocabulary, shuffled
             for place in range(ids.shape[1]):
                 last = place + 1 == ids.shape[1]
                 following = -1 if last or labels[row, place + 1] == -100 else int(ids[row, place + 1])
-                code = int(vocab.codes(torch.tensor(following), pt.DEPTH))
+                code = int(vocab.codes(torch.tensor(following), pt.tokens.DEPTH))
                 if alignment is not None and code >= 0:
                     code = alignment.targets.index(code)
                 assert targets.codes[row, place] == code
                 assert targets.mask[row, place] == (code >= 0)
-                assert targets.start[row, place] == (following == vocab.start_id(pt.DEPTH))
-                assert targets.end[row, place] == (following == vocab.end_id(pt.DEPTH))
+                assert targets.start[row, place] == (following == vocab.start_id(pt.tokens.DEPTH))
+                assert targets.end[row, place] == (following == vocab.end_id(pt.tokens.DEPTH))
 
 
 def test_a_block_has_a_hundred_positions_from_its_start_marker_on(vocab: pt.PerceptionVocabulary) -> None:
@@ -64,7 +63,7 @@ def test_the_loss_is_that_of_transformers(vocab: pt.PerceptionVocabulary) -> Non
     )
     model = LlamaForCausalLM(config).eval()
     ids = torch.stack([sequence(vocab, seed)[0] for seed in range(2)])
-    labels = torch.where(vocab.codes(ids, pt.DEPTH) >= 0, ids, -100)
+    labels = torch.where(vocab.codes(ids, pt.tokens.DEPTH) >= 0, ids, -100)
     out = model(input_ids=ids, labels=labels)
     targets = next_token_targets(ids, vocab, labels=labels)
     alignment = VocabularyAlignment.identity(128)
@@ -75,8 +74,8 @@ def test_the_loss_is_that_of_transformers(vocab: pt.PerceptionVocabulary) -> Non
 
 
 def test_a_set_without_markers(vocab: pt.PerceptionVocabulary) -> None:
-    ids = vocab.ids(pt.PIXEL)[torch.tensor([[3, 1, 4, 1, 5]])]
-    targets = next_token_targets(ids, vocab, token_set=pt.PIXEL)
+    ids = vocab.ids(pt.tokens.PIXEL)[torch.tensor([[3, 1, 4, 1, 5]])]
+    targets = next_token_targets(ids, vocab, token_set=pt.tokens.PIXEL)
     assert targets.codes.tolist() == [[1, 4, 1, 5, -1]]
     assert not targets.start.any()
     assert not targets.end.any()

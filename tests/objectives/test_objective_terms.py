@@ -10,18 +10,23 @@ from torch import Tensor
 
 import perceptok as pt
 from perceptok.errors import ConfigError, ObjectiveError
-from perceptok.objectives.auxiliary import count_loss, marker_loss, merging_loss
-from perceptok.objectives.targets import NextTokenTargets, next_token_targets
-from perceptok.objectives.weights import ObjectiveWeights
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.losses import (
+    NextTokenTargets,
+    ObjectiveWeights,
+    count_loss,
+    marker_loss,
+    merging_loss,
+    next_token_targets,
+)
+from perceptok.vocabulary import VocabularyAlignment
 
 
 @pytest.fixture
 def ids(vocab: pt.PerceptionVocabulary) -> Tensor:
     """Row 0: a block of 3 and one of 5 codes; row 1: one of 4 after a stray code, and one that is cut off."""
-    start, end = vocab.start_id(pt.DEPTH), vocab.end_id(pt.DEPTH)
+    start, end = vocab.start_id(pt.tokens.DEPTH), vocab.end_id(pt.tokens.DEPTH)
     word = next(index for index in range(500) if not vocab.is_perception(index))
-    codes = vocab.ids(pt.DEPTH).tolist()
+    codes = vocab.ids(pt.tokens.DEPTH).tolist()
     rows = [
         [word, start, *codes[:3], end, word, start, *codes[3:8], end, word],
         [word, word, word, start, *codes[:4], end, word, start, *codes[:4]],
@@ -46,7 +51,7 @@ def sharp_logits(ids: Tensor, height: float = 40.0) -> Tensor:
 def test_marker_loss_by_hand(targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
     logits = random_logits().requires_grad_()
     probs = torch.softmax(logits.detach(), -1)
-    start, end = probs[..., vocab.start_id(pt.DEPTH)], probs[..., vocab.end_id(pt.DEPTH)]
+    start, end = probs[..., vocab.start_id(pt.tokens.DEPTH)], probs[..., vocab.end_id(pt.tokens.DEPTH)]
     terms = [-start[targets.start].log(), -end[targets.end].log(), -(1 - start - end)[targets.mask].log()]
     loss = marker_loss(logits, targets, vocab)
     assert loss.item() == pytest.approx(torch.cat(terms).mean().item(), rel=1e-9)
@@ -55,10 +60,10 @@ def test_marker_loss_by_hand(targets: NextTokenTargets, vocab: pt.PerceptionVoca
 
 def test_count_loss_by_hand(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
     logits = random_logits().requires_grad_()
-    inside = torch.softmax(logits.detach(), -1)[..., vocab.ids(pt.DEPTH)].sum(-1)
+    inside = torch.softmax(logits.detach(), -1)[..., vocab.ids(pt.tokens.DEPTH)].sum(-1)
     # (row, first and last position that predict the block's codes or its end, true number)
     blocks = [(0, 1, 4, 3), (0, 7, 12, 5), (1, 3, 7, 4)]
-    assert [int(ids[row, last + 1]) for row, _, last, _ in blocks] == [vocab.end_id(pt.DEPTH)] * 3
+    assert [int(ids[row, last + 1]) for row, _, last, _ in blocks] == [vocab.end_id(pt.tokens.DEPTH)] * 3
     expected = [(float(inside[row, first : last + 1].sum()) / true - 1) ** 2 for row, first, last, true in blocks]
     loss = count_loss(logits, targets, vocab)
     assert loss.item() == pytest.approx(sum(expected) / 3, rel=1e-9)
@@ -81,7 +86,7 @@ def test_merging_loss_by_hand(
 
 def test_a_near_code_costs_less_than_a_far_one(targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
     codebook = torch.arange(128.0)[:, None]
-    alignment, ids = VocabularyAlignment.identity(128), vocab.ids(pt.DEPTH)
+    alignment, ids = VocabularyAlignment.identity(128), vocab.ids(pt.tokens.DEPTH)
 
     def loss(off: int) -> float:
         said = ids[(targets.codes.clamp(min=0) + off) % 128]
@@ -99,7 +104,7 @@ def test_sure_and_right_costs_nothing(ids: Tensor, targets: NextTokenTargets, vo
 
 
 def test_sure_and_wrong_stays_finite(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
-    wrong = torch.full_like(ids, vocab.end_id(pt.DEPTH))
+    wrong = torch.full_like(ids, vocab.end_id(pt.tokens.DEPTH))
     logits = torch.zeros(*ids.shape, 512).scatter_(2, wrong[..., None], 200.0).bfloat16().requires_grad_()
     (marker_loss(logits, targets, vocab) + count_loss(logits, targets, vocab)).backward()
     assert logits.grad is not None
@@ -163,4 +168,4 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment,
     with pytest.raises(ObjectiveError, match=r"codes are 0\.\.127"):
         merging_loss(logits, targets.codes - 5, torch.zeros(128, 4), shuffled, vocab, targets.mask)
     with pytest.raises(ValueError, match="PIXEL token set has no START marker"):
-        marker_loss(logits, targets, vocab, token_set=pt.PIXEL)
+        marker_loss(logits, targets, vocab, token_set=pt.tokens.PIXEL)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 import perceptok as pt
 from perceptok.errors import ObjectiveError
-from perceptok.objectives.reconstruction import reconstruction_loss
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment
+from perceptok.losses import reconstruction_loss
+from perceptok.vocabulary import VocabularyAlignment
 
 VALUES = torch.linspace(0, 1, 128)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from perceptok.errors import ConfigError
-from perceptok.scenes.layouts import ASPECTS, LAYOUTS, sample_scene
-from perceptok.scenes.raycast import render
+from perceptok.scenes import render, sample_scene
+from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS
 
 DIGEST = """
 import hashlib

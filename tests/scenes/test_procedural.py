@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from perceptok.errors import ConfigError
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.scenes import ProceduralDepthMaps
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceptok.errors import ConfigError
-from perceptok.scenes.building import box, capsule, disc, ellipsoid, quad, turn
-from perceptok.scenes.layouts import LAYOUTS, sample_scene
-from perceptok.scenes.raycast import Camera, Scene, SceneObject, render
+from perceptok.scenes import Camera, Scene, SceneObject, box, ellipsoid, quad, render, sample_scene
+from perceptok.scenes.layouts.sampling import LAYOUTS
+from perceptok.scenes.primitives import capsule, disc, turn
 
 angles = st.floats(-180, 180)
 

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceptok.errors import DepthMapError
-from perceptok.scenes.building import box, quad
-from perceptok.scenes.raycast import Camera, Scene, SceneObject, render
-from perceptok.scenes.sensor import EFFECTS, degrade, noise, quantised, shadows, smooth_estimate
+from perceptok.scenes import Camera, Scene, SceneObject, box, quad, render
+from perceptok.scenes.procedural import EFFECTS, degrade, noise, quantised, shadows, smooth_estimate
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary, peft_settings, verify_adapter
 from perceptok.vocabulary.matrices import find_matrices
-from perceptok.vocabulary.trainable import peft_settings, verify_adapter
 
 Tiny = Callable[..., PreTrainedModel]
 Prepared = Callable[..., tuple[peft.PeftModel, pt.PerceptionVocabulary]]

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, CTRLTokenizer, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary
 
-ALL = (*pt.DEPTH.tokens, *pt.PIXEL.tokens)
+ALL = (*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens)
 COMPANY = ["a", "The depth map is ", "(", ",", ").", "\n", "\n\n", "é", " and ", "Bounding box 1: ", "</s>x", "<", ">"]
 
 
@@ -67,7 +67,7 @@ def test_there_and_back_in_any_company(which: str, request: pytest.FixtureReques
 
 
 def test_a_block_survives_skipping_special_tokens(reloaded: PreTrainedTokenizerFast) -> None:
-    block = pt.DEPTH.start + "".join(pt.DEPTH.token(code) for code in range(100)) + pt.DEPTH.end
+    block = pt.tokens.DEPTH.start + "".join(pt.tokens.DEPTH.token(code) for code in range(100)) + pt.tokens.DEPTH.end
     text = f"The depth map for the image is {block}."
     ids = reloaded(text).input_ids
     assert len(ids) == 1 + 8 + 102 + 1
@@ -89,9 +89,9 @@ def test_a_byte_level_tokenizer() -> None:
 
 
 def test_only_some_sets_and_sets_of_ones_own(bare: PreTrainedTokenizerFast) -> None:
-    angle = pt.TokenSet("ANGLE", 12)
-    vocab = extend_vocabulary(bare, token_sets=(pt.PIXEL, angle))
-    assert vocab.ids(pt.PIXEL).tolist() == list(range(300, 636))
+    angle = pt.tokens.TokenSet("ANGLE", 12)
+    vocab = extend_vocabulary(bare, token_sets=(pt.tokens.PIXEL, angle))
+    assert vocab.ids(pt.tokens.PIXEL).tolist() == list(range(300, 636))
     assert vocab.ids(angle).tolist() == list(range(636, 648))
     assert "<DEPTH_START>" not in bare.get_vocab()
 
@@ -110,7 +110,7 @@ def test_a_flag_is_mended(bare: PreTrainedTokenizerFast, flag: str) -> None:
     bare.add_tokens([AddedToken("<DEPTH_5>", **{"special": False, "normalized": False, flag: True})])
     with pytest.warns(UserWarning, match=rf"had 1 perception tokens, <DEPTH_5> first.*\(1 {flag}\).*300 for <DEPTH_5>"):
         vocab = extend_vocabulary(bare)
-    assert vocab.token_id(pt.DEPTH, 5) == 300
+    assert vocab.token_id(pt.tokens.DEPTH, 5) == 300
     assert added_as_plain(bare)
     extend_vocabulary(bare)  # and there is nothing left to warn of
 
@@ -181,7 +181,7 @@ def test_partial_presence_in_any_order(bare: PreTrainedTokenizerFast) -> None:
     scattered = copy.deepcopy(bare)
     scattered.add_tokens([AddedToken(token, normalized=False) for token in ("<PIXEL_9>", "<DEPTH_END>", "<DEPTH_3>")])
     vocab = extend_vocabulary(scattered)
-    assert vocab.token_id(pt.PIXEL, 9) == 300
-    assert vocab.end_id(pt.DEPTH) == 301
-    assert vocab.start_id(pt.DEPTH) == 303
+    assert vocab.token_id(pt.tokens.PIXEL, 9) == 300
+    assert vocab.end_id(pt.tokens.DEPTH) == 301
+    assert vocab.start_id(pt.tokens.DEPTH) == 303
     assert sorted(vocab.tokens.values()) == list(range(300, 766))

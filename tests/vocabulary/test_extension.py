@@ -17,9 +17,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary, peft_settings, trainable_parameters
 from perceptok.vocabulary.matrices import configs_of, find_matrices
-from perceptok.vocabulary.trainable import peft_settings, trainable_parameters
 
 Tiny = Callable[..., PreTrainedModel]
 
@@ -47,7 +46,7 @@ def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tu
     after = logits(model, ids)
     assert torch.equal(after[..., :300], before) or torch.allclose(after[..., :300], before, atol=1e-6)
     assert after.shape[-1] == 300 + OURS
-    assert logits(model, vocab.ids(pt.DEPTH)[None, :20]).isfinite().all()
+    assert logits(model, vocab.ids(pt.tokens.DEPTH)[None, :20]).isfinite().all()
 
 
 def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
@@ -77,16 +76,16 @@ def test_saved_and_loaded(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple
     loaded = type(model).from_pretrained(tmp_path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert find_matrices(loaded).tied == tied
-    ids = torch.tensor([[3, vocab.token_id(pt.PIXEL, 335), vocab.start_id(pt.DEPTH)]])
+    ids = torch.tensor([[3, vocab.token_id(pt.tokens.PIXEL, 335), vocab.start_id(pt.tokens.DEPTH)]])
     expected = logits(model, ids)
     assert torch.equal(logits(loaded, ids), expected)
     extend_vocabulary(tokenizer, loaded, init="normal", seed=9)
     assert torch.equal(logits(loaded, ids), expected)
-    codes = vocab.ids(pt.DEPTH).tolist()
+    codes = vocab.ids(pt.tokens.DEPTH).tolist()
     loaded.generation_config.update(eos_token_id=None, forced_eos_token_id=None, pad_token_id=0)
     written = loaded.generate(ids, max_new_tokens=3, do_sample=False, prefix_allowed_tokens_fn=lambda *_: codes)
     assert tokenizer.decode(written[0, -3:], skip_special_tokens=True).startswith("<DEPTH_")
-    assert (vocab.codes(written[0, -3:], pt.DEPTH) >= 0).all()
+    assert (vocab.codes(written[0, -3:], pt.tokens.DEPTH) >= 0).all()
 
 
 def test_a_token_that_is_only_read(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
@@ -97,7 +96,7 @@ def test_a_token_that_is_only_read(tiny: Tiny, bare: PreTrainedTokenizerFast) ->
     before = find_matrices(model).inputs.detach().clone()
     vocab = extend_vocabulary(bare, model, init="normal")
     matrices = find_matrices(model)
-    assert vocab.start_id(pt.DEPTH) == 301
+    assert vocab.start_id(pt.tokens.DEPTH) == 301
     assert (len(matrices.inputs), len(matrices.outputs)) == (767 + 8, 767)
     assert model.config.get_text_config().vocab_size == 767
     assert torch.equal(matrices.inputs[:301], before[:301])
@@ -136,7 +135,7 @@ def test_an_encoder_joined_to_a_decoder(bare: PreTrainedTokenizerFast, seeing: b
     assert model.config.decoder.vocab_size == 766
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
-    new = vocab.ids(pt.DEPTH)[None, :5]
+    new = vocab.ids(pt.tokens.DEPTH)[None, :5]
     expected = model(decoder_input_ids=new, **more).logits
     assert torch.equal(loaded(decoder_input_ids=new, **more).logits, expected)
 
@@ -146,7 +145,7 @@ def test_rows_that_padding_had_made_are_initialised_too(tiny: Tiny, bare: PreTra
     for matrix in find_matrices(model).distinct:
         matrix.data[300:] = torch.nan
     vocab = extend_vocabulary(bare, model, init="normal")
-    assert vocab.token_id(pt.DEPTH, 0) == 302
+    assert vocab.token_id(pt.tokens.DEPTH, 0) == 302
     for matrix in find_matrices(model).distinct:
         assert matrix.shape == (300 + OURS, 48)
         assert matrix.isfinite().all()
@@ -193,8 +192,8 @@ def test_again_changes_nothing(tiny: Tiny, bare: PreTrainedTokenizerFast, init: 
 
 def test_one_set_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
-    depth = extend_vocabulary(bare, model, (pt.DEPTH,), init="normal")
-    assert depth.token_sets == (pt.DEPTH,)
+    depth = extend_vocabulary(bare, model, (pt.tokens.DEPTH,), init="normal")
+    assert depth.token_sets == (pt.tokens.DEPTH,)
     before = find_matrices(model).inputs.detach().clone()
     both = extend_vocabulary(bare, model)
     after = find_matrices(model).inputs
@@ -206,12 +205,12 @@ def test_one_set_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> N
 
 
 def test_a_half_present_set_is_completed(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
-    half = [token for token in pt.DEPTH.tokens if token != pt.DEPTH.token(7)]
+    half = [token for token in pt.tokens.DEPTH.tokens if token != pt.tokens.DEPTH.token(7)]
     bare.add_tokens([transformers.AddedToken(token, special=False, normalized=False) for token in half])
     model = tiny("llama", rows=429)
     before = find_matrices(model).inputs.detach().clone()
-    vocab = extend_vocabulary(bare, model, (pt.DEPTH,), init="normal", existing="keep")
-    assert vocab.token_id(pt.DEPTH, 7) == 429
+    vocab = extend_vocabulary(bare, model, (pt.tokens.DEPTH,), init="normal", existing="keep")
+    assert vocab.token_id(pt.tokens.DEPTH, 7) == 429
     after = find_matrices(model).inputs
     assert torch.equal(after[:429], before)
     assert after[429].norm() > 0
@@ -230,7 +229,7 @@ def test_rows_that_may_be_trained_are_kept_and_said(tiny: Tiny, bare: PreTrained
     model = tiny("llama", rows=800)
     before = find_matrices(model).inputs.detach().clone()
     with pytest.warns(UserWarning, match="had 336 of the PIXEL tokens already, and the model has rows"):
-        extend_vocabulary(bare, copy.deepcopy(model), (pt.PIXEL,))
+        extend_vocabulary(bare, copy.deepcopy(model), (pt.tokens.PIXEL,))
     extend_vocabulary(bare, model, existing="keep")
     assert torch.equal(find_matrices(model).inputs, before)
     extend_vocabulary(bare, model, existing="replace", init="normal")
@@ -254,9 +253,11 @@ def test_keep_never_overwrites_a_row(
     """Whatever the tokenizer has of the tokens: trained rows are no padding."""
     model = trained_elsewhere(tiny, name, 766, tied)
     if known == "auroras":
-        bare.add_tokens([*pt.DEPTH.tokens, *pt.PIXEL.tokens])
+        bare.add_tokens([*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens])
     elif known != "none":
-        extend_vocabulary(bare, token_sets=(pt.DEPTH,) if known == "some" else (pt.DEPTH, pt.PIXEL))
+        extend_vocabulary(
+            bare, token_sets=(pt.tokens.DEPTH,) if known == "some" else (pt.tokens.DEPTH, pt.tokens.PIXEL)
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if known == "auroras" else "error")
         vocab = extend_vocabulary(bare, model, existing="keep", init="normal")
@@ -280,7 +281,7 @@ def test_keep_fills_only_what_is_not_there(tiny: Tiny, bare: PreTrainedTokenizer
 
 def test_rows_that_look_trained_are_not_overwritten_without_a_word(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     with pytest.warns(UserWarning, match=r"exactly as many rows .* 130 rows of DEPTH are made anew. Say existing='k"):
-        extend_vocabulary(bare, trained_elsewhere(tiny, "llama", 430), (pt.DEPTH,))
+        extend_vocabulary(bare, trained_elsewhere(tiny, "llama", 430), (pt.tokens.DEPTH,))
 
 
 def test_the_same_seed_gives_the_same_rows(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
@@ -414,7 +415,7 @@ def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFa
     ("options", "match"),
     [
         ({"init": "zeros"}, "init is one of mean, normal, ordinal, codebook, text; got 'zeros'"),
-        ({"init": {pt.DEPTH: "mean"}}, r"names the sets \['DEPTH'\], token_sets are \['DEPTH', 'PIXEL'\]"),
+        ({"init": {pt.tokens.DEPTH: "mean"}}, r"names the sets \['DEPTH'\], token_sets are \['DEPTH', 'PIXEL'\]"),
         ({"init": "codebook"}, "needs the codec's codebook"),
         ({"codebook": torch.zeros(128, 4)}, "no set takes init='codebook'"),
         ({"init": "codebook", "codebook": torch.zeros(64, 4)}, r"\(128, D\); got torch.float32 of shape \(64, 4\)"),
@@ -424,8 +425,11 @@ def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFa
         ({"pad_to_multiple_of": 0}, "positive integer; got 0"),
         ({"existing": "maybe"}, "existing is 'keep' or 'replace'; got 'maybe'"),
         ({"token_sets": ()}, "one or more different sets"),
-        ({"token_sets": (pt.DEPTH, pt.DEPTH)}, "one or more different sets"),
-        ({"token_sets": pt.DEPTH}, r"one or more different sets, as \(DEPTH, PIXEL\); got TokenSet\(name='DEPTH'"),
+        ({"token_sets": (pt.tokens.DEPTH, pt.tokens.DEPTH)}, "one or more different sets"),
+        (
+            {"token_sets": pt.tokens.DEPTH},
+            r"one or more different sets, as \(DEPTH, PIXEL\); got TokenSet\(name='DEPTH'",
+        ),
         ({"token_sets": "DEPTH"}, "one or more different sets"),
         ({"init": {"DEPTH": "mean", "PIXEL": "mean"}}, r"names the sets \[\"'DEPTH'\", .* one init for each TokenSet"),
         ({"init": "codebook", "codebook": pt.DepthCodec}, "a tensor, such as codec.codebook; got type"),

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.extension import extend_vocabulary
-from perceptok.vocabulary.initialisation import (
+from perceptok.vocabulary import extend_vocabulary
+from perceptok.vocabulary.initialization import (
     ROWS_PER_DRAW,
     block_diagonal,
     codebook_features,
@@ -75,7 +75,7 @@ def test_norms_match_the_old_rows(kind: str) -> None:
     features = {
         "normal": torch.eye(50),
         "ordinal": ordinal_features(336),
-        "codebook": codebook_features(book, pt.DEPTH),
+        "codebook": codebook_features(book, pt.tokens.DEPTH),
     }[kind]
     rows, _ = initial_rows(old, torch.arange(1000), features, {}, generator())
     assert torch.allclose(rows.norm(dim=1), old.norm(dim=1).median().expand(len(rows)), rtol=1e-4)
@@ -105,7 +105,7 @@ def test_similar_codes_start_alike() -> None:
     book = torch.randn(128, 32, generator=generator(4))
     book[7] = book[90] + 0.05 * torch.randn(32, generator=generator(5))
     old = torch.randn(3000, 1024, generator=generator())
-    rows, _ = initial_rows(old, torch.arange(3000), codebook_features(book, pt.DEPTH), {}, generator(1))
+    rows, _ = initial_rows(old, torch.arange(3000), codebook_features(book, pt.tokens.DEPTH), {}, generator(1))
     similar = cosines(book.double() - book.double().mean(0)).float()
     assert torch.allclose(cosines(rows), similar, atol=0.2)
     assert cosines(rows)[7, 90] > 0.95
@@ -144,11 +144,13 @@ def test_words_become_blends_of_their_pieces(
         length = weights[:300].norm(dim=1).median()
         seventeen = (old["pixel"] + (2 * old["1"] + old["7"]) / 3) / 2
         for token_id, expected in (
-            (vocab.token_id(pt.PIXEL, 17), seventeen),
-            (vocab.token_id(pt.DEPTH, 0), (old["a"] + old["map"]) / 2),
+            (vocab.token_id(pt.tokens.PIXEL, 17), seventeen),
+            (vocab.token_id(pt.tokens.DEPTH, 0), (old["a"] + old["map"]) / 2),
         ):
             assert torch.allclose(weights[token_id], F.normalize(expected, dim=0) * length, atol=1e-5)
-        assert not torch.allclose(weights[vocab.token_id(pt.PIXEL, 17)], weights[vocab.token_id(pt.PIXEL, 71)])
+        assert not torch.allclose(
+            weights[vocab.token_id(pt.tokens.PIXEL, 17)], weights[vocab.token_id(pt.tokens.PIXEL, 71)]
+        )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_one_word_for_all_sets(
 ) -> None:
     book = torch.randn(128, 4, generator=generator()) if init == "codebook" else None
     rows = []
-    for choice in (init, {pt.PIXEL: pixel, pt.DEPTH: depth}):
+    for choice in (init, {pt.tokens.PIXEL: pixel, pt.tokens.DEPTH: depth}):
         model = tiny("llama")
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare.backend_tokenizer, unk_token="<unk>")
         extend_vocabulary(tokenizer, model, init=choice, codebook=book)  # type: ignore[arg-type]

@@ -12,15 +12,15 @@ from perceptok.errors import VocabularyError
 
 def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
-    assert vocab.token_sets == (pt.DEPTH, pt.PIXEL)
+    assert vocab.token_sets == (pt.tokens.DEPTH, pt.tokens.PIXEL)
     assert vocab.size == len(tokenizer) == 10 + 130 + 336
     for one in vocab.token_sets:
         ids = vocab.ids(one)
         assert tokenizer.convert_ids_to_tokens(ids.tolist()) == [one.token(code) for code in range(one.size)]
         assert [vocab.code(int(token_id)) for token_id in ids] == [(one, code) for code in range(one.size)]
         assert torch.equal(vocab.codes(ids, one), torch.arange(one.size))
-    assert tokenizer.convert_ids_to_tokens([vocab.start_id(pt.DEPTH), vocab.end_id(pt.DEPTH)]) == list(
-        pt.DEPTH.tokens[:2]
+    assert tokenizer.convert_ids_to_tokens([vocab.start_id(pt.tokens.DEPTH), vocab.end_id(pt.tokens.DEPTH)]) == list(
+        pt.tokens.DEPTH.tokens[:2]
     )
     assert {vocab.token(index): index for index in vocab.all_ids.tolist()} == vocab.tokens
     assert repr(vocab) == "PerceptionVocabulary(DEPTH 10..139, PIXEL 140..475 of 476)"
@@ -31,23 +31,23 @@ def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_tables_keep_shape_and_know_strangers(tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
-    ids = torch.tensor([[vocab.token_id(pt.DEPTH, 127), vocab.start_id(pt.DEPTH), 3], [-100, 10_000, 12]])
-    assert vocab.codes(ids, pt.DEPTH).tolist() == [[127, -1, -1], [-1, -1, 0]]
-    assert vocab.codes(ids, pt.PIXEL).tolist() == [[-1, -1, -1], [-1, -1, -1]]
+    ids = torch.tensor([[vocab.token_id(pt.tokens.DEPTH, 127), vocab.start_id(pt.tokens.DEPTH), 3], [-100, 10_000, 12]])
+    assert vocab.codes(ids, pt.tokens.DEPTH).tolist() == [[127, -1, -1], [-1, -1, 0]]
+    assert vocab.codes(ids, pt.tokens.PIXEL).tolist() == [[-1, -1, -1], [-1, -1, -1]]
     assert vocab.is_perception(ids).tolist() == [[True, True, False], [False, False, True]]
-    assert vocab.is_perception(vocab.end_id(pt.DEPTH))
+    assert vocab.is_perception(vocab.end_id(pt.tokens.DEPTH))
     assert not vocab.is_perception(10_000)
 
 
 def test_only_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
-    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.PIXEL,))
-    assert not vocab.has(pt.DEPTH)
+    vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.tokens.PIXEL,))
+    assert not vocab.has(pt.tokens.DEPTH)
     with pytest.raises(VocabularyError, match="no DEPTH tokens, only PIXEL"):
-        vocab.token_id(pt.DEPTH, 0)
+        vocab.token_id(pt.tokens.DEPTH, 0)
     with pytest.raises(VocabularyError, match="no code of PIXEL"):
         vocab.code(3)
     with pytest.raises(ValueError, match=r"0\.\.335; got 336"):
-        vocab.token_id(pt.PIXEL, 336)
+        vocab.token_id(pt.tokens.PIXEL, 336)
 
 
 class _Known(dict[str, int]):
@@ -60,6 +60,6 @@ class _Known(dict[str, int]):
 def test_a_tokenizer_without_the_tokens() -> None:
     with pytest.raises(VocabularyError, match="no perception tokens"):
         pt.PerceptionVocabulary.from_tokenizer(_Known(a=0))
-    half = _Known({token: index for index, token in enumerate(pt.DEPTH.tokens[:100])})
+    half = _Known({token: index for index, token in enumerate(pt.tokens.DEPTH.tokens[:100])})
     with pytest.raises(VocabularyError, match=r"lacks 30 of the 130 DEPTH tokens, <DEPTH_98> first"):
         pt.PerceptionVocabulary.from_tokenizer(half)

@@ -12,9 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import OutputError, VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
-from perceptok.vocabulary.manifest import MANIFEST
-from perceptok.vocabulary.remapping import consecutive_vocabulary
+from perceptok.vocabulary import MANIFEST, consecutive_vocabulary, extend_vocabulary
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def test_there_and_back(saved: Path, bare: PreTrainedTokenizerFast) -> None:
         pt.PerceptionVocabulary.from_pretrained(saved, bare, codec_fingerprint="c0dec"),
     ):
         assert vocab.tokens == pt.PerceptionVocabulary.from_tokenizer(bare).tokens
-        assert vocab.token_sets == (pt.DEPTH, pt.PIXEL)
+        assert vocab.token_sets == (pt.tokens.DEPTH, pt.tokens.PIXEL)
         assert vocab.codec_fingerprint == "c0dec"
     vocab.save_pretrained(saved)
     assert pt.PerceptionVocabulary.from_pretrained(saved).codec_fingerprint == "c0dec"
@@ -40,7 +38,7 @@ def test_there_and_back(saved: Path, bare: PreTrainedTokenizerFast) -> None:
 def test_what_is_written(saved: Path) -> None:
     written = json.loads((saved / MANIFEST).read_text())
     assert written["tokens"]["<DEPTH_START>"] == 300
-    assert list(written["tokens"]) == [*pt.DEPTH.tokens, *pt.PIXEL.tokens]
+    assert list(written["tokens"]) == [*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens]
     assert written["token_sets"][0] == {"name": "DEPTH", "size": 128, "delimited": True}
     assert len(written["base_tokenizer_sha256"]) == 64
     assert written["codec_fingerprint"] == "c0dec"

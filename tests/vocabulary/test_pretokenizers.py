@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 LETTERS = sorted(set("The depth map is\nBounding box 1: (1,2).éabcxy<>_DEPTH_PIXEL_0123456789"))
-BLOCK = pt.DEPTH.start + "".join(pt.DEPTH.token(code) for code in range(100)) + pt.DEPTH.end
+BLOCK = pt.tokens.DEPTH.start + "".join(pt.tokens.DEPTH.token(code) for code in range(100)) + pt.tokens.DEPTH.end
 TEXTS = [
     f"The depth map is {BLOCK}.",
     "Bounding box 1: (<PIXEL_1>,<PIXEL_20>,<PIXEL_300>,<PIXEL_335>)",
@@ -26,7 +26,7 @@ TEXTS = [
     "<DEPTH_START> <DEPTH_END>",
     "<DEPTH_ <DEPTH_5 > <<DEPTH_7>>",
 ]
-TOKEN = re.compile("|".join(sorted((*pt.DEPTH.tokens, *pt.PIXEL.tokens), key=len, reverse=True)))
+TOKEN = re.compile("|".join(sorted((*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens), key=len, reverse=True)))
 
 
 def byte_level(prefix: bool) -> Tokenizer:
@@ -153,4 +153,4 @@ def test_texts_come_back_with_the_spaces_of_a_tokenizer_that_adds_some(
         else:
             assert "".join(back.split()) == "".join(text.split())
             assert BLOCK not in text or BLOCK in back
-        assert pt.parse_boxes(back).boxes.tolist() == pt.parse_boxes(text).boxes.tolist()
+        assert pt.boxes.parse_boxes(back).boxes.tolist() == pt.boxes.parse_boxes(text).boxes.tolist()

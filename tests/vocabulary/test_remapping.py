@@ -8,16 +8,15 @@ from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
-from perceptok.vocabulary.remapping import consecutive_vocabulary, remap_ids, remap_rows
+from perceptok.vocabulary import consecutive_vocabulary, extend_vocabulary, remap_ids, remap_rows
 
 
 def test_auroras_own_ids() -> None:
     aurora = consecutive_vocabulary()
-    assert aurora.start_id(pt.DEPTH) == 32000
-    assert aurora.end_id(pt.DEPTH) == 32001
-    assert aurora.token_id(pt.DEPTH, 0) == 32002
-    assert aurora.token_id(pt.PIXEL, 335) == 32465
+    assert aurora.start_id(pt.tokens.DEPTH) == 32000
+    assert aurora.end_id(pt.tokens.DEPTH) == 32001
+    assert aurora.token_id(pt.tokens.DEPTH, 0) == 32002
+    assert aurora.token_id(pt.tokens.PIXEL, 335) == 32465
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -41,7 +40,7 @@ def test_rows(bare: PreTrainedTokenizerFast) -> None:
     here, aurora = extend_vocabulary(bare), consecutive_vocabulary(20)
     source, into = torch.randn(486, 8), torch.zeros(770, 8, dtype=torch.bfloat16, requires_grad=True)
     remap_rows(source, into, aurora, here)
-    assert torch.equal(into[here.ids(pt.PIXEL)], source[aurora.ids(pt.PIXEL)].bfloat16())
+    assert torch.equal(into[here.ids(pt.tokens.PIXEL)], source[aurora.ids(pt.tokens.PIXEL)].bfloat16())
     assert torch.equal(into[300:766], source[20:].bfloat16())
     assert not into[:300].any()
     assert not into[766:].any()
@@ -51,7 +50,7 @@ def test_rows(bare: PreTrainedTokenizerFast) -> None:
 
 
 def test_bad_input(bare: PreTrainedTokenizerFast) -> None:
-    here, aurora = extend_vocabulary(bare, token_sets=(pt.PIXEL,)), consecutive_vocabulary()
+    here, aurora = extend_vocabulary(bare, token_sets=(pt.tokens.PIXEL,)), consecutive_vocabulary()
     with pytest.raises(VocabularyError, match="target vocabulary has no DEPTH tokens"):
         remap_ids(torch.tensor([1]), aurora, here)
     with pytest.raises(VocabularyError, match=r"integers; got torch\.float32"):

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.extension import extend_vocabulary
-from perceptok.vocabulary.sanitising import restore_text, sanitise_text
+from perceptok.vocabulary import extend_vocabulary, restore_text, sanitise_text
 
 TOKENS = ["<DEPTH_5>", "<DEPTH_START>", "<PIXEL_335>"]
 STRANGERS = ["<DEPTH_128>", "<DEPTH_05>", "<\\DEPTH_5>", "<\\\\PIXEL_3>", "<depth_5>"]
@@ -37,17 +36,17 @@ def test_what_becomes_of_it(text: str, clean: str) -> None:
 def test_nothing_is_lost_and_no_token_left(text: str) -> None:
     clean = sanitise_text(text)
     assert restore_text(clean) == text
-    assert not any(token in clean for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens)
+    assert not any(token in clean for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens)
 
 
 def test_what_the_tokenizer_makes_of_it(bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare)
-    text = "a <DEPTH_5> map<PIXEL_3>" + pt.DEPTH.start
+    text = "a <DEPTH_5> map<PIXEL_3>" + pt.tokens.DEPTH.start
     assert any(vocab.is_perception(index) for index in bare.encode(text))
     assert not any(vocab.is_perception(index) for index in bare.encode(sanitise_text(text, vocab)))
 
 
 def test_only_the_sets_asked_for(bare: PreTrainedTokenizerFast) -> None:
-    assert sanitise_text("<DEPTH_5><PIXEL_5>", (pt.PIXEL,)) == r"<DEPTH_5><\PIXEL_5>"
-    vocab = extend_vocabulary(bare, token_sets=(pt.DEPTH,))
+    assert sanitise_text("<DEPTH_5><PIXEL_5>", (pt.tokens.PIXEL,)) == r"<DEPTH_5><\PIXEL_5>"
+    vocab = extend_vocabulary(bare, token_sets=(pt.tokens.DEPTH,))
     assert sanitise_text("<DEPTH_5><PIXEL_5>", vocab) == r"<\DEPTH_5><PIXEL_5>"

@@ -16,9 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary, peft_settings, trainable_parameters
 from perceptok.vocabulary.matrices import find_matrices
-from perceptok.vocabulary.trainable import peft_settings, trainable_parameters
 
 Tiny = Callable[..., PreTrainedModel]
 

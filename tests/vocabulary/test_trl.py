@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary.extension import extend_vocabulary
+from perceptok.vocabulary import extend_vocabulary, peft_settings, verify_adapter
 from perceptok.vocabulary.matrices import find_matrices
-from perceptok.vocabulary.trainable import peft_settings, verify_adapter
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -24,7 +23,7 @@ TEMPLATE = (
     "{% for turn in messages %}{% if turn['role'] == 'assistant' %}{% generation %}{{ turn['content'] }} "
     "{{ eos_token }}{% endgeneration %}{% else %}{{ turn['content'] }} {% endif %}{% endfor %}"
 )
-ANSWER = "".join([pt.DEPTH.start, *(pt.DEPTH.token(code) for code in range(20)), pt.DEPTH.end])
+ANSWER = "".join([pt.tokens.DEPTH.start, *(pt.tokens.DEPTH.token(code) for code in range(20)), pt.tokens.DEPTH.end])
 TURNS = [{"role": "user", "content": "a map depth"}, {"role": "assistant", "content": ANSWER}]
 
 

@@ -9,9 +9,8 @@ from torch import distributed
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from perceptok.tokens import DEPTH
+from perceptok.vocabulary import consecutive_vocabulary, trainable_parameters
 from perceptok.vocabulary.matrices import find_matrices
-from perceptok.vocabulary.remapping import consecutive_vocabulary
-from perceptok.vocabulary.trainable import trainable_parameters
 
 if __name__ == "__main__":
     distributed.init_process_group("gloo")

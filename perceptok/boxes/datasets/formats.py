@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from perceptok.boxes.arrays import corner_array, number_array
-from perceptok.boxes.conventions import from_corners, to_corners
-from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+from perceptok.boxes.codec import from_corners, to_corners
+from perceptok.boxes.datasets.box_records import BoxLabels, ImageBoxes
 from perceptok.errors import AnnotationError
 
 __all__ = ["from_supervision", "from_torchvision", "from_yolo", "to_supervision", "to_torchvision", "to_yolo"]

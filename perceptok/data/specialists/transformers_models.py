@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
-from perceptok.data.specialists.protocol import Device, require_rgb
-from perceptok.depth.maps.depth_map import DepthMap, Kind, Unit
+from perceptok.boxes import BoxLabels, ImageBoxes
+from perceptok.data.specialists.specialist import Device, require_rgb
+from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import SpecialistError
 
 __all__ = ["TransformersBoxes", "TransformersDepth"]

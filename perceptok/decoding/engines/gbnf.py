@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.grammar.pieces import BracketTokenizer
-from perceptok.decoding.grammar.rules import TokenClasses, productions
+from perceptok.decoding.grammar.productions import TokenClasses, productions
+from perceptok.decoding.grammar.token_symbols import BracketTokenizer
 from perceptok.tokens import DEPTH, PIXEL
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["perception_gbnf"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.grammar.pieces import BracketTokenizer
-from perceptok.decoding.grammar.rules import TokenClasses, id_ranges, productions
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.decoding.grammar.productions import TokenClasses, id_ranges, productions
+from perceptok.decoding.grammar.token_symbols import BracketTokenizer
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["perception_lark"]
 

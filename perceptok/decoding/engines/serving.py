@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
+from perceptok.decoding.engines.huggingface import PerceptionLogitsProcessor
 from perceptok.decoding.grammar.automaton import CELLS, Grammar, GrammarConfig, Symbol, compile_grammar
-from perceptok.decoding.grammar.prompts import end_of_prompt
+from perceptok.decoding.grammar.positions import end_of_prompt
 from perceptok.errors import ConstraintError
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = [
     "REQUEST_KEY",

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.grammar.pieces import BracketTokenizer
-from perceptok.decoding.grammar.rules import TokenClasses, productions
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.decoding.grammar.productions import TokenClasses, productions
+from perceptok.decoding.grammar.token_symbols import BracketTokenizer
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["perception_structural_tag"]
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from perceptok.decoding.engines import serving
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor as Processor
+from perceptok.decoding.engines.huggingface import PerceptionLogitsProcessor as Processor
 from perceptok.errors import MissingExtraError
 
 if TYPE_CHECKING:

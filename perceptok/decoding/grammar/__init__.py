@@ -1,1 +1,1 @@
-"""The grammar of perception tokens: states, symbols and rules; no serving framework."""
+"""The grammar of perception tokens, independent of any serving engine."""

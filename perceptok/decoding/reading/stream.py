@@ -12,7 +12,7 @@ from torch import Tensor
 from perceptok.decoding.grammar.automaton import CELLS
 from perceptok.errors import ConstraintError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["StreamEvent", "TokenStream"]
 

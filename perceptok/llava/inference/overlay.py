@@ -13,13 +13,41 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.scores.colours import coloured_nearness
+from perceptok.depth import DepthMap
 from perceptok.errors import InferenceError
 from perceptok.files import atomic_write
-from perceptok.llava.inference.points import SeenPoint
+from perceptok.images import coloured_nearness
 
-__all__ = ["Sheet", "draw_seen", "draw_sheet", "write_picture"]
+__all__ = ["NamedPoint", "SeenPoint", "Sheet", "draw_seen", "draw_sheet", "points_in_text", "write_picture"]
+
+
+_POINT = re.compile(r"\b[Pp]oint ([A-Z]) is located at \(x = (\d{1,6}(?:\.\d{1,6})?),? y = (\d{1,6}(?:\.\d{1,6})?)\)")
+
+
+class NamedPoint(NamedTuple):
+    """A lettered point in pixels of the frame."""
+
+    letter: str
+    x: float
+    y: float
+
+
+class SeenPoint(NamedTuple):
+    """A lettered point in the image's own pixels, with the nearness that the answer's depth block gives it."""
+
+    letter: str
+    x: float
+    y: float
+    nearness: float | None
+
+
+def points_in_text(text: str) -> list[NamedPoint]:
+    """The points of a text in their order, in pixels of the frame; of a letter named twice the first."""
+    found: dict[str, NamedPoint] = {}
+    for match in _POINT.finditer(text):
+        found.setdefault(match[1], NamedPoint(match[1], float(match[2]), float(match[3])))
+    return list(found.values())
+
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.decoding.reading.stream import StreamEvent, TokenStream
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.llava.inference.answers import PerceptionAnswer
-from perceptok.llava.inference.geometry import depth_of_image
+from perceptok.boxes import BoxCodec, ImageFrame
+from perceptok.decoding import StreamEvent, TokenStream
+from perceptok.depth import DepthMap
+from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
 from perceptok.tokens import DEPTH_GRID
-from perceptok.vocabulary.lookup import PerceptionVocabulary
+from perceptok.vocabulary import PerceptionVocabulary
 
 if TYPE_CHECKING:
-    from perceptok.depth.codec import DepthCodec
+    from perceptok.depth import DepthCodec
 
 __all__ = ["Update", "partial_depth", "stream_updates"]
 

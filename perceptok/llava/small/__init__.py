@@ -1,1 +1,1 @@
-"""A small LLaVA from real pretrained parts that trains on two cores, and the demonstration made of it."""
+"""A small LLaVA of real pretrained parts that trains on two cores, and the demonstration made of it."""

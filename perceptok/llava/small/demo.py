@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -13,19 +14,239 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
-from perceptok.depth.codec import DepthCodec
+from perceptok.depth import DepthCodec
+from perceptok.errors import MissingExtraError
 from perceptok.files import atomic_folder, atomic_write
 from perceptok.llava.loading import load_llava
-from perceptok.llava.small.answers import answer_depth
-from perceptok.llava.small.building import SmallLlavaConfig, build_small_llava
-from perceptok.llava.small.scoring import DemoResult, scored
-from perceptok.llava.small.showing import write_demo_page
-from perceptok.llava.small.training import SmallTraining, train_depth
-from perceptok.llava.small.views import Views, make_views, normalised
-from perceptok.llava.small.world import view_yard
+from perceptok.llava.small.learning import (
+    CurvePoint,
+    DepthAnswer,
+    SmallTraining,
+    answer_depth,
+    map_error,
+    point_order,
+    train_depth,
+)
+from perceptok.llava.small.model import QUESTION, SmallLlavaConfig, build_small_llava
+from perceptok.llava.small.views import Views, make_views, normalised, view_yard
+from perceptok.pages import Case, Figure, Table, figure_svg, write_page
 
-__all__ = ["DemoConfig", "held_out_views", "run_demo", "starting_model", "training_views"]
+__all__ = [
+    "DEMO_NOTE",
+    "DemoConfig",
+    "DemoResult",
+    "held_out_views",
+    "marked_points",
+    "run_demo",
+    "scored",
+    "starting_model",
+    "training_views",
+    "write_demo_page",
+]
+
+
+_TRIES = 200
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came out.
+
+    Attributes:
+        curve: The learning curve.
+        rmse: Error on held-out scenes of "generated" depth, of the true map encoded and decoded ("codec"), and of the
+            average training map ("mean map").
+        valid: Share of valid blocks, "constrained" and "free".
+        order: Number of points -> share of questions in which the nearest point on the generated map truly is.
+        chance: Number of points -> the same, from the mean map.
+        seconds: Processor seconds of each stage.
+    """
+
+    curve: tuple[CurvePoint, ...]
+    rmse: dict[str, float]
+    valid: dict[str, float]
+    order: dict[str, float]
+    chance: dict[str, float]
+    seconds: dict[str, float]
+
+
+def scored(
+    codec: DepthCodec,
+    known: Views,
+    held_out: Views,
+    answers: list[DepthAnswer],
+    free: list[DepthAnswer],
+    curve: list[CurvePoint],
+    seconds: dict[str, float],
+) -> DemoResult:
+    """Set what was written about held-out scenes against the truth; `known` gives the mean map."""
+    truth = held_out.nearness.astype(np.float32)
+    mean = known.nearness.mean(axis=0, dtype=np.float32)
+    decoded = codec.decode(held_out.codes.reshape(-1, 10, 10)).numpy()[:, ::2, ::2]
+    written = np.stack([mean if one.depth is None else one.depth for one in answers])
+    order, chance = {}, {}
+    for count in (2, 3, 4, 5):
+        right, by_mean, asked = 0, 0, 0
+        for number, depth in enumerate(truth):
+            points = marked_points(depth, count, np.random.default_rng([count, number]))
+            if points is not None:
+                asked += 1
+                right += point_order(written[number], points, depth)
+                by_mean += point_order(mean, points, depth)
+        if asked:
+            order[str(count)], chance[str(count)] = right / asked, by_mean / asked
+    return DemoResult(
+        tuple(curve),
+        {
+            "generated": map_error(written, truth),
+            "codec": map_error(decoded, truth),
+            "mean map": map_error(np.broadcast_to(mean, truth.shape), truth),
+        },
+        {
+            "constrained": float(np.mean([one.codes is not None for one in answers])),
+            "free": float(np.mean([one.codes is not None for one in free])),
+        },
+        order,
+        chance,
+        seconds,
+    )
+
+
+def marked_points(depth: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+    """Points as AURORA marks them, in the band of height of HardBLINK's.
+
+    They lie 20 pixels of a 336-pixel frame and 20 grey levels of 255 apart, and never on grey level 0.
+
+    Args:
+        depth: (S, S) nearness.
+        count: How many.
+        rng: What is drawn from.
+
+    Returns:
+        (count, 2) int64, x and y in pixels of the map; None where none were found in 200 tries.
+    """
+    side = len(depth)
+    grey = np.rint(depth * 255)
+    for _ in range(_TRIES):
+        across, down = rng.integers(0, side, count), rng.integers(side * 95 // 336, side * 228 // 336, count)
+        points = np.stack([across, down], axis=1)
+        levels = grey[points[:, 1], points[:, 0]]
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + side * np.eye(count)
+        gaps = np.abs(levels[:, None] - levels[None]) + 255 * np.eye(count)
+        if levels.min() > 0 and apart.min() >= 20 * side / 336 and gaps.min() >= 20:
+            return points.astype(np.int64)
+    return None
+
+
+DEMO_NOTE = (
+    "A small LLaVA (first layers of SmolLM2-135M-Instruct, ImageNet MobileNetV2, a projector) was trained on "
+    "procedural scenes in a haze, and asked for the depth of scenes it never saw. The teacher is the exact depth. "
+    "The world is simple by design: one camera, a floor, a wall, things on the floor, colours that fade with distance."
+)
+
+
+def write_demo_page(
+    path: str | os.PathLike[str],
+    held_out: Views,
+    answers: list[DepthAnswer],
+    result: DemoResult,
+    *,
+    note: str = DEMO_NOTE,
+) -> None:
+    """Write the page; an existing one is replaced.
+
+    Args:
+        path: Where to.
+        held_out: What was asked about.
+        answers: What was written about it.
+        result: The figures.
+        note: What was taught by whom, in words.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    cases = (_case(number, held_out, answer) for number, answer in enumerate(answers))
+    write_page(
+        path,
+        cases,
+        title="Depth that a small LLaVA wrote",
+        tables=_tables(result),
+        figures=_figures(result),
+        note=note,
+        force=True,
+    )
+
+
+def _case(number: int, views: Views, answer: DepthAnswer) -> Case:
+    picture = io.BytesIO()
+    Image.fromarray(views.pictures[number]).save(picture, format="PNG")
+    truth = views.nearness[number].astype(np.float32)
+    facts: dict[str, str | int | float | bool | None] = {"RMSE": None, "codes right": None}
+    if answer.depth is not None and answer.codes is not None:
+        facts["RMSE"] = map_error(answer.depth[None], truth[None])
+        facts["codes right"] = float(np.mean(answer.codes == views.codes[number].numpy()))
+    return Case(
+        f"held-out scene {number}",
+        picture.getvalue(),
+        text=answer.text,
+        prompt=QUESTION,
+        codes=None if answer.codes is None else answer.codes.tolist(),
+        depth=answer.depth,
+        teacher=truth,
+        verdict="invalid" if answer.codes is None else None,
+        facts=facts,
+    )
+
+
+def _tables(result: DemoResult) -> list[Table]:
+    return [
+        Table(
+            "Depth on held-out scenes",
+            ("depth map", "RMSE of nearness (0..1)"),
+            [(name, f"{value:.4f}") for name, value in result.rmse.items()],
+            "generated: what the model wrote, decoded (an invalid answer counts as the mean map); codec: the true map "
+            "encoded and decoded, the best that 100 tokens can be; mean map: the average of the training maps.",
+        ),
+        Table(
+            "Valid depth blocks",
+            ("decoding", "share"),
+            [(name, f"{value:.1%}") for name, value in result.valid.items()],
+        ),
+        Table(
+            "Which marked point is nearest, read from the generated map",
+            ("points", "right", "by the mean map", "by chance"),
+            [
+                (count, f"{value:.1%}", f"{result.chance[count]:.1%}", f"{1 / int(count):.1%}")
+                for count, value in result.order.items()
+            ],
+            "Points at mid height, as HardBLINK places them; the answer is read from the decoded map by rule.",
+        ),
+        Table(
+            "Processor seconds",
+            ("stage", "seconds"),
+            [(name, f"{value:.0f}") for name, value in result.seconds.items()],
+        ),
+    ]
+
+
+def _figures(result: DemoResult) -> list[Figure]:
+    try:
+        from matplotlib.figure import Figure as Plot
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "demo", "the page's learning curve") from error
+
+    plot = Plot(figsize=(6, 3))
+    axes = plot.add_subplot()
+    axes.plot([one.step for one in result.curve], [one.held_out for one in result.curve], marker="o", ms=3)
+    axes.axhline(float(np.log(128)), color="grey", linestyle=":", label="knows nothing (ln 128)")
+    axes.set_xlabel("updates")
+    axes.set_ylabel("nats a code, held out")
+    axes.legend()
+    return [Figure("Learning curve", figure_svg(plot), "Cross entropy of the true codes, the true ones before given.")]
+
 
 _CALIBRATION = 64
 _TRAINING_SEED, _HELD_OUT_SEED, _CALIBRATION_SEED = 1, 2, 3

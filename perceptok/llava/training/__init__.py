@@ -1,1 +1,1 @@
-"""Fine-tuning: the recipe, batches, losses, checkpoints and reports of a run."""
+"""Fine-tuning: configuration, samples, losses, trainer."""

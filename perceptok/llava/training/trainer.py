@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
+import random
+import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -16,31 +24,225 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 
-from perceptok.errors import TrainingError
-from perceptok.files import atomic_folder
+from perceptok.errors import ConfigError, TrainingError
+from perceptok.files import atomic_folder, atomic_write, parse_json
 from perceptok.llava.saving import save_adapter
-from perceptok.llava.training.checkpoints import (
-    random_state,
-    read_state,
-    remove_old,
-    set_random_state,
-    write_state,
+from perceptok.llava.training.config import CurriculumSettings, FinetuneConfig
+from perceptok.llava.training.objective import (
+    Objective,
+    decoder_layer_class,
+    frozen_statistics,
+    parameter_groups,
+    positions_to_keep,
 )
-from perceptok.llava.training.collating import IDS, Collator
-from perceptok.llava.training.layers import decoder_layer_class, frozen_statistics, parameter_groups
-from perceptok.llava.training.objective import Objective, positions_to_keep
-from perceptok.llava.training.ordering import MicroBatches
-from perceptok.llava.training.recipe import FinetuneConfig
-from perceptok.llava.training.samples import RecordSamples
+from perceptok.llava.training.samples import IDS, Collator, RecordSamples
+from perceptok.losses import CurriculumSampler, LinearSchedule, Schedule, TemperatureSchedule
 
 if TYPE_CHECKING:
-    from perceptok.depth.codec import DepthCodec
-    from perceptok.llava.training.reporting import RunLog
+    from perceptok.depth import DepthCodec
+    from perceptok.llava.training.monitoring import RunLog
 
-__all__ = ["PerceptionTrainer"]
+__all__ = [
+    "MicroBatches",
+    "PerceptionTrainer",
+    "ProportionalSchedule",
+    "last_checkpoint",
+    "random_state",
+    "read_state",
+    "remove_old",
+    "schedule_of",
+    "set_random_state",
+    "total_steps",
+    "write_state",
+]
+
+
+_TENSORS = "state.safetensors"
+_VALUES = "state.json"
+_TENSOR = "__tensor__"
+_TUPLE = "__tuple__"
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists of numbers, text, None and tensors as two files, without pickling anything."""
+    tensors: dict[str, Tensor] = {}
+    values = _flat(state, tensors)
+    save_file(tensors, folder / _TENSORS)
+    with atomic_write(folder / _VALUES) as file:
+        file.write(json.dumps(values).encode())
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The inverse of `write_state`; raises TrainingError where a file is missing or damaged."""
+    try:
+        tensors = load_file(folder / _TENSORS)
+        text = (folder / _VALUES).read_bytes()
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{folder}: no state to go on from ({error}); remove it to go on from the one before"
+        ) from error
+    return cast("dict[str, Any]", _whole(parse_json(text, str(folder / _VALUES), TrainingError), tensors))
+
+
+def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON types; its tensors and arrays go into `tensors`, a mark in their place."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _flat(one, tensors) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_flat(one, tensors) for one in value]}
+    if isinstance(value, list):
+        return [_flat(one, tensors) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a state holds numbers, text and tensors; got {type(value).__name__}")
+
+
+def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        if _TUPLE in value:
+            return tuple(_whole(one, tensors) for one in value[_TUPLE])
+        return {key: _whole(one, tensors) for key, one in value.items()}
+    return [_whole(one, tensors) for one in value] if isinstance(value, list) else value
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training draws from in this process."""
+    state = {"python": random.getstate(), "numpy": _numpy_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _numpy_state() -> Any:
+    # The global generator: images are augmented, and workers seeded, by libraries that draw from it.
+    return np.random.get_state()  # noqa: NPY002
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of most steps in a folder, or None."""
+    found = list(_checkpoints(folder))
+    return max(found)[1] if found else None
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all checkpoints of a folder but the last ones."""
+    for _, path in sorted(_checkpoints(folder))[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdigit() and path.is_dir():
+            yield int(number), path
+
+
+@dataclass(frozen=True)
+class ProportionalSchedule:
+    """No curriculum: every regime is drawn as often as it has records.
+
+    Attributes:
+        sizes: Regime -> records.
+    """
+
+    sizes: Mapping[str, int]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The regimes."""
+        return tuple(self.sizes)
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:  # noqa: ARG002 - it is the same at every step
+        """Shares of the regimes, the same at every step."""
+        counts = np.array(list(self.sizes.values()), dtype=np.float64)
+        return np.asarray(counts / counts.sum())
+
+
+class MicroBatches(Sampler[list[int]]):
+    """The batches of one process: step after step of a curriculum, each cut into equal parts.
+
+    A step's samples are the same whatever number of processes and accumulated batches it is cut for, so that runs of
+    another shape see the same data in the same steps.
+    """
+
+    def __init__(self, curriculum: CurriculumSampler, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        """Set up a cut.
+
+        Args:
+            curriculum: Of whole steps.
+            batch_size: Samples of a process at once; with the processes it divides the step.
+            rank: This process.
+            world_size: All of them.
+        """
+        assert curriculum.batch_size % (batch_size * world_size) == 0
+        self.curriculum = curriculum
+        self.batch_size = batch_size
+        self._rank, self._world_size = rank, world_size
+        self._parts = curriculum.batch_size // (batch_size * world_size)
+        self.drop_last = True
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return len(self.curriculum) * self._parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.curriculum:
+            for part in range(self._parts):
+                begin = (part * self._world_size + self._rank) * self.batch_size
+                yield step[begin : begin + self.batch_size]
+
+
+def schedule_of(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
+    """The schedule for the regimes that have records.
+
+    Raises:
+        ConfigError: The linear recipe without atomic records or without others, or a regime that the settings lack.
+    """
+    if settings.kind == "proportional":
+        return ProportionalSchedule(dict(sizes))
+    if settings.kind == "temperature":
+        lacking = [regime for regime in sizes if regime not in settings.difficulties]
+        if lacking:
+            raise ConfigError(f"there are records of the regime {lacking[0]}, but difficulties names none; add it")
+        return TemperatureSchedule(
+            {regime: settings.difficulties[regime] for regime in sizes}, settings.tau0, settings.lam
+        )
+    others = settings.others or {regime: 1.0 for regime in sizes if regime != "atomic"}
+    if "atomic" not in sizes or not others or set(others) | {"atomic"} != set(sizes):
+        raise ConfigError(
+            f"the linear curriculum goes from atomic records to {', '.join(others) or 'others'}; the files hold "
+            f"{', '.join(f'{count} {regime}' for regime, count in sizes.items())}. Add the missing ones, or take "
+            "curriculum.kind: proportional"
+        )
+    return LinearSchedule(
+        atomic=("atomic",), others=others, first=settings.first, last=settings.last, passes=settings.passes
+    )
+
+
+def total_steps(records: int, step_size: int, steps: int | None, passes: float) -> int:
+    """Optimiser steps of a run: as said, or for that many passes."""
+    return steps if steps is not None else max(1, math.ceil(passes * records / step_size))
 
 
 class PerceptionTrainer(Trainer):

@@ -7,7 +7,13 @@ import math
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import (
+from perceptok.scenes.layouts.furniture import FURNITURE, bin_open, chair, table
+from perceptok.scenes.layouts.people import person
+from perceptok.scenes.layouts.plants import crop, leaves, potted
+from perceptok.scenes.layouts.stage import Stage, camera
+from perceptok.scenes.layouts.tableware import clutter, small_thing
+from perceptok.scenes.primitives import (
+    Primitive,
     bowl,
     box,
     capsule,
@@ -20,12 +26,6 @@ from perceptok.scenes.building import (
     tilt,
     turn,
 )
-from perceptok.scenes.layouts.furniture import FURNITURE, bin_open, chair, table
-from perceptok.scenes.layouts.people import person
-from perceptok.scenes.layouts.plants import crop, leaves, potted
-from perceptok.scenes.layouts.stage import Stage, camera
-from perceptok.scenes.layouts.tableware import clutter, small_thing
-from perceptok.scenes.primitives import Primitive
 from perceptok.scenes.raycast import Camera, Scene
 
 __all__ = ["bin_picking", "foliage", "object_portrait", "people", "soup", "table_top"]

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import box, capsule, cylinder, disc, ellipsoid, place, quad, tilt, turn
 from perceptok.scenes.layouts.tableware import clutter
-from perceptok.scenes.primitives import Primitive
+from perceptok.scenes.primitives import Primitive, box, capsule, cylinder, disc, ellipsoid, place, quad, tilt, turn
 
 __all__ = [
     "FURNITURE",

@@ -7,7 +7,6 @@ import math
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import box, capsule, cylinder, ellipsoid, place, quad, turn
 from perceptok.scenes.layouts.furniture import (
     FURNITURE,
     chair,
@@ -22,6 +21,7 @@ from perceptok.scenes.layouts.people import person
 from perceptok.scenes.layouts.plants import potted
 from perceptok.scenes.layouts.stage import Stage, camera
 from perceptok.scenes.layouts.tableware import small_thing
+from perceptok.scenes.primitives import box, capsule, cylinder, ellipsoid, place, quad, turn
 from perceptok.scenes.raycast import Scene
 
 __all__ = ["corridor", "hall", "room", "shell"]

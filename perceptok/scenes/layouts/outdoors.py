@@ -7,11 +7,10 @@ import math
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import box, capsule, cylinder, disc, ellipsoid, quad, tilt, turn
 from perceptok.scenes.layouts.people import person
 from perceptok.scenes.layouts.plants import bush, crop, grass, tree
 from perceptok.scenes.layouts.stage import Stage, camera
-from perceptok.scenes.primitives import Primitive
+from perceptok.scenes.primitives import Primitive, box, capsule, cylinder, disc, ellipsoid, quad, tilt, turn
 from perceptok.scenes.raycast import Scene
 
 __all__ = ["car", "facades", "field", "landscape", "pole", "skyline", "street"]

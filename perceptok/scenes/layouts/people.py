@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import box, capsule, ellipsoid
-from perceptok.scenes.primitives import Primitive
+from perceptok.scenes.primitives import Primitive, box, capsule, ellipsoid
 
 __all__ = ["person"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import capsule, cylinder, disc, ellipsoid, leaf, place
-from perceptok.scenes.primitives import Primitive
+from perceptok.scenes.primitives import Primitive, capsule, cylinder, disc, ellipsoid, leaf, place
 
 __all__ = ["bush", "crop", "grass", "leaves", "potted", "spray", "tree"]
 

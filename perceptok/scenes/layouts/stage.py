@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import Point, place
-from perceptok.scenes.primitives import Floats, Primitive
+from perceptok.scenes.primitives import Floats, Point, Primitive, place
 from perceptok.scenes.raycast import Camera, Scene, SceneObject
 
 __all__ = ["Stage", "camera"]

@@ -8,8 +8,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.building import bowl, box, capsule, cylinder, disc, ellipsoid, place, quad, tilt, turn
-from perceptok.scenes.primitives import Primitive
+from perceptok.scenes.primitives import (
+    Primitive,
+    bowl,
+    box,
+    capsule,
+    cylinder,
+    disc,
+    ellipsoid,
+    place,
+    quad,
+    tilt,
+    turn,
+)
 
 __all__ = ["SMALL", "clutter", "small_thing"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from perceptok.scenes.pictures.counting import PLURALS, Sight
-from perceptok.scenes.pictures.gatherings import GATHERINGS, Difficulty
-from perceptok.scenes.pictures.picture import ProceduralPictures, ScenePicture, render_picture
+from perceptok.scenes.layouts.gatherings import GATHERINGS, Difficulty
+from perceptok.scenes.pictures.picture import PLURALS, ProceduralPictures, ScenePicture, Sight, render_picture
 from perceptok.scenes.pictures.splits import SPLITS
 
 __all__ = [

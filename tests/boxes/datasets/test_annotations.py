@@ -13,11 +13,17 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.annotations import AnnotationFile, read_annotations
-from perceptok.boxes.datasets.records import BoxLabels, BoxRecord, FrameKind, ImageBoxes
-from perceptok.boxes.datasets.writing import write_annotations
-from perceptok.boxes.text.forms import Form, boxes_from_text
+from perceptok.boxes import (
+    AnnotationFile,
+    BoxCodec,
+    BoxLabels,
+    BoxRecord,
+    FrameKind,
+    ImageBoxes,
+    read_annotations,
+    write_annotations,
+)
+from perceptok.boxes.text import Form, boxes_from_text
 from perceptok.errors import AnnotationError
 
 COCO_FILE: dict[str, Any] = {

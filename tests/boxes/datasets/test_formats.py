@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.codec import BoxCodec
+from perceptok.boxes import BoxCodec, BoxLabels, BoxRecord, ImageBoxes
 from perceptok.boxes.datasets.formats import (
     from_supervision,
     from_torchvision,
@@ -20,7 +20,6 @@ from perceptok.boxes.datasets.formats import (
     to_torchvision,
     to_yolo,
 )
-from perceptok.boxes.datasets.records import BoxLabels, BoxRecord, ImageBoxes
 from perceptok.errors import AnnotationError, BoxError
 
 NAMES = ["person", "dog", "cat"]

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.scores.metrics import BoxScores, score_boxes
+from perceptok.boxes import BoxCodec, BoxScores, ImageFrame, score_boxes
 
 FILES = ["data/coco/instances.json", "data/counting/lvis_val_100.json"]
 

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.records import BoxFailure, BoxLabels, BoxRecord, ImageBoxes, read_box_lines
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import BoxCodec, BoxFailure, BoxLabels, BoxRecord, ImageBoxes, ImageFrame, read_box_lines
 from perceptok.errors import BoxError, ConfigError, MalformedBoxError
 
 LABELS = BoxLabels(

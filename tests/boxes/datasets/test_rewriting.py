@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.annotations import read_annotations
-from perceptok.boxes.datasets.records import BoxLabels, BoxRecord, ImageBoxes
-from perceptok.boxes.datasets.writing import rewrite_annotations
+from perceptok.boxes import BoxCodec, BoxLabels, BoxRecord, ImageBoxes, read_annotations, rewrite_annotations
 from perceptok.errors import AnnotationError
 
 ORIGINAL: dict[str, Any] = {

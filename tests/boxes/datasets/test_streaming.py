@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.datasets import streaming
-from perceptok.boxes.datasets.streaming import stream_json
+from perceptok import files as streaming
 from perceptok.errors import AnnotationError
+from perceptok.files import stream_json
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import ImageFrame
 
 SIDES = st.integers(1, 5000)
 IMAGE_SIZES = st.tuples(SIDES, SIDES)

@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.text.interchange import convert
+from perceptok.boxes import BoxCodec, ImageFrame, convert
 from perceptok.errors import BoxError, ConfigError
 from tests.boxes.frames.drawn_frames import frames
 

@@ -29,7 +29,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import ImageFrame
 from perceptok.errors import BoxError
 
 SQUARE = {"shortest_edge": 336}

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.scores.drawing import draw_boxes, read_picture
+from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, draw_boxes, read_box_picture
 from perceptok.errors import BoxError
 
 GREY = (100, 100, 100)
@@ -66,10 +64,10 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BoxError, match="not a readable image"):
-            read_picture(tmp_path / name)
+            read_box_picture(tmp_path / name)
     with pytest.raises(BoxError, match="no such image"):
-        read_picture(tmp_path / "none.png")
-    assert read_picture(tmp_path / "good.png").size == (64, 64)
+        read_box_picture(tmp_path / "none.png")
+    assert read_box_picture(tmp_path / "good.png").size == (64, 64)
 
 
 class TestOrientation:

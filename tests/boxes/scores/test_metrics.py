@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask
 
-from perceptok.boxes.scores.metrics import BoxScores, iou_matrix, match_boxes, score_boxes
+from perceptok.boxes import BoxScores, iou_matrix, match_boxes, score_boxes
 from perceptok.errors import BoxError, ConfigError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,10 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.records import BoxFailure, BoxLabels, BoxRecord, ImageBoxes
-from perceptok.boxes.datasets.results import read_results
-from perceptok.boxes.scores.scoring import BoxAnswerLine, Truth, read_predictions, score_predictions
+from perceptok.boxes import (
+    BoxAnswerLine,
+    BoxCodec,
+    BoxFailure,
+    BoxLabels,
+    BoxRecord,
+    ImageBoxes,
+    Truth,
+    read_box_predictions,
+    read_results,
+    score_predictions,
+)
 from perceptok.errors import AnnotationError
 
 NAMES = {1: "dog", 2: "cat"}
@@ -106,7 +114,7 @@ def test_predictions_that_cannot_be_scored_cost_only_themselves() -> None:
         "[" * 100_000,
         BoxRecord.of(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))), BoxCodec()).to_json(),
     ]
-    predictions = list(read_predictions(lines, "p.jsonl"))
+    predictions = list(read_box_predictions(lines, "p.jsonl"))
     assert [isinstance(one, BoxFailure) for one in predictions] == [
         False, True, True, True, False, False, True, True, True, False,
     ]  # fmt: skip

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.text.answers import (
-    answer_from_text,
-    answer_to_text,
-    labelled_from_text,
-    labelled_to_text,
-    labels_before,
-)
-from perceptok.boxes.text.forms import Form
-from perceptok.boxes.text.parsing import parse_boxes
+from perceptok.boxes import labelled_to_text, parse_boxes
+from perceptok.boxes.text import Form, answer_from_text, answer_to_text, labelled_from_text, labels_before
 from perceptok.errors import MalformedBoxError
 
 BOXES = st.lists(st.tuples(*[st.integers(0, 167)] * 2, *[st.integers(168, 335)] * 2), max_size=6)

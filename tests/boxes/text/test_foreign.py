@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.text.foreign import Scheme, parse_spelling
-from perceptok.boxes.text.interchange import convert
+from perceptok.boxes import convert, parse_spelling
+from perceptok.boxes.spellings import Scheme
 from perceptok.errors import BoxError, MalformedBoxError
 
 SIZE = (640, 427)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.text.forms import Form, boxes_from_text, boxes_to_text, checked_boxes
+from perceptok.boxes.text import Form, boxes_from_text, boxes_to_text, checked_boxes
 from perceptok.errors import MalformedBoxError
 
 FORMS: tuple[Form, ...] = ("aurora", "compact", "numeral")

@@ -17,7 +17,8 @@ from transformers.models.kosmos2.processing_kosmos2 import (
     patch_index_to_coordinate,
 )
 
-from perceptok.boxes.text.interchange import Scheme, convert
+from perceptok.boxes import convert
+from perceptok.boxes.spellings import Scheme
 from perceptok.errors import BoxError, MalformedBoxError
 
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)

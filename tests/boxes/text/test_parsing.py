@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.text import parsing
-from perceptok.boxes.text.forms import Form, boxes_to_text
-from perceptok.boxes.text.parsing import ParsedBoxes, parse_boxes
+from perceptok.boxes import parse_boxes
+from perceptok.boxes import text as parsing
+from perceptok.boxes.text import Form, ParsedBoxes, boxes_to_text
 from perceptok.errors import MalformedBoxError
 
 P = "<PIXEL_{}>".format

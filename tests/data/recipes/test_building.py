@@ -18,11 +18,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from perceptok.cluster import RayEngine
-from perceptok.data.engines import LocalEngine
-from perceptok.data.recipes import DataRecipe, build_data, record_statistics
-from perceptok.data.records import check_records, read_records
+from perceptok.data import DataRecipe, build_data, check_records, read_records, record_statistics
 from perceptok.errors import ConfigError, DataError, OutputError
+from perceptok.jobs import LocalEngine, RayEngine
 
 RECIPE = """
 seed: 1

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perceptok.data.records import PerceptionRecord, check_records, files, read_records, write_records
+from perceptok.data import PerceptionRecord, check_records, read_records, write_records
+from perceptok.data import record_files as files
 from perceptok.errors import OutputError, RecordError
 from tests.data.records.test_record import depth_record
 

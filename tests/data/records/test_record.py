@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.boxes.text.answers import answer_to_text
-from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn, record_from_llava
-from perceptok.data.records.llava import record_from_chat
-from perceptok.depth.blocks import block_to_text
+from perceptok.boxes import ImageFrame
+from perceptok.boxes.text import answer_to_text
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.data.record_files import record_from_chat, record_from_llava
+from perceptok.depth import block_to_text
 from perceptok.errors import RecordError
 
 FRAME = ImageFrame.squash((640, 480))

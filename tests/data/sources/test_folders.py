@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.data.sources.folders import DepthFolder, FolderSource
-from perceptok.data.sources.procedural import ProceduralSource
-from perceptok.data.sources.sample import Sample
+from perceptok.data import ProceduralSource
+from perceptok.data.sources import DepthFolder, FolderSource, Sample
 from perceptok.errors import DataError
 
 

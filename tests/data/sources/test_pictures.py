@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.data.sources.pictures import find_images, read_picture
 from perceptok.errors import DataError
+from perceptok.images import find_images, read_picture
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)

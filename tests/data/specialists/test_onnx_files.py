@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.boxes.scores.metrics import iou_matrix
-from perceptok.data.specialists.cache import CachedBoxes, CachedDepth
-from perceptok.data.specialists.onnx_files import OnnxDepth, YoloxOnnx
-from perceptok.data.specialists.protocol import BoxSpecialist, DepthSpecialist
+from perceptok.boxes import iou_matrix
+from perceptok.data import OnnxDepth
+from perceptok.data.specialists.onnx_models import YoloxOnnx
+from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
 from perceptok.errors import SpecialistError
 
 

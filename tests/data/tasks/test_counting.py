@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.boxes.datasets.records import BoxLabels, ImageBoxes
+from perceptok.boxes import BoxLabels, ImageBoxes
+from perceptok.data import Plurals
 from perceptok.data.prompts import PROMPTS
-from perceptok.data.sources.sample import Sample
-from perceptok.data.tasks.counting import counting_record
-from perceptok.data.tasks.plurals import Plurals
-from perceptok.data.tasks.setting import Made, SetConfig, Setting
-from perceptok.depth.codec import DepthCodec
+from perceptok.data.sources import Sample
+from perceptok.data.tasks import Made, SetConfig, TaskContext, counting_record
+from perceptok.depth import DepthCodec
 from perceptok.errors import ConfigError, DataError
 
 NAMES = {1: "dog", 2: "cat", 3: "bow_(weapon)", 4: "horse"}
@@ -38,7 +37,7 @@ def sample(categories: Sequence[int], boxes: object = None, complete: bool = Tru
 
 def result(codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any) -> Made | str:
     config = SetConfig("s", "x", "counting", regime, 1, **{"zeros": 0.0, **options})  # type: ignore[arg-type]
-    setting = Setting(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
+    setting = TaskContext(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
     return counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
 
 
@@ -76,7 +75,9 @@ def test_the_other_regimes(codec: DepthCodec) -> None:
 
 def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
     config = SetConfig("s", "x", "counting", "atomic", 1, zeros=0.0)
-    made = counting_record(sample([3]), np.random.default_rng(0), config, Setting(PROMPTS["numerals"], codec), PLURALS)
+    made = counting_record(
+        sample([3]), np.random.default_rng(0), config, TaskContext(PROMPTS["numerals"], codec), PLURALS
+    )
     assert isinstance(made, Made)
     assert made.record.turns[1].text.endswith("Bounding box 1: (0,0,33,100)")
 

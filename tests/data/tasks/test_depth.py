@@ -9,16 +9,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.data.markers import MarkerProtocol
+from perceptok.boxes import ImageFrame
+from perceptok.data import MarkerProtocol, PerceptionRecord
 from perceptok.data.prompts import PROMPTS
-from perceptok.data.records import PerceptionRecord
-from perceptok.data.sources.sample import Sample
-from perceptok.data.tasks.depth import depth_records, framed_nearness
-from perceptok.data.tasks.setting import Made, SetConfig, Setting
-from perceptok.depth.blocks import block_to_text
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.data.sources import Sample
+from perceptok.data.tasks import Made, SetConfig, TaskContext, depth_records, framed_nearness
+from perceptok.depth import DepthCodec, DepthMap, block_to_text
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +32,7 @@ def sample(name: str = "a.png", shape: tuple[int, int] = (90, 120)) -> Sample:
 
 def made(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> Made:
     config = SetConfig("s", "x", "depth", regime, 1, **options)  # type: ignore[arg-type]
-    setting = Setting(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
+    setting = TaskContext(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
     (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
     assert isinstance(one, Made), one
     return one
@@ -51,7 +47,7 @@ def test_soft_codes_on_request(codec: DepthCodec) -> None:
     for frame in ("squash", "letterbox"):
         for regime, kept in (("atomic", True), ("cot", True), ("direct", False)):
             config = SetConfig("s", "x", "depth", regime, 1)  # type: ignore[arg-type]
-            setting = Setting(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
+            setting = TaskContext(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
             (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
             assert isinstance(one, Made), one
             soft = one.record.evidence.soft
@@ -152,7 +148,7 @@ def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
     config = SetConfig("s", "x", "depth", "direct", 1)
     rngs = [np.random.default_rng(seed) for seed in range(4)]
     results = depth_records(
-        list(zip([flat, nothing, without, sample()], rngs, strict=True)), config, Setting(PROMPTS["aurora"], codec)
+        list(zip([flat, nothing, without, sample()], rngs, strict=True)), config, TaskContext(PROMPTS["aurora"], codec)
     )
     assert "grey levels 20 apart" in str(results[0])
     assert "nothing to encode" in str(results[1])

@@ -14,8 +14,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, Symbol
-from perceptok.decoding.grammar.pieces import token_symbols
+from perceptok.decoding import GrammarConfig
+from perceptok.decoding.grammar.automaton import Grammar, Symbol
+from perceptok.decoding.grammar.token_symbols import token_symbols
 
 CONFIGS = {
     "unordered": GrammarConfig(ordered=False),
@@ -56,7 +57,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bare.pre_tokenizer = ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    tokens = [token for one in (pt.DEPTH, pt.PIXEL) for token in one.tokens]
+    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
     fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return fast
 

@@ -13,8 +13,8 @@ from functools import cache
 import pytest
 
 import perceptok as pt
-from perceptok.decoding.engines.gbnf import perception_gbnf
-from perceptok.decoding.grammar.automaton import GrammarConfig, Symbol, compile_grammar
+from perceptok.decoding import GrammarConfig, compile_grammar, perception_gbnf
+from perceptok.decoding.grammar.automaton import Symbol
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import CONFIGS, ORDERED, answer, mutated, symbols, tokenizer, vocabulary
 
@@ -79,9 +79,13 @@ def test_stray_tokens_are_none(text: str) -> None:
 
 def test_a_token_spelled_in_pieces_passes_by_text_alone() -> None:
     chance = random.Random(0)
-    block = pt.DEPTH.start + "".join(pt.DEPTH.token(chance.randrange(128)) for _ in range(100)) + pt.DEPTH.end
+    block = (
+        pt.tokens.DEPTH.start
+        + "".join(pt.tokens.DEPTH.token(chance.randrange(128)) for _ in range(100))
+        + pt.tokens.DEPTH.end
+    )
     whole = tokenizer()(block, add_special_tokens=False)["input_ids"]
-    letters = [tokenizer().get_vocab()[letter] for letter in pt.DEPTH.start]
+    letters = [tokenizer().get_vocab()[letter] for letter in pt.tokens.DEPTH.start]
     config = GrammarConfig(boxes=None)
     assert reads_ids(config, whole)
     assert not reads_ids(config, letters + whole[1:])

@@ -21,15 +21,18 @@ from transformers import (
 )
 
 import perceptok as pt
-from perceptok.decoding.engines.fast_generation import generate_perception
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.reading.parsing import parse_generation
-from perceptok.decoding.reading.stream import StreamEvent, TokenStream
+from perceptok.decoding import (
+    GrammarConfig,
+    PerceptionLogitsProcessor,
+    StreamEvent,
+    TokenStream,
+    generate_perception,
+    parse_generation,
+)
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.test_processor import block_ids, box_ids, processor_of
 
-BLOCK = "".join([pt.DEPTH.start, *(pt.DEPTH.token(code) for code in range(100)), pt.DEPTH.end])
+BLOCK = "".join([pt.tokens.DEPTH.start, *(pt.tokens.DEPTH.token(code) for code in range(100)), pt.tokens.DEPTH.end])
 FORCED = GrammarConfig(force_block="first", max_blocks=1, max_boxes=3)
 
 
@@ -227,7 +230,7 @@ class TestEnds:
         self, processor: PerceptionLogitsProcessor, vocab: pt.PerceptionVocabulary
     ) -> None:
         with pytest.raises(ConstraintError, match="cannot end a sequence"):
-            processor.answering(1, generation_config=GenerationConfig(eos_token_id=[2, vocab.end_id(pt.DEPTH)]))
+            processor.answering(1, generation_config=GenerationConfig(eos_token_id=[2, vocab.end_id(pt.tokens.DEPTH)]))
 
 
 class TestEncoderDecoder:
@@ -447,9 +450,9 @@ class TestForcedTokens:
     ) -> None:
         block = block_ids(vocab)
         for ids, expected in (
-            ([4], vocab.start_id(pt.DEPTH)),
+            ([4], vocab.start_id(pt.tokens.DEPTH)),
             ([4, *block[:50]], -1),
-            ([4, *block[:101]], vocab.end_id(pt.DEPTH)),
+            ([4, *block[:101]], vocab.end_id(pt.tokens.DEPTH)),
             ([4, *block], -1),
             ([4, *block, *box_ids(vocab, 1)], 8),
             ([4, *block, *box_ids(vocab, 1), 8], -1),

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perceptok as pt
-from perceptok.decoding.engines.lark import perception_lark
-from perceptok.decoding.grammar.automaton import GrammarConfig, compile_grammar
+from perceptok.decoding import GrammarConfig, compile_grammar, perception_lark
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import (
     CONFIGS,
@@ -74,8 +73,8 @@ def test_mutated_answers_get_the_same_verdict(name: str) -> None:
 
 def test_exactly_one_hundred_codes_and_no_end_between() -> None:
     matcher = LLGuidance(GrammarConfig(boxes=None))
-    start, end = vocabulary().start_id(pt.DEPTH), vocabulary().end_id(pt.DEPTH)
-    codes = set(vocabulary().ids(pt.DEPTH).tolist())
+    start, end = vocabulary().start_id(pt.tokens.DEPTH), vocabulary().end_id(pt.tokens.DEPTH)
+    codes = set(vocabulary().ids(pt.tokens.DEPTH).tolist())
     assert matcher.accept(start)
     for _ in range(100):
         assert matcher.allowed() == codes

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-from perceptok.decoding.grammar.automaton import GrammarConfig, State, Symbol
+from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor
+from perceptok.decoding.grammar.automaton import State, Symbol
 from perceptok.errors import ConstraintError
 from tests.decoding.grammar.test_automaton import CONFIGS, changed
 
@@ -87,15 +87,15 @@ def test_every_step_allows_what_the_grammar_allows(
 
 
 def block_ids(vocab: pt.PerceptionVocabulary, codes: int = 100) -> list[int]:
-    inside = [vocab.token_id(pt.DEPTH, (7 * code) % 128) for code in range(codes)]
-    return [vocab.start_id(pt.DEPTH), *inside, *([vocab.end_id(pt.DEPTH)] if codes == 100 else [])]
+    inside = [vocab.token_id(pt.tokens.DEPTH, (7 * code) % 128) for code in range(codes)]
+    return [vocab.start_id(pt.tokens.DEPTH), *inside, *([vocab.end_id(pt.tokens.DEPTH)] if codes == 100 else [])]
 
 
 def box_ids(vocab: pt.PerceptionVocabulary, *codes: int) -> list[int]:
     """ "(x1,y1,x2,y2)" in the small tokenizer, as far as there are codes."""
     ids = [7]
     for number, code in enumerate(codes):
-        ids += ([8] if number else []) + [vocab.token_id(pt.PIXEL, code)]
+        ids += ([8] if number else []) + [vocab.token_id(pt.tokens.PIXEL, code)]
     return [*ids, *([9] if len(codes) == 4 else [])]
 
 
@@ -152,7 +152,7 @@ class TestScores:
         """Few-shot blocks, boxes and padding before the open block change nothing."""
         opened = block_ids(vocab, min(length, 99)) if length < 100 else block_ids(vocab)[:-1]
         history = [3] * 5 + block_ids(vocab) + [4] + box_ids(vocab, 1, 2, 3, 4) + [4]
-        expected = {vocab.end_id(pt.DEPTH)} if length == 100 else set(vocab.ids(pt.DEPTH).tolist())
+        expected = {vocab.end_id(pt.tokens.DEPTH)} if length == 100 else set(vocab.ids(pt.tokens.DEPTH).tolist())
         for ids in (opened, history + opened, block_ids(vocab) + opened):
             assert allowed_ids(processor, torch.tensor([ids])) == [expected]
 
@@ -197,12 +197,12 @@ class TestCompactBoxes:
     def test_boxes_that_follow_one_another_at_once(self, vocab: pt.PerceptionVocabulary) -> None:
         processor = PerceptionLogitsProcessor(vocab)
         assert processor.config.boxes == "compact"
-        ones = [vocab.token_id(pt.PIXEL, 1)] * 4
-        pixels, text = set(vocab.ids(pt.PIXEL).tolist()), {4}
+        ones = [vocab.token_id(pt.tokens.PIXEL, 1)] * 4
+        pixels, text = set(vocab.ids(pt.tokens.PIXEL).tolist()), {4}
         for count in (0, 1, 8, 9, 70, 300):
             for written in range(4):
                 allowed = allowed_ids(processor, torch.tensor([[4] + ones * count + ones[:written]]))[0]
-                assert pixels - {vocab.token_id(pt.PIXEL, 0)} <= allowed
+                assert pixels - {vocab.token_id(pt.tokens.PIXEL, 0)} <= allowed
                 assert (text <= allowed) == (written == 0)
 
 
@@ -214,14 +214,14 @@ class TestBadInput:
         """Placeholders for images are below zero or beyond the tokenizer in some models."""
         processor = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(0)
         for odd in (-200, -1, vocab.size, vocab.size + 9):
-            for tail in ([], [vocab.start_id(pt.DEPTH)], [7, vocab.token_id(pt.PIXEL, 3)]):
+            for tail in ([], [vocab.start_id(pt.tokens.DEPTH)], [7, vocab.token_id(pt.tokens.PIXEL, 3)]):
                 plain, same = ([[1, number, *tail]] for number in (4, odd))
                 assert allowed_ids(processor, torch.tensor(same)) == allowed_ids(processor, torch.tensor(plain))
 
     def test_a_vocabulary_without_the_tokens(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        boxes_alone = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.PIXEL,))
+        boxes_alone = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.tokens.PIXEL,))
         with pytest.raises(ConstraintError, match="DEPTH tokens, which this vocabulary lacks; add them with"):
             PerceptionLogitsProcessor(boxes_alone, GrammarConfig(), tokenizer=tokenizer)
         assert not PerceptionLogitsProcessor(boxes_alone, tokenizer=tokenizer).config.depth
@@ -261,7 +261,7 @@ class TestBadInput:
             free.answering(torch.tensor([[4] * 51, block_ids(vocab, 50)]), max_new_tokens=50)
         assert free.answering(torch.tensor([[4]]), max_new_tokens=1) is not free
         allowed = allowed_ids(free.answering(1, max_new_tokens=1), torch.tensor([[7]]))[0]
-        assert not {vocab.start_id(pt.DEPTH), vocab.token_id(pt.PIXEL, 0)} & allowed
+        assert not {vocab.start_id(pt.tokens.DEPTH), vocab.token_id(pt.tokens.PIXEL, 0)} & allowed
         assert {4, 2} <= allowed
 
     def test_the_end_of_a_budget_after_the_only_block(
@@ -274,7 +274,7 @@ class TestBadInput:
         for more in range(6):
             ids = torch.tensor([written + [4] * more])
             assert {4, 2} <= allowed_ids(held, ids)[0]
-            assert vocab.start_id(pt.DEPTH) not in allowed_ids(held, ids)[0]
+            assert vocab.start_id(pt.tokens.DEPTH) not in allowed_ids(held, ids)[0]
 
     def test_a_prompt_longer_than_generation(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
@@ -332,10 +332,10 @@ class TestPrompts:
                 "inside a depth block, begun at its token 1 and broken at 7, where a",
             ),
             (lambda vocab: [*block_ids(vocab, 5), 4, *block_ids(vocab, 5)[1:]], "inside a depth block"),
-            (lambda vocab: [*block_ids(vocab)[:-1], vocab.token_id(pt.DEPTH, 1)], "DEPTH_CODE cannot stand"),
+            (lambda vocab: [*block_ids(vocab)[:-1], vocab.token_id(pt.tokens.DEPTH, 1)], "DEPTH_CODE cannot stand"),
             (lambda vocab: block_ids(vocab, 5)[1:], "a depth code that stands in no block"),
             (lambda vocab: [*box_ids(vocab, 5, 5), 4], "inside a box"),
-            (lambda vocab: [*box_ids(vocab, 5, 5), 8, vocab.token_id(pt.PIXEL, 4)], "PIXEL cannot stand"),
+            (lambda vocab: [*box_ids(vocab, 5, 5), 8, vocab.token_id(pt.tokens.PIXEL, 4)], "PIXEL cannot stand"),
             (lambda vocab: box_ids(vocab, 5)[1:], "a coordinate that stands in no box"),
             (lambda vocab: [*box_ids(vocab, 1, 2, 3, 4)[:-1], 10_000], "ordinary text cannot stand"),
         ],
@@ -364,7 +364,7 @@ class TestPrompts:
 
     def test_compact(self, vocab: pt.PerceptionVocabulary) -> None:
         processor = PerceptionLogitsProcessor(vocab)
-        codes = [vocab.token_id(pt.PIXEL, code) for code in (5, 5, 4)]
+        codes = [vocab.token_id(pt.tokens.PIXEL, code) for code in (5, 5, 4)]
         processor.answering(torch.tensor([codes[:2]]), max_new_tokens=2)
         with pytest.raises(ConstraintError, match="at least 2 tokens"):
             processor.answering(torch.tensor([codes[:2]]), max_new_tokens=1)
@@ -376,7 +376,7 @@ class TestPrompts:
     ) -> None:
         processor = processor_of(GrammarConfig(max_blocks=1, max_boxes=1), vocab, tokenizer)
         shots = [4, *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), 7]
-        start, pixel = vocab.start_id(pt.DEPTH), vocab.token_id(pt.PIXEL, 1)
+        start, pixel = vocab.start_id(pt.tokens.DEPTH), vocab.token_id(pt.tokens.PIXEL, 1)
         held = processor.answering(len(shots))
         assert {start, pixel} <= allowed_ids(held, torch.tensor([shots]))[0]
         answered = [*shots, *box_ids(vocab, 1, 2, 3, 4)[1:], *block_ids(vocab), 7]
@@ -389,7 +389,7 @@ class TestPrompts:
         block, box = block_ids(vocab), box_ids(vocab, 1, 2, 3, 4)
         held = processor.answering(torch.tensor([block[:40]]), max_new_tokens=100)
         closed = allowed_ids(held, torch.tensor([[*block, 7]]))[0]
-        assert vocab.start_id(pt.DEPTH) not in closed
-        assert {2, vocab.token_id(pt.PIXEL, 1)} <= closed
+        assert vocab.start_id(pt.tokens.DEPTH) not in closed
+        assert {2, vocab.token_id(pt.tokens.PIXEL, 1)} <= closed
         held = processor.answering(torch.tensor([box[:4]]))
-        assert vocab.token_id(pt.PIXEL, 1) not in allowed_ids(held, torch.tensor([[*box, 7]]))[0]
+        assert vocab.token_id(pt.tokens.PIXEL, 1) not in allowed_ids(held, torch.tensor([[*box, 7]]))[0]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import perceptok.decoding.engines.sglang as adapter
-from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.decoding import GrammarConfig
 from perceptok.errors import ConfigError, ConstraintError, MissingExtraError
 from tests.decoding.engines.engine_cases import tokenizer
 from tests.decoding.engines.test_vllm import WIDTH, alone, requests

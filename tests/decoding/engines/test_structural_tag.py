@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perceptok as pt
-from perceptok.decoding.engines.structural_tag import perception_structural_tag
-from perceptok.decoding.grammar.automaton import GrammarConfig, compile_grammar
+from perceptok.decoding import GrammarConfig, compile_grammar, perception_structural_tag
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import (
     CONFIGS,
@@ -77,7 +76,7 @@ def test_both_coordinates_are_ordered(name: str) -> None:
 
 def test_order_in_x_alone() -> None:
     matcher = XGrammar(compiled(GrammarConfig(boxes="compact"), "x"))
-    x1, y1, x2, y2 = (vocabulary().token_id(pt.PIXEL, code) for code in (100, 50, 99, 49))
+    x1, y1, x2, y2 = (vocabulary().token_id(pt.tokens.PIXEL, code) for code in (100, 50, 99, 49))
     assert matcher.accept(x1)
     assert matcher.accept(y1)
     assert not matcher.accept(x2)
@@ -87,8 +86,8 @@ def test_order_in_x_alone() -> None:
 
 def test_exactly_one_hundred_codes_and_no_end_between() -> None:
     matcher = XGrammar(compiled(GrammarConfig(boxes=None)))
-    start, end = vocabulary().start_id(pt.DEPTH), vocabulary().end_id(pt.DEPTH)
-    codes = set(vocabulary().ids(pt.DEPTH).tolist())
+    start, end = vocabulary().start_id(pt.tokens.DEPTH), vocabulary().end_id(pt.tokens.DEPTH)
+    codes = set(vocabulary().ids(pt.tokens.DEPTH).tolist())
     assert matcher.accept(start)
     for _ in range(100):
         assert matcher.allowed() == codes
@@ -120,7 +119,7 @@ def test_what_cannot_be_written() -> None:
         perception_structural_tag(vocabulary(), GrammarConfig(boxes=None, force_block="first"))
     with pytest.raises(ConstraintError, match="2601 combinations"):
         perception_structural_tag(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
-    depth = pt.PerceptionVocabulary.from_tokenizer(tokenizer(), (pt.DEPTH,))
+    depth = pt.PerceptionVocabulary.from_tokenizer(tokenizer(), (pt.tokens.DEPTH,))
     with pytest.raises(ConstraintError, match="PIXEL"):
         perception_structural_tag(depth, GrammarConfig(boxes="compact"))
     assert "pixel" not in perception_structural_tag(depth)["format"]["grammar"]

@@ -25,8 +25,7 @@ import torch
 
 import perceptok as pt
 import perceptok.decoding.engines.vllm as adapter
-from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-from perceptok.decoding.grammar.automaton import GrammarConfig, compile_grammar
+from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, compile_grammar
 from perceptok.errors import ConfigError, ConstraintError, MissingExtraError
 from tests.decoding.engines.engine_cases import CONFIGS, ORDERED, answer, steps, tokenizer, vocabulary
 
@@ -64,8 +63,8 @@ def requests(seed: int, count: int = 6) -> list[tuple[GrammarConfig | None, list
         history = answer(compile_grammar(GrammarConfig(boxes=grammar.config.boxes)), chance.randrange(999), 4)
         prompt = [0, *history] if chance.random() < 0.5 else [0]
         if chance.random() < 0.3 and grammar.config.first == "any" and grammar.config.force_block != "first":
-            prompt += [vocabulary().start_id(pt.DEPTH), *vocabulary().ids(pt.DEPTH)[:7].tolist()]
-            written = vocabulary().ids(pt.DEPTH)[: chance.choice([0, 1, 93])].tolist()
+            prompt += [vocabulary().start_id(pt.tokens.DEPTH), *vocabulary().ids(pt.tokens.DEPTH)[:7].tolist()]
+            written = vocabulary().ids(pt.tokens.DEPTH)[: chance.choice([0, 1, 93])].tolist()
         else:
             written = [token for _, token in steps(grammar, chance.randrange(999), chance.choice([0, 1, 2, 9, 120]))]
         budget = chance.choice([None, 400, len(written) + chance.choice([1, 2, 5, 103, 150])])
@@ -229,7 +228,7 @@ def test_requests_are_checked_when_they_come(kind: Any) -> None:
 
 def test_a_broken_prompt_is_warned_of_and_goes_on_as_text(served: Any) -> None:
     processor = adapter._V1(served, torch.device("cpu"), is_pin_memory=False)
-    broken = [vocabulary().start_id(pt.DEPTH), 5]
+    broken = [vocabulary().start_id(pt.tokens.DEPTH), 5]
     with pytest.warns(UserWarning, match="continued as text"):
         processor.update_state(update(added=[(0, parameters(ORDERED["ordered"]), broken, [])]))
     assert processor.apply(torch.zeros(1, WIDTH))[0, 5] == 0

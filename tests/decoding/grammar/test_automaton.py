@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.decoding.grammar.automaton import GrammarConfig, State, Symbol
-from perceptok.decoding.grammar.automaton import compile_grammar as compile_anew
+from perceptok.decoding import GrammarConfig
+from perceptok.decoding import compile_grammar as compile_anew
+from perceptok.decoding.grammar.automaton import State, Symbol
 from perceptok.errors import ConfigError
 
 P = Symbol.PIXEL

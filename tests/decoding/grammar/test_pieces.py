@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.grammar.automaton import GrammarConfig, Symbol, compile_grammar
-from perceptok.decoding.grammar.pieces import BracketPieces, token_symbols
+from perceptok.decoding import GrammarConfig, compile_grammar
+from perceptok.decoding.grammar.automaton import Symbol
+from perceptok.decoding.grammar.token_symbols import BracketPieces, token_symbols
 from perceptok.errors import ConstraintError
 from tests.decoding.conftest import with_perception_tokens
 
@@ -88,7 +89,7 @@ def test_brackets_that_are_lost(words: list[str], shown: str) -> None:
 
 def test_brackets_merged_with_the_text_around_them() -> None:
     """Perception tokens as ordinary words, so that "(<PIXEL_0>," is one piece of text."""
-    words = ["<unk>", *pt.PIXEL.tokens, *pt.DEPTH.tokens, "(", ",", ")", "a"]
+    words = ["<unk>", *pt.tokens.PIXEL.tokens, *pt.tokens.DEPTH.tokens, "(", ",", ")", "a"]
     bare = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>")

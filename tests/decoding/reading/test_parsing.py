@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding.reading.parsing import parse_generation
-from perceptok.decoding.reading.stream import StreamEvent, TokenStream
+from perceptok.decoding import StreamEvent, TokenStream, parse_generation
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.test_processor import block_ids, box_ids
 
@@ -54,9 +53,9 @@ class TestText:
         np.testing.assert_array_equal(parsed.blocks, [CODES])
         np.testing.assert_array_equal(parsed.boxes, [[1, 2, 3, 4], [0, 0, 9, 9]])
         assert text[parsed.spans[1].start : parsed.spans[1].end] == block
-        np.testing.assert_array_equal(pt.parse_boxes(boxes).boxes, parsed.boxes)
+        np.testing.assert_array_equal(pt.boxes.parse_boxes(boxes).boxes, parsed.boxes)
         spans = [[span.start, span.end] for span in parse_generation(boxes, vocab).spans if span.kind == "box"]
-        assert pt.parse_boxes(boxes).spans.tolist() == spans
+        assert pt.boxes.parse_boxes(boxes).spans.tolist() == spans
 
     def test_a_block_in_rows_and_boxes_on_lines(self, vocab: pt.PerceptionVocabulary) -> None:
         """Lines part compact boxes, which have no other frame; a block has its markers."""
@@ -67,7 +66,7 @@ class TestText:
         cut = f"{box(1, 2, 3, between='')}\n{box(4, 5, 6, 7, between='')}"
         parsed = parse_generation(cut, vocab)
         np.testing.assert_array_equal(parsed.boxes, [[4, 5, 6, 7]])
-        np.testing.assert_array_equal(pt.parse_boxes(cut).boxes, parsed.boxes)
+        np.testing.assert_array_equal(pt.boxes.parse_boxes(cut).boxes, parsed.boxes)
         assert [problem.message for problem in parsed.problems] == ["a box of 3 coordinates; a box has 4"]
 
     @given(
@@ -135,14 +134,14 @@ class TestText:
             assert parsed.boxes.shape == (0, 4)
 
     def test_sets_that_the_vocabulary_lacks_are_text(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        boxes_alone = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.PIXEL,))
+        boxes_alone = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.tokens.PIXEL,))
         parsed = parse_generation(f"{BLOCK}({box(1, 2, 3, 4)})", boxes_alone)
         assert [span.kind for span in parsed.spans] == ["text", "box"]
 
 
 class TestIds:
     def test_order_positions_and_codes(self, vocab: pt.PerceptionVocabulary) -> None:
-        ids = [4, *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), *[vocab.token_id(pt.PIXEL, 9)] * 4]
+        ids = [4, *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), *[vocab.token_id(pt.tokens.PIXEL, 9)] * 4]
         for given_ids in (ids, torch.tensor(ids)):
             parsed = parse_generation(given_ids, vocab)
             assert parsed.problems == ()
@@ -203,13 +202,13 @@ class TestStream:
     @given(PARTS)
     @settings(max_examples=100)
     def test_the_same_blocks_and_boxes_as_at_once(self, vocab: pt.PerceptionVocabulary, parts: list[str]) -> None:
-        pixel = vocab.token_id(pt.PIXEL, 3)
+        pixel = vocab.token_id(pt.tokens.PIXEL, 3)
         made = {
             "text": [4],
             "comma": [8],
-            "code": [vocab.token_id(pt.DEPTH, 1)],
-            "start": [vocab.start_id(pt.DEPTH)],
-            "end": [vocab.end_id(pt.DEPTH)],
+            "code": [vocab.token_id(pt.tokens.DEPTH, 1)],
+            "start": [vocab.start_id(pt.tokens.DEPTH)],
+            "end": [vocab.end_id(pt.tokens.DEPTH)],
             "block": block_ids(vocab),
             "short": block_ids(vocab, 12),
             "pixel": [pixel],
@@ -232,7 +231,9 @@ class TestStream:
         broken = stream.feed([*block_ids(vocab, 12), 4])
         assert told(broken) == [("row", 1, 11), ("problem", 0, 13), ("text", 13, 14)]
         assert broken[1].message == "a block of 12 codes, broken by text"
-        assert [event.message for event in stream.feed([*block_ids(vocab)[:-1], vocab.token_id(pt.DEPTH, 1)])][-2:] == [
+        assert [event.message for event in stream.feed([*block_ids(vocab)[:-1], vocab.token_id(pt.tokens.DEPTH, 1)])][
+            -2:
+        ] == [
             "a block of 100 codes, broken by one code too many",
             "a depth code outside a block",
         ]
@@ -245,8 +246,7 @@ class TestStream:
     def test_as_a_streamer(
         self, model: LlamaForCausalLM, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        from perceptok.decoding.engines.hf import PerceptionLogitsProcessor
-        from perceptok.decoding.grammar.automaton import GrammarConfig
+        from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor
 
         processor = PerceptionLogitsProcessor(vocab, GrammarConfig(force_block="first"), tokenizer=tokenizer)
         events: list[StreamEvent] = []

@@ -12,14 +12,21 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.folders.clips import ClipSettings, clip_records, encode_clips
-from perceptok.depth.folders.collection import MapFile, find_maps
-from perceptok.depth.folders.frames import whole_records
-from perceptok.depth.folders.records import DepthRecord, Failure, read_records
-from perceptok.depth.maps.depth_map import NearnessRange
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import (
+    ClipSettings,
+    DepthCodec,
+    DepthRecord,
+    DepthVQVAE,
+    GridConfig,
+    MapFailure,
+    MapFile,
+    NearnessRange,
+    clip_records,
+    encode_clips,
+    find_maps,
+    read_code_records,
+)
+from perceptok.depth.code_files import whole_records
 from perceptok.errors import ConfigError, MalformedBlockError, OutputError
 from perceptok_cli.main import app
 
@@ -75,7 +82,7 @@ def test_records_hold_changes_and_give_every_frame_back(
 ) -> None:
     maps = found(clips)
     assert encode_clips(codec, maps, tmp_path / f"a{suffix}", settings=HELD) == []
-    records = list(read_records(tmp_path / f"a{suffix}"))
+    records = list(read_code_records(tmp_path / f"a{suffix}"))
     assert records == list(clip_records(codec, maps, HELD))
     assert [(one.clip, one.frame) for one in records] == [(clip, index) for clip in "ab" for index in range(COUNT)]
     stored = sum(len(one.codes) for one in records)
@@ -148,7 +155,7 @@ def test_a_bad_frame_costs_only_itself(codec: DepthCodec, clips: Path) -> None:
     (clips / "a" / "0.npy").write_bytes(b"no array")
     np.save(clips / "a" / "7.npy", np.zeros((24, 32), np.float32))
     results = list(clip_records(codec, found(clips), HELD))
-    bad = [one for one in results if isinstance(one, Failure)]
+    bad = [one for one in results if isinstance(one, MapFailure)]
     assert [one.name for one in bad] == ["a/0.npy", "a/7.npy"]
     assert "all 768 pixels are invalid" in bad[1].reason
     good = [one for one in results if isinstance(one, DepthRecord)]
@@ -160,7 +167,7 @@ def test_a_clip_without_relief_says_so(codec: DepthCodec, tmp_path: Path) -> Non
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", np.ones((24, 32), np.float32))
     results = list(clip_records(codec, found(tmp_path)))
-    assert all(isinstance(one, Failure) and "no relief" in one.reason for one in results)
+    assert all(isinstance(one, MapFailure) and "no relief" in one.reason for one in results)
     fixed = list(clip_records(codec, found(tmp_path, NearnessRange.fixed(0.5, 2))))
     assert all(isinstance(one, DepthRecord) for one in fixed)
 
@@ -170,7 +177,7 @@ def test_broken_chains_are_said(codec: DepthCodec, clips: Path) -> None:
     assert not all(len(one.codes) == 100 for one in records[1:])
 
     def restored(given: list[DepthRecord]) -> tuple[list[int | None], list[str]]:
-        failures: list[Failure] = []
+        failures: list[MapFailure] = []
         whole = [one.frame for one in whole_records(given, failures)]
         with pytest.raises(MalformedBlockError):
             list(whole_records(given))

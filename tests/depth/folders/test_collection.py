@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.depth.folders.collection import find_maps
+from perceptok.depth import find_maps
 from perceptok.errors import DepthMapError
 
 

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.folders.collection import find_maps
-from perceptok.depth.folders.jobs import decode_records, encode_files
-from perceptok.depth.folders.records import DepthRecord, read_records
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import (
+    DepthCodec,
+    DepthMap,
+    DepthRecord,
+    DepthVQVAE,
+    GridConfig,
+    decode_records,
+    encode_files,
+    find_maps,
+    read_code_records,
+)
 from perceptok.errors import OutputError
 
 
@@ -40,7 +44,7 @@ def test_two_inputs_give_two_outputs(codec: DepthCodec, tmp_path: Path) -> None:
     DepthMap.from_array(rising, kind="inverse").write(folder / "x.pfm")
     DepthMap.from_array(falling, kind="inverse").write(folder / "x.png")
     encode_files(codec, find_maps([folder], kind="inverse"), tmp_path / "out.jsonl")
-    records = list(read_records(tmp_path / "out.jsonl"))
+    records = list(read_code_records(tmp_path / "out.jsonl"))
     for force, batch_size in ((False, 16), (True, 1)):
         assert decode_records(codec, records, tmp_path / "back", force=force, batch_size=batch_size) == []
         assert files(tmp_path / "back") == {"x.pfm.png", "x.png.png"}

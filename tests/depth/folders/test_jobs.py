@@ -17,12 +17,18 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.folders.collection import find_maps
-from perceptok.depth.folders.jobs import decode_records, encode_files
-from perceptok.depth.folders.records import RECORD_SUFFIXES, DepthRecord, read_lines, read_records, write_records
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import (
+    DepthCodec,
+    DepthRecord,
+    DepthVQVAE,
+    GridConfig,
+    decode_records,
+    encode_files,
+    find_maps,
+    read_code_records,
+    read_record_lines,
+)
+from perceptok.depth.code_files import RECORD_SUFFIXES, write_code_records
 from perceptok.errors import CheckpointError, DepthMapError, MalformedBlockError, OutputError
 
 
@@ -55,7 +61,7 @@ def metres(folder: Path) -> list:  # type: ignore[type-arg]
 def test_order_names_and_the_one_bad_file(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     failures = encode_files(codec, metres(folder), tmp_path / "out.jsonl", batch_size=2)
     assert [failure.name for failure in failures] == ["room0/4.npy"]
-    records = list(read_records(tmp_path / "out.jsonl"))
+    records = list(read_code_records(tmp_path / "out.jsonl"))
     assert [record.name for record in records] == [f.name for f in metres(folder) if f.name != "room0/4.npy"]
     depth = metres(folder)[0].read()
     assert np.array_equal(records[0].grid, codec.encode(depth)[0])
@@ -85,7 +91,7 @@ def test_interrupted_run_ends_with_the_same_bytes(codec: DepthCodec, folder: Pat
     assert len(seen) == 9
     assert len(failures) == 1
     assert (tmp_path / f"cut{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
-    assert len(list(read_records(tmp_path / f"cut{suffix}"))) == 8
+    assert len(list(read_code_records(tmp_path / f"cut{suffix}"))) == 8
 
 
 def test_partial_of_another_run_is_refused(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
@@ -100,7 +106,7 @@ def test_existing_output(codec: DepthCodec, folder: Path, tmp_path: Path) -> Non
         encode_files(codec, metres(folder), tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "precious"
     encode_files(codec, metres(folder), tmp_path / "out.jsonl", force=True)
-    assert len(list(read_records(tmp_path / "out.jsonl"))) == 8
+    assert len(list(read_code_records(tmp_path / "out.jsonl"))) == 8
     for name in ("out.txt", "out"):
         with pytest.raises(OutputError, match=r"\.jsonl, \.npz, \.parquet"):
             encode_files(codec, metres(folder), tmp_path / name)
@@ -161,7 +167,7 @@ def test_full_disk_is_said_and_nothing_is_lost(codec: DepthCodec, tmp_path: Path
 
 def test_decoding_mirrors_names_sizes_and_units(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     encode_files(codec, metres(folder), tmp_path / "out.npz")
-    records = list(read_records(tmp_path / "out.npz"))
+    records = list(read_code_records(tmp_path / "out.npz"))
     assert decode_records(codec, records, tmp_path / "near") == []
     assert decode_records(codec, records, tmp_path / "depth", form="depth") == []
     for record in records:
@@ -180,7 +186,7 @@ def test_decoding_mirrors_names_sizes_and_units(codec: DepthCodec, folder: Path,
 
 def test_records_of_another_codec_and_names_that_lead_out(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     encode_files(codec, metres(folder), tmp_path / "out.jsonl")
-    record = next(iter(read_records(tmp_path / "out.jsonl")))
+    record = next(iter(read_code_records(tmp_path / "out.jsonl")))
     with pytest.raises(CheckpointError, match="same weights"):
         decode_records(pt.DepthCodec.from_pretrained(), [record], tmp_path / "d")
     names = ["../out.png", "/etc/out.png", ".", "", "a/..", "x\0.png"]
@@ -203,7 +209,7 @@ def test_damaged_records_name_their_line(codec: DepthCodec, folder: Path, tmp_pa
     )
     for bad in ("{", "[]", "7", "{}"):
         with pytest.raises(MalformedBlockError, match="here, line 2: not a record"):
-            list(read_lines([good, bad], "here"))
+            list(read_record_lines([good, bad], "here"))
     with pytest.raises(MalformedBlockError, match="has 99"):
         _ = DepthRecord.from_json(
             json.dumps({"codes": values["codes"][:99]} | {k: values[k] for k in values if k not in ("codes", "text")})
@@ -212,7 +218,7 @@ def test_damaged_records_name_their_line(codec: DepthCodec, folder: Path, tmp_pa
         _ = DepthRecord(**{**DepthRecord.from_json(good).__dict__, "codes": (128,) * 100}).grid
     (tmp_path / "bad.npz").write_bytes(b"PK broken")
     with pytest.raises(MalformedBlockError, match="not a file of depth records"):
-        list(read_records(tmp_path / "bad.npz"))
+        list(read_code_records(tmp_path / "bad.npz"))
 
 
 @pytest.mark.parametrize("suffix", RECORD_SUFFIXES)
@@ -225,9 +231,9 @@ def test_files_of_records_damaged_anywhere(suffix: str, tmp_path: Path) -> None:
     ]
     path = tmp_path / f"records{suffix}"
     with path.open("wb") as file:
-        write_records(file, suffix, records)
+        write_code_records(file, suffix, records)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    assert list(read_records(path)) == records
+    assert list(read_code_records(path)) == records
     messages = []
     for attempt in range(200):
         damaged = bytearray(whole)
@@ -238,7 +244,7 @@ def test_files_of_records_damaged_anywhere(suffix: str, tmp_path: Path) -> None:
                 damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            found = list(read_records(path))
+            found = list(read_code_records(path))
         except MalformedBlockError as error:
             messages.append(str(error))
             continue

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.folders.collection import MapFile, find_maps
-from perceptok.depth.folders.jobs import encode_files
-from perceptok.depth.folders.ray_jobs import ray_encoder
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig, MapFile, encode_files, find_maps, ray_encoder
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),

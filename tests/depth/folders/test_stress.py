@@ -15,9 +15,16 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.depth.folders.collection import MapFile, find_maps
-from perceptok.depth.folders.jobs import decode_records, encode_files
-from perceptok.depth.folders.records import DepthRecord, Failure, read_lines, read_records
+from perceptok.depth import (
+    DepthRecord,
+    MapFailure,
+    MapFile,
+    decode_records,
+    encode_files,
+    find_maps,
+    read_code_records,
+    read_record_lines,
+)
 from perceptok.errors import MalformedBlockError, OutputError
 
 COUNT = 60
@@ -103,7 +110,7 @@ def test_threads_of_one_process_do_not_mix(codec: pt.DepthCodec, maps: Path, tmp
 
     encode_files(codec, metres(maps), tmp_path / "out.jsonl", advance=again)
     assert refused
-    assert [record.name for record in read_records(tmp_path / "out.jsonl")] == [one.name for one in metres(maps)]
+    assert [record.name for record in read_code_records(tmp_path / "out.jsonl")] == [one.name for one in metres(maps)]
 
 
 def test_what_changed_between_kills_is_done_again(codec: pt.DepthCodec, maps: Path, tmp_path: Path) -> None:
@@ -140,7 +147,7 @@ def test_force_goes_on_where_it_stopped(codec: pt.DepthCodec, maps: Path, tmp_pa
         advance=lambda: seen.append(_lines_of(output.with_name("out.jsonl.partial"))),
     )
     assert min(seen) >= before
-    assert len(list(read_records(output))) == COUNT
+    assert len(list(read_code_records(output))) == COUNT
 
 
 def _stop_after(codec: pt.DepthCodec, files: list[MapFile], output: Path, maps: int, *, force: bool = False) -> None:
@@ -177,13 +184,13 @@ WRONG = [
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: repr(change)[:40])
 def test_one_bad_record_is_one_failure(change: dict[str, Any]) -> None:
     lines = [json.dumps(record(name="before.png")), json.dumps(record(**change)), "", json.dumps(record(more=1))]
-    failures: list[Failure] = []
-    read = list(read_lines(lines, "in.jsonl", failures))
+    failures: list[MapFailure] = []
+    read = list(read_record_lines(lines, "in.jsonl", failures))
     assert [one.name for one in read] == ["before.png", "a.png"]
     (failure,) = failures
     assert failure.name == "in.jsonl, line 2"
     with pytest.raises(MalformedBlockError, match=r"in.jsonl, line 2"):
-        list(read_lines(lines, "in.jsonl"))
+        list(read_record_lines(lines, "in.jsonl"))
 
 
 def test_names_through_links_stay_inside(codec: pt.DepthCodec, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth import DepthMap
 from perceptok.errors import DepthMapError, OutputError
 
 

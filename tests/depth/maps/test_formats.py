@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from perceptok.depth.maps.depth_map import DepthMap, Kind
-from perceptok.depth.maps.formats import FORMATS
+from perceptok.depth import FORMATS, DepthMap, Kind
 from perceptok.errors import DepthMapError
 
 FLOAT_FORMATS = [".exr", ".npy", ".npz", ".pfm", ".tif"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from perceptok.depth.maps.depth_map import DepthMap, Kind, Nearness
+from perceptok.depth import DepthMap, Kind, Nearness
 from perceptok.errors import ConfigError, DepthMapError
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceptok.depth.maps.depth_map import DepthMap, NearnessRange
+from perceptok.depth import DepthMap, NearnessRange
 from perceptok.errors import ConfigError, DepthMapError
 
 RANGES = [

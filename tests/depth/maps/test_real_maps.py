@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.depth.maps.depth_map import DepthMap
+from perceptok.depth import DepthMap
 
 
 def rows(split: Path) -> list[dict[str, str]]:

@@ -58,13 +58,13 @@ def test_in_little_memory(files: list[Path]) -> None:
     """With 3 GB of address space beside what is loaded, each is one clear error."""
     code = (
         "import resource, sys, perceptok as pt\n"
-        "pt.DepthMap, pt.DepthMapError\n"
+        "pt.DepthMap, pt.errors.DepthMapError\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"
         "        pt.DepthMap.read(path, kind='inverse')\n"
-        "    except pt.DepthMapError:\n"
+        "    except pt.errors.DepthMapError:\n"
         "        print('refused')\n"
     )
     command = [sys.executable, "-c", code, *map(str, files)]

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.maps.formats import read_stored
+from perceptok.depth import DepthMap
+from perceptok.depth.formats.registry import read_stored
 from tests.depth.maps.test_formats import image_bytes, read, refused
 
 DTYPES = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
@@ -176,7 +176,7 @@ class TestWithoutTheExtra:
     def run(self, path: Path) -> subprocess.CompletedProcess[str]:
         script = (
             "import sys; sys.modules['imagecodecs'] = None\n"
-            "from perceptok.depth.maps.depth_map import DepthMap\n"
+            "from perceptok.depth.maps import DepthMap\n"
             f"print(DepthMap.read({str(path)!r}, kind='metric', unit='m').values.sum())"
         )
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
-from perceptok.depth.networks.aurora import AuroraConfig, read_aurora_checkpoint
-from perceptok.depth.networks.model import DepthVQVAE
+from perceptok.depth import AuroraConfig, DepthCodec, DepthVQVAE, load_aurora_checkpoint
+from perceptok.depth.networks.aurora import read_aurora_checkpoint
 from perceptok.errors import CheckpointError
 
 TINY = AuroraConfig(hidden_dim=2, codebook_dim=6)

@@ -9,12 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from perceptok.depth.blocks import block_to_text
-from perceptok.depth.codec import DepthCodec, load_aurora_checkpoint
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.networks.aurora import AuroraConfig
-from perceptok.depth.networks.model import DepthVQVAE
-from perceptok.depth.preprocessing import Preprocessing
+from perceptok.depth import (
+    AuroraConfig,
+    DepthCodec,
+    DepthMap,
+    DepthVQVAE,
+    Preprocessing,
+    block_to_text,
+    load_aurora_checkpoint,
+)
 from perceptok.errors import CheckpointError, ConfigError
 
 

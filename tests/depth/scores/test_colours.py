@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perceptok.depth.scores.colours import coloured_nearness
+from perceptok.images import coloured_nearness
 
 
 def test_ends_and_shape() -> None:

@@ -12,23 +12,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.folders.collection import MapFile
-from perceptok.depth.maps.depth_map import DepthMap
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.model import DepthVQVAE
-from perceptok.depth.preprocessing import nearest_resize
-from perceptok.depth.scores.metrics import (
+from perceptok.depth import (
+    DepthCodec,
+    DepthMap,
+    DepthVQVAE,
+    GridConfig,
+    MapFile,
+    closest_marker_hits,
+    evaluate_depth_codec,
+    nearest_resize,
+)
+from perceptok.depth.metrics import (
+    LADDER,
+    DepthReport,
     MarkerDraw,
     area_ladder,
-    closest_marker_hits,
     code_usage,
-    draw_markers,
+    draw_marker_positions,
     metric_errors,
     pair_order_hits,
     squared_errors,
 )
-from perceptok.depth.scores.report import LADDER, DepthReport, evaluate_depth_codec
 from perceptok.errors import DepthMapError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -124,7 +128,7 @@ class TestMarkers:
         rng = np.random.default_rng(seed)
         nearness = rng.random((size, size), dtype=np.float32)
         valid = rng.random((size, size)) < 0.7
-        draw = draw_markers(nearness, valid, markers, 8, rng)
+        draw = draw_marker_positions(nearness, valid, markers, 8, rng)
         assert draw.rows.shape == draw.columns.shape == (8, markers)
         assert (draw.rows == size // 2).all()
         assert valid[draw.rows, draw.columns].all()
@@ -137,14 +141,14 @@ class TestMarkers:
 
     def test_a_seed_gives_the_same_ones(self) -> None:
         nearness = np.random.default_rng(0).random((320, 320))
-        one, two = (draw_markers(nearness, nearness > 0.1, 3, 8, np.random.default_rng(5)) for _ in range(2))
+        one, two = (draw_marker_positions(nearness, nearness > 0.1, 3, 8, np.random.default_rng(5)) for _ in range(2))
         np.testing.assert_array_equal(one.columns, two.columns)
 
     def test_no_relief_or_no_room_gives_none(self) -> None:
         rng = np.random.default_rng(0)
         everywhere = np.ones((320, 320), bool)
-        flat = draw_markers(np.full((320, 320), 0.5), everywhere, 3, 8, rng)
-        hidden = draw_markers(rng.random((320, 320)), ~everywhere, 3, 8, rng)
+        flat = draw_marker_positions(np.full((320, 320), 0.5), everywhere, 3, 8, rng)
+        hidden = draw_marker_positions(rng.random((320, 320)), ~everywhere, 3, 8, rng)
         for draw in (flat, hidden):
             assert draw.rows.shape == draw.columns.shape == (0, 3)
             assert closest_marker_hits(everywhere, everywhere, draw).shape == (0,)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from perceptok.depth.training.bank import MapBank
-from perceptok.depth.training.trainer import train_depth_codec
+from perceptok.depth import MapBank, train_depth_codec
 from perceptok.errors import OutputError, TrainingError
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.scenes import ProceduralDepthMaps
 from tests.depth.training.test_training import SMALL
 
 MAPS = ProceduralDepthMaps(seed=3, length=10)

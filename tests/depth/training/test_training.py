@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from perceptok.depth.codec import DepthCodec
-from perceptok.depth.networks.aurora import AuroraConfig
-from perceptok.depth.networks.grid import GridConfig
+from perceptok.depth import (
+    AuroraConfig,
+    DepthCodec,
+    EpochReport,
+    GridConfig,
+    MapBank,
+    TrainingConfig,
+    train_depth_codec,
+)
 from perceptok.depth.networks.quantizer import Quantizer, QuantizerConfig
-from perceptok.depth.training.augmentation import AugmentationConfig, augment, hide_patches
-from perceptok.depth.training.bank import MapBank, draw_shares
-from perceptok.depth.training.recipe import TrainingConfig
-from perceptok.depth.training.runs import RunFolder
-from perceptok.depth.training.trainer import CollapseWarning, EpochReport, _Learner, train_depth_codec
+from perceptok.depth.training.codec_trainer import CollapseWarning, RunFolder, _Learner
+from perceptok.depth.training.map_bank import AugmentationConfig, augment, draw_shares, hide_patches
 from perceptok.errors import ConfigError, OutputError, TrainingError
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.scenes import ProceduralDepthMaps
 
 SMALL = TrainingConfig(
     model=GridConfig(widths=(16, 32), blocks=(1, 1), heads=2, codebook_dim=8),

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from torch import distributed
 
-from perceptok.depth.training.bank import MapBank
-from perceptok.depth.training.trainer import train_depth_codec
-from perceptok.scenes.procedural import ProceduralDepthMaps
+from perceptok.depth import MapBank, train_depth_codec
+from perceptok.scenes import ProceduralDepthMaps
 from tests.depth.training.test_training import SMALL
 
 if __name__ == "__main__":

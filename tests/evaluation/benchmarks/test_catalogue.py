@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.data.records.files import write_records
-from perceptok.data.records.record import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.boxes import ImageFrame
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks.catalogue import BENCHMARKS, load_benchmark
-from perceptok.evaluation.benchmarks.items import Benchmark, Item
+from perceptok.evaluation import Benchmark, load_benchmark
+from perceptok.evaluation.benchmarks import BENCHMARKS, Item
 
 CVBENCH: list[dict[str, Any]] = [
     {"idx": 1, "type": "2D", "task": "Count", "question": "How many organs are there?", "choices": ["3", "2", "1"],

@@ -16,11 +16,19 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks.items import Benchmark, Item
-from perceptok.evaluation.benchmarks.pages import case_of, write_report
-from perceptok.evaluation.benchmarks.predictions import read_predictions
-from perceptok.evaluation.benchmarks.scoring import compare, evaluate
-from perceptok.evaluation.benchmarks.tables import rows_of, to_csv, to_json, to_markdown
+from perceptok.evaluation import (
+    Benchmark,
+    compare,
+    evaluate,
+    read_predictions,
+    rows_of,
+    to_csv,
+    to_json,
+    to_markdown,
+    write_report,
+)
+from perceptok.evaluation.benchmarks import Item
+from perceptok.evaluation.scoring import case_of
 
 CHOICES = dict.fromkeys("ABC", "")
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"

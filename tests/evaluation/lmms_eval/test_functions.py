@@ -11,12 +11,10 @@ import yaml
 from PIL import Image
 
 from perceptok.errors import EvaluationError, OutputError
-from perceptok.evaluation.benchmarks.catalogue import item_of_row
-from perceptok.evaluation.benchmarks.items import Benchmark, Item
-from perceptok.evaluation.benchmarks.scoring import evaluate
-from perceptok.evaluation.lmms_eval import functions
-from perceptok.evaluation.lmms_eval.docs import docs_of_benchmark, docs_of_rows, item_of_doc
-from perceptok.evaluation.lmms_eval.folders import tasks_folder, write_task
+from perceptok.evaluation import Benchmark, evaluate, tasks_folder, write_task
+from perceptok.evaluation.benchmarks import Item, item_of_row
+from perceptok.evaluation.lmms_eval import tasks as functions
+from perceptok.evaluation.lmms_eval.tasks import docs_of_benchmark, docs_of_rows, item_of_doc
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perceptok.evaluation.lmms_eval.folders import tasks_folder, write_task
+from perceptok.evaluation import tasks_folder, write_task
 
 pytestmark = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not installed")
 

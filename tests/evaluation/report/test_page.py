@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.depth.blocks import block_to_text
+from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError, OutputError
-from perceptok.evaluation.report.cases import Case, Figure, Table
-from perceptok.evaluation.report.page import write_page
-from perceptok.evaluation.report.pictures import figure_svg
+from perceptok.pages import Case, Figure, Table, figure_svg, write_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\x00\ud800'\"`${alert(3)}<!--"
 CODES = (np.arange(100) % 128).reshape(10, 10)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.evaluation.report.pictures import Embedded, embed_image, embed_map
+from perceptok.pages.page import Embedded, embed_image, embed_map
 
 
 def saved(picture: Image.Image, form: str, **options: object) -> bytes:

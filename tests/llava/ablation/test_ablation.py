@@ -11,12 +11,11 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from perceptok.data.recipes import build_data
-from perceptok.data.records import PerceptionRecord, read_records
+from perceptok.data import PerceptionRecord, build_data, read_records
 from perceptok.data.rendering import render_text
 from perceptok.errors import ConfigError, OutputError
-from perceptok.llava.ablation.recipe import AblationRecipe, Cell, shipped_cells
-from perceptok.llava.ablation.running import run_ablation
+from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells
+from perceptok.evaluation.ablation import Cell
 from perceptok_cli.main import app
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")

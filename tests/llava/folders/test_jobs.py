@@ -9,16 +9,15 @@ import pytest
 
 import perceptok as pt
 from perceptok.errors import OutputError
-from perceptok.llava.folders.jobs import Outputs, answer_files, file_names
-from perceptok.llava.folders.requests import FileQuestion, find_questions
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.llava import FileQuestion, Outputs, PerceptionPipeline, answer_files, find_questions
+from perceptok.llava.inference.batch import file_names
 from tests.llava.answering import leaning_pipeline, picture
 
 
 @pytest.fixture(scope="module")
 def pipe(tiny_llava: Path, codec: pt.DepthCodec) -> PerceptionPipeline:
     found = leaning_pipeline(tiny_llava, codec)
-    found.config = pt.InferenceConfig(max_new_tokens=104, batch_size=2, force_block="first")
+    found.config = pt.llava.InferenceConfig(max_new_tokens=104, batch_size=2, force_block="first")
     return found
 
 

@@ -10,9 +10,8 @@ import pytest
 
 import perceptok as pt
 from perceptok.errors import InferenceError, OutputError
-from perceptok.llava.folders.jobs import answer_files
-from perceptok.llava.folders.pages import case_of_line, write_answer_page
-from perceptok.llava.folders.requests import FileQuestion
+from perceptok.llava import FileQuestion, answer_files, write_answer_page
+from perceptok.llava.inference.batch import case_of_line
 from tests.llava.answering import leaning_pipeline, picture
 
 
@@ -20,7 +19,7 @@ from tests.llava.answering import leaning_pipeline, picture
 def lines(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("page")
     pipe = leaning_pipeline(tiny_llava, codec, frame="letterbox")
-    pipe.config = pt.InferenceConfig(max_new_tokens=104, force_block="first")
+    pipe.config = pt.llava.InferenceConfig(max_new_tokens=104, force_block="first")
     asked = []
     for number, name in enumerate(("plain.png", "</script><script>alert(1)</script>")):
         picture(30 + number, 20, number).save(folder / f"{number}.png")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import perceptok as pt
-from perceptok.data.records import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
 from perceptok.errors import InferenceError
-from perceptok.llava.folders.requests import find_questions
+from perceptok.llava import find_questions
 from tests.llava.answering import picture
 
 

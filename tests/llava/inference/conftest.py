@@ -11,8 +11,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.llava.inference.answers import PerceptionAnswer, read_written
+from perceptok.boxes import ImageFrame
+from perceptok.llava import PerceptionAnswer
+from perceptok.llava.inference.answer import read_answer_spans
 from tests.llava.answering import picture
 from tests.llava.tiny import tiny_tokenizer
 
@@ -46,7 +47,7 @@ def answered(
         text: str, image: Image.Image | None = None, frame: ImageFrame | None = None, **given: Any
     ) -> PerceptionAnswer:
         image = image or picture(120, 80)
-        return read_written(
+        return read_answer_spans(
             tokenizer.encode(text, add_special_tokens=False),
             image=image,
             frame=frame or ImageFrame.squash(image.size),

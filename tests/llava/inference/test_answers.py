@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import ImageFrame
 from perceptok.errors import DepthMapError, InferenceError, OutputError
-from perceptok.llava.inference.answers import PerceptionAnswer
+from perceptok.llava import PerceptionAnswer
 from tests.llava.answering import picture
 
 Answered = Callable[..., PerceptionAnswer]

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.evidence import EvidenceRows, ids_after
+from perceptok.llava.inference.pipeline import EvidenceRows, ids_after
 
 FRAME = ImageFrame.squash((120, 80))
 BOX = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_9>,<PIXEL_9>)"

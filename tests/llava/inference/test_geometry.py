@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceptok.boxes.frames.geometry import ImageFrame
-from perceptok.llava.inference.geometry import depth_of_image, nearness_at
+from perceptok.boxes import ImageFrame
+from perceptok.llava.inference.answer import depth_of_image, nearness_at
 
 FRAMES = (ImageFrame.squash, ImageFrame.letterbox, ImageFrame.center_crop)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.boxes.frames.geometry import ImageFrame
+from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError, OutputError
-from perceptok.llava.inference.answers import PerceptionAnswer
+from perceptok.llava import PerceptionAnswer
 from perceptok.llava.inference.overlay import draw_seen, draw_sheet
 from tests.llava.answering import picture
 

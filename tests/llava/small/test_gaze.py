@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from perceptok.llava.small.gaze import look_back
+from perceptok.llava.small.model import look_back
 
 DISTANCE, PATCHES, CODES = 37, 25, 25
 

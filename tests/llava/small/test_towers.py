@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModel
 
 import perceptok as pt
-from perceptok.llava.small.towers import GridTower, GridTowerConfig
+from perceptok.llava import GridTower
+from perceptok.llava.small.model import GridTowerConfig
 
 
 @pytest.fixture(scope="module")

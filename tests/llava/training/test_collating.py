@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.data.records import PerceptionRecord, Turn, read_records, write_records
+from perceptok.data import PerceptionRecord, Turn, read_records, write_records
 from perceptok.errors import RecordError, TrainingError
-from perceptok.llava.training.collating import Collator
-from perceptok.llava.training.samples import RecordSamples, read_samples
+from perceptok.llava.training.samples import Collator, RecordSamples, read_samples
 from tests.llava.records import write_some_records
 
 Ready = tuple[Any, pt.PerceptionVocabulary, Path]
@@ -30,14 +29,14 @@ def ready(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
 def samples_of(ready: Ready, path: Path | None = None, **more: Any) -> RecordSamples:
     processor, vocab, records = ready
     limit = {"max_length": 2048, **more}
-    return read_samples((str(path or records),), processor, vocab, pt.FrameRule(), **limit)
+    return read_samples((str(path or records),), processor, vocab, pt.llava.FrameRule(), **limit)
 
 
 def test_every_token_that_is_taught(ready: Ready, codec: pt.DepthCodec) -> None:
     """Of each record: the taught ids, decoded, are the answer and what closes it; nothing else has a label."""
     processor, vocab, path = ready
     samples = samples_of(ready, codec_fingerprint=codec.fingerprint)
-    batch = Collator(processor, vocab, pt.FrameRule())(samples.samples)
+    batch = Collator(processor, vocab, pt.llava.FrameRule())(samples.samples)
     answers = {record.id: record.turns[-1].text for record in read_records(path)}
     eos = processor.tokenizer.eos_token
     for row, name in enumerate(batch["sample_ids"]):
@@ -64,7 +63,7 @@ def test_two_images_and_several_turns(ready: Ready, tmp_path: Path) -> None:
     turns = (Turn("user", "Same?"), Turn("assistant", "Yes."), Turn("user", "Sure?"), Turn("assistant", "No."))
     write_records(tmp_path / "r.jsonl", [PerceptionRecord("two", ("a.png", "b.png"), turns, "depth", "direct")])
     samples = samples_of(ready, tmp_path / "r.jsonl")
-    batch = Collator(processor, vocab, pt.FrameRule())(samples.samples)
+    batch = Collator(processor, vocab, pt.llava.FrameRule())(samples.samples)
     assert batch["pixel_values"].shape[0] == 2
     labels = batch["labels"][0]
     taught = processor.tokenizer.decode(labels[labels != -100])
@@ -104,7 +103,7 @@ def test_refused(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
     write_records(tmp_path / "torn.jsonl", [PerceptionRecord("torn", ("torn.png",), turns, "depth", "direct")])
     torn = samples_of(ready, tmp_path / "torn.jsonl")
     with pytest.raises(RecordError, match=r"record 'torn': .*torn.png: no image can be read"):
-        Collator(processor, vocab, pt.FrameRule())(torn.samples)
+        Collator(processor, vocab, pt.llava.FrameRule())(torn.samples)
 
 
 def test_a_template_without_a_place_for_images(ready: Ready, tiny_llava: Path, codec: pt.DepthCodec) -> None:

@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 import perceptok as pt
-from perceptok.llava.training.finetuning import finetune
+from perceptok.llava import finetune
 from tests.llava.records import write_some_records
 from tests.llava.training.test_finetuning import config, losses
 

@@ -10,12 +10,9 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.data.records import read_records
-from perceptok.llava.merging import merge_adapter
-from perceptok.llava.pipeline import PerceptionPipeline
-from perceptok.llava.training.collating import Collator
-from perceptok.llava.training.finetuning import finetune
-from perceptok.llava.training.samples import read_samples
+from perceptok.data import read_records
+from perceptok.llava import PerceptionPipeline, finetune, merge_adapter
+from perceptok.llava.training.samples import Collator, read_samples
 from tests.llava.families import FAMILIES, save_family
 from tests.llava.records import write_some_records
 from tests.llava.training.test_finetuning import config

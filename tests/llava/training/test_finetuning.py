@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import perceptok as pt
 from perceptok.errors import ConfigError, MissingExtraError, OutputError, RecordError, TrainingError
-from perceptok.llava.training.finetuning import finetune
-from perceptok.llava.training.recipe import FinetuneConfig
+from perceptok.llava import FinetuneConfig, finetune
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_tiny_llava
 
@@ -69,7 +68,7 @@ def test_it_learns_and_says_so(whole: Path, tiny_llava: Path) -> None:
     assert {"loss/depth/atomic", "share/atomic", "learning_rate", "grad_norm"} <= lines[0].keys()
     assert 0 <= lines[2]["valid/blocks"] <= 1
     assert any(path.name.startswith("events.out") for path in (whole / "logs").iterdir())
-    loaded = pt.load_adapter(whole)
+    loaded = pt.llava.load_adapter(whole)
     assert loaded.config["steps"] == 6
     assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["checkpoint-4", "checkpoint-6"]
     pickled = {".bin", ".pt", ".pth", ".pkl"}
@@ -112,8 +111,8 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
 def drawn(settings: FinetuneConfig, steps: int) -> set[str]:
     """Numbers of the records that the first steps draw."""
     from perceptok.llava.training.finetuning import prepare
-    from perceptok.llava.training.ordering import MicroBatches, schedule_of
-    from perceptok.objectives.sampler import CurriculumSampler
+    from perceptok.llava.training.trainer import MicroBatches, schedule_of
+    from perceptok.losses import CurriculumSampler
 
     ready = prepare(settings)
     sampler = CurriculumSampler(
@@ -159,7 +158,7 @@ def test_other_settings(tiny_llava: Path, records: Path, tmp_path: Path, more: d
     result = finetune(config(tiny_llava, records, tmp_path / "run", steps=2, **more))
     assert result.steps == 2
     assert result.loss == result.loss  # no NaN
-    assert pt.load_adapter(result.adapter).frame.mode == more.get("frame", "squash")
+    assert pt.llava.load_adapter(result.adapter).frame.mode == more.get("frame", "squash")
 
 
 def test_a_loss_that_is_not_finite_names_its_records(records: Path, tmp_path: Path) -> None:

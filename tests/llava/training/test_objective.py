@@ -13,10 +13,9 @@ from torch.nn import functional as F
 
 import perceptok as pt
 from perceptok.errors import ConfigError
-from perceptok.llava.training.collating import Collator, SoftTeacher, softened_codes
+from perceptok.llava.training.config import ObjectiveSettings
 from perceptok.llava.training.objective import Objective, positions_to_keep
-from perceptok.llava.training.recipe import ObjectiveSettings
-from perceptok.llava.training.samples import RecordSamples, read_samples
+from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, read_samples, softened_codes
 from tests.llava.records import write_some_records
 
 
@@ -25,8 +24,8 @@ def batch(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     """A batch, its vocabulary, and logits as a model might give them."""
     _, processor, vocab = pt.load_llava(tiny_llava, codec=codec)
     path = write_some_records(tmp_path_factory.mktemp("data"), codec, 6, soft=128)
-    samples = read_samples((str(path),), processor, vocab, pt.FrameRule(), max_length=2048)
-    found = Collator(processor, vocab, pt.FrameRule())(samples.samples)
+    samples = read_samples((str(path),), processor, vocab, pt.llava.FrameRule(), max_length=2048)
+    found = Collator(processor, vocab, pt.llava.FrameRule())(samples.samples)
     torch.manual_seed(2)
     found |= {"processor": processor, "samples": samples, "path": path}
     return {**found, "vocab": vocab, "logits": torch.randn(*found["labels"].shape, vocab.size, requires_grad=True)}
@@ -50,7 +49,7 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
     vocab: pt.PerceptionVocabulary = batch["vocab"]
     cross, distilled = [], []
     table = softened_codes(codec.codebook, settings.teacher_temperature)
-    ids = vocab.ids(pt.DEPTH)
+    ids = vocab.ids(pt.tokens.DEPTH)
     samples: RecordSamples = batch["samples"]
     for row in range(len(batch["labels"])):
         cell = 0
@@ -91,12 +90,12 @@ def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: Objec
     objective = Objective(settings, vocab, codec)
     labels = batch["labels"]
     items = (labels[:, 1:] != -100).sum()
-    codes = (vocab.codes(labels[:, 1:], pt.DEPTH) >= 0).sum()
+    codes = (vocab.codes(labels[:, 1:], pt.tokens.DEPTH) >= 0).sum()
     wanted = slow(batch, codec, settings)
     keep = positions_to_keep(labels)
     assert keep < labels.shape[1]
     taught = SoftTeacher.of(settings, codec)
-    with_teacher = Collator(batch["processor"], vocab, pt.FrameRule(), taught)
+    with_teacher = Collator(batch["processor"], vocab, pt.llava.FrameRule(), taught)
     samples = batch["samples"].samples
     teacher = with_teacher(samples).get("teacher")
     assert (teacher is None) == (settings.teacher == "hard" or not settings.distillation)
@@ -125,7 +124,7 @@ def test_reconstruction(batch: dict[str, Any], codec: pt.DepthCodec) -> None:
     vocab, labels = batch["vocab"], batch["labels"]
     objective = Objective(ObjectiveSettings(distillation=0.0, reconstruction=3.0), vocab, codec)
     plain = Objective(ObjectiveSettings(distillation=0.0), vocab, codec)
-    codes = (vocab.codes(labels[:, 1:], pt.DEPTH) >= 0).sum()
+    codes = (vocab.codes(labels[:, 1:], pt.tokens.DEPTH) >= 0).sum()
     sure = F.one_hot(labels.roll(-1, dims=1).clamp(min=0), vocab.size).float() * 50
     for logits, more in ((sure, False), (batch["logits"].detach(), True)):
         given = (logits, batch["input_ids"], labels, 1, codes)

@@ -28,9 +28,8 @@ if __name__ == "__main__":
 
     accelerate.state.AcceleratorState.__init__ = as_accelerator
 
-    from perceptok.llava.training.checkpoints import last_checkpoint
-    from perceptok.llava.training.finetuning import finetune
-    from perceptok.llava.training.recipe import FinetuneConfig
+    from perceptok.llava import FinetuneConfig, finetune
+    from perceptok.llava.training.trainer import last_checkpoint
 
     config = FinetuneConfig.from_dict(settings)
     run, rank = Path(config.output), int(os.environ["RANK"])

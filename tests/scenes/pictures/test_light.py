@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perceptok.scenes.building import box, ellipsoid, quad
-from perceptok.scenes.pictures.lighting import Light, occlusion, shadow, spread
-from perceptok.scenes.pictures.patterns import EDGE, PATTERNS, bank, sample
-from perceptok.scenes.pictures.photography import develop
-from perceptok.scenes.raycast import Camera, Rendering, Scene, SceneObject, render
+from perceptok.scenes import Camera, Rendering, Scene, SceneObject, box, ellipsoid, quad, render
+from perceptok.scenes.pictures.materials import EDGE, PATTERNS, bank, sample
+from perceptok.scenes.pictures.shading import Light, develop, occlusion, shadow, spread
 
 FLOOR = SceneObject("floor", (quad((0, 0, 0), (5, 0, 0), (0, 5, 0)),))
 

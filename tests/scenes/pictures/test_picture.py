@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 
 from perceptok.errors import ConfigError
-from perceptok.scenes.pictures import (
-    GATHERINGS,
-    PLURALS,
-    SPLITS,
-    Difficulty,
-    ProceduralPictures,
-    ScenePicture,
-    render_picture,
-)
-from perceptok.scenes.pictures.picture import digest
-from perceptok.scenes.raycast import render
+from perceptok.scenes import PLURALS, Difficulty, ScenePicture, render, render_picture
+from perceptok.scenes.layouts.gatherings import GATHERINGS
+from perceptok.scenes.pictures.picture import ProceduralPictures, picture_digest
+from perceptok.scenes.pictures.splits import SPLITS
 
 DIGEST = """
 from perceptok.scenes.pictures.picture import digest, render_picture
@@ -37,8 +30,8 @@ def pictures() -> list[ScenePicture]:
 
 def test_the_same_in_another_process_and_order() -> None:
     output = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
-    heldout = digest(render_picture(11, 2, 80, split="heldout"))
-    expected = [digest(render_picture(11, index, 80)) for index in (2, 7)]
+    heldout = picture_digest(render_picture(11, 2, 80, split="heldout"))
+    expected = [picture_digest(render_picture(11, index, 80)) for index in (2, 7)]
     assert output.split() == [*expected[::-1], heldout]
     assert len({*expected, heldout}) == 3
 
@@ -150,7 +143,7 @@ def test_pictures_are_textured_and_lit(pictures: list[ScenePicture]) -> None:
 def test_it_is_a_sequence() -> None:
     few = ProceduralPictures(0, 3, 64)
     assert len(few) == 3
-    assert digest(few[-1]) == digest(few[2]) == digest(few[1:][1])
+    assert picture_digest(few[-1]) == picture_digest(few[2]) == picture_digest(few[1:][1])
     for index in (3, -4):
         with pytest.raises(IndexError, match="3 pictures"):
             few[index]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
+from perceptok.vocabulary import AlignmentAccumulator
 from tests.vocabulary.alignment.test_accumulator import batch
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceptok.errors import AlignmentError
-from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
+from perceptok.vocabulary import AlignmentAccumulator
 
 
 def batch(seed: int, positions: int = 40, size: int = 5, width: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +49,7 @@ def test_any_split_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         other.update(teacher[1:], logs[1:])
         merged.merge(other)
         with monkeypatch.context() as patch:
-            patch.setattr("perceptok.vocabulary.alignment.accumulator._ELEMENTS", 7 * 7)
+            patch.setattr("perceptok.vocabulary.alignment._ELEMENTS", 7 * 7)
             small = AlignmentAccumulator(5, 7)
             small.update(teacher, logs)
         for one in (parts, merged, small):
@@ -151,7 +151,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     late = soft.clone()
     late[3, 4] *= 2
     with monkeypatch.context() as patch:
-        patch.setattr("perceptok.vocabulary.alignment.accumulator._ELEMENTS", 7 * 7)
+        patch.setattr("perceptok.vocabulary.alignment._ELEMENTS", 7 * 7)
         with pytest.raises(AlignmentError, match="row 34 of the unmasked ones sums to 2"):
             gathered.update(late, logs)
     with pytest.raises(AlignmentError, match="smallest entry is -1"):

@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.errors import AlignmentError, OutputError
-from perceptok.vocabulary.alignment.accumulator import AlignmentAccumulator
-from perceptok.vocabulary.alignment.mapping import VocabularyAlignment, align_vocabularies
+from perceptok.vocabulary import AlignmentAccumulator, VocabularyAlignment, align_vocabularies
 
 
 def small_costs(seed: int) -> np.ndarray:
@@ -157,11 +156,21 @@ def test_codes_numbers_and_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     codes = torch.tensor([[0, 1], [2, 2]])
     assert alignment.to_auxiliary(codes).tolist() == [[5, 0], [127, 127]]
     assert alignment.to_specialist(torch.tensor([127, 1, 5, 0])).tolist() == [2, -1, 0, 1]
-    assert alignment.token_ids(vocab).tolist() == [vocab.token_id(pt.DEPTH, code) for code in (5, 0, 127)]
-    ids = torch.tensor([vocab.token_id(pt.DEPTH, 127), vocab.token_id(pt.DEPTH, 1), vocab.start_id(pt.DEPTH), 3, -100])
+    assert alignment.token_ids(vocab).tolist() == [vocab.token_id(pt.tokens.DEPTH, code) for code in (5, 0, 127)]
+    ids = torch.tensor(
+        [
+            vocab.token_id(pt.tokens.DEPTH, 127),
+            vocab.token_id(pt.tokens.DEPTH, 1),
+            vocab.start_id(pt.tokens.DEPTH),
+            3,
+            -100,
+        ]
+    )
     assert alignment.codes_of_ids(ids, vocab).tolist() == [2, -1, -1, -1, -1]
     wide = VocabularyAlignment((7, 335), 336)
-    assert wide.token_ids(vocab, pt.PIXEL).tolist() == [vocab.token_id(pt.PIXEL, code) for code in (7, 335)]
+    assert wide.token_ids(vocab, pt.tokens.PIXEL).tolist() == [
+        vocab.token_id(pt.tokens.PIXEL, code) for code in (7, 335)
+    ]
 
 
 def test_composition_and_inverse() -> None:

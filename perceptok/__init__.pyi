@@ -1,0 +1,34 @@
+from . import boxes as boxes
+from . import config as config
+from . import data as data
+from . import decoding as decoding
+from . import depth as depth
+from . import errors as errors
+from . import evaluation as evaluation
+from . import files as files
+from . import images as images
+from . import jobs as jobs
+from . import llava as llava
+from . import losses as losses
+from . import pages as pages
+from . import scenes as scenes
+from . import tokens as tokens
+from . import vocabulary as vocabulary
+from .boxes.codec import BoxCodec as BoxCodec
+from .boxes.frames import ImageFrame as ImageFrame
+from .data.records import PerceptionRecord as PerceptionRecord
+from .decoding.engines.huggingface import PerceptionLogitsProcessor as PerceptionLogitsProcessor
+from .decoding.reading.generation import parse_generation as parse_generation
+from .depth.codec import DepthCodec as DepthCodec
+from .depth.maps import DepthMap as DepthMap
+from .depth.training.codec_trainer import train_depth_codec as train_depth_codec
+from .errors import PerceptokError as PerceptokError
+from .llava.inference.pipeline import PerceptionPipeline as PerceptionPipeline
+from .llava.loading import load_llava as load_llava
+from .llava.training.finetuning import finetune as finetune
+from .losses.curriculum import CurriculumSampler as CurriculumSampler
+from .losses.distillation import distillation_loss as distillation_loss
+from .vocabulary.extension import extend_vocabulary as extend_vocabulary
+from .vocabulary.lookup import PerceptionVocabulary as PerceptionVocabulary
+
+__version__: str

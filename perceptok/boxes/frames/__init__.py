@@ -1,1 +1,0 @@
-"""Image frames: how an image's pixels relate to what a model sees, with the exact inverse."""

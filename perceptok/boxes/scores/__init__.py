@@ -1,1 +1,0 @@
-"""How good predicted boxes are, and what they look like."""

@@ -1,1 +1,0 @@
-"""Boxes in text: surface forms, free text, answers, and other models' spellings."""

@@ -1,0 +1,452 @@
+"""Building: candidates in a drawn order, accepted until a set is full, kept on the way, written at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from perceptok.data.recipes import DataRecipe, Opened, opened
+from perceptok.data.record_files import Form, read_records, write_records
+from perceptok.data.records import PerceptionRecord
+from perceptok.data.sources import Sample
+from perceptok.data.tasks import Made, SetConfig, counting_record, depth_records
+from perceptok.errors import DataError, OutputError
+from perceptok.files import atomic_write, locked, parse_json
+from perceptok.jobs import Engine, LocalEngine
+
+__all__ = [
+    "BuildJournal",
+    "BuildReport",
+    "Candidate",
+    "MakeRecords",
+    "Rejection",
+    "SetReport",
+    "build_data",
+    "drawn_from",
+]
+
+
+class Rejection(NamedTuple):
+    """A sample that no record was made of, and why."""
+
+    name: str
+    reason: str
+
+
+class BuildJournal:
+    """Records and rejections of one set, in order, piece by piece; read from disk whenever they are asked for.
+
+    Args:
+        path: The file; continued where it exists.
+        run: What the pieces belong to.
+        start_over: Forget what is there.
+
+    Raises:
+        OutputError: The file belongs to another run, is damaged, or cannot be written.
+    """
+
+    def __init__(self, path: Path, run: str, *, start_over: bool = False) -> None:
+        self.path, self.pieces = path, 0
+        header = json.dumps({"run": run}) + "\n"
+        try:
+            if start_over or not path.exists():
+                path.write_text(header, encoding="utf-8")
+                return
+            with path.open("r+b") as file:
+                first = file.readline()
+                if first and first.endswith(b"\n") and first != header.encode():
+                    raise OutputError(
+                        f"{path} belongs to an unfinished build of another recipe; remove it, finish that build, or "
+                        "start over with force (--force)"
+                    )
+                whole = len(first)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # a killed run can leave half a line
+                    self.pieces += 1
+                    whole += len(line)
+                file.truncate(whole if first.endswith(b"\n") else 0)
+            if not first.endswith(b"\n"):
+                path.write_text(header, encoding="utf-8")
+        except OutputError:
+            raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def add(self, records: list[PerceptionRecord], rejected: list[Rejection]) -> None:
+        """One finished piece; raises OutputError where it cannot be written."""
+        line = {"records": [one.to_dict() for one in records], "rejected": [list(one) for one in rejected]}
+        try:
+            with self.path.open("ab") as file:
+                file.write((json.dumps(line) + "\n").encode())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.pieces += 1
+
+    def records(self) -> Iterator[PerceptionRecord]:
+        """Every record so far."""
+        for piece in self._read():
+            for values in piece["records"]:
+                yield PerceptionRecord.from_dict(values, str(self.path))
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Every rejected sample so far."""
+        for piece in self._read():
+            for name, reason in piece["rejected"]:
+                yield Rejection(name, reason)
+
+    def remove(self) -> None:
+        """Once the output is written."""
+        self.path.unlink()
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as file:
+            next(file)
+            for number, line in enumerate(file, 2):
+                piece = parse_json(line, f"{self.path}, line {number}", OutputError)
+                if not isinstance(piece, dict) or piece.keys() != {"records", "rejected"}:
+                    raise OutputError(f"{self.path}, line {number} is damaged; remove the file and build again")
+                yield piece
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot write {self.path}: {error.strerror}; what was made so far is kept: make room and run the command "
+            "again"
+        )
+
+
+class Candidate(NamedTuple):
+    """What became of one sample: a record with the bytes of its picture, or the reason why there is none."""
+
+    name: str
+    record: PerceptionRecord | None
+    picture: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class MakeRecords:
+    """Makes the records of some samples of one set; pickled with the recipe's text and little else."""
+
+    recipe: str
+    set_name: str
+
+    def __call__(self, names: tuple[str, ...]) -> list[Candidate]:
+        """A candidate for each name. What comes out depends on recipe, set and names only."""
+        here = opened(self.recipe)
+        config = next(one for one in here.recipe.sets if one.name == self.set_name)
+        depth = config.task == "depth"
+        samples = here.source(config.source).read(names, depth=depth, boxes=not depth)
+        results: list[Made | str] = [one if isinstance(one, str) else "" for one in samples]
+        known = [(at, one, drawn_from(here.recipe.seed, config, one.name)) for at, one in _samples(samples)]
+        if depth:
+            made = depth_records([(one, rng) for _, one, rng in known], config, here.setting)
+        else:
+            made = [counting_record(one, rng, config, here.setting, here.plurals) for _, one, rng in known]
+        for (at, _, _), one in zip(known, made, strict=True):
+            results[at] = one
+        return [
+            Candidate(name, None, b"", one)
+            if isinstance(one, str)
+            else Candidate(name, one.record, _encoded(one.picture, here.recipe.image_format), "")
+            for name, one in zip(names, results, strict=True)
+        ]
+
+
+def _samples(samples: list[Sample | str]) -> list[tuple[int, Sample]]:
+    return [(at, one) for at, one in enumerate(samples) if not isinstance(one, str)]
+
+
+def drawn_from(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
+    """What is drawn from for one sample, or for a set's order: the same whatever else is built, and in any process."""
+    key = "\0".join([config.source, config.stream or config.name, *names])
+    words = np.frombuffer(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), dtype=np.uint32)
+    return np.random.default_rng([seed, *words.tolist()])
+
+
+def _encoded(picture: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    if form == "png":
+        picture.save(buffer, format="PNG")
+    else:
+        picture.save(buffer, format="JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+_AT_ONCE = 8
+"""Candidates of one piece of work; part of what makes a build reproducible, so no option."""
+
+_PACKAGES = ("numpy", "onnxruntime", "pillow", "torch", "transformers")
+_FORMS: dict[str, tuple[str, Form]] = {
+    "llava": ("records_llava.json", "llava"),
+    "chat": ("records_chat.jsonl", "chat"),
+    "parquet": ("records.parquet", "records"),
+}
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What became of one set.
+
+    Attributes:
+        name: Of the set.
+        records: Made.
+        candidates: Samples that were looked at.
+        rejected: Reason -> how many samples; numbers in reasons are left out, so that like ones count together.
+    """
+
+    name: str
+    records: int
+    candidates: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_data` made.
+
+    Attributes:
+        folder: Where.
+        sets: One report each.
+    """
+
+    folder: Path
+    sets: tuple[SetReport, ...]
+
+    @property
+    def records(self) -> int:
+        """Of all sets."""
+        return sum(one.records for one in self.sets)
+
+
+def build_data(
+    recipe: DataRecipe,
+    output: str | Path,
+    *,
+    engine: Engine | None = None,
+    force: bool = False,
+    advance: Callable[[int], object] = lambda _: None,
+) -> BuildReport:
+    """Build a data set: `records.jsonl`, `images/`, `manifest.json` and `rejected.jsonl`.
+
+    A run that was killed or found the disk full is continued by the same call. The bytes of every file are the same
+    however often a run was stopped and whatever engine did the work. The folder is held alone until the build ends.
+
+    Args:
+        recipe: What is built.
+        output: A folder; made where missing.
+        engine: Spreads the work: `LocalEngine` or `perceptok.jobs.RayEngine`; default: this process alone.
+        force: Build again what is there already.
+        advance: Called with the number of records that were added.
+
+    Returns:
+        What became of each set; the manifest says the same.
+
+    Raises:
+        DataError: A set has fewer samples than are asked for, or too many were rejected; the message says why. What was
+            made is kept.
+        OutputError: The folder holds a data set already, or an unfinished one of another recipe; another process builds
+            in it; or it cannot be written.
+    """
+    folder = Path(output)
+    located = recipe.located()
+    text = json.dumps(located.to_dict(), sort_keys=True)
+    here = opened(text)
+    for config in recipe.sets:
+        available = len(here.source(config.source).names)
+        if available < config.count:
+            raise DataError(
+                f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
+            )
+    reports, journals = [], []
+    with _held(folder, force):
+        for config in recipe.sets:
+            # Of paths on this machine: an unfinished build of other files is not continued.
+            journal = BuildJournal(folder / f".{config.name}.partial", located.fingerprint, start_over=force)
+            reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
+            journals.append(journal)
+        _write_files(recipe, here, folder, reports, journals)
+        for journal in journals:
+            journal.remove()
+    return BuildReport(folder, tuple(reports))
+
+
+@contextmanager
+def _held(folder: Path, force: bool) -> Iterator[None]:
+    """A folder without a finished data set, in which one process builds at a time."""
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
+    with locked(folder / ".perceptok.lock", folder):
+        manifest = folder / "manifest.json"
+        if manifest.exists() and not force:
+            raise OutputError(
+                f"{folder} holds a data set already; choose another folder, or build again with force (--force)"
+            )
+        try:
+            manifest.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
+        yield
+
+
+def _build_set(
+    text: str,
+    here: Opened,
+    config: SetConfig,
+    journal: BuildJournal,
+    folder: Path,
+    engine: Engine,
+    advance: Callable[[int], object],
+) -> SetReport:
+    names = list(here.source(config.source).names)
+    order = drawn_from(here.recipe.seed, config).permutation(len(names))
+    pieces = [
+        tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
+    ]
+    chosen = _Choice(config)
+    for record in journal.records():
+        chosen.take(record)
+    advance(chosen.count)
+    todo = iter(pieces[journal.pieces :])
+    work = MakeRecords(text, config.name)
+    if chosen.count < config.count:
+        for candidates in engine.map(work, todo):
+            kept, rejected = _accepted(candidates, chosen, config, folder, here.recipe.image_format)
+            journal.add(kept, rejected)
+            advance(len(kept))
+            if chosen.count >= config.count:
+                break
+    reasons: Counter[str] = Counter(_kind_of(one.reason) for one in journal.rejections())
+    if chosen.count < config.count:
+        common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
+        raise DataError(
+            f"set {config.name} asks for {config.count} records, {chosen.count} could be made of {len(names)} images; "
+            f"the others were rejected: {common}. Ask for fewer, or add images"
+        )
+    looked = chosen.count + sum(reasons.values())
+    return SetReport(config.name, chosen.count, looked, dict(sorted(reasons.items())))
+
+
+class _Choice:
+    """Which candidates a set takes: as many as it wants, no count more often than it says."""
+
+    def __init__(self, config: SetConfig) -> None:
+        self.config, self.count = config, 0
+        self.instances: Counter[int] = Counter()
+
+    def refusal(self, record: PerceptionRecord) -> str:
+        """Why a record is not taken; "" where it is."""
+        boxes = record.evidence.boxes
+        if boxes is not None and self.instances[len(boxes)] >= self.config.most_of_a_count:
+            return f"balance: there are {self.config.most_of_a_count} records with this count"
+        return ""
+
+    def take(self, record: PerceptionRecord) -> None:
+        """Count it."""
+        self.count += 1
+        if record.evidence.boxes is not None:
+            self.instances[len(record.evidence.boxes)] += 1
+
+
+def _accepted(
+    candidates: list[Candidate], chosen: _Choice, config: SetConfig, folder: Path, form: str
+) -> tuple[list[PerceptionRecord], list[Rejection]]:
+    kept: list[PerceptionRecord] = []
+    rejected: list[Rejection] = []
+    for one in candidates:
+        if chosen.count >= config.count:
+            break
+        reason = one.reason if one.record is None else chosen.refusal(one.record)
+        if one.record is None or reason:
+            rejected.append(Rejection(one.name, reason))
+            continue
+        number = f"{chosen.count:06d}"
+        image = f"images/{config.name}/{number}.{form}"
+        record = replace(one.record, id=f"{config.name}-{number}", images=(image,))
+        target = folder / image
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
+        with atomic_write(target, force=True) as file:
+            file.write(one.picture)
+        chosen.take(record)
+        kept.append(record)
+    return kept, rejected
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without the numbers and names that differ from sample to sample."""
+    words = []
+    for word in reason.split():
+        words.append("#" if any(letter.isdigit() for letter in word) or "/" in word else word)
+    return " ".join(words)
+
+
+def _write_files(
+    recipe: DataRecipe, here: Opened, folder: Path, reports: list[SetReport], journals: list[BuildJournal]
+) -> None:
+    def records() -> Iterator[PerceptionRecord]:
+        for journal in journals:
+            yield from journal.records()
+
+    files: dict[str, str] = {}
+    write_records(folder / "records.jsonl", records(), force=True)
+    names = ["records.jsonl"]
+    for form in recipe.also:
+        name, kind = _FORMS[form]
+        write_records(folder / name, records(), form=kind, force=True)
+        names.append(name)
+    with atomic_write(folder / "rejected.jsonl", force=True) as file:
+        for config, journal in zip(recipe.sets, journals, strict=True):
+            for one in journal.rejections():
+                line = {"set": config.name, "image": one.name, "reason": one.reason}
+                file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
+    for name in [*names, "rejected.jsonl"]:
+        files[name] = _hash_of(folder / name)
+    digest = hashlib.sha256()
+    for record in read_records(folder / "records.jsonl"):
+        for image in record.images:
+            digest.update(f"{image} {_hash_of(folder / image)}\n".encode())
+    manifest: dict[str, Any] = {
+        "perceptok": metadata.version("perceptok"),
+        "versions": _versions(),
+        "recipe": recipe.to_dict(),
+        "recipe_fingerprint": recipe.fingerprint,
+        "seed": recipe.seed,
+        "codec": here.setting.codec.fingerprint,
+        "prompts": here.setting.prompts.label,
+        "sources": {name: here.source(name).fingerprint for name in sorted({one.source for one in recipe.sets})},
+        "sets": [asdict(report) for report in reports],
+        "files": files,
+        "images": digest.hexdigest(),
+    }
+    with atomic_write(folder / "manifest.json", force=True) as file:
+        file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    known = {}
+    for package in _PACKAGES:
+        try:
+            known[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

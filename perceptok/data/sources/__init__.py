@@ -1,1 +1,0 @@
-"""Sources: folders of images, annotation files and the procedural world, as samples with depth and boxes."""

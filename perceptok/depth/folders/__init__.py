@@ -1,1 +1,0 @@
-"""Many depth maps at once: which files, their records, and interruptible jobs over them."""

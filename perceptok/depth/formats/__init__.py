@@ -1,0 +1,1 @@
+"""File formats of depth maps, one module each."""

@@ -1,0 +1,106 @@
+"""The depth VQ-VAE: an encoder, 128 code vectors, a decoder. Which networks is a matter of configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perceptok.config import config_from_dict
+from perceptok.depth.networks.aurora import AuroraConfig, AuroraDecoder, AuroraEncoder
+from perceptok.depth.networks.grid import GridConfig, GridDecoder, GridEncoder
+from perceptok.errors import CheckpointError, ConfigError
+from perceptok.tokens import DEPTH_GRID
+
+__all__ = ["DepthVQVAE", "ModelConfig", "filled_model", "model_config_from_dict", "model_config_to_dict"]
+
+
+ModelConfig = GridConfig | AuroraConfig
+
+_ARCHITECTURES: dict[str, type[ModelConfig]] = {"aurora": AuroraConfig, "grid": GridConfig}
+
+
+def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as plain JSON types, with its `architecture` named."""
+    name = next(name for name, kind in _ARCHITECTURES.items() if type(config) is kind)
+    return {"architecture": name, **asdict(config)}
+
+
+def model_config_from_dict(values: object) -> ModelConfig:
+    """The inverse of `model_config_to_dict`; raises ConfigError for an unknown architecture, key or type."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"a model is an object of settings with its architecture; got {values!r}")
+    values = dict(values)
+    name = values.pop("architecture", None)
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {name!r}; known are {', '.join(_ARCHITECTURES)}")
+    return config_from_dict(_ARCHITECTURES[name], values)
+
+
+class DepthVQVAE(nn.Module):
+    """Networks and code vectors between maps of nearness and a 10x10 grid of codes.
+
+    The networks' own scale is [-1, 1]. Quantisation is always in float32: it compares distances that bfloat16 cannot
+    tell apart.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        if isinstance(config, AuroraConfig):
+            self.encoder: nn.Module = AuroraEncoder(config)
+            self.decoder: nn.Module = AuroraDecoder(config)
+        else:
+            self.encoder = GridEncoder(config, DEPTH_GRID[0])
+            self.decoder = GridDecoder(config, DEPTH_GRID[0])
+        self.register_buffer("codebook", torch.randn(config.codebook_size, config.codebook_dim))
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Maps (B, 1, 320, 320) in [-1, 1] -> features before quantisation (B, 10, 10, D), float32."""
+        features: Tensor = self.encoder(maps)
+        return features.float()
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Features (..., D) -> squared Euclidean distances to every code (..., K), float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            flat = features.float()
+            return flat.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * (flat @ self.codebook.t())
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Codes (B, 10, 10) -> their vectors (B, 10, 10, D)."""
+        return self.codebook[codes]
+
+    def reconstruct(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, 10, 10, D) -> maps (B, 1, 320, 320), about [-1, 1], float32."""
+        maps: Tensor = self.decoder(vectors)
+        return maps.float()
+
+
+def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthVQVAE:
+    """A model that holds these weights, as float32; raises CheckpointError, which names `where` they came from.
+
+    Shapes must be exactly the configuration's, and every number finite.
+    """
+    # Shapes first, without memory: a damaged configuration may well ask for a terabyte.
+    with torch.device("meta"):
+        model = DepthVQVAE(config)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if expected != found:
+        wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
+        raise CheckpointError(
+            f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
+            f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
+        )
+    single = {key: value.float() for key, value in state.items()}
+    if not all(torch.isfinite(value).all() for value in single.values()):
+        raise CheckpointError(
+            f"{where}: weights are NaN or infinite, or too large for float32; training that saved them had diverged"
+        )
+    model.load_state_dict(single, assign=True)
+    return model

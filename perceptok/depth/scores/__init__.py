@@ -1,1 +1,0 @@
-"""How good a depth codec is: errors, order of points, reports and pictures."""

@@ -1,1 +1,0 @@
-"""Benchmarks in their published layouts, and the one way in which answers to them are scored."""

@@ -1,1 +1,0 @@
-"""Many images through a pipeline: found, answered, resumable, and shown on a page."""

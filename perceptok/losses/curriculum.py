@@ -1,0 +1,409 @@
+"""Which task to train on when: Eqs. 3 and 4 of AURORA (arXiv 2412.03548, Sec. 3.4), and its released recipe.
+
+Under Eq. 3 a falling temperature moves the draw to the *smallest* difficulty: what is easy at the start is nearly all
+there is at the end. The text around the equations wants the opposite: difficulties rise from the atomic task to whole
+chains of thought, and tau(s) is to shift the draw "toward harder tasks". Both are to be had from the same formulas,
+whose lambda has no printed sign: with -1 < lambda < 0 the temperature *rises*, so that the draw starts on the easiest
+task and spreads out. `TemperatureSchedule` does that unless told otherwise. It can only spread: no task overtakes an
+easier one. The released data go further, from 100 % atomic samples to 10 %: `LinearSchedule`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch.utils.data import Sampler
+
+from perceptok.errors import ObjectiveError
+
+__all__ = [
+    "CurriculumSampler",
+    "LinearSchedule",
+    "Mixture",
+    "Schedule",
+    "TemperatureSchedule",
+    "curriculum_probabilities",
+    "curriculum_temperature",
+]
+
+
+def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.ndarray:
+    """p(d_t, s) = exp(-d_t / tau(s)) / sum_i exp(-d_i / tau(s)) (Eq. 3, as printed).
+
+    Args:
+        difficulties: (K,) finite; only differences matter.
+        temperature: tau > 0, in units of difficulty: near 0 the easiest task alone is drawn, far above all alike.
+
+    Returns:
+        (K,) float64, summing to 1.
+
+    Raises:
+        ObjectiveError: No task, a difficulty that is not finite, or a temperature that is not positive.
+    """
+    values = np.asarray(difficulties, dtype=np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ObjectiveError(f"difficulties are a list of at least one number; got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ObjectiveError(f"difficulties are finite; got {values[~np.isfinite(values)][0]}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ObjectiveError(f"the temperature tau is positive and finite; got {temperature}")
+    weights = np.exp((values.min() - values) / temperature)
+    return np.asarray(weights / weights.sum())
+
+
+def curriculum_temperature(step: int, total_steps: int, tau0: float, lam: float) -> float:
+    """tau(s) = tau_0 / (1 + lambda * s / S) (Eq. 4, as printed).
+
+    With lam > 0 it falls from tau0 to tau0 / (1 + lam), with -1 < lam < 0 it rises to that value; lam = 0 leaves it.
+
+    Args:
+        step: 0 <= step <= total_steps.
+        total_steps: Positive.
+        tau0: The temperature at step 0, positive.
+        lam: Above -1.
+
+    Raises:
+        ObjectiveError: A value out of its range.
+    """
+    if not 0 <= step <= total_steps or total_steps <= 0:
+        raise ObjectiveError(f"steps are 0 <= step <= total_steps, with total_steps > 0; got {step} of {total_steps}")
+    if not (tau0 > 0 and math.isfinite(tau0)):
+        raise ObjectiveError(f"the temperature tau0 is positive and finite; got {tau0}")
+    if not (lam > -1 and math.isfinite(lam)):
+        raise ObjectiveError(f"lam is above -1, or the temperature leaves the positive numbers; got {lam}")
+    return tau0 / (1 + lam * step / total_steps)
+
+
+class Schedule(Protocol):
+    """How often each task is drawn, step by step."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        ...
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:
+        """Shares of the tasks at a step 0 <= step < total_steps: (K,), summing to 1, in the order of `tasks`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TemperatureSchedule:
+    """Eq. 3 under the temperature of Eq. 4.
+
+    Attributes:
+        difficulties: Task -> difficulty d, e.g. {"atomic": 0, "cot": 1, "direct": 1}.
+        tau0: Temperature at the start. 0.2 draws the atomic task of that example in 98.7 % of cases.
+        lam: -0.95 raises the temperature twentyfold, to 39 % atomic at the end. Above 0 it falls, and the mixture moves
+            *towards* the easiest task. The paper calls it the annealing rate and gives no value.
+    """
+
+    difficulties: Mapping[str, float]
+    tau0: float = 0.2
+    lam: float = -0.95
+
+    def __post_init__(self) -> None:
+        _check_tasks(self.tasks)
+        self.probabilities(0, 1)
+        self.probabilities(1, 1)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self.difficulties)
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:
+        """Shares of the tasks at a step; see `Schedule`."""
+        temperature = curriculum_temperature(step, total_steps, self.tau0, self.lam)
+        return curriculum_probabilities(list(self.difficulties.values()), temperature)
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """The released recipe (Sec. 8): ten passes, in which the share of atomic samples falls 100 %, 90 %, ... 10 %.
+
+    The paper besides asks an image's two other questions, with and without reasoning, one right after the other; here
+    every task has an order of its own.
+
+    Attributes:
+        atomic: Tasks that are learned first; they share their part equally.
+        others: Task -> relative weight in the rest, e.g. {"cot": 1, "direct": 1}.
+        first: Share of atomic samples in the first pass.
+        last: Share in the last pass.
+        passes: Number of passes of equal length; with more passes than steps the share falls at every step.
+    """
+
+    atomic: Sequence[str] = ("atomic",)
+    others: Mapping[str, float] = field(default_factory=lambda: {"cot": 1.0, "direct": 1.0})
+    first: float = 1.0
+    last: float = 0.1
+    passes: int = 10
+
+    def __post_init__(self) -> None:
+        _check_tasks(self.atomic)
+        _check_tasks(self.tasks)
+        for name in ("first", "last"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ObjectiveError(f"{name} is a share in 0..1; got {getattr(self, name)}")
+        if self.passes < 1:
+            raise ObjectiveError(f"passes is at least 1; got {self.passes}")
+        if not all(weight > 0 and math.isfinite(weight) for weight in self.others.values()):
+            raise ObjectiveError(f"weights are positive and finite; got {dict(self.others)}")
+        if not self.others and (self.first < 1 or self.last < 1):
+            raise ObjectiveError("without other tasks the atomic share is 1 throughout; name the others")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, atomic ones first."""
+        return (*self.atomic, *self.others)
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:
+        """Shares of the tasks at a step; see `Schedule`. Raises ObjectiveError for a step beyond the run."""
+        if not 0 <= step <= total_steps or total_steps <= 0:
+            raise ObjectiveError(f"steps are 0 <= step <= total_steps; got {step} of {total_steps}")
+        number = min(self.passes - 1, step * self.passes // total_steps)
+        share = self.first + (self.last - self.first) * number / max(1, self.passes - 1)
+        weights = np.array(list(self.others.values()))
+        return np.concatenate(
+            [np.full(len(self.atomic), share / len(self.atomic)), (1 - share) * weights / max(weights.sum(), 1e-300)]
+        )
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    if isinstance(tasks, str) or not tasks:
+        raise ObjectiveError(f"a curriculum has at least one task, by name; got {tasks!r}")
+    if len(set(tasks)) < len(tasks):
+        raise ObjectiveError(f"a task is named twice: {', '.join(tasks)}")
+
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class Mixture(NamedTuple):
+    """What a curriculum drew over some steps.
+
+    Attributes:
+        counts: Task -> samples drawn, over all processes.
+        shares: Task -> part of all samples, 0 where nothing was drawn.
+        expected: Task -> the mean of the schedule's shares over the same steps.
+    """
+
+    counts: dict[str, int]
+    shares: dict[str, float]
+    expected: dict[str, float]
+
+
+class CurriculumSampler(Sampler[list[int]]):
+    """A batch sampler whose mixture of tasks follows a schedule.
+
+    Every batch mixes the tasks: its counts are the schedule's shares of the batch, rounded so that no task is ever off
+    by a whole sample in a batch, nor the sum over many batches off by more than a few. Within a task every sample is
+    drawn once before any is drawn again. All of it is a function of the seed and the step's number, so that processes
+    agree without talking, and a run resumed at a step draws what it would have drawn.
+
+    For `DataLoader(dataset, batch_sampler=sampler)`, over the tasks' datasets one after the other
+    (`torch.utils.data.ConcatDataset`). With Accelerate leave `rank` and `world_size` alone: `accelerator.prepare` hands
+    batches (or, with `split_batches`, parts of them) to processes itself; let the number of steps be a multiple of the
+    processes, or the last batches are left out. Without it give both, and each process gets its part of every batch.
+
+    Every iteration begins at the first step, as with other samplers; after `load_state_dict` the next one begins at
+    the step that was saved. Accelerate's own way to go on, `skip_first_batches`, does the same without a state.
+
+    Attributes:
+        step: The next step to draw.
+        batch_size: Samples of a step in this process.
+        drop_last: True: every batch is full.
+    """
+
+    drop_last = True
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        schedule: Schedule,
+        *,
+        total_steps: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Set up a curriculum.
+
+        Args:
+            sizes: Task -> number of samples, in the order in which the datasets are concatenated.
+            schedule: Shares of the same tasks; `LinearSchedule()` is the released recipe.
+            total_steps: Batches of the whole curriculum.
+            batch_size: Samples of a step over all processes.
+            seed: Of the order of samples.
+            rank: This process, 0 <= rank < world_size.
+            world_size: Processes; divides the batch size.
+
+        Raises:
+            ObjectiveError: No task, an empty task, tasks that the schedule does not have or lacks, or sizes that do not
+                fit.
+        """
+        _check(sizes, schedule, total_steps, batch_size, seed, rank, world_size)
+        self.sizes = dict(sizes)
+        self.schedule = schedule
+        self.total_steps = total_steps
+        self.batch_size = batch_size // world_size
+        self.step = 0
+        self._first = 0
+        self._global_batch = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._order = [schedule.tasks.index(task) for task in self.sizes]
+        self._offset = float(np.random.default_rng(seed).random())
+        # Where a task's samples begin in the concatenated datasets.
+        self._begin = np.cumsum([0, *self.sizes.values()])
+        self._shuffled: dict[tuple[int, int], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Batches of an iteration."""
+        return self.total_steps - self._first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of this process, from the first step, or the one that a state said, to the last."""
+        self.step = self._first
+        drawn = self._drawn(0, self.step)
+        while self.step < self.total_steps:
+            counts = self._counts(self.step)
+            batch = np.concatenate([self._samples(task, drawn[task], counts[task]) for task in range(len(counts))])
+            drawn = drawn + counts
+            np.random.default_rng((self._seed, 1, self.step)).shuffle(batch)
+            self.step += 1
+            yield batch[self._rank * self.batch_size : (self._rank + 1) * self.batch_size].tolist()
+        self._first = 0
+
+    def mixture(self, first: int = 0, last: int | None = None) -> Mixture:
+        """What was drawn at the steps first <= step < last, without `last` all until now; over all processes.
+
+        Raises:
+            ObjectiveError: Steps that were not drawn yet, or a `last` before `first`.
+        """
+        end = self.step if last is None else last
+        if not 0 <= first <= end <= self.total_steps:
+            raise ObjectiveError(f"steps are 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
+        counts = self._drawn(first, end)
+        expected = np.zeros(len(counts))
+        for step in range(first, end):
+            expected += self._shares(step) / (end - first)
+        return Mixture(
+            {task: int(count) for task, count in zip(self.sizes, counts, strict=True)},
+            {task: float(count / max(1, counts.sum())) for task, count in zip(self.sizes, counts, strict=True)},
+            {task: float(share) for task, share in zip(self.sizes, expected, strict=True)},
+        )
+
+    def state_dict(self, step: int | None = None) -> dict[str, Any]:
+        """Where to go on.
+
+        Args:
+            step: The number of steps that have been trained, of all processes. Without it, the number of batches
+                handed out, which is more where a `DataLoader` with workers (or Accelerate) fetches ahead.
+
+        Raises:
+            ObjectiveError: A step that the run does not have.
+        """
+        at = self.step if step is None else step
+        if not 0 <= at <= self.total_steps:
+            raise ObjectiveError(f"steps are 0..{self.total_steps}; got {at}")
+        return {**self._identity(), "step": at}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration at a saved step; raises ObjectiveError where the curriculum is another one."""
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ObjectiveError(
+                    f"the state belongs to another curriculum: {name} was {state.get(name)}, now {value}"
+                )
+        if not 0 <= int(state["step"]) <= self.total_steps:
+            raise ObjectiveError(f"steps are 0..{self.total_steps}; the state says {state['step']}")
+        self.step = self._first = int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "sizes": self.sizes,
+            "schedule": repr(self.schedule),
+            "total_steps": self.total_steps,
+            "batch_size": self._global_batch,
+            "seed": self._seed,
+        }
+
+    def _shares(self, step: int) -> np.ndarray:
+        shares = np.asarray(self.schedule.probabilities(step, self.total_steps), dtype=np.float64)
+        # NaN fails every comparison, so it cannot slip through.
+        if shares.shape != (len(self._order),) or not ((shares >= 0).all() and abs(shares.sum() - 1) < 1e-6):
+            raise ObjectiveError(
+                f"shares are at least 0 and sum to 1, one for each of {len(self._order)} tasks; the schedule gave "
+                f"{shares.tolist()} at step {step}"
+            )
+        return shares[self._order]
+
+    def _counts(self, step: int) -> np.ndarray:
+        """Samples of each task at a step: how many points of a shifted grid fall into each task's interval.
+
+        The shift follows the golden ratio, whose multiples fill [0, 1) more evenly than random numbers.
+        """
+        edges = np.concatenate([[0.0], np.cumsum(self._shares(step))]).clip(max=1.0) * self._global_batch
+        edges[-1] = self._global_batch
+        shift = (self._offset + step * _GOLDEN) % 1.0
+        return np.diff(np.floor(edges + shift)).astype(np.int64)
+
+    def _drawn(self, first: int, last: int) -> np.ndarray:
+        drawn = np.zeros(len(self.sizes), dtype=np.int64)
+        for step in range(first, last):
+            drawn += self._counts(step)
+        return drawn
+
+    def _samples(self, task: int, first: int, count: int) -> np.ndarray:
+        """The task's draws number first .. first + count - 1: one permutation of its samples after another."""
+        size = self._begin[task + 1] - self._begin[task]
+        number = np.arange(first, first + count)
+        chosen = np.empty(count, dtype=np.int64)
+        for epoch in range(first // size, (first + count - 1) // size + 1):
+            here = number // size == epoch
+            chosen[here] = self._permutation(task, epoch)[number[here] % size]
+        return chosen + int(self._begin[task])
+
+    def _permutation(self, task: int, epoch: int) -> np.ndarray:
+        if (task, epoch) not in self._shuffled:
+            # One epoch of a task is over before the next begins.
+            self._shuffled = {key: order for key, order in self._shuffled.items() if key[0] != task}
+            size = int(self._begin[task + 1] - self._begin[task])
+            self._shuffled[task, epoch] = np.random.default_rng((self._seed, 2, task, epoch)).permutation(size)
+        return self._shuffled[task, epoch]
+
+
+def _check(
+    sizes: Mapping[str, int],
+    schedule: Schedule,
+    total_steps: int,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> None:
+    if not sizes:
+        raise ObjectiveError("a curriculum has at least one task; got none")
+    if set(sizes) != set(schedule.tasks):
+        raise ObjectiveError(
+            f"the samples are of the tasks {', '.join(sizes)}, the schedule knows {', '.join(schedule.tasks)}"
+        )
+    for task, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ObjectiveError(f"sizes are numbers of samples, at least 1 for each task; got {size!r} for {task}")
+    if total_steps < 1 or batch_size < 1:
+        raise ObjectiveError(f"total_steps and batch_size are positive; got {total_steps} and {batch_size}")
+    if seed < 0:
+        raise ObjectiveError(f"a seed is not negative; got {seed}")
+    if not 0 <= rank < world_size or batch_size % world_size:
+        raise ObjectiveError(
+            f"ranks are 0..{world_size - 1} and the batch size is a multiple of the number of processes; got rank "
+            f"{rank}, batch size {batch_size}"
+        )

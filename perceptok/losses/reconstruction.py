@@ -1,0 +1,108 @@
+"""The map that the model's tokens mean, against the map they should mean: Eq. 2 of AURORA (arXiv 2412.03548)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from perceptok.errors import ObjectiveError
+from perceptok.losses.log_probs import column_log_probs
+from perceptok.tokens import DEPTH, DEPTH_GRID, TokenSet
+from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
+
+__all__ = ["reconstruction_loss"]
+
+
+_CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
+
+
+def reconstruction_loss(
+    logits: Tensor,
+    target_nearness: Tensor,
+    decoder: Callable[[Tensor], Tensor],
+    alignment: VocabularyAlignment,
+    vocab: PerceptionVocabulary,
+    mask: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    temperature: float = 1.0,
+    straight_through: bool = False,
+    token_set: TokenSet = DEPTH,
+) -> Tensor:
+    """Mean squared error of the decoded map, ||g(t) - f||^2 (Eq. 2), differentiable in the logits.
+
+    t are soft tokens: the codebook vectors averaged under the model's probabilities of the codes' tokens (Sec. 6.3);
+    `codec.decode_soft` makes them and decodes them (g). f in the paper is what the codec makes of the true codes, and
+    so it is with target_nearness=codec.decode(codes); the depth map itself asks for what the codec cannot give too.
+    The paper trains with weight 0, as `ObjectiveWeights` does by default: its Table 6 finds no gain. That
+    probabilities are normalised over the codes' tokens alone, and that pixels may be left out, is our reading.
+
+    Args:
+        logits: (B, T, V) at the positions that predict the codes, as for `distillation_loss`; or (N, V).
+        target_nearness: (M, H, W), one map for each of the M blocks, in the order in which they stand in the batch.
+        decoder: g: (M, 10, 10, |V_spec|) probabilities -> (M, H, W) nearness; `codec.decode_soft`.
+        alignment: The map from the codec's codes to codes of the token set.
+        vocab: Which columns of the logits they are.
+        mask: True at the positions that predict codes: runs of 100, each run one block.
+        valid: (M, H, W) bool, True at pixels that count; targets elsewhere may be NaN.
+        temperature: Logits are divided by it; towards 0 the expectation becomes the most probable code's vector.
+        straight_through: Decode the most probable codes, and pass the gradient through as if the probabilities had
+            been decoded: the decoder sees what it will see at inference.
+        token_set: The auxiliary vocabulary.
+
+    Returns:
+        A scalar float32; zero with zero gradient where there is no block or no valid pixel.
+
+    Raises:
+        ObjectiveError: Shapes that do not fit, blocks that are cut, or targets that are not finite where they count.
+        AlignmentError: The alignment is not into the token set.
+    """
+    ids = alignment.token_ids(vocab, token_set)
+    log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalisation="auxiliary")
+    blocks = _count_blocks(logits, mask, len(log_p))
+    target, counted = _checked_target(target_nearness, valid, blocks)
+    probs = log_p.exp().view(blocks, *DEPTH_GRID, len(alignment))
+    if not blocks:
+        return probs.sum()
+    if straight_through:
+        best = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
+        probs = best + probs - probs.detach()
+    decoded = decoder(probs)
+    if decoded.shape != target.shape:
+        raise ObjectiveError(f"the decoder gave maps {tuple(decoded.shape)}, the targets are {tuple(target.shape)}")
+    target, counted = target.to(decoded.device, decoded.dtype), counted.to(decoded.device)
+    error = torch.where(counted, decoded - torch.where(counted, target, 0), 0)
+    return error.square().sum() / counted.sum().clamp(min=1)
+
+
+def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
+    """Blocks among the positions; refuses runs that are no whole blocks."""
+    if mask is None or not positions:
+        whole = positions % _CELLS == 0
+    else:
+        lines = mask.reshape(-1, mask.shape[-1])
+        whole = not (lines.sum(-1) % _CELLS).any()
+        if whole:
+            places = mask.reshape(-1).nonzero().view(-1, _CELLS)
+            whole = bool((places[:, -1] - places[:, 0] == _CELLS - 1).all())
+    if not whole:
+        raise ObjectiveError(
+            f"a block is {_CELLS} positions on end; the {positions} masked ones of {tuple(logits.shape[:-1])} are no "
+            "whole blocks: a sequence was cut, or the mask holds other tokens"
+        )
+    return positions // _CELLS
+
+
+def _checked_target(target: Tensor, valid: Tensor | None, blocks: int) -> tuple[Tensor, Tensor]:
+    if target.ndim != 3 or len(target) != blocks or not target.is_floating_point():
+        raise ObjectiveError(
+            f"targets are floating ({blocks}, H, W), one map for each block; got {target.dtype} {tuple(target.shape)}"
+        )
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != target.shape):
+        raise ObjectiveError(f"valid is bool {tuple(target.shape)}; got {valid.dtype} {tuple(valid.shape)}")
+    counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid.to(target.device)
+    if not torch.isfinite(target[counted]).all():
+        raise ObjectiveError("target nearness is finite at valid pixels; mark holes in `valid`")
+    return target, counted
