@@ -1,19 +1,21 @@
-from . import boxes as boxes
-from . import config as config
-from . import data as data
-from . import decoding as decoding
-from . import depth as depth
-from . import errors as errors
-from . import evaluation as evaluation
-from . import files as files
-from . import images as images
-from . import jobs as jobs
-from . import llava as llava
-from . import losses as losses
-from . import pages as pages
-from . import scenes as scenes
-from . import tokens as tokens
-from . import vocabulary as vocabulary
+from . import (
+    boxes as boxes,
+    config as config,
+    data as data,
+    decoding as decoding,
+    depth as depth,
+    errors as errors,
+    evaluation as evaluation,
+    files as files,
+    images as images,
+    jobs as jobs,
+    llava as llava,
+    losses as losses,
+    pages as pages,
+    scenes as scenes,
+    tokens as tokens,
+    vocabulary as vocabulary,
+)
 from .boxes.codec import BoxCodec as BoxCodec
 from .boxes.frames import ImageFrame as ImageFrame
 from .data.records import PerceptionRecord as PerceptionRecord

@@ -21,8 +21,8 @@ __all__ = [
     "CodecOption",
     "DeviceOption",
     "ForceOption",
-    "Paths",
     "MapReading",
+    "Paths",
     "loaded_codec",
     "reads_maps",
 ]

@@ -67,8 +67,7 @@ def compare(
     missing: MissingOption = False,
 ) -> None:
     """Compare two systems on the same items: paired bootstrap and McNemar's exact test."""
-    from perceptok.evaluation import compare as compare_scores
-    from perceptok.evaluation import compared
+    from perceptok.evaluation import compare as compare_scores, compared
 
     items = load(benchmark, data, None)
     told = compare_scores(_scored(first, items, missing), _scored(second, items, missing))
@@ -89,8 +88,15 @@ def specialist(
     """The ceiling: what a depth specialist answers itself, and what is left of it after 100 tokens."""
     from perceptok.data import OnnxDepth
     from perceptok.depth import DepthCodec
-    from perceptok.evaluation import Benchmark, answer_of, compared, estimate_case, evaluate, specialist_estimates
-    from perceptok.evaluation import compare as compare_scores
+    from perceptok.evaluation import (
+        Benchmark,
+        answer_of,
+        compare as compare_scores,
+        compared,
+        estimate_case,
+        evaluate,
+        specialist_estimates,
+    )
 
     items = load(benchmark, data, images)
     network = OnnxDepth(model, kind="inverse")

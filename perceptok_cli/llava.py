@@ -274,8 +274,7 @@ def evaluate(
     The answers are kept in predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
     interrupted run is continued by the same command. Blocks and boxes are checked.
     """
-    from perceptok.evaluation import answer_benchmark, model_stamp
-    from perceptok.evaluation import evaluate as score
+    from perceptok.evaluation import answer_benchmark, evaluate as score, model_stamp
     from perceptok.llava import InferenceConfig, PerceptionPipeline
 
     if (output / "scores.json").exists() and not force:

@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 from perceptok.errors import BoxError, ConfigError
 
 __all__ = [
+    "RESAMPLING",
     "Mode",
     "Picture",
     "Placement",
-    "RESAMPLING",
     "checked_image_size",
     "framed_picture",
     "patched_size",

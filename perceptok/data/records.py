@@ -15,7 +15,7 @@ from perceptok.errors import PerceptokError, RecordError
 from perceptok.files import parse_json
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 
-__all__ = ["Evidence", "IMAGE_TAG", "JSON", "Marker", "PerceptionRecord", "Regime", "Task", "Turn"]
+__all__ = ["IMAGE_TAG", "JSON", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "Turn"]
 
 
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None

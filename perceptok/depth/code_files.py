@@ -20,10 +20,10 @@ from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
 from perceptok.files import json_number, parse_json
 
 __all__ = [
-    "DepthRecord",
     "MOST_PIXELS_A_SIDE",
-    "MapFailure",
     "RECORD_SUFFIXES",
+    "DepthRecord",
+    "MapFailure",
     "read_code_records",
     "whole_records",
     "write_code_records",

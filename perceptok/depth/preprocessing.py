@@ -17,7 +17,7 @@ from perceptok.config import config_from_dict
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.errors import ConfigError, DepthMapError
 
-__all__ = ["Depth", "MAP_SIZE", "Preprocessing", "checked_nearness", "nearest_resize", "owned"]
+__all__ = ["MAP_SIZE", "Depth", "Preprocessing", "checked_nearness", "nearest_resize", "owned"]
 
 
 Depth = ArrayLike | DepthMap | Nearness | Sequence[DepthMap | Nearness]

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "Cut",
     "KINDS",
+    "REPLACEMENT_HEADER",
+    "Cut",
     "Kind",
     "Pipeline",
-    "REPLACEMENT_HEADER",
     "Replacement",
     "continue_after",
     "replacement_rows",

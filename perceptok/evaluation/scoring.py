@@ -19,10 +19,10 @@ from perceptok.evaluation.benchmarks import Benchmark, Item, read_json_lines
 from perceptok.pages import Case, Fact, Figure, Table, Verdict, figure_svg, write_page
 
 __all__ = [
-    "Comparison",
     "HEADER",
-    "Outcome",
     "PUBLISHED_NOTE",
+    "Comparison",
+    "Outcome",
     "Score",
     "Scores",
     "accuracy",

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
 
 __all__ = [
-    "Bits",
     "SETTINGS",
+    "Bits",
     "check_parts",
     "first_line",
     "image_token_of",

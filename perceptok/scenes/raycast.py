@@ -16,10 +16,10 @@ from perceptok.errors import ConfigError
 from perceptok.scenes.primitives import Floats, Primitive, Triple
 
 __all__ = [
-    "Camera",
-    "InstanceBox",
     "NEAREST",
     "PIECE",
+    "Camera",
+    "InstanceBox",
     "Rendering",
     "Scene",
     "SceneObject",

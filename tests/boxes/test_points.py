@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from perceptok.boxes import BoxCodec, ImageFrame, PointCodec, points_from_molmo, points_to_molmo
 from perceptok.errors import BoxError, MalformedBoxError

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from perceptok_cli.console import MOST_FAILURES, finish, note, print_table, printable
 from perceptok_cli.main import app, outcome

@@ -10,9 +10,15 @@ import torch
 import transformers
 
 from perceptok.llava.small.model import GridTowerConfig
-from tests.llava.tiny import CHAT_TEMPLATE, PATCH, CLIPImageProcessor, save_llava_of, tiny_tokenizer
-from tests.llava.tiny import TEXT as LLAVA_TEXT
-from tests.llava.tiny import VISION as LLAVA_VISION
+from tests.llava.tiny import (
+    CHAT_TEMPLATE,
+    PATCH,
+    TEXT as LLAVA_TEXT,
+    VISION as LLAVA_VISION,
+    CLIPImageProcessor,
+    save_llava_of,
+    tiny_tokenizer,
+)
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32,

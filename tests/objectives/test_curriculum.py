@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from perceptok.errors import ObjectiveError
 from perceptok.losses import LinearSchedule, TemperatureSchedule, curriculum_probabilities, curriculum_temperature

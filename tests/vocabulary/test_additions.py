@@ -6,8 +6,7 @@ import copy
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE, WordLevel
 from transformers import AutoTokenizer, CTRLTokenizer, PreTrainedTokenizerFast

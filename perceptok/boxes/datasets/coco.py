@@ -21,9 +21,9 @@ from perceptok.errors import AnnotationError
 from perceptok.files import parse_json, stream_json
 
 __all__ = [
-    "AnnotationFile",
     "FEDERATED",
     "LISTS",
+    "AnnotationFile",
     "check_lists",
     "checked_category",
     "opened_annotations",

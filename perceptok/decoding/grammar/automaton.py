@@ -24,7 +24,7 @@ from perceptok.config import config_from_dict
 from perceptok.errors import ConfigError
 from perceptok.tokens import DEPTH_GRID, PIXEL
 
-__all__ = ["CELLS", "Grammar", "GrammarConfig", "SYMBOLS", "State", "StateRows", "Symbol", "compile_grammar"]
+__all__ = ["CELLS", "SYMBOLS", "Grammar", "GrammarConfig", "State", "StateRows", "Symbol", "compile_grammar"]
 
 
 CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]

@@ -17,9 +17,9 @@ from perceptok.errors import DepthMapError, PerceptokError
 
 __all__ = [
     "FORMATS",
+    "MOST_PIXELS",
     "Format",
     "Kind",
-    "MOST_PIXELS",
     "StoredMap",
     "check_kind",
     "format_of",

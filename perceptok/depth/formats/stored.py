@@ -15,7 +15,7 @@ import tifffile
 
 from perceptok.errors import DepthMapError
 
-__all__ = ["Kind", "MOST_PIXELS", "StoredMap", "check_kind", "check_size", "one_channel", "squeezed"]
+__all__ = ["MOST_PIXELS", "Kind", "StoredMap", "check_kind", "check_size", "one_channel", "squeezed"]
 
 
 MOST_PIXELS = 2**27

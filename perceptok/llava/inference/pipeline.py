@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from perceptok.llava.inference.config import Consistency
     from perceptok.llava.loading import Bits
 
-__all__ = ["EvidenceRows", "IMAGE", "PerceptionPipeline", "Request", "chat_prompt", "ids_after", "prompt_inputs"]
+__all__ = ["IMAGE", "EvidenceRows", "PerceptionPipeline", "Request", "chat_prompt", "ids_after", "prompt_inputs"]
 
 
 _COUNT_CUES = (("masks,", " we conclude there are"), ("image.", " We conclude there are"))

@@ -33,9 +33,9 @@ from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary
 __all__ = [
     "ANSWER",
     "GRID",
+    "QUESTION",
     "GridTower",
     "GridTowerConfig",
-    "QUESTION",
     "SmallLlavaConfig",
     "build_small_llava",
     "depth_batch",

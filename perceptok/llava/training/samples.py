@@ -24,9 +24,9 @@ from perceptok.tokens import DEPTH
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = [
-    "Collator",
     "IDS",
     "IGNORED",
+    "Collator",
     "RecordSamples",
     "SoftTeacher",
     "TrainingSample",

@@ -21,7 +21,7 @@ from perceptok.scenes.layouts.tableware import SMALL
 from perceptok.scenes.primitives import Floats, Primitive, box, ellipsoid, quad, turn
 from perceptok.scenes.raycast import Camera, Scene
 
-__all__ = ["Difficulty", "GATHERINGS", "gather"]
+__all__ = ["GATHERINGS", "Difficulty", "gather"]
 
 
 Parts = list[Primitive]

@@ -16,7 +16,7 @@ from perceptok.scenes.pictures.splits import Split
 from perceptok.scenes.primitives import Box, Capsule, Frustum, Primitive, Quad, Sphere
 from perceptok.scenes.raycast import SceneObject
 
-__all__ = ["Bank", "Dressing", "EDGE", "PATTERNS", "bank", "dress", "sample"]
+__all__ = ["EDGE", "PATTERNS", "Bank", "Dressing", "bank", "dress", "sample"]
 
 
 # Procedural texture: a bank of square tiles that repeat without a seam, with smaller and smaller copies of each.

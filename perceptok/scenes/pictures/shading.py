@@ -15,7 +15,7 @@ from perceptok.scenes.pictures.materials import Dressing, bank, sample
 from perceptok.scenes.primitives import Floats
 from perceptok.scenes.raycast import Camera, Rendering, Scene, Surfaces, render
 
-__all__ = ["Light", "OUTDOORS", "Rig", "develop", "hang_lights", "occlusion", "shade", "shadow", "spread"]
+__all__ = ["OUTDOORS", "Light", "Rig", "develop", "hang_lights", "occlusion", "shade", "shadow", "spread"]
 
 
 Planes = NDArray[np.float32]

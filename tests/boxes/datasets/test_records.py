@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from perceptok.boxes import BoxCodec, BoxFailure, BoxLabels, BoxRecord, ImageBoxes, ImageFrame, read_box_lines
 from perceptok.errors import BoxError, ConfigError, MalformedBoxError

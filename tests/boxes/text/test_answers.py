@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from perceptok.boxes import labelled_to_text, parse_boxes
 from perceptok.boxes.text import Form, answer_from_text, answer_to_text, labelled_from_text, labels_before

@@ -8,8 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
 from transformers.models.kosmos2.processing_kosmos2 import (
     clean_text_and_extract_entities_with_bboxes,

@@ -7,11 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from perceptok.boxes import parse_boxes
-from perceptok.boxes import text as parsing
+from perceptok.boxes import parse_boxes, text as parsing
 from perceptok.boxes.text import Form, ParsedBoxes, boxes_to_text
 from perceptok.errors import MalformedBoxError
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perceptok.data import PerceptionRecord, check_records, read_records, write_records
-from perceptok.data import record_files as files
+from perceptok.data import PerceptionRecord, check_records, read_records, record_files as files, write_records
 from perceptok.errors import OutputError, RecordError
 from tests.data.records.test_record import depth_record
 

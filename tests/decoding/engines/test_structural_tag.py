@@ -7,8 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import perceptok as pt
 from perceptok.decoding import GrammarConfig, compile_grammar, perception_structural_tag

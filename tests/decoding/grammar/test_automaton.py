@@ -8,11 +8,9 @@ import re
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from perceptok.decoding import GrammarConfig
-from perceptok.decoding import compile_grammar as compile_anew
+from perceptok.decoding import GrammarConfig, compile_grammar as compile_anew
 from perceptok.decoding.grammar.automaton import State, Symbol
 from perceptok.errors import ConfigError
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from perceptok.depth import DepthMap, NearnessRange
 from perceptok.errors import ConfigError, DepthMapError

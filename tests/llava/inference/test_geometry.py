@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from perceptok.boxes import ImageFrame
 from perceptok.llava.inference.answer import depth_of_image, nearness_at
