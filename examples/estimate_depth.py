@@ -14,6 +14,7 @@ import onnxruntime
 from PIL import Image
 
 import perceptok as pt
+from perceptok.images import open_image
 
 
 def main(model: str, photos: str, output: str) -> None:
@@ -23,7 +24,7 @@ def main(model: str, photos: str, output: str) -> None:
     height, width = taken.shape[2:]
     Path(output).mkdir(parents=True, exist_ok=True)
     for path in sorted(p for p in Path(photos).iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"}):
-        rgb = np.asarray(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+        rgb = np.asarray(open_image(path).resize((width, height), Image.Resampling.BILINEAR))
         (estimate,) = session.run(None, {taken.name: rgb.astype(np.float32).transpose(2, 0, 1)[None]})
         nearness = pt.DepthMap.from_array(estimate.reshape(height, width), kind="inverse").to_nearness()
         pt.DepthMap(nearness.values, nearness.valid, "inverse").write(Path(output) / f"{path.stem}.png")

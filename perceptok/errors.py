@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "DepthMapError",
     "EvaluationError",
+    "ImageError",
     "InferenceError",
     "MalformedBlockError",
     "MalformedBoxError",
@@ -67,6 +68,10 @@ class ObjectiveError(PerceptokError, ValueError):
 
 class ConstraintError(PerceptokError, ValueError):
     """Constrained decoding cannot go on: grammar, tokenizer, prompt or scores contradict each other."""
+
+
+class ImageError(PerceptokError, ValueError):
+    """An image is missing, damaged, too large, or has values that are not colours."""
 
 
 class RecordError(PerceptokError, ValueError):

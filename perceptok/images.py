@@ -1,31 +1,177 @@
-"""Image files as upright RGB pictures; what cannot be shown faithfully is refused with the reason."""
+"""Images: the one way to open them, for data, specialists, training, inference, evaluation, drawing and serving.
+
+An image that a model is trained on, asked about or evaluated on goes through `open_image`, so that it has the same
+pixels everywhere. Depth maps are data and have readers of their own.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from perceptok.errors import DataError, InferenceError
+from perceptok.errors import ImageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "MOST_PIXELS",
-    "Picture",
-    "PictureSource",
-    "coloured_nearness",
+    "MAX_IMAGE_PIXELS",
+    "ImageSource",
+    "colorize_nearness",
     "find_images",
-    "open_picture",
-    "read_picture",
+    "open_image",
+    "read_image_size",
 ]
 
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+"""A file, its bytes, a Pillow image, or an array (H, W) or (H, W, 3) of uint8."""
 
-_STOPS = np.array(
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+MAX_IMAGE_PIXELS = 89_478_485
+"""Larger images are refused before they are decoded; from here on Pillow warns of decompression bombs."""
+
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+
+def open_image(source: ImageSource, *, apply_orientation: bool = True) -> Image.Image:
+    """Open an image in RGB, complete and upright: the pixels that a person sees.
+
+    It is turned as its EXIF orientation says. Transparent pixels are composited over white, whatever the mode (RGBA,
+    LA, PA, or a transparent colour of a palette, grey or RGB image). Grey images of 16 bits keep their upper eight
+    bits. CMYK and other modes are converted by Pillow. An animation or a file of several images gives its first.
+
+    Args:
+        source: A file, its bytes, a Pillow image, or an array (H, W) or (H, W, 3) of uint8.
+        apply_orientation: False leaves the image as it is stored, with its EXIF tag: for data sets whose coordinates
+            are of the stored image.
+
+    Returns:
+        A Pillow image of mode RGB.
+
+    Raises:
+        ImageError: The file is missing, damaged, truncated or not an image, its values are floating point numbers or
+            exceed 16 bits, or it has more than `MAX_IMAGE_PIXELS` pixels.
+    """
+    with _opened(source) as (image, name):
+        image.load()
+        oriented = ImageOps.exif_transpose(image) if apply_orientation else image
+        converted = _convert_to_rgb(oriented, name)
+        if "exif" in oriented.info:
+            converted.info["exif"] = oriented.info["exif"]
+        return converted
+
+
+def read_image_size(source: ImageSource) -> tuple[int, int]:
+    """Read width and height of an upright image from its header, without decoding it; raises ImageError."""
+    with _opened(source) as (image, _):
+        width, height = image.size
+        is_quarter_turn = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if is_quarter_turn else (width, height)
+
+
+@contextmanager
+def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
+    """The undecoded image of allowed size, and its name for messages; Pillow's errors become ImageError."""
+    is_path = isinstance(source, str | os.PathLike)
+    name = str(os.fspath(source)) if is_path else "the image"  # type: ignore[arg-type]
+    try:
+        if isinstance(source, Image.Image):
+            _check_size(source, name)
+            yield source, name
+        elif isinstance(source, np.ndarray):
+            yield _array_to_image(source), name
+        else:
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+            with warnings.catch_warnings():
+                # Pillow's own limit is this one; the size is checked before anything is decoded.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(data)) as image:
+                    _check_size(image, name)
+                    yield image, name
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: image file not found") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not a readable image (of no format that Pillow knows)") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {_first_line(error)}; {_limit()}") from error
+    except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
+        if is_path and ("\0" in name or (isinstance(error, OSError) and error.errno is not None)):
+            raise ImageError(f"{name!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
+        raise ImageError(f"{name}: not a readable image ({_first_line(error)})") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"{name} has {width} x {height} pixels; {_limit()}")
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels: {width} x {height}")
+
+
+def _limit() -> str:
+    return f"at most {MAX_IMAGE_PIXELS:,} pixels are allowed: scale it down first"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _array_to_image(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(f"an image is an array (H, W) or (H, W, 3) of uint8; got {array.dtype} of {array.shape}")
+    if not array.size:
+        raise ImageError(f"the image has no pixels: its array is {array.shape}")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    _check_size(image, "the image")
+    return image
+
+
+def _convert_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        # Pillow's own conversion would clip: a 16-bit image would become almost white.
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError(f"{name} has grey values {grey.min()}..{grey.max()}; grey images have at most 16 bits")
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(f"{name} has floating point values, which have no colours; convert it to 8 bits first")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def find_images(folder: Path) -> list[str]:
+    """Find the images in a folder and its subfolders: names relative to it with `/`, sorted.
+
+    Raises:
+        ImageError: The folder is missing, or has no images.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: image folder not found")
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not names:
+        raise ImageError(f"{folder}: no images found ({', '.join(IMAGE_SUFFIXES)})")
+    return names
+
+
+_TURBO = np.array(
     [
         [48, 18, 59],
         [70, 107, 227],
@@ -38,163 +184,18 @@ _STOPS = np.array(
         [122, 4, 3],
     ]
 )
-"""The Turbo colour map at nine stops: far is blue, near is red."""
+"""The Turbo colour map at nine evenly spaced values: 0 is blue, 1 is red."""
 
 
-def coloured_nearness(nearness: np.ndarray) -> np.ndarray:
-    """Nearness of any shape (...), 1 = nearest -> colours (..., 3) uint8; what lies beyond [0, 1] takes its end."""
-    place = np.clip(nearness, 0, 1) * (len(_STOPS) - 1)
-    return np.stack(
-        [np.interp(place, np.arange(len(_STOPS)), _STOPS[:, channel]) for channel in range(3)], axis=-1
-    ).astype(np.uint8)
-
-
-Picture: TypeAlias = Image.Image
-PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-
-MOST_PIXELS = 89_478_485
-"""An image of more is refused before it is decoded, where Pillow begins to warn of decompression bombs."""
-
-_TOO_LARGE = (
-    f"at most {MOST_PIXELS:,} pixels are taken: scale it down first, the model sees a few hundred a side anyway"
-)
-
-_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's modes of more than 8 bits, which it would clip."""
-
-
-def open_picture(source: PictureSource) -> Image.Image:
-    """An image in RGB, whole, turned as its EXIF orientation says: the pixels that a person sees.
-
-    Transparent pixels are laid over white; of an animation the first picture is taken.
+def colorize_nearness(nearness: np.ndarray) -> np.ndarray:
+    """Colour nearness values, 1 = nearest = red.
 
     Args:
-        source: A file, its bytes, a Pillow image, or an array (H, W) or (H, W, 3) of uint8.
+        nearness: (...) of any shape, in [0, 1]; values outside are clipped to it.
 
-    Raises:
-        InferenceError: No such file, no image, a damaged one, one of more than 8 bits a channel, or of more than
-            `MOST_PIXELS` pixels.
+    Returns:
+        (..., 3) uint8.
     """
-    if isinstance(source, np.ndarray):
-        return _of_array(source)
-    if isinstance(source, Image.Image):
-        return _seen(source, "the image")
-    if isinstance(source, bytes):
-        return _decoded(io.BytesIO(source), "the image's bytes")
-    try:
-        with open(source, "rb") as file:  # noqa: PTH123 - a path of any kind
-            return _decoded(file, os.fspath(source))
-    except FileNotFoundError as error:
-        raise InferenceError(f"{os.fspath(source)}: there is no such image") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        if isinstance(error, InferenceError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InferenceError(f"{os.fspath(source)!r}: cannot be read ({reason})") from error
-
-
-def _decoded(file: BinaryIO, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                return _seen(opened, name)
-    except InferenceError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InferenceError(f"{name}: {_reason(error)}; {_TOO_LARGE}") from error
-    except Exception as error:  # Pillow's decoders raise anything at damaged files
-        raise InferenceError(f"{name}: not a readable image ({_reason(error)})") from error
-
-
-def _seen(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InferenceError(f"{name} has {width} x {height} pixels; {_TOO_LARGE}")
-    if width * height == 0:
-        raise InferenceError(f"{name} has no pixels: {width} x {height}")
-    if image.mode in _DEEP:
-        raise InferenceError(
-            f"{name} has more than 8 bits a pixel (mode {image.mode}), which has no colours to show; convert it to an "
-            "8-bit image first (a depth map is no photo)"
-        )
-    image.load()
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode == "RGB":
-        return turned
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-        layer = turned.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return turned.convert("RGB")
-
-
-def _of_array(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        raise InferenceError(f"an image is an array (H, W) or (H, W, 3) of uint8; got {array.dtype} of {array.shape}")
-    if not array.size:
-        raise InferenceError(f"the image has no pixels: its array is {array.shape}")
-    return _seen(Image.fromarray(np.ascontiguousarray(array)), "the image")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-_SHALLOW = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
-_WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
-
-
-def read_picture(path: Path) -> Image.Image:
-    """One image file, turned as its EXIF orientation says, in RGB.
-
-    Grey pictures of 16 bits keep their upper eight; a transparent layer is left out where nothing is transparent.
-
-    Raises:
-        DataError: Missing, damaged, cut off, animated, partly transparent, or of floating point numbers.
-    """
-    try:
-        with Image.open(path) as opened:
-            frames = getattr(opened, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"an image of {frames} frames, where one picture was expected")
-            opened.load()
-            return _rgb(ImageOps.exif_transpose(opened))
-    except FileNotFoundError as error:
-        raise DataError("there is no such image file") from error
-    except DataError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a readable image ({error})") from error
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode in _WITH_ALPHA:
-        if picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise DataError("partly transparent; put it on a background first")
-        return picture.convert("RGBA").convert("RGB")
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise DataError(f"grey values {grey.min()}..{grey.max()}, where 16 bits were expected")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode not in _SHALLOW:
-        raise DataError(f"an image of mode {picture.mode}, which has no colours of eight bits; convert it first")
-    return picture.convert("RGB")
-
-
-def find_images(folder: Path) -> list[str]:
-    """Names of the images in a folder and those below, relative with `/`, sorted; raises DataError where none is."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of images")
-    found = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not found:
-        raise DataError(f"{folder}: no images in it ({', '.join(IMAGE_SUFFIXES)})")
-    return found
+    position = np.clip(nearness, 0, 1) * (len(_TURBO) - 1)
+    stops = np.arange(len(_TURBO))
+    return np.stack([np.interp(position, stops, _TURBO[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)

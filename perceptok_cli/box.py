@@ -209,11 +209,11 @@ def _columns(name: str, scores: BoxScores) -> list[str]:
 
 
 def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
-    from perceptok.boxes import ImageBoxes, draw_boxes, read_box_picture, upright
+    from perceptok.boxes import ImageBoxes, draw_boxes, upright
     from perceptok.files import atomic_write
+    from perceptok.images import open_image
 
-    picture, boxes = read_box_picture(source), record.decoded()
-    stored = picture
+    stored, boxes = open_image(source, apply_orientation=False), record.decoded()
     picture, turned = upright(stored, record.frame.image_size)
     if turned:
         note(f"{record.name}: turned as its EXIF orientation says; its boxes are of the turned image")
@@ -222,7 +222,7 @@ def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
     if framed:
         if picture.size != record.frame.image_size:
             raise AnnotationError(f"{source} has {picture.size} pixels; its record is of {record.frame.image_size}")
-        picture = record.frame.apply(picture.convert("RGB"))
+        picture = record.frame.apply(picture)
         corners = record.frame.to_frame(boxes.boxes)
         boxes = ImageBoxes(boxes.name, *picture.size, corners, boxes.labels)
     drawn = draw_boxes(picture, boxes)

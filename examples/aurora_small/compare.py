@@ -25,7 +25,7 @@ import perceptok as pt
 from perceptok.decoding import read_evidence
 from perceptok.evaluation import Scores, compare, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
-from perceptok.images import open_picture
+from perceptok.images import open_image
 from perceptok.llava import DemoConfig, Request, SmallTraining, map_error, point_order, starting_model
 from perceptok_cli.console import progress_bar
 
@@ -38,9 +38,7 @@ def asked_of(
 ) -> dict[str, pt.llava.PerceptionAnswer]:
     """Answers to every record of a kind."""
     records = held_out.records[kind]
-    requests = [
-        Request(open_picture(held_out.folder / one.images[0]), one.turns[0].text, one.choices) for one in records
-    ]
+    requests = [Request(open_image(held_out.folder / one.images[0]), one.turns[0].text, one.choices) for one in records]
     answers = pipe.answers(requests, max_new_tokens=230, batch_size=32, **changes)
     return {record.id: answer for record, answer in zip(records, answers, strict=True)}
 

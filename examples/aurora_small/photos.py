@@ -24,6 +24,7 @@ from torch.nn import functional as F
 import perceptok as pt
 from perceptok.data import OnnxDepth
 from perceptok.files import atomic_write
+from perceptok.images import open_image
 from perceptok.llava import (
     GRID,
     DemoConfig,
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     codec = pt.DepthCodec.from_pretrained()
     specialist = OnnxDepth(options.estimator, kind="inverse")
     paths = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    photos = [Image.open(path).convert("RGB") for path in paths]
+    photos = [open_image(path) for path in paths]
     held, known = photos[: options.held_out], photos[options.held_out :]
     known += mirrored(known)
     depth = estimated(known, specialist), estimated(held, specialist)

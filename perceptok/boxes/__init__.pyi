@@ -28,7 +28,6 @@ from .metrics import (
 from .placement import upright as upright
 from .plots import (
     draw_boxes as draw_boxes,
-    read_box_picture as read_box_picture,
 )
 from .points import (
     PointCodec as PointCodec,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,7 +10,7 @@ from perceptok.boxes.datasets.box_records import ImageBoxes
 from perceptok.boxes.placement import upright
 from perceptok.errors import BoxError
 
-__all__ = ["draw_boxes", "read_box_picture"]
+__all__ = ["draw_boxes"]
 
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075")
@@ -61,18 +60,6 @@ def draw_boxes(picture: Image.Image, image: ImageBoxes) -> Image.Image:
             canvas.rectangle(place, fill=colour)
             canvas.text((left + thick, top + thick), names[index], fill="white", font=font)
     return drawn
-
-
-def read_box_picture(path: Path) -> Image.Image:
-    """An image file, read whole; raises BoxError for one that is missing, damaged or no image."""
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            return opened
-    except FileNotFoundError as error:
-        raise BoxError(f"{path}: there is no such image") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BoxError(f"{path}: not a readable image ({error})") from error
 
 
 def _pixel(edge: float, side: int) -> int:

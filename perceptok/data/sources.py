@@ -15,8 +15,8 @@ from PIL import Image
 from perceptok.boxes import AnnotationFile, BoxLabels, ImageBoxes, read_annotations
 from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist
 from perceptok.depth import FORMATS, DepthMap, Kind, Unit
-from perceptok.errors import DataError, DepthMapError
-from perceptok.images import find_images, read_picture
+from perceptok.errors import DataError, DepthMapError, ImageError
+from perceptok.images import find_images, open_image
 from perceptok.scenes import PLURALS, Difficulty, ScenePicture, render_picture
 
 __all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"]
@@ -255,8 +255,8 @@ class FolderSource:
 
     def _picture(self, name: str) -> Image.Image | str:
         try:
-            return read_picture(self.images / name)
-        except DataError as error:
+            return open_image(self.images / name)
+        except ImageError as error:
             return str(error)
 
     def _depths(self, names: list[str], pictures: list[Image.Image]) -> Sequence[DepthMap | str | None]:

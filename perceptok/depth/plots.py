@@ -15,7 +15,7 @@ from perceptok.depth.blocks import SalvagedBlock
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import nearest_resize
-from perceptok.images import coloured_nearness
+from perceptok.images import colorize_nearness
 from perceptok.pages import Case
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
@@ -71,11 +71,11 @@ def _tiles(row: PanelRow) -> list[Image.Image]:
     grey = np.repeat((255 * np.clip(error, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
     # Holes have no error to show: blue, which is no grey level.
     grey[~row.valid] = (40, 60, 140)
-    seen = coloured_nearness(row.nearness)
+    seen = colorize_nearness(row.nearness)
     seen[~row.valid] //= 2
     return [
         Image.fromarray(seen),
-        Image.fromarray(coloured_nearness(row.decoded)),
+        Image.fromarray(colorize_nearness(row.decoded)),
         Image.fromarray(grey),
         code_grid(row.codes),
     ]
@@ -183,7 +183,7 @@ def _map(nearness: np.ndarray, missing: np.ndarray, stretch: bool) -> Image.Imag
     if stretch:
         low, high = float(nearness.min()), float(nearness.max())
         nearness = (nearness - low) / max(high - low, 1e-12)
-    colours = coloured_nearness(np.clip(nearness, 0, 1))
+    colours = colorize_nearness(np.clip(nearness, 0, 1))
     cell = _SIDE_shown // DEPTH_GRID[0]
     hidden = np.kron(missing, np.ones((cell, cell), dtype=bool))
     rows, columns = np.indices(hidden.shape)

@@ -220,7 +220,7 @@ class AblationRecipe:
 def shipped_cells() -> dict[str, Cell]:
     """The choices that come with perceptok, by name: "full" changes nothing."""
     found = {}
-    for one in sorted(files("perceptok.llava.ablation").joinpath("choices").iterdir(), key=lambda file: file.name):
+    for one in sorted(files("perceptok.evaluation").joinpath("ablations").iterdir(), key=lambda file: file.name):
         if one.name.endswith(".yaml"):
             import yaml
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from perceptok.data import Evidence, read_records
 from perceptok.decoding import Reading, read_answer
-from perceptok.errors import EvaluationError, MissingExtraError, PerceptokError
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
 from perceptok.files import parse_json
+from perceptok.images import open_image, read_image_size
 
 __all__ = [
     "BENCHMARKS",
@@ -212,23 +213,23 @@ class Item:
         data = self.picture()
         if data is None:
             raise EvaluationError(f"item {self.id} has no picture; name the benchmark's images")
-        with self._reading(), Image.open(io.BytesIO(data)) as opened:
-            return opened.convert("RGB")
+        with self._reading():
+            return open_image(data)
 
     def size(self) -> tuple[int, int] | None:
         """Width and height of the picture, None where there is none; raises EvaluationError where it cannot be read."""
         data = self.picture()
         if data is None:
             return None
-        with self._reading(), Image.open(io.BytesIO(data)) as opened:
-            return opened.size
+        with self._reading():
+            return read_image_size(data)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise EvaluationError(f"item {self.id}: its picture cannot be read ({error})") from error
+        except ImageError as error:
+            raise EvaluationError(f"item {self.id}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def image_of(value: Any, folder: Path | None) -> Path | bytes | None:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
         out = io.BytesIO()
-        value.save(out, "PNG")
+        open_image(value).save(out, "PNG")
         return out.getvalue()
     if isinstance(value, bytes) or value is None:
         return value

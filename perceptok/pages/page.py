@@ -15,11 +15,11 @@ from importlib.resources import files
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from perceptok.errors import EvaluationError, MissingExtraError
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError
 from perceptok.files import atomic_write
-from perceptok.images import coloured_nearness
+from perceptok.images import colorize_nearness, open_image
 
 __all__ = [
     "Case",
@@ -172,11 +172,10 @@ def embed_image(data: bytes, name: str) -> Embedded:
             if plain and opened.format in _AS_IT_IS and len(data) <= _SMALL_ENOUGH and max(opened.size) <= IMAGE_SIDE:
                 opened.load()
                 return Embedded(_uri(_AS_IT_IS[opened.format], data), *opened.size)
-            upright = ImageOps.exif_transpose(opened)
-            width, height = upright.size
-            picture = _eight_bits(upright)
+            picture = open_image(data)
+            width, height = picture.size
             picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE), reducing_gap=2.0)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (ImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"the image of case {name!r} cannot be read: {error}") from error
     out = io.BytesIO()
     picture.save(out, "WEBP", quality=80)
@@ -224,15 +223,6 @@ def svg_uri(svg: bytes) -> str:
     return _uri("image/svg+xml", svg)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        # Pillow's own conversion cuts 16 bits off at 255.
-        values = np.asarray(picture, dtype=np.float64)
-        top = values.max() or 1.0
-        picture = Image.fromarray((values / top * 255).astype(np.uint8))
-    return picture.convert("RGBA" if "transparency" in picture.info or "A" in picture.getbands() else "RGB")
-
-
 def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
@@ -269,7 +259,7 @@ def write_page(
         OutputError: As for `atomic_write`.
     """
     style, script = (
-        files("perceptok.evaluation.report").joinpath("assets", name).read_text(encoding="utf-8")
+        files("perceptok.pages").joinpath("assets", name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js")
     )
     told: list[dict[str, Any]] = []
@@ -342,7 +332,7 @@ def _head(title: str, style: str, script: str) -> str:
 
 
 def _shell(title: str, note: str) -> str:
-    stops = coloured_nearness(np.linspace(0, 1, 33)) / 255
+    stops = colorize_nearness(np.linspace(0, 1, 33)) / 255
     channels = "".join(
         f'<feFunc{name} type="table" tableValues="{" ".join(f"{value:.3f}" for value in stops[:, index])}"/>'
         for index, name in enumerate("RGB")

@@ -77,7 +77,7 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
     (folder / "images" / "3" / "2.png").write_bytes(b"no picture")
     done = run("score", folder / "second.jsonl", "--benchmark", "hardblink-3", "--data", folder)
     assert isinstance(done.exception, PerceptokError)
-    assert str(done.exception).startswith("item 2: its picture cannot be read")
+    assert str(done.exception).startswith("item 2: the image: not a readable image")
 
 
 def test_a_specialist_reads_the_markers(shared: Path, tmp_path: Path) -> None:

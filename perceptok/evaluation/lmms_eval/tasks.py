@@ -12,6 +12,7 @@ from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks import Benchmark, Item, datasets_library, item_of_row
 from perceptok.evaluation.scoring import outcome_of
 from perceptok.files import atomic_write
+from perceptok.images import open_image
 
 __all__ = [
     "blink_count_docs",
@@ -132,7 +133,7 @@ def seed_count_docs(rows: Any) -> Any:
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Image.Image]:
     """The one picture of a doc in RGB; of a list its first, as SEED-Bench's counting has it."""
     image = doc["image"]
-    return [(image[0] if isinstance(image, list) else image).convert("RGB")]
+    return [open_image(image[0] if isinstance(image, list) else image)]
 
 
 def doc_to_text(doc: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:

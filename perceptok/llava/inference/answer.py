@@ -16,7 +16,7 @@ from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.decoding import Generation, Reading, parse_generation, plain_text, read_answer
 from perceptok.depth import DepthCodec, DepthMap
 from perceptok.errors import EvaluationError, InferenceError, VocabularyError
-from perceptok.images import PictureSource, open_picture
+from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.overlay import NamedPoint, SeenPoint, Sheet, draw_sheet, points_in_text, write_picture
 from perceptok.vocabulary import PerceptionVocabulary
@@ -404,7 +404,7 @@ def _point_dict(point: SeenPoint) -> dict[str, Any]:
 
 def read_served(
     text: str,
-    image: PictureSource,
+    image: ImageSource,
     question: str,
     *,
     vocab: PerceptionVocabulary,
@@ -440,7 +440,7 @@ def read_served(
             f"the model's DEPTH tokens mean codes of the codec {vocab.codec_fingerprint}, this codec is "
             f"{codec.fingerprint}; load the codec that lies beside the model"
         )
-    picture = open_picture(image)
+    picture = open_image(image)
     return read_answer_spans(
         tokenizer.encode(text, add_special_tokens=False),
         ended=ended,

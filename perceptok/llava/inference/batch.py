@@ -17,9 +17,9 @@ from PIL import Image
 
 from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord
-from perceptok.errors import ConstraintError, DepthMapError, InferenceError, OutputError, PerceptokError
+from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import atomic_write, inside, parse_json
-from perceptok.images import open_picture
+from perceptok.images import open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
 from perceptok.llava.inference.pipeline import PerceptionPipeline, Request
@@ -109,8 +109,8 @@ def _cases(lines: Iterable[Mapping[str, Any]], codec: DepthCodec) -> Iterator[Ca
 def _picture(path: str) -> bytes | None:
     """The image as a person sees it, turned and scaled; None where it cannot be read any more."""
     try:
-        image = open_picture(path)
-    except InferenceError:
+        image = open_image(path)
+    except ImageError:
         return None
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -419,7 +419,7 @@ def answer_files(
 
 def _opened(one: FileQuestion) -> Request | QuestionFailure:
     try:
-        return Request(open_picture(one.image), one.question, one.choices, one.markers, one.name)
+        return Request(open_image(one.image), one.question, one.choices, one.markers, one.name)
     except PerceptokError as error:
         return QuestionFailure(one.name, str(error))
 

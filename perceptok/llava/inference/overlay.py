@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from perceptok.depth import DepthMap
 from perceptok.errors import InferenceError
 from perceptok.files import atomic_write
-from perceptok.images import coloured_nearness
+from perceptok.images import colorize_nearness
 
 __all__ = ["NamedPoint", "SeenPoint", "Sheet", "draw_seen", "draw_sheet", "points_in_text", "write_picture"]
 
@@ -149,7 +149,7 @@ def _scaled(image: Image.Image) -> _Canvas:
 
 
 def _drawn_depth(sheet: Sheet, depth: DepthMap) -> Image.Image:
-    colours = coloured_nearness(depth.values if depth.values.size <= 4_000_000 else depth.values[::4, ::4])
+    colours = colorize_nearness(depth.values if depth.values.size <= 4_000_000 else depth.values[::4, ::4])
     valid = depth.valid if depth.values.size <= 4_000_000 else depth.valid[::4, ::4]
     colours[~valid] = (225, 228, 232)  # what the model did not see has no colour of depth
     canvas = _scaled(sheet.image)
@@ -169,7 +169,7 @@ def _draw_scale(picture: Image.Image) -> None:
     draw = ImageDraw.Draw(picture, "RGBA")
     left, top = 8, picture.height - 34
     draw.rounded_rectangle((left, top, left + width + 12, top + 28), radius=6, fill=(20, 23, 28, 190))
-    ramp = coloured_nearness(np.linspace(0, 1, width - 70)[None].repeat(8, axis=0))
+    ramp = colorize_nearness(np.linspace(0, 1, width - 70)[None].repeat(8, axis=0))
     picture.paste(Image.fromarray(ramp), (left + 38, top + 10))
     font = _font(13)
     draw.text((left + 8, top + 14), "far", fill="white", font=font, anchor="lm")

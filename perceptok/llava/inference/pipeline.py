@@ -27,7 +27,7 @@ from perceptok.decoding import (
 )
 from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError
-from perceptok.images import PictureSource, open_picture
+from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, read_answer_spans, require_choices
 from perceptok.llava.inference.config import InferenceConfig, end_ids, generation_settings, padding_id, seeded
@@ -249,7 +249,7 @@ class Request(NamedTuple):
     """One question about one image.
 
     Attributes:
-        image: In RGB; see `open_picture`.
+        image: In RGB; see `open_image`.
         question: In words; may hold `<image>` once.
         choices: What the answer may be; empty for anything.
         markers: Letter -> x, y in the image's pixels, of points that the question is about.
@@ -347,16 +347,16 @@ class PerceptionPipeline:
         return cls(model, processor, vocab, codec=codec, frame=frame, config=config)
 
     @overload
-    def __call__(self, images: PictureSource, questions: str, **changes: Any) -> PerceptionAnswer: ...
+    def __call__(self, images: ImageSource, questions: str, **changes: Any) -> PerceptionAnswer: ...
     @overload
-    def __call__(self, images: Sequence[PictureSource], questions: str, **changes: Any) -> list[PerceptionAnswer]: ...
+    def __call__(self, images: Sequence[ImageSource], questions: str, **changes: Any) -> list[PerceptionAnswer]: ...
     @overload
     def __call__(
-        self, images: PictureSource | Sequence[PictureSource], questions: Sequence[str], **changes: Any
+        self, images: ImageSource | Sequence[ImageSource], questions: Sequence[str], **changes: Any
     ) -> list[PerceptionAnswer]: ...
     def __call__(
         self,
-        images: PictureSource | Sequence[PictureSource],
+        images: ImageSource | Sequence[ImageSource],
         questions: str | Sequence[str],
         *,
         choices: Sequence[str] = (),
@@ -398,7 +398,7 @@ class PerceptionPipeline:
         opened: dict[int, Image.Image] = {}
         for source in pictures:  # one image with several questions is opened once
             if id(source) not in opened:
-                opened[id(source)] = open_picture(source)
+                opened[id(source)] = open_image(source)
         requests = [
             Request(opened[id(source)], question, tuple(choices), markers or {})
             for source, question in zip(pictures, asked, strict=True)
@@ -414,7 +414,7 @@ class PerceptionPipeline:
 
     def stream(
         self,
-        image: PictureSource,
+        image: ImageSource,
         question: str,
         *,
         choices: Sequence[str] = (),
@@ -433,7 +433,7 @@ class PerceptionPipeline:
             **changes: As for a call.
         """
         config = self._changed(changes)
-        request = Request(open_picture(image), question, tuple(choices), markers or {})
+        request = Request(open_image(image), question, tuple(choices), markers or {})
         prepared = self._prepared([request], config)
         tokenizer = self.processor.tokenizer
 
@@ -445,13 +445,13 @@ class PerceptionPipeline:
             run, prepared.length, self.vocab, tokenizer, self._ends(), self.codec, prepared.frames[0], self.box_codec
         )
 
-    def prompted(self, image: PictureSource, question: str) -> dict[str, Any]:
+    def prompted(self, image: ImageSource, question: str) -> dict[str, Any]:
         """What the model takes of one image and question, up to where the answer begins: ids, mask, pixels.
 
         Raises:
             InferenceError: As a call.
         """
-        return self._prepared([Request(open_picture(image), question)], self.config).inputs
+        return self._prepared([Request(open_image(image), question)], self.config).inputs
 
     # Inside -----------------------------------------------------------------------------------------------------
 

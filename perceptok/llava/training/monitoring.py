@@ -13,10 +13,10 @@ import torch
 
 from perceptok.decoding import parse_generation
 from perceptok.errors import MissingExtraError
-from perceptok.images import coloured_nearness
+from perceptok.images import colorize_nearness, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import model_inputs
-from perceptok.llava.training.samples import TrainingSample, open_record_picture
+from perceptok.llava.training.samples import TrainingSample
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
@@ -61,7 +61,7 @@ class RunLog:
         """A decoded depth map beside the one it should be: nearness (H, W) each."""
         if self._tensorboard is None and self._wandb is None:
             return
-        pair = coloured_nearness(np.concatenate([written, wanted], axis=1))
+        pair = colorize_nearness(np.concatenate([written, wanted], axis=1))
         if self._tensorboard is not None:
             self._tensorboard.add_image(name, pair, step, dataformats="HWC")
         if self._wandb is not None:
@@ -144,7 +144,7 @@ class Watch:
     def _answer(self, sample: TrainingSample) -> str:
         """What the model writes after the prompt."""
         tokenizer = self._processor.tokenizer
-        pictures = [self._frame.apply(open_record_picture(path)) for path in sample.images]
+        pictures = [self._frame.apply(open_image(path)) for path in sample.images]
         whole = model_inputs(self._processor, [sample.text], [pictures], [sample.tail], side="left")
         device = self._model.device
         batch = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in whole.items()}

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from perceptok.data import PerceptionRecord, SoftCodes, code_spread, read_records, render_record
 from perceptok.depth import DepthCodec
-from perceptok.errors import RecordError, TrainingError
+from perceptok.errors import ImageError, RecordError, TrainingError
+from perceptok.images import open_image, read_image_size
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import image_token_of, model_inputs
 from perceptok.llava.training.config import ObjectiveSettings
@@ -31,13 +32,11 @@ __all__ = [
     "SoftTeacher",
     "TrainingSample",
     "labels_of",
-    "open_record_picture",
     "read_samples",
     "softened_codes",
 ]
 
 
-_MOST_PIXELS = 400_000_000
 """20,000 pixels a side; what is larger is more likely a bomb than a photo."""
 
 
@@ -196,8 +195,7 @@ class _Expansions:
     def of(self, path: Path) -> int:
         if self._frame.mode != "processor":
             return self._of_size((self._frame.size, self._frame.size))
-        with Image.open(path) as image:
-            return self._of_size(image.size)
+        return self._of_size(read_image_size(path))
 
     def _of_size(self, size: tuple[int, int]) -> int:
         if size not in self._known:
@@ -205,25 +203,6 @@ class _Expansions:
             plain = self._processor.tokenizer(self.image_token)["input_ids"]
             self._known[size] = int(batch["input_ids"].shape[1]) - len(plain)
         return self._known[size]
-
-
-def open_record_picture(path: Path) -> Image.Image:
-    """An image in RGB.
-
-    Raises:
-        RecordError: It is missing, damaged, or beyond 20,000 x 20,000 pixels.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise RecordError(
-                    f"{path}: {image.width} x {image.height} pixels are more than an image has; resize it"
-                )
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(f"{path}: no image can be read ({error}); restore it, or leave its records out") from error
 
 
 # Samples -> batches: images framed, text tokenised with them, labels on what the assistant writes and nothing else.
@@ -267,9 +246,11 @@ class Collator:
         pictures = []
         for sample in samples:
             try:
-                pictures.append([self.frame.apply(open_record_picture(path)) for path in sample.images])
-            except RecordError as error:
-                raise RecordError(f"record {sample.id!r}: {error}") from error
+                pictures.append([self.frame.apply(open_image(path)) for path in sample.images])
+            except ImageError as error:
+                raise RecordError(
+                    f"record {sample.id!r}: {error}; restore the image, or leave its records out"
+                ) from error
         texts = [sample.text for sample in samples]
         tails = [sample.tail for sample in samples]
         inputs = model_inputs(self.processor, texts, pictures, tails, side="right")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, draw_boxes, read_box_picture
+from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, draw_boxes
 from perceptok.errors import BoxError
 
 GREY = (100, 100, 100)
@@ -51,23 +49,6 @@ def test_categories_have_colours_and_names() -> None:
 def test_another_picture() -> None:
     with pytest.raises(BoxError, match="x: the boxes are of an image of 60 x 60 pixels, this one has 30 x 60"):
         draw_boxes(Image.new("L", (30, 60)), ImageBoxes("x", 60, 60, np.zeros((0, 4))))
-
-
-def test_unreadable_pictures(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), GREY).save(tmp_path / "good.png")
-    data = (tmp_path / "good.png").read_bytes()
-    for name, content in (
-        ("cut.png", data[: len(data) // 2]),
-        ("zero.png", b""),
-        ("text.png", b"hello"),
-        ("flip.png", data[:40] + b"x" + data[41:]),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(BoxError, match="not a readable image"):
-            read_box_picture(tmp_path / name)
-    with pytest.raises(BoxError, match="no such image"):
-        read_box_picture(tmp_path / "none.png")
-    assert read_box_picture(tmp_path / "good.png").size == (64, 64)
 
 
 class TestOrientation:

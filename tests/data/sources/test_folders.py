@@ -65,7 +65,7 @@ def test_annotations_name_the_samples(folder: Path) -> None:
     source = FolderSource(folder / "images", annotations=path)
     assert source.names == ["a b.png", "no.png"]
     there, missing = source.read(source.names, depth=False, boxes=True)
-    assert missing == "there is no such image file"
+    assert missing == f"{folder / 'images' / 'no.png'}: image file not found"
     assert isinstance(there, Sample)
     assert there.boxes is not None
     assert there.boxes.labels.names == ("dog",)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perceptok.errors import EvaluationError
 from perceptok.pages.page import Embedded, embed_image, embed_map
 
 
@@ -37,11 +38,16 @@ def test_a_large_one_is_made_smaller_and_keeps_its_size_in_mind() -> None:
     assert read(embedded).size == (512, 256)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "I;16", "F", "RGBA"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "I;16", "RGBA"])
 def test_every_mode_becomes_one_that_browsers_show(mode: str) -> None:
     embedded = embed_image(saved(Image.new(mode, (12, 9)), "TIFF"), "x")
     assert embedded.uri.startswith("data:image/webp")
     assert read(embedded).size == (12, 9)
+
+
+def test_floating_point_values_are_refused_as_everywhere() -> None:
+    with pytest.raises(EvaluationError, match="floating point values"):
+        embed_image(saved(Image.new("F", (12, 9)), "TIFF"), "x")
 
 
 def test_rotation_is_applied() -> None:

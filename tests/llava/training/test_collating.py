@@ -102,7 +102,7 @@ def test_refused(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     write_records(tmp_path / "torn.jsonl", [PerceptionRecord("torn", ("torn.png",), turns, "depth", "direct")])
     torn = samples_of(ready, tmp_path / "torn.jsonl")
-    with pytest.raises(RecordError, match=r"record 'torn': .*torn.png: no image can be read"):
+    with pytest.raises(RecordError, match=r"record 'torn': .*torn.png: not a readable image"):
         Collator(processor, vocab, pt.llava.FrameRule())(torn.samples)
 
 
