@@ -11,9 +11,10 @@ import typer
 from perceptok_cli.console import note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.depth import DepthCodec
-    from perceptok.evaluation import Benchmark, EvidenceReport, Outcome, Scores
-    from perceptok.pages import Case
+    from PIL.Image import Image
+
+    from perceptok.depth import DepthMap
+    from perceptok.evaluation import EvidenceReport, Scores
 
 __all__ = ["app"]
 
@@ -50,12 +51,17 @@ def score(
     force: ForceOption = False,
 ) -> None:
     """Score predictions: accuracy with its interval, by markers, count or category, beside published figures."""
-    items = load(benchmark, data, images)
-    scores = _scored(predictions, items, missing)
-    show_scores(scores, predictions.stem)
-    evidence = checked(scores, codec)
+    from perceptok.depth import DepthCodec
+    from perceptok.evaluation import check_evidence, evaluate, load_benchmark, read_predictions, write_scores
+
+    items = load_benchmark(benchmark, data, images=images)
+    scores = evaluate(read_predictions(predictions), items, missing=missing)
+    print_scores(scores, predictions.stem)
+    evidence = check_evidence(scores, DepthCodec.from_pretrained(codec))
+    print_evidence(evidence)
     if output:
-        write_scores(scores, predictions.stem, output, force, evidence=evidence)
+        write_scores(scores, output, system=predictions.stem, evidence=evidence, force=force)
+        note(f"scores and page in {output}")
 
 
 @app.command()
@@ -67,11 +73,11 @@ def compare(
     missing: MissingOption = False,
 ) -> None:
     """Compare two systems on the same items: paired bootstrap and McNemar's exact test."""
-    from perceptok.evaluation import compare as compare_scores, compared
+    from perceptok.evaluation import compare_scores, comparison_rows, evaluate, load_benchmark, read_predictions
 
-    items = load(benchmark, data, None)
-    told = compare_scores(_scored(first, items, missing), _scored(second, items, missing))
-    rows = [list(row) for row in compared(told, first.stem, second.stem)]
+    items = load_benchmark(benchmark, data)
+    a, b = (evaluate(read_predictions(path), items, missing=missing) for path in (first, second))
+    rows = comparison_rows(compare_scores(a, b), first.stem, second.stem)
     print_table(f"{first.stem} against {second.stem} on {benchmark}", ("", ""), rows)
 
 
@@ -85,39 +91,35 @@ def specialist(
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:
-    """The ceiling: what a depth specialist answers itself, and what is left of it after 100 tokens."""
-    from perceptok.data import OnnxDepth
+    """The ceiling: the accuracy of a depth specialist itself, and what remains of it after 100 tokens."""
     from perceptok.depth import DepthCodec
     from perceptok.evaluation import (
-        Benchmark,
-        answer_of,
-        compare as compare_scores,
-        compared,
+        compare_scores,
+        comparison_rows,
         estimate_case,
-        evaluate,
-        specialist_estimates,
+        evaluate_specialist,
+        load_benchmark,
+        write_scores,
     )
 
-    items = load(benchmark, data, images)
-    network = OnnxDepth(model, kind="inverse")
-    found = {}
+    items = load_benchmark(benchmark, data, images=images)
+    estimate = load_specialist(model)
     with progress_bar("estimating", len(items)) as advance:
-        loaded = DepthCodec.from_pretrained(codec)
-        for one in specialist_estimates(items, lambda picture: network.estimate([picture])[0], loaded):
-            found[one.item.id] = one
-            advance()
-    placed = Benchmark(items.name, tuple(one.item for one in found.values()), items.published)
-    own = evaluate({name: f"({one.own})" for name, one in found.items()}, placed)
-    through = evaluate({name: answer_of(one) for name, one in found.items()}, placed)
-    show_scores(own, model.stem)
-    show_scores(through, f"{model.stem} through 100 tokens")
-    rows = [list(row) for row in compared(compare_scores(own, through), "the estimate", "its tokens")]
+        result = evaluate_specialist(items, estimate, DepthCodec.from_pretrained(codec), advance=advance)
+    system = f"{model.stem} through 100 tokens"
+    print_scores(result.direct, model.stem)
+    print_scores(result.through_codec, system)
+    rows = comparison_rows(compare_scores(result.direct, result.through_codec), "the estimate", "its tokens")
     print_table("What the tokens lose", ("", ""), rows)
     if output:
-        system = f"{model.stem} through 100 tokens"
         write_scores(
-            through, system, output, force, case=lambda outcome: estimate_case(found[outcome.item.id], outcome)
+            result.through_codec,
+            output,
+            system=system,
+            case=lambda outcome: estimate_case(result.estimates[outcome.item.id], outcome),
+            force=force,
         )
+        note(f"scores and page in {output}")
 
 
 @app.command("lmms-eval")
@@ -128,93 +130,41 @@ def lmms_eval(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the task and its data.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """Print the folder of tasks for lmms-eval's --include_path; or write one of local data, and print where.
+    """Print the folder of tasks for lmms-eval's --include_path; or write a task of local data, and print its folder.
 
     Without options: the tasks of the package, whose data lmms-eval itself takes from the Hugging Face hub.
     """
-    from perceptok.evaluation import tasks_folder, write_task
+    from perceptok.evaluation import load_benchmark, tasks_folder, write_task
 
     if benchmark is None and data is None and images is None and output is None:
         typer.echo(tasks_folder())
         return
     if benchmark is None or data is None or output is None:
         raise typer.BadParameter("a task is written from --benchmark and --data to --output")
-    note(f"task {write_task(load(benchmark, data, images), output, force=force)}")
+    note(f"task {write_task(load_benchmark(benchmark, data, images=images), output, force=force)}")
     typer.echo(output)
 
 
-def show_scores(scores: Scores, system: str) -> None:
-    """The table on standard output; on standard error whose figures the published ones are."""
-    from perceptok.evaluation import HEADER, PUBLISHED_NOTE, rows_of
+def print_scores(scores: Scores, system: str) -> None:
+    """Print the table on standard output, and on standard error where published figures come from."""
+    from perceptok.evaluation import PUBLISHED_NOTE, SCORE_HEADER, score_rows
 
-    print_table(f"{system} on {scores.benchmark}", HEADER, rows_of(scores))
+    print_table(f"{system} on {scores.benchmark}", SCORE_HEADER, score_rows(scores))
     if scores.published:
         note(PUBLISHED_NOTE)
 
 
-def write_scores(
-    scores: Scores,
-    system: str,
-    folder: Path,
-    force: bool,
-    *,
-    case: Callable[[Outcome], Case] | None = None,
-    evidence: EvidenceReport | None = None,
-) -> None:
-    """The scores as JSON, CSV and Markdown, and the page, with the evidence where it was checked."""
-    from perceptok.evaluation import to_csv, to_json, to_markdown, write_report
-    from perceptok.files import atomic_write
+def print_evidence(evidence: EvidenceReport | None) -> None:
+    """Print the tables of checked evidence, if there is any."""
+    from perceptok.evaluation import evidence_tables
 
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "scores.csv": to_csv(scores, system),
-        "scores.md": to_markdown(scores, system),
-        "scores.json": to_json(scores, system, None if evidence is None else evidence.to_json()),
-    }
-    write_report(
-        scores,
-        folder / "page.html",
-        title=f"{system} on {scores.benchmark}",
-        case=case or (None if evidence is None else evidence.case),
-        tables=() if evidence is None else evidence.tables(),
-        force=force,
-    )
-    for name, text in texts.items():
-        with atomic_write(folder / name, force=force) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
-    note(f"scores and page in {folder}")
+    for table in [] if evidence is None else evidence_tables(evidence):
+        print_table(table.title, table.header, table.rows)
 
 
-def checked(scores: Scores, codec: DepthCodec | str | None, specialist: Path | None = None) -> EvidenceReport | None:
-    """Check the evidence of the answers and print what it is worth; None where no answer has any."""
-    from perceptok.depth import DepthCodec
-    from perceptok.evaluation import check_evidence, specialist_estimates
+def load_specialist(path: Path) -> Callable[[Image], DepthMap]:
+    """A depth network in an ONNX file as a function of one RGB image."""
+    from perceptok.data import OnnxDepth
 
-    loaded = codec if isinstance(codec, DepthCodec) else DepthCodec.from_pretrained(codec)
-    estimates = {}
-    if specialist is not None:
-        from perceptok.data import OnnxDepth
-        from perceptok.evaluation import Benchmark
-
-        network = OnnxDepth(specialist, kind="inverse")
-        items = Benchmark(scores.benchmark, tuple(one.item for one in scores.outcomes))
-        found = specialist_estimates(items, lambda picture: network.estimate([picture])[0], loaded)
-        estimates = {one.item.id: one for one in found}
-    report = check_evidence(scores, loaded, estimates)
-    if report is not None:
-        for table in report.tables():
-            print_table(table.title, table.header, table.rows)
-    return report
-
-
-def load(name: str, data: str, images: Path | None) -> Benchmark:
-    """A benchmark as the options name it."""
-    from perceptok.evaluation import load_benchmark
-
-    return load_benchmark(name, data, images=images)
-
-
-def _scored(path: Path, items: Benchmark, missing: bool) -> Scores:
-    from perceptok.evaluation import evaluate, read_predictions
-
-    return evaluate(read_predictions(path), items, missing=missing)
+    network = OnnxDepth(path, kind="inverse")
+    return lambda image: network.estimate([image])[0]

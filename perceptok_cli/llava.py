@@ -12,7 +12,14 @@ import typer
 
 from perceptok.errors import ConfigError, OutputError
 from perceptok_cli.console import finish, note, print_table, progress_bar
-from perceptok_cli.evaluation import BenchmarkOption, DataOption, ImagesOption, checked, load, show_scores, write_scores
+from perceptok_cli.evaluation import (
+    BenchmarkOption,
+    DataOption,
+    ImagesOption,
+    load_specialist,
+    print_evidence,
+    print_scores,
+)
 
 if TYPE_CHECKING:
     from perceptok.llava import FileQuestion, InferenceConfig, PerceptionAnswer, PerceptionPipeline, QuestionFailure
@@ -26,23 +33,25 @@ def replace(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, answers and page.")],
     kinds: Annotated[
         str,
-        typer.Option("--kinds", help="Which blocks to put there."),
+        typer.Option("--kinds", help="Kinds of blocks to insert."),
     ] = "own,oracle,random,constant,other,shuffled,none",
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the images, if not beside the records.")
     ] = None,
-    regime: Annotated[str, typer.Option("--regime", help="Of the records: cot or direct.")] = "cot",
-    most: Annotated[int | None, typer.Option("--most", min=1, help="At most so many records.")] = None,
-    max_answer_tokens: Annotated[int, typer.Option("--max-answer-tokens", min=1, help="Of what follows a block.")] = 64,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of random and shuffled blocks.")] = 0,
+    regime: Annotated[str, typer.Option("--regime", help="Regime of the records: cot or direct.")] = "cot",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of records.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Maximum number of tokens after a block.")
+    ] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions per batch.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random and shuffled blocks.")] = 0,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """The token replacement test (arXiv 2605.21642): accuracy with the model's own block, the teacher's, and others.
 
-    An interrupted run is continued by the same command.
+    An interrupted run is resumed by the same command.
     """
     if (output / "replacement.json").exists() and not force:
         raise OutputError(f"{output / 'replacement.json'} exists already; replace it with --force")
@@ -57,31 +66,31 @@ def replace(
     )
     from perceptok.llava import PerceptionPipeline
 
-    chosen = [one for one in read_records(records) if one.task == "depth" and one.regime == regime][:most]
-    if not chosen:
+    selected = [record for record in read_records(records) if record.task == "depth" and record.regime == regime]
+    selected = selected[:limit]
+    if not selected:
         raise EvaluationError(f"{records} has no records of the depth task in the regime {regime}")
     pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device)
     output.mkdir(parents=True, exist_ok=True)
-    kept = output / "answers.jsonl"
-    wanted = cast(Any, [one.strip() for one in kinds.split(",")])
-    with progress_bar("replacing", len(chosen)) as advance:
-        told = replacement_test(
+    answers = output / "answers.jsonl"
+    with progress_bar("replacing", len(selected)) as advance:
+        replacement = replacement_test(
             pipe,
-            chosen,
-            wanted,
+            selected,
+            cast(Any, [kind.strip() for kind in kinds.split(",")]),
             folder=images or records.parent,
-            max_answer_tokens=max_answer_tokens,
+            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
-            output=kept,
+            output=answers,
             model=model_stamp(model),
             advance=advance,
         )
-    print_table(f"{model.name}: another block in its place", REPLACEMENT_HEADER, replacement_rows(told))
-    if told.skipped:
-        note(f"{len(told.skipped)} of {len(chosen)} answers hold no whole block, or several, and are left out")
-    write_replacement(told, output, system=model.name, codec=pipe.codec, force=True)
-    kept.with_name(kept.name + ".partial").unlink(missing_ok=True)
+    print_table(f"{model.name}: another block in its place", REPLACEMENT_HEADER, replacement_rows(replacement))
+    if replacement.skipped:
+        note(f"{len(replacement.skipped)} of {len(selected)} answers without exactly one whole block are left out")
+    write_replacement(replacement, output, system=model.name, codec=pipe.codec, force=True)
+    answers.with_name(answers.name + ".partial").unlink(missing_ok=True)
     note(f"table, answers and page in {output}")
 
 
@@ -271,15 +280,15 @@ def evaluate(
 ) -> None:
     """Ask a model every question of a benchmark and score its answers.
 
-    The answers are kept in predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
-    interrupted run is continued by the same command. Blocks and boxes are checked.
+    The answers are written to predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
+    interrupted run is resumed by the same command. Blocks and boxes are checked.
     """
-    from perceptok.evaluation import answer_benchmark, evaluate as score, model_stamp
+    from perceptok.evaluation import evaluate_pipeline, load_benchmark, model_stamp
     from perceptok.llava import InferenceConfig, PerceptionPipeline
 
     if (output / "scores.json").exists() and not force:
         raise OutputError(f"{output / 'scores.json'} exists already; replace it with --force")
-    items = load(benchmark, data, images)
+    items = load_benchmark(benchmark, data, images=images)
     settings = InferenceConfig(
         constraints=constraints,
         force_block=force_block,
@@ -288,18 +297,20 @@ def evaluate(
         batch_size=batch_size,
     )
     pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings)
-    output.mkdir(parents=True, exist_ok=True)
-    predictions = output / "predictions.jsonl"
     with progress_bar("asking", len(items)) as advance:
-        texts = answer_benchmark(
-            pipe, items, predictions, model=[model_stamp(model), base], start_over=force, advance=advance
+        scores, evidence = evaluate_pipeline(
+            pipe,
+            items,
+            output,
+            system=model.name,
+            model=[model_stamp(model), base],
+            specialist=None if specialist is None else load_specialist(specialist),
+            start_over=force,
+            advance=advance,
         )
-    scores = score(texts, items)
-    show_scores(scores, model.name)
-    evidence = checked(scores, pipe.codec, specialist)
-    write_scores(scores, model.name, output, True, evidence=evidence)
-    predictions.with_name(predictions.name + ".partial").unlink(missing_ok=True)
-    note(f"answers in {predictions}")
+    print_scores(scores, model.name)
+    print_evidence(evidence)
+    note(f"answers, scores and page in {output}")
 
 
 def demo(
@@ -338,33 +349,38 @@ def demo(
 
 def ablate(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML or JSON); see --choices.")] = None,
-    choices: Annotated[bool, typer.Option("--choices", help="Print the choices that come with perceptok.")] = False,
+    choices: Annotated[bool, typer.Option("--choices", help="Print the cells that come with perceptok.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
 ) -> None:
-    """Train and ask every cell of a grid; data, base and trainings that cells share are made once.
+    """Train and evaluate every cell of a grid; data, base and trainings that cells share are made once.
 
-    An interrupted grid is continued by the same command; finished cells are not run again.
+    An interrupted grid is resumed by the same command; finished cells are not run again.
     """
     from perceptok.evaluation import AblationRecipe, shipped_cells
 
     if choices:
-        print_table("Choices", ("cell", "what it changes"), [(one.name, one.means) for one in shipped_cells().values()])
+        rows = [(cell.name, cell.description) for cell in shipped_cells().values()]
+        print_table("Cells", ("cell", "what it changes"), rows)
         return
     if recipe is None:
-        raise ConfigError("ablate needs a recipe; --choices prints what its cells may be")
+        raise ConfigError("ablate needs a recipe; --choices prints the cells that come with perceptok")
     grid = AblationRecipe.read(recipe)
     if plan:
-        rows = [
-            (cell.name, grid.building(cell, grid.data).fingerprint, ", ".join(one.name for one in grid.tests_of(cell)))
-            for cell in grid.chosen
+        plan_rows = [
+            (
+                cell.name,
+                grid.data_recipe(cell, grid.data).fingerprint,
+                ", ".join(test.name for test in grid.tests_for(cell)),
+            )
+            for cell in grid.resolved_cells
         ]
-        print_table("Cells", ("cell", "data", "tests"), rows)
+        print_table("Cells", ("cell", "data", "tests"), plan_rows)
         return
     from perceptok.evaluation import ABLATION_HEADER, ablation_rows, run_ablation, write_ablation
 
     results = run_ablation(grid, note)
     print_table("Ablation", ABLATION_HEADER, ablation_rows(results))
-    output = grid.place(grid.output)
+    output = grid.resolve(grid.output)
     write_ablation(results, output)
     note(f"table and page in {output}")
 

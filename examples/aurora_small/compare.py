@@ -23,7 +23,7 @@ from lessons import SIDE, Lessons, make_lessons
 
 import perceptok as pt
 from perceptok.decoding import read_evidence
-from perceptok.evaluation import Scores, compare, evaluate, load_benchmark
+from perceptok.evaluation import Scores, compare_scores, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
 from perceptok.images import open_image
 from perceptok.llava import DemoConfig, Request, SmallTraining, map_error, point_order, starting_model
@@ -189,11 +189,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place = taught_model(folder, course, lessons, held_out, codec)
             results[place.name], scores[place.name] = measured(place, course, lessons, held_out, codec)
             print(place.name, json.dumps(results[place.name].get("evidence", {})), flush=True)
-    report: dict[str, Any] = {"models": results, "compared": {}}
+    report: dict[str, Any] = {"models": results, "comparison_rows": {}}
     for labels in (options.scenes, options.few):
         for task in ("depth", "counting"):
             pair = scores[f"cot-{labels}"][task], scores[f"direct-{labels}"][task]
-            report["compared"][f"{task}, {labels} labels"] = compare(*map(_same_ids, pair))._asdict()
+            report["comparison_rows"][f"{task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
     report["replaced"] = replaced(folder / f"cot-{options.scenes}", held_out, codec, options.replaced)
     print(table(results))
     print(json.dumps(report["replaced"]["accuracy"]))
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _same_ids(scores: Scores) -> Scores:
-    """Items named by their scenes alone, so that chains and bare answers can be compared."""
+    """Items named by their scenes alone, so that chains and bare answers can be comparison_rows."""
     outcomes = tuple(replace(one, item=replace(one.item, id=one.item.id.rpartition("-")[2])) for one in scores.outcomes)
     return replace(scores, outcomes=outcomes)
 

@@ -1,4 +1,4 @@
-"""Answers read, benchmarks scored, evidence checked, and pages to look at."""
+"""Benchmarks, scores, checks of evidence, the replacement test, ablations, and reports of them."""
 
 import lazy_loader
 

@@ -1,6 +1,9 @@
 from .ablation import (
     ABLATION_HEADER as ABLATION_HEADER,
+    AblationCell as AblationCell,
     AblationRecipe as AblationRecipe,
+    AblationTest as AblationTest,
+    CellScores as CellScores,
     ablation_rows as ablation_rows,
     run_ablation as run_ablation,
     shipped_cells as shipped_cells,
@@ -8,14 +11,24 @@ from .ablation import (
 )
 from .asking import (
     answer_benchmark as answer_benchmark,
+    evaluate_pipeline as evaluate_pipeline,
     model_stamp as model_stamp,
 )
 from .benchmarks import (
+    BENCHMARKS as BENCHMARKS,
     Benchmark as Benchmark,
+    BenchmarkItem as BenchmarkItem,
     load_benchmark as load_benchmark,
 )
 from .evidence import (
+    BoxEvidence as BoxEvidence,
+    Calibration as Calibration,
+    DepthEvidence as DepthEvidence,
     EvidenceReport as EvidenceReport,
+    ItemEvidence as ItemEvidence,
+    calibrate as calibrate,
+    check_boxes as check_boxes,
+    check_depth as check_depth,
     check_evidence as check_evidence,
 )
 from .lmms_eval.tasks import (
@@ -24,27 +37,36 @@ from .lmms_eval.tasks import (
 )
 from .replacement import (
     REPLACEMENT_HEADER as REPLACEMENT_HEADER,
+    REPLACEMENT_KINDS as REPLACEMENT_KINDS,
+    Replacement as Replacement,
+    ReplacementKind as ReplacementKind,
     replacement_rows as replacement_rows,
     replacement_test as replacement_test,
     write_replacement as write_replacement,
 )
-from .scoring import (
-    HEADER as HEADER,
+from .reports import (
     PUBLISHED_NOTE as PUBLISHED_NOTE,
+    SCORE_HEADER as SCORE_HEADER,
+    comparison_rows as comparison_rows,
+    estimate_case as estimate_case,
+    evidence_tables as evidence_tables,
+    outcome_case as outcome_case,
+    score_rows as score_rows,
+    write_report as write_report,
+    write_scores as write_scores,
+)
+from .scoring import (
+    Comparison as Comparison,
     Outcome as Outcome,
+    Score as Score,
     Scores as Scores,
-    compare as compare,
-    compared as compared,
+    compare_scores as compare_scores,
     evaluate as evaluate,
     read_predictions as read_predictions,
-    rows_of as rows_of,
-    to_csv as to_csv,
-    to_json as to_json,
-    to_markdown as to_markdown,
-    write_report as write_report,
 )
 from .specialists import (
-    answer_of as answer_of,
-    estimate_case as estimate_case,
-    specialist_estimates as specialist_estimates,
+    Estimate as Estimate,
+    SpecialistScores as SpecialistScores,
+    evaluate_specialist as evaluate_specialist,
+    find_markers as find_markers,
 )

@@ -1,4 +1,4 @@
-"""A benchmark's questions to a model: answers kept as they come, so that the same call goes on where it stopped."""
+"""Asks a model the questions of a benchmark: answers are kept as they come, so that the same call resumes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,68 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from perceptok.evaluation.benchmarks import Benchmark, Item
+from PIL import Image
+
+from perceptok.depth import DepthMap
+from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem
+from perceptok.evaluation.evidence import EvidenceReport, check_evidence
+from perceptok.evaluation.reports import write_scores
+from perceptok.evaluation.scoring import Scores, evaluate
+from perceptok.evaluation.specialists import evaluate_specialist
 from perceptok.files import atomic_write
 from perceptok.jobs import Journal, Stamp, stamp_of
 from perceptok.llava import PerceptionPipeline, Request
 
-__all__ = ["answer_benchmark", "model_stamp"]
+__all__ = ["PREDICTIONS", "answer_benchmark", "evaluate_pipeline", "model_stamp"]
+
+PREDICTIONS = "predictions.jsonl"
+"""Name of the file of answers that `evaluate_pipeline` writes."""
+
+
+def evaluate_pipeline(
+    pipe: PerceptionPipeline,
+    benchmark: Benchmark,
+    folder: str | Path,
+    *,
+    system: str,
+    model: Any = "",
+    specialist: Callable[[Image.Image], DepthMap] | None = None,
+    start_over: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> tuple[Scores, EvidenceReport | None]:
+    """Ask a model every question of a benchmark, score its answers, check their evidence and write all of it.
+
+    An interrupted call is resumed by the same call. The folder receives the answers (`predictions.jsonl`, which
+    `read_predictions` reads) and the files of `write_scores`; files of an earlier evaluation are replaced.
+
+    Args:
+        pipe: The pipeline; its `config` says how the questions are asked.
+        benchmark: The questions.
+        folder: Where the files go.
+        system: The name of what is scored.
+        model: What tells this model from another, as JSON types (see `model_stamp`).
+        specialist: A depth specialist (RGB image -> depth map) as teacher and ceiling of the evidence.
+        start_over: Discard kept answers of another run instead of refusing them.
+        advance: Called after every question.
+
+    Returns:
+        The scores, and the evidence where any answer has some.
+
+    Raises:
+        OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
+        EvaluationError: An item without an image.
+        MissingExtraError: matplotlib is not installed (extra `report`).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = folder / PREDICTIONS
+    texts = answer_benchmark(pipe, benchmark, predictions, model=model, start_over=start_over, advance=advance)
+    scores = evaluate(texts, benchmark)
+    estimates = {} if specialist is None else evaluate_specialist(benchmark, specialist, pipe.codec).estimates
+    evidence = check_evidence(scores, pipe.codec, estimates)
+    write_scores(scores, folder, system=system, evidence=evidence, force=True)
+    predictions.with_name(predictions.name + ".partial").unlink(missing_ok=True)
+    return scores, evidence
 
 
 def answer_benchmark(
@@ -25,41 +81,42 @@ def answer_benchmark(
     start_over: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
-    """Ask every question; its choices and markers go along, so that the pipeline may hold answers to them.
+    """Ask a model every question of a benchmark, with its choices and markers, and write the answers.
 
     Args:
-        pipe: The pipeline; its `config` says how.
+        pipe: The pipeline; its `config` says how the questions are asked.
         benchmark: The questions.
         output: The `.jsonl` to write: id and text a line, as `read_predictions` reads. Answers gather in
-            `OUTPUT.partial`, which is the caller's to remove once its own outputs are written.
+            `OUTPUT.partial`, which the caller removes once its own outputs are written.
         model: What tells this model from another, as JSON types (see `model_stamp`).
-        start_over: Forget answers of another run instead of refusing them.
+        start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
 
     Returns:
         Id -> text.
 
     Raises:
-        OutputError: The kept answers are of another model, benchmark or settings; or it cannot be written.
-        EvaluationError: An item without a picture.
+        OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
+        EvaluationError: An item without an image.
     """
     target, items = Path(output), benchmark.items
-    asked = [[item.id, item.question, list(item.choices)] for item in items]
+    questions = [[item.id, item.question, list(item.choices)] for item in items]
     run = {
         "model": model,
         "codec": pipe.codec.fingerprint,
         "config": pipe.config.to_dict(),
         "benchmark": benchmark.name,
-        "asked": zlib.crc32(json.dumps(asked).encode()),
+        "questions": zlib.crc32(json.dumps(questions).encode()),
     }
-    with Journal(target, run, [_stamp(item) for item in items], start_over=start_over) as journal:
+    with Journal(target, run, [_image_stamp(item) for item in items], start_over=start_over) as journal:
         todo = journal.todo
         for _ in range(len(items) - len(todo)):
             advance()
         size = pipe.config.batch_size
         for start in range(0, len(todo), size):
-            some = todo[start : start + size]
-            for index, answer in zip(some, pipe.answers([_request(items[index]) for index in some]), strict=True):
+            indices = todo[start : start + size]
+            answers = pipe.answers([_request(items[index]) for index in indices])
+            for index, answer in zip(indices, answers, strict=True):
                 journal.add(index, {"id": items[index].id, "text": answer.text, "answer": answer.answer})
                 advance()
         lines = journal.in_order()
@@ -70,17 +127,17 @@ def answer_benchmark(
 
 
 def model_stamp(folder: str | Path) -> list[Any]:
-    """What tells the model of a folder from another, and from what it was before: its files' names, sizes and times."""
-    place = Path(folder)
-    files = sorted(one for one in place.rglob("*") if one.is_file())
-    return [str(place.resolve()), [[one.relative_to(place).as_posix(), *(stamp_of(one) or ())] for one in files]]
+    """What tells the model in a folder from another, or from an earlier state: its files' names, sizes and times."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [str(folder.resolve()), [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]]
 
 
-def _request(item: Item) -> Request:
-    return Request(item.opened(), item.question, tuple(item.choices), item.markers, item.id)
+def _request(item: BenchmarkItem) -> Request:
+    return Request(item.open_image(), item.question, tuple(item.choices), item.markers, item.id)
 
 
-def _stamp(item: Item) -> Stamp:
+def _image_stamp(item: BenchmarkItem) -> Stamp:
     if isinstance(item.image, Path):
         return stamp_of(item.image)
     return None if item.image is None else (len(item.image), zlib.crc32(item.image))

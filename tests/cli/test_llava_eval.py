@@ -53,11 +53,11 @@ def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path,
     done = run(*words)
     assert done.exit_code == 0, done.output
     values = json.loads((out / "scores.json").read_text())
-    facts = values["evidence"]["facts"]
-    assert facts["answers with one whole block"] == {"items": 4, "value": 1.0}
-    assert facts["ceiling: the specialist's own map"] == {"items": 4, "value": 1.0}
-    assert facts["ceiling: the specialist through the codec"]["value"] == 1.0
-    assert 0 < facts["RMSE of the block against the teacher"]["value"] < 1
+    figures = values["evidence"]["figures"]
+    assert figures["answers with one whole block"] == {"items": 4, "value": 1.0}
+    assert figures["ceiling: the specialist's own map"] == {"items": 4, "value": 1.0}
+    assert figures["ceiling: the specialist through the codec"]["value"] == 1.0
+    assert 0 < figures["RMSE of the block against the teacher"]["value"] < 1
     assert set(values["evidence"]["items"]) == {"r0", "r1", "r2", "r3"}
     assert "Is the answer right more often" in done.stdout
     page = (out / "page.html").read_text()
@@ -108,7 +108,7 @@ def test_answers_of_another_model_or_settings_are_refused(tiny_adapter: Path, re
 
 def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("replace", tiny_adapter, records, "-o", out, "--max-answer-tokens", 4, "--batch-size", 3)
+    words = ("replace", tiny_adapter, records, "-o", out, "--max-new-tokens", 4, "--batch-size", 3)
     done = run(*words)
     assert done.exit_code == 0, done.output
     values = json.loads((out / "replacement.json").read_text())
@@ -119,4 +119,4 @@ def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert isinstance(run(*words).exception, pt.errors.OutputError)
     found = run(*words, "--force", "--kinds", "own,best").exception
-    assert "kinds are own, oracle" in str(found)
+    assert "the kinds of blocks are own, oracle" in str(found)

@@ -13,8 +13,8 @@ import perceptok as pt
 from perceptok.decoding import read_evidence
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import Benchmark, check_evidence, evaluate
-from perceptok.evaluation.benchmarks import Item
-from perceptok.evaluation.evidence import calibration, check_boxes, check_depth
+from perceptok.evaluation.benchmarks import BenchmarkItem
+from perceptok.evaluation.evidence import calibrate, check_boxes, check_depth
 
 RAMP = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, 1)
 MARKERS = {"A": (20.0, 40.0), "B": (20.0, 300.0), "C": (300.0, 170.0)}
@@ -72,7 +72,7 @@ def test_broken_blocks_are_no_evidence(codec: pt.DepthCodec, block: str, change:
 
 def test_markers_outside_are_refused(codec: pt.DepthCodec, block: str) -> None:
     # A picture of another size than the frame says.
-    with pytest.raises(EvaluationError, match="marker B at 20, 300 lies outside a picture of 100 x 100"):
+    with pytest.raises(EvaluationError, match="marker B at 20, 300 lies outside an image of 100 x 100"):
         check_depth(block, codec, {"B": (20.0, 300.0)}, (100, 100))
 
 
@@ -88,13 +88,13 @@ def test_boxes_and_their_count() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    told = calibration([0.1, 0.2, float("nan"), 0.8, 0.9], [False, False, True, True, False], bins=2)
+    told = calibrate([0.1, 0.2, float("nan"), 0.8, 0.9], [False, False, True, True, False], bins=2)
     assert told.bins == ((0.1, 0.2, 2, 0.0), (0.8, 0.9, 2, 0.5))
     assert 0 < told.correlation < 1
-    assert np.isnan(calibration([0.5, 0.5], [True, False]).correlation)
+    assert np.isnan(calibrate([0.5, 0.5], [True, False]).correlation)
     for quality, right in (([1.0], []), ([float("nan")], [True])):
         with pytest.raises(EvaluationError):
-            calibration(quality, right)
+            calibrate(quality, right)
 
 
 def test_what_is_written() -> None:
@@ -104,15 +104,17 @@ def test_what_is_written() -> None:
 
 
 def test_equal_qualities_share_a_bin() -> None:
-    told = calibration([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
+    told = calibrate([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
     assert told.bins == ((0.0, 0.0, 2, 0.0), (1.0, 1.0, 4, 0.75))
-    assert calibration([2.0, 2.0], [True, False]).bins == ((2.0, 2.0, 2, 0.5),)
+    assert calibrate([2.0, 2.0], [True, False]).bins == ((2.0, 2.0, 2, 0.5),)
 
 
 def test_a_picture_that_is_too_small_for_its_markers_is_named(codec: pt.DepthCodec, block: str) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (30, 20)).save(picture, format="PNG")
-    item = Item("q7", "Which?", "A", {"A": "", "B": ""}, picture.getvalue(), markers={"A": (5, 5), "B": (200, 5)})
+    item = BenchmarkItem(
+        "q7", "Which?", "A", {"A": "", "B": ""}, picture.getvalue(), markers={"A": (5, 5), "B": (200, 5)}
+    )
     scores = evaluate({"q7": f"{block} (A)"}, Benchmark("small", (item,)))
-    with pytest.raises(EvaluationError, match="item q7: its marker B at 200, 5 lies outside its picture of 30 x 20"):
+    with pytest.raises(EvaluationError, match="item q7: its marker B at 200, 5 lies outside its image of 30 x 20"):
         check_evidence(scores, codec)

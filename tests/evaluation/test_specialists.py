@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import perceptok as pt
 from perceptok.errors import EvaluationError
-from perceptok.evaluation import Benchmark, load_benchmark, specialist_estimates
-from perceptok.evaluation.benchmarks import Item
-from perceptok.evaluation.specialists import find_markers, levels_at
+from perceptok.evaluation import Benchmark, BenchmarkItem, evaluate_specialist, find_markers, load_benchmark
+from perceptok.evaluation.specialists import sample_nearness
 
 POINTS = {"A": (60.0, 180.0), "B": (150.0, 100.0), "C": (210.0, 240.0), "D": (300.0, 160.0), "E": (110.0, 300.0)}
 
@@ -49,8 +48,8 @@ def test_real_pictures(shared: Path) -> None:
     }
     for (markers, number), points in known.items():
         benchmark = load_benchmark(f"hardblink-{markers}", shared / "data" / "hardblink")
-        item = benchmark.by_id()[number]
-        found = find_markers(item.opened(), list(item.choices))
+        item = next(item for item in benchmark.items if item.id == number)
+        found = find_markers(item.open_image(), list(item.choices))
         for letter, point in points.items():
             assert found[letter] == pytest.approx(point, abs=2)
 
@@ -64,7 +63,7 @@ def test_pictures_without_markers_are_refused() -> None:
 
 def test_levels_are_read_under_the_markers() -> None:
     nearness = np.arange(12, dtype=np.float32).reshape(3, 4)
-    told = levels_at(nearness, {"A": (0, 0), "B": (200, 150), "C": (199, 0), "D": (120, 60)}, (200, 150))
+    told = sample_nearness(nearness, {"A": (0, 0), "B": (200, 150), "C": (199, 0), "D": (120, 60)}, (200, 150))
     assert told == {"A": 0, "B": 11, "C": 3, "D": 6}
 
 
@@ -74,12 +73,13 @@ def test_a_specialist_that_knows_answers_right() -> None:
 
     out = io.BytesIO()
     marked(POINTS).save(out, "PNG")
-    item = Item("0", "Which is closest?", "E", dict.fromkeys("ABCDE", ""), out.getvalue())
-    (found,) = specialist_estimates(Benchmark("b", (item,)), truth, pt.DepthCodec.from_pretrained())
-    assert (found.own, found.through) == ("E", "E")
+    item = BenchmarkItem("0", "Which is closest?", "E", dict.fromkeys("ABCDE", ""), out.getvalue())
+    codec = pt.DepthCodec.from_pretrained()
+    result = evaluate_specialist(Benchmark("b", (item,)), truth, codec)
+    assert result.direct.overall.accuracy == result.through_codec.overall.accuracy == 1
+    (found,) = result.estimates.values()
+    assert (found.letter, found.decoded_letter) == ("E", "E")
     assert found.item.markers["E"] == pytest.approx(POINTS["E"], abs=1.5)
     assert np.abs(found.decoded.mean() - 0.5) < 0.05
     with pytest.raises(EvaluationError, match="asks for counts"):
-        list(
-            specialist_estimates(Benchmark("c", (Item("0", "How many?", "3"),)), truth, pt.DepthCodec.from_pretrained())
-        )
+        evaluate_specialist(Benchmark("c", (BenchmarkItem("0", "How many?", "3"),)), truth, codec)

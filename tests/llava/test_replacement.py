@@ -15,7 +15,7 @@ from perceptok.data import Evidence, PerceptionRecord, Turn
 from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError, OutputError
 from perceptok.evaluation import replacement_test, write_replacement
-from perceptok.evaluation.replacement import Cut, Kind, Replacement, continue_after
+from perceptok.evaluation.replacement import CutAnswer, Replacement, ReplacementKind, continue_after
 from perceptok.llava import PerceptionPipeline
 from tests.llava.answering import leaning_pipeline, picture
 
@@ -82,7 +82,7 @@ def test_the_shared_prefix_changes_nothing(
     questions = (QUESTION, QUESTION, "Which of the circled points lies nearest, and why is that so?")
     befores = ("", "The depth map for the image is ", "Point A is located at (x = 73 y = 188).The depth map is ")
     cuts = [
-        Cut(records[0] / f"{number}.png", question, before, blocks)
+        CutAnswer(records[0] / f"{number}.png", question, before, blocks)
         for number, (question, before) in enumerate(zip(questions, befores, strict=True))
     ]
     expected = [[slowly(pipe, cut.image, cut.question, cut.before, block, 8) for block in blocks] for cut in cuts]
@@ -99,7 +99,7 @@ def test_the_prefix_goes_through_the_model_once(
         lambda _, inputs, __: widths.append(tuple(inputs[0].shape))
     )
     block = np.zeros((10, 10), dtype=np.int64)
-    cuts = [Cut(records[0] / f"{number}.png", QUESTION, "", (block, block + 1, None)) for number in range(2)]
+    cuts = [CutAnswer(records[0] / f"{number}.png", QUESTION, "", (block, block + 1, None)) for number in range(2)]
     try:
         continue_after(pipe, cuts, 1)
     finally:
@@ -113,11 +113,11 @@ def test_a_stopped_run_goes_on(
     pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path
 ) -> None:
     folder, known = records
-    kinds: tuple[Kind, ...] = ("own", "random", "none")
+    kinds: tuple[ReplacementKind, ...] = ("own", "random", "none")
 
     def run(**more: Any) -> Replacement:
         return replacement_test(
-            pipe, known, kinds, folder=folder, max_answer_tokens=4, batch_size=1, output=tmp_path / "a.jsonl", **more
+            pipe, known, kinds, folder=folder, max_new_tokens=4, batch_size=1, output=tmp_path / "a.jsonl", **more
         )
 
     class StopError(Exception):
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on(
         hook.remove()
     assert rest
     assert len(calls) == rest  # nothing is asked twice
-    whole = replacement_test(pipe, known, kinds, folder=folder, max_answer_tokens=4, batch_size=3)
+    whole = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=4, batch_size=3)
     for one in (told, again):
         assert {kind: [o.text for o in some] for kind, some in one.outcomes.items()} == {
             kind: [o.text for o in some] for kind, some in whole.outcomes.items()
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on(
 
 
 def test_outputs(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path) -> None:
-    told = replacement_test(pipe, records[1], ("own", "oracle", "none"), folder=records[0], max_answer_tokens=4)
+    told = replacement_test(pipe, records[1], ("own", "oracle", "none"), folder=records[0], max_new_tokens=4)
     write_replacement(told, tmp_path, system="a|b", codec=pipe.codec)
     values = json.loads((tmp_path / "replacement.json").read_text())
     assert values["kinds"]["own"]["items"] == 3
@@ -167,8 +167,8 @@ def test_outputs(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionR
 
 def test_every_kind_is_scored(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]) -> None:
     folder, known = records
-    kinds: tuple[Kind, ...] = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    told = replacement_test(pipe, known, kinds, folder=folder, max_answer_tokens=6)
+    kinds: tuple[ReplacementKind, ...] = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
+    told = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=6)
     assert list(told.scores) == list(kinds)
     assert told.skipped == ()
     assert all(score.items == 3 for score in told.scores.values())
@@ -181,7 +181,7 @@ def test_every_kind_is_scored(pipe: PerceptionPipeline, records: tuple[Path, lis
         assert "<DEPTH" not in texts["none"][number]
         own, shuffled = (sorted(texts[kind][number].split(">")[:102]) for kind in ("own", "shuffled"))
         assert own == shuffled
-    again = replacement_test(pipe, known, kinds, folder=folder, max_answer_tokens=6)
+    again = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=6)
     assert {kind: [one.text for one in again.outcomes[kind]] for kind in kinds} == texts
 
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_tested_is_refused(
     pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]
 ) -> None:
     folder, known = records
-    with pytest.raises(EvaluationError, match="kinds are own, oracle"):
+    with pytest.raises(EvaluationError, match="the kinds of blocks are own, oracle"):
         replacement_test(pipe, known, ("own", "best"), folder=folder)  # type: ignore[arg-type]
     bare = PerceptionRecord("bare", ("0.png",), known[0].turns, "depth", "direct", answer="A", choices=("A", "B"))
     with pytest.raises(EvaluationError, match="record bare"):

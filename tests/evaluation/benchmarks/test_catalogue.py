@@ -14,7 +14,7 @@ from perceptok.boxes import ImageFrame
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import Benchmark, load_benchmark
-from perceptok.evaluation.benchmarks import BENCHMARKS, Item
+from perceptok.evaluation.benchmarks import BENCHMARKS, BenchmarkItem
 
 CVBENCH: list[dict[str, Any]] = [
     {"idx": 1, "type": "2D", "task": "Count", "question": "How many organs are there?", "choices": ["3", "2", "1"],
@@ -77,7 +77,7 @@ def test_hardblink(hardblink: Path) -> None:
     assert benchmark.items[1].groups == {"markers": "3"}
     # The questions name .png, the folder has .jpg.
     assert benchmark.items[2].image == hardblink / "images" / "3" / "2.jpg"
-    assert benchmark.items[2].opened().size == (336, 336)
+    assert benchmark.items[2].open_image().size == (336, 336)
     assert benchmark.published["AURORA"] == 66.9
 
 
@@ -95,7 +95,7 @@ def test_the_real_files(shared: Path) -> None:
     for markers in (3, 4, 5):
         benchmark = load_benchmark(f"hardblink-{markers}", shared / "data" / "hardblink")
         assert len(benchmark) == 124
-        assert benchmark.items[0].opened().size == (336, 336)
+        assert benchmark.items[0].open_image().size == (336, 336)
     blink = load_benchmark("blink-count", shared / "data" / "counting" / "blinkcounting_questions.jsonl")
     assert (len(blink), blink.items[0].answer) == (120, "1")
     seed = load_benchmark("seed-count", shared / "data" / "counting" / "seedbench_questions.jsonl")
@@ -115,10 +115,13 @@ def test_blink_from_json_lines_and_parquet(tmp_path: Path) -> None:
         for place in (folder / "val-00000-of-00001.parquet", folder, tmp_path):
             benchmark = load_benchmark(name, place)
             assert [item.answer for item in benchmark.items] == answers
-        assert benchmark.items[0].opened().size == (20, 10)
+        assert benchmark.items[0].open_image().size == (20, 10)
     (tmp_path / "a.png").write_bytes(png())
     rows = [{**row, "image_1": "a.png"} for row in blink_rows("Counting")]
-    assert load_benchmark("blink-count", write_lines(tmp_path / "rows.jsonl", rows)).items[0].opened().size == (20, 10)
+    assert load_benchmark("blink-count", write_lines(tmp_path / "rows.jsonl", rows)).items[0].open_image().size == (
+        20,
+        10,
+    )
 
 
 def test_a_saved_dataset(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_a_saved_dataset(tmp_path: Path) -> None:
     datasets.DatasetDict({"val": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
     benchmark = load_benchmark("blink-depth", tmp_path / "saved")
     assert len(benchmark) == 4
-    assert benchmark.items[0].opened().size == (20, 10)
+    assert benchmark.items[0].open_image().size == (20, 10)
 
 
 def test_cvbench_and_seedbench(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_cvbench_and_seedbench(tmp_path: Path) -> None:
     seed.write_text(json.dumps({"questions": SEED, "question_type": {"Instances Counting": 5}}))
     (towels,) = load_benchmark("seed-count", seed).items
     assert (towels.id, towels.answer) == ("101669", "1")
-    assert towels.opened().size == (20, 10)
+    assert towels.open_image().size == (20, 10)
 
 
 def test_records(tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_unknown_names_and_missing_files_are_told(tmp_path: Path) -> None:
     for name in BENCHMARKS:
         with pytest.raises(EvaluationError):
             load_benchmark(name, tmp_path / "nothing.jsonl")
-    with pytest.raises(EvaluationError, match="no such file or folder"):
+    with pytest.raises(EvaluationError, match="not a file, a folder or a hub id"):
         load_benchmark("blink-depth", "./not/there")
 
 
@@ -185,10 +188,10 @@ def test_missing_images_cost_only_where_they_are_needed(hardblink: Path) -> None
     (hardblink / "images" / "3" / "1.jpg").unlink()
     item = load_benchmark("hardblink-3", hardblink).items[1]
     with pytest.raises(EvaluationError, match=r"1\.png cannot be read"):
-        item.opened()
+        item.open_image()
 
 
 def test_ids_stand_once() -> None:
-    item = Item("1", "q", "5")
+    item = BenchmarkItem("1", "q", "5")
     with pytest.raises(EvaluationError, match="more than once"):
         Benchmark("x", (item, item))

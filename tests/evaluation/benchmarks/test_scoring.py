@@ -17,17 +17,15 @@ from scipy.stats import binom
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import (
     Benchmark,
-    compare,
+    BenchmarkItem,
+    compare_scores,
     evaluate,
+    outcome_case,
     read_predictions,
-    rows_of,
-    to_csv,
-    to_json,
-    to_markdown,
+    score_rows,
     write_report,
+    write_scores,
 )
-from perceptok.evaluation.benchmarks import Item
-from perceptok.evaluation.scoring import case_of
 
 CHOICES = dict.fromkeys("ABC", "")
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
@@ -35,7 +33,7 @@ BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
 
 def benchmark(count: int = 6) -> Benchmark:
     items = tuple(
-        Item(str(n), "Which is closest?", "ABC"[n % 3], CHOICES, groups={"markers": str(3 + n % 2)})
+        BenchmarkItem(str(n), "Which is closest?", "ABC"[n % 3], CHOICES, groups={"markers": str(3 + n % 2)})
         for n in range(count)
     )
     return Benchmark("small", items, {"Other": 50.0})
@@ -49,13 +47,13 @@ def test_by_hand() -> None:
     assert scores.groups["markers"]["3"][:3] == (3, 2, 2 / 3)
     assert scores.groups["markers"]["4"][:3] == (3, 3, 1.0)
     verdicts = ["right", "right", "invalid", "right", "invalid", "invalid"]
-    assert [case_of(one).verdict for one in scores.outcomes] == verdicts
+    assert [outcome_case(one).verdict for one in scores.outcomes] == verdicts
 
 
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_the_interval_is_the_bootstrap_distribution(items: int, share: float) -> None:
     right = round(items * share)
-    named = Benchmark("b", tuple(Item(str(n), "q", "1") for n in range(items)))
+    named = Benchmark("b", tuple(BenchmarkItem(str(n), "q", "1") for n in range(items)))
     scores = evaluate({str(n): "1" if n < right else "2" for n in range(items)}, named)
     exact = binom.ppf((0.025, 0.975), items, right / items) / items
     # 20,000 draws find a quantile of the binomial to an item or two.
@@ -64,18 +62,18 @@ def test_the_interval_is_the_bootstrap_distribution(items: int, share: float) ->
 
 
 def test_comparison_by_hand() -> None:
-    named = Benchmark("b", tuple(Item(str(n), "q", "1") for n in range(100)))
+    named = Benchmark("b", tuple(BenchmarkItem(str(n), "q", "1") for n in range(100)))
     first = evaluate({str(n): "1" if n < 70 else "2" for n in range(100)}, named)
     second = evaluate({str(n): "1" if 10 <= n < 62 else "2" for n in range(100)}, named)
-    told = compare(first, second)
-    assert (told.a, told.b, told.only_a, told.only_b) == (0.7, 0.52, 18, 0)
-    assert told.difference == pytest.approx(0.18)
-    assert told.p_value == pytest.approx(2 * 0.5**18)
+    comparison = compare_scores(first, second)
+    assert (comparison.a, comparison.b, comparison.only_a, comparison.only_b) == (0.7, 0.52, 18, 0)
+    assert comparison.difference == pytest.approx(0.18)
+    assert comparison.p_value == pytest.approx(2 * 0.5**18)
     # The difference's standard error: sqrt(0.18 - 0.18^2) / 10.
-    assert told.low == pytest.approx(0.18 - 1.96 * 0.0384, abs=0.012)
-    assert compare(first, first)[3:] == (0.0, 0.0, 0.0, 0, 0, 1.0)
+    assert comparison.low == pytest.approx(0.18 - 1.96 * 0.0384, abs=0.012)
+    assert compare_scores(first, first)[3:] == (0.0, 0.0, 0.0, 0, 0, 1.0)
     with pytest.raises(EvaluationError, match="same items"):
-        compare(first, evaluate({"0": "1"}, Benchmark("c", named.items[:1])))
+        compare_scores(first, evaluate({"0": "1"}, Benchmark("c", named.items[:1])))
 
 
 def test_predictions_have_to_fit() -> None:
@@ -94,14 +92,14 @@ def test_predictions_have_to_fit() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"id": 1, "text": "A"}\n{"id": 1, "text": "B"}\n', "line 2: the id 1 stands twice"),
+        (b'{"id": 1, "text": "A"}\n{"id": 1, "text": "B"}\n', "line 2: the id 1 occurs twice"),
         (b'{"id": 1, "text": "A"}\n\xff\xfe\n', "line 2: this is no JSON"),
         (b'{"id": 1, "text": "A"}\n{"id": 2}\n', "line 2: a prediction has an id"),
         (b'{"text": "A"}\n', "line 1: a prediction has an id"),
         (b"[1, 2]\n", "line 1: expected an object"),
         (b'{"id": 1, "text": {"a": 1}}\n', "line 1: a prediction"),
-        (b"\n", "no predictions"),
-        (b"", "no predictions"),
+        (b"\n", "contains no predictions"),
+        (b"", "contains no predictions"),
     ],
 )
 def test_damaged_predictions_are_named(content: bytes, message: str, tmp_path: Path) -> None:
@@ -123,18 +121,20 @@ def test_predictions_of_other_systems(tmp_path: Path) -> None:
         read_predictions(tmp_path / "none.jsonl")
 
 
-def test_tables_say_what_is_published() -> None:
+def test_tables_say_what_is_published(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     scores = evaluate({str(n): "A" for n in range(6)}, benchmark())
-    assert rows_of(scores)[-1][:2] == ("(published)", "Other")
-    markdown = to_markdown(scores, "ours|<b>")
+    assert score_rows(scores)[-1][:2] == ("(published)", "Other")
+    write_scores(scores, tmp_path, system="ours|<b>")
+    markdown = (tmp_path / "scores.md").read_text()
     assert "ours\\|" in markdown
     assert "were not measured here" in markdown
-    rows = list(csv.reader(io.StringIO(to_csv(scores, "ours"))))
+    rows = list(csv.reader(io.StringIO((tmp_path / "scores.csv").read_text())))
     assert {len(row) for row in rows} == {10}
-    values = json.loads(to_json(scores, "ours"))
+    values = json.loads((tmp_path / "scores.json").read_text())
     assert values["overall"]["right"] == 2
-    told = {"id": "1", "expected": "B", "read": "A", "reason": "declared", "right": False, "problems": []}
-    assert values["items"][1] == told
+    expected = {"id": "1", "expected": "B", "read": "A", "reason": "declared", "right": False, "problems": []}
+    assert values["items"][1] == expected
 
 
 def test_the_page_of_scores(tmp_path: Path) -> None:
@@ -149,7 +149,9 @@ def test_the_page_of_scores(tmp_path: Path) -> None:
 def test_names_of_groups_are_no_formulas(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ("$a_{$", "<!-- -->", "\x00", r"\$x$$")
-    items = tuple(Item(str(n), "?", "A", {"A": "", "B": ""}, groups={"source": name}) for n, name in enumerate(names))
+    items = tuple(
+        BenchmarkItem(str(n), "?", "A", {"A": "", "B": ""}, groups={"source": name}) for n, name in enumerate(names)
+    )
     scores = evaluate({item.id: "A" for item in items}, Benchmark("strange", items))
     assert write_report(scores, tmp_path / "page.html") == 4
     svg = re.search(r"data:image/svg\+xml;base64,([\w+/=]+)", (tmp_path / "page.html").read_text())

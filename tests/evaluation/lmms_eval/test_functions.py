@@ -12,9 +12,9 @@ from PIL import Image
 
 from perceptok.errors import EvaluationError, OutputError
 from perceptok.evaluation import Benchmark, evaluate, tasks_folder, write_task
-from perceptok.evaluation.benchmarks import Item, item_of_row
+from perceptok.evaluation.benchmarks import BenchmarkItem, item_from_row
 from perceptok.evaluation.lmms_eval import tasks as functions
-from perceptok.evaluation.lmms_eval.tasks import docs_of_benchmark, docs_of_rows, item_of_doc
+from perceptok.evaluation.lmms_eval.tasks import docs_from_benchmark, docs_from_rows, item_from_doc
 
 datasets = pytest.importorskip("datasets")
 
@@ -102,7 +102,7 @@ def test_rows_become_docs(name: str) -> None:
         assert functions.doc_to_text(doc) == f"Question {step * number}?"
         (shown,) = functions.doc_to_visual(doc)
         assert (shown.mode, shown.size, shown.getpixel((0, 0))) == ("RGB", (20, 10), (40 * step * number, 0, 0))
-        item = item_of_doc(doc)
+        item = item_from_doc(doc)
         # As lmms-eval calls it: the doc without its picture.
         bare = {key: value for key, value in doc.items() if key != "image"}
         assert functions.process_results(bare, [f"The answer is {item.answer}."])["accuracy"] == 1.0
@@ -119,12 +119,12 @@ TEXTS = ["A", "(B)", "The closest is A", "no idea", "<DEPTH_START> A", "the tabl
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_figures_are_those_of_perceptok_eval(name: str) -> None:
-    """Item by item and in sum, whatever is written."""
+    """BenchmarkItem by item and in sum, whatever is written."""
     benchmark_name = name.replace("_", "-")
     rows = published(name)
-    items = [item_of_row(benchmark_name, {**dict.fromkeys(["image_1", "image_2"]), **row}) for row in rows]
+    items = [item_from_row(benchmark_name, {**dict.fromkeys(["image_1", "image_2"]), **row}) for row in rows]
     benchmark = Benchmark(benchmark_name, tuple(item for item in items if item))
-    docs = docs_of_rows(benchmark_name, rows)
+    docs = docs_from_rows(benchmark_name, rows)
     for text in TEXTS:
         told = evaluate({item.id: text for item in benchmark.items}, benchmark).overall
         results = [functions.process_results(doc, [text]) for doc in docs]
@@ -142,7 +142,9 @@ def png() -> bytes:
 
 def hardblink() -> Benchmark:
     letters = dict.fromkeys("ABC", "")
-    return Benchmark("hardblink-3", tuple(Item(str(n), "Which?", "ABC"[n % 3], letters, png()) for n in range(6)))
+    return Benchmark(
+        "hardblink-3", tuple(BenchmarkItem(str(n), "Which?", "ABC"[n % 3], letters, png()) for n in range(6))
+    )
 
 
 def test_a_written_task(tmp_path: Path) -> None:
@@ -152,8 +154,8 @@ def test_a_written_task(tmp_path: Path) -> None:
     docs = datasets.load_dataset(
         "parquet", data_files={"test": str(tmp_path / "tasks" / data)}, cache_dir=str(tmp_path / "cache")
     )["test"]
-    assert [item_of_doc(doc).answer for doc in docs] == list("ABCABC")
-    assert list(item_of_doc(docs[0]).choices) == ["A", "B", "C"]
+    assert [item_from_doc(doc).answer for doc in docs] == list("ABCABC")
+    assert list(item_from_doc(docs[0]).choices) == ["A", "B", "C"]
     assert functions.doc_to_visual(docs[5])[0].getpixel((0, 0)) == (9, 0, 0)
     with pytest.raises(OutputError, match="exists already"):
         write_task(hardblink(), tmp_path / "tasks")
@@ -163,7 +165,7 @@ def test_a_written_task(tmp_path: Path) -> None:
 def test_what_is_no_row_and_no_doc() -> None:
     with pytest.raises(EvaluationError, match="another layout"):
         functions.blink_depth_docs(published("seed_count"))
-    with pytest.raises(EvaluationError, match="no column of pictures"):
+    with pytest.raises(EvaluationError, match="no column image or image_1 holds images"):
         functions.blink_depth_docs(published("blink_depth").remove_columns(["image_1", "image_2"]))
     with pytest.raises(EvaluationError, match="has no items"):
         functions.cvbench_count_docs(published("cvbench_depth"))
@@ -171,8 +173,8 @@ def test_what_is_no_row_and_no_doc() -> None:
     with pytest.raises(EvaluationError, match="more than once"):
         functions.blink_count_docs(twice)
     with pytest.raises(EvaluationError, match="published as rows"):
-        docs_of_rows("hardblink-3", published("blink_depth"))
+        docs_from_rows("hardblink-3", published("blink_depth"))
     with pytest.raises(EvaluationError, match="as many words"):
         functions.process_results({"id": "1", "question": "?", "answer": "A", "letters": ["A"], "words": []}, ["A"])
-    with pytest.raises(EvaluationError, match="has no picture"):
-        docs_of_benchmark(Benchmark("records", (Item("1", "?", "3"),)))
+    with pytest.raises(EvaluationError, match="has no image"):
+        docs_from_benchmark(Benchmark("records", (BenchmarkItem("1", "?", "3"),)))

@@ -15,7 +15,7 @@ from perceptok.data import PerceptionRecord, build_data, read_records
 from perceptok.data.rendering import render_text
 from perceptok.errors import ConfigError, OutputError
 from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells
-from perceptok.evaluation.ablation import Cell
+from perceptok.evaluation.ablation import AblationCell
 from perceptok_cli.main import app
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -78,7 +78,7 @@ def changed(folder: Path, *cells: object, **more: object) -> Path:
 def built(folder: Path, cell: str, tmp_path: Path) -> list[PerceptionRecord]:
     """The training records of a shipped cell."""
     grid = AblationRecipe.read(folder / "recipe.yaml")
-    build_data(grid.building(shipped_cells()[cell], grid.data), tmp_path / cell)
+    build_data(grid.data_recipe(shipped_cells()[cell], grid.data), tmp_path / cell)
     return list(read_records(tmp_path / cell / "records.jsonl"))
 
 
@@ -125,7 +125,7 @@ def test_choices_of_data_change_what_they_name(folder: Path, tmp_path: Path) -> 
 
 def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -> None:
     grid, known = AblationRecipe.read(folder / "recipe.yaml"), shipped_cells()
-    runs = {name: grid.finetuning(cell, "b", ("r",), "o") for name, cell in known.items()}
+    runs = {name: grid.finetune_config(cell, "b", ("r",), "o") for name, cell in known.items()}
     full = runs["full"]
     assert (full.objective.distillation, full.objective.reconstruction, full.curriculum.kind) == (1.0, 0.0, "linear")
     assert runs["no_distillation"].objective.distillation == 0
@@ -133,8 +133,8 @@ def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -
     assert runs["with_reconstruction"].objective.distillation == full.objective.distillation
     assert runs["no_curriculum"].curriculum.kind == "proportional"
     assert runs["no_constraints"] == full
-    assert grid.inferring(known["full"]).constraints
-    assert not grid.inferring(known["no_constraints"]).constraints
+    assert grid.inference_config(known["full"]).constraints
+    assert not grid.inference_config(known["no_constraints"]).constraints
     assert known["blink_style"].benchmarks == ("cvbench-depth",)
 
 
@@ -162,7 +162,7 @@ def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
     out = folder / "out"
     assert len(list((out / "base").iterdir())) == len(list((out / "runs").iterdir())) == 1
     assert len(list((out / "data").iterdir())) == 2
-    own = {"name": "wide", "means": "a higher rank", "train": {"lora": {"r": 3}}}
+    own = {"name": "wide", "description": "a higher rank", "train": {"lora": {"r": 3}}}
     done: Result = CliRunner().invoke(app, ["llava", "ablate", str(changed(folder, "full", "no_constraints", own))])
     assert done.exit_code == 0, done.output
     assert len(list((out / "base").iterdir())) == 1
@@ -182,17 +182,17 @@ def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
 
 def test_refusals(folder: Path) -> None:
     for message, cells, more in (
-        ("there is no choice 'no_luck'", ["no_luck"], {}),
-        ("add a test of it", ["blink_style"], {}),
+        ("'no_luck' is not a shipped cell", ["no_luck"], {}),
+        ("add a test with that benchmark", ["blink_style"], {}),
         ("unknown keys in FinetuneConfig: stepz", ["full"], {"train": {"stepz": 1}}),
-        ("base is said by the recipe", ["full"], {"train": {"base": "x"}}),
+        ("base is set by the recipe", ["full"], {"train": {"base": "x"}}),
         ("cells of different names", ["full", "full"], {}),
-        ("benchmarks are", ["full"], {"tests": [{"name": "t", "benchmark": "mmlu", "data": "x"}]}),
+        ("'mmlu' is not a benchmark", ["full"], {"tests": [{"name": "t", "benchmark": "mmlu", "data": "x"}]}),
     ):
         with pytest.raises(ConfigError, match=message):
             AblationRecipe.read(changed(folder, *cells, **more))
-    with pytest.raises(ConfigError, match="no cell's"):
-        Cell("x", train={"output": "y"})
+    with pytest.raises(ConfigError, match="not by a cell"):
+        AblationCell("x", train={"output": "y"})
     done = CliRunner().invoke(app, ["llava", "ablate", "--choices"])
     assert all(name in done.stdout for name in shipped_cells())
     assert CliRunner().invoke(app, ["llava", "ablate", str(folder / "recipe.yaml"), "--plan"]).exit_code == 0
