@@ -10,7 +10,7 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self, TypeVar
 from perceptok.errors import ClusterError, ConfigError, DataError, MissingExtraError, OutputError, PerceptokError
 from perceptok.files import open_locked, parse_json
 
-__all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "stamp_of"]
+__all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_of"]
 
 
 Item = TypeVar("Item")
@@ -77,23 +77,31 @@ class LocalEngine:
             # Spawned: a fork would copy the threads' locks of numpy and torch in whatever state they are.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread)
-        waiting: deque[Future[Result]] = deque()
         try:
-            for item in items:
-                waiting.append(self._pool.submit(work, item))
-                if len(waiting) > 2 * self.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from map_in_order(self._pool, work, items, ahead=2 * self.workers)
         except BrokenProcessPool as error:
             self.close()
             raise DataError(
                 "a worker process died (killed, or out of memory); what was done is kept: run the same command again, "
                 "with fewer workers if memory was short"
             ) from error
-        finally:
-            for one in waiting:
-                one.cancel()
+
+
+def map_in_order(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
+    """The result of every item, in order; at most `ahead` items are submitted beyond the one that is waited for."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # a caller that stops early, at a closed pipe or an error, does not wait for the rest
+        for future in waiting:
+            future.cancel()
 
 
 def _one_thread() -> None:
@@ -336,7 +344,7 @@ class Journal:
 
     Attributes:
         path: The file of the journal.
-        results: By index; results of inputs that changed since are not among them.
+        lines: Each result as one line of JSON, by index; results of inputs that changed since are not among them.
 
     Args:
         output: The file that the run will write.
@@ -353,7 +361,7 @@ class Journal:
     ) -> None:
         self.path = output.with_name(output.name + ".partial")
         self._stamps = list(stamps)
-        self.results: dict[int, dict[str, Any]] = {}
+        self.lines: dict[int, str] = {}
         header = json.dumps(run).encode()
         try:
             self._file = open(open_locked(self.path, output), "r+b", buffering=0)  # noqa: SIM115, PTH123
@@ -375,19 +383,28 @@ class Journal:
         self._file.close()
 
     @property
+    def results(self) -> dict[int, dict[str, Any]]:
+        """The results as JSON types, by index."""
+        return {index: json.loads(line) for index, line in self.lines.items()}
+
+    @property
     def todo(self) -> list[int]:
         """Indices of the inputs without a result."""
-        return [index for index in range(len(self._stamps)) if index not in self.results]
+        return [index for index in range(len(self._stamps)) if index not in self.lines]
 
-    def add(self, index: int, result: dict[str, Any]) -> None:
-        """Keep a result; it is in the file when this returns."""
-        line = {"index": index, "stamp": self._stamps[index], "result": result}
-        self._write(json.dumps(line).encode() + b"\n")
-        self.results[index] = result
+    def add(self, index: int, result: Mapping[str, Any] | str) -> None:
+        """Keep a result, a JSON object or one line of JSON that holds one; it is in the file when this returns."""
+        line = result if isinstance(result, str) else json.dumps(result)
+        self._write(f'{{"index": {index}, "stamp": {json.dumps(self._stamps[index])}, "result": {line}}}\n'.encode())
+        self.lines[index] = line
+
+    def forget(self, index: int) -> None:
+        """Drop a result, so that its input is done again."""
+        self.lines.pop(index, None)
 
     def in_order(self) -> list[dict[str, Any]]:
         """The result of every input, in the order of the inputs."""
-        return [self.results[index] for index in range(len(self._stamps))]
+        return [json.loads(self.lines[index]) for index in range(len(self._stamps))]
 
     def remove(self) -> None:
         """The run is done."""
@@ -417,9 +434,9 @@ class Journal:
                 raise TypeError("its result is no object")
         except (ValueError, TypeError, KeyError, IndexError, PerceptokError) as error:
             raise OutputError(f"{name}: damaged ({error}); remove the file and start again") from error
-        self.results.pop(index, None)
+        self.lines.pop(index, None)
         if now is not None and stamp == list(now):
-            self.results[index] = result
+            self.lines[index] = json.dumps(result)
 
     def _write(self, data: bytes, *, from_start: bool = False) -> None:
         try:

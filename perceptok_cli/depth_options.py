@@ -1,30 +1,29 @@
-"""Options that several `perceptok depth` commands share: which maps, how they are read, and by which codec."""
+"""Options that several `perceptok depth` commands share: the maps, how they are read, and the codec."""
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 from perceptok.errors import ConfigError
 
 if TYPE_CHECKING:
-    from perceptok.depth import DepthCodec, MapFile, NearnessRange
+    from perceptok.depth import DepthCodec, MapFile, NearnessRange, ReadOptions
 
 __all__ = [
     "BatchOption",
     "CodecOption",
     "DeviceOption",
     "ForceOption",
-    "MapReading",
+    "MapCommand",
     "Paths",
-    "loaded_codec",
-    "reads_maps",
+    "find_named_maps",
+    "load_codec",
 ]
 
 Paths = Annotated[
@@ -46,10 +45,18 @@ BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at o
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
-@dataclass(frozen=True)
-class MapReading:
-    """How the files of one command are read; a field is an option, its annotation what `--help` says."""
+class _Reading(NamedTuple):
+    """How a command reads its maps, and which sources of lists it keeps."""
 
+    options: ReadOptions
+    sources: tuple[str, ...]
+
+
+_reading_app = typer.Typer(add_completion=False)
+
+
+@_reading_app.command()
+def _parse_reading(
     kind: Annotated[
         Literal["inverse", "metric", "relative"] | None,
         typer.Option(
@@ -57,25 +64,27 @@ class MapReading:
             help="What the files hold: metric (larger = farther), inverse (larger = nearer), or relative (larger = "
             "farther, no unit).",
         ),
-    ] = None
-    unit: Annotated[Literal["mm", "cm", "m"] | None, typer.Option("--unit", help="Unit of metric files.")] = None
+    ] = None,
+    unit: Annotated[Literal["mm", "cm", "m"] | None, typer.Option("--unit", help="Unit of metric files.")] = None,
     scale: Annotated[
         float | None, typer.Option("--scale", help="Metres per value of metric files, instead of a unit.")
-    ] = None
+    ] = None,
     invalid: Annotated[
         list[float] | None, typer.Option("--invalid", help="A value in the files that marks holes; may be repeated.")
-    ] = None
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option("--mask", help="A file that is 0 at holes, or a folder of such files, named as the maps are."),
-    ] = None
-    key: Annotated[str | None, typer.Option("--key", help="Of NPZ files with several arrays, which is depth.")] = None
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="NPZ files with several arrays: the array that holds depth.")
+    ] = None,
     mask_key: Annotated[
-        str | None, typer.Option("--mask-key", help="Of NPZ files, the array that is 0 or False at holes.")
-    ] = None
+        str | None, typer.Option("--mask-key", help="NPZ files: the array that is 0 or False at holes.")
+    ] = None,
     channel: Annotated[
-        str | None, typer.Option("--channel", help="Of EXR files with several channels, which is depth.")
-    ] = None
+        str | None, typer.Option("--channel", help="EXR files with several channels: the channel that holds depth.")
+    ] = None,
     packing: Annotated[
         Literal["sunrgbd", "carla24", "rgba_float"] | None,
         typer.Option(
@@ -83,142 +92,133 @@ class MapReading:
             help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits in colours: metres, "
             "to 1000), rgba_float (the bytes of a float in R, G, B, A).",
         ),
-    ] = None
+    ] = None,
     source: Annotated[
         list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
-    ] = None
-
+    ] = None,
     sky: Annotated[
         Literal["far", "hole"],
         typer.Option("--sky", help="What +inf in depth means: far (nearness 0, beyond everything else) or a hole."),
-    ] = "far"
+    ] = "far",
     sky_value: Annotated[
         list[float] | None, typer.Option("--sky-value", help="A value in the files that marks sky; may be repeated.")
-    ] = None
+    ] = None,
     percentiles: Annotated[
         str | None,
         typer.Option("--percentiles", help="LOW,HIGH of nearness that become 0 and 1, such as 1,99: for sensors."),
-    ] = None
+    ] = None,
     near: Annotated[
         float | None, typer.Option("--near", help="With --far: what nearness 1 stands for, in metres if metric.")
-    ] = None
+    ] = None,
     far: Annotated[
         float | None, typer.Option("--far", help="With --near: what nearness 0 stands for; the same for every map.")
-    ] = None
+    ] = None,
     no_normalize: Annotated[
         bool, typer.Option("--no-normalize", help="The maps hold nearness already, such as AURORA's 8-bit maps.")
-    ] = False
-
+    ] = False,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse files that declare more values; 2**27 take 0.5 GB.")
-    ] = 2**27
+    ] = 2**27,
+) -> _Reading:
+    from perceptok.depth import ReadOptions
 
-    @property
-    def range(self) -> NearnessRange:
-        """Which values become nearness 0 and 1; raises ConfigError where that is said twice or by half."""
-        from perceptok.depth import NearnessRange
+    options = ReadOptions(
+        kind=kind,
+        unit=unit,
+        scale=scale,
+        invalid=tuple(invalid or ()),
+        sky=sky,
+        sky_values=tuple(sky_value or ()),
+        key=key,
+        mask_key=mask_key,
+        channel=channel,
+        mask=mask,
+        packing=packing,
+        max_pixels=max_pixels,
+        range=_parse_range(percentiles, near, far, no_normalize),
+    )
+    return _Reading(options, tuple(source or ()))
 
-        ends = (self.near, self.far) != (None, None)
-        if (self.percentiles is not None) + ends + self.no_normalize > 1:
-            raise ConfigError("give one of --percentiles, --near with --far, and --no-normalize")
-        if self.no_normalize:
-            return NearnessRange.whole()
-        if self.percentiles is not None:
-            return NearnessRange.parse(f"percentiles {self.percentiles.replace(',', ' ')}")
-        if ends:
-            if self.near is None or self.far is None:
-                raise ConfigError("--near and --far are given together")
-            return NearnessRange.fixed(self.near, self.far)
+
+def _parse_range(percentiles: str | None, near: float | None, far: float | None, no_normalize: bool) -> NearnessRange:
+    from perceptok.depth import NearnessRange
+
+    is_fixed = (near, far) != (None, None)
+    if (percentiles is not None) + is_fixed + no_normalize > 1:
+        raise ConfigError("give one of --percentiles, --near with --far, and --no-normalize")
+    if no_normalize:
+        return NearnessRange.whole()
+    if percentiles is not None:
+        return NearnessRange.parse(f"percentiles {percentiles.replace(',', ' ')}")
+    if not is_fixed:
         return NearnessRange()
-
-    def _running(self, rate: float) -> NearnessRange:
-        from perceptok.depth import NearnessRange
-
-        chosen = self.range
-        if chosen.mode == "percentiles" and chosen.low is not None and chosen.high is not None:
-            return NearnessRange.running(rate, chosen.low, chosen.high)
-        if chosen.mode != "extremes":
-            raise ConfigError("--running goes with --percentiles at most; --near, --far and --no-normalize do not move")
-        return NearnessRange.running(rate)
-
-    def found(
-        self, paths: list[str], *, every_source: bool = False, frames: bool = False, running: float | None = None
-    ) -> list[MapFile]:
-        """The maps of a command's arguments; `-` among them reads names from standard input.
-
-        Args:
-            paths: The arguments.
-            every_source: Whatever `--source` says.
-            frames: The maps are frames of clips.
-            running: The rate at which a clip's range follows its frames.
-
-        Raises:
-            ConfigError: The range is said twice.
-        """
-        from perceptok.depth import find_maps
-
-        def named() -> Iterator[str]:
-            for path in paths:
-                if path == "-":
-                    yield from (line.strip() for line in sys.stdin if line.strip())
-                else:
-                    yield path
-
-        return find_maps(
-            list(named()),
-            kind=self.kind,
-            unit=self.unit,
-            scale=self.scale,
-            invalid=tuple(self.invalid or ()),
-            sky=self.sky,
-            sky_values=tuple(self.sky_value or ()),
-            range=self.range if running is None else self._running(running),
-            key=self.key,
-            mask_key=self.mask_key,
-            channel=self.channel,
-            mask=self.mask,
-            packing=self.packing,
-            max_pixels=self.max_pixels,
-            sources=() if every_source else tuple(self.source or ()),
-            frames=frames,
-        )
+    if near is None or far is None:
+        raise ConfigError("--near and --far are given together")
+    return NearnessRange.fixed(near, far)
 
 
-def reads_maps(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, which takes `reading: Reading`, an option for each field of `MapReading`."""
-    hints = get_type_hints(MapReading, include_extras=True)
-    own = inspect.signature(command, eval_str=True).parameters
-    options = {
-        one.name: inspect.Parameter(
-            one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name]
-        )
-        for one in fields(MapReading)
-    }
-    shown = [
-        option
-        for name, parameter in own.items()
-        for option in (
-            options.values() if name == "reading" else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        )
-    ]
+class MapCommand(TyperCommand):
+    """A command that reads depth maps: it has the options of `_parse_reading` too, whose result is in `ctx.obj`."""
 
-    def with_options(**given: Any) -> None:
-        reading = MapReading(**{name: given.pop(name) for name in options})
-        command(reading=reading, **given)
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._reading = typer.main.get_command(_reading_app)
+        self.params += self._reading.params
 
-    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-    with_options.__annotations__ = {one.name: one.annotation for one in shown} | {"return": None}
-    with_options.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    return with_options
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        assert self._reading.callback is not None
+        given = {str(option.name): ctx.params.pop(str(option.name)) for option in self._reading.params}
+        ctx.obj = self._reading.callback(**given)
+        return super().invoke(ctx)
 
 
-def loaded_codec(codec: str | None, device: str) -> DepthCodec:
-    """The codec that `--codec` names, on a device."""
+def find_named_maps(
+    ctx: typer.Context,
+    paths: list[str],
+    *,
+    every_source: bool = False,
+    frames: bool = False,
+    running: float | None = None,
+) -> list[MapFile]:
+    """The maps that a `MapCommand` was given.
+
+    Args:
+        ctx: The context of the command.
+        paths: Its arguments; `-` reads names from standard input.
+        every_source: Ignore `--source`.
+        frames: The maps are frames of clips.
+        running: The rate at which a clip's range follows its frames.
+    """
+    from perceptok.depth import find_maps
+
+    options, sources = ctx.obj
+    if running is not None:
+        options = replace(options, range=_follow_frames(options.range, running))
+    names: list[str] = []
+    for path in paths:
+        names += [line.strip() for line in sys.stdin if line.strip()] if path == "-" else [path]
+    return find_maps(names, options, sources=() if every_source else sources, frames=frames)
+
+
+def _follow_frames(first: NearnessRange, rate: float) -> NearnessRange:
+    """The range of clips that begins as another one and then follows the frames."""
+    from perceptok.depth import NearnessRange
+
+    if first.mode == "percentiles" and first.low is not None and first.high is not None:
+        return NearnessRange.running(rate, first.low, first.high)
+    if first.mode != "extremes":
+        raise ConfigError("--running goes with --percentiles at most; --near, --far and --no-normalize do not move")
+    return NearnessRange.running(rate)
+
+
+def load_codec(codec: str | None, device: str) -> DepthCodec:
+    """Load the codec that `--codec` names, on a device."""
     from perceptok.depth import DepthCodec, load_aurora_checkpoint
 
-    project, _, place = (codec or "").partition(":")
-    if place and project in ("aurora", "molmoact"):
-        loaded = load_aurora_checkpoint(place, preprocessing=project)
+    project, _, checkpoint = (codec or "").partition(":")
+    if checkpoint and project in ("aurora", "molmoact"):
+        loaded = load_aurora_checkpoint(checkpoint, preprocessing=project)
     elif codec is not None and codec.endswith((".pt", ".pth")):
         loaded = load_aurora_checkpoint(codec)
     else:

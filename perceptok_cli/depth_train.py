@@ -10,7 +10,7 @@ import typer
 
 from perceptok.errors import ConfigError
 from perceptok_cli.console import note, progress_bar, warn_at_end
-from perceptok_cli.depth_options import MapReading, loaded_codec, reads_maps
+from perceptok_cli.depth_options import find_named_maps, load_codec
 
 if TYPE_CHECKING:
     from perceptok.depth import MapFile, MapSource
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-@reads_maps
 def train(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for codec, log and checkpoint.")],
-    reading: MapReading,
     paths: Annotated[list[str] | None, typer.Argument(help="Depth maps, folders, patterns or lists.")] = None,
     val: Annotated[list[str] | None, typer.Option("--val", help="Validation maps; may be repeated.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Add this many procedural maps.")] = 0,
@@ -39,15 +38,15 @@ def train(
     from perceptok.scenes import ProceduralDepthMaps
 
     values = _json(config) if config else {}
-    initial = loaded_codec(None if start == "shipped" else start, "cpu") if start else None
+    initial = load_codec(None if start == "shipped" else start, "cpu") if start else None
     if initial is not None:
         values.setdefault("model", model_config_to_dict(initial.model.config))
     settings = TrainingConfig.from_dict({**values, **({"steps": steps} if steps else {})})
-    files = reading.found(paths) if paths else []
+    files = find_named_maps(ctx, paths) if paths else []
     groups: dict[str, MapSource] = _by_source(files)
     if procedural:
         groups["procedural"] = cast("MapSource", ProceduralDepthMaps(seed=settings.seed, length=procedural))
-    val_files = reading.found(val, every_source=True) if val else []
+    val_files = find_named_maps(ctx, val, every_source=True) if val else []
     _refuse_shared_files(files, val_files)
     bad: list[str] = []
     odd: list[tuple[str, str]] = []

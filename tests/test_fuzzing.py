@@ -20,8 +20,8 @@ import perceptok as pt
 from perceptok.boxes import read_box_lines
 from perceptok.boxes.text import boxes_from_text
 from perceptok.data import read_records as read_training_records
-from perceptok.depth import DepthRecord, read_code_records
-from perceptok.depth.code_files import write_code_records
+from perceptok.depth import DepthRecord, read_depth_records
+from perceptok.depth.depth_records import write_depth_records
 from perceptok.errors import PerceptokError
 
 MORE = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
@@ -58,9 +58,9 @@ def depth_record_files(folder: Path) -> dict[Path, Door]:
     for suffix in (".jsonl", ".npz", ".parquet"):
         path = folder / f"records{suffix}"
         buffer = io.BytesIO()
-        write_code_records(buffer, suffix, records)
+        write_depth_records(buffer, suffix, records)
         path.write_bytes(buffer.getvalue())
-        doors[path] = lambda path: [one.grid for one in read_code_records(path, [])]
+        doors[path] = lambda path: [one.grid for one in read_depth_records(path, [])]
     return doors
 
 

@@ -3,32 +3,30 @@ from .blocks import (
     block_to_text as block_to_text,
     salvage_blocks as salvage_blocks,
 )
-from .clips import (
-    ClipSettings as ClipSettings,
-    clip_records as clip_records,
-    encode_clips as encode_clips,
-)
-from .code_files import (
-    DepthRecord as DepthRecord,
-    MapFailure as MapFailure,
-    read_code_records as read_code_records,
-    read_record_lines as read_record_lines,
-)
 from .codec import (
     DepthCodec as DepthCodec,
     load_aurora_checkpoint as load_aurora_checkpoint,
 )
+from .depth_records import (
+    DepthRecord as DepthRecord,
+    MapFailure as MapFailure,
+    parse_depth_records as parse_depth_records,
+    read_depth_records as read_depth_records,
+    restore_frames as restore_frames,
+    write_depth_records as write_depth_records,
+)
 from .folders import (
+    ClipSettings as ClipSettings,
     decode_records as decode_records,
     encode_files as encode_files,
     encode_maps as encode_maps,
-    ray_encoder as ray_encoder,
 )
 from .formats.registry import FORMATS as FORMATS
 from .formats.stored import Kind as Kind
 from .map_files import (
     MapFile as MapFile,
     MapFiles as MapFiles,
+    ReadOptions as ReadOptions,
     find_maps as find_maps,
 )
 from .maps import (
@@ -50,6 +48,7 @@ from .networks.vqvae import (
 from .plots import (
     depth_case as depth_case,
     draw_blocks as draw_blocks,
+    draw_files as draw_files,
     draw_panel as draw_panel,
     panel_row as panel_row,
 )

@@ -1,4 +1,4 @@
-"""Folders of maps through a codec: interruptible, continued where they stopped, and one bad file costs only itself."""
+"""Folders of depth maps through a codec: resumable runs, bad files that cost only themselves, and clips of cameras."""
 
 from __future__ import annotations
 
@@ -7,140 +7,84 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from perceptok import jobs as journal
-from perceptok.depth.code_files import RECORD_SUFFIXES, DepthRecord, MapFailure, whole_records, write_code_records
 from perceptok.depth.codec import DepthCodec
+from perceptok.depth.depth_records import (
+    RECORD_SUFFIXES,
+    DepthRecord,
+    MapFailure,
+    restore_frames,
+    write_depth_records,
+)
 from perceptok.depth.formats.stored import MOST_PIXELS
 from perceptok.depth.map_files import MapFile
-from perceptok.depth.maps import DepthMap, Nearness
+from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.preprocessing import nearest_resize
+from perceptok.depth.sequences import ClipEncoder, SequenceFrame, check_clip, first_range, settled
 from perceptok.depth.units import Unit
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, distinct_targets, inside, locked
-from perceptok.jobs import RayEngine
+from perceptok.jobs import Engine, Journal, map_in_order, stamp_of
 
-__all__ = [
-    "MapFailure",
-    "RecordJournal",
-    "decode_records",
-    "encode_files",
-    "encode_maps",
-    "journalled_run",
-    "ray_encoder",
-]
-
-
-class RecordJournal:
-    """Results by the index of their map; see `perceptok.jobs.Journal`, which keeps them.
-
-    Args:
-        output: The file that the run will write.
-        codec: Fingerprint of the codec.
-        maps: The inputs, in order.
-        settings: Further settings of the run, as JSON types.
-        start_over: Forget another run's results instead of refusing them.
-
-    Raises:
-        OutputError: As the journal, or a result in it is no record of its map.
-    """
-
-    def __init__(
-        self,
-        output: Path,
-        codec: str,
-        maps: Sequence[MapFile],
-        settings: Mapping[str, Any] | None = None,
-        *,
-        start_over: bool,
-    ) -> None:
-        self.maps = maps
-        inputs = hashlib.sha256("\n".join(f"{file.name}\t{file!r}" for file in maps).encode("utf-8", "surrogatepass"))
-        run = {"codec": codec, "inputs": inputs.hexdigest(), "maps": len(maps), **(settings or {})}
-        self._kept = journal.Journal(output, run, [journal.stamp_of(file.path) for file in maps], start_over=start_over)
-        try:
-            self.results = {index: self._restored(index, result) for index, result in self._kept.results.items()}
-        except BaseException:
-            self._kept.__exit__(None, None, None)
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._kept.__exit__(kind, error, at)
-
-    @property
-    def todo(self) -> list[int]:
-        """Indices of the maps without a result."""
-        return self._kept.todo
-
-    def add(self, index: int, result: DepthRecord | MapFailure) -> None:
-        """Keep a result, on disk when this returns."""
-        shown = json.loads(result.to_json()) if isinstance(result, DepthRecord) else {"failure": list(result)}
-        self._kept.add(index, shown)
-        self.results[index] = result
-
-    def forget(self, index: int) -> None:
-        """Do a map again, whether it was done or not."""
-        self._kept.results.pop(index, None)
-        self.results.pop(index, None)
-
-    def in_order(self) -> list[DepthRecord | MapFailure]:
-        """The result of every map, in the order of the maps."""
-        ordered = [self.results[index] for index in range(len(self.maps))]
-        assert [one.name for one in ordered] == [file.name for file in self.maps], "results of other inputs"
-        return ordered
-
-    def remove(self) -> None:
-        """The run is done."""
-        self._kept.remove()
-
-    def _restored(self, index: int, result: Mapping[str, Any]) -> DepthRecord | MapFailure:
-        name = self.maps[index].name
-        try:
-            restored = MapFailure(*result["failure"]) if "failure" in result else DepthRecord.from_dict(result)
-            if restored.name != name:
-                raise ValueError(f"the result {index} is of {restored.name}, not of {name}")
-        except (ValueError, TypeError, PerceptokError) as error:
-            raise OutputError(f"{self._kept.path} is damaged ({error}); remove it and encode again") from error
-        return restored
-
-
-_PIXELS_AT_ONCE = 2**24
-_Read = tuple[MapFile, "Nearness | MapFailure"]
+__all__ = ["ClipSettings", "decode_records", "encode_files", "encode_maps"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Encoded = DepthRecord | MapFailure
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How frames of clips are encoded; the settings of `DepthCodec.encode_sequence`.
+
+    Attributes:
+        hold: A cell keeps its code while that code's squared distance exceeds the nearest code's by less than this.
+        deadband: A cell keeps its code while its input moves by less nearness than this.
+        frames: Number of first frames, of those that can be read, that decide the range.
+
+    Raises:
+        ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
+    """
+
+    hold: float = 0.0
+    deadband: float = 0.0
+    frames: int = 8
+
+    def __post_init__(self) -> None:
+        check_clip(self.hold, self.deadband, self.frames)
 
 
 def encode_maps(
-    codec: DepthCodec, maps: Sequence[MapFile], *, batch_size: int = 16
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    *,
+    batch_size: int = 16,
+    clips: ClipSettings | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[DepthRecord | MapFailure]:
-    """Encode files in order, one result each; a file that cannot be read becomes a `MapFailure`."""
-    fingerprint = codec.fingerprint
+    """Encode files one by one, in constant memory; a file that cannot be read becomes a `MapFailure`.
 
-    def encoded(batch: list[MapFile]) -> list[DepthRecord | MapFailure]:
-        results: list[DepthRecord | MapFailure] = []
-        for piece in _within_memory((file, _read(file)) for file in batch):
-            read = [one for _, one in piece if isinstance(one, Nearness)]
-            codes = iter(codec.encode(read, batch_size=batch_size))
-            results += [
-                one if isinstance(one, MapFailure) else DepthRecord.of(file.name, next(codes), one, fingerprint)
-                for file, one in piece
-            ]
-        return results
+    Args:
+        codec: The codec.
+        maps: The files (see `find_maps`); results come in this order, those of clips clip after clip.
+        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        clips: The maps are frames of clips; see `encode_files`.
+        engine: Spreads the batches; by default threads of this process do.
 
-    for results in _side_by_side(encoded, _batches(maps, batch_size)):
-        yield from results
+    Raises:
+        ConfigError: An engine for clips, whose frames are encoded one after another.
+    """
+    if clips is not None and engine is not None:
+        raise ConfigError("clips do not take an engine: each frame needs the one before it")
+    return (result for _, result in _encode(codec, maps, {}, batch_size, clips, engine))
 
 
 def encode_files(
@@ -150,78 +94,49 @@ def encode_files(
     *,
     batch_size: int = 16,
     text: bool = False,
+    clips: ClipSettings | None = None,
+    engine: Engine | None = None,
     force: bool = False,
     advance: Callable[[], object] = lambda: None,
-    engine: Callable[[Sequence[MapFile]], Iterable[DepthRecord | MapFailure]] | None = None,
     warn: Callable[[str, str], object] = lambda *_: None,
 ) -> list[MapFailure]:
     """Encode files to one file of records.
 
-    Results gather in `OUTPUT.partial`, which is locked while it is written. A run that was interrupted, killed or out
+    Results are kept in `OUTPUT.partial`, which is locked while it is written. A run that was interrupted, killed or out
     of disk is continued by the same call, and the output is then byte for byte that of an uninterrupted run; inputs
-    that changed in between (size or time of modification) are done again.
+    whose size or time of modification changed in between are encoded again.
+
+    With `clips`, frames whose names have the same folder are a clip, in the order given (`find_maps(..., frames=True)`
+    sorts by the numbers in names). The range of a clip is its files' `range`, as in `DepthCodec.encode_sequence`, where
+    the extremes stand for percentiles 1 and 99 of the first frames. A frame that cannot be read is a failure, and its
+    clip goes on with the next. The records hold only what changed; see `restore_frames`.
 
     Args:
         codec: The codec.
-        maps: What to encode; see `find_maps`.
+        maps: The files; see `find_maps`.
         output: `.jsonl`, `.npz` or `.parquet`.
         batch_size: Maps that go through the networks at once; the codes do not depend on it.
-        text: JSON lines only: the block of tokens too.
+        text: JSON lines only: write the block of tokens too.
+        clips: The maps are frames of clips, encoded with these settings.
+        engine: Spreads the batches, such as a `RayEngine` (with `gpus` for a codec on a GPU); by default threads of
+            this process do.
         force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every map.
-        engine: Encodes the files that are left, in order; `encode_maps` in this process where None (see `ray_jobs`).
         warn: Called with a map's name and what is odd about its range, once per map, continued runs included.
 
     Returns:
         The files that could not be read; all others are in the output.
 
     Raises:
+        ConfigError: Clips with `text` or an engine.
         OutputError: The output exists, cannot be written, is being written by another process, or a partial one
-            belongs to other inputs.
+            belongs to other inputs, options or weights.
     """
-
-    def work(journal: RecordJournal) -> Iterator[tuple[int, DepthRecord | MapFailure]]:
-        todo = journal.todo
-        left = [maps[index] for index in todo]
-        encoded = engine(left) if engine else encode_maps(codec, left, batch_size=batch_size)
-        return zip(todo, encoded, strict=True)
-
-    return journalled_run(codec, maps, output, work, text=text, force=force, advance=advance, warn=warn)
-
-
-def journalled_run(
-    codec: DepthCodec,
-    maps: Sequence[MapFile],
-    output: str | Path,
-    work: Callable[[RecordJournal], Iterable[tuple[int, DepthRecord | MapFailure]]],
-    *,
-    prepare: Callable[[RecordJournal], object] = lambda _: None,
-    settings: Mapping[str, Any] | None = None,
-    text: bool = False,
-    force: bool = False,
-    advance: Callable[[], object] = lambda: None,
-    warn: Callable[[str, str], object] = lambda *_: None,
-) -> list[MapFailure]:
-    """A run over maps that is kept as it goes, and written as one file of records at its end.
-
-    Args:
-        codec: The codec.
-        maps: The inputs.
-        output: `.jsonl`, `.npz` or `.parquet`.
-        work: Does what is not in the journal yet; gives the index of each map and its result.
-        prepare: Forgets what is in the journal of an earlier run and cannot be built on.
-        settings: What else makes it this run and no other.
-        text: As for `encode_files`, and so are `force`, `advance` and `warn`.
-        force: Replace an existing output.
-        advance: Called after every map.
-        warn: Called with odd maps.
-
-    Returns:
-        The maps that failed.
-
-    Raises:
-        OutputError: As for `encode_files`.
-    """
+    if clips is not None and (text or engine is not None):
+        raise ConfigError(
+            "clips take neither text nor an engine: records hold what changed, not whole blocks, and each frame needs "
+            "the one before it"
+        )
     output = Path(output)
     if output.suffix not in RECORD_SUFFIXES:
         raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
@@ -229,25 +144,255 @@ def journalled_run(
         raise OutputError(f"{output}: only .jsonl has room for the text of blocks")
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
-    with RecordJournal(output, codec.fingerprint, maps, settings, start_over=force) as journal:
-        prepare(journal)
-        for done in journal.results.values():
-            advance()
-            _pass_on(done, warn)
-        for index, result in work(journal):
-            journal.add(index, result)
-            advance()
-            _pass_on(result, warn)
-        results = journal.in_order()
+    failures: dict[int, MapFailure] = {}
+
+    def report(index: int, result: _Encoded) -> None:
+        advance()
+        if isinstance(result, MapFailure):
+            failures[index] = result
+        elif result.warning:
+            warn(result.name, result.warning)
+
+    with _open_journal(codec, maps, output, text=text, clips=clips, force=force) as journal:
+        done = {index: _parse_result(line, maps[index], journal) for index, line in journal.lines.items()}
+        if clips is not None:
+            for index in done.keys() - _find_reusable(maps, done, clips):
+                journal.forget(index)
+                del done[index]
+        for index, result in done.items():
+            report(index, result)
+        for index, result in _encode(codec, maps, done, batch_size, clips, engine):
+            if isinstance(result, MapFailure):
+                journal.add(index, json.dumps({"failure": result}))
+            else:
+                journal.add(index, result.to_json(text=text))
+            report(index, result)
+        lines = [journal.lines[index] for index in range(len(maps)) if index not in failures]
         with atomic_write(output, force=force) as file:
-            write_code_records(file, output.suffix, [one for one in results if isinstance(one, DepthRecord)], text=text)
+            if output.suffix == ".jsonl":
+                file.writelines(f"{line}\n".encode() for line in lines)
+            else:
+                write_depth_records(file, output.suffix, [DepthRecord.from_json(line) for line in lines])
         journal.remove()
-    return [one for one in results if isinstance(one, MapFailure)]
+    return [failures[index] for index in sorted(failures)]
 
 
-def _pass_on(result: DepthRecord | MapFailure, warn: Callable[[str, str], object]) -> None:
-    if isinstance(result, DepthRecord) and result.warning:
-        warn(result.name, result.warning)
+def _open_journal(
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    output: Path,
+    *,
+    text: bool,
+    clips: ClipSettings | None,
+    force: bool,
+) -> Journal:
+    inputs = hashlib.sha256("\n".join(f"{file.name}\t{file!r}" for file in maps).encode("utf-8", "surrogatepass"))
+    run = {
+        "codec": codec.fingerprint,
+        "inputs": inputs.hexdigest(),
+        "maps": len(maps),
+        "text": text,
+        "clips": None if clips is None else asdict(clips),
+    }
+    return Journal(output, run, [stamp_of(file.path) for file in maps], start_over=force)
+
+
+def _parse_result(line: str, file: MapFile, journal: Journal) -> _Encoded:
+    """The result of a map in a journal; raises OutputError."""
+    try:
+        values = json.loads(line)
+        result = MapFailure(*values["failure"]) if "failure" in values else DepthRecord.from_dict(values)
+        if result.name != file.name:
+            raise ValueError(f"a result is of {result.name}, not of {file.name}")
+    except (ValueError, TypeError, PerceptokError) as error:
+        raise OutputError(f"{journal.path} is damaged ({error}); remove it and encode again") from error
+    return result
+
+
+def _encode(
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    done: Mapping[int, _Encoded],
+    batch_size: int,
+    clips: ClipSettings | None,
+    engine: Engine | None,
+) -> Iterator[tuple[int, _Encoded]]:
+    """Encode the maps that are not done; yields index and result."""
+    if clips is not None:
+        for indices in _group_clips(maps):
+            before = [result for index in indices if isinstance(result := done.get(index), DepthRecord)]
+            todo = [index for index in indices if index not in done]
+            yield from zip(todo, _encode_clip(codec, [maps[index] for index in todo], before, clips), strict=True)
+        return
+    todo = [index for index in range(len(maps)) if index not in done]
+    batches = _batch([maps[index] for index in todo], batch_size)
+    map_batches = _map_in_threads if engine is None else engine.map
+    yield from zip(todo, chain.from_iterable(map_batches(_BatchEncoder(codec), batches)), strict=True)
+
+
+class _BatchEncoder:
+    """Reads and encodes batches of files; in another process, with a codec of its own on a device of the same type."""
+
+    def __init__(self, codec: DepthCodec) -> None:
+        self.codec, self.fingerprint = codec, codec.fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights are sent in main memory: the other machine may not have a GPU of that number.
+        return {"codec": copy.deepcopy(self.codec).to("cpu"), "device": self.codec.device.type}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["codec"].to(state["device"]))  # type: ignore[misc]
+
+    def __call__(self, batch: list[MapFile]) -> list[_Encoded]:
+        results: list[_Encoded] = []
+        for piece in _split_by_pixels((file, _read(file, MapFile.read_nearness)) for file in batch):
+            maps = [nearness for _, nearness in piece if isinstance(nearness, Nearness)]
+            codes = iter(self.codec.encode(maps, batch_size=len(batch)))
+            results += [
+                nearness
+                if isinstance(nearness, MapFailure)
+                else DepthRecord.from_codes(file.name, next(codes), nearness, self.fingerprint)
+                for file, nearness in piece
+            ]
+        return results
+
+
+_PIXELS_AT_ONCE = 2**24
+
+
+def _split_by_pixels(
+    read: Iterable[tuple[MapFile, Nearness | MapFailure]],
+) -> Iterator[list[tuple[MapFile, Nearness | MapFailure]]]:
+    """Maps in pieces of some 16 million pixels, which bounds the memory of a batch; a larger map alone."""
+    piece: list[tuple[MapFile, Nearness | MapFailure]] = []
+    pixels = 0
+    for file, nearness in read:
+        piece.append((file, nearness))
+        pixels += nearness.values.size if isinstance(nearness, Nearness) else 0
+        if pixels > _PIXELS_AT_ONCE:
+            yield piece
+            piece, pixels = [], 0
+    if piece:
+        yield piece
+
+
+def _read(file: MapFile, read: Callable[[MapFile], Result]) -> Result | MapFailure:
+    try:
+        return read(file)
+    except DepthMapError as error:
+        return MapFailure(file.name, str(error))
+    except MemoryError:
+        return MapFailure(file.name, "there is not enough memory for it")
+
+
+def _batch(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    return (list(items[start : start + size]) for start in range(0, len(items), size))
+
+
+def _map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The result of every item, in order.
+
+    PyTorch's threads are divided among the workers instead of all serving one network at a time: reading and writing
+    then never wait for it, and on a busy machine no thread spins until a late one has done its part (a fourth of the
+    wall clock where another process kept both cores busy).
+    """
+    threads = torch.get_num_threads()
+    workers = min(8, threads)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+        yield from map_in_order(pool, work, items, ahead=2 * workers)
+
+
+def _group_clips(maps: Sequence[MapFile]) -> list[list[int]]:
+    """The indices of each clip's frames: of the maps whose names have the same folder."""
+    clips: dict[str, list[int]] = {}
+    for index, file in enumerate(maps):
+        clips.setdefault(_clip_of(file), []).append(index)
+    return list(clips.values())
+
+
+def _clip_of(file: MapFile) -> str:
+    return str(PurePosixPath(file.name).parent)
+
+
+def _range_of(file: MapFile) -> NearnessRange | None:
+    """A clip's range as `encode_sequence` takes it."""
+    return None if file.options.range.mode == "extremes" else file.options.range
+
+
+def _find_reusable(maps: Sequence[MapFile], done: Mapping[int, _Encoded], clips: ClipSettings) -> set[int]:
+    """The frames that a continued run can build on.
+
+    These are whole clips, and a clip's frames up to its first gap if the state of the clip follows from them: they must
+    settle its range, and there must not be a deadband, which compares with inputs that are not in records. What follows
+    a gap rests on the frame that is missing.
+    """
+    reusable: set[int] = set()
+    for indices in _group_clips(maps):
+        beginning = indices[: next((n for n, index in enumerate(indices) if index not in done), len(indices))]
+        records = sum(isinstance(done[index], DepthRecord) for index in beginning)
+        needed = 1 if settled(_range_of(maps[indices[0]])) else clips.frames
+        if len(beginning) == len(indices) or (records >= needed and clips.deadband == 0):
+            reusable.update(beginning)
+    return reusable
+
+
+def _encode_clip(
+    codec: DepthCodec, files: Sequence[MapFile], before: Sequence[DepthRecord], clips: ClipSettings
+) -> Iterator[_Encoded]:
+    """Encode the frames of a clip in order; `before` are the records of its frames so far."""
+    if not files:
+        return
+    fingerprint, number = codec.fingerprint, len(before)
+    read = ((file, _read(file, MapFile.read)) for file in files)
+    waiting: deque[tuple[MapFile, DepthMap | MapFailure]] = deque()
+    try:
+        encoder = _start_clip(codec, read, waiting, _range_of(files[0]), before, clips)
+    except DepthMapError as error:
+        reason = f"its clip has no range: {error}"
+        for file, depth in chain(waiting, read):
+            yield depth if isinstance(depth, MapFailure) else MapFailure(file.name, reason)
+        return
+    while pair := waiting.popleft() if waiting else next(read, None):
+        file, depth = pair
+        if isinstance(depth, MapFailure):
+            yield depth
+            continue
+        try:
+            frame = encoder.encode(depth)
+        except DepthMapError as error:
+            yield MapFailure(file.name, f"{file.path}: {error}")
+            continue
+        yield _record_frame(file, frame, number, fingerprint)
+        number += 1
+
+
+def _start_clip(
+    codec: DepthCodec,
+    read: Iterator[tuple[MapFile, DepthMap | MapFailure]],
+    waiting: deque[tuple[MapFile, DepthMap | MapFailure]],
+    chosen: NearnessRange | None,
+    before: Sequence[DepthRecord],
+    clips: ClipSettings,
+) -> ClipEncoder:
+    """A clip at its beginning, or after the frames of `before`; the frames that decide its range are left waiting."""
+    if before:
+        (last,) = deque(restore_frames(before), maxlen=1)
+        current = chosen if chosen is not None and settled(chosen) else NearnessRange.fixed(last.near, last.far)
+        return ClipEncoder(codec, current, hold=clips.hold, running=chosen, codes=last.grid)
+    first: list[DepthMap] = []
+    while not settled(chosen) and len(first) < clips.frames and (pair := next(read, None)):
+        waiting.append(pair)
+        if isinstance(pair[1], DepthMap):
+            first.append(pair[1])
+    current = first_range(first, chosen)
+    return ClipEncoder(codec, current, hold=clips.hold, deadband=clips.deadband, running=chosen)
+
+
+def _record_frame(file: MapFile, frame: SequenceFrame, number: int, fingerprint: str) -> DepthRecord:
+    whole = DepthRecord.from_codes(file.name, frame.codes, frame.nearness, fingerprint)
+    cells = tuple(np.flatnonzero(frame.changed).tolist())
+    codes = tuple(whole.codes[cell] for cell in cells)
+    return replace(whole, codes=codes, clip=_clip_of(file), frame=number, changed=cells)
 
 
 def decode_records(
@@ -264,23 +409,23 @@ def decode_records(
     max_pixels: int = MOST_PIXELS,
     advance: Callable[[], object] = lambda: None,
 ) -> list[MapFailure]:
-    """Decode records to a folder of depth maps that mirrors the names, each in its map's own size.
+    """Decode records to a folder of depth maps that mirrors their names, each in its map's own size.
 
-    A file is called as its record with another suffix; where that would be one name for two records, as of `x.pfm`
-    beside `x.png`, both keep the suffix that they had: `x.pfm.png`, `x.png.png`.
+    A file has its record's name with another suffix; where two records would have one name, as `x.pfm` beside `x.png`,
+    both keep the suffix that they had: `x.pfm.png`, `x.png.png`.
 
     Args:
         codec: The codec that encoded them.
-        records: What to decode; see `read_records`. Frames of clips are restored from their changes (`whole_records`).
-        folder: Where to; subfolders are made as the names need them.
+        records: The records; see `read_depth_records`. Frames of clips are restored (`restore_frames`).
+        folder: The output folder; subfolders are made as the names need them.
         form: "nearness" (1 = nearest; 16-bit PNG: 65535), or "depth": metres of metric maps (PNG: millimetres), the own
             scale of inverse ones.
         suffix: Format of the files, such as ".npy" or "npy".
         batch_size: Maps that go through the networks at once.
         force: Replace existing files; without it they are kept, so that an interrupted run goes on where it stopped.
-        max_pixels: A record of a larger map is one failure; the default takes about 0.5 GB.
         unit: Of metric depth in the files, instead of millimetres in PNG and metres elsewhere.
         scale: Instead of a unit, metres per value in the files.
+        max_pixels: A record of a larger map is a failure; the default takes about 0.5 GB.
         advance: Called after every map.
 
     Returns:
@@ -294,43 +439,45 @@ def decode_records(
     if form == "nearness" and (unit, scale) != (None, None):
         raise ConfigError("nearness has no unit; a unit or scale (--unit, --scale) goes with depth (--as depth)")
     folder, fingerprint = Path(folder), codec.fingerprint
-    suffix = suffix if suffix.startswith(".") else f".{suffix}"
     failures: list[MapFailure] = []
-    good: list[DepthRecord] = []
-    for record in whole_records(records, failures):
-        if problem := _problem(record, folder, fingerprint, max_pixels):
+    decodable: list[DepthRecord] = []
+    for record in restore_frames(records, failures):
+        if problem := _find_problem(record, folder, fingerprint, max_pixels):
             failures.append(MapFailure(record.name, problem))
             advance()
         else:
-            good.append(record)
-    names = _targets([one.name for one in good], suffix)
+            decodable.append(record)
+    names = _choose_names([record.name for record in decodable], suffix if suffix.startswith(".") else f".{suffix}")
     targets = dict(zip(names, distinct_targets(names.values(), folder), strict=True))
 
     def save(record: DepthRecord, nearness: np.ndarray) -> MapFailure | None:
         try:
             target = targets[record.name]
             target.parent.mkdir(parents=True, exist_ok=True)
-            _restored(record, nearness, form).write(target, unit=unit, scale=scale, force=force)
+            _restore_map(record, nearness, form).write(target, unit=unit, scale=scale, force=force)
         except (PerceptokError, OSError, MemoryError) as error:
             return MapFailure(record.name, str(error) or type(error).__name__)
         return None
 
-    def decoded(batch: list[DepthRecord]) -> list[MapFailure | None]:
-        todo = [one for one in batch if force or not targets[one.name].exists()]
-        maps = codec.decode(np.stack([one.grid for one in todo]), batch_size=batch_size) if todo else ()
-        there: list[MapFailure | None] = [None] * (len(batch) - len(todo))
-        return there + [save(record, nearness) for record, nearness in zip(todo, maps, strict=True)]
+    def decode(batch: list[DepthRecord]) -> list[MapFailure | None]:
+        todo = [record for record in batch if force or not targets[record.name].exists()]
+        maps = codec.decode(np.stack([record.grid for record in todo]), batch_size=batch_size) if todo else ()
+        existing: list[MapFailure | None] = [None] * (len(batch) - len(todo))
+        return existing + [save(record, nearness) for record, nearness in zip(todo, maps, strict=True)]
 
-    with _held(folder):
-        for results in _side_by_side(decoded, _batches(good, batch_size)):
-            for failure in results:
-                failures += [failure] if failure else []
-                advance()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    with locked(folder / ".perceptok.lock", folder):
+        for failure in chain.from_iterable(_map_in_threads(decode, _batch(decodable, batch_size))):
+            failures += [failure] if failure else []
+            advance()
     return failures
 
 
-def _problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: int) -> str | None:
-    """Why a record cannot be decoded into a folder; records of another codec are refused together."""
+def _find_problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: int) -> str | None:
+    """Why a record cannot be decoded into a folder; raises CheckpointError for a record of another codec."""
     if record.codec != fingerprint:
         raise CheckpointError(
             f"{record.name} was encoded by codec {record.codec}, this one is {fingerprint}: "
@@ -345,130 +492,23 @@ def _problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: in
     return None
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """A folder that one process writes into at a time."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    with locked(folder / ".perceptok.lock", folder):
-        yield
+def _choose_names(names: Sequence[str], suffix: str) -> dict[str, str]:
+    """Name of each record -> name of its file, distinct as far as keeping the old suffix makes them so."""
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise OutputError(
+            f"{len(duplicates)} names stand in several records, such as {duplicates[0]!r}, and would share one file; "
+            "decode each file of records into a folder of its own, or rename them"
+        )
+    targets = {name: str(PurePosixPath(name).with_suffix(suffix)) for name in names}
+    for _ in range(2):  # a second time, as `x.png.pfm` alone becomes x.png.png, too
+        counts = Counter(targets.values())
+        targets = {name: target if counts[target] == 1 else name + suffix for name, target in targets.items()}
+    return targets
 
 
-def _within_memory(read: Iterable[_Read]) -> Iterator[list[_Read]]:
-    """Maps as they are read, as many at once as have some 16 million pixels together; a larger one alone."""
-    piece: list[_Read] = []
-    pixels = 0
-    for one in read:
-        piece.append(one)
-        pixels += one[1].values.size if isinstance(one[1], Nearness) else 0
-        if pixels > _PIXELS_AT_ONCE:
-            yield piece
-            piece, pixels = [], 0
-    if piece:
-        yield piece
-
-
-def _read(file: MapFile) -> Nearness | MapFailure:
-    try:
-        return file.nearness()
-    except DepthMapError as error:
-        return MapFailure(file.name, str(error))
-    except MemoryError:
-        return MapFailure(file.name, "there is not enough memory for it")
-
-
-def _restored(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", "nearness"]) -> DepthMap:
+def _restore_map(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", "nearness"]) -> DepthMap:
     values = nearest_resize(nearness, record.height, record.width)
     valid = np.ones(values.shape, dtype=bool)
     if form == "nearness":
         return DepthMap(values, valid, "inverse")
     return DepthMap.from_nearness(Nearness(values, valid, record.near, record.far, record.kind))
-
-
-def _targets(names: Sequence[str], suffix: str) -> dict[str, str]:
-    """Name of each record -> name of its file; no two are the same, as far as another suffix can keep them apart."""
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise OutputError(
-            f"{len(twice)} names stand in several records, such as {twice[0]!r}, and would share one file; "
-            "decode each file of records into a folder of its own, or rename them"
-        )
-    short = {name: str(PurePosixPath(name).with_suffix(suffix)) for name in names}
-    takers = Counter(short.values())
-    targets = {name: target if takers[target] == 1 else name + suffix for name, target in short.items()}
-    # `x.png.pfm` alone becomes x.png.png, too.
-    taken = Counter(targets.values())
-    return {name: target if taken[target] == 1 else name + suffix for name, target in targets.items()}
-
-
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _side_by_side(work: Callable[[Item], Result], batches: Iterable[Item]) -> Iterator[Result]:
-    """The result of every batch, in order, a few batches at once.
-
-    PyTorch's threads are divided among the workers instead of all serving one network at a time: reading and writing
-    then never wait for it, and on a busy machine no thread spins until a late one has done its part (a fourth of the
-    wall clock where another process kept both cores busy).
-    """
-    threads = torch.get_num_threads()
-    workers = min(8, threads)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(work, batch))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # whoever stops listening, at a closed pipe or an error, does not wait for what was still to come
-            for one in waiting:
-                one.cancel()
-
-
-def ray_encoder(
-    codec: DepthCodec, *, batch_size: int = 16, workers: int = 2, address: str | None = None
-) -> Callable[[Sequence[MapFile]], Iterator[DepthRecord | MapFailure]]:
-    """What `encode_files` takes as its engine: an actor pool in which every worker holds the codec.
-
-    Args:
-        codec: Sent to each worker once; on a GPU, each worker has one of its own.
-        batch_size: Maps that go through the networks at once.
-        workers: Actors.
-        address: Of a running cluster; see `RayEngine`.
-
-    Raises:
-        ConfigError: Fewer than one worker.
-        MissingExtraError: Ray is not installed (when the first map is asked for).
-        ClusterError: The cluster cannot be reached, or a worker died again and again.
-    """
-    device = str(codec.device)
-    engine = RayEngine(workers, address, gpus=1.0 if device.startswith("cuda") else 0.0)
-
-    def encode(maps: Sequence[MapFile]) -> Iterator[DepthRecord | MapFailure]:
-        # Weights cross in main memory: a machine may have no GPU of that number.
-        sent = copy.deepcopy(codec).to("cpu")
-        settings = {"codec": sent, "device": "cuda" if engine.gpus else device, "batch_size": batch_size}
-        return engine.run(_Encoder, settings, maps, batch_size=batch_size)
-
-    return encode
-
-
-class _Encoder:
-    """One worker: a codec, and files as they come."""
-
-    def __init__(self, codec: DepthCodec, device: str, batch_size: int) -> None:
-        self._codec, self._batch_size = codec.to(device), batch_size
-
-    def __call__(self, maps: list[MapFile]) -> list[DepthRecord | MapFailure]:
-        return list(encode_maps(self._codec, maps, batch_size=self._batch_size))

@@ -1,4 +1,4 @@
-"""Which files a command works on: folders, patterns and list files, resolved to depth maps with names."""
+"""Depth map files: how they are read, and which files the folders, patterns and lists of a user name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -17,95 +17,97 @@ from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.units import Packing, Sky, Unit
 from perceptok.errors import DepthMapError
 
-__all__ = ["MapFile", "MapFiles", "find_maps"]
-
-
-_MASK_ENDING = re.compile(r"[-_.](mask|valid|valid_mask)$", re.IGNORECASE)
+__all__ = ["MapFile", "MapFiles", "ReadOptions", "find_maps"]
 
 
 @dataclass(frozen=True)
-class MapFile:
-    """One depth map on disk and how to read it.
+class ReadOptions:
+    """How depth map files are read, and which of their values become nearness 0 and 1.
 
     Attributes:
-        path: The file.
-        name: Its name in records and mirrored folders: relative to the folder or list that it was found by, with `/`.
-        source: What it belongs to (a sensor, a scene): the column of a list file, else the folder's name.
-        kind: "metric", "inverse" or "relative"; None where the file itself says.
-        unit: Of a metric map.
-        scale: Instead of a unit, metres per value in the file.
+        kind: "metric" (larger = farther), "inverse" (larger = nearer) or "relative" (larger = farther, no unit); None
+            where the files state it.
+        unit: Unit of metric maps.
+        scale: Metres per value in the file, instead of a unit.
         invalid: Values in the file that mark holes.
-        sky: What +inf in depth means; see `DepthMap.read`.
+        sky: What +infinity in depth means: "far" (nearness 0, beyond everything else) or "hole".
         sky_values: Values in the file that mark the sky.
-        range: Which of its values become nearness 0 and 1.
-        key: Of an NPZ with several arrays, which one.
-        mask_key: Of an NPZ, the array that says what is valid.
-        channel: Of an EXR with several channels, which one.
-        mask: A file that is not 0 where the map is valid, or a folder of such files, named as the maps are.
-        packing: How the file packs its numbers; see `DepthMap.read`.
-        in_metres: False where a metric map's scale is unknown: its order and shape are right, its metres are not.
-        max_pixels: More values than these in a file are refused; see `DepthMap.read`.
+        key: The array of an NPZ with several arrays that holds depth.
+        mask_key: The array of an NPZ that is True, or not 0, where the map is valid.
+        channel: The channel of an EXR with several channels that holds depth.
+        mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
+        packing: How the file packs its numbers: "sunrgbd", "carla24" or "rgba_float", as in `DepthMap.read`.
+        max_pixels: A file that declares more values is refused before it is unpacked; the default takes 0.5 GB.
+        range: Which values become nearness 0 and 1; by default each map's own extremes.
     """
 
-    path: Path
-    name: str
-    source: str = ""
     kind: Kind | None = None
     unit: Unit | None = None
     scale: float | None = None
     invalid: tuple[float, ...] = ()
     sky: Sky = "far"
     sky_values: tuple[float, ...] = ()
-    range: NearnessRange = field(default_factory=NearnessRange)
     key: str | None = None
     mask_key: str | None = None
     channel: str | None = None
     mask: Path | None = None
     packing: Packing | None = None
-    in_metres: bool = True
     max_pixels: int = MOST_PIXELS
+    range: NearnessRange = field(default_factory=NearnessRange)
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A depth map on disk and how it is read.
+
+    Attributes:
+        path: The file.
+        name: Its name in records and mirrored folders: relative to the folder or list that names it, with `/`.
+        source: The sensor, scene or data set that it belongs to: the column of a list, else the folder's name.
+        options: How it is read.
+        in_metres: False where a metric map's scale is unknown: order and shape are right, metres are not.
+    """
+
+    path: Path
+    name: str
+    source: str = ""
+    options: ReadOptions = ReadOptions()
+    in_metres: bool = True
 
     def read(self) -> DepthMap:
-        """The map; raises DepthMapError naming the file."""
-        return DepthMap.read(
-            self.path,
-            kind=self.kind,
-            unit=self.unit,
-            scale=self.scale,
-            invalid=self.invalid,
-            sky=self.sky,
-            sky_values=self.sky_values,
-            key=self.key,
-            mask_key=self.mask_key,
-            channel=self.channel,
-            mask=self._mask_file(),
-            packing=self.packing,
-            max_pixels=self.max_pixels,
-        )
+        """Read the map; raises DepthMapError naming the file."""
+        arguments = asdict(replace(self.options, mask=self._find_mask()))
+        del arguments["range"]
+        return DepthMap.read(self.path, **arguments)
 
-    def _mask_file(self) -> Path | None:
-        if self.mask is None or not _is_there(self.mask) or not self.mask.is_dir():
-            return self.mask
-        exact = self.mask / self.name
-        stem = exact.with_suffix("")
-        tried = [exact, *(stem.with_suffix(suffix) for suffix in (*FORMATS, ".jpg", ".bmp"))]
-        found = next((path for path in tried if path.is_file()), None)
-        if found is None:
-            raise DepthMapError(f"{self.path}: there is no mask of this name in {self.mask}")
-        return found
-
-    def nearness(self) -> Nearness:
-        """The map's nearness in its range; raises DepthMapError naming the file."""
+    def read_nearness(self) -> Nearness:
+        """Read the map's nearness in its range; raises DepthMapError naming the file."""
         depth = self.read()
         try:
-            return depth.to_nearness(self.range)
+            return depth.to_nearness(self.options.range)
         except DepthMapError as error:
             raise DepthMapError(f"{self.path}: {error}") from error
+
+    def _find_mask(self) -> Path | None:
+        mask = self.options.mask
+        if mask is None or not _exists(mask) or not mask.is_dir():
+            return mask
+        same_name = mask / self.name
+        stem = same_name.with_suffix("")
+        candidates = [same_name, *(stem.with_suffix(suffix) for suffix in (*FORMATS, ".jpg", ".bmp"))]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise DepthMapError(f"{self.path}: no mask of this name in {mask}")
+        return found
 
 
 @dataclass(frozen=True)
 class MapFiles(Sequence[Any]):
-    """Files as a source of training maps, read when asked for: nearness, valid, and (name, what is odd) or None."""
+    """Files as a source of training maps, read on access.
+
+    An item is (nearness (H, W) float32, valid (H, W) bool, warning), where the warning is None or a pair of the map's
+    name and what is odd about its range.
+    """
 
     files: tuple[MapFile, ...]
 
@@ -114,84 +116,44 @@ class MapFiles(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         file = self.files[index]
-        nearness = file.nearness()
-        few = nearness.few_pixels()
-        return nearness.values, nearness.valid, (file.name, str(few)) if few else None
+        nearness = file.read_nearness()
+        warning = nearness.few_pixels()
+        return nearness.values, nearness.valid, (file.name, str(warning)) if warning else None
 
 
 def find_maps(
     paths: Iterable[str | Path],
+    options: ReadOptions | None = None,
     *,
-    kind: Kind | None = None,
-    unit: Unit | None = None,
-    scale: float | None = None,
-    invalid: Sequence[float] = (),
-    sky: Sky = "far",
-    sky_values: Sequence[float] = (),
-    range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
-    key: str | None = None,
-    mask_key: str | None = None,
-    channel: str | None = None,
-    max_pixels: int = MOST_PIXELS,
-    mask: Path | None = None,
-    packing: Packing | None = None,
     sources: Sequence[str] = (),
     frames: bool = False,
 ) -> list[MapFile]:
-    """Resolve what a user names to depth maps, in a stable order.
+    """Find the depth maps that paths name, in a stable order.
 
     Args:
-        paths: Depth map files; folders, searched through for every supported format; patterns such as `maps/*.png`;
+        paths: Depth map files; folders, searched recursively for every supported format; patterns such as `maps/*.png`;
             list files: `.txt` with a path a line, or `.csv` with the column `file` and, where known, `kind`, `unit`
             or `metres_per_value` (also `1/5000`), `source`, `invalid` (numbers) and `mask` (a file). Paths in a list
-            are relative to it. Hidden files, and the masks of maps beside them (`a_mask.npy`), are no maps.
-        kind: For every file whose list does not say.
-        unit: The same.
-        scale: The same.
-        invalid: Values in the files that mark holes.
-        sky: What +inf in depth means; see `DepthMap.read`.
-        sky_values: Values in the files that mark the sky.
-        range: Which values become nearness 0 and 1; by default each map's own extremes.
-        key: See `DepthMap.read`.
-        mask_key: The same.
-        channel: The same.
-        max_pixels: More values than these in a file are refused.
-        mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
-        packing: How the files pack their numbers; see `DepthMap.read`.
-        sources: Keep these sources only.
+            are relative to it. Hidden files and the masks beside maps (`a_mask.npy`) are skipped.
+        options: How the files are read, except where a list says otherwise.
+        sources: Only maps of these sources; empty: of all.
         frames: The maps are frames of clips: in the order of a list, and elsewhere by the numbers in their names, `9`
             before `10`.
 
     Raises:
-        DepthMapError: Something named does not exist, has no depth maps in it, or two files have one name.
+        DepthMapError: A path does not exist, has no depth maps in it, or two files have one name.
     """
-    default = MapFile(
-        Path(),
-        "",
-        kind=kind,
-        unit=unit,
-        scale=scale,
-        invalid=tuple(invalid),
-        sky=sky,
-        sky_values=tuple(sky_values),
-        range=range or NearnessRange(),
-        key=key,
-        mask_key=mask_key,
-        channel=channel,
-        max_pixels=max_pixels,
-        mask=mask,
-        packing=packing,
-    )
     found: list[MapFile] = []
     listed: list[MapFile] = []
     for path in paths:
-        (listed if frames and _is_list(Path(path)) else found).extend(_expanded(str(path), default))
+        files = _expand(str(path), options or ReadOptions())
+        (listed if frames and _is_list(Path(path)) else found).extend(files)
     if frames:
-        found = sorted(found, key=lambda file: _counted(file.name)) + listed
+        found = sorted(found, key=lambda file: _split_numbers(file.name)) + listed
     if sources:
         unknown = set(sources) - {file.source for file in found}
         if unknown:
-            raise DepthMapError(f"no depth maps of the source {', '.join(sorted(unknown))} in what was named")
+            raise DepthMapError(f"no depth maps of the source {', '.join(sorted(unknown))} were found")
         found = [file for file in found if file.source in sources]
     first: dict[str, MapFile] = {}
     for file in found:
@@ -203,97 +165,115 @@ def find_maps(
     return found
 
 
-def _is_list(path: Path) -> bool:
-    return path.suffix.lower() in (".csv", ".txt") and _is_there(path) and path.is_file()
-
-
-def _counted(name: str) -> list[tuple[str, int]]:
-    """A name as letters and numbers by turns, so that 9 comes before 10."""
+def _split_numbers(name: str) -> list[tuple[str, int]]:
+    """Alternate letters and numbers of a name, as a sort key with 9 before 10."""
     parts = re.split(r"(\d+)", name)
     return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
 
 
-def _expanded(named: str, default: MapFile) -> list[MapFile]:
+def _expand(named: str, options: ReadOptions) -> list[MapFile]:
     path = Path(named)
-    if not _is_there(path) and not any(mark in named for mark in "*?["):
-        raise DepthMapError(f"{named[:200]}: no such file or folder")
-    if path.is_dir():
-        return _in_folder(path, default)
-    if path.is_file():
-        if path.suffix.lower() == ".csv":
-            return _in_table(path, default)
-        if path.suffix.lower() == ".txt":
-            return _in_lines(path, default)
-        return [replace(default, path=path, name=path.name, source=path.parent.name)]
-    if any(mark in named for mark in "*?["):
-        root = Path(path.anchor) if path.is_absolute() else Path()
-        matches = sorted(one for one in root.glob(str(path.relative_to(root))) if one.is_file())
-        if matches:
-            common = _fixed_part(path)
-            return [_within(common, one, default) for one in matches]
-        raise DepthMapError(f"{named}: no file matches")
-    raise DepthMapError(f"{named}: no such file or folder")
-
-
-def _in_folder(folder: Path, default: MapFile) -> list[MapFile]:
-    try:
-        next(folder.iterdir(), None)
-    except PermissionError as error:
-        raise DepthMapError(f"{folder}: no permission to list it ({error.strerror})") from error
-    files = sorted(path for path in _walked(folder, frozenset()) if path.suffix.lower() in FORMATS)
-    stems = {path.with_suffix("") for path in files}
-    maps = [path for path in files if not _is_mask(path, stems)]
-    if not maps:
-        raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}")
-    return [_within(folder, path, default) for path in maps]
-
-
-def _walked(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """The files below a folder; hidden ones are passed over, links to folders followed, unless they lead back up."""
-    real = folder.resolve()
-    if real in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    if _exists(path):
         if path.is_dir():
-            yield from _walked(path, above | {real})
-        elif path.is_file():
-            yield path
+            return _find_in_folder(path, options)
+        if path.suffix.lower() == ".csv":
+            return _parse_table(path, options)
+        if path.suffix.lower() == ".txt":
+            return _parse_lines(path, options)
+        if path.is_file():
+            return [MapFile(path, path.name, path.parent.name, options)]
+    elif any(wildcard in named for wildcard in "*?["):
+        root = Path(path.anchor) if path.is_absolute() else Path()
+        matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        if not matches:
+            raise DepthMapError(f"{named}: no file matches")
+        return [_name_within(_fixed_folders(path), match, options) for match in matches]
+    raise DepthMapError(f"{named[:200]}: no such file or folder")
 
 
-def _is_mask(path: Path, stems: set[Path]) -> bool:
-    """Whether a file is the mask of a map beside it, as `a_mask.npy` beside `a.npy`."""
-    whole = path.with_suffix("").name
-    short = _MASK_ENDING.sub("", whole)
-    return short != whole and path.with_name(short) in stems
-
-
-def _in_lines(path: Path, default: MapFile) -> list[MapFile]:
-    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
-    if not lines:
-        raise DepthMapError(f"{path}: the list is empty")
-    return [_within(path.parent, _of_line(path.parent, line), default) for line in lines]
-
-
-def _of_line(folder: Path, line: str) -> Path:
-    """The map of a line: the line itself, or, as in AiT's lists, the second of image, map and perhaps a number."""
-    words = line.split()
-    if len(words) in (2, 3) and not _is_there(folder / line) and Path(words[1]).suffix.lower() in FORMATS:
-        # Their paths begin with a slash and mean the data set's folder.
-        return folder / words[1] if _is_there(folder / words[1]) else folder / words[1].lstrip("/")
-    return folder / line
-
-
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         return False
 
 
-def _text(path: Path) -> str:
-    """A list's text: UTF-8 with or without a byte order mark, or else Latin-1, as spreadsheets write it."""
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in (".csv", ".txt") and _exists(path) and path.is_file()
+
+
+def _name_within(folder: Path, path: Path, options: ReadOptions) -> MapFile:
+    """A file that is named relative to a folder, whose source is the first folder of that name."""
+    relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    source = relative.parts[0] if len(relative.parts) > 1 else folder.resolve().name
+    return MapFile(path, relative.as_posix(), source, options)
+
+
+def _fixed_folders(pattern: Path) -> Path:
+    """The folders of a pattern before its first wildcard."""
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if any(wildcard in part for wildcard in "*?["):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+_MASK_ENDING = re.compile(r"[-_.](mask|valid|valid_mask)$", re.IGNORECASE)
+
+
+def _find_in_folder(folder: Path, options: ReadOptions) -> list[MapFile]:
+    try:
+        next(folder.iterdir(), None)
+    except PermissionError as error:
+        raise DepthMapError(f"{folder}: no permission to list it ({error.strerror})") from error
+    files = sorted(path for path in _walk(folder, frozenset()) if path.suffix.lower() in FORMATS)
+    stems = {path.with_suffix("") for path in files}
+
+    def is_mask(path: Path) -> bool:
+        """Whether a file is the mask of a map beside it, as `a_mask.npy` beside `a.npy`."""
+        stem = path.with_suffix("").name
+        map_stem = _MASK_ENDING.sub("", stem)
+        return map_stem != stem and path.with_name(map_stem) in stems
+
+    maps = [path for path in files if not is_mask(path)]
+    if not maps:
+        raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}")
+    return [_name_within(folder, path, options) for path in maps]
+
+
+def _walk(folder: Path, parents: frozenset[Path]) -> Iterator[Path]:
+    """The files below a folder, without hidden ones; links to folders are followed, unless they lead to a parent."""
+    real = folder.resolve()
+    if real in parents:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, parents | {real})
+        elif path.is_file():
+            yield path
+
+
+def _parse_lines(path: Path, options: ReadOptions) -> list[MapFile]:
+    lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise DepthMapError(f"{path}: the list is empty")
+    return [_name_within(path.parent, _resolve_line(path.parent, line), options) for line in lines]
+
+
+def _resolve_line(folder: Path, line: str) -> Path:
+    """The map of a line: the line itself or, as in AiT's lists, the second of image, map and an optional number."""
+    words = line.split()
+    if len(words) in (2, 3) and not _exists(folder / line) and Path(words[1]).suffix.lower() in FORMATS:
+        # AiT's paths begin with a slash that means the folder of the data set.
+        return folder / words[1] if _exists(folder / words[1]) else folder / words[1].lstrip("/")
+    return folder / line
+
+
+def _read_text(path: Path) -> str:
+    """A list's text: UTF-8 with or without a byte order mark, UTF-16 with one, or Latin-1, as spreadsheets write it."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -306,67 +286,45 @@ def _text(path: Path) -> str:
         return data.decode("latin-1")
 
 
-def _in_table(path: Path, default: MapFile) -> list[MapFile]:
-    text = _text(path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+def _parse_table(path: Path, options: ReadOptions) -> list[MapFile]:
+    text = _read_text(path)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        names = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
+        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
         if "file" not in names:
             raise DepthMapError(f"{path}: a list of depth maps has a column named file; found {names}")
-        rows = [(reader.line_num, row) for row in reader]
+        rows = [(reader.line_num, row) for row in reader if any(row.values())]
     except csv.Error as error:
         raise DepthMapError(f"{path}: not a table that can be read ({error}); export it as CSV again") from error
-    rows = [(line, row) for line, row in rows if any(row.values())]
     if not rows:
         raise DepthMapError(f"{path}: the list is empty")
     found = []
     for line, row in rows:
         try:
-            found.append(_from_row(path.parent, row, default))
+            found.append(_parse_row(path.parent, row, options))
         except (DepthMapError, ValueError, ArithmeticError) as error:  # 1/0, 1e999
             raise DepthMapError(f"{path}, line {line}: {error}") from error
     return found
 
 
-def _from_row(folder: Path, row: dict[str, str | None], default: MapFile) -> MapFile:
+def _parse_row(folder: Path, row: dict[str, str | None], options: ReadOptions) -> MapFile:
     cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
     if not cells["file"]:
         raise DepthMapError("the column file is empty")
-    file = _within(folder, folder / cells["file"], default)
-    kind = cast("Kind | None", cells.get("kind") or default.kind)
-    unit = cast("Unit | None", cells.get("unit") or default.unit)
-    scale, in_metres = default.scale, True
-    if kind == "metric" and "metres_per_value" in cells:
-        # A list that leaves the column empty says that the scale is unknown: any one gives the same nearness.
-        told = cells["metres_per_value"]
-        scale, unit, in_metres = float(Fraction(told)) if told else 1.0, None, bool(told)
     marks = cells.get("invalid", "").replace(";", " ").replace(",", " ").split()
-    return replace(
-        file,
-        kind=kind,
-        unit=unit,
-        scale=scale,
-        in_metres=in_metres,
-        invalid=tuple(float(mark) for mark in marks) or default.invalid,
-        mask=folder / cells["mask"] if cells.get("mask") else default.mask,
-        source=cells.get("source") or file.source,
+    options = replace(
+        options,
+        kind=cast("Kind | None", cells.get("kind") or options.kind),
+        unit=cast("Unit | None", cells.get("unit") or options.unit),
+        invalid=tuple(float(mark) for mark in marks) or options.invalid,
+        mask=folder / cells["mask"] if cells.get("mask") else options.mask,
     )
-
-
-def _within(folder: Path, path: Path, default: MapFile) -> MapFile:
-    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-    source = inside.parts[0] if len(inside.parts) > 1 else folder.resolve().name
-    return replace(default, path=path, name=inside.as_posix(), source=source)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of a pattern before its first wildcard."""
-    parts: list[str] = []
-    for part in pattern.parts[:-1]:
-        if any(mark in part for mark in "*?["):
-            break
-        parts.append(part)
-    return Path(*parts)
+    in_metres = True
+    if options.kind == "metric" and "metres_per_value" in cells:
+        # An empty cell says that the scale is unknown: any scale gives the same nearness.
+        scale = cells["metres_per_value"]
+        options = replace(options, scale=float(Fraction(scale)) if scale else 1.0, unit=None)
+        in_metres = bool(scale)
+    file = _name_within(folder, folder / cells["file"], options)
+    return replace(file, source=cells.get("source") or file.source, in_metres=in_metres)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptok.depth.code_files import MapFailure
 from perceptok.depth.codec import DepthCodec
+from perceptok.depth.depth_records import MapFailure
 from perceptok.depth.map_files import MapFile
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
@@ -256,7 +256,7 @@ def evaluate_depth_codec(
     counts = torch.zeros(DEPTH.size)
     for index, file in enumerate(maps):
         try:
-            nearness = file.nearness()
+            nearness = file.read_nearness()
         except DepthMapError as error:
             failures.append(MapFailure(file.name, str(error)))
             advance()

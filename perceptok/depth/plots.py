@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,13 +14,26 @@ from PIL import Image, ImageDraw
 
 from perceptok.depth.blocks import SalvagedBlock
 from perceptok.depth.codec import DepthCodec
+from perceptok.depth.depth_records import MapFailure
+from perceptok.depth.map_files import MapFile
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import nearest_resize
+from perceptok.errors import DepthMapError, EvaluationError
+from perceptok.files import atomic_write
 from perceptok.images import colorize_nearness
-from perceptok.pages import Case
+from perceptok.pages import Case, write_page
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
-__all__ = ["PanelRow", "code_grid", "decode_salvaged", "depth_case", "draw_blocks", "draw_panel", "panel_row"]
+__all__ = [
+    "PanelRow",
+    "code_grid",
+    "decode_salvaged",
+    "depth_case",
+    "draw_blocks",
+    "draw_files",
+    "draw_panel",
+    "panel_row",
+]
 
 
 _SIDE = 320
@@ -132,6 +146,57 @@ def depth_case(codec: DepthCodec, name: str, depth: DepthMap | Nearness, image: 
             "different codes": len(np.unique(row.codes)),
         },
     )
+
+
+def draw_files(
+    codec: DepthCodec,
+    maps: Sequence[MapFile],
+    output: str | Path,
+    *,
+    html: bool = False,
+    force: bool = False,
+    warn: Callable[[str, str], object] = lambda *_: None,
+) -> list[MapFailure]:
+    """Draw the maps of files, the maps decoded from their tokens, the errors and the grids of codes.
+
+    Args:
+        codec: The codec.
+        maps: The files; see `find_maps`.
+        output: The PNG to write (`draw_panel`), or the page.
+        html: Write an HTML page to step through.
+        force: Replace an existing output.
+        warn: Called with a map's name and what is odd about its range (see `Nearness.few_pixels`).
+
+    Returns:
+        The maps that could not be read; where that is all of them, nothing is written.
+
+    Raises:
+        OutputError: The output exists or cannot be written.
+    """
+    failures: list[MapFailure] = []
+
+    def read() -> Iterator[tuple[str, Nearness]]:
+        for file in maps:
+            try:
+                nearness = file.read_nearness()
+            except DepthMapError as error:
+                failures.append(MapFailure(file.name, str(error)))
+                continue
+            if few := nearness.few_pixels():
+                warn(file.name, str(few))
+            yield file.name, nearness
+
+    if html:
+        cases = (depth_case(codec, name, nearness) for name, nearness in read())
+        try:
+            write_page(output, cases, title="Depth maps and their tokens", force=force)
+        except EvaluationError:
+            if len(failures) < len(maps):
+                raise
+    elif rows := [panel_row(codec, name, nearness) for name, nearness in read()]:
+        with atomic_write(output, force=force) as file:
+            file.write(draw_panel(rows))
+    return failures
 
 
 _SIDE_shown = 320

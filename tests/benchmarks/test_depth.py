@@ -13,7 +13,15 @@ import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.depth import AuroraConfig, DepthVQVAE, decode_records, encode_files, find_maps, read_code_records
+from perceptok.depth import (
+    AuroraConfig,
+    DepthVQVAE,
+    ReadOptions,
+    decode_records,
+    encode_files,
+    find_maps,
+    read_depth_records,
+)
 from perceptok.scenes import ProceduralDepthMaps
 
 MAPS = 512
@@ -37,8 +45,8 @@ def test_perceptok(benchmark, folder: Path, tmp_path: Path) -> None:  # type: ig
     codec = pt.DepthCodec.from_pretrained()
 
     def both() -> None:
-        encode_files(codec, find_maps([folder], kind="inverse"), tmp_path / "codes.jsonl", force=True)
-        decode_records(codec, read_code_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
+        encode_files(codec, find_maps([folder], ReadOptions(kind="inverse")), tmp_path / "codes.jsonl", force=True)
+        decode_records(codec, read_depth_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
 
     benchmark.pedantic(both, rounds=3, warmup_rounds=0)
     assert len(list((tmp_path / "ours").iterdir())) == MAPS

@@ -60,10 +60,10 @@ def test_one_stuck_pixel_is_warned_of_and_mended(tmp_path: Path, stuck: Path) ->
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_other_files_of_records_keep_the_range(tmp_path: Path, stuck: Path, suffix: str) -> None:
-    from perceptok.depth import read_code_records
+    from perceptok.depth import read_depth_records
 
     assert run("encode", stuck, *METRES, "-o", tmp_path / f"a{suffix}", "--near", 1, "--far", 6).exit_code == 0
-    (record,) = read_code_records(tmp_path / f"a{suffix}")
+    (record,) = read_depth_records(tmp_path / f"a{suffix}")
     assert (record.range, record.near, record.far, record.warning) == ("fixed 1.0 6.0", 1, 6, "")
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from perceptok.depth import DepthMap, DepthRecord
-from perceptok.depth.code_files import write_code_records
+from perceptok.depth.depth_records import write_depth_records
 from perceptok.errors import DepthMapError
 from perceptok_cli.main import app
 
@@ -31,7 +31,7 @@ def records(request: pytest.FixtureRequest) -> list[DepthRecord]:
 def test_neither_maps_nor_answers(tmp_path: Path, records: list[DepthRecord], suffix: str) -> None:
     path = tmp_path / f"records{suffix}"
     with path.open("wb") as file:
-        write_code_records(file, suffix, records)
+        write_depth_records(file, suffix, records)
     kind = ("--kind", "inverse")
     for words in (
         ("show", path, "-o", tmp_path / "p.png"),
@@ -49,7 +49,7 @@ def test_neither_maps_nor_answers(tmp_path: Path, records: list[DepthRecord], su
 
 def test_the_codes_of_a_file_of_records_are_no_map_under_their_name(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
-        write_code_records(file, ".npz", PLAIN)
+        write_depth_records(file, ".npz", PLAIN)
     with pytest.raises(DepthMapError, match="perceptok depth decode"):
         DepthMap.read(tmp_path / "a.npz", kind="inverse", key="codes")
 

@@ -21,12 +21,13 @@ from perceptok.depth import (
     MapFailure,
     MapFile,
     NearnessRange,
-    clip_records,
-    encode_clips,
+    ReadOptions,
+    encode_files,
+    encode_maps,
     find_maps,
-    read_code_records,
+    read_depth_records,
+    restore_frames,
 )
-from perceptok.depth.code_files import whole_records
 from perceptok.errors import ConfigError, MalformedBlockError, OutputError
 from perceptok_cli.main import app
 
@@ -63,7 +64,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def found(folder: Path, chosen: NearnessRange | None = None) -> list[MapFile]:
-    return find_maps([folder], kind="metric", unit="m", range=chosen, frames=True)
+    return find_maps([folder], ReadOptions(kind="metric", unit="m", range=chosen or NearnessRange()), frames=True)
 
 
 def run(*words: object) -> Result:
@@ -81,9 +82,9 @@ def test_records_hold_changes_and_give_every_frame_back(
     codec: DepthCodec, clips: Path, tmp_path: Path, suffix: str
 ) -> None:
     maps = found(clips)
-    assert encode_clips(codec, maps, tmp_path / f"a{suffix}", settings=HELD) == []
-    records = list(read_code_records(tmp_path / f"a{suffix}"))
-    assert records == list(clip_records(codec, maps, HELD))
+    assert encode_files(codec, maps, tmp_path / f"a{suffix}", clips=HELD) == []
+    records = list(read_depth_records(tmp_path / f"a{suffix}"))
+    assert records == list(encode_maps(codec, maps, clips=HELD))
     assert [(one.clip, one.frame) for one in records] == [(clip, index) for clip in "ab" for index in range(COUNT)]
     stored = sum(len(one.codes) for one in records)
     assert 200 < stored < 0.9 * 100 * len(records)
@@ -94,12 +95,12 @@ def test_records_hold_changes_and_give_every_frame_back(
             [file.read() for file in maps if file.name.startswith(clip)], hold=HELD.hold, frames=HELD.frames
         )
     ]
-    whole = list(whole_records(records))
+    whole = list(restore_frames(records))
     for one, codes, changes in zip(whole, expected, records, strict=True):
         assert np.array_equal(one.grid, codes)
         assert changes.changed is not None
         assert tuple(codes.ravel()[list(changes.changed)]) == changes.codes
-    with pytest.raises(MalformedBlockError, match="whole_records"):
+    with pytest.raises(MalformedBlockError, match="restore_frames"):
         _ = records[1].grid
 
 
@@ -128,13 +129,13 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     codec: DepthCodec, clips: Path, tmp_path: Path, after: int, settings: ClipSettings, chosen: NearnessRange
 ) -> None:
     maps = found(clips, chosen)
-    encode_clips(codec, maps, tmp_path / "whole.jsonl", settings=settings)
+    encode_files(codec, maps, tmp_path / "whole.jsonl", clips=settings)
     with pytest.raises(StopError):
-        encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=settings, advance=stopping(after))
+        encode_files(codec, maps, tmp_path / "cut.jsonl", clips=settings, advance=stopping(after))
     with pytest.raises(OutputError, match="another run"):
-        encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=replace(settings, hold=0.5))
+        encode_files(codec, maps, tmp_path / "cut.jsonl", clips=replace(settings, hold=0.5))
     steps: list[None] = []
-    encode_clips(codec, maps, tmp_path / "cut.jsonl", settings=settings, advance=lambda: steps.append(None))
+    encode_files(codec, maps, tmp_path / "cut.jsonl", clips=settings, advance=lambda: steps.append(None))
     assert len(steps) == len(maps)
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not (tmp_path / "cut.jsonl.partial").exists()
@@ -144,43 +145,43 @@ def test_a_frame_that_changed_in_between_is_done_again_with_all_that_rest_on_it(
     codec: DepthCodec, clips: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(StopError):
-        encode_clips(codec, found(clips), tmp_path / "cut.jsonl", settings=HELD, advance=stopping(10))
+        encode_files(codec, found(clips), tmp_path / "cut.jsonl", clips=HELD, advance=stopping(10))
     np.save(clips / "a" / "6.npy", np.linspace(1, 4, 24 * 32 + 32).reshape(25, 32).astype(np.float32))
-    encode_clips(codec, found(clips), tmp_path / "cut.jsonl", settings=HELD)
-    encode_clips(codec, found(clips), tmp_path / "whole.jsonl", settings=HELD)
+    encode_files(codec, found(clips), tmp_path / "cut.jsonl", clips=HELD)
+    encode_files(codec, found(clips), tmp_path / "whole.jsonl", clips=HELD)
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_a_bad_frame_costs_only_itself(codec: DepthCodec, clips: Path) -> None:
     (clips / "a" / "0.npy").write_bytes(b"no array")
     np.save(clips / "a" / "7.npy", np.zeros((24, 32), np.float32))
-    results = list(clip_records(codec, found(clips), HELD))
+    results = list(encode_maps(codec, found(clips), clips=HELD))
     bad = [one for one in results if isinstance(one, MapFailure)]
     assert [one.name for one in bad] == ["a/0.npy", "a/7.npy"]
     assert "all 768 pixels are invalid" in bad[1].reason
     good = [one for one in results if isinstance(one, DepthRecord)]
     assert [one.frame for one in good] == [*range(COUNT - 2), *range(COUNT)]
-    assert len(list(whole_records(good))) == len(good)
+    assert len(list(restore_frames(good))) == len(good)
 
 
 def test_a_clip_without_relief_says_so(codec: DepthCodec, tmp_path: Path) -> None:
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", np.ones((24, 32), np.float32))
-    results = list(clip_records(codec, found(tmp_path)))
+    results = list(encode_maps(codec, found(tmp_path), clips=ClipSettings()))
     assert all(isinstance(one, MapFailure) and "no relief" in one.reason for one in results)
-    fixed = list(clip_records(codec, found(tmp_path, NearnessRange.fixed(0.5, 2))))
+    fixed = list(encode_maps(codec, found(tmp_path, NearnessRange.fixed(0.5, 2)), clips=ClipSettings()))
     assert all(isinstance(one, DepthRecord) for one in fixed)
 
 
 def test_broken_chains_are_said(codec: DepthCodec, clips: Path) -> None:
-    records = [one for one in clip_records(codec, found(clips / "a"), HELD) if isinstance(one, DepthRecord)]
+    records = [one for one in encode_maps(codec, found(clips / "a"), clips=HELD) if isinstance(one, DepthRecord)]
     assert not all(len(one.codes) == 100 for one in records[1:])
 
     def restored(given: list[DepthRecord]) -> tuple[list[int | None], list[str]]:
         failures: list[MapFailure] = []
-        whole = [one.frame for one in whole_records(given, failures)]
+        whole = [one.frame for one in restore_frames(given, failures)]
         with pytest.raises(MalformedBlockError):
-            list(whole_records(given))
+            list(restore_frames(given))
         return whole, [one.reason for one in failures]
 
     whole, reasons = restored(records[1:])

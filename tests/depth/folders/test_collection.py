@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.depth import find_maps
+from perceptok.depth import ReadOptions, find_maps
 from perceptok.errors import DepthMapError
 
 
@@ -19,7 +19,7 @@ def put(path: Path) -> Path:
 
 
 def names(*paths: Path) -> list[str]:
-    return [file.name for file in find_maps(paths, kind="metric", unit="m")]
+    return [file.name for file in find_maps(paths, ReadOptions(kind="metric", unit="m"))]
 
 
 class TestFolders:
@@ -86,7 +86,7 @@ class TestTables:
     def test_no_traceback_for_any_list(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "list.csv").write_text(text)
         try:
-            found = find_maps([tmp_path / "list.csv"], kind="metric", unit="m")
+            found = find_maps([tmp_path / "list.csv"], ReadOptions(kind="metric", unit="m"))
             found[0].read()
         except DepthMapError as error:
             import re
@@ -108,7 +108,7 @@ class TestMasks:
         put(tmp_path / "maps" / "s" / "a.npy")
         (tmp_path / "masks" / "s").mkdir(parents=True)
         Image.fromarray(np.eye(3, 4) > 0).save(tmp_path / "masks" / "s" / "a.png")
-        (file,) = find_maps([tmp_path / "maps"], kind="metric", unit="m", mask=tmp_path / "masks")
+        (file,) = find_maps([tmp_path / "maps"], ReadOptions(kind="metric", unit="m", mask=tmp_path / "masks"))
         assert np.array_equal(file.read().valid, np.eye(3, 4) > 0)
         (tmp_path / "masks" / "s" / "a.png").unlink()
         with pytest.raises(DepthMapError, match="no mask of this name"):
@@ -117,7 +117,7 @@ class TestMasks:
     def test_a_mask_of_another_size(self, tmp_path: Path) -> None:
         put(tmp_path / "a.npy")
         Image.fromarray(np.ones((5, 5), np.uint8)).save(tmp_path / "m.png")
-        (file,) = find_maps([tmp_path / "a.npy"], kind="metric", unit="m", mask=tmp_path / "m.png")
+        (file,) = find_maps([tmp_path / "a.npy"], ReadOptions(kind="metric", unit="m", mask=tmp_path / "m.png"))
         with pytest.raises(DepthMapError, match=r"is \(3, 4\), but its mask .* is \(5, 5\)"):
             file.read()
 
@@ -143,4 +143,4 @@ def test_strange_cells_are_errors_of_ours(tmp_path: Path, rows: str) -> None:
 @pytest.mark.parametrize("named", ["x" * 300, "a\0b", "nowhere.npy"], ids=["long", "NUL", "missing"])
 def test_names_of_nothing(named: str) -> None:
     with pytest.raises(DepthMapError, match="no such file"):
-        find_maps([named], kind="metric", unit="m", frames=True)
+        find_maps([named], ReadOptions(kind="metric", unit="m"), frames=True)

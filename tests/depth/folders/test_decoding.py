@@ -15,10 +15,11 @@ from perceptok.depth import (
     DepthRecord,
     DepthVQVAE,
     GridConfig,
+    ReadOptions,
     decode_records,
     encode_files,
     find_maps,
-    read_code_records,
+    read_depth_records,
 )
 from perceptok.errors import OutputError
 
@@ -43,8 +44,8 @@ def test_two_inputs_give_two_outputs(codec: DepthCodec, tmp_path: Path) -> None:
     rising, falling = np.tile(np.linspace(0, 1, 8), (8, 1)), np.tile(np.linspace(1, 0, 8), (8, 1))
     DepthMap.from_array(rising, kind="inverse").write(folder / "x.pfm")
     DepthMap.from_array(falling, kind="inverse").write(folder / "x.png")
-    encode_files(codec, find_maps([folder], kind="inverse"), tmp_path / "out.jsonl")
-    records = list(read_code_records(tmp_path / "out.jsonl"))
+    encode_files(codec, find_maps([folder], ReadOptions(kind="inverse")), tmp_path / "out.jsonl")
+    records = list(read_depth_records(tmp_path / "out.jsonl"))
     for force, batch_size in ((False, 16), (True, 1)):
         assert decode_records(codec, records, tmp_path / "back", force=force, batch_size=batch_size) == []
         assert files(tmp_path / "back") == {"x.pfm.png", "x.png.png"}

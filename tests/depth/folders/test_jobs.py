@@ -22,13 +22,15 @@ from perceptok.depth import (
     DepthRecord,
     DepthVQVAE,
     GridConfig,
+    ReadOptions,
     decode_records,
     encode_files,
     find_maps,
-    read_code_records,
-    read_record_lines,
+    parse_depth_records,
+    read_depth_records,
+    write_depth_records,
 )
-from perceptok.depth.code_files import RECORD_SUFFIXES, write_code_records
+from perceptok.depth.depth_records import RECORD_SUFFIXES
 from perceptok.errors import CheckpointError, DepthMapError, MalformedBlockError, OutputError
 
 
@@ -55,13 +57,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def metres(folder: Path) -> list:  # type: ignore[type-arg]
-    return find_maps([folder], kind="metric", unit="m")
+    return find_maps([folder], ReadOptions(kind="metric", unit="m"))
 
 
 def test_order_names_and_the_one_bad_file(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     failures = encode_files(codec, metres(folder), tmp_path / "out.jsonl", batch_size=2)
     assert [failure.name for failure in failures] == ["room0/4.npy"]
-    records = list(read_code_records(tmp_path / "out.jsonl"))
+    records = list(read_depth_records(tmp_path / "out.jsonl"))
     assert [record.name for record in records] == [f.name for f in metres(folder) if f.name != "room0/4.npy"]
     depth = metres(folder)[0].read()
     assert np.array_equal(records[0].grid, codec.encode(depth)[0])
@@ -91,7 +93,7 @@ def test_interrupted_run_ends_with_the_same_bytes(codec: DepthCodec, folder: Pat
     assert len(seen) == 9
     assert len(failures) == 1
     assert (tmp_path / f"cut{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
-    assert len(list(read_code_records(tmp_path / f"cut{suffix}"))) == 8
+    assert len(list(read_depth_records(tmp_path / f"cut{suffix}"))) == 8
 
 
 def test_partial_of_another_run_is_refused(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_existing_output(codec: DepthCodec, folder: Path, tmp_path: Path) -> Non
         encode_files(codec, metres(folder), tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "precious"
     encode_files(codec, metres(folder), tmp_path / "out.jsonl", force=True)
-    assert len(list(read_code_records(tmp_path / "out.jsonl"))) == 8
+    assert len(list(read_depth_records(tmp_path / "out.jsonl"))) == 8
     for name in ("out.txt", "out"):
         with pytest.raises(OutputError, match=r"\.jsonl, \.npz, \.parquet"):
             encode_files(codec, metres(folder), tmp_path / name)
@@ -131,7 +133,7 @@ def start(codec_folder: Path, maps: Path, output: Path, **more: object) -> subpr
 def test_killed_process_ends_with_the_same_bytes(codec: DepthCodec, tmp_path: Path) -> None:
     codec.save_pretrained(tmp_path / "codec")
     maps = many(tmp_path / "many")
-    encode_files(codec, find_maps([maps], kind="inverse"), tmp_path / "whole.jsonl")
+    encode_files(codec, find_maps([maps], ReadOptions(kind="inverse")), tmp_path / "whole.jsonl")
     process = start(tmp_path / "codec", maps, tmp_path / "cut.jsonl")
     partial = tmp_path / "cut.jsonl.partial"
     deadline = time.monotonic() + 120
@@ -141,7 +143,7 @@ def test_killed_process_ends_with_the_same_bytes(codec: DepthCodec, tmp_path: Pa
     process.communicate()
     assert not (tmp_path / "cut.jsonl").exists()
     assert 10 < partial.read_bytes().count(b"\n") < 121
-    assert encode_files(codec, find_maps([maps], kind="inverse"), tmp_path / "cut.jsonl") == []
+    assert encode_files(codec, find_maps([maps], ReadOptions(kind="inverse")), tmp_path / "cut.jsonl") == []
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -160,14 +162,14 @@ def test_full_disk_is_said_and_nothing_is_lost(codec: DepthCodec, tmp_path: Path
     assert b"error: cannot write" in errors
     assert b"make room and run the command again" in errors
     assert 0 < (tmp_path / "out.jsonl.partial").stat().st_size <= limit
-    encode_files(codec, find_maps([maps], kind="inverse"), tmp_path / "out.jsonl")
-    encode_files(codec, find_maps([maps], kind="inverse"), tmp_path / "whole.jsonl")
+    encode_files(codec, find_maps([maps], ReadOptions(kind="inverse")), tmp_path / "out.jsonl")
+    encode_files(codec, find_maps([maps], ReadOptions(kind="inverse")), tmp_path / "whole.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_decoding_mirrors_names_sizes_and_units(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     encode_files(codec, metres(folder), tmp_path / "out.npz")
-    records = list(read_code_records(tmp_path / "out.npz"))
+    records = list(read_depth_records(tmp_path / "out.npz"))
     assert decode_records(codec, records, tmp_path / "near") == []
     assert decode_records(codec, records, tmp_path / "depth", form="depth") == []
     for record in records:
@@ -186,7 +188,7 @@ def test_decoding_mirrors_names_sizes_and_units(codec: DepthCodec, folder: Path,
 
 def test_records_of_another_codec_and_names_that_lead_out(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     encode_files(codec, metres(folder), tmp_path / "out.jsonl")
-    record = next(iter(read_code_records(tmp_path / "out.jsonl")))
+    record = next(iter(read_depth_records(tmp_path / "out.jsonl")))
     with pytest.raises(CheckpointError, match="same weights"):
         decode_records(pt.DepthCodec.from_pretrained(), [record], tmp_path / "d")
     names = ["../out.png", "/etc/out.png", ".", "", "a/..", "x\0.png"]
@@ -209,7 +211,7 @@ def test_damaged_records_name_their_line(codec: DepthCodec, folder: Path, tmp_pa
     )
     for bad in ("{", "[]", "7", "{}"):
         with pytest.raises(MalformedBlockError, match="here, line 2: not a record"):
-            list(read_record_lines([good, bad], "here"))
+            list(parse_depth_records([good, bad], "here"))
     with pytest.raises(MalformedBlockError, match="has 99"):
         _ = DepthRecord.from_json(
             json.dumps({"codes": values["codes"][:99]} | {k: values[k] for k in values if k not in ("codes", "text")})
@@ -218,7 +220,7 @@ def test_damaged_records_name_their_line(codec: DepthCodec, folder: Path, tmp_pa
         _ = DepthRecord(**{**DepthRecord.from_json(good).__dict__, "codes": (128,) * 100}).grid
     (tmp_path / "bad.npz").write_bytes(b"PK broken")
     with pytest.raises(MalformedBlockError, match="not a file of depth records"):
-        list(read_code_records(tmp_path / "bad.npz"))
+        list(read_depth_records(tmp_path / "bad.npz"))
 
 
 @pytest.mark.parametrize("suffix", RECORD_SUFFIXES)
@@ -231,9 +233,9 @@ def test_files_of_records_damaged_anywhere(suffix: str, tmp_path: Path) -> None:
     ]
     path = tmp_path / f"records{suffix}"
     with path.open("wb") as file:
-        write_code_records(file, suffix, records)
+        write_depth_records(file, suffix, records)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    assert list(read_code_records(path)) == records
+    assert list(read_depth_records(path)) == records
     messages = []
     for attempt in range(200):
         damaged = bytearray(whole)
@@ -244,7 +246,7 @@ def test_files_of_records_damaged_anywhere(suffix: str, tmp_path: Path) -> None:
                 damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            found = list(read_code_records(path))
+            found = list(read_depth_records(path))
         except MalformedBlockError as error:
             messages.append(str(error))
             continue
@@ -279,17 +281,20 @@ def test_finding_maps(folder: Path, tmp_path: Path) -> None:
         "file,kind,metres_per_value,source\nroom0/0.npy,metric,0.001,kinect\nroom1/1.npy,metric,,lidar\n"
     )
     first, second = find_maps([folder / "list.csv"])
-    assert (first.name, first.kind, first.scale, first.in_metres, first.source) == (
+    assert (first.name, first.options.kind, first.options.scale, first.in_metres, first.source) == (
         "room0/0.npy",
         "metric",
         0.001,
         True,
         "kinect",
     )
-    assert (second.scale, second.in_metres) == (1.0, False)
+    assert (second.options.scale, second.in_metres) == (1.0, False)
     assert find_maps([folder / "list.csv"], sources=["lidar"]) == [second]
     (folder / "list.txt").write_text("room0/0.npy\n\nroom1/1.npy\n")
-    assert [f.name for f in find_maps([folder / "list.txt"], kind="inverse")] == ["room0/0.npy", "room1/1.npy"]
+    assert [f.name for f in find_maps([folder / "list.txt"], ReadOptions(kind="inverse"))] == [
+        "room0/0.npy",
+        "room1/1.npy",
+    ]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "wrong.csv").write_text("path\nx\n")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig, MapFile, encode_files, find_maps, ray_encoder
+from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig, MapFile, ReadOptions, encode_files, find_maps
+from perceptok.jobs import RayEngine
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -32,7 +33,7 @@ def maps(tmp_path: Path) -> list[MapFile]:
     for index in range(11):
         np.save(folder / f"{index:02}.npy", rng.uniform(1, 5, (12 + index, 16)).astype(np.float32))
     (folder / "04.npy").write_bytes(b"\x93NUMPY broken")
-    return find_maps([folder], kind="metric", unit="m")
+    return find_maps([folder], ReadOptions(kind="metric", unit="m"))
 
 
 class StopError(Exception):
@@ -44,7 +45,6 @@ def test_a_run_that_one_process_began_gives_the_same_records(
 ) -> None:
     local, spread = tmp_path / "local.parquet", tmp_path / "ray.parquet"
     failures = encode_files(codec, maps, local, batch_size=3)
-    engine = ray_encoder(codec, batch_size=3, workers=2)
     done = 0
 
     def stop() -> None:
@@ -57,11 +57,13 @@ def test_a_run_that_one_process_began_gives_the_same_records(
         encode_files(codec, maps, spread, batch_size=3, advance=stop)
     seen: list[MapFile] = []
 
-    def rest(left: object) -> object:
-        seen.extend(left)  # type: ignore[call-overload]
-        return engine(left)  # type: ignore[arg-type]
+    class Recorder(RayEngine):
+        def map(self, work, items):  # type: ignore[no-untyped-def]
+            batches = list(items)
+            seen.extend(file for batch in batches for file in batch)
+            return super().map(work, batches)
 
-    assert encode_files(codec, maps, spread, engine=rest) == failures  # type: ignore[arg-type]
+    assert encode_files(codec, maps, spread, batch_size=3, engine=Recorder(2)) == failures
     assert [file.name for file in seen] == [file.name for file in maps[5:]]
     assert [failure.name for failure in failures] == ["04.npy"]
     assert spread.read_bytes() == local.read_bytes()

@@ -19,11 +19,12 @@ from perceptok.depth import (
     DepthRecord,
     MapFailure,
     MapFile,
+    ReadOptions,
     decode_records,
     encode_files,
     find_maps,
-    read_code_records,
-    read_record_lines,
+    parse_depth_records,
+    read_depth_records,
 )
 from perceptok.errors import MalformedBlockError, OutputError
 
@@ -51,7 +52,7 @@ def _write_map(path: Path, seed: int) -> None:
 
 
 def metres(folder: Path) -> list[MapFile]:
-    return find_maps([folder], kind="metric", unit="m")
+    return find_maps([folder], ReadOptions(kind="metric", unit="m"))
 
 
 def _start(maps: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -110,7 +111,7 @@ def test_threads_of_one_process_do_not_mix(codec: pt.DepthCodec, maps: Path, tmp
 
     encode_files(codec, metres(maps), tmp_path / "out.jsonl", advance=again)
     assert refused
-    assert [record.name for record in read_code_records(tmp_path / "out.jsonl")] == [one.name for one in metres(maps)]
+    assert [record.name for record in read_depth_records(tmp_path / "out.jsonl")] == [one.name for one in metres(maps)]
 
 
 def test_what_changed_between_kills_is_done_again(codec: pt.DepthCodec, maps: Path, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_force_goes_on_where_it_stopped(codec: pt.DepthCodec, maps: Path, tmp_pa
         advance=lambda: seen.append(_lines_of(output.with_name("out.jsonl.partial"))),
     )
     assert min(seen) >= before
-    assert len(list(read_code_records(output))) == COUNT
+    assert len(list(read_depth_records(output))) == COUNT
 
 
 def _stop_after(codec: pt.DepthCodec, files: list[MapFile], output: Path, maps: int, *, force: bool = False) -> None:
@@ -185,12 +186,12 @@ WRONG = [
 def test_one_bad_record_is_one_failure(change: dict[str, Any]) -> None:
     lines = [json.dumps(record(name="before.png")), json.dumps(record(**change)), "", json.dumps(record(more=1))]
     failures: list[MapFailure] = []
-    read = list(read_record_lines(lines, "in.jsonl", failures))
+    read = list(parse_depth_records(lines, "in.jsonl", failures))
     assert [one.name for one in read] == ["before.png", "a.png"]
     (failure,) = failures
     assert failure.name == "in.jsonl, line 2"
     with pytest.raises(MalformedBlockError, match=r"in.jsonl, line 2"):
-        list(read_record_lines(lines, "in.jsonl"))
+        list(parse_depth_records(lines, "in.jsonl"))
 
 
 def test_names_through_links_stay_inside(codec: pt.DepthCodec, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
-from perceptok.depth import DepthMap, read_code_records
+from perceptok.depth import DepthMap, read_depth_records
 from perceptok.errors import DepthMapError
 from perceptok_cli.main import app
 
@@ -105,7 +105,7 @@ def test_at_a_shell(tmp_path: Path) -> None:
     Image.fromarray(carla(METRES)).save(tmp_path / "maps" / "a.png")
     words = ["depth", "encode", str(tmp_path / "maps"), "-o", str(tmp_path / "a.jsonl")]
     assert CliRunner().invoke(app, [*words, "--packing", "carla24"]).exit_code == 0
-    (record,) = read_code_records(tmp_path / "a.jsonl")
+    (record,) = read_depth_records(tmp_path / "a.jsonl")
     assert (record.kind, record.near, record.far) == ("metric", pytest.approx(0.75, abs=1e-4), pytest.approx(120))
     bare = CliRunner().invoke(app, [*words, "--force", "--kind", "metric", "--unit", "m"])
     assert bare.exit_code == 1

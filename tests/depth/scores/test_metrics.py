@@ -17,6 +17,7 @@ from perceptok.depth import (
     DepthVQVAE,
     GridConfig,
     MapFile,
+    ReadOptions,
     closest_marker_hits,
     evaluate_depth_codec,
     nearest_resize,
@@ -196,9 +197,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[MapFile]:
         metres[:5, :7] = 0
         path = folder / f"{index}.npy"
         np.save(path, metres)
-        made.append(MapFile(path, path.name, source, "metric", "m", in_metres=source == "lab"))
+        made.append(MapFile(path, path.name, source, ReadOptions("metric", "m"), in_metres=source == "lab"))
     (folder / "broken.npy").write_bytes(b"nothing")
-    return [*made, MapFile(folder / "broken.npy", "broken.npy", "lab", "metric", "m")]
+    return [*made, MapFile(folder / "broken.npy", "broken.npy", "lab", ReadOptions("metric", "m"))]
 
 
 @pytest.fixture(scope="module")
