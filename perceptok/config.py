@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from perceptok.errors import ConfigError
 from perceptok.files import parse_json
 
-__all__ = ["config_from_dict", "read_config"]
+__all__ = ["config_from_dict", "read_config", "read_mapping"]
 
 
 Config = TypeVar("Config")
@@ -46,12 +46,28 @@ def config_from_dict(kind: type[Config], values: object) -> Config:
 
 
 def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
-    """A configuration from a file: YAML (`.yaml`, `.yml`) or JSON (anything else).
+    """Read a configuration from a file: YAML (`.yaml`, `.yml`) or JSON (anything else).
 
     Raises:
-        ConfigError: The file cannot be read, is no YAML or JSON, or says what `config_from_dict` refuses; the message
-            names the file.
+        ConfigError: The file cannot be read, is not valid YAML or JSON, or has settings that `config_from_dict`
+            refuses; the message names the file.
     """
+    try:
+        return config_from_dict(kind, _read_values(path))
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(os.fspath(path)) else f"{os.fspath(path)}: {error}") from error
+
+
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read an object of settings from YAML or JSON; raises ConfigError that names the file."""
+    values = _read_values(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{os.fspath(path)}: expected an object of settings; got {values!r}")
+    return values
+
+
+def _read_values(path: str | os.PathLike[str]) -> object:
     source = Path(path)
     try:
         text = source.read_text(encoding="utf-8-sig")
@@ -59,13 +75,8 @@ def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{source}: cannot be read ({reason})") from error
     if source.suffix.lower() in (".yaml", ".yml"):
-        values = _parse_yaml(text, source)
-    else:
-        values = parse_json(text, str(source), ConfigError)
-    try:
-        return config_from_dict(kind, values)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        return _parse_yaml(text, source)
+    return parse_json(text, str(source), ConfigError)
 
 
 def _parse_yaml(text: str, source: Path) -> object:
@@ -74,7 +85,7 @@ def _parse_yaml(text: str, source: Path) -> object:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: this is no YAML that can be read ({error})") from error
+        raise ConfigError(f"{source}: not valid YAML ({error})") from error
 
 
 def _typed(value: object, hint: Any, name: str) -> object:

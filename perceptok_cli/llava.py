@@ -394,39 +394,41 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="A train.yaml (or .json) of settings; see --explain.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print every setting, its default and meaning.")] = False,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Load and check everything, print sizes and a sample, train nothing.")
     ] = False,
 ) -> None:
-    """Fine-tune a model on records. An interrupted run is continued by the same command.
+    """Fine-tune a model on records. An interrupted run is resumed by the same command.
 
-    For several processes: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
+    Settings of the file can be overridden: `perceptok llava train train.yaml --learning_rate 1e-4 --lora.r 64`. For
+    several processes: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
     """
-    from perceptok.llava import FinetuneConfig
+    from perceptok.llava import FinetuneConfig, parse_overrides
 
     if explain:
-        from perceptok.llava import explain as settings
+        from perceptok.llava import explain as explain_settings
 
-        for setting in settings():
-            typer.echo(f"{setting.name}: {setting.kind} = {setting.default}\n    {setting.means}")
+        for setting in explain_settings():
+            typer.echo(f"{setting.name}: {setting.kind} = {setting.default}\n    {setting.help}")
         return
     if config is None:
-        raise ConfigError("train needs a file of settings, such as train.yaml; --explain prints what it may hold")
-    recipe = FinetuneConfig.read(config)
+        raise ConfigError("train needs a file of settings, such as train.yaml; --explain prints all settings")
+    settings = FinetuneConfig.read(config, parse_overrides(context.args))
     if dry:
         from perceptok.llava import dry_run
 
-        found = dry_run(recipe)
-        print_table("What the run would be", ("", "value"), found.facts)
-        typer.echo(f"\nthe first sample, {found.sample}; what is taught stands between « and »:\n{found.text}")
+        plan = dry_run(settings)
+        print_table("What the run would be", ("", "value"), plan.facts)
+        typer.echo(f"\nthe first sample, {plan.sample}; supervised tokens stand between « and »:\n{plan.text}")
         return
     from perceptok.llava import finetune
 
-    result = finetune(recipe)
+    result = finetune(settings)
     if result.dropped:
         note(f"{result.dropped} records were too long and left out")
     note(f"{result.steps} steps on {result.samples} records, loss {result.loss:.4f}; adapter in {result.adapter}")
@@ -461,9 +463,9 @@ def _rewriting(name: str, words: str) -> Callable[..., None]:
         device: DeviceOption = "cpu",
         force: ForceOption = False,
     ) -> None:
-        from perceptok.llava import saving as merging
+        from perceptok import llava
 
-        write = getattr(merging, name)
+        write = getattr(llava, name)
         note(f"{words} in {write(adapter, output, base=base, device=device, force=force)}")
 
     return command

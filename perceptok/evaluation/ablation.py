@@ -39,7 +39,7 @@ __all__ = [
 Changes = Mapping[str, bool | object]
 """Names of settings -> their values; nested settings are mappings."""
 
-_RESERVED = ("base", "records", "output", "codec", "cpu")
+_RESERVED = ("model_name_or_path", "records", "output_dir", "codec", "use_cpu")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class AblationRecipe:
         output: Folder of all outputs.
         cells: Names of shipped cells (see `shipped_cells`), or cells written out; the others are compared with the
             first.
-        train: Settings of every run, as in a train.yaml, without base, records, output, codec and cpu.
+        train: Settings of every run, as in a train.yaml, without model_name_or_path, records, output_dir, codec and
+            use_cpu.
         inference: Settings of every pipeline.
         codec: Folder or hub id of a codec; none for the shipped one.
         device: "cpu" or "cuda".
@@ -201,8 +202,14 @@ class AblationRecipe:
     def finetune_config(self, cell: AblationCell, base: str, records: tuple[str, ...], output: str) -> FinetuneConfig:
         """The settings of a run with the changes of a cell; raises ConfigError for unknown settings."""
         values = _merge(dict(self.train), cell.train)
-        reserved = {"base": base, "records": list(records), "output": output, "codec": self.codec_source}
-        return config_from_dict(FinetuneConfig, {**values, **reserved, "cpu": self.device == "cpu"})
+        reserved = {
+            "model_name_or_path": base,
+            "records": list(records),
+            "output_dir": output,
+            "codec": self.codec_source,
+            "use_cpu": self.device == "cpu",
+        }
+        return FinetuneConfig.from_dict({**values, **reserved})
 
     def inference_config(self, cell: AblationCell) -> InferenceConfig:
         """The settings of a pipeline with the changes of a cell; raises ConfigError for unknown settings."""
@@ -349,9 +356,8 @@ def _finetune_cell(recipe: AblationRecipe, cell: AblationCell, output: Path, rep
     """The adapter of a cell, shared by all cells of the same training."""
     records = _build_records(recipe, cell, recipe.data, output, report)
     start = recipe.finetune_config(cell, recipe.base, (str(records),), "run")
-    values = start.to_dict()
-    base = _extend_base(recipe, values, output, report)
-    run = output / "runs" / _digest(values, records.parent.name)
+    base = _extend_base(recipe, start, output, report)
+    run = output / "runs" / _digest(start.to_dict(), records.parent.name)
     if (run / "adapter").exists():
         report(f"{cell.name}: trained already")
         return run / "adapter"
@@ -359,16 +365,17 @@ def _finetune_cell(recipe: AblationRecipe, cell: AblationCell, output: Path, rep
     return finetune(recipe.finetune_config(cell, str(base), (str(records),), str(run))).adapter
 
 
-def _extend_base(recipe: AblationRecipe, values: dict[str, Any], output: Path, report: Report) -> Path:
+def _extend_base(recipe: AblationRecipe, config: FinetuneConfig, output: Path, report: Report) -> Path:
     """The base model with its new rows, saved once for all runs with the same initialization."""
     local = recipe.resolve(recipe.base)
     source = str(local) if local.exists() else recipe.base
     codec = DepthCodec.from_pretrained(recipe.codec_source)
-    start = {name: values[name] for name in ("frame", "init", "seed")}
-    folder = output / "base" / _digest(source, codec.fingerprint, start)
+    folder = output / "base" / _digest(source, codec.fingerprint, config.frame, config.init, config.seed)
     if not folder.exists():
         report("extending the base")
-        model, processor, vocab = load_llava(source, codec=codec, **start)
+        model, processor, vocab = load_llava(
+            source, codec=codec, frame=config.frame, init=config.init, seed=config.seed
+        )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as partial:
             for part in (model, processor, vocab):

@@ -54,10 +54,17 @@ from .small.views import (
     view_yard as view_yard,
 )
 from .training.config import (
+    CurriculumSettings as CurriculumSettings,
     FinetuneConfig as FinetuneConfig,
+    LoraSettings as LoraSettings,
+    MonitoringSettings as MonitoringSettings,
+    ObjectiveSettings as ObjectiveSettings,
     explain as explain,
+    parse_overrides as parse_overrides,
 )
 from .training.finetuning import (
+    DryRun as DryRun,
+    FinetuneResult as FinetuneResult,
     dry_run as dry_run,
     finetune as finetune,
 )

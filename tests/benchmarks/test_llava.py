@@ -20,7 +20,7 @@ import pytest
 
 import perceptok as pt
 from perceptok.llava import save_adapter
-from perceptok.llava.training.finetuning import prepare
+from perceptok.llava.training.finetuning import prepare_run
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_llava_of
 
@@ -54,10 +54,15 @@ def test_size_of_adapters(tmp_path: Path) -> None:
     sizes = {}
     for rows in ("new_rows", "full"):
         config = pt.llava.FinetuneConfig.from_dict(
-            {"base": str(base), "records": [str(records)], "output": str(tmp_path / rows), "rows": rows}
-            | {"precision": "fp32", "cpu": True, "lora": {"r": 8, "alpha": 16}}
+            {
+                "model_name_or_path": str(base),
+                "records": [str(records)],
+                "output_dir": str(tmp_path / rows),
+                "rows": rows,
+            }
+            | {"bf16": False, "use_cpu": True, "lora": {"r": 8, "alpha": 16}}
         )
-        ready = prepare(config)
+        ready = prepare_run(config)
         folder = save_adapter(tmp_path / rows, ready.model, ready.processor, ready.vocab, codec, verify="file")
         sizes[rows] = (folder / "adapter_model.safetensors").stat().st_size
     print(f"\nadapter with r 8: new_rows {sizes['new_rows'] / 1e6:.1f} MB, full {sizes['full'] / 1e6:.1f} MB")

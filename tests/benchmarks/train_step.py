@@ -16,10 +16,10 @@ if __name__ == "__main__":
     import transformers
 
     import perceptok as pt
-    from perceptok.llava.training.finetuning import prepare
+    from perceptok.llava.training.finetuning import prepare_run
     from perceptok.llava.training.objective import Objective
     from perceptok.llava.training.samples import IDS, Collator
-    from perceptok.llava.training.trainer import MicroBatches, PerceptionTrainer, schedule_of
+    from perceptok.llava.training.trainer import MicroBatches, PerceptionTrainer, make_schedule
     from perceptok.losses import CurriculumSampler
     from tests.llava.records import write_some_records
     from tests.llava.tiny import save_llava_of
@@ -31,23 +31,23 @@ if __name__ == "__main__":
     shape = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 9}
     base = save_llava_of(folder / "base", {**shape, "num_key_value_heads": 9}, side=336, rows=32_064)
     config = pt.llava.FinetuneConfig(
-        base=str(base), records=(str(records),), output=str(folder / "run"), steps=steps, batch_size=2, workers=0,
-        precision="fp32", gradient_checkpointing=False, cpu=True,
+        model_name_or_path=str(base), records=(str(records),), output_dir=str(folder / "run"), max_steps=steps,
+        per_device_train_batch_size=2, dataloader_num_workers=0, bf16=False, gradient_checkpointing=False,
     )  # fmt: skip
-    ready = prepare(config)
+    ready = prepare_run(config)
     args = transformers.TrainingArguments(
         output_dir=str(folder / "out"), max_steps=steps, per_device_train_batch_size=2, report_to="none", use_cpu=True,
         remove_unused_columns=False, label_names=["labels"],
     )  # fmt: skip
     collator = Collator(ready.processor, ready.vocab, config.frame_rule)
     curriculum = CurriculumSampler(
-        ready.samples.sizes, schedule_of(config.curriculum, ready.samples.sizes), total_steps=steps, batch_size=2
+        ready.samples.sizes, make_schedule(config.curriculum, ready.samples.sizes), total_steps=steps, batch_size=2
     )
     batches = MicroBatches(curriculum, batch_size=2)
     trainer: Any
     if kind == "ours":
         objective = Objective(config.objective, ready.vocab, codec)
-        trainer = PerceptionTrainer(ready.model, args, ready.samples, batches, collator, objective, config, codec)
+        trainer = PerceptionTrainer(ready.model, config, ready.samples, batches, collator, objective, codec)
         loader = trainer.get_train_dataloader()
     else:
 

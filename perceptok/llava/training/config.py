@@ -1,13 +1,18 @@
-"""What a fine-tuning run is made of: every setting with its meaning, as `perceptok llava train --explain` prints it."""
+"""The configuration of a fine-tuning run: `transformers.TrainingArguments` with perceptok's own settings beside."""
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, Self, get_type_hints
 
-from perceptok.config import config_from_dict, read_config
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from perceptok.config import config_from_dict, read_mapping
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing
 from perceptok.vocabulary import Init
@@ -17,60 +22,63 @@ __all__ = [
     "CurriculumSettings",
     "FinetuneConfig",
     "LoraSettings",
+    "MonitoringSettings",
     "ObjectiveSettings",
-    "ReportSettings",
+    "PerceptionSettings",
     "explain",
+    "parse_overrides",
 ]
 
+# ruff: noqa: RUF009 - `_setting` makes a field, as `dataclasses.field` does
 
-# ruff: noqa: RUF009 - `_said` makes a field, as `dataclasses.field` does
 
-
-def _said(text: str, default: Any = MISSING, factory: Any = MISSING) -> Any:
-    """A field and what it means."""
+def _setting(text: str, default: Any = MISSING, factory: Any = MISSING) -> Any:
+    """A field with its help text."""
     if factory is not MISSING:
-        return field(default_factory=factory, metadata={"means": text})
-    return field(default=default, metadata={"means": text})
+        return field(default_factory=factory, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The low-rank adapter of the language model."""
+    """The LoRA adapter of the language model; settings as in `peft.LoraConfig`."""
 
-    r: int = _said("Rank; AURORA's 128.", 128)
-    alpha: float = _said("Scale: the adapter counts alpha / r times; AURORA's 256.", 256.0)
-    dropout: float = _said("Share of the adapter's inputs that is dropped in training.", 0.05)
-    targets: tuple[str, ...] = _said(
-        "Last names of the layers that get an adapter, such as q_proj; none for every linear layer of the language "
+    r: int = _setting("Rank; AURORA's 128.", 128)
+    lora_alpha: float = _setting("The adapter is scaled by lora_alpha / r; AURORA's 256.", 256.0)
+    lora_dropout: float = _setting("Dropout probability of the adapter's inputs.", 0.05)
+    target_modules: tuple[str, ...] = _setting(
+        "Last names of the layers that get an adapter, such as q_proj; empty for every linear layer of the language "
         "model, as AURORA.",
         (),
     )
 
     def __post_init__(self) -> None:
-        _positive(self, "r", "alpha")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is a share in [0, 1); got {self.dropout}")
+        _require_positive(self, "r", "lora_alpha")
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora_dropout is a probability in [0, 1); got {self.lora_dropout}")
 
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What is minimised: cross entropy of the answers, and the terms of AURORA's Eqs. 1 and 2."""
+    """The loss: cross entropy of the answers, and the terms of AURORA's Eqs. 1 and 2."""
 
-    cross_entropy: float = _said("Weight of the answers' cross entropy, a mean over supervised tokens.", 1.0)
-    distillation: float = _said("Weight of Eq. 1, a mean over depth codes; 0 leaves it out.", 1.0)
-    teacher: Literal["hard", "soft", "codebook"] = _said(
-        "Of Eq. 1: hard: the codes themselves; soft: what the codec says of the map, where a record keeps it "
-        "(soft_codes of `perceptok data build`), else as codebook; codebook: what it would say of a map that lies on "
-        "its codes, a softmax of distances between their vectors.",
+    cross_entropy: float = _setting("Weight of the answers' cross entropy, a mean over supervised tokens.", 1.0)
+    distillation: float = _setting("Weight of Eq. 1, a mean over depth codes; 0 leaves it out.", 1.0)
+    teacher: Literal["hard", "soft", "codebook"] = _setting(
+        "Teacher of Eq. 1: hard: the codes themselves; soft: the codec's distribution for the map, where a record has "
+        "it (soft_codes of `perceptok data build`), else as codebook; codebook: the codec's distribution for a map "
+        "that lies exactly on its codes, a softmax of distances between code vectors.",
         "hard",
     )
-    teacher_temperature: float = _said(
-        "Of the soft teacher, in units of the mean squared distance between two code vectors: small is hard.", 0.05
+    teacher_temperature: float = _setting(
+        "Temperature of the soft teachers, in units of the mean squared distance between two code vectors; small is "
+        "close to hard.",
+        0.05,
     )
-    normalisation: Literal["full", "auxiliary"] = _said(
+    normalisation: Literal["full", "auxiliary"] = _setting(
         "Whether Eq. 1's probabilities sum to 1 over the whole vocabulary or over the codes alone.", "full"
     )
-    reconstruction: float = _said("Weight of Eq. 2, the error of the decoded map; AURORA's 0.", 0.0)
+    reconstruction: float = _setting("Weight of Eq. 2, the error of the decoded map; AURORA's 0.", 0.0)
 
     def __post_init__(self) -> None:
         for name in ("cross_entropy", "distillation", "reconstruction"):
@@ -78,154 +86,370 @@ class ObjectiveSettings:
                 raise ConfigError(f"{name} is a weight of at least 0; got {getattr(self, name)}")
         if not self.cross_entropy + self.distillation + self.reconstruction:
             raise ConfigError("every weight is 0: nothing would be trained")
-        _positive(self, "teacher_temperature")
+        _require_positive(self, "teacher_temperature")
 
 
 @dataclass(frozen=True)
 class CurriculumSettings:
-    """Which regime is drawn when."""
+    """The order in which regimes are drawn."""
 
-    kind: Literal["linear", "temperature", "proportional"] = _said(
+    kind: Literal["linear", "temperature", "proportional"] = _setting(
         "linear: the released recipe, ten passes with 100 % atomic samples falling to 10 %; temperature: Eqs. 3 and 4; "
         "proportional: no curriculum, each regime as often as it has records.",
         "linear",
     )
-    first: float = _said("linear: share of atomic samples in the first pass.", 1.0)
-    last: float = _said("linear: share in the last pass.", 0.1)
-    passes: int = _said("linear: number of passes.", 10)
-    others: Mapping[str, float] = _said(
-        "linear: regimes beside atomic, and how they share the rest; none for those that have records, alike.",
+    first: float = _setting("linear: share of atomic samples in the first pass.", 1.0)
+    last: float = _setting("linear: share of atomic samples in the last pass.", 0.1)
+    passes: int = _setting("linear: number of passes.", 10)
+    others: Mapping[str, float] = _setting(
+        "linear: regimes beside atomic with their shares of the rest; empty for equal shares of those that have "
+        "records.",
         factory=dict,
     )
-    difficulties: Mapping[str, float] = _said(
+    difficulties: Mapping[str, float] = _setting(
         "temperature: difficulty of each regime.", factory=lambda: {"atomic": 0.0, "cot": 1.0, "direct": 1.0}
     )
-    tau0: float = _said("temperature: at the first step.", 0.2)
-    lam: float = _said(
+    tau0: float = _setting("temperature: temperature of the first step.", 0.2)
+    lam: float = _setting(
         "temperature: lambda of Eq. 4; negative lets the temperature rise and the mixture spread from easy to hard.",
         -0.95,
     )
 
 
 @dataclass(frozen=True)
-class ReportSettings:
-    """What is written while it trains, under OUTPUT/logs."""
+class MonitoringSettings:
+    """Answers that the model generates while it trains, to count valid blocks and boxes and to draw depth maps."""
 
-    every: int = _said("Steps between lines of the log.", 10)
-    generate_every: int = _said("Steps between generations, whose valid blocks are counted; 0 for none.", 500)
-    generate: int = _said("Records that are answered each time.", 8)
-    watch: str | None = _said("Records to answer, held out; without it, the first ones of the training.", None)
-    pictures: int = _said("Decoded depth maps that are drawn each time.", 4)
-    to: tuple[Literal["tensorboard", "wandb"], ...] = _said(
-        "Where beside log.jsonl: tensorboard and wandb, where installed.", ()
-    )
+    generate_steps: int = _setting("Number of steps between generations; 0 for none.", 500)
+    num_records: int = _setting("Number of records that are answered each time.", 8)
+    records: str | None = _setting("File of held-out records to answer; none for the first training records.", None)
+    num_images: int = _setting("Number of decoded depth maps that are logged each time.", 4)
 
     def __post_init__(self) -> None:
-        _positive(self, "every", "generate")
+        _require_positive(self, "num_records")
+        if self.generate_steps < 0 or self.num_images < 0:
+            raise ConfigError("generate_steps and num_images are not negative")
 
 
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """A fine-tuning run; defaults are AURORA's where its paper or code says one (arXiv 2412.03548)."""
+@dataclass
+class PerceptionSettings:
+    """The settings that perceptok adds to `transformers.TrainingArguments`."""
 
-    base: str = _said("Folder or Hub id of the model to start from, extended or not.")
-    records: tuple[str, ...] = _said("Files of records (.jsonl, .json, .parquet); images are relative to each.")
-    output: str = _said("Folder of the run: checkpoints, logs and the adapter.")
-    codec: str | None = _said("Folder or Hub id of the depth codec; none for the shipped one.", None)
-    frame: Framing = _said("How pictures are framed; AURORA squashes.", "squash")
-    init: Init = _said("How new rows start; codebook lets similar codes start alike.", "codebook")
-    rows: Literal["new_rows", "full"] = _said(
-        "Train the rows of perception tokens alone (small adapters), or whole token matrices, as AURORA.", "new_rows"
+    model_name_or_path: str = _setting("Folder or Hub id of the model to start from, extended or not. Required.", "")
+    records: tuple[str, ...] = _setting(
+        "Files of records (.jsonl, .json, .parquet); images are relative to each. Required.", ()
     )
-    lora: LoraSettings = _said("The adapter.", factory=LoraSettings)
-    objective: ObjectiveSettings = _said("The losses.", factory=ObjectiveSettings)
-    curriculum: CurriculumSettings = _said("The order of regimes.", factory=CurriculumSettings)
-    report: ReportSettings = _said("Logs, generations and pictures.", factory=ReportSettings)
-    learning_rate: float = _said("Of the adapter and the rows, at its highest.", 2e-4)
-    projector_learning_rate: float = _said("Of the projector between tower and language model; 0 freezes it.", 2e-5)
-    weight_decay: float = _said("Of LoRA and projector; rows never decay.", 0.0)
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = _said("How the rate falls.", "cosine")
-    warmup: float = _said("Share of the steps in which the rate rises.", 0.03)
-    max_grad_norm: float = _said("Gradients longer than this are cut to it.", 1.0)
-    steps: int | None = _said("Optimiser steps; without it, as many as `passes` ask for.", None)
-    passes: float = _said("Times that as many samples are drawn as there are records.", 1.0)
-    batch_size: int = _said("Samples of a process at once; AURORA's 16.", 16)
-    accumulate: int = _said("Batches whose gradients are added before a step.", 1)
-    max_length: int = _said("Tokens of the longest sample, its image's included; AURORA's 2048.", 2048)
-    too_long: Literal["drop", "refuse"] = _said(
-        "Samples that are longer are dropped and counted, or refused; none is ever cut.", "drop"
+    codec: str | None = _setting("Folder or Hub id of the depth codec; none for the shipped one.", None)
+    frame: Framing = _setting("How images are framed; AURORA squashes.", "squash")
+    init: Init = _setting("Initialization of new rows; codebook gives similar codes similar rows.", "codebook")
+    rows: Literal["new_rows", "full"] = _setting(
+        "Train only the rows of perception tokens (small adapters), or whole token matrices, as AURORA.", "new_rows"
     )
-    precision: Literal["bf16", "fp32"] = _said("Of the arithmetic; trained weights stay in float32.", "bf16")
-    bits: Literal[4, 8] | None = _said("Load the language model in 4 or 8 bits (bitsandbytes).", None)
-    gradient_checkpointing: bool = _said("Compute activations twice to hold fewer of them.", True)
-    workers: int = _said("Processes that read and prepare images.", 4)
-    save_every: int = _said("Steps between checkpoints.", 500)
-    keep: int = _said("Checkpoints that are kept.", 2)
-    cpu: bool = _said("Stay on the CPU, where there is an accelerator too.", False)
-    seed: int = _said("Of new rows, adapter, dropout and the order of samples.", 0)
+    lora: LoraSettings = _setting("The LoRA adapter.", factory=LoraSettings)
+    objective: ObjectiveSettings = _setting("The loss.", factory=ObjectiveSettings)
+    curriculum: CurriculumSettings = _setting("The order of regimes.", factory=CurriculumSettings)
+    monitoring: MonitoringSettings = _setting("Answers generated in training.", factory=MonitoringSettings)
+    projector_learning_rate: float = _setting(
+        "Learning rate of the projector between vision tower and language model; 0 freezes it.", 2e-5
+    )
+    warmup_ratio: float = _setting("Share of the steps with linear warmup, where warmup_steps is not set.", 0.03)
+    max_length: int = _setting("Maximum length of a sample in tokens, its image's included; AURORA's 2048.", 2048)
+    too_long: Literal["drop", "refuse"] = _setting(
+        "Longer samples are dropped and counted, or refused; none is ever truncated.", "drop"
+    )
+    load_in_4bit: bool = _setting("Load the language model in 4 bits (bitsandbytes).", False)
+    load_in_8bit: bool = _setting("Load the language model in 8 bits (bitsandbytes).", False)
 
     def __post_init__(self) -> None:
-        for name in ("base", "output"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is a folder or id; got an empty one")
+        if self.projector_learning_rate < 0:
+            raise ConfigError(f"projector_learning_rate is not negative; got {self.projector_learning_rate}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"warmup_ratio is a share in [0, 1); got {self.warmup_ratio}")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ConfigError("load_in_4bit and load_in_8bit exclude each other")
+        _require_positive(self, "max_length")
+
+
+_FIXED: dict[str, tuple[Any, str]] = {
+    "remove_unused_columns": (False, "samples carry more than the model's inputs"),
+    "label_names": (["labels"], "the collator writes the labels"),
+    "train_sampling_strategy": ("random", "the curriculum draws the samples"),
+    "auto_find_batch_size": (False, "the curriculum's steps have a fixed size"),
+    "dataloader_drop_last": (False, "every batch of the curriculum is whole"),
+    "ignore_data_skip": (False, "a resumed run continues with the samples that would have come next"),
+    "eval_strategy": ("no", "there is no evaluation loop; see monitoring, and `perceptok llava eval`"),
+    "load_best_model_at_end": (False, "there is no evaluation loop"),
+    "save_strategy": ("steps", "checkpoints are written every save_steps"),
+    "save_only_model": (False, "a checkpoint has to be resumable"),
+    "label_smoothing_factor": (0.0, "the objective computes the loss; take objective.teacher: soft"),
+    "use_liger_kernel": (False, "the objective needs the logits"),
+    "use_cache": (False, "training has no use for a key-value cache"),
+}
+"""Settings of TrainingArguments that have one value here, with the reason."""
+
+_DEFINING = (
+    *(one.name for one in fields(PerceptionSettings) if one.name != "monitoring"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
+    *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha"),
+    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("bf16", "fp16", "tf32", "seed", "data_seed"),
+)
+"""Settings that change what is learned: a run resumes only with the same ones."""
+
+
+@dataclass
+class FinetuneConfig(PerceptionSettings, TrainingArguments):
+    """A fine-tuning run: `transformers.TrainingArguments` and perceptok's own settings.
+
+    Every setting of TrainingArguments keeps its meaning; some have other defaults (AURORA's, arXiv 2412.03548, where
+    it states them), and those that would break the curriculum, the loss or resuming have one value and are refused
+    otherwise. Where no accelerator is available, `use_cpu` is set.
+
+    Raises:
+        ConfigError: A setting of the wrong type or out of range, one that is fixed, or settings that contradict each
+            other.
+    """
+
+    learning_rate: float = _setting("Peak learning rate of the adapter and the rows.", 2e-4)
+    lr_scheduler_type: str = _setting("Learning rate schedule after warmup.", "cosine")
+    num_train_epochs: float = _setting("Number of epochs: this many samples are drawn for each record.", 1.0)
+    per_device_train_batch_size: int = _setting("Batch size of each process; AURORA's 16.", 16)
+    bf16: bool | None = _setting(  # type: ignore[assignment]  # as in TRL's configs
+        "bfloat16 mixed precision; by default on, unless fp16 is.", None
+    )
+    gradient_checkpointing: bool = _setting("Recompute activations in the backward pass to save memory.", True)
+    logging_steps: float = _setting("Number of steps between two lines of the log.", 10)
+    logging_nan_inf_filter: bool = _setting("Filter NaN losses out of the log; a NaN stops the run anyway.", False)
+    save_total_limit: int | None = _setting("Number of checkpoints that are kept.", 2)
+    dataloader_num_workers: int = _setting("Number of processes that load and prepare images.", 4)
+    remove_unused_columns: bool = _setting("Fixed: samples carry more than the model's inputs.", False)
+    ddp_find_unused_parameters: bool | None = _setting("Search for unused parameters under DDP.", False)
+
+    def __post_init__(self) -> None:
+        PerceptionSettings.__post_init__(self)
+        if not self.model_name_or_path:
+            raise ConfigError("model_name_or_path is required: the folder or Hub id of the model to start from")
         if not self.records:
-            raise ConfigError("records names at least one file; got none")
-        _positive(self, "learning_rate", "passes", "batch_size", "accumulate", "max_length", "save_every", "keep")
-        _positive(self, "max_grad_norm")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps is at least 1; got {self.steps}")
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"warmup is a share in [0, 1); got {self.warmup}")
-        if self.projector_learning_rate < 0 or self.weight_decay < 0 or self.workers < 0 or self.seed < 0:
-            raise ConfigError("projector_learning_rate, weight_decay, workers and seed are not negative")
+            raise ConfigError("records is required: at least one file of records")
+        if not self.output_dir:
+            raise ConfigError("output_dir is required: the folder of the run")
+        if self.label_names is None:
+            self.label_names = ["labels"]
+        for name, (value, reason) in _FIXED.items():
+            if hasattr(self, name) and getattr(self, name) != value:
+                raise ConfigError(f"{name} is fixed to {value!r} ({reason}); got {getattr(self, name)!r}")
+        _require_positive(self, "learning_rate", "num_train_epochs", "per_device_train_batch_size", "max_grad_norm")
+        _require_positive(self, "gradient_accumulation_steps", "save_steps")
+        if self.max_steps == 0:
+            raise ConfigError("max_steps is at least 1, or -1 for as many as num_train_epochs needs; got 0")
+        if self.bf16 is None:
+            self.bf16 = not self.fp16
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if not self.warmup_steps:
+            self.warmup_steps = self.warmup_ratio
+        checkpointing = self._move_checkpointing()
+        try:
+            TrainingArguments.__post_init__(self)  # type: ignore[no-untyped-call]
+        except (ValueError, ImportError) as error:
+            raise ConfigError(str(error)) from error
+        self.gradient_checkpointing = checkpointing
+
+    def _move_checkpointing(self) -> bool:
+        """Set gradient checkpointing under the name that this release of transformers has for it; returns its value."""
+        name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
+        chosen = getattr(self, name)
+        value = bool(self.gradient_checkpointing if chosen is None else chosen)
+        options = getattr(self, f"{name}_kwargs") or self.gradient_checkpointing_kwargs or {"use_reentrant": False}
+        self.gradient_checkpointing, self.gradient_checkpointing_kwargs = None, None  # type: ignore[assignment]
+        setattr(self, name, value)
+        setattr(self, f"{name}_kwargs", options)
+        return value
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Self:
-        """From YAML or JSON; raises ConfigError as `read_config`."""
-        return read_config(cls, path)
+    def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a configuration from YAML or JSON.
+
+        Args:
+            path: The file; unknown keys are refused.
+            overrides: Settings that replace those of the file, nested ones by dotted names or as mappings.
+
+        Raises:
+            ConfigError: The file cannot be read, or a setting is unknown or not valid.
+        """
+        values = read_mapping(path)
+        for name, value in (overrides or {}).items():
+            _assign(values, name.split("."), value)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{os.fspath(path)}: {error}") from error
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
-        """From plain JSON types, the inverse of `to_dict`; raises ConfigError as `config_from_dict`."""
-        return config_from_dict(cls, values)
+        """Make a configuration of plain JSON types, the inverse of `to_dict`; raises ConfigError."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} is an object of settings; got {values!r}")
+        known = {one.name: one for one in fields(cls) if one.init}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean {near[0]}?" if near else "; --explain lists all settings"
+                raise ConfigError(f"unknown key in {cls.__name__}: {key}{hint}")
+        own = {one.name for one in fields(PerceptionSettings)}
+        settings = config_from_dict(PerceptionSettings, {key: values[key] for key in values if key in own})
+        hints = get_type_hints(cls)
+        typed = {key: _coerce(values[key], hints[key], key) for key in values if key not in own}
+        return cls(**{key: getattr(settings, key) for key in own}, **typed)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain types."""
-        return asdict(self)
+        """As JSON types: perceptok's own settings, and those of TrainingArguments that differ from their defaults."""
+        everything = super().to_dict()  # type: ignore[no-untyped-call]
+        values: dict[str, Any] = {one.name: everything[one.name] for one in fields(PerceptionSettings)}
+        for name, value in values.items():
+            if is_dataclass(value) and not isinstance(value, type):
+                values[name] = asdict(value)
+        for one in fields(self):
+            value = everything.get(one.name)
+            if one.init and one.name not in {*values, *_DERIVED} and value not in (_default_of(one), []):
+                values[one.name] = value
+        if not self.fsdp:
+            values.pop("fsdp_config", None)  # filled in by TrainingArguments
+        return {name: _to_json_types(value) for name, value in values.items()}
 
     @property
     def frame_rule(self) -> FrameRule:
-        """The frame of every picture."""
+        """The frame of every image."""
         return FrameRule(self.frame)
+
+    @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Bits that the language model is loaded in; None for its own precision."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    def difference(self, other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+        """The first setting that changes what is learned and differs from another configuration's `to_dict`.
+
+        Returns:
+            Its name, the other value and this one's; None where there is none.
+        """
+        own = self.to_dict()
+        for name in _DEFINING:
+            if own.get(name) != other.get(name):
+                return name, other.get(name), own.get(name)
+        return None
+
+
+_DERIVED = (
+    *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "label_names"),
+    *("use_cpu", "dataloader_pin_memory", "accelerator_config", "local_rank", "debug", "disable_tqdm", "hub_token"),
+)
+"""Settings that TrainingArguments fills in from others or from the machine."""
 
 
 class ConfigSetting(NamedTuple):
-    """One line of `explain`."""
+    """One setting, as `explain` lists it: dotted name, type, default and help text."""
 
     name: str
     kind: str
     default: str
-    means: str
+    help: str
 
 
-def explain(kind: Any = FinetuneConfig, prefix: str = "") -> Iterator[ConfigSetting]:
-    """Every setting of a configuration, nested ones by their dotted names."""
+def explain() -> Iterator[ConfigSetting]:
+    """List every setting of `FinetuneConfig`: perceptok's own, nested ones by dotted names, then TrainingArguments'."""
+    yield from _explain_settings(PerceptionSettings, "")
+    own = {one.name for one in fields(PerceptionSettings)}
+    for one in fields(FinetuneConfig):
+        if one.init and one.name not in own:
+            text = " ".join(str(one.metadata.get("help", "")).replace("%%", "%").split())
+            if one.name in _FIXED:
+                text = f"Fixed to {_FIXED[one.name][0]!r}: {_FIXED[one.name][1]}."
+            yield ConfigSetting(one.name, str(one.type), _spell_default(one), text)
+
+
+def _explain_settings(kind: Any, prefix: str) -> Iterator[ConfigSetting]:
     hints = get_type_hints(kind)
     for one in fields(kind):
-        inner = hints[one.name]
-        if is_dataclass(inner):
-            yield from explain(inner, f"{prefix}{one.name}.")
+        if is_dataclass(hints[one.name]):
+            yield from _explain_settings(hints[one.name], f"{prefix}{one.name}.")
         else:
-            yield ConfigSetting(prefix + one.name, str(one.type), _default(one), one.metadata["means"])
+            yield ConfigSetting(prefix + one.name, str(one.type), _spell_default(one), one.metadata["help"])
 
 
-def _default(one: Field[Any]) -> str:
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Parse command line words such as `--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing` into settings.
+
+    Values are read as YAML; a name without a value is true; several values are a list.
+
+    Raises:
+        ConfigError: A word without a setting's name before it.
+    """
+    groups: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            groups.append((name, [value] if value else []))
+        elif groups:
+            groups[-1][1].append(word)
+        else:
+            raise ConfigError(f"unexpected argument {word!r}; settings are given as --name value")
+    values = {}
+    for name, given in groups:
+        parsed = [yaml.safe_load(text) for text in given]
+        values[name] = True if not parsed else parsed[0] if len(parsed) == 1 else parsed
+    return values
+
+
+def _assign(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    if len(names) == 1:
+        is_list = names[0] in ("records", "target_modules") and isinstance(value, str)
+        values[names[0]] = [value] if is_list else value
+        return
+    inner = values.setdefault(names[0], {})
+    if not isinstance(inner, dict):
+        raise ConfigError(f"{names[0]} has no setting {'.'.join(names[1:])}")
+    _assign(inner, names[1:], value)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """A number, boolean or text as its annotation requires; values of other settings as they are."""
+    kinds = [kind for kind in (bool, int, float, str) if hint is kind or kind in getattr(hint, "__args__", ())]
+    optional = type(None) in getattr(hint, "__args__", ())
+    simple = len(kinds) == 1 and set(getattr(hint, "__args__", (hint,))) <= {bool, int, float, str, type(None)}
+    if not simple or (value is None and optional):
+        return value
+    kind = kinds[0]
+    if kind is float and isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    if isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind):
+        return float(value) if kind is float and not isinstance(value, int) else value
+    raise ConfigError(f"{name} is of type {kind.__name__}; got {value!r}")
+
+
+def _default_of(one: Field[Any]) -> Any:
     if one.default is not MISSING:
-        return repr(one.default)
-    return repr(one.default_factory()) if one.default_factory is not MISSING else "required"
+        return _to_json_types(one.default)
+    return _to_json_types(one.default_factory()) if one.default_factory is not MISSING else MISSING
 
 
-def _positive(config: object, *names: str) -> None:
+def _spell_default(one: Field[Any]) -> str:
+    default = _default_of(one)
+    return "required" if default is MISSING else repr(default)
+
+
+def _to_json_types(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _to_json_types(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json_types(inner) for inner in value]
+    return getattr(value, "value", value) if not isinstance(value, str) or type(value) is not str else value
+
+
+def _require_positive(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
-            raise ConfigError(f"{name} is positive; got {getattr(config, name)}")
+            raise ConfigError(f"{name} has to be positive; got {getattr(config, name)}")

@@ -1,49 +1,53 @@
-"""`finetune`: from records and a base to an adapter, resumable; and what a run would be, without starting it."""
+"""Fine-tuning: from records and a base model to an adapter, resumable; and a dry run that trains nothing."""
 
 from __future__ import annotations
 
+import copy
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from perceptok.depth import DepthCodec
-from perceptok.errors import ConfigError, MissingExtraError, OutputError, TrainingError
+from perceptok.errors import MissingExtraError, OutputError, TrainingError
 from perceptok.files import atomic_write, parse_json
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
 from perceptok.llava.training.config import FinetuneConfig
-from perceptok.llava.training.monitoring import RunLog
-from perceptok.llava.training.objective import Objective, lora_settings, parameter_groups
+from perceptok.llava.training.monitoring import GenerationMonitor, RunLog, check_report_to, has_perception_tokens
+from perceptok.llava.training.objective import Objective, lora_config, parameter_groups
 from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, TrainingSample, read_samples
-from perceptok.llava.training.trainer import MicroBatches, last_checkpoint, schedule_of, total_steps
+from perceptok.llava.training.trainer import (
+    MicroBatches,
+    PerceptionTrainer,
+    count_steps,
+    find_last_checkpoint,
+    make_schedule,
+)
 from perceptok.losses import CurriculumSampler
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["DryRun", "Fact", "FinetuneResult", "Prepared", "dry_run", "finetune", "marked", "prepare"]
+__all__ = ["DryRun", "Fact", "FinetuneResult", "PreparedRun", "dry_run", "finetune", "mark_supervised", "prepare_run"]
 
-
-_CONFIG = "train.json"
-_MAY_CHANGE = ("workers", "cpu", "keep", "report")
-"""Settings that change nothing of what is learned, so that a run may go on with others."""
+_CONFIG_FILE = "train.json"
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
-        adapter: The folder for `load_adapter`.
-        steps: Optimiser steps of the whole run.
-        loss: Mean loss of the steps of this call; NaN where there was none left.
-        samples: Records trained on.
-        dropped: Records that were too long.
+        adapter: The adapter's folder, for `load_adapter`.
+        steps: Number of optimizer steps of the whole run.
+        loss: Mean loss over the steps of this call; NaN where none was left.
+        samples: Number of records trained on.
+        dropped: Number of records that were too long.
     """
 
     adapter: Path
@@ -54,18 +58,18 @@ class FinetuneResult:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything of a run but the run.
+class PreparedRun:
+    """A run that is prepared but not started.
 
     Attributes:
-        model: The extended base in its adapter.
-        processor: The model's.
+        model: The extended base model with its adapter.
+        processor: The model's processor.
         vocab: Its vocabulary.
         codec: The depth codec.
-        samples: What is trained on.
-        steps: Optimiser steps.
-        step_size: Samples of a step, over all processes.
-        checkpoint: Where it goes on from, or None.
+        samples: The training samples.
+        steps: Number of optimizer steps.
+        step_size: Number of samples of a step, over all processes.
+        checkpoint: The checkpoint to resume from, or None.
     """
 
     model: Any
@@ -79,211 +83,191 @@ class Prepared:
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Fine-tune a multimodal model on records, or go on with a run that was interrupted.
+    """Fine-tune a multimodal model on records, or resume an interrupted run.
 
-    Started by `accelerate launch` it runs in several processes (DDP, FSDP2, DeepSpeed); see the room's front page for
-    the configurations that come with it. A run of the same configuration goes on from its last checkpoint, in the
-    middle of an epoch, with the samples that would have come next.
+    Started by `accelerate launch` it runs in several processes (DDP, FSDP2, DeepSpeed). A run of the same
+    configuration resumes from its last checkpoint, in the middle of an epoch, with the samples that would have come
+    next.
 
     Args:
-        config: The run. In `output` it leaves `adapter/` (see `load_adapter`), `checkpoints/`, `logs/` and
-            `train.json`.
+        config: The configuration. `output_dir` receives `adapter/` (for `load_adapter`), `checkpoint-N/`, `logs/` and
+            `train.json`, the configuration that ran.
 
     Raises:
         TrainingError: The folder holds a run of another configuration or a finished one; no record is left; the loss
             is NaN.
         RecordError: A record or its image cannot be used; the message names it.
         ConfigError: Settings that contradict each other or the records.
-        OutputError: The folder cannot be made, or a checkpoint cannot be written; the one before is whole.
-        MissingExtraError: peft, or a board that is asked for, is not installed.
+        OutputError: The folder cannot be made, or a checkpoint cannot be written; the one before is complete.
+        MissingExtraError: peft, or a logger named in `report_to`, is not installed.
     """
-    import accelerate
-    import transformers
+    check_report_to(config.report_to)
+    # TrainingArguments sets up the process state: anew, so that an earlier run in this process has no influence.
+    config = replace(config)
+    run = prepare_run(config, processes=config.world_size)
+    output = Path(str(config.output_dir))
+    is_main = config.process_index == 0
+    if is_main:
+        _write_config(output, config)
+    log = RunLog(output / "logs") if is_main else None
+    if log is not None and run.checkpoint is not None:
+        log.forget_after(int(run.checkpoint.name.rpartition("-")[2]))
+    trainer = _make_trainer(config, run, log)
+    with _without_checkpointing_warning():
+        outcome = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
+        trainer.save_adapter_to(output / "adapter", verify="reload")
+    if is_main and config.push_to_hub:
+        _push_adapter(output / "adapter", str(trainer.hub_model_id), config)
+    samples = run.samples
+    return FinetuneResult(output / "adapter", run.steps, float(outcome.training_loss), len(samples), samples.dropped)
 
-    from perceptok.llava.training.monitoring import Watch, wants_tokens
-    from perceptok.llava.training.trainer import PerceptionTrainer
 
-    on_cpu = _on_cpu(config)
-    state = accelerate.PartialState(cpu=on_cpu)
-    ready = prepare(config, processes=state.num_processes)
-    first = state.process_index == 0
-    output = Path(config.output)
-    if first:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{output}: the run's folder cannot be made ({error.strerror}); choose another output"
-            ) from error
-        with atomic_write(output / _CONFIG, force=True) as file:
-            file.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
-    curriculum = CurriculumSampler(
-        ready.samples.sizes,
-        schedule_of(config.curriculum, ready.samples.sizes),
-        total_steps=ready.steps,
-        batch_size=ready.step_size,
-        seed=config.seed,
-    )
-    batches = MicroBatches(
-        curriculum, batch_size=config.batch_size, rank=state.process_index, world_size=state.num_processes
-    )
-    log = RunLog(output / "logs", config.report.to) if first else None
-    if log is not None and ready.checkpoint is not None:
-        log.forget_after(int(ready.checkpoint.name.rpartition("-")[2]))
-    args = transformers.TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        max_steps=ready.steps,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=math.ceil(config.warmup * ready.steps),
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bf16",
-        logging_steps=config.report.every,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=config.save_every,
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_find_unused_parameters=False,
-        use_cpu=on_cpu,
-        seed=config.seed,
-        disable_tqdm=not first,
-        **_checkpointing(transformers.TrainingArguments, config.gradient_checkpointing),
-    )
-    rule = config.frame_rule
-    collator = Collator(ready.processor, ready.vocab, rule, SoftTeacher.of(config.objective, ready.codec))
-    trainer = PerceptionTrainer(
-        ready.model,
-        args,
-        ready.samples,
-        batches,
-        collator,
-        Objective(config.objective, ready.vocab, ready.codec),
-        config,
-        ready.codec,
-        log=log,
-    )
-    whole = not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-    if config.report.generate_every and whole and first:
-        watched = ready.samples
-        if config.report.watch is not None:
-            watched = read_samples(
-                (config.report.watch,), ready.processor, ready.vocab, rule, max_length=config.max_length
-            )
-        chosen = [one for one in watched.samples if wants_tokens(one, ready.vocab)][: config.report.generate]
-        trainer._watch = Watch(
-            ready.model, ready.processor, ready.vocab, ready.codec, rule, chosen,
-            log=log, pictures=config.report.pictures, autocast=config.precision == "bf16",
-        )  # fmt: skip
+def _write_config(output: Path, config: FinetuneConfig) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            outcome = trainer.train(resume_from_checkpoint=None if ready.checkpoint is None else str(ready.checkpoint))
-            trainer.save_to(output / "adapter", verify="reload")
-    finally:
-        if log is not None:
-            log.close()
-    return FinetuneResult(
-        output / "adapter", ready.steps, float(outcome.training_loss), len(ready.samples), ready.samples.dropped
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{output}: the run's folder cannot be made ({error.strerror}); choose another output_dir"
+        ) from error
+    with atomic_write(output / _CONFIG_FILE, force=True) as file:
+        file.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
+
+
+def _make_trainer(config: FinetuneConfig, run: PreparedRun, log: RunLog | None) -> PerceptionTrainer:
+    args = copy.copy(config)
+    args.max_steps = run.steps
+    if config.process_index:
+        args.disable_tqdm = True
+    size = config.per_device_train_batch_size
+    batches = MicroBatches(
+        _make_sampler(config, run), batch_size=size, rank=config.process_index, world_size=config.world_size
+    )
+    teacher = SoftTeacher.of(config.objective, run.codec)
+    collator = Collator(run.processor, run.vocab, config.frame_rule, teacher)
+    objective = Objective(config.objective, run.vocab, run.codec)
+    trainer = PerceptionTrainer(run.model, args, run.samples, batches, collator, objective, run.codec, log=log)
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if config.monitoring.generate_steps and not is_sharded and config.process_index == 0:
+        trainer.monitor = _make_monitor(config, run)
+    return trainer
+
+
+def _make_sampler(config: FinetuneConfig, run: PreparedRun) -> CurriculumSampler:
+    sizes = run.samples.sizes
+    seed = config.seed if config.data_seed is None else config.data_seed
+    schedule = make_schedule(config.curriculum, sizes)
+    return CurriculumSampler(sizes, schedule, total_steps=run.steps, batch_size=run.step_size, seed=seed)
+
+
+def _make_monitor(config: FinetuneConfig, run: PreparedRun) -> GenerationMonitor:
+    samples = run.samples
+    if config.monitoring.records is not None:
+        samples = read_samples(
+            (config.monitoring.records,), run.processor, run.vocab, config.frame_rule, max_length=config.max_length
+        )
+    selected = [sample for sample in samples.samples if has_perception_tokens(sample, run.vocab)]
+    return GenerationMonitor(
+        run.model,
+        run.processor,
+        run.vocab,
+        run.codec,
+        config.frame_rule,
+        selected[: config.monitoring.num_records],
+        num_images=config.monitoring.num_images,
+        autocast=bool(config.bf16),
     )
 
 
-def prepare(config: FinetuneConfig, *, processes: int = 1) -> Prepared:
-    """Load, extend and wrap the model, read the records, and find out where to go on; starts and writes nothing.
+def _push_adapter(folder: Path, repo_id: str, config: FinetuneConfig) -> None:
+    from huggingface_hub import upload_folder
+
+    upload_folder(repo_id=repo_id, folder_path=folder, token=config.hub_token, revision=config.hub_revision)
+
+
+@contextmanager
+def _without_checkpointing_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+def prepare_run(config: FinetuneConfig, *, processes: int = 1) -> PreparedRun:
+    """Load, extend and wrap the model, read the records and find the checkpoint to resume from; writes nothing.
+
+    Args:
+        config: The configuration.
+        processes: Number of processes of the run.
 
     Raises:
         TrainingError: The folder holds a run of another configuration, or a finished one; no record is left.
-        RecordError: See `read_samples`.
+        RecordError: A record cannot be used; the message names it.
+        MissingExtraError: peft is not installed.
     """
+    output = Path(str(config.output_dir))
+    _require_same_run(output, config)
+    codec = DepthCodec.from_pretrained(config.codec)
+    checkpoint = find_last_checkpoint(output)
+    model, processor, vocab = _load_model(config, codec, checkpoint)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # updates of 1e-5 vanish in 8 bits of mantissa
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+    samples = read_samples(
+        config.records,
+        processor,
+        vocab,
+        config.frame_rule,
+        max_length=config.max_length,
+        too_long=config.too_long,
+        codec_fingerprint=codec.fingerprint,
+    )
+    step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
+    steps = count_steps(len(samples), step_size, config.max_steps, config.num_train_epochs)
+    make_schedule(config.curriculum, samples.sizes)
+    return PreparedRun(model, processor, vocab, codec, samples, steps, step_size, checkpoint)
+
+
+def _load_model(
+    config: FinetuneConfig, codec: DepthCodec, checkpoint: Path | None
+) -> tuple[Any, Any, PerceptionVocabulary]:
+    """The model in its adapter, new or from a checkpoint, with its processor and vocabulary."""
     try:
         import peft
     except ImportError as error:
         raise MissingExtraError("peft", "llava", "fine-tuning") from error
     import transformers
 
-    output = Path(config.output)
-    _require_same_run(output, config)
-    codec = DepthCodec.from_pretrained(config.codec)
-    rule = config.frame_rule
-    checkpoint = last_checkpoint(output / "checkpoints")
-    dtype = (
-        torch.bfloat16
-        if config.precision == "bf16" and torch.cuda.is_available() and not _on_cpu(config)
-        else torch.float32
-    )
+    dtype = torch.bfloat16 if config.bf16 and not config.use_cpu else torch.float32
     transformers.set_seed(config.seed)
-    if checkpoint is None:
-        model, processor, vocab = load_llava(
-            config.base, codec=codec, frame=rule, init=config.init, bits=config.bits, dtype=dtype, seed=config.seed
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            wrapped: Any = peft.get_peft_model(model, lora_settings(model, vocab, config))
-    else:
+    source = config.model_name_or_path
+    if checkpoint is not None:
         loaded = load_adapter(
-            checkpoint / "adapter", base=config.base, codec=codec, bits=config.bits, dtype=dtype, trainable=True
+            checkpoint / "adapter", base=source, codec=codec, bits=config.bits, dtype=dtype, trainable=True
         )
-        wrapped, processor, vocab = loaded.model, loaded.processor, loaded.vocab
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # updates of 1e-5 vanish in 8 bits of mantissa
-    if config.gradient_checkpointing:
-        wrapped.enable_input_require_grads()
-    samples = read_samples(
-        config.records,
-        processor,
-        vocab,
-        rule,
-        max_length=config.max_length,
-        too_long=config.too_long,
-        codec_fingerprint=codec.fingerprint,
+        return loaded.model, loaded.processor, loaded.vocab
+    model, processor, vocab = load_llava(
+        source, codec=codec, frame=config.frame_rule, init=config.init, bits=config.bits, dtype=dtype, seed=config.seed
     )
-    step_size = config.batch_size * config.accumulate * processes
-    steps = total_steps(len(samples), step_size, config.steps, config.passes)
-    schedule_of(config.curriculum, samples.sizes)
-    return Prepared(wrapped, processor, vocab, codec, samples, steps, step_size, checkpoint)
-
-
-def _checkpointing(arguments: Any, wanted: bool) -> dict[str, Any]:
-    """The Trainer's settings of it, by the name that this release of transformers has for them."""
-    known = {one.name for one in fields(arguments)}
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
+    with _without_checkpointing_warning():
+        return peft.get_peft_model(model, lora_config(model, vocab, config)), processor, vocab
 
 
 def _require_same_run(output: Path, config: FinetuneConfig) -> None:
-    path = output / _CONFIG
+    path = output / _CONFIG_FILE
     if not path.exists():
         return
-    found = parse_json(path.read_bytes(), str(path), TrainingError)
-    if not isinstance(found, Mapping):
-        raise TrainingError(f"{path} is no configuration of a run; choose another folder")
-    now = json.loads(json.dumps(config.to_dict()))
-    for key in sorted({*found, *now} - {*_MAY_CHANGE}):
-        if found.get(key) != now.get(key):
-            raise TrainingError(
-                f"{output} holds a run of another configuration: {key} was {found.get(key)!r}, now {now.get(key)!r}. "
-                "Choose another folder, or the same configuration to go on"
-            )
+    earlier = parse_json(path.read_bytes(), str(path), TrainingError)
+    if not isinstance(earlier, Mapping):
+        raise TrainingError(f"{path} is not a run's configuration; choose another output_dir")
+    if (difference := config.difference(earlier)) is not None:
+        name, before, now = difference
+        raise TrainingError(
+            f"{output} holds a run of another configuration: {name} was {before!r}, now {now!r}. Choose another "
+            "output_dir, or the same configuration to resume it"
+        )
     if (output / "adapter").exists():
-        raise TrainingError(f"{output} holds a finished run; choose another folder to train again")
-
-
-def _on_cpu(config: FinetuneConfig) -> bool:
-    """Whether the run computes on the CPU: where it is told to, or where there is nothing else.
-
-    Raises:
-        ConfigError: bf16 on an accelerator that has none.
-    """
-    if config.cpu or not torch.accelerator.is_available():
-        return True
-    if config.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU computes no bf16; say precision: fp32, or cpu: true")
-    return False
+        raise TrainingError(f"{output} holds a finished run; choose another output_dir to train again")
 
 
 _GB = 1e9
@@ -291,7 +275,7 @@ _MARKS = "«", "»"
 
 
 class Fact(NamedTuple):
-    """One line: what, and how much."""
+    """A figure of a run: its name and value."""
 
     name: str
     value: str
@@ -303,7 +287,7 @@ class DryRun(NamedTuple):
     Attributes:
         facts: Samples, steps, parameters, memory.
         sample: The first sample's id.
-        text: Its conversation, what is taught between « and ».
+        text: Its conversation, with the supervised tokens between « and ».
     """
 
     facts: tuple[Fact, ...]
@@ -312,22 +296,22 @@ class DryRun(NamedTuple):
 
 
 def dry_run(config: FinetuneConfig, *, processes: int = 1) -> DryRun:
-    """Load everything and train nothing.
+    """Load and check everything, and train nothing.
 
     Args:
-        config: The run.
-        processes: For how many processes it is worked out.
+        config: The configuration.
+        processes: Number of processes of the run.
 
     Raises:
-        PerceptokError: Whatever the run itself would stop at before its first step; see `finetune`.
+        PerceptokError: Any error that would stop the run before its first step.
     """
-    ready = prepare(config, processes=processes)
-    first = ready.samples.samples[0]
-    return DryRun(tuple(_facts(config, ready)), first.id, marked(first, ready.processor))
+    run = prepare_run(config, processes=processes)
+    first = run.samples.samples[0]
+    return DryRun(tuple(_facts(config, run)), first.id, mark_supervised(first, run.processor))
 
 
-def marked(sample: TrainingSample, processor: Any) -> str:
-    """A sample's conversation with what is taught between « and »; image tokens as they stand in the prompt."""
+def mark_supervised(sample: TrainingSample, processor: Any) -> str:
+    """A sample's conversation with the supervised tokens between « and »; image tokens as in the prompt."""
     tokenizer = processor.tokenizer
     parts: list[str] = []
     start = 0
@@ -341,53 +325,63 @@ def marked(sample: TrainingSample, processor: Any) -> str:
     return before + "".join(parts)
 
 
-def _facts(config: FinetuneConfig, ready: Prepared) -> Iterator[Fact]:
-    samples = ready.samples
+def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
+    samples = run.samples
     lengths = sorted(sample.length for sample in samples.samples)
     yield Fact("records", ", ".join(f"{count} {regime}" for regime, count in samples.sizes.items()))
     yield Fact("dropped as too long", str(samples.dropped))
-    yield Fact("tokens a sample", f"median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
-    yield Fact("taught tokens a sample", f"{sum(int(s.taught.sum()) for s in samples.samples) / len(samples):.0f}")
+    yield Fact("tokens per sample", f"median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
+    yield Fact(
+        "supervised tokens per sample", f"{sum(int(s.taught.sum()) for s in samples.samples) / len(samples):.0f}"
+    )
     if config.objective.teacher == "soft":
-        blocks = [one for one in samples.samples if _has_codes(one, ready.vocab)]
-        kept = sum(one.soft is not None for one in blocks)
-        yield Fact("soft teacher", f"of {len(blocks)} records with a block {kept} keep their map's soft codes")
-    yield Fact("steps", f"{ready.steps} of {ready.step_size} samples")
-    schedule = schedule_of(config.curriculum, samples.sizes)
-    for where, step in (("first", 0), ("last", ready.steps - 1)):
-        shares = schedule.probabilities(step, ready.steps)
-        drawn = ", ".join(f"{name} {share:.0%}" for name, share in zip(schedule.tasks, shares, strict=True))
-        yield Fact(f"mixture of the {where} step", drawn)
-    parameters = list(ready.model.parameters())
-    trained = sum(one.numel() for one in parameters if one.requires_grad)
-    total = sum(one.numel() for one in parameters)
+        blocks = [sample for sample in samples.samples if _has_codes(sample, run.vocab)]
+        soft = sum(sample.soft is not None for sample in blocks)
+        yield Fact("soft teacher", f"{soft} of {len(blocks)} records with a block have soft codes of their map")
+    yield Fact("steps", f"{run.steps} of {run.step_size} samples")
+    schedule = make_schedule(config.curriculum, samples.sizes)
+    for place, step in (("first", 0), ("last", run.steps - 1)):
+        shares = schedule.probabilities(step, run.steps)
+        mixture = ", ".join(f"{name} {share:.0%}" for name, share in zip(schedule.tasks, shares, strict=True))
+        yield Fact(f"mixture of the {place} step", mixture)
+    parameters = list(run.model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in parameters)
     yield Fact("parameters", f"{total:,}, of which {trained:,} are trained ({trained / total:.2%})")
-    for group in parameter_groups(ready.model, config):
-        count = sum(one.numel() for one in group["params"])
-        yield Fact(f"trained: {group['name']}", f"{count:,} at rate {group['lr']:g}, decay {group['weight_decay']:g}")
-    yield Fact("memory of a process, estimated", _memory(config, ready, lengths[-1]))
-    if ready.checkpoint is not None:
-        yield Fact("goes on from", str(ready.checkpoint))
+    for group in parameter_groups(run.model, config):
+        count = sum(parameter.numel() for parameter in group["params"])
+        yield Fact(
+            f"trained: {group['name']}",
+            f"{count:,} at learning rate {group['lr']:g}, weight decay {group['weight_decay']:g}",
+        )
+    yield Fact("memory per process, estimated", _estimate_memory(config, run, lengths[-1]))
+    if run.checkpoint is not None:
+        yield Fact("resumes from", str(run.checkpoint))
 
 
 def _has_codes(sample: TrainingSample, vocab: PerceptionVocabulary) -> bool:
     return bool((vocab.codes(torch.from_numpy(sample.tail[sample.taught]).long(), DEPTH) >= 0).any())
 
 
-def _memory(config: FinetuneConfig, ready: Prepared, length: int) -> str:
-    """Weights, gradients and moments as they are; activations by the usual count for a transformer."""
-    parameters = list(ready.model.parameters())
-    weights = sum(one.numel() * one.element_size() for one in parameters)
-    training = sum(3 * one.numel() * one.element_size() for one in parameters if one.requires_grad)
-    text = ready.model.get_base_model().config.get_text_config()
+def _estimate_memory(config: FinetuneConfig, run: PreparedRun, length: int) -> str:
+    """Weights, gradients and optimizer states as they are; activations by the usual count for a transformer."""
+    parameters = list(run.model.parameters())
+    weights = sum(parameter.nbytes for parameter in parameters)
+    training = sum(3 * parameter.nbytes for parameter in parameters if parameter.requires_grad)
+    text = run.model.get_base_model().config.get_text_config()
     width, layers = text.hidden_size, text.num_hidden_layers
-    half = 2 if config.precision == "bf16" else 4
-    tokens = config.batch_size * length
-    # 34 bytes a token, layer and channel in half precision without checkpointing (Korthikanti 2022), else the inputs
-    # of every layer and one layer's own.
-    held = tokens * width * half * (layers + 17 if config.gradient_checkpointing else 17 * layers)
-    taught = config.batch_size * max(int(sample.taught.sum()) for sample in ready.samples.samples)
-    logits = taught * text.vocab_size * (4 * 2 + half)
-    parts = {"weights": weights, "gradients and moments": training, "activations": held, "logits": logits}
+    item_size = 2 if config.bf16 or config.fp16 else 4
+    tokens = config.per_device_train_batch_size * length
+    # 34 bytes per token, layer and channel in half precision without checkpointing (Korthikanti 2022), else the
+    # inputs of every layer and the activations of one.
+    activations = tokens * width * item_size * (layers + 17 if config.gradient_checkpointing else 17 * layers)
+    supervised = config.per_device_train_batch_size * max(int(sample.taught.sum()) for sample in run.samples.samples)
+    logits = supervised * text.vocab_size * (4 * 2 + item_size)
+    parts = {
+        "weights": weights,
+        "gradients and optimizer states": training,
+        "activations": activations,
+        "logits": logits,
+    }
     total = sum(parts.values())
     return f"{total / _GB:.2f} GB: " + ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items())

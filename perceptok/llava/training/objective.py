@@ -24,8 +24,8 @@ __all__ = [
     "Objective",
     "decoder_layer_class",
     "frozen_statistics",
+    "lora_config",
     "lora_layers",
-    "lora_settings",
     "parameter_groups",
     "positions_to_keep",
     "projector_name",
@@ -52,7 +52,7 @@ def lora_layers(model: Any, targets: Sequence[str] = ()) -> list[str]:
     missing = [target for target in targets if target not in known]
     if missing or not chosen:
         raise ConfigError(
-            f"lora.targets are among {', '.join(known)}; got {', '.join(missing) or 'none that is there'}"
+            f"lora.target_modules are among {', '.join(known)}; got {', '.join(missing) or 'none of them'}"
         )
     return chosen
 
@@ -84,7 +84,7 @@ def projector_name(model: Any) -> str | None:
     return min(names, key=lambda name: name.count(".")) if names else None
 
 
-def lora_settings(model: Any, vocab: PerceptionVocabulary, config: FinetuneConfig) -> Any:
+def lora_config(model: Any, vocab: PerceptionVocabulary, config: FinetuneConfig) -> Any:
     """The `peft.LoraConfig` of a run: adapter, token rows, and the projector as a whole.
 
     Raises:
@@ -105,9 +105,9 @@ def lora_settings(model: Any, vocab: PerceptionVocabulary, config: FinetuneConfi
         whole.append(projector)
     return peft.LoraConfig(
         r=config.lora.r,
-        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.lora.dropout,
-        target_modules=lora_layers(model, config.lora.targets),
+        lora_alpha=config.lora.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora.lora_dropout,
+        target_modules=lora_layers(model, config.lora.target_modules),
         modules_to_save=whole or None,
         **rows,
     )

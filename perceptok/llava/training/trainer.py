@@ -1,4 +1,4 @@
-"""transformers' Trainer with our losses, order of samples, checkpoints and logs; everything else is its own."""
+"""transformers' Trainer with perceptok's loss, curriculum, checkpoints and log; everything else is the Trainer's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,12 +25,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from perceptok.errors import ConfigError, TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json
 from perceptok.llava.saving import save_adapter
 from perceptok.llava.training.config import CurriculumSettings, FinetuneConfig
+from perceptok.llava.training.monitoring import log_images
 from perceptok.llava.training.objective import (
     Objective,
     decoder_layer_class,
@@ -43,19 +44,16 @@ from perceptok.losses import CurriculumSampler, LinearSchedule, Schedule, Temper
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
-    from perceptok.llava.training.monitoring import RunLog
+    from perceptok.llava.training.monitoring import GenerationMonitor, RunLog
 
 __all__ = [
     "MicroBatches",
     "PerceptionTrainer",
     "ProportionalSchedule",
-    "last_checkpoint",
-    "random_state",
+    "count_steps",
+    "find_last_checkpoint",
+    "make_schedule",
     "read_state",
-    "remove_old",
-    "schedule_of",
-    "set_random_state",
-    "total_steps",
     "write_state",
 ]
 
@@ -116,7 +114,7 @@ def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return [_whole(one, tensors) for one in value] if isinstance(value, list) else value
 
 
-def random_state() -> dict[str, Any]:
+def _get_random_state() -> dict[str, Any]:
     """The state of every generator that training draws from in this process."""
     state = {"python": random.getstate(), "numpy": _numpy_state(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -129,8 +127,8 @@ def _numpy_state() -> Any:
     return np.random.get_state()  # noqa: NPY002
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """The inverse of `random_state`."""
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore what `_get_random_state` returned."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
@@ -139,19 +137,18 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of most steps in a folder, or None."""
-    found = list(_checkpoints(folder))
-    return max(found)[1] if found else None
+def find_last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in a folder, or None."""
+    checkpoints = list(_list_checkpoints(folder))
+    return max(checkpoints)[1] if checkpoints else None
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Remove all checkpoints of a folder but the last ones."""
-    for _, path in sorted(_checkpoints(folder))[:-keep]:
+def _remove_old_checkpoints(folder: Path, save_total_limit: int) -> None:
+    for _, path in sorted(_list_checkpoints(folder))[:-save_total_limit]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+def _list_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     for path in folder.glob("checkpoint-*"):
         number = path.name.removeprefix("checkpoint-")
         if number.isdigit() and path.is_dir():
@@ -213,8 +210,8 @@ class MicroBatches(Sampler[list[int]]):
                 yield step[begin : begin + self.batch_size]
 
 
-def schedule_of(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
-    """The schedule for the regimes that have records.
+def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
+    """Make the schedule for the regimes that have records.
 
     Raises:
         ConfigError: The linear recipe without atomic records or without others, or a regime that the settings lack.
@@ -222,9 +219,9 @@ def schedule_of(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sched
     if settings.kind == "proportional":
         return ProportionalSchedule(dict(sizes))
     if settings.kind == "temperature":
-        lacking = [regime for regime in sizes if regime not in settings.difficulties]
-        if lacking:
-            raise ConfigError(f"there are records of the regime {lacking[0]}, but difficulties names none; add it")
+        missing = [regime for regime in sizes if regime not in settings.difficulties]
+        if missing:
+            raise ConfigError(f"curriculum.difficulties has no difficulty for the regime {missing[0]}; add it")
         return TemperatureSchedule(
             {regime: settings.difficulties[regime] for regime in sizes}, settings.tau0, settings.lam
         )
@@ -240,9 +237,9 @@ def schedule_of(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sched
     )
 
 
-def total_steps(records: int, step_size: int, steps: int | None, passes: float) -> int:
-    """Optimiser steps of a run: as said, or for that many passes."""
-    return steps if steps is not None else max(1, math.ceil(passes * records / step_size))
+def count_steps(records: int, step_size: int, max_steps: int, num_train_epochs: float) -> int:
+    """Number of optimizer steps: `max_steps` where it is positive, else as many as the epochs need."""
+    return max_steps if max_steps > 0 else max(1, math.ceil(num_train_epochs * records / step_size))
 
 
 class PerceptionTrainer(Trainer):
@@ -257,36 +254,33 @@ class PerceptionTrainer(Trainer):
     def __init__(
         self,
         model: Any,
-        args: TrainingArguments,
+        args: FinetuneConfig,
         samples: RecordSamples,
         batches: MicroBatches,
         collator: Collator,
         objective: Objective,
-        config: FinetuneConfig,
         codec: DepthCodec,
         *,
         log: RunLog | None = None,
-        watch: Callable[[int], Mapping[str, float]] | None = None,
     ) -> None:
         """Set up a training.
 
         Args:
             model: Wrapped by peft.
-            args: The Trainer's own.
-            samples: What is trained on.
-            batches: In which order.
-            collator: Samples -> batches.
-            objective: The losses.
-            config: The run's.
+            args: The configuration.
+            samples: The training samples.
+            batches: The order of the samples.
+            collator: Makes batches of samples.
+            objective: The loss.
             codec: Saved with every adapter.
-            log: Where lines go, in the first process.
-            watch: step -> further figures to log, now and then.
+            log: The log file, in the main process.
         """
         super().__init__(model=model, args=args, train_dataset=samples, data_collator=collator)
         self.loss_is_scaled_for_ga = True
         self._samples, self._batches, self._collator = samples, batches, collator
-        self._objective, self._config, self._codec = objective, config, codec
-        self._log_file, self._watch = log, watch
+        self._objective, self._config, self._codec = objective, args, codec
+        self._log_file = log
+        self.monitor: GenerationMonitor | None = None
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and not plugin.transformer_cls_names_to_wrap:
             # LLaVA names layers that it does not have (CLIP's text side), at which accelerate stops.
@@ -306,7 +300,7 @@ class PerceptionTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of this process; resuming passes over as many as were trained, without loading them."""
-        workers = self._config.workers
+        workers = self._config.dataloader_num_workers
         return DataLoader(
             self._samples,
             batch_sampler=self._batches,
@@ -389,9 +383,11 @@ class PerceptionTrainer(Trainer):
             mixture = self._batches.curriculum.mixture(self._logged_step, step)
             logs |= {f"share/{regime}": share for regime, share in mixture.shares.items()}
             self._logged_step = step
-        every = self._config.report.generate_every
-        if self._watch is not None and "loss" in logs and every and step % every == 0:
-            logs |= self._watch(step)
+        every = self._config.monitoring.generate_steps
+        if self.monitor is not None and "loss" in logs and every and step % every == 0:
+            figures, images = self.monitor.generate()
+            logs |= figures
+            log_images(self.callback_handler.callbacks, images, step)
         super().log(logs, start_time)
         if self._log_file is not None:
             self._log_file.write(step, {key: value for key, value in logs.items() if isinstance(value, int | float)})
@@ -416,7 +412,7 @@ class PerceptionTrainer(Trainer):
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
-    def save_to(self, folder: Path, *, verify: str = "file", force: bool = True) -> None:
+    def save_adapter_to(self, folder: Path, *, verify: str = "file", force: bool = True) -> None:
         """Save the adapter from the first process; all have to call this."""
         state = self._gathered()
         if self.args.process_index == 0:
@@ -429,8 +425,8 @@ class PerceptionTrainer(Trainer):
                 self._collator.vocab,
                 self._codec,
                 self._collator.frame,
-                self._config,
-                base=self._config.base,
+                self._config.to_dict(),
+                base=self._config.model_name_or_path,
                 verify="file" if state is not None else verify,  # type: ignore[arg-type]
                 state_dict=state,
                 force=force,
@@ -439,7 +435,7 @@ class PerceptionTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter; the Trainer's own code calls this under DeepSpeed."""
-        self.save_to(Path(output_dir or str(self.args.output_dir)) / "adapter")
+        self.save_adapter_to(Path(output_dir or str(self.args.output_dir)) / "adapter")
 
     def _gathered(self) -> dict[str, Tensor] | None:
         """The trained weights, whole, where this process holds shards of them; None where it holds them all."""
@@ -457,10 +453,10 @@ class PerceptionTrainer(Trainer):
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         optimizer = get_optimizer_state_dict(self._module, _inner(self.optimizer), options=options)
-        generators: list[Any] = [random_state()]
+        generators: list[Any] = [_get_random_state()]
         if self.args.world_size > 1:
             generators = [None] * self.args.world_size
-            distributed.all_gather_object(generators, random_state())
+            distributed.all_gather_object(generators, _get_random_state())
         state = self._gathered()
         if self.args.process_index == 0:
             run = Path(str(self.args.output_dir))
@@ -472,8 +468,8 @@ class PerceptionTrainer(Trainer):
                     self._collator.vocab,
                     self._codec,
                     self._collator.frame,
-                    self._config,
-                    base=self._config.base,
+                    self._config.to_dict(),
+                    base=self._config.model_name_or_path,
                     verify="file",
                     state_dict=state,
                 )
@@ -487,7 +483,8 @@ class PerceptionTrainer(Trainer):
                     },
                 )
                 self.state.save_to_json(str(place / "trainer_state.json"))
-            remove_old(run, self._config.keep)
+            if self._config.save_total_limit:
+                _remove_old_checkpoints(run, self._config.save_total_limit)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -509,7 +506,7 @@ class PerceptionTrainer(Trainer):
             return
         generators = read_state(Path(checkpoint))["random"]
         if len(generators) == self.args.world_size:
-            set_random_state(generators[self.args.process_index])
+            _set_random_state(generators[self.args.process_index])
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

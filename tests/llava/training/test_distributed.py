@@ -29,7 +29,12 @@ def alone(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     """The settings, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("alone")
     records = write_some_records(folder / "data", codec)
-    settings = {"steps": 3, "lora": {"r": 4, "dropout": 0.0}, "save_every": 2, "batch_size": 4}
+    settings = {
+        "max_steps": 3,
+        "lora": {"r": 4, "lora_dropout": 0.0},
+        "save_steps": 2,
+        "per_device_train_batch_size": 4,
+    }
     made = config(tiny_llava, records, folder / "run", **settings)
     finetune(made)
     return made.to_dict()
@@ -48,7 +53,7 @@ def launched(kind: str, *command: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> None:
-    settings = {**alone, "output": str(tmp_path / "run"), "batch_size": 2}
+    settings = {**alone, "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 2}
     if kind == "fsdp2":
         settings["gradient_checkpointing"] = False
     (tmp_path / "train.json").write_text(json.dumps(settings))
@@ -58,14 +63,15 @@ def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> No
         launched(kind, str(Path(__file__).with_name("train_in_two.py")), str(tmp_path), folder=tmp_path)
         found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
         assert found == [{"steps": 3, "sharded": True, "resumed": 2}] * 2
-    assert losses(tmp_path / "run") == pytest.approx(losses(Path(alone["output"])), rel=1e-4)
+    assert losses(tmp_path / "run") == pytest.approx(losses(Path(alone["output_dir"])), rel=1e-4)
     ours, theirs = (
-        load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "run", Path(alone["output"]))
+        load_file(run / "adapter" / "adapter_model.safetensors")
+        for run in (tmp_path / "run", Path(alone["output_dir"]))
     )
     assert ours.keys() == theirs.keys()
     for name, one in ours.items():
         assert torch.allclose(one, theirs[name], atol=2e-3), name
-    assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "state.safetensors").exists()
+    assert (tmp_path / "run" / "checkpoint-2" / "state.safetensors").exists()
 
 
 def test_launch_files_are_what_accelerate_reads() -> None:

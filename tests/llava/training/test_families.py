@@ -37,7 +37,7 @@ def trained(request: pytest.FixtureRequest, codec: pt.DepthCodec, tmp_path_facto
     folder = tmp_path_factory.mktemp(request.param)
     base = save_family(request.param, folder / "base")
     records = write_some_records(folder / "data", codec, 6)
-    finetune(config(base, records, folder / "run", steps=1, batch_size=3, warmup=0))
+    finetune(config(base, records, folder / "run", max_steps=1, per_device_train_batch_size=3, warmup_ratio=0.0))
     line = json.loads((folder / "run" / "logs" / "log.jsonl").read_text().splitlines()[0])
     assert line["grad_norm"] > 0
     return Trained(folder, records, PerceptionPipeline.from_pretrained(folder / "run"))

@@ -29,19 +29,19 @@ if __name__ == "__main__":
     accelerate.state.AcceleratorState.__init__ = as_accelerator
 
     from perceptok.llava import FinetuneConfig, finetune
-    from perceptok.llava.training.trainer import last_checkpoint
+    from perceptok.llava.training.trainer import find_last_checkpoint
 
     config = FinetuneConfig.from_dict(settings)
-    run, rank = Path(config.output), int(os.environ["RANK"])
+    run, rank = Path(config.output_dir), int(os.environ["RANK"])
     result = finetune(config)
     # As if it had been killed in its last step: it goes on from the checkpoint before, in shards.
     first = load_file(run / "adapter" / "adapter_model.safetensors")
     distributed.barrier()
     if rank == 0:
         shutil.rmtree(run / "adapter")
-        shutil.rmtree(run / "checkpoints" / "checkpoint-3", ignore_errors=True)
+        shutil.rmtree(run / "checkpoint-3", ignore_errors=True)
     distributed.barrier()
-    resumed = int(last_checkpoint(run / "checkpoints").name.removeprefix("checkpoint-"))  # type: ignore[union-attr]
+    resumed = int(find_last_checkpoint(run).name.removeprefix("checkpoint-"))  # type: ignore[union-attr]
     finetune(config)
     again = load_file(run / "adapter" / "adapter_model.safetensors")
     assert all(torch.allclose(one, again[name], atol=1e-6) for name, one in first.items())

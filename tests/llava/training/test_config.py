@@ -1,0 +1,121 @@
+"""The configuration of a run: transformers' names, unknown and fixed settings refused, overrides, what is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+import perceptok as pt
+from perceptok.errors import ConfigError
+from perceptok.llava import FinetuneConfig, explain, finetune, parse_overrides
+from tests.llava.records import write_some_records
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+REQUIRED = {"model_name_or_path": "base", "records": ["r.jsonl"], "output_dir": "run"}
+
+
+def config(**more: Any) -> FinetuneConfig:
+    return FinetuneConfig.from_dict({**REQUIRED, **more})
+
+
+def test_it_is_a_training_arguments_with_every_one_of_its_settings() -> None:
+    made = config(save_steps=7, optim="adafactor", adam_beta2=0.98)
+    assert isinstance(made, TrainingArguments)
+    assert {field.name for field in dataclasses.fields(TrainingArguments)} <= {
+        field.name for field in dataclasses.fields(made)
+    }
+    assert (made.save_steps, made.optim, made.adam_beta2) == (7, "adafactor", 0.98)
+    assert {setting.name.split(".")[0] for setting in explain()} == {
+        field.name for field in dataclasses.fields(made) if field.init
+    }
+
+
+def test_defaults_of_its_own() -> None:
+    made = config()
+    assert (made.learning_rate, made.per_device_train_batch_size, made.num_train_epochs) == (2e-4, 16, 1.0)
+    assert made.bf16
+    assert made.gradient_checkpointing
+    assert made.get_warmup_steps(100) == 3
+    assert config(warmup_steps=7).get_warmup_steps(100) == 7
+    assert config(warmup_ratio=0.0).get_warmup_steps(100) == 0
+    assert not config(fp16=True, use_cpu=True).bf16
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"remove_unused_columns": True}, "remove_unused_columns is fixed to False"),
+        ({"label_names": ["a"]}, "label_names is fixed"),
+        ({"eval_strategy": "steps"}, "eval_strategy is fixed to 'no'"),
+        ({"save_strategy": "epoch"}, "save_strategy is fixed to 'steps'"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is fixed"),
+        ({"bf16": True, "fp16": True}, "At most one of fp16 and bf16"),
+        ({"learning_rat": 1}, "unknown key in FinetuneConfig: learning_rat; did you mean learning_rate"),
+        ({"lora": {"rank": 4}}, "unknown keys in LoraSettings: rank"),
+        ({"learning_rate": "fast"}, "learning_rate is of type float; got 'fast'"),
+        ({"learning_rate": -1.0}, "learning_rate has to be positive"),
+        ({"gradient_checkpointing": 3}, "gradient_checkpointing is of type bool; got 3"),
+        ({"save_steps": True}, "save_steps is of type float; got True"),
+        ({"lr_scheduler_type": "sawtooth"}, "sawtooth"),
+        ({"max_steps": 0}, "max_steps is at least 1"),
+        ({"records": []}, "records is required"),
+        ({"output_dir": None}, "output_dir is required"),
+        ({"model_name_or_path": ""}, "model_name_or_path is required"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "exclude each other"),
+    ],
+)
+def test_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**setting)
+
+
+def test_what_is_saved_reads_back_the_same() -> None:
+    made = config(learning_rate="1e-3", lora={"r": 3}, hub_token="secret", deepspeed=None, report_to=["tensorboard"])
+    values = json.loads(json.dumps(made.to_dict()))
+    assert "secret" not in json.dumps(values)
+    again = FinetuneConfig.from_dict(values)
+    assert again.to_dict() == values
+    assert again.difference(values) is None
+    assert config(lora={"r": 4}).difference(values) == ("lora", values["lora"], {**values["lora"], "r": 4})
+    assert config(learning_rate=1e-3, lora={"r": 3}, save_steps=3, dataloader_num_workers=0).difference(values) is None
+
+
+def test_overrides_as_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(
+        "model_name_or_path: b\nrecords: [r]\noutput_dir: o\nlora: {r: 8, lora_dropout: 0.1}\n"
+    )
+    words = "--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing false --tf32=false --records a b --save_steps 9"
+    made = FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(words.split()))
+    assert (made.learning_rate, made.lora.r, made.lora.lora_dropout) == (1e-4, 64, 0.1)
+    assert (made.gradient_checkpointing, made.records, made.save_steps) == (False, ("a", "b"), 9)
+    assert FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--records", "a"])).records == ("a",)
+    assert FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--push_to_hub"])).push_to_hub
+    with pytest.raises(ConfigError, match=r"train.yaml: unknown key in FinetuneConfig: learning_rates; did you mean"):
+        FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--learning_rates", "1"]))
+    with pytest.raises(ConfigError, match="records has no setting x"):
+        FinetuneConfig.read(tmp_path / "train.yaml", {"records.x": 1})
+    with pytest.raises(ConfigError, match="unexpected argument 'extra'"):
+        parse_overrides(["extra"])
+
+
+def test_two_runs_in_one_process_with_other_precision(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    records = write_some_records(tmp_path / "data", codec, 6)
+    shared = {
+        "model_name_or_path": str(tiny_llava), "records": [str(records)], "max_steps": 1, "use_cpu": True,
+        "per_device_train_batch_size": 2, "dataloader_num_workers": 0, "lora": {"r": 2},
+        "monitoring": {"generate_steps": 0},
+    }  # fmt: skip
+    both = [
+        FinetuneConfig.from_dict({**shared, "bf16": bf16, "output_dir": str(tmp_path / str(bf16))})
+        for bf16 in (True, False)
+    ]
+    for made in both:
+        assert finetune(made).steps == 1
+        saved = json.loads((Path(str(made.output_dir)) / "train.json").read_text())
+        assert saved.get("bf16", False) == made.bf16
