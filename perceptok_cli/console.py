@@ -1,4 +1,4 @@
-"""What every command prints the same way: progress, tables, and the files that failed."""
+"""Console output that every command shares: remarks, progress bars, tables, and the items that failed."""
 
 from __future__ import annotations
 
@@ -16,37 +16,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["finish", "note", "print_table", "printable", "progress_bar", "warn_at_end"]
+__all__ = ["escape_text", "finish", "note", "print_table", "progress_bar", "warn_at_end"]
+
+MAX_CHARACTERS = 2000
+"""Of a remark; names and reasons come from files, and may be of any length."""
+
+MAX_FAILURES = 50
+"""Failures that are shown one by one."""
 
 _STDERR = Console(stderr=True, highlight=False)
+_ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
-MOST_CHARACTERS = 2000
-"""Of one remark; names and reasons come from files, and may be of any length."""
-
-MOST_FAILURES = 50
-"""That are shown one by one."""
-
-
-def printable(text: str, *, most: int = MOST_CHARACTERS) -> str:
-    """A text that may come from a file, as one line for a terminal.
+def escape_text(text: str, *, limit: int = MAX_CHARACTERS) -> str:
+    """Make a text that may come from a file one line for a terminal.
 
     Control characters (escape sequences, newlines, tabs), marks that change the direction of writing, other invisible
-    characters and halves of surrogate pairs are written as Python escapes; what is longer than `most` is cut.
+    characters and halves of surrogate pairs are written as Python escapes; what is longer than `limit` is cut.
     """
-    shown = "".join(
-        one if one == " " or unicodedata.category(one) not in _UNSEEN else one.encode("unicode_escape").decode()
-        for one in text[: most + 1]
+    escaped = "".join(
+        c if c == " " or unicodedata.category(c) not in _ESCAPED_CATEGORIES else c.encode("unicode_escape").decode()
+        for c in text[: limit + 1]
     )
-    return shown if len(text) <= most else f"{shown[:most]}... ({len(text)} characters)"
-
-
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+    return escaped if len(text) <= limit else f"{escaped[:limit]}... ({len(text)} characters)"
 
 
 def note(text: str) -> None:
-    """A remark on standard error, so that standard output stays clean for data."""
-    _STDERR.print(Text(printable(text)), soft_wrap=True)
+    """Print a remark on standard error, so that standard output stays clean for data."""
+    _STDERR.print(Text(escape_text(text)), soft_wrap=True)
 
 
 @contextmanager
@@ -71,17 +68,17 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
+    """Print a table on standard output."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(printable(cell, most=200)) for cell in row))
+        table.add_row(*(Text(escape_text(cell, limit=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
 
 
 def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:
-    """Say what was odd about which items, (name, warning) each, and how many they are; they are done all the same."""
+    """Print the warnings of items that were processed all the same, (name, warning) each, and their number."""
     for name, warning in warnings:
         note(f"warning: {name}: {warning}")
     if warnings:
@@ -89,24 +86,25 @@ def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:
 
 
 def finish(failures: Sequence[tuple[str, str]], total: int) -> None:
-    """Say which items failed, (name, reason) each, and leave with exit code 1, or return where none did."""
+    """Print the items that failed, (name, reason) each, and exit with code 1; return where none failed."""
     if not failures:
         return
     note(f"{len(failures)} of {total} failed; the others are done:")
-    for name, reason in failures[:MOST_FAILURES]:
+    for name, reason in failures[:MAX_FAILURES]:
         note(f"  {name}: {reason}")
-    if len(failures) > MOST_FAILURES:
-        note(f"  ... and {len(failures) - MOST_FAILURES} more{_written(failures)}")
+    if len(failures) > MAX_FAILURES:
+        path = _write_failures(failures)
+        note(f"  ... and {len(failures) - MAX_FAILURES} more{f'; all of them are in {path}' if path else ''}")
     raise typer.Exit(1)
 
 
-def _written(failures: Sequence[tuple[str, str]]) -> str:
-    """Where all of the failures stand, as far as a file can be made."""
+def _write_failures(failures: Sequence[tuple[str, str]]) -> str | None:
+    """Write all failures to a temporary file; its path, or None where it cannot be written."""
     descriptor, path = tempfile.mkstemp(prefix="perceptok-failures-", suffix=".jsonl")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.writelines(json.dumps({"name": name, "reason": reason}) + "\n" for name, reason in failures)
     except OSError:
         Path(path).unlink(missing_ok=True)
-        return ""
-    return f"; all of them are in {path}"
+        return None
+    return path

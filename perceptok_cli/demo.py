@@ -1,4 +1,4 @@
-"""`perceptok demo`: the main jobs on what comes with the package."""
+"""`perceptok demo`: depth maps and boxes that come with the package, to tokens and back."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from perceptok_cli.console import print_table
 
 __all__ = ["demo"]
 
-_STAGE = ("ceiling", "floor", "table", "wall")
+_BACKGROUND = ("ceiling", "floor", "table", "wall")
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("perceptok-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the drawings.")] = Path("perceptok-demo"),
 ) -> None:
-    """Turn sample depth maps and boxes into tokens and back; print the tokens and errors, draw pictures."""
+    """Turn sample depth maps and boxes into tokens and back; print tokens and errors, and draw both."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
-    _depth_maps(output / "depth.png")
-    _boxes(output / "boxes.png")
+    _demonstrate_depth(output / "depth.png")
+    _demonstrate_boxes(output / "boxes.png")
 
 
-def _depth_maps(picture: Path) -> None:
+def _demonstrate_depth(drawing: Path) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     import numpy as np
 
@@ -41,18 +41,17 @@ def _depth_maps(picture: Path) -> None:
     rows = []
     for row in panel:
         block = codec.to_text(row.codes)
-        if not np.array_equal(codec.from_text(block), row.codes):
-            raise AssertionError("a block must read back as the codes it was written from")
+        assert np.array_equal(codec.from_text(block), row.codes), "a block reads back as the codes it was written from"
         error = (row.decoded.astype(np.float64) - row.nearness)[row.valid]
         rows.append([row.name, f"{np.sqrt(np.mean(error**2)):.4f}", f"{np.mean(np.abs(error)):.4f}"])
         typer.echo(f"{row.name}:\n{block}\n")
     print_table("Depth maps -> 100 tokens -> depth maps: error in nearness (0..1)", ("map", "RMSE", "MAE"), rows)
-    with atomic_write(picture, force=True) as file:
+    with atomic_write(drawing, force=True) as file:
         file.write(draw_panel(panel))
-    typer.echo(f"picture: {picture}\n")
+    typer.echo(f"drawing: {drawing}\n")
 
 
-def _boxes(picture: Path) -> None:
+def _demonstrate_boxes(drawing: Path) -> None:
     """The objects of a procedural scene -> four tokens each -> boxes."""
     import numpy as np
     from PIL import Image
@@ -61,8 +60,8 @@ def _boxes(picture: Path) -> None:
     from perceptok.files import atomic_write
     from perceptok.scenes import render, sample_scene
 
-    seen = render(sample_scene(seed=11, index=3), height=480, width=640)
-    objects = [box for box in seen.boxes(min_pixels=300) if box.category not in _STAGE]
+    rendering = render(sample_scene(seed=11, index=3), height=480, width=640)
+    objects = [box for box in rendering.boxes(min_pixels=300) if box.category not in _BACKGROUND]
     names = [box.category for box in objects]
     truth = np.array([box.xyxy for box in objects], dtype=np.float64)
     codec = BoxCodec(decode="center")
@@ -71,13 +70,14 @@ def _boxes(picture: Path) -> None:
     typer.echo(f"boxes of a procedural scene:\n{text}\n")
     overlap = iou_matrix(decoded, truth).diagonal()
     errors = np.abs(decoded - truth).max(axis=1)
-    rows = [[name, f"{e:.2f}", f"{iou:.3f}"] for name, e, iou in zip(names, errors, overlap, strict=True)]
+    rows = [[name, f"{error:.2f}", f"{iou:.3f}"] for name, error, iou in zip(names, errors, overlap, strict=True)]
     print_table("Boxes -> 4 tokens -> boxes, 640x480 pixels", ("object", "largest error (pixels)", "IoU"), rows)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    category_ids = {name: number for number, name in enumerate(dict.fromkeys(names))}
     labels = BoxLabels(
-        category_ids=tuple(numbers[name] for name in names), categories={n: name for name, n in numbers.items()}
+        category_ids=tuple(category_ids[name] for name in names),
+        categories={number: name for name, number in category_ids.items()},
     )
-    drawn = draw_boxes(Image.fromarray(seen.rgb()), ImageBoxes("scene", 640, 480, decoded, labels))
-    with atomic_write(picture, force=True) as file:
-        drawn.save(file, format="PNG")
-    typer.echo(f"picture: {picture}")
+    image = draw_boxes(Image.fromarray(rendering.rgb()), ImageBoxes("scene", 640, 480, decoded, labels))
+    with atomic_write(drawing, force=True) as file:
+        image.save(file, format="PNG")
+    typer.echo(f"drawing: {drawing}")

@@ -11,9 +11,9 @@ import typer
 
 from perceptok.errors import PerceptokError
 from perceptok_cli import box, data, demo, depth, evaluation, llava
-from perceptok_cli.console import printable
+from perceptok_cli.console import escape_text
 
-__all__ = ["app", "main", "outcome"]
+__all__ = ["app", "main", "run_command"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,38 +29,38 @@ app.command()(demo.demo)
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong becomes one line on standard error and exit code 2."""
-    code = outcome(app)
+    """Run the command line; any error becomes one line on standard error and exit code 2."""
+    code = run_command(app)
     try:
         sys.stdout.flush()
     except OSError as error:
-        # What the buffer still holds would fail once more, with a traceback, when Python ends.
+        # What the buffer still holds would fail once more, with a traceback, when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno == errno.EPIPE:  # whoever read our output has enough
+        if error.errno == errno.EPIPE:  # the reader of our output has closed it
             sys.exit(1)
-        code = _refused(f"cannot write standard output: {error.strerror}")
+        code = _print_error(f"cannot write standard output: {error.strerror}")
     sys.exit(code)
 
 
-def outcome(command: Callable[[], object]) -> int:
-    """The exit code of a command."""
+def run_command(command: Callable[[], object]) -> int:
+    """Run a command; its exit code."""
     try:
         command()
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except PerceptokError as error:
-        return _refused(str(error))
+        return _print_error(str(error))
     except MemoryError:
-        return _refused("not enough memory; give fewer or smaller inputs at once (--batch-size)")
+        return _print_error("not enough memory; give fewer or smaller inputs at once (--batch-size)")
     except OSError as error:
         if error.errno is None or error.errno == errno.EPIPE:
             raise
-        return _refused(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        return _print_error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     return 0
 
 
-def _refused(reason: str) -> int:
-    sys.stderr.write(f"error: {printable(reason)}\n")
+def _print_error(reason: str) -> int:
+    sys.stderr.write(f"error: {escape_text(reason)}\n")
     return 2
 
 

@@ -1,35 +1,36 @@
-"""The demo: the whole way of a depth map, through the real entry point, with the shipped weights."""
+"""The demo: depth maps and boxes to tokens and back, with the shipped weights."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 import perceptok as pt
 from perceptok.depth import block_from_text
+from perceptok_cli.main import app, run_command
 
 
-def test_demo_prints_tokens_and_errors_and_draws(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "perceptok_cli.main", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    blocks = re.findall(r"<DEPTH_START>.*<DEPTH_END>", done.stdout)
+def test_demo_prints_tokens_and_errors_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(lambda: app(["demo"])) == 0
+    output = capsys.readouterr().out
+    blocks = re.findall(r"<DEPTH_START>.*<DEPTH_END>", output)
     assert len(blocks) == 4
     assert len({block_from_text(block).tobytes() for block in blocks}) == 4
-    errors = [float(error) for error in re.findall(r"png\s+│ (0\.\d+)", done.stdout)]
+    errors = [float(error) for error in re.findall(r"png\s+│ (0\.\d+)", output)]
     assert len(errors) == 4
     # Measured 0.02 to 0.06 on these maps; codes that mean nothing give 0.2 and more.
     assert max(errors) < 0.09
     with Image.open(tmp_path / "perceptok-demo" / "depth.png") as picture:
         assert picture.width > 4 * 320
         assert picture.height > 4 * 320
-    boxes = pt.BoxCodec().from_text(re.search(r"\(<PIXEL_.*", done.stdout)[0])  # type: ignore[index]
-    rows = re.findall(r"│\s+(\d+\.\d+) │ (\d\.\d+)", done.stdout.partition("largest error")[2])
+    boxes = pt.BoxCodec().from_text(re.search(r"\(<PIXEL_.*", output)[0])  # type: ignore[index]
+    rows = re.findall(r"│\s+(\d+\.\d+) │ (\d\.\d+)", output.partition("largest error")[2])
     assert len(rows) == len(boxes) >= 5
     # Half a bin of 336 is 0.95 pixels of 640; the table rounds to hundredths.
     assert max(float(error) for error, _ in rows) <= 0.96
@@ -38,13 +39,10 @@ def test_demo_prints_tokens_and_errors_and_draws(tmp_path: Path) -> None:
         assert picture.size == (640, 480)
 
 
-def test_demo_where_nothing_may_be_written(tmp_path: Path) -> None:
-    (tmp_path / "perceptok-demo").write_text("a file where the folder should be")
-    done = subprocess.run(
-        [sys.executable, "-m", "perceptok_cli.main", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "error: cannot make the folder" in done.stderr
+def test_demo_where_nothing_may_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "demo").write_text("a file where the folder should be")
+    assert run_command(lambda: app(["demo", "-o", str(tmp_path / "demo")])) == 2
+    assert "error: cannot make the folder" in capsys.readouterr().err
 
 
 def test_shipped_weights_are_small_and_sound(tmp_path: Path) -> None:

@@ -12,37 +12,29 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from perceptok_cli.console import MOST_FAILURES, finish, note, print_table, printable
-from perceptok_cli.main import app, outcome
+from perceptok_cli.console import MAX_FAILURES, escape_text, finish, note, print_table
+from perceptok_cli.main import app, run_command
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\u202eevil\r\n[bold]b[/bold]\x9b2J\u2066\ud800"
 
 
-def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", "perceptok_cli.main", *arguments],
-        **{"capture_output": True, "text": True, "timeout": 120, "check": False, "env": environment, **options},
-    )
-
-
 @given(st.text(max_size=50))
 def test_printable_is_one_line_without_control(text: str) -> None:
-    shown = printable(text)
+    shown = escape_text(text)
     assert shown.isprintable()
-    assert printable(shown) == shown
+    assert escape_text(shown) == shown
 
 
 def test_ordinary_text_is_itself() -> None:
-    assert printable("Küche 日本 [1] 'a'.png") == "Küche 日本 [1] 'a'.png"
-    assert printable("x" * 5000).startswith("x" * 2000 + "... (5000")
+    assert escape_text("Küche 日本 [1] 'a'.png") == "Küche 日本 [1] 'a'.png"
+    assert escape_text("x" * 5000).startswith("x" * 2000 + "... (5000")
 
 
 def test_every_way_out_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     note(HOSTILE)
     print_table("title", ("name",), [[HOSTILE]])
     with pytest.raises(Exception, match="1"):
-        finish([(HOSTILE, HOSTILE)] * (MOST_FAILURES + 5), 100)
+        finish([(HOSTILE, HOSTILE)] * (MAX_FAILURES + 5), 100)
     out, err = capsys.readouterr()
     for text in (out, err):
         assert "\x1b" not in text
@@ -52,19 +44,20 @@ def test_every_way_out_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert err.count("failed") >= 1
     assert "and 5 more" in err
     listed = Path(err[err.index("all of them are in ") :].split()[-1])
-    assert len(listed.read_text().splitlines()) == MOST_FAILURES + 5
+    assert len(listed.read_text().splitlines()) == MAX_FAILURES + 5
     listed.unlink()
 
 
-def test_hostile_file_names(tmp_path: Path) -> None:
+def test_hostile_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "maps"
     folder.mkdir()
     (folder / "a\x1b[31m\u202e[red]\n.png").write_bytes(b"no png")
-    done = run("depth", "encode", str(folder), "--kind", "inverse", "-o", str(tmp_path / "out.jsonl"))
-    assert done.returncode == 1
-    assert "\x1b" not in done.stderr
-    assert "\u202e" not in done.stderr
-    assert r"\x1b[31m\u202e[red]\n.png" in done.stderr
+    words = ["depth", "encode", str(folder), "--kind", "inverse", "-o", str(tmp_path / "out.jsonl")]
+    assert run_command(lambda: app(words)) == 1
+    errors = capsys.readouterr().err
+    assert "\x1b" not in errors
+    assert "\u202e" not in errors
+    assert r"\x1b[31m\u202e[red]\n.png" in errors
 
 
 @pytest.fixture
@@ -76,28 +69,33 @@ def maps(tmp_path: Path) -> Path:
     return folder
 
 
+def start(maps: Path, stdout: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "perceptok_cli.main", "depth", "encode", str(maps), "--kind", "inverse", "-o", "-"]
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        command, stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
 def test_a_full_standard_output_is_one_line(maps: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = run("depth", "encode", str(maps), "--kind", "inverse", "-o", "-", capture_output=False, stdout=full,
-                   stderr=subprocess.PIPE)  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith("No space left on device\n")
-    assert len(done.stderr.splitlines()) == 1
+    with Path("/dev/full").open("w") as full, start(maps, full) as process:
+        errors = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 2
+    assert errors.startswith("error: ")
+    assert errors.endswith("No space left on device\n")
+    assert len(errors.splitlines()) == 1
 
 
 def test_a_closed_pipe_ends_the_command_at_once(maps: Path) -> None:
     for index in range(3, 200):
         (maps / f"{index}.npy").hardlink_to(maps / "0.npy")
-    command = [sys.executable, "-m", "perceptok_cli.main", "depth", "encode", str(maps), "--kind", "inverse", "-o", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with start(maps, subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
         json.loads(process.stdout.readline())
         process.stdout.close()
-        said = process.stderr.read().decode()
+        errors = process.stderr.read().decode()
         assert process.wait(timeout=60) == 1
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ def test_ordinary_mistakes_are_one_line(
     (folder / "codec").mkdir()
     (folder / "codec" / "config.json").write_text('{"format": 1' + "0" * 5000 + "}")
     (folder / "codec" / "model.safetensors").write_bytes(b"")
-    code = outcome(lambda: app(list(arguments)))
+    code = run_command(lambda: app(list(arguments)))
     out, err = capsys.readouterr()
     assert code in (1, 2)
     assert out == ""

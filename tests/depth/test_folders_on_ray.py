@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig, MapFile, ReadOptions, encode_files, find_maps
+from perceptok.depth import DepthCodec, MapFile, ReadOptions, encode_files, find_maps
 from perceptok.jobs import RayEngine
 
 pytestmark = [
@@ -17,12 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def codec() -> DepthCodec:
-    torch.manual_seed(0)
-    return DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)))
 
 
 @pytest.fixture

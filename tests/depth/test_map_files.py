@@ -144,3 +144,47 @@ def test_strange_cells_are_errors_of_ours(tmp_path: Path, rows: str) -> None:
 def test_names_of_nothing(named: str) -> None:
     with pytest.raises(DepthMapError, match="no such file"):
         find_maps([named], ReadOptions(kind="metric", unit="m"), frames=True)
+
+
+def test_finding_maps(tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    for index in range(9):
+        put(folder / f"scene{index % 2}" / f"{index}.npy")
+    assert [f.name for f in find_maps([folder / "scene0"])] == ["0.npy", "2.npy", "4.npy", "6.npy", "8.npy"]
+    assert [f.name for f in find_maps([str(folder / "*" / "1.npy")])] == ["scene1/1.npy"]
+    assert {f.source for f in find_maps([folder])} == {"scene0", "scene1"}
+    (folder / "list.csv").write_text(
+        "file,kind,metres_per_value,source\nscene0/0.npy,metric,0.001,kinect\nscene1/1.npy,metric,,lidar\n"
+    )
+    first, second = find_maps([folder / "list.csv"])
+    assert (first.name, first.options.kind, first.options.scale, first.in_metres, first.source) == (
+        "scene0/0.npy",
+        "metric",
+        0.001,
+        True,
+        "kinect",
+    )
+    assert (second.options.scale, second.in_metres) == (1.0, False)
+    assert find_maps([folder / "list.csv"], sources=["lidar"]) == [second]
+    (folder / "list.txt").write_text("scene0/0.npy\n\nscene1/1.npy\n")
+    assert [f.name for f in find_maps([folder / "list.txt"], ReadOptions(kind="inverse"))] == [
+        "scene0/0.npy",
+        "scene1/1.npy",
+    ]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "wrong.csv").write_text("path\nx\n")
+    for named, message in {
+        str(tmp_path / "empty"): "no depth maps in it",
+        str(tmp_path / "none"): "no such file or folder",
+        str(tmp_path / "*.exr"): "no file matches",
+        str(tmp_path / "empty.txt"): "list is empty",
+        str(tmp_path / "wrong.csv"): "column named file",
+    }.items():
+        with pytest.raises(DepthMapError, match=message):
+            find_maps([named])
+    (folder / "scene1" / "0.npy").write_bytes((folder / "scene0" / "0.npy").read_bytes())
+    with pytest.raises(DepthMapError, match=r"both be called 0\.npy"):
+        find_maps([folder / "scene0", folder / "scene1"])
+    with pytest.raises(DepthMapError, match="no depth maps of the source sonar"):
+        find_maps([folder / "list.csv"], sources=["sonar"])
