@@ -326,12 +326,12 @@ def demo(
     import torch
 
     from perceptok.config import read_config
-    from perceptok.llava import DemoConfig, run_demo
+    from perceptok.llava import small
 
     if threads:
         torch.set_num_threads(threads)
-    settings = DemoConfig() if config is None else read_config(DemoConfig, config)
-    result, page = run_demo(output, settings, progress=progress_bar)
+    settings = small.DemoConfig() if config is None else read_config(small.DemoConfig, config)
+    result, page = small.run_demo(output, settings, progress=progress_bar)
     print_table(
         "Depth on held-out scenes: error of nearness (0..1)",
         ("depth map", "RMSE"),

@@ -26,7 +26,7 @@ from perceptok.decoding import read_evidence
 from perceptok.evaluation import Scores, compare_scores, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
 from perceptok.images import open_image
-from perceptok.llava import DemoConfig, Request, SmallTraining, map_error, point_order, starting_model
+from perceptok.llava import Request, small
 from perceptok_cli.console import progress_bar
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
@@ -72,7 +72,7 @@ def evidence_of(
     ]
     order: dict[str, dict[str, float]] = {}
     for name, values in maps.items():
-        right = [point_order(*row) for row in zip(values, points, truth, strict=True)]
+        right = [small.point_order(*row) for row in zip(values, points, truth, strict=True)]
         order[name] = {
             str(count): float(np.mean([one for one, at in zip(right, points, strict=True) if len(at) == count]))
             for count in sorted({len(at) for at in points})
@@ -82,7 +82,7 @@ def evidence_of(
         for record, values, at in zip(records, maps["written"], points, strict=True)
     ]
     return {
-        "rmse": {name: map_error(values, truth) for name, values in maps.items()},
+        "rmse": {name: small.map_error(values, truth) for name, values in maps.items()},
         "closest by rule": order,
         "answer agrees with own block": float(np.mean(agreeing)),
         "valid": whole_blocks(answers),
@@ -98,7 +98,7 @@ def taught_model(folder: Path, course: Course, lessons: Lessons, held_out: Lesso
     """The folder of a taught model; taught where it is not there yet."""
     place = folder / f"{course.regime}-{course.labels}"
     if not place.is_dir():
-        model, processor, vocab = starting_model(folder, codec, DemoConfig())
+        model, processor, vocab = small.starting_model(folder, codec, small.DemoConfig())
         with progress_bar(place.name, course.training.steps) as advance:
             curve = teach(model, Encoder(processor), vocab, lessons, held_out, course, advance)
         with atomic_folder(place) as building:
@@ -176,11 +176,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     codec = pt.DepthCodec.from_pretrained()
-    model, processor, _ = starting_model(folder, codec, DemoConfig())
+    model, processor, _ = small.starting_model(folder, codec, small.DemoConfig())
     lessons = make_lessons(folder / "train", TRAINING_SEED, options.scenes, model, processor, codec)
     held_out = make_lessons(folder / "held_out", HELD_OUT_SEED, options.held_out, model, processor, codec)
     every = max(1, options.steps // 12)
-    training = SmallTraining(options.steps, options.batch_size, 1.5e-3, every)
+    training = small.SmallTraining(options.steps, options.batch_size, 1.5e-3, every)
     results: dict[str, Any] = {}
     scores: dict[str, dict[str, Scores]] = {}
     for regime in ("cot", "direct"):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import perceptok as pt
 from perceptok.data import PerceptionRecord
-from perceptok.llava import SmallTraining, optimise, prompt_ids
+from perceptok.llava import small
 from perceptok.losses import distillation_loss, next_token_targets
 from perceptok.vocabulary import VocabularyAlignment
 
@@ -51,8 +51,8 @@ class Encoder:
         """Ids of question and answer, and how many are the question's."""
         if record.id not in self._known:
             question, reply = (turn.text for turn in record.turns)
-            before = prompt_ids(self.processor, question)
-            whole = prompt_ids(self.processor, question, f"{reply}<|im_end|>")
+            before = small.prompt_ids(self.processor, question)
+            whole = small.prompt_ids(self.processor, question, f"{reply}<|im_end|>")
             assert whole[: len(before)] == before, "a question's ids do not depend on what is answered"
             self._known[record.id] = whole, len(before)
         return self._known[record.id]
@@ -119,7 +119,7 @@ class Course:
     regime: str
     labels: int
     counting: float = 0.25
-    training: SmallTraining = field(default_factory=SmallTraining)
+    training: small.SmallTraining = field(default_factory=small.SmallTraining)
 
     def kind(self, step: int, rng: np.random.Generator) -> str:
         """What update `step` teaches: blocks alone at first, their share falling to a fifth (linear, as released)."""
@@ -157,7 +157,7 @@ def teach(
         curve.append(looked_at(model, encoder, vocab, held_out, course.regime))
         return 0.0, 0.0
 
-    points = optimise(model, training.batch_size, loss, measure, training, advance)
+    points = small.optimise(model, training.batch_size, loss, measure, training, advance)
     return [
         {"step": at.step, "loss": at.loss, "seconds": at.processor_seconds, **seen}
         for at, seen in zip(points, curve, strict=True)

@@ -24,7 +24,7 @@ from perceptok.data import Evidence, Marker, MarkerProtocol, PerceptionRecord, T
 from perceptok.depth import block_to_text
 from perceptok.errors import DataError
 from perceptok.files import atomic_folder, atomic_write
-from perceptok.llava import ANSWER, QUESTION, FrameRule, YardView, view_yard
+from perceptok.llava import FrameRule, small
 
 COLOURS = {
     "A": ("red", (255, 0, 0)),
@@ -82,7 +82,7 @@ def make_lessons(
             found: list[PerceptionRecord] = []
             parts = []
             for start in range(0, count, _CHUNK):
-                views = [view_yard(seed, number, 320) for number in range(start, min(count, start + _CHUNK))]
+                views = [small.view_yard(seed, number, 320) for number in range(start, min(count, start + _CHUNK))]
                 nearness = np.stack([one.nearness for one in views])
                 codes = codec.encode(nearness)
                 marked = []
@@ -125,7 +125,7 @@ def _arrays(
     }
 
 
-def markers_of(view: YardView, count: int, rng: np.random.Generator) -> tuple[Marker, ...]:
+def markers_of(view: small.YardView, count: int, rng: np.random.Generator) -> tuple[Marker, ...]:
     """Points by AURORA's rules in HardBLINK's band of height, one fewer where so many do not fit."""
     nearness = np.asarray(Image.fromarray(view.nearness).resize((SIDE, SIDE), Image.Resampling.NEAREST))
     rules = MarkerProtocol(distance=34.0, area="middle", margin=_RADIUS + 1)  # a patch has 33.6 pixels
@@ -146,7 +146,7 @@ def draw_dots(picture: Image.Image, markers: tuple[Marker, ...]) -> None:
 
 
 def records_of(
-    view: YardView, number: int, name: str, markers: tuple[Marker, ...], codes: NDArray[np.int64], codec: str
+    view: small.YardView, number: int, name: str, markers: tuple[Marker, ...], codes: NDArray[np.int64], codec: str
 ) -> Iterator[PerceptionRecord]:
     """The records of one scene, of every kind that there can be."""
     block = block_to_text(codes)
@@ -163,9 +163,9 @@ def records_of(
     named = ", ".join(f"{one.letter} {COLOURS[one.letter][0]}" for one in markers)
     points = f"Points: {named}. " if markers else ""
     values = ", ".join(f"{one.letter} {level_of(one)}" for one in markers)
-    seen = f"{ANSWER}{block}." + (f" The points have {values}." if markers else "")
+    seen = f"{small.ANSWER}{block}." + (f" The points have {values}." if markers else "")
     evidence = Evidence(flat, codec, markers)
-    yield record("depth-atomic", points + QUESTION, seen, None, (), evidence)
+    yield record("depth-atomic", points + small.QUESTION, seen, None, (), evidence)
     if markers:
         question = f"{points}Which point is the closest to the camera?"
         answer = max(markers, key=lambda one: one.level or 0.0).letter

@@ -25,19 +25,7 @@ import perceptok as pt
 from perceptok.data import OnnxDepth
 from perceptok.files import atomic_write
 from perceptok.images import open_image
-from perceptok.llava import (
-    GRID,
-    DemoConfig,
-    GridTower,
-    SmallTraining,
-    Views,
-    answer_depth,
-    normalised,
-    scored,
-    starting_model,
-    train_depth,
-    write_demo_page,
-)
+from perceptok.llava import GRID, GridTower, small
 
 HELD_OUT = 64
 ENCODER = ("/encoder/stage2/features.11/Concat_output_0", "/encoder/stage3/features.15/Concat_output_0")
@@ -60,7 +48,7 @@ def own_tower(tower: GridTower) -> Tower:
     def features(pictures: list[Image.Image]) -> torch.Tensor:
         side = tower.config.image_size
         arrays = np.stack([np.asarray(one.resize((side, side), Image.Resampling.BICUBIC)) for one in pictures])
-        return tower(normalised(arrays)).last_hidden_state
+        return tower(small.normalised(arrays)).last_hidden_state
 
     return features
 
@@ -73,7 +61,7 @@ def estimators_encoder(path: Path, width: int) -> Tower:
     graph = onnx.load(str(path))
     graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in ENCODER)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    place = GridTower._places(torch.zeros(1, GRID**2, 1))[0]
+    place = GridTower._positions(torch.zeros(1, GRID**2, 1))[0]
     memory: dict[str, torch.Tensor] = {}
 
     def features(pictures: list[Image.Image]) -> torch.Tensor:
@@ -93,12 +81,14 @@ def estimators_encoder(path: Path, width: int) -> Tower:
     return features
 
 
-def views_of(pictures: list[Image.Image], nearness: NDArray[np.float32], tower: Tower, codec: pt.DepthCodec) -> Views:
+def views_of(
+    pictures: list[Image.Image], nearness: NDArray[np.float32], tower: Tower, codec: pt.DepthCodec
+) -> small.Views:
     """Pictures as a model trains on them; nearness (N, 320, 320) is the teacher's."""
-    small = np.stack([np.asarray(one.resize((160, 160), Image.Resampling.BICUBIC)) for one in pictures])
+    thumbnails = np.stack([np.asarray(one.resize((160, 160), Image.Resampling.BICUBIC)) for one in pictures])
     soft = np.asarray(codec.encode_soft(nearness, temperature=0.02)).reshape(len(pictures), GRID**2, -1)
-    return Views(
-        small,
+    return small.Views(
+        thumbnails,
         nearness[:, ::2, ::2].astype(np.float16),
         torch.from_numpy(np.asarray(codec.encode(nearness)).reshape(-1, GRID**2)),
         tower(pictures).half(),
@@ -141,21 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known += mirrored(known)
     depth = estimated(known, specialist), estimated(held, specialist)
     for name in (options.only,) if options.only else ("own", "encoder"):
-        model, processor, vocab = starting_model(options.output, codec, DemoConfig())
+        model, processor, vocab = small.starting_model(options.output, codec, small.DemoConfig())
         tower = model.model.vision_tower
         see = own_tower(tower) if name == "own" else estimators_encoder(options.estimator, tower.config.hidden_size)
         learned = views_of(known, depth[0], see, codec)
         asked = views_of(held, depth[1], see, codec)
-        config = SmallTraining(options.steps, 16, measure_every=max(1, options.steps // 6))
-        curve = train_depth(model, processor, vocab, learned, asked, config, _report)
-        answers = answer_depth(model, processor, vocab, codec, asked)
-        free = answer_depth(model, processor, vocab, codec, asked, constrained=False)
-        result = scored(
+        config = small.SmallTraining(options.steps, 16, measure_every=max(1, options.steps // 6))
+        curve = small.train_depth(model, processor, vocab, learned, asked, config, _report)
+        answers = small.answer_depth(model, processor, vocab, codec, asked)
+        free = small.answer_depth(model, processor, vocab, codec, asked, constrained=False)
+        result = small.scored(
             codec, learned, asked, answers, free, curve, {"training": round(curve[-1].processor_seconds, 1)}
         )
         with atomic_write(options.output / f"{name}.json", force=True) as file:
             file.write((json.dumps(asdict(result), indent=2) + "\n").encode())
-        write_demo_page(options.output / f"{name}.html", asked, answers, result, note=NOTES[name])
+        small.write_demo_page(options.output / f"{name}.html", asked, answers, result, note=NOTES[name])
         print(
             name, json.dumps(result.rmse), json.dumps(result.order), json.dumps(result.chance), json.dumps(result.valid)
         )

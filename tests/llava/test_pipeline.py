@@ -12,7 +12,7 @@ import torch
 
 import perceptok as pt
 from perceptok.decoding import GrammarConfig
-from perceptok.errors import ConfigError, ConstraintError, InferenceError, VocabularyError
+from perceptok.errors import ConfigError, ConstraintError, ImageError, InferenceError, VocabularyError
 from perceptok.llava import PerceptionAnswer, PerceptionPipeline, load_llava
 from tests.llava.answering import leaning_pipeline, picture
 
@@ -169,11 +169,11 @@ class TestWhatCannotBeAsked:
             ([picture(9, 9)] * 2, ["a", "b", "c"], "2 images and 3 questions do not pair"),
             (picture(9, 9), "<image><image>", "says <image> 2 times"),
             (picture(9, 9), " ", "not empty"),
-            ("nowhere.png", "Why?", "there is no such image"),
+            ("nowhere.png", "Why?", "image file not found"),
         ],
     )
     def test_requests(self, pipe: PerceptionPipeline, images: object, questions: object, message: str) -> None:
-        with pytest.raises(InferenceError, match=message):
+        with pytest.raises((InferenceError, ImageError), match=message):
             pipe(images, questions)  # type: ignore[call-overload]
 
     def test_choices_of_another_kind(self, pipe: PerceptionPipeline) -> None:

@@ -16,7 +16,7 @@ from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS
 DIGEST = """
 import hashlib
 from perceptok.scenes.raycast import render
-from perceptok.scenes.layouts import sample_scene
+from perceptok.scenes.layouts.sampling import sample_scene
 for index in (7, 2):
     seen = render(sample_scene(11, index), 40, 40)
     print(hashlib.sha256(seen.depth.tobytes() + seen.instance.tobytes()).hexdigest())

@@ -72,7 +72,7 @@ class DepthVQVAE(nn.Module):
             return flat.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * (flat @ self.codebook.t())
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """Codes (B, 10, 10) -> their vectors (B, 10, 10, D)."""
+        """Codes (B, 10, 10) int64 -> their vectors (B, 10, 10, D) float32."""
         return self.codebook[codes]
 
     def reconstruct(self, vectors: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ class MapBank:
         return MapBank(self.nearness.to(device), self.valid.to(device), self.sources)
 
     def batch(self, indices: np.ndarray, device: torch.device) -> Batch:
-        """The maps of these indices on a device."""
+        """The maps of indices (B,) int64, on a device."""
         chosen = torch.from_numpy(indices).to(self.nearness.device)
         levels = self.nearness[chosen].to(device).to(torch.int32) & 0xFFFF
         return Batch(levels.float() / _LEVELS, self.valid[chosen].to(device))

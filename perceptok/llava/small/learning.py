@@ -198,7 +198,7 @@ def optimise(
     config: SmallTraining,
     advance: Callable[[str], None] = lambda _: None,
 ) -> list[CurvePoint]:
-    """AdamW over shuffled scenes 0 .. count - 1; `loss_of` takes a batch of their numbers.
+    """AdamW over shuffled scenes 0 .. count - 1; `loss_of` takes a batch of their numbers, (B,) int64.
 
     Everything but the tower is trained; the model is left in evaluation mode.
 

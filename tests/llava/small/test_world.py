@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perceptok.llava import view_yard
+from perceptok.llava.small import view_yard
 
 
 def test_a_pair_of_numbers_is_one_scene() -> None:

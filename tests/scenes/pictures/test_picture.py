@@ -16,10 +16,10 @@ from perceptok.scenes.pictures.picture import ProceduralPictures, picture_digest
 from perceptok.scenes.pictures.splits import SPLITS
 
 DIGEST = """
-from perceptok.scenes.pictures.picture import digest, render_picture
+from perceptok.scenes.pictures.picture import picture_digest, render_picture
 for index in (7, 2):
-    print(digest(render_picture(11, index, 80)))
-print(digest(render_picture(11, 2, 80, split="heldout")))
+    print(picture_digest(render_picture(11, index, 80)))
+print(picture_digest(render_picture(11, 2, 80, split="heldout")))
 """
 
 
