@@ -241,7 +241,8 @@ class _BatchEncoder:
         return {"codec": copy.deepcopy(self.codec).to("cpu"), "device": self.codec.device.type}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["codec"].to(state["device"]))  # type: ignore[misc]
+        self.codec = state["codec"].to(state["device"])
+        self.fingerprint = self.codec.fingerprint
 
     def __call__(self, batch: list[MapFile]) -> list[_Encoded]:
         results: list[_Encoded] = []

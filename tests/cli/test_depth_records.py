@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perceptok.depth import DepthMap, DepthRecord
-from perceptok.depth.depth_records import write_depth_records
+from perceptok.depth import DepthMap, DepthRecord, write_depth_records
 from perceptok.errors import DepthMapError
 from perceptok_cli.main import app
 

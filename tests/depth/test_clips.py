@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,9 @@ from perceptok.depth import (
     read_depth_records,
     restore_frames,
 )
+from perceptok.depth.folders import _BatchEncoder
 from perceptok.errors import ConfigError, MalformedBlockError, OutputError
+from perceptok.jobs import LocalEngine
 from perceptok_cli.main import app
 
 COUNT = 12
@@ -179,6 +182,24 @@ def test_broken_chains_are_said(codec: DepthCodec, clips: Path) -> None:
     assert ["a second time" in one for one in reasons] == [True]
     whole, _ = restored([records[0], records[2], records[1], *records[3:]])
     assert whole == [0]
+
+
+def test_clips_take_neither_text_nor_an_engine(codec: DepthCodec, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither text nor an engine"):
+        encode_files(codec, found(clips), tmp_path / "a.jsonl", clips=HELD, text=True)
+    with pytest.raises(ConfigError, match="neither text nor an engine"):
+        encode_files(codec, found(clips), tmp_path / "a.jsonl", clips=HELD, engine=LocalEngine())
+    with pytest.raises(ConfigError, match="do not take an engine"):
+        encode_maps(codec, found(clips), clips=HELD, engine=LocalEngine())
+    assert list(tmp_path.glob("a.*")) == []
+
+
+def test_another_engine_gives_the_same_records(codec: DepthCodec, clips: Path) -> None:
+    maps = found(clips)
+    expected = list(encode_maps(codec, maps))
+    assert list(encode_maps(codec, maps, batch_size=5, engine=LocalEngine())) == expected
+    encoder = pickle.loads(pickle.dumps(_BatchEncoder(codec)))  # noqa: S301
+    assert encoder(maps) == expected
 
 
 def test_at_a_shell(saved_codec: Path, clips: Path, tmp_path: Path) -> None:
