@@ -21,7 +21,7 @@ from perceptok_cli.depth_options import (
     find_named_maps,
     load_codec,
 )
-from perceptok_cli.depth_train import train
+from perceptok_cli.depth_train import train_codec
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthScore
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Depth maps <-> 100 tokens.")
-app.command(cls=MapCommand)(train)
+app.command("train", cls=MapCommand)(train_codec)
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_answer(
     answer: Annotated[
         str, typer.Argument(help="A model's answer, 100 integers, a file of it, or - for standard input.")
     ],
@@ -99,8 +99,8 @@ def _begins_with_record(text: str) -> bool:
     return True
 
 
-@app.command(cls=MapCommand)
-def encode(
+@app.command("encode", cls=MapCommand)
+def encode_depth(
     ctx: typer.Context,
     paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .npz or .parquet; - prints JSON lines.")],
@@ -191,8 +191,8 @@ def encode(
     finish(failures, len(maps))
 
 
-@app.command()
-def decode(
+@app.command("decode")
+def decode_depth(
     records: Annotated[Path, typer.Argument(help="What encode wrote; - reads JSON lines from standard input.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the maps, named as they were.")],
     form: Annotated[
@@ -244,8 +244,8 @@ def decode(
     finish([*damaged, *failures], len(parsed) + len(damaged))
 
 
-@app.command(name="eval", cls=MapCommand)
-def evaluate(
+@app.command("eval", cls=MapCommand)
+def evaluate_codec(
     ctx: typer.Context,
     paths: Paths,
     codec: CodecOption = None,
@@ -287,8 +287,8 @@ def _format_score(name: str, score: DepthScore) -> list[str]:
     return [name, str(score.maps), *(cell if not cell.startswith("nan") else "-" for cell in errors + shares)]
 
 
-@app.command(cls=MapCommand)
-def inspect(
+@app.command("inspect", cls=MapCommand)
+def inspect_codec(
     ctx: typer.Context,
     paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write, or the page.")],

@@ -15,10 +15,10 @@ from perceptok_cli.depth_options import find_named_maps, load_codec
 if TYPE_CHECKING:
     from perceptok.depth import MapFile, MapSource
 
-__all__ = ["train"]
+__all__ = ["train_codec"]
 
 
-def train(
+def train_codec(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for codec, log and checkpoint.")],
     paths: Annotated[list[str] | None, typer.Argument(help="Depth maps, folders, patterns or lists.")] = None,
