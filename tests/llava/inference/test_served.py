@@ -16,7 +16,7 @@ from perceptok.llava import PerceptionPipeline, merge_adapter, read_served
 from tests.llava.answering import picture
 from tests.test_readmes import PARSERS
 
-PAGE = Path(pt.__file__).parent / "llava" / "inference" / "serving.md"
+PAGE = Path(pt.__file__).parent / "llava" / "SERVING.md"
 
 
 @pytest.fixture(scope="module")
