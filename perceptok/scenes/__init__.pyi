@@ -2,6 +2,7 @@ from .layouts.gatherings import Difficulty as Difficulty
 from .layouts.sampling import sample_scene as sample_scene
 from .pictures.picture import (
     PLURALS as PLURALS,
+    ProceduralPictures as ProceduralPictures,
     ScenePicture as ScenePicture,
     render_picture as render_picture,
 )
