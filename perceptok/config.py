@@ -1,48 +1,83 @@
-"""Frozen dataclasses from plain JSON: unknown keys, missing ones and values of another type are refused by name."""
+"""Dataclasses from JSON and YAML: unknown keys, missing ones and values of another type are refused by name."""
 
 from __future__ import annotations
 
+import json
 import os
-import sys
-import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, PerceptokError
 from perceptok.files import parse_json
 
-__all__ = ["config_from_dict", "read_config", "read_mapping"]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
+__all__ = ["config_from_dict", "read_config", "read_mapping", "validate_json"]
 
 Config = TypeVar("Config")
 
+_MAX_ERRORS = 5
+"""Errors that one message lists."""
 
-def config_from_dict(kind: type[Config], values: object) -> Config:
-    """A configuration of plain JSON types.
+
+def config_from_dict(
+    kind: type[Config], values: object, *, name: str | None = None, error: type[PerceptokError] = ConfigError
+) -> Config:
+    """Build a dataclass from plain JSON types.
 
     Args:
         kind: A dataclass whose fields are booleans, numbers, strings, literals, tuples, mappings from strings,
-            dataclasses, or unions of these.
-        values: Its fields by name; lists stand for tuples, nested objects for dataclasses (which may also be given as
-            such). What is missing takes its default.
+            dataclasses, or unions of these; `Annotated[int, pydantic.Field(ge=0)]` adds limits.
+        values: Its fields by name; lists stand for tuples, nested objects for dataclasses, which may also be given as
+            such. Missing keys take their default. Types are strict: an integer is a valid float, but a boolean or a
+            string is not a valid number, and NaN and infinity are refused.
+        name: What messages begin with: a file, or a file and a line; default: the name of the dataclass.
+        error: The error to raise.
 
     Raises:
-        ConfigError: `values` is no mapping; a key is unknown or missing; a value has another type; or what the
-            dataclass itself refuses.
+        PerceptokError: Of the type `error`: `values` is not a mapping, a key is unknown or missing, or a value has
+            another type. What `__post_init__` of a dataclass raises passes through unchanged.
     """
+    name = kind.__name__ if name is None else name
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind.__name__} is an object of settings; got {values!r}")
-    hints = get_type_hints(kind)
-    known = [one.name for one in fields(cast(Any, kind))]
-    if unknown := [str(key) for key in values if key not in known]:
-        raise ConfigError(f"unknown keys in {kind.__name__}: {', '.join(unknown)}; known are {', '.join(known)}")
-    typed = {name: _typed(value, hints[name], f"{name} of {kind.__name__}") for name, value in values.items()}
+        raise error(f"{name}: expected an object of settings; got {values!r:.80}")
     try:
-        return kind(**typed)
-    except TypeError as error:  # a field without a default
-        raise ConfigError(f"{kind.__name__}: {error}") from error
+        text = json.dumps(values, default=_dataclass_to_dict)
+    except (TypeError, ValueError, RecursionError) as reason:
+        raise error(f"{name}: expected JSON types; {reason}") from reason
+    return validate_json(kind, text.encode(), name, error)
+
+
+def validate_json(kind: type[Config], text: bytes, name: str, error: type[PerceptokError]) -> Config:
+    """Parse the JSON text of a dataclass, several times faster than `parse_json` and checks in Python.
+
+    Args:
+        kind: A dataclass, as `config_from_dict` takes it.
+        text: UTF-8.
+        name: What messages begin with: a file, or a file and a line.
+        error: The error to raise.
+
+    Raises:
+        PerceptokError: Of the type `error`, as `config_from_dict`, and for text that is not valid JSON.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return cast(Config, _adapter(cast(Any, kind)).validate_json(b"[" + text + b"]")[0])
+    except ValidationError as reason:
+        details = reason.errors(include_url=False)
+        for detail in details:
+            if isinstance(raised := detail.get("ctx", {}).get("error"), PerceptokError):
+                raise raised from reason
+        reasons = [_describe(kind, detail) for detail in details[:_MAX_ERRORS]]
+        if len(details) > _MAX_ERRORS:
+            reasons.append(f"and {len(details) - _MAX_ERRORS} more")
+        raise error(f"{name}: {'; '.join(reasons)}") from reason
 
 
 def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
@@ -52,11 +87,11 @@ def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
         ConfigError: The file cannot be read, is not valid YAML or JSON, or has settings that `config_from_dict`
             refuses; the message names the file.
     """
+    values = _read_values(path)
     try:
-        return config_from_dict(kind, _read_values(path))
+        return config_from_dict(kind, values)
     except ConfigError as error:
-        message = str(error)
-        raise ConfigError(message if message.startswith(os.fspath(path)) else f"{os.fspath(path)}: {error}") from error
+        raise ConfigError(f"{os.fspath(path)}: {error}") from error
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -74,12 +109,8 @@ def _read_values(path: str | os.PathLike[str]) -> object:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{source}: cannot be read ({reason})") from error
-    if source.suffix.lower() in (".yaml", ".yml"):
-        return _parse_yaml(text, source)
-    return parse_json(text, str(source), ConfigError)
-
-
-def _parse_yaml(text: str, source: Path) -> object:
+    if source.suffix.lower() not in (".yaml", ".yml"):
+        return parse_json(text, str(source), ConfigError)
     import yaml
 
     try:
@@ -88,49 +119,45 @@ def _parse_yaml(text: str, source: Path) -> object:
         raise ConfigError(f"{source}: not valid YAML ({error})") from error
 
 
-def _typed(value: object, hint: Any, name: str) -> object:
-    """The value as its annotation wants it."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return _first_that_fits(value, parts, name)
-    if origin is tuple and isinstance(value, list | tuple):
-        if len(parts) == 2 and parts[1] is Ellipsis:
-            parts = (parts[0],) * len(value)
-        if len(parts) == len(value):
-            return tuple(_typed(one, part, name) for one, part in zip(value, parts, strict=True))
-    elif origin is Mapping and isinstance(value, Mapping):
-        return {_typed(key, parts[0], name): _typed(one, parts[1], name) for key, one in value.items()}
-    elif is_dataclass(hint):
-        return value if isinstance(value, cast(type, hint)) else config_from_dict(cast(type, hint), value)
-    elif value in parts if origin is Literal else _is(value, hint):
-        return float(cast(float, value)) if hint is float else value
-    raise ConfigError(f"{name} is {_spelled(hint)}; got {value!r}")
+@cache
+def _adapter(kind: Any) -> TypeAdapter[tuple[Any]]:
+    from pydantic import ConfigDict, TypeAdapter
+
+    # A dataclass of the standard library has no settings of its own and takes those of what holds it, here a tuple.
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return TypeAdapter(tuple[kind], config=strict)
 
 
-def _first_that_fits(value: object, hints: tuple[Any, ...], name: str) -> object:
-    nested = [hint for hint in hints if is_dataclass(hint)]
-    if isinstance(value, Mapping) and len(nested) == 1:  # its own message says more than that nothing fits
-        return _typed(value, nested[0], name)
-    for hint in hints:
-        try:
-            return _typed(value, hint, name)
-        except ConfigError:
-            continue
-    raise ConfigError(f"{name} is {' or '.join(map(_spelled, hints))}; got {value!r}")
+def _dataclass_to_dict(value: object) -> dict[str, Any]:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"got {value!r:.80}")
 
 
-def _is(value: object, hint: Any) -> bool:
-    # JSON's true is no 1, and its 1 may well be a float; NaN and infinity configure nothing.
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-    return get_origin(hint) is None and isinstance(value, hint)
+def _describe(kind: type, detail: ErrorDetails) -> str:
+    """Describe an error of pydantic: the field's path, what is expected, and what was given."""
+    path = detail["loc"][1:]
+    field = ".".join(map(str, path))
+    if detail["type"] == "json_invalid":
+        return f"not valid JSON ({detail['ctx']['error']})"
+    if detail["type"] == "unexpected_keyword_argument":
+        known = ", ".join(key.name for key in fields(_find_dataclass(kind, path[:-1])))
+        return f"unknown key {field!r}; known keys are {known}"
+    if detail["type"] == "missing":
+        return f"{field}: missing"
+    reason = detail["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    return f"{field}{': ' if field else ''}{reason}; got {detail['input']!r:.80}"
 
 
-def _spelled(hint: Any) -> str:
-    if hint is types.NoneType:
-        return "None"
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+def _find_dataclass(kind: Any, path: tuple[int | str, ...]) -> Any:
+    """The dataclass at a path of field names, list indices, mapping keys and, for unions, class names."""
+    classes = [kind]
+    for part in path:
+        hints = [hint for cls in classes for name, hint in get_type_hints(cls).items() if name == part]
+        named = [cls for cls in classes if cls.__name__ == part]
+        classes = [nested for hint in hints for nested in _dataclasses_in(hint)] or named or classes
+    return classes[0]
+
+
+def _dataclasses_in(hint: Any) -> list[Any]:
+    return [hint] if is_dataclass(hint) else [nested for part in get_args(hint) for nested in _dataclasses_in(part)]

@@ -69,7 +69,7 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("scene: 6\n")
     done = run(tmp_path, "--config", "wrong.yaml")
     assert done.returncode == 2
-    assert "unknown keys in DemoConfig: scene" in done.stderr
+    assert "DemoConfig: unknown key 'scene'" in done.stderr
     assert not (tmp_path / "perceptok-demo").exists()
 
 

@@ -60,7 +60,7 @@ def test_wordings_are_drawn_from_a_pool_that_holds_the_template() -> None:
         ({"depth_direct": "the nearest"}, r"template depth_direct of .*lacks \{answer\}"),
         ({"depth_question": "{}?"}, "unknown variable"),
         ({"depth_question": "{"}, "a brace is written twice"),
-        ({"dept_question": "?"}, "unknown keys in PromptSet: dept_question"),
+        ({"dept_question": "?"}, "PromptSet: unknown key 'dept_question'"),
         ({"wordings": {"greeting": ("Hi",)}}, "no template 'greeting'"),
         ({"wordings": {"count_question": ("How many {plurals}?",)}}, "unknown variable {plurals}"),
     ],

@@ -90,11 +90,11 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"sizes": 320}, "unknown keys in Preprocessing: sizes"),
-            ({"resize": "bicubic"}, "one of 'area', 'nearest', 'pillow-bilinear'; got 'bicubic'"),
+            ({"sizes": 320}, "Preprocessing: unknown key 'sizes'"),
+            ({"resize": "bicubic"}, "expected 'area', 'nearest' or 'pillow-bilinear'; got 'bicubic'"),
             ({"size": 0}, "size >= 1"),
             ({"low": 1.0, "high": 1.0}, "low < high"),
-            ({"low": float("nan")}, "low of Preprocessing is float; got nan"),
+            ({"low": float("nan")}, "low: expected a finite number; got nan"),
         ],
     )
     def test_what_is_refused(self, values: dict[str, object], message: str) -> None:

@@ -156,7 +156,7 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment,
                 ObjectiveWeights(**{name: weight})
     with pytest.raises(ConfigError, match="every weight is 0"):
         ObjectiveWeights(distillation=0)
-    with pytest.raises(ConfigError, match="unknown keys in ObjectiveWeights: markers"):
+    with pytest.raises(ConfigError, match="ObjectiveWeights: unknown key 'markers'"):
         ObjectiveWeights.from_dict({"markers": 1.0})
     with pytest.raises(ObjectiveError, match="distillation has a weight, but was not given"):
         ObjectiveWeights().total()

@@ -297,7 +297,8 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
                 hint = f"; did you mean {near[0]}?" if near else "; --explain lists all settings"
                 raise ConfigError(f"unknown key in {cls.__name__}: {key}{hint}")
         own = {one.name for one in fields(PerceptionSettings)}
-        settings = config_from_dict(PerceptionSettings, {key: values[key] for key in values if key in own})
+        perception = {key: values[key] for key in values if key in own}
+        settings = config_from_dict(PerceptionSettings, perception, name=cls.__name__)
         hints = get_type_hints(cls)
         typed = {key: _coerce(values[key], hints[key], key) for key in values if key not in own}
         return cls(**{key: getattr(settings, key) for key in own}, **typed)

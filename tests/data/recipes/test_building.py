@@ -276,7 +276,7 @@ def test_a_full_disk(recipe: DataRecipe, folder: Path, built: Path, tmp_path: Pa
     ("change", "message"),
     [
         ("sets: []\n", "sets of different names"),
-        ("colour: red\n", "unknown keys in DataRecipe: colour"),
+        ("colour: red\n", "DataRecipe: unknown key 'colour'"),
         ("prompts: auroa\n", "prompts are aurora"),
         ("templates: {depth_direct: '({nearest})'}\n", r"unknown variable \{nearest\}"),
         ("size: 400\n", r"size 64\.\.336"),

@@ -259,7 +259,7 @@ class TestConfig:
         assert GrammarConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
     def test_unknown_keys(self) -> None:
-        with pytest.raises(ConfigError, match="unknown keys in GrammarConfig: max_block;"):
+        with pytest.raises(ConfigError, match="GrammarConfig: unknown key 'max_block';"):
             GrammarConfig.from_dict({"max_block": 1})
 
     @pytest.mark.parametrize(

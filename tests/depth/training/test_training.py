@@ -158,9 +158,9 @@ def test_refusals(bank: MapBank, finished: tuple[Path, DepthCodec], tmp_path: Pa
         train_depth_codec(SMALL, bank, output=finished[0], cpu=True)
     with pytest.raises(TrainingError, match="another configuration: steps was 6, now 7"):
         train_depth_codec(TrainingConfig.from_dict({**SMALL.to_dict(), "steps": 7}), bank, output=finished[0], cpu=True)
-    with pytest.raises(ConfigError, match="unknown keys in TrainingConfig: stepz"):
+    with pytest.raises(ConfigError, match="TrainingConfig: unknown key 'stepz'"):
         TrainingConfig.from_dict({"stepz": 1})
-    with pytest.raises(ConfigError, match="unknown keys in QuantizerConfig"):
+    with pytest.raises(ConfigError, match="TrainingConfig: unknown key 'quantizer"):
         TrainingConfig.from_dict({"quantizer": {"decya": 1}})
     with pytest.raises(ConfigError, match="multiple of processes"):
         train_depth_codec(TrainingConfig.from_dict({**SMALL.to_dict(), "accumulate": 3}), bank, cpu=True)

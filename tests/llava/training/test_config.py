@@ -57,7 +57,7 @@ def test_defaults_of_its_own() -> None:
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is fixed"),
         ({"bf16": True, "fp16": True}, "At most one of fp16 and bf16"),
         ({"learning_rat": 1}, "unknown key in FinetuneConfig: learning_rat; did you mean learning_rate"),
-        ({"lora": {"rank": 4}}, "unknown keys in LoraSettings: rank"),
+        ({"lora": {"rank": 4}}, "unknown key 'lora.rank'"),
         ({"learning_rate": "fast"}, "learning_rate is of type float; got 'fast'"),
         ({"learning_rate": -1.0}, "learning_rate has to be positive"),
         ({"gradient_checkpointing": 3}, "gradient_checkpointing is of type bool; got 3"),
