@@ -174,7 +174,7 @@ def evaluate(
     with _predictions(predictions) as (lines, listed):
         found: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure]
         if listed:
-            found = read_results("".join(lines), predictions, [one.image for one in true.values()])
+            found = read_results("".join(lines), predictions, [record.image for record in true.values()])
         else:
             found = read_box_predictions(lines, predictions)
         report = score_predictions(found, true)
@@ -188,7 +188,7 @@ def evaluate(
             "total": report.total.to_dict(),
             "by_label": {label: scores.to_dict() for label, scores in report.by_label.items()},
             **{key: value for key, value in asdict(report).items() if key in ("crowds", "unanswered")},
-            "failures": [one._asdict() for one in failures],
+            "failures": [failure._asdict() for failure in failures],
         }
         with atomic_write(output, force=force) as file:
             file.write((json.dumps(values, indent=2) + "\n").encode())
@@ -254,8 +254,8 @@ def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Seque
         if not listed:
             raise AnnotationError(f"{source}: is no list of results; --header is for those alone, leave it out here")
         found = read_results("".join(lines), source, known.images)
-    failures = [one for one in found if not isinstance(one, ImageBoxes)]
-    return [one for one in found if isinstance(one, ImageBoxes)], [*known.failures, *failures]
+    failures = [result for result in found if not isinstance(result, ImageBoxes)]
+    return [result for result in found if isinstance(result, ImageBoxes)], [*known.failures, *failures]
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
@@ -263,11 +263,11 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
     from perceptok.boxes import BoxFailure, read_box_lines
 
     with _lines(source) as lines:
-        for one in read_box_lines(lines, source):
-            if isinstance(one, BoxFailure):
-                failures.append(one)
+        for line in read_box_lines(lines, source):
+            if isinstance(line, BoxFailure):
+                failures.append(line)
             else:
-                yield one
+                yield line
 
 
 def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
@@ -281,11 +281,11 @@ def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
         failures += read.failures
         known = read.images
     true: dict[str, Truth] = {}
-    for one in known:
-        if one.name in true:
-            failures.append(BoxFailure(one.name, f"stands twice in {source}; the first is kept"))
+    for known_item in known:
+        if known_item.name in true:
+            failures.append(BoxFailure(known_item.name, f"stands twice in {source}; the first is kept"))
         else:
-            true[one.name] = Truth.of(one)
+            true[known_item.name] = Truth.of(known_item)
     return true
 
 

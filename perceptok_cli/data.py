@@ -48,7 +48,7 @@ def build(
     if address is not None and engine != "ray":
         raise ConfigError(f"--address {address} is of a Ray cluster; say --engine ray too, or leave it out")
     chosen = DataRecipe.read(recipe)
-    with progress_bar("building", sum(one.count for one in chosen.sets)) as advance:
+    with progress_bar("building", sum(config.count for config in chosen.sets)) as advance:
 
         def report(added: int) -> None:
             for _ in range(added):
@@ -56,11 +56,14 @@ def build(
 
         with RayEngine(workers or 2, address) if engine == "ray" else LocalEngine(workers or 1) as spread:
             built = build_data(chosen, output, engine=spread, force=force, advance=report)
-    rows = [[one.name, str(one.records), str(one.candidates), str(one.candidates - one.records)] for one in built.sets]
+    rows = [
+        [config.name, str(config.records), str(config.candidates), str(config.candidates - config.records)]
+        for config in built.sets
+    ]
     print_table(f"{built.records} records in {output}", ("set", "records", "images looked at", "rejected"), rows)
-    for one in built.sets:
-        for reason, count in sorted(one.rejected.items(), key=lambda item: -item[1]):
-            note(f"  {one.name}: {count} rejected: {reason}")
+    for config in built.sets:
+        for reason, count in sorted(config.rejected.items(), key=lambda item: -item[1]):
+            note(f"  {config.name}: {count} rejected: {reason}")
 
 
 @app.command()
@@ -119,9 +122,9 @@ def check(
 def _rejections(manifest: object) -> Sequence[Sequence[str]]:
     sets = manifest.get("sets", []) if isinstance(manifest, dict) else []
     return [
-        [str(one["name"]), str(count), str(reason)]
-        for one in sets
-        for reason, count in sorted(one["rejected"].items(), key=lambda item: -item[1])
+        [str(config["name"]), str(count), str(reason)]
+        for config in sets
+        for reason, count in sorted(config["rejected"].items(), key=lambda item: -item[1])
     ]
 
 

@@ -228,8 +228,8 @@ def _verify_patches(processor: Any, name: str, frame: Placement) -> None:
     try:
         made = processor(picture, return_tensors="np")
         expected = processor(framed_picture(picture, frame), return_tensors="np", do_resize=False)
-        grids = [np.asarray(one["image_grid_thw"]).reshape(-1).tolist() for one in (made, expected)]
-        got, wanted = (np.asarray(one["pixel_values"], np.float64) for one in (made, expected))
+        grids = [np.asarray(inputs["image_grid_thw"]).reshape(-1).tolist() for inputs in (made, expected)]
+        got, wanted = (np.asarray(inputs["pixel_values"], np.float64) for inputs in (made, expected))
     except Exception as error:  # whatever a processor of any project raises
         raise BoxError(
             f"{name} makes no patches of a picture of {frame.image_size} ({type(error).__name__}: {error}); build the "

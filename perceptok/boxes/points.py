@@ -80,7 +80,7 @@ class PointCodec:
         found, position = [], 0
         for match in _PAIR.finditer(text):
             pair, between = [int(match[1]), int(match[2])], text[position : match.start()]
-            known = max(pair) < self.boxes.size and all(str(int(one)) == one for one in match.groups())
+            known = max(pair) < self.boxes.size and all(str(int(group)) == group for group in match.groups())
             if strict and (between.strip() or not known):
                 at, what = (position, between) if between.strip() else (match.start(), match[0])
                 raise MalformedBoxError(f"expected (<PIXEL_x>,<PIXEL_y>) at character {at}, found {what[:40]!r}")
@@ -134,7 +134,7 @@ def points_from_molmo(text: str) -> MolmoPoints:
                 pairs.setdefault(number, {})[axis] = float(value)
         except ValueError:
             pairs = {}
-        good = [[one["x"] / 100, one["y"] / 100] for one in pairs.values() if one.keys() == {"x", "y"}]
+        good = [[pair["x"] / 100, pair["y"] / 100] for pair in pairs.values() if pair.keys() == {"x", "y"}]
         if not good or len(good) < len(pairs) or not all(0 <= share <= 1 for one in good for share in one):
             malformed.append(tag[0])
             continue

@@ -360,7 +360,7 @@ def _tokens(
         for at in range(0, len(tokens), width):
             part = tokens[at : at + width]
             start, end = part[0].start(), part[-1].end()
-            numbers = [int(one.group(1)) for one in part]
+            numbers = [int(match.group(1)) for match in part]
             flaw = _flaw(numbers, width, highest)
             if flaw is not None:
                 found.malformed.append(MalformedPiece(start, end, text[start:end], *flaw))
@@ -421,7 +421,7 @@ def _take(found: _Found, text: str, item: dict[str, Any], start: int, end: int, 
     name = "" if label is None else str(label).strip()
     piece = text[start:end]
     box = item["bbox_2d"]
-    several = isinstance(box, list) and box and all(isinstance(one, list) for one in box)
+    several = isinstance(box, list) and box and all(isinstance(inner, list) for inner in box)
     for one in box if several else [box]:
         numbers, flaw, repairs = _pixels(one, image_size)
         if flaw is not None:

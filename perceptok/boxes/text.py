@@ -47,15 +47,15 @@ _STEM = f"<{PIXEL.name}_"
 _TOKEN = rf"{_STEM}[A-Za-z0-9_+-]*+>?+"
 _NUMBER = r"[-+]?[0-9][0-9.]*+"
 _ITEM = rf"(?:{_TOKEN}|<[A-Za-z][^<>()\s,]*+>|{_NUMBER})"
-_NEXT_parsing = r"(?:\s*+,)?+\s*+"
-_NEXT_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
+_SEPARATOR = r"(?:\s*+,)?+\s*+"
+_SEPARATOR_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
 # Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time.
-_TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_NEXT_parsing}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_NEXT_ON_LINE}{_TOKEN})*+"
+_TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_SEPARATOR}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_SEPARATOR_ON_LINE}{_TOKEN})*+"
 _NUMBERS_RUN = rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+"
 # What most runs are: a box in brackets, or four tokens in a row that are a run by themselves; their numbers are groups.
 # With a literal at the start of every alternative, `re` skips prose three times as fast.
 _COMMA, _PLAIN_TOKEN, _PLAIN_NUMBER = r"\s*+,\s*+", f"{_STEM}([0-9]++)>", "([0-9]++)"
-_PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_NEXT_ON_LINE}{_STEM})"
+_PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_SEPARATOR_ON_LINE}{_STEM})"
 _PLAIN_NUMBERS = rf"\(\s*+{_COMMA.join([_PLAIN_NUMBER] * 4)}\s*+\)"
 _TOKENS = re.compile(f"{_PLAIN_TOKENS}|{_TOKENS_RUN}")
 _NUMBERS = re.compile(f"{_PLAIN_NUMBERS}|{_NUMBERS_RUN}")
@@ -217,7 +217,7 @@ class _Reader:
         for at in range(0, len(items), 4):
             four = items[at : at + 4]
             if len(four) == 4:
-                yield self._box([one.group() for one in four], four[0].start(), four[3].end())
+                yield self._box([match.group() for match in four], four[0].start(), four[3].end())
             else:
                 yield self._malformed(four[0].start(), four[-1].end(), "coordinates", _number_of(len(four)))
 
@@ -232,7 +232,7 @@ class _Reader:
         commas = self.text.count(",", start, end)
         if commas != 3:
             return self._malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
-        return self._box([one.group() for one in items], start, end)
+        return self._box([item.group() for item in items], start, end)
 
     def _broken_off(self, start: int, end: int, read: int) -> MalformedPiece:
         """A bracket in which something else follows before there are four coordinates."""
@@ -467,7 +467,7 @@ def _explained(text: str, size: int, order: Order) -> MalformedBoxError:
 _LABEL = "Bounding box"
 _FOUND = ("Here are the bounding boxes for the ", ":")
 _NONE = ("There are no ", " in the image.")
-_NEXT = "\n "
+_NEXT_LINE = "\n "
 """Between lines. The released samples have the space, which tokenizers and people lose: reading does without."""
 
 
@@ -592,7 +592,7 @@ def answer_to_text(
     lines = labelled_to_text(codes, form=form, order=order, size=size)
     if not lines:
         return plural.join(_NONE)
-    return _NEXT.join([plural.join(_FOUND), *lines.split("\n")])
+    return _NEXT_LINE.join([plural.join(_FOUND), *lines.split("\n")])
 
 
 def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> BoxAnswer:
@@ -622,7 +622,7 @@ def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy"
         return BoxAnswer(plural, parse_boxes(lines, size=size, order=order).boxes)
     if not lines.strip(" "):
         raise MalformedBoxError(f"expected a box or more after the colon, found none; {_NONE[0] + '...'!r} says so")
-    labels, boxes = labelled_from_text(lines.removeprefix(" ").replace(_NEXT, "\n"), size=size, order=order)
+    labels, boxes = labelled_from_text(lines.removeprefix(" ").replace(_NEXT_LINE, "\n"), size=size, order=order)
     expected = [f"{_LABEL} {number}" for number in range(1, len(boxes) + 1)]
     if list(labels) != expected:
         wrong = next(at for at, (label, name) in enumerate(zip(labels, expected, strict=True)) if label != name)

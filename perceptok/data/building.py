@@ -86,7 +86,10 @@ class BuildJournal:
 
     def add(self, records: list[PerceptionRecord], rejected: list[Rejection]) -> None:
         """One finished piece; raises OutputError where it cannot be written."""
-        line = {"records": [one.to_dict() for one in records], "rejected": [list(one) for one in rejected]}
+        line = {
+            "records": [record.to_dict() for record in records],
+            "rejected": [list(rejection) for rejection in rejected],
+        }
         try:
             with self.path.open("ab") as file:
                 file.write((json.dumps(line) + "\n").encode())
@@ -145,10 +148,10 @@ class MakeRecords:
     def __call__(self, names: tuple[str, ...]) -> list[Candidate]:
         """A candidate for each name. What comes out depends on recipe, set and names only."""
         here = opened(self.recipe)
-        config = next(one for one in here.recipe.sets if one.name == self.set_name)
+        config = next(config for config in here.recipe.sets if config.name == self.set_name)
         depth = config.task == "depth"
         samples = here.source(config.source).read(names, depth=depth, boxes=not depth)
-        results: list[Made | str] = [one if isinstance(one, str) else "" for one in samples]
+        results: list[Made | str] = [sample if isinstance(sample, str) else "" for sample in samples]
         known = [(at, one, drawn_from(here.recipe.seed, config, one.name)) for at, one in _samples(samples)]
         if depth:
             made = depth_records([(one, rng) for _, one, rng in known], config, here.setting)
@@ -157,15 +160,15 @@ class MakeRecords:
         for (at, _, _), one in zip(known, made, strict=True):
             results[at] = one
         return [
-            Candidate(name, None, b"", one)
-            if isinstance(one, str)
-            else Candidate(name, one.record, _encoded(one.picture, here.recipe.image_format), "")
-            for name, one in zip(names, results, strict=True)
+            Candidate(name, None, b"", result)
+            if isinstance(result, str)
+            else Candidate(name, result.record, _encoded(result.picture, here.recipe.image_format), "")
+            for name, result in zip(names, results, strict=True)
         ]
 
 
 def _samples(samples: list[Sample | str]) -> list[tuple[int, Sample]]:
-    return [(at, one) for at, one in enumerate(samples) if not isinstance(one, str)]
+    return [(at, sample) for at, sample in enumerate(samples) if not isinstance(sample, str)]
 
 
 def drawn_from(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
@@ -227,7 +230,7 @@ class BuildReport:
     @property
     def records(self) -> int:
         """Of all sets."""
-        return sum(one.records for one in self.sets)
+        return sum(config.records for config in self.sets)
 
 
 def build_data(
@@ -329,7 +332,7 @@ def _build_set(
             advance(len(kept))
             if chosen.count >= config.count:
                 break
-    reasons: Counter[str] = Counter(_kind_of(one.reason) for one in journal.rejections())
+    reasons: Counter[str] = Counter(_kind_of(rejection.reason) for rejection in journal.rejections())
     if chosen.count < config.count:
         common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
         raise DataError(
@@ -366,23 +369,23 @@ def _accepted(
 ) -> tuple[list[PerceptionRecord], list[Rejection]]:
     kept: list[PerceptionRecord] = []
     rejected: list[Rejection] = []
-    for one in candidates:
+    for candidate in candidates:
         if chosen.count >= config.count:
             break
-        reason = one.reason if one.record is None else chosen.refusal(one.record)
-        if one.record is None or reason:
-            rejected.append(Rejection(one.name, reason))
+        reason = candidate.reason if candidate.record is None else chosen.refusal(candidate.record)
+        if candidate.record is None or reason:
+            rejected.append(Rejection(candidate.name, reason))
             continue
         number = f"{chosen.count:06d}"
         image = f"images/{config.name}/{number}.{form}"
-        record = replace(one.record, id=f"{config.name}-{number}", images=(image,))
+        record = replace(candidate.record, id=f"{config.name}-{number}", images=(image,))
         target = folder / image
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
         with atomic_write(target, force=True) as file:
-            file.write(one.picture)
+            file.write(candidate.picture)
         chosen.take(record)
         kept.append(record)
     return kept, rejected
@@ -412,8 +415,8 @@ def _write_files(
         names.append(name)
     with atomic_write(folder / "rejected.jsonl", force=True) as file:
         for config, journal in zip(recipe.sets, journals, strict=True):
-            for one in journal.rejections():
-                line = {"set": config.name, "image": one.name, "reason": one.reason}
+            for rejection in journal.rejections():
+                line = {"set": config.name, "image": rejection.name, "reason": rejection.reason}
                 file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
     for name in [*names, "rejected.jsonl"]:
         files[name] = _hash_of(folder / name)
@@ -429,7 +432,7 @@ def _write_files(
         "seed": recipe.seed,
         "codec": here.setting.codec.fingerprint,
         "prompts": here.setting.prompts.label,
-        "sources": {name: here.source(name).fingerprint for name in sorted({one.source for one in recipe.sets})},
+        "sources": {name: here.source(name).fingerprint for name in sorted({config.source for config in recipe.sets})},
         "sets": [asdict(report) for report in reports],
         "files": files,
         "images": digest.hexdigest(),

@@ -127,7 +127,7 @@ class PromptSet:
         known = PROMPTS[name]
         if not changes:
             return known
-        values = {one.name: getattr(known, one.name) for one in fields(cls)}
+        values = {field.name: getattr(known, field.name) for field in fields(cls)}
         return config_from_dict(cls, {**values, "name": f"{name}, changed", **changes})
 
     def write(self, key: str, **values: object) -> str:
@@ -150,7 +150,7 @@ def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{name}: unknown variable {{{unknown[0]}}}; known are {', '.join(allowed) or 'none'}. Got {text!r}"
         )
-    missing = [one for one in allowed if one not in found and one not in _OPTIONAL]
+    missing = [name for name in allowed if name not in found and name not in _OPTIONAL]
     if missing and text:
         raise ConfigError(f"{name}: lacks {{{missing[0]}}}; got {text!r}")
 

@@ -158,12 +158,14 @@ class DataRecipe:
             raise ConfigError(f"need seed >= 0 and size 64..336; got {self.seed} and {self.size}")
         if not 0 <= self.soft_codes <= DEPTH.size:
             raise ConfigError(f"soft_codes is a number of codes, 0..{DEPTH.size}; got {self.soft_codes}")
-        names = [one.name for one in self.sets]
+        names = [config.name for config in self.sets]
         if not names or len({*names}) != len(names):
             raise ConfigError(f"a recipe has sets of different names; got {names}")
-        for one in self.sets:
-            if one.source not in self.sources:
-                raise ConfigError(f"set {one.name}: there is no source {one.source!r}, only {', '.join(self.sources)}")
+        for config in self.sets:
+            if config.source not in self.sources:
+                raise ConfigError(
+                    f"set {config.name}: there is no source {config.source!r}, only {', '.join(self.sources)}"
+                )
         PromptSet.named(self.prompts, self.templates)
 
     @classmethod
@@ -208,14 +210,14 @@ class DataRecipe:
 
         sources = {
             name: replace(
-                one,
-                images=led(one.images),
-                depth=led(one.depth),
-                annotations=led(one.annotations),
-                depth_specialist=led_specialist(one.depth_specialist),
-                box_specialist=led_specialist(one.box_specialist),
+                source,
+                images=led(source.images),
+                depth=led(source.depth),
+                annotations=led(source.annotations),
+                depth_specialist=led_specialist(source.depth_specialist),
+                box_specialist=led_specialist(source.box_specialist),
             )
-            for name, one in self.sources.items()
+            for name, source in self.sources.items()
         }
         parts = {name: led(getattr(self, name)) for name in ("codec", "plurals", "cache")}
         return replace(self, sources=sources, folder="", **parts)  # type: ignore[arg-type] # strings stay strings

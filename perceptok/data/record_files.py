@@ -157,7 +157,7 @@ def record_from_llava(
     images = image if isinstance(image, list) else [image]
     if turns:
         turns[0]["text"] = _without_tags(turns[0]["text"], len(images), name)
-    return _record_llava(entry, turns, images, name, task, regime)
+    return _parse_llava_entry(entry, turns, images, name, task, regime)
 
 
 def record_from_chat(
@@ -183,10 +183,10 @@ def record_from_chat(
     images = entry.get("images", [])
     if not isinstance(images, list) or len(images) != tags:
         raise RecordError(f"{name}: images: the messages show {tags} images, the entry names {images!r:.60}")
-    return _record_llava(entry, turns, images, name, task, regime)
+    return _parse_llava_entry(entry, turns, images, name, task, regime)
 
 
-def _record_llava(
+def _parse_llava_entry(
     entry: Mapping[str, Any],
     turns: list[dict[str, Any]],
     images: list[Any],

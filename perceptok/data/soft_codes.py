@@ -83,7 +83,10 @@ class SoftCodes:
 
 
 def code_spread(codebook: Tensor) -> float:
-    """The mean squared distance between two vectors of a codebook (K, D) float: the unit of a soft teacher's temperature."""
+    """The mean squared distance between two vectors of a codebook (K, D) float32.
+
+    It is the unit of a soft teacher's temperature.
+    """
     vectors = codebook.detach().double()
     return float(torch.cdist(vectors, vectors).square().sum() / (len(vectors) * (len(vectors) - 1)))
 

@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, str]:
         values = parse_json(path.read_bytes(), str(path), ConfigError)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    if not isinstance(values, dict) or not all(isinstance(one, str) and one.strip() for one in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(value, str) and value.strip() for value in values.values()):
         raise ConfigError(f"{path}: a table of plurals is a JSON object of singular: plural")
     return {" ".join(key.replace("_", " ").split()): " ".join(plural.split()) for key, plural in values.items()}
 
@@ -146,14 +146,14 @@ class SetConfig:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or not all(one.isalnum() or one in "-_" for one in self.name):
+        if not self.name or not all(character.isalnum() or character in "-_" for character in self.name):
             raise ConfigError(f"a set's name has letters, digits, - and _; got {self.name!r}")
         if self.count < 0 or self.most < 1 or not 0 <= self.zeros <= 1 or self.most_of_a_count < 1:
             raise ConfigError(
                 f"set {self.name}: need count >= 0, most >= 1, zeros in 0..1, most_of_a_count >= 1; got {self.count}, "
                 f"{self.most}, {self.zeros}, {self.most_of_a_count}"
             )
-        if not self.markers or not all(2 <= one <= len(LETTERS) for one in self.markers):
+        if not self.markers or not all(2 <= marker <= len(LETTERS) for marker in self.markers):
             raise ConfigError(f"set {self.name}: markers are numbers from 2 to {len(LETTERS)}; got {self.markers}")
         if self.question == "pair" and self.markers != (2,):
             raise ConfigError(f"set {self.name}: the question 'pair' goes with markers: [2]; got {self.markers}")
@@ -224,7 +224,7 @@ def depth_records(
             results.append(one)
             continue
         try:
-            results.append(_record_depth(*one, next(codes), next(soft), config, setting))
+            results.append(_make_depth_record(*one, next(codes), next(soft), config, setting))
         except DataError as error:
             results.append(str(error))
     return results
@@ -253,7 +253,7 @@ def framed_nearness(depth: DepthMap, frame: ImageFrame) -> Nearness:
     return DepthMap(parts[0], parts[1] > 0, depth.kind).to_nearness()
 
 
-def _record_depth(
+def _make_depth_record(
     sample: Sample,
     rng: np.random.Generator,
     frame: ImageFrame,

@@ -315,7 +315,7 @@ def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generat
         float(np.mean(np.abs(error))),
         abs_rel,
         delta,
-        tuple(_mean(one) for one in hits),
+        tuple(_mean(hit) for hit in hits),
         _mean(pairs),
     )
 

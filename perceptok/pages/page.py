@@ -86,10 +86,10 @@ class Case:
     def __post_init__(self) -> None:
         if self.verdict is not None and self.verdict not in get_args(Verdict):
             raise self._error(f"a verdict is one of {', '.join(get_args(Verdict))}, or None; got {self.verdict!r}")
-        numbers = [*(one[1:] for one in self.markers), *self.boxes, *self.true_boxes]
+        numbers = [*(marker[1:] for marker in self.markers), *self.boxes, *self.true_boxes]
         if any(len(one) != (2 if index < len(self.markers) else 4) for index, one in enumerate(numbers)):
             raise self._error("a marker is (letter, x, y) and a box is (x1, y1, x2, y2)")
-        if not np.isfinite([value for one in numbers for value in one]).all():
+        if not np.isfinite([value for number in numbers for value in number]).all():
             raise self._error("markers and boxes are finite numbers")
         if self.box_labels and len(self.box_labels) != len(self.boxes):
             raise self._error(f"{len(self.boxes)} boxes have {len(self.box_labels)} labels; give one for each, or none")

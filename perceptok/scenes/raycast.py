@@ -170,7 +170,7 @@ def surfaces_of(
     """
     height, width = depth.shape
     families: dict[tuple[object, ...], int] = {}
-    family = np.array([families.setdefault(one.shape.family, len(families)) for one in parts], dtype=np.int64)
+    family = np.array([families.setdefault(part.shape.family, len(families)) for part in parts], dtype=np.int64)
     by_family = np.argsort(family, kind="stable")
     rank = np.empty(len(parts) + 1, dtype=np.int16 if len(parts) < 2**15 else np.int32)
     rank[by_family] = np.arange(len(parts))
@@ -189,10 +189,10 @@ def surfaces_of(
     views = np.stack([np.tile(x, height), np.repeat(y, width), np.ones(height * width, dtype=np.float32)])
     blank = np.empty((4, 3, pixels.size), dtype=np.float32)
     whole = Surfaces(pixels, numbers, counts, *blank)
-    inverse = np.linalg.inv(np.stack([one.axes for one in parts]))
+    inverse = np.linalg.inv(np.stack([part.axes for part in parts]))
     # Straight from the camera's frame into the primitive's: world coordinates would cost far things their digits.
     turned = inverse @ camera.rotation
-    origin = np.einsum("nij,nj->ni", inverse, camera.position - np.stack([one.center for one in parts]))
+    origin = np.einsum("nij,nj->ni", inverse, camera.position - np.stack([part.center for part in parts]))
     into = np.ascontiguousarray(np.concatenate([turned, origin[:, :, None]], axis=2).transpose(1, 2, 0), np.float32)
     back = np.ascontiguousarray(inverse.transpose(2, 1, 0), np.float32)
     rotation, position = camera.rotation.astype(np.float32), camera.position.astype(np.float32)

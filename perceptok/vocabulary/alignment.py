@@ -49,7 +49,7 @@ _PAIRS = 16
 _TIES = 1 << 22
 """Matrices of up to 2048 x 2048: there ties are broken pair by pair; at 8192 x 8192 that took longer than solving."""
 
-_ELEMENTS_assignment = 1 << 20
+_ELEMENTS_AT_ONCE = 1 << 20
 """Elements of the matrix that are worked on at once: 8 MB in float64."""
 
 
@@ -237,7 +237,7 @@ def _keys(row: np.ndarray, column: np.ndarray, width: int) -> np.ndarray:
 
 
 def _parts(cost: np.ndarray) -> Iterator[np.ndarray]:
-    step = max(1, _ELEMENTS_assignment // cost.shape[1])
+    step = max(1, _ELEMENTS_AT_ONCE // cost.shape[1])
     for start in range(0, len(cost), step):
         yield cost[start : start + step]
 
@@ -464,7 +464,9 @@ class VocabularyAlignment:
                 f"the following map starts from {len(following)} codes, this one ends in {self.auxiliary_size}; "
                 "they are composed where the two agree"
             )
-        return VocabularyAlignment(tuple(following.targets[one] for one in self.targets), following.auxiliary_size)
+        return VocabularyAlignment(
+            tuple(following.targets[target] for target in self.targets), following.auxiliary_size
+        )
 
     def inverse(self) -> VocabularyAlignment:
         """The map back; raises AlignmentError where |V_spec| < |V_aux|, because some numbers have no code."""
@@ -588,7 +590,7 @@ def _checked_content(content: Any, path: str | os.PathLike[str]) -> dict[str, An
     if content["format"] != _FORMAT:
         raise AlignmentError(f"{path}: format {content['format']!r}, this release reads {_FORMAT}")
     targets: Sequence[Any] = content["targets"] if isinstance(content["targets"], list) else [None]
-    if not all(type(one) is int for one in [*targets, content["auxiliary_size"]]):
+    if not all(type(value) is int for value in [*targets, content["auxiliary_size"]]):
         raise AlignmentError(f"{path}: targets and auxiliary_size are integers")
     return {**{key: content[key] for key in keys - {"format"}}, "targets": tuple(targets)}
 

@@ -62,7 +62,7 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
     roles = {str(token): role for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     skipped = set(tokenizer.all_special_tokens)
     mended = {}
-    for token in (token for one in token_sets for token in one.tokens if token in known):
+    for token in (token for config in token_sets for token in config.tokens if token in known):
         as_added = special.get(known[token])
         if as_added is None or as_added.content != token:
             raise VocabularyError(
@@ -77,7 +77,7 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
         flags = tuple(flag for flag in _FLAGS if getattr(as_added, flag))
         if flags or token in skipped:
             mended[token] = flags or ("special",)
-    missing = [token for one in token_sets for token in one.tokens if token not in known]
+    missing = [token for config in token_sets for token in config.tokens if token not in known]
     first = max(len(known), *(index + 1 for index in special), 0)
     ids = range(first, first + len(missing))
     taken = set(ids) & set(known.values())
@@ -218,9 +218,9 @@ def extend_vocabulary(
     old = find_matrices(model)
     _require_rows(model, old, known, vocab)
     wanted: list[int] = []
-    for one in token_sets:
-        wanted += _unfilled(model, old.rows, vocab, one, added, existing)
-    features = block_diagonal([features_of(one, inits[one], codebook) for one in token_sets])
+    for config in token_sets:
+        wanted += _unfilled(model, old.rows, vocab, config, added, existing)
+    features = block_diagonal([features_of(config, inits[config], codebook) for config in token_sets])
     blends = blends_of(tokenizer, inits, descriptions or {})
     step = pad_to_multiple_of or 1
     rows = -(-max(old.rows, vocab.size) // step) * step
@@ -229,7 +229,9 @@ def extend_vocabulary(
 
     vocab = add_tokens(tokenizer, vocab, plan)
     _fill(grow_matrices(model, rows), fillings)
-    setattr(model.config, _MARK, {**_record(model), **{one.name: _runs(_ids(vocab, one)) for one in token_sets}})
+    setattr(
+        model.config, _MARK, {**_record(model), **{config.name: _runs(_ids(vocab, config)) for config in token_sets}}
+    )
     say_mended(vocab, plan)
     return vocab
 

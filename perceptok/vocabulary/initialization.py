@@ -169,20 +169,26 @@ def inits_of(
 ) -> dict[TokenSet, Init]:
     """How each set starts; checked against what was passed."""
     sets = [] if isinstance(token_sets, TokenSet) else list(token_sets)
-    if not sets or not all(isinstance(one, TokenSet) for one in sets) or len({one.name for one in sets}) < len(sets):
+    if (
+        not sets
+        or not all(isinstance(config, TokenSet) for config in sets)
+        or len({config.name for config in sets}) < len(sets)
+    ):
         raise VocabularyError(f"token_sets are one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
     if isinstance(init, Mapping):
         if init.keys() != set(token_sets):
             raise VocabularyError(
-                f"init names the sets {sorted(getattr(one, 'name', repr(one)) for one in init)}, token_sets are "
-                f"{sorted(one.name for one in token_sets)}; give one init for each TokenSet"
+                f"init names the sets {sorted(getattr(kind, 'name', repr(kind)) for kind in init)}, token_sets are "
+                f"{sorted(config.name for config in token_sets)}; give one init for each TokenSet"
             )
-        inits = {one: init[one] for one in token_sets}
+        inits = {config: init[config] for config in token_sets}
     else:
         unfit = {
-            one for one in token_sets if (one == DEPTH and init == "ordinal") or (one != DEPTH and init == "codebook")
+            config
+            for config in token_sets
+            if (config == DEPTH and init == "ordinal") or (config != DEPTH and init == "codebook")
         }
-        inits = {one: "normal" if one in unfit else init for one in token_sets}
+        inits = {config: "normal" if config in unfit else init for config in token_sets}
     unknown = [one for one in inits.values() if one not in get_args(Init)]
     if unknown:
         raise VocabularyError(f"init is one of {', '.join(get_args(Init))}; got {unknown[0]!r}")
@@ -215,7 +221,7 @@ def blends_of(
     tokenizer: PreTrainedTokenizerBase, inits: Mapping[TokenSet, Init], descriptions: Mapping[str, str]
 ) -> dict[int, Blend]:
     """For tokens that start from words: number of the token -> pieces and weights."""
-    tokens = [(one, token) for one in inits for token in one.tokens]
+    tokens = [(init, token) for init in inits for token in init.tokens]
     strangers = descriptions.keys() - {token for one, token in tokens if inits[one] == "text"}
     if strangers:
         raise VocabularyError(f"{min(strangers)} has a description, but no set with init='text' has such a token")

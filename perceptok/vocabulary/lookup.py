@@ -75,7 +75,7 @@ class Manifest:
         """As it is written, one token a line."""
         values = {
             "format": _FORMAT,
-            "token_sets": [_fields(one) for one in self.token_sets],
+            "token_sets": [_fields(config) for config in self.token_sets],
             "size": self.size,
             "base_tokenizer_sha256": self.base,
             "codec_fingerprint": self.codec,
@@ -92,8 +92,8 @@ class Manifest:
                 raise VocabularyError(
                     f"{name} has format {values['format']!r}, this release reads {_FORMAT}; upgrade perceptok"
                 )
-            sets = tuple(TokenSet(**one) for one in values["token_sets"])
-            tokens = {token: values["tokens"][token] for one in sets for token in one.tokens}
+            sets = tuple(TokenSet(**value) for value in values["token_sets"])
+            tokens = {token: values["tokens"][token] for config in sets for token in config.tokens}
             size, codec = values["size"], values["codec_fingerprint"]
             if tokens.keys() != values["tokens"].keys():
                 raise ValueError("its tokens are not those of its token sets")
@@ -179,7 +179,7 @@ def checked_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint
 
 def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSet], size: int) -> str:
     """SHA-256 of the tokens with ids below `size` that are in no set, in order of id."""
-    ours = {token for one in token_sets for token in one.tokens}
+    ours = {token for config in token_sets for token in config.tokens}
     base = sorted((index, token) for token, index in known.items() if index < size and token not in ours)
     return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
@@ -215,7 +215,7 @@ class PerceptionVocabulary:
         self.size = size
         self.base_fingerprint = base_fingerprint
         self.codec_fingerprint = codec_fingerprint
-        self._ids = {token: ids[token] for one in self.token_sets for token in one.tokens}
+        self._ids = {token: ids[token] for config in self.token_sets for token in config.tokens}
         self._names = {index: token for token, index in self._ids.items()}
         self._set_of = torch.full((size,), -1, dtype=torch.int64)
         self._code_of = torch.full((size,), -1, dtype=torch.int64)
@@ -295,9 +295,9 @@ class PerceptionVocabulary:
     def __repr__(self) -> str:
         """The sets with their lowest and highest ids."""
         spans = []
-        for one in self.token_sets:
-            ids = [self._ids[token] for token in one.tokens]
-            spans.append(f"{one.name} {min(ids)}..{max(ids)}")
+        for config in self.token_sets:
+            ids = [self._ids[token] for token in config.tokens]
+            spans.append(f"{config.name} {min(ids)}..{max(ids)}")
         return f"PerceptionVocabulary({', '.join(spans)} of {self.size})"
 
     def has(self, token_set: TokenSet) -> bool:
@@ -344,7 +344,9 @@ class PerceptionVocabulary:
         """
         number = int(self._set_of[token_id]) if 0 <= token_id < self.size else -1
         if number < 0:
-            raise VocabularyError(f"token id {token_id} is no code of {', '.join(one.name for one in self.token_sets)}")
+            raise VocabularyError(
+                f"token id {token_id} is no code of {', '.join(config.name for config in self.token_sets)}"
+            )
         return self.token_sets[number], int(self._code_of[token_id])
 
     def codes(self, token_ids: Tensor, token_set: TokenSet) -> Tensor:
@@ -379,12 +381,12 @@ class PerceptionVocabulary:
         if token_set not in self.token_sets:
             raise VocabularyError(
                 f"this vocabulary has no {token_set.name} tokens, only "
-                f"{', '.join(one.name for one in self.token_sets)}; add them with extend_vocabulary"
+                f"{', '.join(config.name for config in self.token_sets)}; add them with extend_vocabulary"
             )
 
 
 def _present(known: Mapping[str, int]) -> tuple[TokenSet, ...]:
-    return tuple(one for one in KNOWN_SETS if any(token in known for token in one.tokens))
+    return tuple(SET for SET in KNOWN_SETS if any(token in known for token in SET.tokens))
 
 
 def _looked_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
@@ -418,5 +420,5 @@ def _sets(token_sets: PerceptionVocabulary | Sequence[TokenSet]) -> tuple[TokenS
 
 @lru_cache(maxsize=16)
 def _pattern(token_sets: tuple[TokenSet, ...]) -> re.Pattern[str]:
-    names = (re.escape(token[1:-1]) for one in token_sets for token in one.tokens)
+    names = (re.escape(token[1:-1]) for config in token_sets for token in config.tokens)
     return re.compile(rf"<(\\*)({'|'.join(names)})>")

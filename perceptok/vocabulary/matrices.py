@@ -183,7 +183,7 @@ def _settle_others(model: PreTrainedModel, matrices: TokenMatrices, lengths: dic
     Such a model reads row 0 for ids beyond its table. The new rows are copies of it, so that nothing changes.
     """
     for name, parameter in model.named_parameters():
-        if not any(parameter is one for one in matrices.parameters) and len(parameter) > lengths[name]:
+        if not any(parameter is other for other in matrices.parameters) and len(parameter) > lengths[name]:
             parameter[lengths[name] :] = parameter[0]
 
 
@@ -205,7 +205,7 @@ def _require_plain(parameter: Tensor, name: str) -> None:
 def _refuse_untied(model: PreTrainedModel, found: TokenMatrices) -> None:
     for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         pair = model.get_parameter(target), model.get_parameter(source)
-        if pair[0] is not pair[1] and any(one is matrix for one in pair for matrix in found.distinct):
+        if pair[0] is not pair[1] and any(side is matrix for side in pair for matrix in found.distinct):
             raise VocabularyError(
                 f"the configuration of {type(model).__name__} ties {target} to {source}, but they are two matrices: "
                 "resizing would tie them again and lose one. Set model.config.tie_word_embeddings = False to keep "
@@ -221,7 +221,7 @@ def _refuse_copies(model: PreTrainedModel, found: TokenMatrices) -> None:
         if (
             isinstance(module, nn.Embedding)
             and module.weight.shape == found.inputs.shape
-            and not any(module.weight is one for one in found.distinct)
+            and not any(module.weight is matrix for matrix in found.distinct)
         ):
             raise VocabularyError(
                 f"{type(model).__name__} reads tokens by several matrices, {name} among them: resizing would share one "

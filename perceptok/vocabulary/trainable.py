@@ -195,7 +195,7 @@ def _parameters_of(model: PeftModel, adapter_name: str) -> dict[str, nn.Paramete
     """
     own: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        owners = {one for one in model.peft_config if _belongs(model, name, one)}
+        owners = {adapter for adapter in model.peft_config if _belongs(model, name, adapter)}
         if adapter_name in owners or (parameter.requires_grad and not owners):
             own[_saved_name(name, adapter_name)] = parameter
     return own

@@ -119,14 +119,14 @@ class OnnxDepth(_OnnxFile):
             return []
         size = self.input_size
         resized = [np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) for picture in pictures]
-        mean, std = (np.array(one, dtype=np.float32) for one in (self.mean, self.std))
+        mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
         pixels = (np.stack(resized).astype(np.float32) - mean) / std
         maps = self.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
         if maps.ndim == 4 and maps.shape[1] == 1:
             maps = maps[:, 0]
         if maps.ndim != 3 or len(maps) != len(pictures):
             raise SpecialistError(f"{self.path}: expected maps (batch, height, width), got {maps.shape}")
-        return [DepthMap.from_array(one, kind=self.kind, unit=self.unit) for one in maps]
+        return [DepthMap.from_array(depth_map, kind=self.kind, unit=self.unit) for depth_map in maps]
 
 
 class YoloxOnnx(_OnnxFile):

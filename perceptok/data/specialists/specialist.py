@@ -143,7 +143,7 @@ class CachedBoxes:
 
         def asked(indices: list[int]) -> list[dict[str, Any]]:
             chosen = [pictures[index] for index in indices]
-            return [_to_json(one) for one in self.specialist.detect(chosen, [names[index] for index in indices])]
+            return [_to_json(boxes) for boxes in self.specialist.detect(chosen, [names[index] for index in indices])]
 
         answers = _answers(pictures, self.folder, self.fingerprint, ".json", kept, keep, asked)
         return [

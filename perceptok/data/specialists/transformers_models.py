@@ -133,7 +133,7 @@ class TransformersDepth(_Pretrained):
                 results = [_without_padding(one, size, processor.do_pad) for one, size in padded]
             else:
                 found = processor.post_process_depth_estimation(output, target_sizes=sizes)
-                results = [one["predicted_depth"] for one in found]
+                results = [result["predicted_depth"] for result in found]
             for index, one in zip(batch, results, strict=True):
                 values = one.float().cpu().numpy()
                 maps[index] = DepthMap.from_array(
@@ -142,7 +142,7 @@ class TransformersDepth(_Pretrained):
                     kind=self.kind,
                     unit=self.unit,
                 )
-        return [one for one in maps if one is not None]
+        return [depth_map for depth_map in maps if depth_map is not None]
 
 
 def _without_padding(depth: torch.Tensor, size: tuple[int, int], padded: bool) -> torch.Tensor:
@@ -205,4 +205,4 @@ class TransformersBoxes(_Pretrained):
                     categories=categories,
                 )
                 found[index] = ImageBoxes(names[index], width, height, boxes[order].numpy(), labels)
-        return [one for one in found if one is not None]
+        return [result for result in found if result is not None]

@@ -78,7 +78,9 @@ class _Gbnf:
         rules = {"free": ["[^<] free-text", '"<" free-1'], "free-text": ["free", '""']}
         for read in sorted({stem[:length] for stem in stems for length in range(1, len(stem))}, key=len):
             following = sorted({stem[len(read)] for stem in stems if stem.startswith(read)})
-            longer = [f'"{one}" {_free(read + one)}' for one in following if read + one not in stems]
+            longer = [
+                f'"{character}" {_free(read + character)}' for character in following if read + character not in stems
+            ]
             rules[_free(read)] = [f"[^<{''.join(following)}] free-text", '"<" free-1', *longer, '""']
         return rules
 

@@ -78,7 +78,7 @@ def ends_of(given: int | Iterable[int] | Tensor) -> tuple[int, ...]:
     """The ids that end a sequence, however they are given: one, several, or a tensor."""
     if isinstance(given, Tensor):
         given = given.flatten().tolist()
-    return (given,) if isinstance(given, int) else tuple(int(one) for one in given)
+    return (given,) if isinstance(given, int) else tuple(int(end) for end in given)
 
 
 _CPU = torch.device("cpu")
@@ -366,9 +366,10 @@ def _ends(given: int | Sequence[int] | None, tokenizer: BracketTokenizer | None)
 
 # Generation in which tokens that the grammar leaves no choice about cost no forward pass of their own.
 #
-# Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of AURORA
-# boxes. They are appended at once and go through the model together with the next token that is chosen. What is saved is
-# one pass of 101 in a depth block, and three of eight in an AURORA box; greedy search chooses the same tokens as without.
+# Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of
+# AURORA boxes. They are appended at once and go through the model together with the next token that is chosen. What
+# is saved is one pass of 101 in a depth block, and three of eight in an AURORA box; greedy search chooses the same
+# tokens as without.
 
 
 def generate_perception(
@@ -439,7 +440,7 @@ class _Run:
         self.finished = False
         self._processor = processor
         self._criteria = criteria
-        self._ends = any(hasattr(one, "eos_token_id") for one in criteria)
+        self._ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         self._pad = pad
         self._streamer = streamer
         self._open = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
@@ -480,7 +481,7 @@ def _streamer_of_generate() -> BaseStreamer | None:
 
 
 def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:
-    found = [one for one in processors if isinstance(one, PerceptionLogitsProcessor)]
+    found = [processor for processor in processors if isinstance(processor, PerceptionLogitsProcessor)]
     if len(found) != 1:
         raise ConstraintError(
             f"generate_perception needs one PerceptionLogitsProcessor; got {len(found)}: pass logits_processor=[...]"

@@ -219,10 +219,10 @@ class Answer:
 
 def hold_answers(answers: Mapping[int, Answer], logits: Tensor) -> None:
     """Mask rows of logits (B, V) in place: row -> its answer."""
-    rows = [(row, one.processor, len(one.written), one.max_tokens) for row, one in answers.items()]
+    rows = [(row, answer.processor, len(answer.written), answer.max_tokens) for row, answer in answers.items()]
     for group in groups(rows):
         lists = [answers[row].ids() for row in group.rows]
         length = max(2, *map(len, lists))
         fill = [neutral_id(group.processor)]
-        ids = torch.tensor([fill * (length - len(one)) + one for one in lists], device=logits.device)
+        ids = torch.tensor([fill * (length - len(list_)) + list_ for list_ in lists], device=logits.device)
         hold(group, ids, logits)

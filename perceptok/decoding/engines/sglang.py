@@ -65,7 +65,7 @@ class _Logic:
         if len({id(params) for params in asking.values()}) < len(asking):
             raise ConstraintError("SGLang shows its processors no draft tokens; serve without speculative decoding")
         answers = {row: self._answer(params) for row, params in asking.items()}
-        serving.hold_answers({row: one for row, one in answers.items() if one}, logits)
+        serving.hold_answers({row: answer for row, answer in answers.items() if answer}, logits)
         return logits
 
     def _answer(self, params: dict[str, Any]) -> serving.Answer | None:

@@ -129,7 +129,7 @@ def productions(classes: TokenClasses, notation: Notation, root: str) -> dict[st
     rules = {root: _first(config)} | notation.free(classes)
     if config.depth:
         rules["code"] = [notation.tokens(classes.ids(Symbol.DEPTH_CODE))]
-        start, end = (notation.tokens(classes.ids(one)) for one in (Symbol.DEPTH_START, Symbol.DEPTH_END))
+        start, end = (notation.tokens(classes.ids(symbol)) for symbol in (Symbol.DEPTH_START, Symbol.DEPTH_END))
         rules["block"] = [f"{start} code{{{CELLS}}} {end}"]
     if config.boxes:
         aurora = config.boxes == "aurora"

@@ -98,16 +98,16 @@ _ONE_IN_PAIRS = (
     r"(?:\w+\s+)?(?:scissors|shears|glasses|sunglasses|spectacles|goggles|binoculars|pants|trousers|jeans|shorts|leggings|"
     r"tights|pajamas|pyjamas|pliers|tweezers|tongs|headphones|compasses)\b"
 )
-_ANSWER_counts = (
+_COUNT_ANSWER = (
     r"(?:answer|total(?: number)?(?: of [\w ]{1,40}?)?|sum|count(?: of [\w ]{1,40}?)?|number of [\w ]{1,60}?|"
     r"conclusion|réponse|respuesta|antwort|risposta|resposta|ответ|答案|回答|正解|答え|정답)"
 )
-_LINK_counts = (
+_COUNT_LINK = (
     r"(?:is|was|are|would be|should be|must be|of|that|the|there|comes to|therefore|est|ist|es|é|è|la|le|el|"
     r"[:=,>→-]|\n|是|为|は|은|는)"
 )
-_DECLARED_counts = [
-    re.compile(rf"\b{_ANSWER_counts}\s*(?:{_LINK_counts}\s*){{1,8}}{_NUMBER}", re.IGNORECASE),
+_COUNT_DECLARED = [
+    re.compile(rf"\b{_COUNT_ANSWER}\s*(?:{_COUNT_LINK}\s*){{1,8}}{_NUMBER}", re.IGNORECASE),
     re.compile(rf"\b(?:that|which|this)?\s*mak(?:es|ing)\s+(?:it\s+|a\s+total\s+of\s+)?{_NUMBER}", re.IGNORECASE),
     re.compile(
         rf"\b(?:so|therefore|thus|hence)\b[\s,:]*(?:there\s+(?:are|is)\s+|that\s+is\s+|that's\s+|it's\s+|it\s+is\s+)?{_NUMBER}",
@@ -125,7 +125,7 @@ _DECLARED_counts = [
     re.compile(rf"{_NUMBER}\s+(?:[\w-]+\s+){{0,4}}(?:in total|in all|altogether|overall)\b", re.IGNORECASE),
 ]
 _MANY = r"(?:only|exactly|just|about|around|approximately|roughly|a total of|in total|clearly|at present|currently)"
-_STATED_counts = [
+_COUNT_STATED = [
     re.compile(
         rf"\b(?:there(?:\s+(?:are|is|were|was|appear to be|seem to be)|'s|'re)|(?:i|we)(?:\s+can)?\s+(?:see|count|"
         rf"counted|find|found|detect|identify)|(?:image|picture|photo|scene)\s+(?:shows|contains|has|depicts|includes)|it\s+(?:shows|contains|has)|"
@@ -155,8 +155,8 @@ _ARTICLE = re.compile(
     re.IGNORECASE,
 )
 _BUT = re.compile(rf"[^.\n]{{0,60}}?\b(?:but|however|though)\b[^.\n]{{0,40}}?{_NUMBER}", re.IGNORECASE)
-_FIRST_counts = [re.compile(rf"\A\W*?(?:{_MANY}\s+)?(?:no\b(?P<no>)\s+\w|{_NUMBER})", re.IGNORECASE)]
-_ANYWHERE_counts = [re.compile(_NUMBER, re.IGNORECASE)]
+_COUNT_FIRST = [re.compile(rf"\A\W*?(?:{_MANY}\s+)?(?:no\b(?P<no>)\s+\w|{_NUMBER})", re.IGNORECASE)]
+_COUNT_ANYWHERE = [re.compile(_NUMBER, re.IGNORECASE)]
 
 _RANGE_BEFORE = re.compile(
     r"\b(?:between|at least|at most|more than|less than|fewer than|over|under|up to|from|or|"
@@ -165,7 +165,7 @@ _RANGE_BEFORE = re.compile(
 )
 _SUM_AFTER = re.compile(rf"\s*(?:\+|plus\b)\s*(?:\d|(?:{_SPELLED})\b)", re.IGNORECASE)
 _SUM_BEFORE = re.compile(r"\w\s*(?:\+|\bplus)\s*\Z", re.IGNORECASE)
-_NOT_BEFORE_counts = re.compile(r"\bnot\s*\Z", re.IGNORECASE)
+_COUNT_NOT_BEFORE = re.compile(r"\bnot\s*\Z", re.IGNORECASE)
 _NO_COUNT_AFTER = re.compile(
     r"\s*(?:%|percent\b|per cent\b)|\s+(?:dozens?|hundreds?|thousands?|millions?|billions?)\b", re.IGNORECASE
 )
@@ -191,7 +191,7 @@ _AND_MORE = re.compile(rf"[^.;:\n]*\b(?:and|plus)\s+{_NUMBER}|\w+\s*,\s*(?:\d|(?
 _MOST_DIGITS = 12
 
 
-class _Found_counts(NamedTuple):
+class _FoundCount(NamedTuple):
     place: int
     number: str
     open: bool
@@ -200,23 +200,23 @@ class _Found_counts(NamedTuple):
 def read_count(text: str) -> tuple[str | None, str]:
     """The count in digits and where it was found, or None and why there is none; see `read_answer`."""
     text = _as_digits(text)
-    for reason, patterns in (("declared", _DECLARED_counts), ("stated", _STATED_counts), ("first word", _FIRST_counts)):
-        found = list(_all_counts(patterns, text))
+    for reason, patterns in (("declared", _COUNT_DECLARED), ("stated", _COUNT_STATED), ("first word", _COUNT_FIRST)):
+        found = list(_find_counts(patterns, text))
         if reason == "stated":
             none = list(_NO.finditer(text))
             if any(_BUT.match(text, match.end()) for match in none[-50:]):
                 return None, "nothing of one kind, but some of another"
-            found += [_Found_counts(match.start(), "0", False) for match in none]
+            found += [_FoundCount(match.start(), "0", False) for match in none]
         if found:
-            last = max(found, key=lambda one: one.place)
+            last = max(found, key=lambda count: count.place)
             if reason == "stated" and (whole := _total_first(found)):
                 last = whole
             if last.open or (reason == "first word" and _AND_MORE.match(text, last.place)):
                 return None, f"not one number: {_around(text, last.place)}"
             return _whole(last.number, reason)
-    anywhere = list(_all_counts(_ANYWHERE_counts, text))
-    numbers = {one.number for one in anywhere}
-    if any(one.open for one in anywhere) and len(numbers) <= 2:
+    anywhere = list(_find_counts(_COUNT_ANYWHERE, text))
+    numbers = {count.number for count in anywhere}
+    if any(count.open for count in anywhere) and len(numbers) <= 2:
         return None, f"not one number: {_around(text, anywhere[0].place)}"
     if len(numbers) == 1:
         return _whole(numbers.pop(), "only candidate")
@@ -246,11 +246,11 @@ def _not_counted_off(match: re.Match[str]) -> str:
     return "," if counted else match[0]
 
 
-def _total_first(found: list[_Found_counts]) -> _Found_counts | None:
+def _total_first(found: list[_FoundCount]) -> _FoundCount | None:
     """The first of several where it is the others' sum: "There are 3. There is 1 here, and there are 2 there"."""
-    first, *rest = sorted(set(found), key=lambda one: one.place)
-    whole = all(one.number.isdecimal() for one in (first, *rest)) and len(rest) > 1
-    return first if whole and int(first.number) == sum(int(one.number) for one in rest) else None
+    first, *rest = sorted(set(found), key=lambda count: count.place)
+    whole = all(count.number.isdecimal() for count in (first, *rest)) and len(rest) > 1
+    return first if whole and int(first.number) == sum(int(count.number) for count in rest) else None
 
 
 def _whole(number: str, reason: str) -> tuple[str | None, str]:
@@ -264,11 +264,11 @@ def _whole(number: str, reason: str) -> tuple[str | None, str]:
     return (None, f"{number} is no count") if number.startswith("-") else (str(int(number)), reason)
 
 
-def _all_counts(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found_counts]:
+def _find_counts(patterns: list[re.Pattern[str]], text: str) -> Iterator[_FoundCount]:
     for pattern in patterns:
         for match in pattern.finditer(text):
             if match.groupdict().get("no") is not None:
-                yield _Found_counts(match.start(), "0", False)
+                yield _FoundCount(match.start(), "0", False)
                 continue
             start, end = match.span("number")
             word = match["number"].casefold()
@@ -278,15 +278,15 @@ def _all_counts(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found_c
             if (
                 _SUM_AFTER.match(text, end)
                 or (_SUM_BEFORE.search(before) and not text[end:].lstrip().startswith("="))
-                or _NOT_BEFORE_counts.search(before)
+                or _COUNT_NOT_BEFORE.search(before)
                 or _NO_COUNT_AFTER.match(text, end)
                 or (
-                    pattern is _DECLARED_counts[0]
+                    pattern is _COUNT_DECLARED[0]
                     and _VERB_BEFORE.search(text[max(0, match.start() - 12) : match.start()])
                 )
             ):
                 continue
-            if pattern is not _DECLARED_counts[0] and _is_list_number(text, start, end):
+            if pattern is not _COUNT_DECLARED[0] and _is_list_number(text, start, end):
                 continue
             number = str(_WORDS[word]) if word in _WORDS else str(_CHINESE[word]) if word in _CHINESE else word
             if word == "a pair of" and _ONE_THING_AFTER.match(text, end):
@@ -294,7 +294,7 @@ def _all_counts(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found_c
             open_ended = bool(
                 _RANGE_BEFORE.search(before) or _RANGE_AFTER.match(text, end) or _PAIRS_AFTER.match(text, end)
             )
-            yield _Found_counts(start, number.replace(",", ""), open_ended)
+            yield _FoundCount(start, number.replace(",", ""), open_ended)
 
 
 def _is_list_number(text: str, start: int, end: int) -> bool:
@@ -409,10 +409,10 @@ def read_letter(text: str, choices: frozenset[str]) -> tuple[str | None, str]:
         if reason == "first word" and found and _contradicted(found[0], text):
             continue
         if found:
-            told = max(found, key=lambda one: one.place)
+            told = max(found, key=lambda match: match.place)
             break
     else:
-        named = {one.letter for one in _all(_ANYWHERE, text)} & choices
+        named = {match.letter for match in _all(_ANYWHERE, text)} & choices
         if len(named) == 1:
             return named.pop(), "only candidate"
         return None, f"several candidates: {', '.join(sorted(named))}" if named else "no candidate"
@@ -425,7 +425,7 @@ def read_letter(text: str, choices: frozenset[str]) -> tuple[str | None, str]:
 
 def _contradicted(first: _Found, text: str) -> bool:
     """Whether the first word begins a comparison, which decides itself: "A is closer than C, B is closer than A"."""
-    return any(one.place == first.place for one in _all(_COMPARED, text))
+    return any(other.place == first.place for other in _all(_COMPARED, text))
 
 
 def _all(patterns: list[re.Pattern[str]], text: str) -> Iterator[_Found]:
@@ -546,7 +546,7 @@ def _among_letters(text: str, names: dict[str, str], choices: Sequence[str] | Ma
         told = text.casefold()
         # The longest first and taken away: "dining table" is not also "table".
         named = []
-        for letter, words in sorted(choices.items(), key=lambda one: -len(one[1])):
+        for letter, words in sorted(choices.items(), key=lambda choice: -len(choice[1])):
             pattern = rf"(?<!\w){re.escape(words.casefold())}(?!\w)"
             if words and re.search(pattern, told):
                 named.append(letter)

@@ -115,7 +115,7 @@ def parse_generation(
         return Generation(_with_text(found, len(text)), tuple(problems))
     if vocab is None:
         raise VocabularyError("ids mean nothing without a vocabulary; give the one of their tokenizer")
-    ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(one) for one in text_or_ids]
+    ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(token_id) for token_id in text_or_ids]
     pieces = list(_pieces_of_ids(ids, vocab))
     found, problems = _grouped(pieces, _gap_of_ids, lambda start, end: (start, end))
     return Generation(_with_text(found, len(ids)), tuple(problems))

@@ -84,8 +84,8 @@ class TokenStream:
         """The events of one token id or several, a tensor of any shape among them."""
         if isinstance(token_ids, Tensor):
             token_ids = token_ids.flatten().tolist()
-        ids = [token_ids] if isinstance(token_ids, int) else [int(one) for one in token_ids]
-        return [event for one in ids for event in self._one(one)]
+        ids = [token_ids] if isinstance(token_ids, int) else [int(token_id) for token_id in token_ids]
+        return [event for token_id in ids for event in self._one(token_id)]
 
     def close(self) -> list[StreamEvent]:
         """What the end of the stream leaves unfinished; what is fed next is another stream."""

@@ -39,9 +39,9 @@ __all__ = [
 #
 # A depth block's codes and the picture's patches are both row-major grids of 10x10, so the token before code k always
 # stands the same number of tokens after patch k. Rotary positions make "look D tokens back" a matter of one rotation:
-# with a key c and a query R(-D) c the score of two tokens at distance d is sum_i a_i cos(f_i (D - d)), highest at d = D.
-# Some heads of the first layer start with it, and training goes on from there. Nothing of the layout changes: it is an
-# initialisation of a stock Llama's weights, and it fits prompts in which D is what it was at the start.
+# with a key c and a query R(-D) c the score of two tokens at distance d is sum_i a_i cos(f_i (D - d)), highest at d =
+# D. Some heads of the first layer start with it, and training goes on from there. Nothing of the layout changes: it
+# is an initialisation of a stock Llama's weights, and it fits prompts in which D is what it was at the start.
 
 
 @torch.no_grad()

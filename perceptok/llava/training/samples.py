@@ -207,7 +207,8 @@ class _Expansions:
 
 # Samples -> batches: images framed, text tokenised with them, labels on what the assistant writes and nothing else.
 #
-# With a soft teacher a batch brings what the codec says of each taught code: of the record's map, or of its codes alone.
+# With a soft teacher a batch brings what the codec says of each taught code: of the record's map, or of its codes
+# alone.
 
 
 IGNORED = -100

@@ -179,30 +179,30 @@ class ScenePicture:
     @cached_property
     def masks(self) -> dict[int, NDArray[np.bool_]]:
         """Instance number -> its visible pixels, (H, W) bool, of all that are seen."""
-        return {one.instance: np.equal(self.instance, one.instance) for one in self.sights}
+        return {sight.instance: np.equal(self.instance, sight.instance) for sight in self.sights}
 
     @cached_property
     def countable(self) -> tuple[str, ...]:
         """The classes of which every instance in sight is clearly seen, so that a count is no matter of taste."""
-        names = {one.category for one in self.sights} & PLURALS.keys()
-        unclear = {one.category for one in self.sights if not one.clear}
+        names = {sight.category for sight in self.sights} & PLURALS.keys()
+        unclear = {sight.category for sight in self.sights if not sight.clear}
         return tuple(sorted(names - unclear - self._unnamed))
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """Class -> number of its instances, for the countable ones."""
-        numbers = Counter(one.category for one in self.sights)
+        numbers = Counter(sight.category for sight in self.sights)
         return {name: numbers[name] for name in self.countable}
 
     @cached_property
     def absent(self) -> tuple[str, ...]:
         """Classes of `PLURALS` that are nowhere in the picture, for questions whose answer is 0."""
-        names = {one.category for one in self.sights}
+        names = {sight.category for sight in self.sights}
         return tuple(sorted(PLURALS.keys() - names - self._unnamed))
 
     def boxes(self, category: str) -> list[tuple[int, int, int, int]]:
         """Exact boxes [x_min, y_min, x_max + 1, y_max + 1] of the visible pixels, in the order of instances."""
-        return [one.xyxy for one in self.sights if one.category == category]
+        return [sight.xyxy for sight in self.sights if sight.category == category]
 
     def nearness(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Inverse depth stretched to [0, 1], 1 = nearest, (H, W) float32, and the valid pixels (H, W) bool.
@@ -214,10 +214,10 @@ class ScenePicture:
     @property
     def _unnamed(self) -> frozenset[str]:
         """Classes of which some may lie on shelves without being instances."""
-        holders = any(one.category in HOLDERS for one in self.sights)
+        holders = any(sight.category in HOLDERS for sight in self.sights)
         unnamed = SMALL_THINGS if holders or self.kind == "people" else frozenset()
         stacked = any(
-            one.category == "book" and len(self.scene.objects[one.instance].primitives) > 1 for one in self.sights
+            sight.category == "book" and len(self.scene.objects[sight.instance].primitives) > 1 for sight in self.sights
         )
         return unnamed | ({"book"} if stacked else set())
 
@@ -345,8 +345,8 @@ def _cleared(scene: Scene, target: str, count: int) -> tuple[Scene, int]:
     What goes only uncovers others, so those that were clear stay so.
     """
     seen = sights(render(scene, _COARSE, _COARSE))
-    clear = {one.instance for one in seen if one.clear}
-    visible = {one.instance for one in seen}
+    clear = {sight.instance for sight in seen if sight.clear}
+    visible = {sight.instance for sight in seen}
     kept: list[SceneObject] = []
     number = 0
     for instance, thing in enumerate(scene.objects):
