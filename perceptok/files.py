@@ -295,7 +295,7 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
         if "\\u" in decoded:
             _refuse_surrogates(values)
     except (ValueError, RecursionError, MemoryError) as reason:
-        raise error(f"{name}: this is no JSON that can be read ({_shortened(reason)})") from reason
+        raise error(f"{name}: not valid JSON ({_shortened(reason)})") from reason
     return values
 
 
@@ -303,7 +303,7 @@ def json_number(value: object, *, least: float = -math.inf, most: float = math.i
     """A value out of JSON as a finite float within limits.
 
     Raises:
-        ValueError: It is no number (a boolean is none), not finite, out of the limits, or overflows a float.
+        ValueError: It is not a number (nor is a boolean), not finite, out of the limits, or overflows a float.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number; got {_shortened(repr(value))}")
@@ -353,7 +353,7 @@ def inside(folder: str | os.PathLike[str], name: str, *, suffix: str | None = No
     """
     path = Path(name)
     if not path.name or "\0" in name or path.is_absolute() or ".." in path.parts:
-        raise OutputError(f"the name {name!r} is no file of {folder}; names are relative, without '..'")
+        raise OutputError(f"the name {name!r} is not a file inside {folder}; names are relative, without '..'")
     target = Path(folder) / path
     if suffix is not None:
         target = target.with_suffix(suffix)
@@ -485,7 +485,7 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
         The hidden folder to write into.
 
     Raises:
-        OutputError: The path exists and `force` is not given, is no folder, or cannot be written.
+        OutputError: The path exists and `force` is not given, is not a folder, or cannot be written.
     """
     target = Path(path)
     before = _previous(target)

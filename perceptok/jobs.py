@@ -431,7 +431,7 @@ class Journal:
             index, stamp, result = values["index"], values["stamp"], values["result"]
             now = self._stamps[index]
             if not isinstance(result, dict):
-                raise TypeError("its result is no object")
+                raise TypeError("its result is not an object")
         except (ValueError, TypeError, KeyError, IndexError, PerceptokError) as error:
             raise OutputError(f"{name}: damaged ({error}); remove the file and start again") from error
         self.lines.pop(index, None)

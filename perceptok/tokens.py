@@ -27,7 +27,7 @@ class TokenSet:
         delimited: Whether the set has a start and an end marker.
 
     Raises:
-        VocabularyError: No name, or a size that is no integer in 1..2**20.
+        VocabularyError: No name, or a size that is not an integer in 1..2**20.
     """
 
     name: str

@@ -252,7 +252,7 @@ def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Seque
     known = _read_annotations(str(header))
     with _predictions(source) as (lines, listed):
         if not listed:
-            raise AnnotationError(f"{source}: is no list of results; --header is for those alone, leave it out here")
+            raise AnnotationError(f"{source}: is not a list of results; --header is for those alone, leave it out here")
         found = read_results("".join(lines), source, known.images)
     failures = [result for result in found if not isinstance(result, ImageBoxes)]
     return [result for result in found if isinstance(result, ImageBoxes)], [*known.failures, *failures]

@@ -277,13 +277,13 @@ class ImageFrame:
     Attributes:
         mode: "squash" (all of the image, each axis scaled by itself), "letterbox" (all of it, padded) or "center_crop".
         image_size: Width and height of the original.
-        size: Side of the frame in pixels; the width of one that is no square.
+        size: Side of the frame in pixels; the width of one that is not square.
         resized: Width and height of the (padded) image after resizing.
         offset: Where its top left corner lies in the frame, x and y; negative where something is cropped.
         padding: Original pixels added at left, top, right, bottom *before* resizing.
         fill: Colour of what the image does not cover, one value for every channel or one for each, 0..255.
         resample: Pillow's filter in lower case.
-        size_y: Height of a frame that is no square, None for a square; see `shape`.
+        size_y: Height of a frame that is not square, None for a square; see `shape`.
 
     Raises:
         BoxError: An image without area.
@@ -563,7 +563,7 @@ class ImageFrame:
         if not isinstance(values, Mapping) or values.keys() | {"size_y"} != known:
             got = f"got {sorted(values)}" if isinstance(values, Mapping) else f"got {type(values).__name__}"
             raise ConfigError(
-                f"an image frame has the keys {sorted(known - {'size_y'})}, and size_y if it is no square; {got}"
+                f"an image frame has the keys {sorted(known - {'size_y'})}, and size_y if it is not square; {got}"
             )
         return cls(**values)
 

@@ -346,7 +346,7 @@ def score_predictions(
             continue
         question = (prediction.name, prediction.label if isinstance(prediction, BoxAnswerLine) else None)
         if prediction.name not in truth:
-            failures.append(BoxFailure(prediction.name, "there is no such image in the truth"))
+            failures.append(BoxFailure(prediction.name, "not an image of the ground truth"))
         elif question in seen:
             failures.append(BoxFailure(prediction.name, "is predicted twice; the first is kept"))
         else:

@@ -45,7 +45,7 @@ class PointCodec:
     def decode(
         self, codes: ArrayLike, *, image_size: tuple[int, int] | None = None, frame: ImageFrame | None = None
     ) -> np.ndarray:
-        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for what are no codes."""
+        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for what are not codes."""
         array = _pairs(codes, "codes")
         whole = array.astype(np.int64)
         if (whole != array).any():
@@ -72,10 +72,10 @@ class PointCodec:
 
         Args:
             text: Points and nothing else; anything, if not `strict`: the points in it are found.
-            strict: Refuse what is no point.
+            strict: Refuse what is not a point.
 
         Raises:
-            MalformedBoxError: Strictly, anything that is no point, or a code out of range; the message says where.
+            MalformedBoxError: Strictly, anything that is not a point, or a code out of range; the message says where.
         """
         found, position = [], 0
         for match in _PAIR.finditer(text):

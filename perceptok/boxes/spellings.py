@@ -236,7 +236,7 @@ class ParsedSpelling:
         codes: The well-formed boxes in the scheme's own numbers and order, int64 (N, 4), for Kosmos-2 (N, 2).
         labels: One for each, "" for none.
         spans: Where each stands, (N, 2) int64: first character and one past the last.
-        malformed: The pieces that are no boxes, in the order of the text.
+        malformed: The pieces that are not boxes, in the order of the text.
         repaired: Pieces that were read as boxes although something small was wrong with them: fractions of a pixel
             (rounded), numbers written as text, or an edge one step beyond the last (put on the last).
     """
@@ -438,7 +438,7 @@ def _pixels(box: Any, image_size: Size) -> tuple[list[int], tuple[Flaw, str] | N
         return [], ("coordinates", f"{count} numbers where a box has four"), []
     values = [_number(value) for value in box]
     if None in values:
-        return [], ("token", f"{box[values.index(None)]!r:.40} is no number"), []
+        return [], ("token", f"{box[values.index(None)]!r:.40} is not a number"), []
     numbers = [value for value in values if value is not None]
     repairs: list[tuple[Flaw, str]] = []
     if any(isinstance(value, str) for value in box):

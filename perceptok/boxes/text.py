@@ -96,7 +96,7 @@ class ParsedBoxes:
     Attributes:
         boxes: Codes (N, 4) int64 of the well-formed boxes, in the order of the text.
         spans: Where each stands, (N, 2) int64: first character and one past the last.
-        malformed: The pieces that are no boxes, in the order of the text.
+        malformed: The pieces that are not boxes, in the order of the text.
     """
 
     boxes: np.ndarray
@@ -259,7 +259,7 @@ class _Reader:
         stem_fits = self.numerals or (word.startswith(_STEM) and word.endswith(">"))
         if stem_fits and _INTEGER.fullmatch(number):
             return "range", f"{shown(word)} is outside 0..{self.size - 1}"
-        return "token", f"{shown(word)} is no coordinate; they are 0..{self.size - 1}, one spelling each"
+        return "token", f"{shown(word)} is not a coordinate token; they are 0..{self.size - 1}, one spelling each"
 
     def _malformed(self, start: int, end: int, flaw: Flaw, reason: str) -> MalformedPiece:
         return MalformedPiece(start, end, self.text[start:end], flaw, reason)
@@ -337,7 +337,7 @@ def boxes_to_text(codes: ArrayLike, *, form: Form = "aurora", order: Order = "xy
         size: Number of codes along a side; another size than 336 has tokens of its own.
 
     Raises:
-        MalformedBoxError: The codes are no boxes; see `checked_boxes`.
+        MalformedBoxError: The codes are not boxes; see `checked_boxes`.
         ValueError: Another form.
     """
     return _written(checked_boxes(codes, size=size, order=order), _known(form), size).decode("ascii")
@@ -447,7 +447,7 @@ def _numbers_before(view: np.ndarray, ends: np.ndarray, places: int) -> np.ndarr
 
 
 def _explained(text: str, size: int, order: Order) -> MalformedBoxError:
-    """What is wrong with a text that is no list of boxes: a malformed piece, or what stands between boxes."""
+    """What is wrong with a text that is not a list of boxes: a malformed piece, or what stands between boxes."""
     parsed = parse_boxes(text, size=size, order=order)
     pixels, bracket = f"<{PIXEL.name}_" in text, text.startswith("(")
     form: Form = "numeral" if not pixels else "aurora" if bracket else "compact"
@@ -501,7 +501,7 @@ def labelled_to_text(
         size: See `boxes_to_text`.
 
     Raises:
-        MalformedBoxError: The codes are no boxes, or the labels do not fit them.
+        MalformedBoxError: The codes are not boxes, or the labels do not fit them.
     """
     boxes = checked_boxes(codes, size=size, order=order)
     names = [f"{_LABEL} {number}" for number in range(1, len(boxes) + 1)] if labels is None else list(labels)
@@ -585,7 +585,7 @@ def answer_to_text(
         size: See `boxes_to_text`.
 
     Raises:
-        MalformedBoxError: The codes are no boxes, or the plural is empty or longer than a line.
+        MalformedBoxError: The codes are not boxes, or the plural is empty or longer than a line.
     """
     if not plural.strip() or len(plural.splitlines()) != 1:
         raise MalformedBoxError(f"a plural is a word or more on one line; got {shown(plural)}")

@@ -164,7 +164,7 @@ class DataRecipe:
         for config in self.sets:
             if config.source not in self.sources:
                 raise ConfigError(
-                    f"set {config.name}: there is no source {config.source!r}, only {', '.join(self.sources)}"
+                    f"set {config.name}: unknown source {config.source!r}, only {', '.join(self.sources)}"
                 )
         PromptSet.named(self.prompts, self.templates)
 
@@ -204,7 +204,7 @@ class DataRecipe:
         def led_specialist(one: SpecialistConfig | None) -> SpecialistConfig | None:
             if one is None:
                 return None
-            # A hub id is no path.
+            # A hub id is not a path.
             here = one.form.endswith("onnx") or one.form == "onnx_depth" or (folder / one.model).exists()
             return replace(one, model=str(folder / one.model) if here else one.model, classes=led(one.classes))
 

@@ -356,7 +356,7 @@ def read_records(
         record = _record(entry, name, task, regime)
         if check_images:
             for image in _missing_images(record, source.parent):
-                raise RecordError(f"{name}, record {record.id!r}: images: there is no file {image}")
+                raise RecordError(f"{name}, record {record.id!r}: images: {image} not found")
         yield record
 
 
@@ -383,7 +383,7 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
         seen.add(hash(record.id))
         if images:
             for image in _missing_images(record, source.parent):
-                yield RecordProblem(name, f"record {record.id!r}: there is no file {image}")
+                yield RecordProblem(name, f"record {record.id!r}: {image} not found")
 
 
 def _missing_images(record: PerceptionRecord, folder: Path) -> list[Path]:

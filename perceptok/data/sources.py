@@ -160,7 +160,7 @@ class DepthFolder:
         self.folder = Path(folder)
         self.options: dict[str, Any] = {"kind": kind, "unit": unit, "scale": scale, "invalid": tuple(invalid)}
         if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: there is no such folder of depth maps")
+            raise DataError(f"{self.folder}: folder of depth maps not found")
 
     def read(self, name: str, size: tuple[int, int]) -> DepthMap | None:
         """The map of an image, None where there is none.
@@ -197,7 +197,7 @@ class FolderSource:
         images: The folder; or, with annotations, where their file names lead from.
         depth: A folder of maps, or a specialist; None where depth is not asked for.
         annotations: A COCO or LVIS file: then its images are the samples.
-        detector: Boxes where there are no annotations; what it does not find is not known to be absent.
+        detector: Boxes without annotations; what it does not find is not known to be absent.
 
     Raises:
         DataError: The folder is missing or empty, or the annotations name an image twice.
@@ -220,7 +220,7 @@ class FolderSource:
                 raise DataError(f"{annotations}: two images are called {image.name}")
             self._boxes[image.name] = image
         if not self.images.is_dir():
-            raise DataError(f"{self.images}: there is no such folder of images")
+            raise DataError(f"{self.images}: folder of images not found")
 
     @cached_property
     def names(self) -> Sequence[str]:

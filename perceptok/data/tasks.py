@@ -52,7 +52,7 @@ class Plurals:
         table: A JSON object singular -> plural; None for grammar alone. Its words win over grammar.
 
     Raises:
-        ConfigError: The table cannot be read or is no such object.
+        ConfigError: The table cannot be read or is not such an object.
     """
 
     def __init__(self, table: str | Path | None = None) -> None:
@@ -208,7 +208,7 @@ def depth_records(
     for sample, rng in samples:
         try:
             if sample.depth is None:
-                raise DataError("there is no depth map for this image")
+                raise DataError("this image has no depth map")
             frame = frame_of(setting, sample.picture.size)
             ready.append((sample, rng, frame, framed_nearness(sample.depth, frame)))
         except (DataError, DepthMapError) as error:
@@ -355,7 +355,7 @@ def counting_record(
     """
     try:
         if sample.boxes is None:
-            raise DataError("there are no boxes for this image")
+            raise DataError("this image has no boxes")
         if (sample.boxes.width, sample.boxes.height) != sample.picture.size:
             raise DataError(
                 f"the boxes are of an image of {sample.boxes.width}x{sample.boxes.height} pixels, the file has "

@@ -249,7 +249,7 @@ def evaluate_depth_codec(
         warn: Called with a map's name and what is odd about its range (see `Nearness.few_pixels`).
 
     Raises:
-        DepthMapError: There are no maps, or none can be read.
+        DepthMapError: No maps, or none can be read.
     """
     rows: dict[int, list[_Row]] = {side: [] for side in (0, *LADDER)}
     failures: list[MapFailure] = []

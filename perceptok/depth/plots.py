@@ -83,7 +83,7 @@ def draw_panel(rows: Sequence[PanelRow]) -> bytes:
 def _tiles(row: PanelRow) -> list[Image.Image]:
     error = np.abs(row.decoded - row.nearness) / ERROR_SCALE
     grey = np.repeat((255 * np.clip(error, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
-    # Holes have no error to show: blue, which is no grey level.
+    # Holes have no error to show: blue, which is not a grey level.
     grey[~row.valid] = (40, 60, 140)
     seen = colorize_nearness(row.nearness)
     seen[~row.valid] //= 2

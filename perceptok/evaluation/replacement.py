@@ -158,7 +158,7 @@ def _replace_blocks(
     max_new_tokens: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """For each record its own text, and the text with each kind of block in its place; {} where there is no block."""
+    """For each record its own text, and the text with each kind of block in its place; {} without a block."""
     images = {number: items[number].open_image() for number in numbers}
     answers = pipe(
         list(images.values()),

@@ -206,7 +206,7 @@ def compute_score(outcomes: Sequence[Outcome], seed: int = 0) -> Score:
     """
     items, right = len(outcomes), sum(outcome.right for outcome in outcomes)
     if not items:
-        raise EvaluationError("there are no items to score")
+        raise EvaluationError("no items to score")
     resampled = np.random.default_rng(seed).binomial(items, right / items, _RESAMPLES) / items
     low, high = np.percentile(resampled, (2.5, 97.5))
     unparsed = sum(outcome.reading.value is None for outcome in outcomes)

@@ -53,7 +53,7 @@ class ObjectiveWeights:
         """The weighted sum of the terms, by name, each a scalar; those of weight 0 are not computed.
 
         Raises:
-            ObjectiveError: A name that is no term, or a weighted term that is not given.
+            ObjectiveError: A name that is not a term, or a weighted term that is not given.
         """
         weights = asdict(self)
         if unknown := terms.keys() - weights.keys():

@@ -53,7 +53,7 @@ def reconstruction_loss(
         token_set: The auxiliary vocabulary.
 
     Returns:
-        A scalar float32; zero with zero gradient where there is no block or no valid pixel.
+        A scalar float32; zero with zero gradient without a block or a valid pixel.
 
     Raises:
         ObjectiveError: Shapes that do not fit, blocks that are cut, or targets that are not finite where they count.
@@ -78,7 +78,7 @@ def reconstruction_loss(
 
 
 def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
-    """Blocks among the positions; refuses runs that are no whole blocks."""
+    """Blocks among the positions; refuses runs that are not whole blocks."""
     if mask is None or not positions:
         whole = positions % _CELLS == 0
     else:

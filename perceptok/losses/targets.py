@@ -46,7 +46,7 @@ def next_token_targets(
     Args:
         input_ids: (B, T) int64, as the model got them.
         vocab: The tokenizer's perception tokens.
-        labels: (B, T), unshifted like `input_ids` (the Hugging Face convention); tokens labelled -100 are no targets.
+        labels: (B, T), unshifted like `input_ids` (the Hugging Face convention); tokens labelled -100 are not targets.
         token_set: Whose codes are wanted.
         alignment: Give the specialist codes that the tokens stand for, instead of the tokens' own codes.
 

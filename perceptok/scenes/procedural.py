@@ -40,7 +40,7 @@ __all__ = [
 
 # What real devices do to depth: holes, noise and coarse sampling of sensors, and the softness of estimates.
 #
-# Every effect is a function of (depth, rng) that works on metric z-depth in metres, 0 where there is no value.
+# Every effect is a function of (depth, rng) that works on metric z-depth in metres, 0 without a value.
 # Effects only ever alter or remove values; none gives a value to a pixel that had none.
 
 
@@ -59,7 +59,7 @@ def degrade(depth: NDArray[np.floating], rng: Generator, perfect: float = 0.0) -
         perfect: Probability of no effect at all.
 
     Returns:
-        (H, W) float32, metres; 0 where there is no value; that is at least where the input has none.
+        (H, W) float32, metres; 0 without a value; that is at least where the input has none.
 
     Raises:
         DepthMapError: Unless `depth` is two-dimensional, of at least 8 x 8 pixels and nowhere negative.
@@ -404,7 +404,7 @@ def nearness_of(depth: NDArray[np.float32]) -> DepthSample:
         nearness (H, W) float32, 1 = nearest, and valid (H, W) bool.
 
     Raises:
-        DepthMapError: There is no relief at all.
+        DepthMapError: The map has no relief.
     """
     valid = depth > 0
     inverse = np.float32(1) / np.where(valid, depth, np.float32(1))

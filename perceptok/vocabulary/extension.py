@@ -54,7 +54,7 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
     """What the tokenizer lacks and what it has otherwise than meant; refuses one that cannot take the tokens."""
     if not getattr(tokenizer, "is_fast", False):
         raise VocabularyError(
-            f"{type(tokenizer).__name__} is no fast tokenizer: slow ones may split or strip text around added tokens; "
+            f"{type(tokenizer).__name__} is not a fast tokenizer: slow ones may split or strip text around added tokens; "
             "load a fast one (AutoTokenizer), from a processor its .tokenizer"
         )
     known = tokenizer.get_vocab()
@@ -249,7 +249,7 @@ def _require_rows(
             f"{min(beyond)}) first, have no row among {rows}; load the model's own tokenizer, give them rows with "
             "model.resize_token_embeddings, or name them in token_sets if they are perception tokens"
             if beyond
-            else "the tokenizer has no tokens but perception tokens, so that there are no old rows to start from"
+            else "the tokenizer has no tokens but perception tokens, so that no old rows exist to start from"
         )
     tokens = {index: token for token, index in vocab.tokens.items()}
     for config in configs_of(model):

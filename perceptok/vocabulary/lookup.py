@@ -105,7 +105,7 @@ class Manifest:
         except VocabularyError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabularyError(f"{name} is no manifest of perception tokens ({error}); write it anew") from error
+            raise VocabularyError(f"{name} is not a manifest of perception tokens ({error}); write it anew") from error
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
@@ -345,7 +345,7 @@ class PerceptionVocabulary:
         number = int(self._set_of[token_id]) if 0 <= token_id < self.size else -1
         if number < 0:
             raise VocabularyError(
-                f"token id {token_id} is no code of {', '.join(config.name for config in self.token_sets)}"
+                f"token id {token_id} is not a code of {', '.join(config.name for config in self.token_sets)}"
             )
         return self.token_sets[number], int(self._code_of[token_id])
 

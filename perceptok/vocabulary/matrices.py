@@ -62,7 +62,7 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
     """The token matrices of a causal, multimodal or sequence-to-sequence model.
 
     Raises:
-        VocabularyError: It is no transformers model, has no output head, is tied by its configuration but not in
+        VocabularyError: It is not a transformers model, has no output head, is tied by its configuration but not in
             fact, reads by several matrices, its matrices differ in length by more than its configuration says, or
             they are quantised, sharded, or not loaded.
     """

@@ -44,7 +44,7 @@ def remap_ids(token_ids: Tensor, source: PerceptionVocabulary, target: Perceptio
         The same shape, dtype and device.
 
     Raises:
-        VocabularyError: The target lacks a set, or an id that is no perception token in the source is one in the
+        VocabularyError: The target lacks a set, or an id that is not a perception token in the source is one in the
             target: the two have other base tokens, which this map does not know.
     """
     _require_sets(source, target)

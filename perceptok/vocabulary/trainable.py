@@ -189,7 +189,7 @@ def _adapter_file(folder: str | os.PathLike[str], adapter_name: str) -> Path:
 
 
 def _parameters_of(model: PeftModel, adapter_name: str) -> dict[str, nn.Parameter]:
-    """What an adapter changes, active or not: its own parameters, and what is trained and is no other adapter's.
+    """What an adapter changes, active or not: its own parameters, and what is trained and not part of another adapter.
 
     By their names as far as they can be read off; `_saved_names` knows better where an adapter is called like a module.
     """

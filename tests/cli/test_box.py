@@ -197,7 +197,7 @@ def test_unreadable_images_cost_only_themselves(folder: Path, records: Path) -> 
     for reason in (
         "not a readable image",
         "image file not found",
-        "is no file of",
+        "is not a file inside",
         "drawn already",
         "this one has 51 x 60",
     ):

@@ -114,7 +114,7 @@ def test_names_that_lead_out_of_the_folder(codec: DepthCodec, tmp_path: Path) ->
     names = ["../out.png", "/etc/out.png", ".", "", "a/..", "x\0.png"]
     failures = decode_records(codec, [record(codec, name) for name in [*names, "a.npy"]], tmp_path / "d", force=True)
     assert [failure.name for failure in failures] == names
-    assert all("is no file of" in failure.reason for failure in failures)
+    assert all("is not a file inside" in failure.reason for failure in failures)
     assert files(tmp_path / "d") == {"a.png"}
     assert not (tmp_path / "out.png").exists()
     assert not (tmp_path / "d.png").exists()

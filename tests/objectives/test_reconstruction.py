@@ -181,7 +181,7 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     cut[0, 99], cut[1, 100] = False, True
     torn[0, 99], torn[0, 150] = False, True
     for broken in (cut, torn):
-        with pytest.raises(ObjectiveError, match=r"200 masked ones of \(2, 205\) are no whole blocks"):
+        with pytest.raises(ObjectiveError, match=r"200 masked ones of \(2, 205\) are not whole blocks"):
             loss(mask=broken)
     with pytest.raises(ObjectiveError, match=r"\(2, H, W\), one map for each block; got torch.float32 \(1, 10, 10\)"):
         loss(target[:1])

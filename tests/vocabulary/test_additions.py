@@ -150,7 +150,7 @@ def test_a_slow_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"<unk>": 0, "a": 1}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     slow = CTRLTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
-    with pytest.raises(VocabularyError, match="CTRLTokenizer is no fast tokenizer"):
+    with pytest.raises(VocabularyError, match="CTRLTokenizer is not a fast tokenizer"):
         extend_vocabulary(slow)
 
 

@@ -105,7 +105,7 @@ def test_a_damaged_manifest(saved: Path, key: str, value: object) -> None:
     written = json.loads((saved / MANIFEST).read_text())
     written[key] = value
     (saved / MANIFEST).write_text(json.dumps(written))
-    with pytest.raises(VocabularyError, match=f"{MANIFEST} (is no manifest|has format 2)"):
+    with pytest.raises(VocabularyError, match=f"{MANIFEST} (is not a manifest|has format 2)"):
         pt.PerceptionVocabulary.from_pretrained(saved)
 
 

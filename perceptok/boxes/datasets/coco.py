@@ -282,7 +282,7 @@ _FIRST_OF_TEXTS = 1 << 40
 
 
 def _as_number(value: Any) -> Any:
-    """What a text says, None if that is no finite number; anything else as it is."""
+    """What a text says, None if that is not a finite number; anything else as it is."""
     if not isinstance(value, str):
         return value
     try:

@@ -47,7 +47,7 @@ class _OnnxFile:
         if wanted not in onnxruntime.get_available_providers():
             raise SpecialistError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu, or say device: cpu")
         if not self.path.is_file():
-            raise SpecialistError(f"{self.path}: there is no such file")
+            raise SpecialistError(f"{self.path}: file not found")
         try:
             return onnxruntime.InferenceSession(str(self.path), options, providers=[wanted])
         except Exception as error:

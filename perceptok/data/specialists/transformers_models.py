@@ -137,7 +137,7 @@ class TransformersDepth(_Pretrained):
             for index, one in zip(batch, results, strict=True):
                 values = one.float().cpu().numpy()
                 maps[index] = DepthMap.from_array(
-                    # Interpolation overshoots at edges; a metric depth below zero is no depth.
+                    # Interpolation overshoots at edges; a metric depth below zero is not valid.
                     values.clip(min=0) if self.kind == "metric" else values,
                     kind=self.kind,
                     unit=self.unit,

@@ -54,7 +54,7 @@ class BracketPieces:
 
         Raises:
             ConstraintError: The tokenizer splits a box in another way: "(" or ")" is lost or merged with what is
-                around the bracket, or the comma is no token of its own.
+                around the bracket, or the comma is not a token of its own.
         """
         tokenizer_ids = tokenizer.get_vocab()
         opening = {number for token, number in tokenizer_ids.items() if token.endswith("(")}
@@ -126,7 +126,7 @@ def with_ends(symbols: np.ndarray, eos_token_ids: Sequence[int], vocab: Percepti
     """A copy of symbols in which these ids end a sequence.
 
     Raises:
-        ConstraintError: One of them is no id of the tokenizer, or a perception token's.
+        ConstraintError: One of them is not an id of the tokenizer, or a perception token's.
     """
     symbols = symbols.copy()
     symbols[_checked_eos(eos_token_ids, vocab)] = Symbol.EOS
@@ -137,7 +137,7 @@ def _checked_eos(ids: Sequence[int], vocab: PerceptionVocabulary) -> list[int]:
     for number in ids:
         if not 0 <= number < vocab.size or vocab.is_perception(number):
             raise ConstraintError(
-                f"token id {number} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is no perception "
+                f"token id {number} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is not a perception "
                 "token's"
             )
     return list(ids)

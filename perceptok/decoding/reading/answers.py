@@ -257,11 +257,11 @@ def _whole(number: str, reason: str) -> tuple[str | None, str]:
     if "." in number:
         whole, _, rest = number.partition(".")
         if rest.strip("0"):
-            return None, f"{number} is no count"
+            return None, f"{number} is not a count"
         number = whole
     if len(number) > _MOST_DIGITS:
-        return None, f"{number[:_MOST_DIGITS]}... is no count"
-    return (None, f"{number} is no count") if number.startswith("-") else (str(int(number)), reason)
+        return None, f"{number[:_MOST_DIGITS]}... is not a count"
+    return (None, f"{number} is not a count") if number.startswith("-") else (str(int(number)), reason)
 
 
 def _find_counts(patterns: list[re.Pattern[str]], text: str) -> Iterator[_FoundCount]:
@@ -492,7 +492,7 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> R
     Perception tokens, coordinates, boxes and Markdown are taken away first. Then, in this order: what is declared as
     the answer ("the answer is that point B ...", `\boxed{B}`, a last line that is only an answer), what is stated
     ("the closest is B", "there are 5"), a first word that is an answer, and the only candidate that the text names.
-    Within each the last one counts. "B or C", "between 3 and 4" and "at least 5" are no answer.
+    Within each the last one counts. "B or C", "between 3 and 4" and "at least 5" are not answers.
 
     Args:
         text: What a model wrote.
@@ -500,7 +500,7 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> R
             they stand for: also the words of one choice alone. Whole numbers, or nothing: a count is read.
 
     Returns:
-        The answer; a letter or a count outside the choices is no answer, and the reason says which it was.
+        The answer; a letter or a count outside the choices is not an answer, and the reason says which it was.
 
     Raises:
         EvaluationError: The choices are neither single letters nor whole numbers, or one stands twice.

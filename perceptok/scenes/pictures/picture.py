@@ -70,7 +70,7 @@ PLURALS: dict[str, str] = {
 """Category -> plural, of everything that is ever asked for."""
 
 HOLDERS = frozenset({"shelf", "rack", "cabinet"})
-"""Categories that have small things within them, which are no instances of their own."""
+"""Categories that have small things within them, which are not instances of their own."""
 
 SMALL_THINGS = frozenset(
     {"ball", "banana", "book", "bottle", "bowl", "box", "can", "cup", "laptop", "plate", "pot", "vase"}
@@ -183,7 +183,7 @@ class ScenePicture:
 
     @cached_property
     def countable(self) -> tuple[str, ...]:
-        """The classes of which every instance in sight is clearly seen, so that a count is no matter of taste."""
+        """The classes of which every instance in sight is clearly seen, so that the count is unambiguous."""
         names = {sight.category for sight in self.sights} & PLURALS.keys()
         unclear = {sight.category for sight in self.sights if not sight.clear}
         return tuple(sorted(names - unclear - self._unnamed))

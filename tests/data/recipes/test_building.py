@@ -280,7 +280,7 @@ def test_a_full_disk(recipe: DataRecipe, folder: Path, built: Path, tmp_path: Pa
         ("prompts: auroa\n", "prompts are aurora"),
         ("templates: {depth_direct: '({nearest})'}\n", r"unknown variable \{nearest\}"),
         ("size: 400\n", r"size 64\.\.336"),
-        ("sources: {}\n", "there is no source 'rooms'"),
+        ("sources: {}\n", "unknown source 'rooms'"),
         ("sources: {rooms: {images: a, scenes: 3}}\n", "a source has images: a folder, or scenes"),
         ("sources: {rooms: {scenes: 3, depth: a}}\n", "the procedural world knows"),
         ("sources: {rooms: {images: a, depth_specialist: {form: onnx_depth, model: m}}}\n", "say kind: inverse or"),

@@ -100,9 +100,9 @@ def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     assert [problem.name.rpartition(", ")[2] for problem in problems] == ["line 2", "line 3", "line 5", "line 6"]
     assert "no JSON" in problems[0].reason
     assert "the id 'depth-cot-0' stands twice" in problems[1].reason
-    assert "there is no file" in problems[2].reason
+    assert "not found" in problems[2].reason
     assert "images: missing" in problems[3].reason
-    with pytest.raises(RecordError, match=r"set\.jsonl, line 2: this is no JSON"):
+    with pytest.raises(RecordError, match=r"set\.jsonl, line 2: not valid JSON"):
         list(read_records(path))
 
 
@@ -110,7 +110,7 @@ def test_images_are_looked_for_on_request(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     write_records(path, [depth_record()])
     assert list(read_records(path)) == [depth_record()]
-    with pytest.raises(RecordError, match="line 1, record 'depth-cot-0': images: there is no file"):
+    with pytest.raises(RecordError, match="line 1, record 'depth-cot-0': images: .* not found"):
         list(read_records(path, check_images=True))
 
 

@@ -242,5 +242,5 @@ def test_wrong_fields_are_named(change: dict[str, Any], message: str) -> None:
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(RecordError, match="line 1, record 'x': turns: missing"):
         PerceptionRecord.from_json('{"id": "x", "images": []}', "line 1")
-    with pytest.raises(RecordError, match="line 2: this is no JSON"):
+    with pytest.raises(RecordError, match="line 2: not valid JSON"):
         PerceptionRecord.from_json('{"id": "x"', "line 2")

@@ -103,7 +103,7 @@ def test_only_what_can_be_counted_is_asked(codec: DepthCodec) -> None:
     assert "shown more than 1 times" in str(result(codec, sample([1, 1]), most=1))
     assert "not annotated exhaustively" in str(result(codec, sample([1], not_exhaustive_category_ids=(1,))))
     assert result(codec, sample([])) == "no category that may be asked is in this image"
-    assert result(codec, Sample("a", Image.new("RGB", (9, 9)))) == "there are no boxes for this image"
+    assert result(codec, Sample("a", Image.new("RGB", (9, 9)))) == "this image has no boxes"
 
 
 def test_what_a_crop_cuts_off_is_not_counted(codec: DepthCodec) -> None:

@@ -152,5 +152,5 @@ def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
     )
     assert "grey levels 20 apart" in str(results[0])
     assert "nothing to encode" in str(results[1])
-    assert results[2] == "there is no depth map for this image"
+    assert results[2] == "this image has no depth map"
     assert isinstance(results[3], Made)

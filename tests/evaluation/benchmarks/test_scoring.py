@@ -93,7 +93,7 @@ def test_predictions_have_to_fit() -> None:
     ("content", "message"),
     [
         (b'{"id": 1, "text": "A"}\n{"id": 1, "text": "B"}\n', "line 2: the id 1 occurs twice"),
-        (b'{"id": 1, "text": "A"}\n\xff\xfe\n', "line 2: this is no JSON"),
+        (b'{"id": 1, "text": "A"}\n\xff\xfe\n', "line 2: not valid JSON"),
         (b'{"id": 1, "text": "A"}\n{"id": 2}\n', "line 2: a prediction has an id"),
         (b'{"text": "A"}\n', "line 1: a prediction has an id"),
         (b"[1, 2]\n", "line 1: expected an object"),
