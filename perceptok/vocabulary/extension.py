@@ -54,8 +54,8 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
     """What the tokenizer lacks and what it has otherwise than meant; refuses one that cannot take the tokens."""
     if not getattr(tokenizer, "is_fast", False):
         raise VocabularyError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer: slow ones may split or strip text around added tokens; "
-            "load a fast one (AutoTokenizer), from a processor its .tokenizer"
+            f"{type(tokenizer).__name__} is not a fast tokenizer: slow ones may split or strip text around added "
+            "tokens; load a fast one (AutoTokenizer), from a processor its .tokenizer"
         )
     known = tokenizer.get_vocab()
     special = tokenizer.added_tokens_decoder

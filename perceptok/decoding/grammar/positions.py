@@ -154,7 +154,7 @@ class StateReader:
         return row
 
     def _controls(self, end: Array) -> Array:
-        """Rows of the grammar's table: the last ids (B, w) -> (B,); anything that is not an open block or box is text."""
+        """Rows of the grammar's table: the last ids (B, w) -> (B,); text is all but open blocks and boxes."""
         if not end.shape[1]:
             return end.sum(1)  # zeros: text
         kinds = self._xp.take(self._kinds, end)

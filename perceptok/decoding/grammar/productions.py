@@ -1,7 +1,7 @@
 """The grammar as production rules, for engines that read a grammar instead of calling a function.
 
-Rules are written for token ids, not characters: a block spelled letter by letter is not a block. The shape is the same for
-every engine; how a set of tokens and an ordered box are written is the engine's `Notation`.
+Rules are written for token ids, not characters: a block spelled letter by letter is not a block. The shape is the same
+for every engine; how a set of tokens and an ordered box are written is the engine's `Notation`.
 
 The limits become part of a rule's name: `text-1-3` is text after 1 block and 3 boxes.
 """

@@ -137,8 +137,8 @@ def _checked_eos(ids: Sequence[int], vocab: PerceptionVocabulary) -> list[int]:
     for number in ids:
         if not 0 <= number < vocab.size or vocab.is_perception(number):
             raise ConstraintError(
-                f"token id {number} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is not a perception "
-                "token's"
+                f"token id {number} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is not "
+                "a perception token's"
             )
     return list(ids)
 

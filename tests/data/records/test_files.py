@@ -110,7 +110,7 @@ def test_images_are_looked_for_on_request(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     write_records(path, [depth_record()])
     assert list(read_records(path)) == [depth_record()]
-    with pytest.raises(RecordError, match="line 1, record 'depth-cot-0': images: .* not found"):
+    with pytest.raises(RecordError, match=r"line 1, record 'depth-cot-0': images: .* not found"):
         list(read_records(path, check_images=True))
 
 
