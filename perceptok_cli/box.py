@@ -174,7 +174,7 @@ def evaluate(
     with _predictions(predictions) as (lines, listed):
         found: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure]
         if listed:
-            found = read_results("".join(lines), predictions, [record.image for record in true.values()])
+            found = read_results("".join(lines), predictions, [one.image for one in true.values()])
         else:
             found = read_box_predictions(lines, predictions)
         report = score_predictions(found, true)
@@ -188,7 +188,7 @@ def evaluate(
             "total": report.total.to_dict(),
             "by_label": {label: scores.to_dict() for label, scores in report.by_label.items()},
             **{key: value for key, value in asdict(report).items() if key in ("crowds", "unanswered")},
-            "failures": [failure._asdict() for failure in failures],
+            "failures": [one._asdict() for one in failures],
         }
         with atomic_write(output, force=force) as file:
             file.write((json.dumps(values, indent=2) + "\n").encode())
@@ -252,10 +252,10 @@ def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Seque
     known = _read_annotations(str(header))
     with _predictions(source) as (lines, listed):
         if not listed:
-            raise AnnotationError(f"{source}: is not a list of results; --header is for those alone, leave it out here")
+            raise AnnotationError(f"{source}: is no list of results; --header is for those alone, leave it out here")
         found = read_results("".join(lines), source, known.images)
-    failures = [result for result in found if not isinstance(result, ImageBoxes)]
-    return [result for result in found if isinstance(result, ImageBoxes)], [*known.failures, *failures]
+    failures = [one for one in found if not isinstance(one, ImageBoxes)]
+    return [one for one in found if isinstance(one, ImageBoxes)], [*known.failures, *failures]
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
@@ -263,11 +263,11 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
     from perceptok.boxes import BoxFailure, read_box_lines
 
     with _lines(source) as lines:
-        for line in read_box_lines(lines, source):
-            if isinstance(line, BoxFailure):
-                failures.append(line)
+        for one in read_box_lines(lines, source):
+            if isinstance(one, BoxFailure):
+                failures.append(one)
             else:
-                yield line
+                yield one
 
 
 def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
@@ -281,11 +281,11 @@ def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
         failures += read.failures
         known = read.images
     true: dict[str, Truth] = {}
-    for known_item in known:
-        if known_item.name in true:
-            failures.append(BoxFailure(known_item.name, f"stands twice in {source}; the first is kept"))
+    for one in known:
+        if one.name in true:
+            failures.append(BoxFailure(one.name, f"stands twice in {source}; the first is kept"))
         else:
-            true[known_item.name] = Truth.of(known_item)
+            true[one.name] = Truth.of(one)
     return true
 
 

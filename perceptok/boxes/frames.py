@@ -228,8 +228,8 @@ def _verify_patches(processor: Any, name: str, frame: Placement) -> None:
     try:
         made = processor(picture, return_tensors="np")
         expected = processor(framed_picture(picture, frame), return_tensors="np", do_resize=False)
-        grids = [np.asarray(inputs["image_grid_thw"]).reshape(-1).tolist() for inputs in (made, expected)]
-        got, wanted = (np.asarray(inputs["pixel_values"], np.float64) for inputs in (made, expected))
+        grids = [np.asarray(one["image_grid_thw"]).reshape(-1).tolist() for one in (made, expected)]
+        got, wanted = (np.asarray(one["pixel_values"], np.float64) for one in (made, expected))
     except Exception as error:  # whatever a processor of any project raises
         raise BoxError(
             f"{name} makes no patches of a picture of {frame.image_size} ({type(error).__name__}: {error}); build the "
@@ -277,13 +277,13 @@ class ImageFrame:
     Attributes:
         mode: "squash" (all of the image, each axis scaled by itself), "letterbox" (all of it, padded) or "center_crop".
         image_size: Width and height of the original.
-        size: Side of the frame in pixels; the width of one that is not square.
+        size: Side of the frame in pixels; the width of one that is no square.
         resized: Width and height of the (padded) image after resizing.
         offset: Where its top left corner lies in the frame, x and y; negative where something is cropped.
         padding: Original pixels added at left, top, right, bottom *before* resizing.
         fill: Colour of what the image does not cover, one value for every channel or one for each, 0..255.
         resample: Pillow's filter in lower case.
-        size_y: Height of a frame that is not square, None for a square; see `shape`.
+        size_y: Height of a frame that is no square, None for a square; see `shape`.
 
     Raises:
         BoxError: An image without area.
@@ -563,7 +563,7 @@ class ImageFrame:
         if not isinstance(values, Mapping) or values.keys() | {"size_y"} != known:
             got = f"got {sorted(values)}" if isinstance(values, Mapping) else f"got {type(values).__name__}"
             raise ConfigError(
-                f"an image frame has the keys {sorted(known - {'size_y'})}, and size_y if it is not square; {got}"
+                f"an image frame has the keys {sorted(known - {'size_y'})}, and size_y if it is no square; {got}"
             )
         return cls(**values)
 

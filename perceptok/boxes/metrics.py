@@ -340,18 +340,18 @@ def score_predictions(
     total = BoxScores()
     failures: list[BoxFailure] = []
     seen: set[tuple[str, str | None]] = set()
-    for prediction in predictions:
-        if isinstance(prediction, BoxFailure):
-            failures.append(prediction)
+    for one in predictions:
+        if isinstance(one, BoxFailure):
+            failures.append(one)
             continue
-        question = (prediction.name, prediction.label if isinstance(prediction, BoxAnswerLine) else None)
-        if prediction.name not in truth:
-            failures.append(BoxFailure(prediction.name, "not an image of the ground truth"))
+        question = (one.name, one.label if isinstance(one, BoxAnswerLine) else None)
+        if one.name not in truth:
+            failures.append(BoxFailure(one.name, "there is no such image in the truth"))
         elif question in seen:
-            failures.append(BoxFailure(prediction.name, "is predicted twice; the first is kept"))
+            failures.append(BoxFailure(one.name, "is predicted twice; the first is kept"))
         else:
             seen.add(question)
-            for label, scores in _scored(prediction, truth[prediction.name], shared):
+            for label, scores in _scored(one, truth[one.name], shared):
                 by_label[label] = by_label.get(label, BoxScores()) + scores
                 total += scores
     answered = {name for name, _ in seen}
@@ -364,11 +364,11 @@ def _shared_names(
 ) -> frozenset[str]:
     """The names that two categories have, among the predictions' or among the truth's."""
     shared: set[str] = set()
-    predicted = [prediction.labels for prediction in predictions if isinstance(prediction, BoxRecord | ImageBoxes)]
-    for labels in (predicted, [record.image.labels for record in truth.values()]):
+    predicted = [one.labels for one in predictions if isinstance(one, BoxRecord | ImageBoxes)]
+    for labels in (predicted, [one.image.labels for one in truth.values()]):
         ids: dict[str, int] = {}
-        for label in labels:
-            shared |= {name for number, name in label.categories.items() if ids.setdefault(name, number) != number}
+        for one in labels:
+            shared |= {name for number, name in one.categories.items() if ids.setdefault(name, number) != number}
     return frozenset(shared)
 
 

@@ -45,7 +45,7 @@ class PointCodec:
     def decode(
         self, codes: ArrayLike, *, image_size: tuple[int, int] | None = None, frame: ImageFrame | None = None
     ) -> np.ndarray:
-        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for what are not codes."""
+        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for what are no codes."""
         array = _pairs(codes, "codes")
         whole = array.astype(np.int64)
         if (whole != array).any():
@@ -72,15 +72,15 @@ class PointCodec:
 
         Args:
             text: Points and nothing else; anything, if not `strict`: the points in it are found.
-            strict: Refuse what is not a point.
+            strict: Refuse what is no point.
 
         Raises:
-            MalformedBoxError: Strictly, anything that is not a point, or a code out of range; the message says where.
+            MalformedBoxError: Strictly, anything that is no point, or a code out of range; the message says where.
         """
         found, position = [], 0
         for match in _PAIR.finditer(text):
             pair, between = [int(match[1]), int(match[2])], text[position : match.start()]
-            known = max(pair) < self.boxes.size and all(str(int(group)) == group for group in match.groups())
+            known = max(pair) < self.boxes.size and all(str(int(one)) == one for one in match.groups())
             if strict and (between.strip() or not known):
                 at, what = (position, between) if between.strip() else (match.start(), match[0])
                 raise MalformedBoxError(f"expected (<PIXEL_x>,<PIXEL_y>) at character {at}, found {what[:40]!r}")
@@ -134,7 +134,7 @@ def points_from_molmo(text: str) -> MolmoPoints:
                 pairs.setdefault(number, {})[axis] = float(value)
         except ValueError:
             pairs = {}
-        good = [[pair["x"] / 100, pair["y"] / 100] for pair in pairs.values() if pair.keys() == {"x", "y"}]
+        good = [[one["x"] / 100, one["y"] / 100] for one in pairs.values() if one.keys() == {"x", "y"}]
         if not good or len(good) < len(pairs) or not all(0 <= share <= 1 for one in good for share in one):
             malformed.append(tag[0])
             continue

@@ -236,7 +236,7 @@ class ParsedSpelling:
         codes: The well-formed boxes in the scheme's own numbers and order, int64 (N, 4), for Kosmos-2 (N, 2).
         labels: One for each, "" for none.
         spans: Where each stands, (N, 2) int64: first character and one past the last.
-        malformed: The pieces that are not boxes, in the order of the text.
+        malformed: The pieces that are no boxes, in the order of the text.
         repaired: Pieces that were read as boxes although something small was wrong with them: fractions of a pixel
             (rounded), numbers written as text, or an edge one step beyond the last (put on the last).
     """
@@ -360,7 +360,7 @@ def _tokens(
         for at in range(0, len(tokens), width):
             part = tokens[at : at + width]
             start, end = part[0].start(), part[-1].end()
-            numbers = [int(match.group(1)) for match in part]
+            numbers = [int(one.group(1)) for one in part]
             flaw = _flaw(numbers, width, highest)
             if flaw is not None:
                 found.malformed.append(MalformedPiece(start, end, text[start:end], *flaw))
@@ -421,7 +421,7 @@ def _take(found: _Found, text: str, item: dict[str, Any], start: int, end: int, 
     name = "" if label is None else str(label).strip()
     piece = text[start:end]
     box = item["bbox_2d"]
-    several = isinstance(box, list) and box and all(isinstance(inner, list) for inner in box)
+    several = isinstance(box, list) and box and all(isinstance(one, list) for one in box)
     for one in box if several else [box]:
         numbers, flaw, repairs = _pixels(one, image_size)
         if flaw is not None:
@@ -438,7 +438,7 @@ def _pixels(box: Any, image_size: Size) -> tuple[list[int], tuple[Flaw, str] | N
         return [], ("coordinates", f"{count} numbers where a box has four"), []
     values = [_number(value) for value in box]
     if None in values:
-        return [], ("token", f"{box[values.index(None)]!r:.40} is not a number"), []
+        return [], ("token", f"{box[values.index(None)]!r:.40} is no number"), []
     numbers = [value for value in values if value is not None]
     repairs: list[tuple[Flaw, str]] = []
     if any(isinstance(value, str) for value in box):

@@ -47,15 +47,15 @@ _STEM = f"<{PIXEL.name}_"
 _TOKEN = rf"{_STEM}[A-Za-z0-9_+-]*+>?+"
 _NUMBER = r"[-+]?[0-9][0-9.]*+"
 _ITEM = rf"(?:{_TOKEN}|<[A-Za-z][^<>()\s,]*+>|{_NUMBER})"
-_SEPARATOR = r"(?:\s*+,)?+\s*+"
-_SEPARATOR_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
+_NEXT_parsing = r"(?:\s*+,)?+\s*+"
+_NEXT_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
 # Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time.
-_TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_SEPARATOR}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_SEPARATOR_ON_LINE}{_TOKEN})*+"
+_TOKENS_RUN = rf"\(\s*+{_ITEM}(?:{_NEXT_parsing}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_NEXT_ON_LINE}{_TOKEN})*+"
 _NUMBERS_RUN = rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+"
 # What most runs are: a box in brackets, or four tokens in a row that are a run by themselves; their numbers are groups.
 # With a literal at the start of every alternative, `re` skips prose three times as fast.
 _COMMA, _PLAIN_TOKEN, _PLAIN_NUMBER = r"\s*+,\s*+", f"{_STEM}([0-9]++)>", "([0-9]++)"
-_PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_SEPARATOR_ON_LINE}{_STEM})"
+_PLAIN_TOKENS = rf"\(\s*+{_COMMA.join([_PLAIN_TOKEN] * 4)}\s*+\)|{_PLAIN_TOKEN * 4}(?!{_NEXT_ON_LINE}{_STEM})"
 _PLAIN_NUMBERS = rf"\(\s*+{_COMMA.join([_PLAIN_NUMBER] * 4)}\s*+\)"
 _TOKENS = re.compile(f"{_PLAIN_TOKENS}|{_TOKENS_RUN}")
 _NUMBERS = re.compile(f"{_PLAIN_NUMBERS}|{_NUMBERS_RUN}")
@@ -96,7 +96,7 @@ class ParsedBoxes:
     Attributes:
         boxes: Codes (N, 4) int64 of the well-formed boxes, in the order of the text.
         spans: Where each stands, (N, 2) int64: first character and one past the last.
-        malformed: The pieces that are not boxes, in the order of the text.
+        malformed: The pieces that are no boxes, in the order of the text.
     """
 
     boxes: np.ndarray
@@ -217,7 +217,7 @@ class _Reader:
         for at in range(0, len(items), 4):
             four = items[at : at + 4]
             if len(four) == 4:
-                yield self._box([match.group() for match in four], four[0].start(), four[3].end())
+                yield self._box([one.group() for one in four], four[0].start(), four[3].end())
             else:
                 yield self._malformed(four[0].start(), four[-1].end(), "coordinates", _number_of(len(four)))
 
@@ -232,7 +232,7 @@ class _Reader:
         commas = self.text.count(",", start, end)
         if commas != 3:
             return self._malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
-        return self._box([item.group() for item in items], start, end)
+        return self._box([one.group() for one in items], start, end)
 
     def _broken_off(self, start: int, end: int, read: int) -> MalformedPiece:
         """A bracket in which something else follows before there are four coordinates."""
@@ -259,7 +259,7 @@ class _Reader:
         stem_fits = self.numerals or (word.startswith(_STEM) and word.endswith(">"))
         if stem_fits and _INTEGER.fullmatch(number):
             return "range", f"{shown(word)} is outside 0..{self.size - 1}"
-        return "token", f"{shown(word)} is not a coordinate token; they are 0..{self.size - 1}, one spelling each"
+        return "token", f"{shown(word)} is no coordinate; they are 0..{self.size - 1}, one spelling each"
 
     def _malformed(self, start: int, end: int, flaw: Flaw, reason: str) -> MalformedPiece:
         return MalformedPiece(start, end, self.text[start:end], flaw, reason)
@@ -337,7 +337,7 @@ def boxes_to_text(codes: ArrayLike, *, form: Form = "aurora", order: Order = "xy
         size: Number of codes along a side; another size than 336 has tokens of its own.
 
     Raises:
-        MalformedBoxError: The codes are not boxes; see `checked_boxes`.
+        MalformedBoxError: The codes are no boxes; see `checked_boxes`.
         ValueError: Another form.
     """
     return _written(checked_boxes(codes, size=size, order=order), _known(form), size).decode("ascii")
@@ -447,7 +447,7 @@ def _numbers_before(view: np.ndarray, ends: np.ndarray, places: int) -> np.ndarr
 
 
 def _explained(text: str, size: int, order: Order) -> MalformedBoxError:
-    """What is wrong with a text that is not a list of boxes: a malformed piece, or what stands between boxes."""
+    """What is wrong with a text that is no list of boxes: a malformed piece, or what stands between boxes."""
     parsed = parse_boxes(text, size=size, order=order)
     pixels, bracket = f"<{PIXEL.name}_" in text, text.startswith("(")
     form: Form = "numeral" if not pixels else "aurora" if bracket else "compact"
@@ -467,7 +467,7 @@ def _explained(text: str, size: int, order: Order) -> MalformedBoxError:
 _LABEL = "Bounding box"
 _FOUND = ("Here are the bounding boxes for the ", ":")
 _NONE = ("There are no ", " in the image.")
-_NEXT_LINE = "\n "
+_NEXT = "\n "
 """Between lines. The released samples have the space, which tokenizers and people lose: reading does without."""
 
 
@@ -501,7 +501,7 @@ def labelled_to_text(
         size: See `boxes_to_text`.
 
     Raises:
-        MalformedBoxError: The codes are not boxes, or the labels do not fit them.
+        MalformedBoxError: The codes are no boxes, or the labels do not fit them.
     """
     boxes = checked_boxes(codes, size=size, order=order)
     names = [f"{_LABEL} {number}" for number in range(1, len(boxes) + 1)] if labels is None else list(labels)
@@ -585,14 +585,14 @@ def answer_to_text(
         size: See `boxes_to_text`.
 
     Raises:
-        MalformedBoxError: The codes are not boxes, or the plural is empty or longer than a line.
+        MalformedBoxError: The codes are no boxes, or the plural is empty or longer than a line.
     """
     if not plural.strip() or len(plural.splitlines()) != 1:
         raise MalformedBoxError(f"a plural is a word or more on one line; got {shown(plural)}")
     lines = labelled_to_text(codes, form=form, order=order, size=size)
     if not lines:
         return plural.join(_NONE)
-    return _NEXT_LINE.join([plural.join(_FOUND), *lines.split("\n")])
+    return _NEXT.join([plural.join(_FOUND), *lines.split("\n")])
 
 
 def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> BoxAnswer:
@@ -622,7 +622,7 @@ def answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy"
         return BoxAnswer(plural, parse_boxes(lines, size=size, order=order).boxes)
     if not lines.strip(" "):
         raise MalformedBoxError(f"expected a box or more after the colon, found none; {_NONE[0] + '...'!r} says so")
-    labels, boxes = labelled_from_text(lines.removeprefix(" ").replace(_NEXT_LINE, "\n"), size=size, order=order)
+    labels, boxes = labelled_from_text(lines.removeprefix(" ").replace(_NEXT, "\n"), size=size, order=order)
     expected = [f"{_LABEL} {number}" for number in range(1, len(boxes) + 1)]
     if list(labels) != expected:
         wrong = next(at for at, (label, name) in enumerate(zip(labels, expected, strict=True)) if label != name)

@@ -28,8 +28,8 @@ __all__ = [
 # For looking at a model's answers only; everything else in the library takes whole blocks or refuses.
 
 
-_CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
-_TOKEN_PIECE = re.compile(r"<[^<>\s]*>?")
+_CELLS_salvage = DEPTH_GRID[0] * DEPTH_GRID[1]
+_PIECE_salvage = re.compile(r"<[^<>\s]*>?")
 _NUMBERS = re.compile(r"[\s\[\](){},;:]*(?:[-+]?\d+[\s\[\](){},;:]*)+")
 
 
@@ -68,10 +68,10 @@ def salvage_blocks(text: str) -> list[SalvagedBlock]:
     if f"<{DEPTH.name}_" not in text:
         shown = text.strip()[:40]
         raise MalformedBlockError(
-            f"no depth tokens in {shown!r}; expected {DEPTH.start}, {_CELLS} codes, {DEPTH.end}, or {_CELLS} integers"
+            f"no depth tokens in {shown!r}; expected {DEPTH.start}, {_CELLS_salvage} codes, {DEPTH.end}, or {_CELLS_salvage} integers"
         )
     if DEPTH.start not in text:
-        found = [match for match in _TOKEN_PIECE.finditer(text) if match[0].startswith(f"<{DEPTH.name}_")]
+        found = [match for match in _PIECE_salvage.finditer(text) if match[0].startswith(f"<{DEPTH.name}_")]
         stretch = text[found[0].start() : found[-1].end()]
         return [_of_stretch(stretch, [f"the block does not begin with {DEPTH.start}"])]
     stretches = text.split(DEPTH.start)[1:]
@@ -80,24 +80,24 @@ def salvage_blocks(text: str) -> list[SalvagedBlock]:
 
 def _of_stretch(stretch: str, problems: list[str]) -> SalvagedBlock:
     inside, end, _ = stretch.partition(DEPTH.end)
-    pieces = _TOKEN_PIECE.findall(inside)
+    pieces = _PIECE_salvage.findall(inside)
     if not end:
         problems = [*problems, f"the block does not end with {DEPTH.end}"]
         # Without its end the rest of the answer would count as strange tokens.
         last = max((place for place, piece in enumerate(pieces) if piece.startswith(f"<{DEPTH.name}_")), default=-1)
         pieces = pieces[: last + 1]
         inside = inside[
-            : max((match.end() for match in _TOKEN_PIECE.finditer(inside) if match[0] in pieces), default=0)
+            : max((match.end() for match in _PIECE_salvage.finditer(inside) if match[0] in pieces), default=0)
         ]
-    if words := [word for word in _TOKEN_PIECE.sub(" ", inside).split() if word]:
+    if words := [word for word in _PIECE_salvage.sub(" ", inside).split() if word]:
         problems = [*problems, f"{_many(len(words), 'word')} between the codes, such as {words[0][:20]!r}"]
     return _of_places(pieces, "token", problems)
 
 
 def _of_places(pieces: list[str], what: str, problems: list[str]) -> SalvagedBlock:
-    codes = np.full(_CELLS, -1, dtype=np.int64)
+    codes = np.full(_CELLS_salvage, -1, dtype=np.int64)
     strange: list[str] = []
-    for place, piece in enumerate(pieces[:_CELLS]):
+    for place, piece in enumerate(pieces[:_CELLS_salvage]):
         code = DEPTH.codes.get(piece if what == "token" else DEPTH.token(int(piece)) if _is_code(piece) else "")
         if code is None:
             strange.append(f"{piece[:20]} at place {place} (row {place // 10}, column {place % 10})")
@@ -108,15 +108,15 @@ def _of_places(pieces: list[str], what: str, problems: list[str]) -> SalvagedBlo
         verb = "is" if len(strange) == 1 else "are"
         listed = "; ".join(strange[:5]) + more
         problems = [*problems, f"{_many(len(strange), what)} that {verb} no code: {listed}"]
-    if len(pieces) < _CELLS:
+    if len(pieces) < _CELLS_salvage:
         problems = [
             *problems,
-            f"{len(pieces)} codes instead of {_CELLS}: the last {_CELLS - len(pieces)} are missing",
+            f"{len(pieces)} codes instead of {_CELLS_salvage}: the last {_CELLS_salvage - len(pieces)} are missing",
         ]
-    if len(pieces) > _CELLS:
+    if len(pieces) > _CELLS_salvage:
         problems = [
             *problems,
-            f"{len(pieces)} codes instead of {_CELLS}: the last {len(pieces) - _CELLS} are not shown",
+            f"{len(pieces)} codes instead of {_CELLS_salvage}: the last {len(pieces) - _CELLS_salvage} are not shown",
         ]
     return SalvagedBlock(codes.reshape(DEPTH_GRID), tuple(problems))
 
@@ -130,6 +130,7 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+_CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 _BITS = (DEPTH.size - 1).bit_length()
 
 BLOCK_BYTES = -(-_CELLS * _BITS // 8)

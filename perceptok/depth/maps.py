@@ -132,7 +132,7 @@ class NearnessRange:
                 return cls.running(*numbers)
             return cls.fixed(*numbers) if mode == "fixed" else cls(mode, *numbers)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{text!r} is not a valid range ({error})") from error
+            raise ConfigError(f"{text!r} is no range ({error})") from error
 
     def ends(self, seen: npt.NDArray[np.float32], kind: Kind, *, sky: bool) -> tuple[float, float]:
         """What nearness 1 and 0 stand for, in the map's unit.

@@ -249,7 +249,7 @@ def evaluate_depth_codec(
         warn: Called with a map's name and what is odd about its range (see `Nearness.few_pixels`).
 
     Raises:
-        DepthMapError: No maps, or none can be read.
+        DepthMapError: There are no maps, or none can be read.
     """
     rows: dict[int, list[_Row]] = {side: [] for side in (0, *LADDER)}
     failures: list[MapFailure] = []
@@ -315,7 +315,7 @@ def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generat
         float(np.mean(np.abs(error))),
         abs_rel,
         delta,
-        tuple(_mean(hit) for hit in hits),
+        tuple(_mean(one) for one in hits),
         _mean(pairs),
     )
 

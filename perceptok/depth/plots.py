@@ -83,7 +83,7 @@ def draw_panel(rows: Sequence[PanelRow]) -> bytes:
 def _tiles(row: PanelRow) -> list[Image.Image]:
     error = np.abs(row.decoded - row.nearness) / ERROR_SCALE
     grey = np.repeat((255 * np.clip(error, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
-    # Holes have no error to show: blue, which is not a grey level.
+    # Holes have no error to show: blue, which is no grey level.
     grey[~row.valid] = (40, 60, 140)
     seen = colorize_nearness(row.nearness)
     seen[~row.valid] //= 2
@@ -199,8 +199,8 @@ def draw_files(
     return failures
 
 
-_BLOCK_SIDE = 320
-_BLOCK_GAP = 12
+_SIDE_shown = 320
+_GAP_shown = 12
 _LINE = 14
 
 
@@ -223,18 +223,18 @@ def draw_blocks(codec: DepthCodec, blocks: Sequence[SalvagedBlock], *, stretch: 
         blocks: See `salvage_blocks`. Missing cells are hatched in the map and empty in the grid.
         stretch: Colours from each map's own least to its largest value, as MolmoAct draws them, instead of 0 to 1.
     """
-    width = 2 * _BLOCK_SIDE + 3 * _BLOCK_GAP
-    captions = [_block_caption(block) for block in blocks]
-    heights = [_BLOCK_SIDE + 2 * _BLOCK_GAP + _LINE * len(caption) for caption in captions]
-    sheet = Image.new("RGB", (width, sum(heights) + _BLOCK_GAP), "white")
+    width = 2 * _SIDE_shown + 3 * _GAP_shown
+    captions = [_caption_shown(block) for block in blocks]
+    heights = [_SIDE_shown + 2 * _GAP_shown + _LINE * len(caption) for caption in captions]
+    sheet = Image.new("RGB", (width, sum(heights) + _GAP_shown), "white")
     draw = ImageDraw.Draw(sheet)
-    top = _BLOCK_GAP
+    top = _GAP_shown
     for block, caption, height in zip(blocks, captions, heights, strict=True):
-        sheet.paste(_map(decode_salvaged(codec, block), block.missing, stretch), (_BLOCK_GAP, top))
-        sheet.paste(code_grid(block.codes), (2 * _BLOCK_GAP + _BLOCK_SIDE, top))
+        sheet.paste(_map(decode_salvaged(codec, block), block.missing, stretch), (_GAP_shown, top))
+        sheet.paste(code_grid(block.codes), (2 * _GAP_shown + _SIDE_shown, top))
         for number, line in enumerate(caption):
             draw.text(
-                (_BLOCK_GAP, top + _BLOCK_SIDE + 6 + number * _LINE),
+                (_GAP_shown, top + _SIDE_shown + 6 + number * _LINE),
                 line,
                 fill="black" if not block.problems else "#b00000",
             )
@@ -249,7 +249,7 @@ def _map(nearness: np.ndarray, missing: np.ndarray, stretch: bool) -> Image.Imag
         low, high = float(nearness.min()), float(nearness.max())
         nearness = (nearness - low) / max(high - low, 1e-12)
     colours = colorize_nearness(np.clip(nearness, 0, 1))
-    cell = _BLOCK_SIDE // DEPTH_GRID[0]
+    cell = _SIDE_shown // DEPTH_GRID[0]
     hidden = np.kron(missing, np.ones((cell, cell), dtype=bool))
     rows, columns = np.indices(hidden.shape)
     colours[hidden] = 210
@@ -257,7 +257,7 @@ def _map(nearness: np.ndarray, missing: np.ndarray, stretch: bool) -> Image.Imag
     return Image.fromarray(colours)
 
 
-def _block_caption(block: SalvagedBlock) -> list[str]:
+def _caption_shown(block: SalvagedBlock) -> list[str]:
     if not block.problems:
         return ["a whole block"]
     return [line for problem in block.problems for line in textwrap.wrap(problem, 100)]

@@ -81,7 +81,7 @@ def unpacked(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
     """The numbers that a map packs: uint16 (sunrgbd), float64 metres (carla24) or float32 (rgba_float), (H, W).
 
     Raises:
-        DepthMapError: An unknown packing, or the array is not of its kind.
+        DepthMapError: There is no such packing, or the array is not of its kind.
     """
     packed_in_colours(packing)
     chosen = _PACKINGS[packing]

@@ -177,7 +177,7 @@ class BoxRecord:
     def to_json(self, *, form: Form | None = None) -> str:
         """One line of JSON; with a form, the text of the boxes beside the codes."""
         empty: dict[str, object] = dict.fromkeys(_PER_BOX, ())
-        said = {field.name: getattr(self.labels, field.name) for field in fields(self.labels)}
+        said = {one.name: getattr(self.labels, one.name) for one in fields(self.labels)}
         labels = {name: value for name, value in said.items() if value != empty.get(name)}
         values = {
             "name": self.name,
@@ -214,14 +214,7 @@ class BoxRecord:
         except MalformedBoxError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            known = [
-                "name",
-                "image_id",
-                "frame",
-                "codec",
-                "codes or text",
-                *(field.name for field in fields(BoxLabels)),
-            ]
+            known = ["name", "image_id", "frame", "codec", "codes or text", *(one.name for one in fields(BoxLabels))]
             reason = f"{type(error).__name__}: {error}"
             raise MalformedBoxError(f"not a record ({reason}); expected JSON with {', '.join(known)}") from error
         return record

@@ -185,8 +185,8 @@ class _Reader:
             if number is not None:
                 mended[key] = number
         box = item.get("bbox")
-        if isinstance(box, list) and any(isinstance(value, str) for value in box):
-            numbers = [_as_number(value) for value in box]
+        if isinstance(box, list) and any(isinstance(one, str) for one in box):
+            numbers = [_as_number(one) for one in box]
             if None not in numbers:
                 mended["bbox"] = numbers
                 self._repairs[f"{kind}: bbox has numbers written as text"] += 1
@@ -256,7 +256,7 @@ class _Reader:
         if unknown:
             self._failed(f"image {number}", f"lists category {min(unknown)}, which is missing; left out of its lists")
         negative, partial = (
-            None if listed is None else tuple(number for number in listed if number not in unknown)
+            None if listed is None else tuple(one for one in listed if one not in unknown)
             for listed in (image.negative, image.not_exhaustive)
         )
         named = {*ids, *(negative or ()), *(partial or ())}
@@ -268,7 +268,7 @@ class _Reader:
             areas=tuple(boxes.areas[row] for row in rows),
             negative_category_ids=negative,
             not_exhaustive_category_ids=partial,
-            categories={number: self._categories[number] for number in sorted(named)},
+            categories={one: self._categories[one] for one in sorted(named)},
         )
         return ImageBoxes(image.name, image.width, image.height, corners[list(rows)], labels, number)
 
@@ -282,7 +282,7 @@ _FIRST_OF_TEXTS = 1 << 40
 
 
 def _as_number(value: Any) -> Any:
-    """What a text says, None if that is not a finite number; anything else as it is."""
+    """What a text says, None if that is no finite number; anything else as it is."""
     if not isinstance(value, str):
         return value
     try:
@@ -399,9 +399,7 @@ def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[Ima
         image, ids = images[number], tuple(row[0] for row in rows)
         xywh = np.array([row[1] for row in rows], dtype=np.float64)
         boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        categories = {
-            category_id: names.get(category_id, f"category {category_id}") for category_id in sorted(set(ids))
-        }
+        categories = {one: names.get(one, f"category {one}") for one in sorted(set(ids))}
         labels = BoxLabels(ids, scores=tuple(row[2] for row in rows), categories=categories)
         read.append(ImageBoxes(image.name, image.width, image.height, boxes, labels, number))
     return read
@@ -415,7 +413,7 @@ def _row(item: Any) -> tuple[int, tuple[int, list[float], float]]:
         raise AnnotationError("has no whole image_id and category_id")
     box = item.get("bbox")
     try:
-        numbers = [float(value) for value in box] if isinstance(box, list) and len(box) == 4 else []
+        numbers = [float(one) for one in box] if isinstance(box, list) and len(box) == 4 else []
         score = float(item.get("score", 1.0))
     except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"bbox and score are numbers ({error})") from error
@@ -516,7 +514,7 @@ class _Entries:
 
     def __init__(self, images: Sequence[ImageBoxes]) -> None:
         image_ids = _ids([image.image_id for image in images], "image")
-        numbers = iter(_ids([category_id for image in images for category_id in _annotation_ids(image)], "annotation"))
+        numbers = iter(_ids([one for image in images for one in _annotation_ids(image)], "annotation"))
         self.images = dict(zip(image_ids, images, strict=True))
         self.annotations: dict[int, tuple[int, int]] = {}
         for image_id, image in self.images.items():

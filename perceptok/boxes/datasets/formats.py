@@ -56,9 +56,7 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
     shares = np.array([row[1:5] for row in rows], dtype=np.float64).reshape(-1, 4)
     classes = [int(row[0]) for row in rows]
     scores = tuple(row[5] for row in rows if len(row) == 6)
-    labels = BoxLabels(
-        tuple(classes), scores=scores, categories={class_: names[class_] for class_ in sorted(set(classes))}
-    )
+    labels = BoxLabels(tuple(classes), scores=scores, categories={one: names[one] for one in sorted(set(classes))})
     return ImageBoxes(name, *image_size, to_corners(shares, "cxcywh") * np.tile(image_size, 2), labels)
 
 
@@ -174,7 +172,7 @@ def from_supervision(
     """
     boxes = corner_array(detections.xyxy, f"{name}: box")
     data = getattr(detections, "data", None) or {}
-    called = None if data.get("class_name") is None else [str(datum) for datum in data["class_name"]]
+    called = None if data.get("class_name") is None else [str(one) for one in data["class_name"]]
     if detections.class_id is not None:
         classes = number_array(detections.class_id, "class_id").tolist()
     elif called is not None and len(called) == len(boxes):
@@ -200,10 +198,10 @@ def _numbered(name: str, called: list[str], names: Names | None) -> tuple[list[i
         names = dict(enumerate(dict.fromkeys(called)))
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     numbers = {one: number for number, one in pairs}
-    unknown = [name for name in called if name not in numbers]
+    unknown = [one for one in called if one not in numbers]
     if unknown:
         raise AnnotationError(f"{name}: the class {unknown[0]!r} is none of names")
-    return [numbers[name] for name in called], names
+    return [numbers[one] for one in called], names
 
 
 def to_supervision(image: ImageBoxes) -> dict[str, Any]:

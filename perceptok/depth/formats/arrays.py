@@ -69,7 +69,7 @@ def _named(arrays: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[Any]:
 
 
 def _only_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    maps = {name: array for name, array in arrays.items() if squeezed(array).ndim == 2}
+    maps = {name: one for name, one in arrays.items() if squeezed(one).ndim == 2}
     called = [name for name in maps if name.lower() in _CALLED]
     if len(maps) == 1:
         return next(iter(maps.values()))

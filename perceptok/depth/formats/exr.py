@@ -79,7 +79,7 @@ def _layers(channels: dict[str, npt.NDArray[Any]]) -> dict[str, dict[str, str]]:
 
 
 def _z(parts: dict[str, str]) -> list[str]:
-    """The Z of a layer where it is not part of a vector; at most one name."""
+    """The Z of a layer where it is no part of a vector; at most one name."""
     return [] if {"X", "x"} & parts.keys() else [parts[last] for last in ("Z", "z") if last in parts][:1]
 
 

@@ -149,9 +149,9 @@ def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DepthMapError("file not found; check the path") from error
+        raise DepthMapError("there is no such file; check the path") from error
     except ValueError as error:  # a NUL, which a list may hold
-        raise DepthMapError(f"is not a valid file name ({error}); check the list that names it") from error
+        raise DepthMapError(f"is no name of a file ({error}); check the list that names it") from error
     except OSError as error:
         raise DepthMapError(f"cannot be read ({error.strerror}); check that it is a file you may read") from error
     if not data:

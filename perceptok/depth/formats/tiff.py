@@ -141,13 +141,11 @@ def _known(array: npt.NDArray[Any], nodata: str) -> npt.NDArray[np.bool_]:
     try:
         number = float(nodata)
     except ValueError:
-        raise DepthMapError(
-            f"declares {nodata!r} as the value of holes, which is not a number; export it again"
-        ) from None
+        raise DepthMapError(f"declares {nodata!r} as the value of holes, which is no number; export it again") from None
     if array.dtype.kind != "f":
         if not number.is_integer():  # NaN, or 0.5: no integer has it
             return np.ones(array.shape, np.bool_)
-        # By its digits where it has nothing else: 2**63 - 1 is not a float.
+        # By its digits where it has nothing else: 2**63 - 1 is no float.
         return np.asarray(array != (int(nodata) if nodata.strip("-").isdecimal() else int(number)))
     with np.errstate(over="ignore"):
         return np.asarray(array != array.dtype.type(number))

@@ -131,7 +131,7 @@ class RunFolder:
         if (folder / _CONFIG).exists():
             found = parse_json((folder / _CONFIG).read_bytes(), str(folder / _CONFIG), TrainingError)
             if not isinstance(found, dict):
-                raise TrainingError(f"{folder / _CONFIG} is not a run's configuration; choose another folder")
+                raise TrainingError(f"{folder / _CONFIG} is no configuration of a run; choose another folder")
             if found != self.config:
                 wrong = next(key for key in sorted(found | self.config) if found.get(key) != self.config.get(key))
                 raise TrainingError(

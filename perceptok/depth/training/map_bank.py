@@ -170,12 +170,12 @@ class MapBank:
             warnings: Takes what is odd about maps that are used all the same.
 
         Raises:
-            TrainingError: No maps, or none that can be read.
+            TrainingError: There are no maps, or none that can be read.
             DepthMapError: A map cannot be read, without `failures`.
         """
         total = sum(len(maps) for maps in groups.values())
         if not total:
-            raise TrainingError("no depth maps to train on; name a folder or a list file that has some")
+            raise TrainingError("there are no depth maps to train on; name a folder or a list file that has some")
         nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
         valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
         names: list[str] = []

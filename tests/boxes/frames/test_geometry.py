@@ -361,7 +361,7 @@ class TestNoSquare:
     def test_records(self) -> None:
         assert ImageFrame.from_json(self.FRAME.to_json()) == self.FRAME
         assert "size_y" not in ImageFrame.squash((5, 4)).to_dict()
-        with pytest.raises(ConfigError, match="and size_y if it is not square"):
+        with pytest.raises(ConfigError, match="and size_y if it is no square"):
             ImageFrame.from_dict({**self.FRAME.to_dict(), "depth": 3})
 
     def test_codes_are_those_of_the_squashed_image(self) -> None:

@@ -124,11 +124,11 @@ class TestRefusedText:
             ("(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_336>)", "'<PIXEL_336>' is outside 0..335"),
             (
                 "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_04>)",
-                "'<PIXEL_04>' is not a coordinate token; they are 0..335, one spelling",
+                "'<PIXEL_04>' is no coordinate; they are 0..335, one spelling",
             ),
             ("(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>", "the closing bracket is missing"),
             ("<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)", "the opening bracket is missing"),
-            ("(<PIXEL_1>,<PIXEL_2>,<DEPTH_3>,<PIXEL_4>)", "'<DEPTH_3>' is not a coordinate token"),
+            ("(<PIXEL_1>,<PIXEL_2>,<DEPTH_3>,<PIXEL_4>)", "'<DEPTH_3>' is no coordinate"),
             ("(<PIXEL_1>, <PIXEL_ 2>,<PIXEL_3>,<PIXEL_4>)", "malformed box at character 0"),
             ("<PIXEL_1><PIXEL_2><PIXEL_3><PIXEL_4><PIXEL_5>", "1 coordinate where a box has four"),
             (

@@ -171,7 +171,7 @@ class TestUnreadablePaths:
             ("a.webp", r"'\.webp' is not one of a depth map; supported are \.exr, \.npy, .*\.tiff"),
             ("a.pkl", "is not one of a depth map"),
             ("depth", "the extension '' is not one"),
-            ("missing.png", "file not found"),
+            ("missing.png", "there is no such file"),
             ("folder.png", r"cannot be read \(Is a directory\)"),
         ],
     )
