@@ -52,7 +52,7 @@ def test_another_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "no JSON",
+        "not valid JSON",
         "[]",
         "{}",
         json.dumps({"index": 7, "stamp": [1, 10], "result": {}}),

@@ -176,5 +176,5 @@ def test_the_record_is_checked(trained: Callable[..., Trained], tmp_path: Path) 
         with pytest.raises(CheckpointError, match=message):
             load_adapter(folder)
     (folder / ADAPTER).write_text("{")
-    with pytest.raises(CheckpointError, match="no JSON"):
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         load_adapter(folder)

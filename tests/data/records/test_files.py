@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     problems = list(check_records(path))
     assert [problem.name.rpartition(", ")[2] for problem in problems] == ["line 2", "line 3", "line 5", "line 6"]
-    assert "no JSON" in problems[0].reason
+    assert "not valid JSON" in problems[0].reason
     assert "the id 'depth-cot-0' stands twice" in problems[1].reason
     assert "not found" in problems[2].reason
     assert "images: missing" in problems[3].reason

@@ -167,7 +167,7 @@ def test_plurals(shared: Path) -> None:
 
 
 def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
-    for text, message in (("[]", "a JSON object"), ('{"a": 3}', "a JSON object"), ("{", "no JSON")):
+    for text, message in (("[]", "a JSON object"), ('{"a": 3}', "a JSON object"), ("{", "not valid JSON")):
         (tmp_path / "table.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
             Plurals(tmp_path / "table.json")

@@ -218,7 +218,7 @@ def test_requests_are_checked_when_they_come(kind: Any) -> None:
     kind.validate_params(parameters(None))
     kind.validate_params(SimpleNamespace(extra_args={"perceptok": 1}, max_tokens=1))
     kind.validate_params(SimpleNamespace(extra_args={"perceptok": '{"max_blocks": 1}'}, max_tokens=1))
-    for wrong, message in (("yes", "no JSON"), (2.5, "true or the keys"), ({"max_block": 1}, "max_block")):
+    for wrong, message in (("yes", "not valid JSON"), (2.5, "true or the keys"), ({"max_block": 1}, "max_block")):
         with pytest.raises(ValueError, match=message) as raised:
             kind.validate_params(SimpleNamespace(extra_args={"perceptok": wrong}, max_tokens=9))
         assert isinstance(raised.value, ConstraintError | ConfigError)

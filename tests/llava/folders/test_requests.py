@@ -87,7 +87,7 @@ def test_standard_input(images: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "expected an object with an image"),
         ('{"image": ["a.png", "b.png"]}', "two images are two lines"),
         ('{"image": ""}', "expected an object with an image"),
@@ -97,7 +97,7 @@ def test_standard_input(images: Path) -> None:
         ('{"image": "a.png", "markers": {"A": [1]}}', "markers are letters with places"),
         ('{"image": "a.png", "markers": {"A": [true, 1]}}', "markers are letters with places"),
         ('{"image": "a.png", "markers": {"A": [NaN, 1]}}', "markers are letters with places"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_a_bad_line_costs_only_itself(images: Path, line: str, reason: str) -> None:
