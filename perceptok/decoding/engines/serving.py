@@ -88,7 +88,7 @@ def asked_config(settings: Mapping[str, Any] | None) -> GrammarConfig | Literal[
             wanted = json.loads(wanted)
         except json.JSONDecodeError as error:
             raise ConstraintError(
-                f"{REQUEST_KEY} is no JSON: {error}; pass true or the keys of GrammarConfig"
+                f"{REQUEST_KEY} is not valid JSON: {error}; pass true or the keys of GrammarConfig"
             ) from error
     if isinstance(wanted, Mapping):
         return GrammarConfig.from_dict(wanted)

@@ -50,7 +50,7 @@ def test_maps_that_cannot_be_told_or_read(folder: Path) -> None:
     assert "two depth maps" in two
     assert isinstance(broken, str)
     assert "c.png" in broken
-    with pytest.raises(DataError, match="no such folder of depth maps"):
+    with pytest.raises(DataError, match="folder of depth maps not found"):
         DepthFolder(folder / "gone")
     with pytest.raises(DataError, match="no such folder of images"):
         FolderSource(folder / "gone")

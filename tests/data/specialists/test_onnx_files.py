@@ -118,7 +118,7 @@ def test_what_is_refused(shared: Path, tmp_path: Path, photos: list[Image.Image]
         OnnxDepth(path, kind="metric")
     with pytest.raises(SpecialistError, match="pictures of mode RGB; picture 0 is L"):
         OnnxDepth(path, kind="inverse").estimate([photos[0].convert("L")])
-    with pytest.raises(SpecialistError, match="no such file"):
+    with pytest.raises(SpecialistError, match="file not found"):
         OnnxDepth(tmp_path / "gone.onnx", kind="inverse").estimate(photos[:1])
     (tmp_path / "text.onnx").write_text("no network")
     with pytest.raises(SpecialistError, match="not an ONNX file"):
