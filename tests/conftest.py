@@ -1,10 +1,11 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that the tests of every package share, and the selection of quick tests."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,26 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# One thread for each test process: several processes share the machine, and small tensors gain nothing from threads.
+# Before torch and numpy are imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+QUICK = re.compile(
+    r"tests/(test_(configs|docstrings|files|images|layers|limits|public_api|tokens)\.py|files/|boxes/|"
+    r"decoding/(grammar|reading|test_)|depth/(test_(blocks|preprocessing|precision|units|metrics|codec)|maps/(?!test_sizes))|"
+    r"vocabulary/(alignment/test_mapping|test_(lookup|manifest|remapping|initiali[sz]ation))|(objectives|losses)/|"
+    r"data/(records|test_)|evaluation/(benchmarks|test_)|llava/training/test_config|scenes/test_primitives)"
+)
+"""Tests of the most important rules that need no training, subprocess, browser or model: `pytest -m quick`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the quick tests; whatever starts processes among them is left out."""
+    for item in items:
+        if QUICK.match(item.nodeid) and not re.search(r"process|accelerate|real|shell", item.name):
+            item.add_marker("quick")
+
 
 # A busy machine is not a failed property.
 settings.register_profile("perceptok", deadline=None)

@@ -89,7 +89,7 @@ def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
             whole = bool((places[:, -1] - places[:, 0] == _CELLS - 1).all())
     if not whole:
         raise ObjectiveError(
-            f"a block is {_CELLS} positions on end; the {positions} masked ones of {tuple(logits.shape[:-1])} are no "
+            f"a block is {_CELLS} positions on end; the {positions} masked ones of {tuple(logits.shape[:-1])} are not "
             "whole blocks: a sequence was cut, or the mask holds other tokens"
         )
     return positions // _CELLS
