@@ -1,22 +1,21 @@
-"""The cost matrix of AURORA's Eq. 1, gathered batch by batch and process by process."""
+"""The one-to-one map M of AURORA's Eq. 1 (arXiv 2412.03548): its cost matrix, its solution and its file."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor, distributed
 
 from perceptok.errors import AlignmentError
@@ -26,220 +25,9 @@ from perceptok.vocabulary.lookup import PerceptionVocabulary
 
 __all__ = [
     "AlignmentAccumulator",
-    "Assignment",
     "VocabularyAlignment",
     "align_vocabularies",
-    "solve_among_candidates",
-    "solve_exactly",
 ]
-
-
-# The cheapest one-to-one assignment of rows to columns, with a proof of how cheap it could have been.
-#
-# For every vector of prices v <= 0 on the columns, sum_i min_j (c_ij - v_j) + sum_j v_j is a lower bound of every
-# assignment's cost (linear programming duality). The prices that belong to an optimal assignment meet its cost.
-
-
-_SETTLED = 8 * np.finfo(np.float64).eps
-"""Differences below this part of the largest cost are rounding."""
-
-_PAIRS = 16
-"""Cheapest pairs of every row that prices are sought on first."""
-
-_TIES = 1 << 22
-"""Matrices of up to 2048 x 2048: there ties are broken pair by pair; at 8192 x 8192 that took longer than solving."""
-
-_ELEMENTS_AT_ONCE = 1 << 20
-"""Elements of the matrix that are worked on at once: 8 MB in float64."""
-
-
-class Assignment(NamedTuple):
-    """One column for every row.
-
-    Attributes:
-        columns: (R,) int64, distinct.
-        cost: Sum of the chosen elements.
-        lower_bound: No assignment is cheaper than this; the cost itself where the solution is proved optimal.
-    """
-
-    columns: np.ndarray
-    cost: float
-    lower_bound: float
-
-
-def solve_exactly(cost: np.ndarray, preferred: np.ndarray, *, warm: bool = False) -> Assignment:
-    """The cheapest assignment, and of several cheapest ones that which keeps most of the preferred pairs.
-
-    Args:
-        cost: (R, C) finite, R <= C.
-        preferred: (R,) distinct columns.
-        warm: The preferred pairs are an earlier solution: see first whether they still are one.
-    """
-    cost = np.ascontiguousarray(cost, dtype=np.float64)
-    if warm and _proof(cost, preferred) is not None:
-        return _exact(cost, preferred)
-    found = _exact(cost, linear_sum_assignment(cost)[1].astype(np.int64))
-    kept = _exact(cost, preferred)
-    if kept.cost <= found.cost:
-        return kept
-    if cost.size <= _TIES:
-        prices = _proof(cost, found.columns)
-        # There is none where rounding makes a circle of pairs look cheaper.
-        if prices is not None:
-            return _exact(cost, _nearest_to_preferred(cost, found.columns, prices, preferred))
-    return found
-
-
-def solve_among_candidates(
-    cost: np.ndarray, preferred: np.ndarray, *, candidates: int, tolerance: float = 0.0
-) -> Assignment:
-    """The cheapest assignment for large matrices, where good pairs are few.
-
-    The problem is solved on the cheapest pairs of every row; then prices are put on every pair of the matrix, and the
-    pairs which they show to be promising join the candidates, until no pair is left or the gap between cost and bound
-    is small enough. Each round reads the whole matrix once.
-
-    Args:
-        cost: (R, C) finite, R <= C; float32 is not copied.
-        preferred: (R,) distinct columns, candidates too: without them there may be no assignment.
-        candidates: Pairs of each row to begin with.
-        tolerance: Stop at cost - lower bound <= tolerance * |cost|; 0 asks for the optimum.
-    """
-    cost = np.ascontiguousarray(cost)
-    rows, width = cost.shape
-    own = _keys(np.arange(rows), preferred, width)
-    pairs = np.union1d(_cheapest(cost, min(candidates, width)), own)
-    while True:
-        # An explicit zero would count as no pair.
-        weights = cost.ravel()[pairs].astype(np.float64)
-        graph = csr_array((weights - weights.min() + 1.0, np.divmod(pairs, width)), shape=cost.shape)
-        taken, given = min_weight_full_bipartite_matching(graph)
-        columns = given[np.argsort(taken)].astype(np.int64)
-        prices, _ = _prices(cost, columns, pairs)
-        best, promising = _unpriced(cost, prices, columns, candidates)
-        total = _exact(cost, columns).cost
-        bound = min(total, float(best.sum() + prices.sum()))
-        grown = np.union1d(pairs, promising)
-        if len(grown) > len(pairs) and total - bound > tolerance * abs(total):
-            pairs = grown
-            continue
-        kept = _exact(cost, preferred)
-        if kept.cost <= total:
-            columns, total = kept.columns, kept.cost
-        return Assignment(columns, total, bound if len(promising) else total)
-
-
-def _exact(cost: np.ndarray, columns: np.ndarray) -> Assignment:
-    total = float(cost[np.arange(len(cost)), columns].sum(dtype=np.float64))
-    return Assignment(columns, total, total)
-
-
-def _proof(cost: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
-    """Prices which prove that an assignment is optimal; None where it is not."""
-    own = _keys(np.arange(len(cost)), columns, cost.shape[1])
-    pairs = np.union1d(_cheapest(cost, min(_PAIRS, cost.shape[1])), own)
-    while True:
-        prices, settled = _prices(cost, columns, pairs)
-        if not settled:
-            return None
-        _, promising = _unpriced(cost, prices, columns, _PAIRS)
-        grown = np.union1d(pairs, promising)
-        if len(grown) == len(pairs):
-            return prices
-        pairs = grown
-
-
-def _prices(cost: np.ndarray, columns: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Prices v <= 0 of an assignment among pairs, and whether they prove that it is the cheapest among them.
-
-    Shortest paths by rounds of Bellman and Ford: from a row's own column to column j it costs c_ij - c_i,own.
-    """
-    rows, width = cost.shape
-    row, column = np.divmod(pairs, width)
-    order = np.argsort(column, kind="stable")
-    row, column = row[order], column[order]
-    step = cost.ravel()[pairs[order]].astype(np.float64) - cost[np.arange(rows), columns][row]
-    firsts = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
-    ends, origin = column[firsts], columns[row]
-    free = np.ones(width, dtype=bool)
-    free[columns] = False
-    slack = _slack(cost)
-    prices = np.zeros(width)
-    for _ in range(rows + 1):
-        reach = np.minimum.reduceat(step + prices[origin], firsts)
-        lower = reach < prices[ends] - slack
-        if not lower.any():
-            return prices, True
-        if free[ends[lower]].any():
-            return prices, False  # moving along the path to a free column is cheaper
-        prices[ends[lower]] = reach[lower]
-    return prices, False  # moving around a circle is cheaper
-
-
-def _nearest_to_preferred(
-    cost: np.ndarray, columns: np.ndarray, prices: np.ndarray, preferred: np.ndarray
-) -> np.ndarray:
-    """Among assignments that the prices allow, all of them optimal, the one with most preferred pairs."""
-    reduced = cost - prices
-    slack = 4 * _slack(cost)
-    tight = reduced <= reduced[np.arange(len(cost)), columns][:, None] + slack
-    if (tight.sum(axis=1) == 1).all():
-        return columns
-    rows = np.arange(len(cost))
-    # Leaving a pair that is not preferred costs 1, leaving a column with a price free (which no optimal assignment
-    # does) more than all of that, and a pair that is not tight more than everything else together.
-    much = 2.0 * len(cost) + 2.0
-    ranked = np.where(tight, 1.0, much * much)
-    ranked[rows, preferred] = np.where(tight[rows, preferred], 0.0, much * much)
-    ranked[:, prices < -slack] -= much
-    again = linear_sum_assignment(ranked)[1].astype(np.int64)
-    rounding = len(cost) * slack
-    return again if cost[rows, again].sum() <= cost[rows, columns].sum() + rounding else columns
-
-
-def _cheapest(cost: np.ndarray, count: int) -> np.ndarray:
-    """Keys of the cheapest pairs of every row."""
-    keys = []
-    start = 0
-    for part in _parts(cost):
-        best = np.argpartition(part, count - 1, axis=1)[:, :count] if count < cost.shape[1] else None
-        chosen = best if best is not None else np.broadcast_to(np.arange(cost.shape[1]), part.shape)
-        keys.append(_keys(np.arange(start, start + len(part))[:, None], chosen, cost.shape[1]).ravel())
-        start += len(part)
-    return np.concatenate(keys)
-
-
-def _unpriced(cost: np.ndarray, prices: np.ndarray, columns: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's cheapest element after prices, and keys of up to `count` pairs a row that beat the row's own."""
-    slack = 2 * _slack(cost)
-    best, keys = np.empty(len(cost)), [np.empty(0, dtype=np.int64)]
-    start = 0
-    for part in _parts(cost):
-        reduced = part - prices
-        own = reduced[np.arange(len(part)), columns[start : start + len(part)]]
-        best[start : start + len(part)] = reduced.min(axis=1)
-        for line in np.flatnonzero(best[start : start + len(part)] < own - slack):
-            better = np.flatnonzero(reduced[line] < own[line] - slack)
-            if len(better) > count:
-                better = better[np.argpartition(reduced[line, better], count - 1)[:count]]
-            keys.append(_keys(np.full(len(better), start + line), better, cost.shape[1]))
-        start += len(part)
-    return best, np.concatenate(keys)
-
-
-def _slack(cost: np.ndarray) -> float:
-    return _SETTLED * max(-float(cost.min()), float(cost.max()))
-
-
-def _keys(row: np.ndarray, column: np.ndarray, width: int) -> np.ndarray:
-    keys: np.ndarray = np.asarray(row, dtype=np.int64) * width + column
-    return keys
-
-
-def _parts(cost: np.ndarray) -> Iterator[np.ndarray]:
-    step = max(1, _ELEMENTS_AT_ONCE // cost.shape[1])
-    for start in range(0, len(cost), step):
-        yield cost[start : start + step]
 
 
 _ELEMENTS = 1 << 21
@@ -382,13 +170,11 @@ class VocabularyAlignment:
         targets: targets[i] is the auxiliary number of specialist code i; all different.
         auxiliary_size: |V_aux|, at least |V_spec|.
         cost: Sum of -q log p under this map, where it was found by `align_vocabularies`.
-        lower_bound: No one-to-one map costs less; equal to `cost` where the map is proved optimal.
     """
 
     targets: tuple[int, ...]
     auxiliary_size: int
     cost: float | None = field(default=None, compare=False)
-    lower_bound: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -431,11 +217,11 @@ class VocabularyAlignment:
 
     def to_auxiliary(self, codes: Tensor) -> Tensor:
         """Specialist codes of any shape -> auxiliary numbers, same shape and device; AlignmentError out of range."""
-        return _looked_up(self.forward, codes, "specialist codes")
+        return _look_up(self.forward, codes, "specialist codes")
 
     def to_specialist(self, numbers: Tensor) -> Tensor:
         """Auxiliary numbers of any shape -> specialist codes, -1 for numbers that no code maps to."""
-        return _looked_up(self.backward, numbers, "auxiliary numbers")
+        return _look_up(self.backward, numbers, "auxiliary numbers")
 
     def token_ids(self, vocab: PerceptionVocabulary, token_set: TokenSet = DEPTH) -> Tensor:
         """The token id that stands for each specialist code: (|V_spec|,) int64.
@@ -484,7 +270,6 @@ class VocabularyAlignment:
             "auxiliary_size": self.auxiliary_size,
             "targets": list(self.targets),
             "cost": self.cost,
-            "lower_bound": self.lower_bound,
         }
         with atomic_write(path, force=force) as file:
             file.write((json.dumps(content) + "\n").encode())
@@ -497,7 +282,7 @@ class VocabularyAlignment:
         except OSError as error:
             raise AlignmentError(f"{path}: not a readable alignment ({error})") from error
         content = parse_json(text, f"{path}: not a readable alignment", AlignmentError)
-        return cls(**_checked_content(content, path))
+        return cls(**_check_content(content, path))
 
     def _ids(self, vocab: PerceptionVocabulary, token_set: TokenSet) -> Tensor:
         if token_set.size != self.auxiliary_size:
@@ -508,54 +293,41 @@ class VocabularyAlignment:
         return vocab.ids(token_set)
 
 
-def align_vocabularies(
-    cost: ArrayLike | Tensor,
-    *,
-    start: VocabularyAlignment | None = None,
-    candidates: int | None = None,
-    tolerance: float = 0.0,
-) -> VocabularyAlignment:
-    """The one-to-one map M that minimises sum_i cost[i, M(i)] (Eq. 1 of arXiv 2412.03548).
+def align_vocabularies(cost: ArrayLike | Tensor, *, start: VocabularyAlignment | None = None) -> VocabularyAlignment:
+    """Find the one-to-one map M that minimises sum_i cost[i, M(i)] (Eq. 1 of arXiv 2412.03548).
 
-    Of several cheapest maps the one that keeps most of `start` is taken, and without `start` most of the identity:
-    equal costs give equal maps, and codes that were never seen (rows of zeros) stay where they are if others leave
-    them room. For matrices above 2048 x 2048, and with `candidates`, that is so only where all of `start` is cheapest.
+    Solved by `scipy.optimize.linear_sum_assignment`. Of several cheapest maps the one nearest to `start` is taken, and
+    without `start` the one nearest to the identity: equal costs give equal maps, and codes that were never seen (rows
+    of zeros) stay where they are if the others leave them room. Cheapest is meant up to 1e-9 of the range of the costs.
 
     Args:
-        cost: (|V_spec|, |V_aux|): cost[i, j] = -sum over positions of q_i log p_j, as `AlignmentAccumulator` gathers
-            it; finite, |V_spec| <= |V_aux|.
-        start: An earlier map: a warm restart. If it is still optimal it is returned without solving again.
-        candidates: Solve on this many cheapest pairs of every row, and add pairs until nothing better can exist; for
-            large vocabularies with a clear structure (see README for what it saves). Without it, the whole matrix is
-            solved by `scipy.optimize.linear_sum_assignment`.
-        tolerance: With `candidates`: stop as soon as cost - lower bound <= tolerance * |cost|.
+        cost: (S, A) float or int, S = |V_spec| <= A = |V_aux|, finite: cost[i, j] = -sum over positions of
+            q_i log p_j, as `AlignmentAccumulator` gathers it.
+        start: An earlier map, which is kept as far as it is still among the cheapest.
 
     Returns:
-        The map, with its cost and a lower bound of every map's cost.
+        The map with its cost.
 
     Raises:
         AlignmentError: Another shape, more specialist codes than auxiliary numbers, NaN or infinite costs, or a
             `start` of another size.
     """
-    matrix = _checked_cost(cost)
+    matrix = _check_cost(cost)
     rows, width = matrix.shape
     if start is not None and (len(start), start.auxiliary_size) != (rows, width):
         raise AlignmentError(
             f"the cost matrix is {rows} x {width}, the map to start from {len(start)} x {start.auxiliary_size}"
         )
     preferred = np.array((start or VocabularyAlignment.identity(rows, width)).targets)
-    if candidates is None:
-        found = solve_exactly(matrix, preferred, warm=start is not None)
-    else:
-        if type(candidates) is not int or candidates < 1 or not tolerance >= 0:
-            raise AlignmentError(
-                f"candidates is an integer of at least 1, tolerance at least 0; got {candidates} and {tolerance}"
-            )
-        found = solve_among_candidates(matrix, preferred, candidates=candidates, tolerance=tolerance)
-    return VocabularyAlignment(tuple(found.columns.tolist()), width, found.cost, found.lower_bound)
+    numbers = np.arange(rows)
+    # A bonus that breaks ties and is too small, in sum, to change which map is cheapest.
+    biased = matrix.astype(np.float64)
+    biased[numbers, preferred] -= 1e-9 * (np.ptp(biased) or 1.0) / rows
+    targets = linear_sum_assignment(biased)[1]
+    return VocabularyAlignment(tuple(targets.tolist()), width, math.fsum(matrix[numbers, targets].tolist()))
 
 
-def _checked_cost(cost: ArrayLike | Tensor) -> np.ndarray:
+def _check_cost(cost: ArrayLike | Tensor) -> np.ndarray:
     if isinstance(cost, Tensor):
         half = cost.dtype in (torch.float16, torch.bfloat16)
         cost = (cost.detach().float() if half else cost.detach()).cpu().numpy()
@@ -583,8 +355,8 @@ def _check_sizes(specialist: int, auxiliary: int) -> None:
         )
 
 
-def _checked_content(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    keys = {"format", "auxiliary_size", "targets", "cost", "lower_bound"}
+def _check_content(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    keys = {"format", "auxiliary_size", "targets", "cost"}
     if not isinstance(content, dict) or content.keys() != keys:
         raise AlignmentError(f"{path}: an alignment is an object with the keys {', '.join(sorted(keys))}")
     if content["format"] != _FORMAT:
@@ -595,7 +367,7 @@ def _checked_content(content: Any, path: str | os.PathLike[str]) -> dict[str, An
     return {**{key: content[key] for key in keys - {"format"}}, "targets": tuple(targets)}
 
 
-def _looked_up(table: Tensor, numbers: Tensor, what: str) -> Tensor:
+def _look_up(table: Tensor, numbers: Tensor, what: str) -> Tensor:
     if numbers.is_floating_point() or ((numbers < 0) | (numbers >= len(table))).any():
         raise AlignmentError(f"{what} are integers 0..{len(table) - 1}; got {numbers.dtype} with others among them")
     return table.to(numbers.device)[numbers]
