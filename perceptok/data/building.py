@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from perceptok.data.recipes import DataRecipe, Opened, opened
+from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
 from perceptok.data.record_files import Form, read_records, write_records
 from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
-from perceptok.data.tasks import Made, SetConfig, counting_record, depth_records
+from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import DataError, OutputError
 from perceptok.files import atomic_write, locked, parse_json
 from perceptok.jobs import Engine, LocalEngine
@@ -29,11 +29,11 @@ __all__ = [
     "BuildJournal",
     "BuildReport",
     "Candidate",
-    "MakeRecords",
+    "RecordMaker",
     "Rejection",
     "SetReport",
     "build_data",
-    "drawn_from",
+    "make_generator",
 ]
 
 
@@ -139,7 +139,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MakeRecords:
+class RecordMaker:
     """Makes the records of some samples of one set; pickled with the recipe's text and little else."""
 
     recipe: str
@@ -147,38 +147,40 @@ class MakeRecords:
 
     def __call__(self, names: tuple[str, ...]) -> list[Candidate]:
         """A candidate for each name. What comes out depends on recipe, set and names only."""
-        here = opened(self.recipe)
+        here = open_recipe(self.recipe)
         config = next(config for config in here.recipe.sets if config.name == self.set_name)
         depth = config.task == "depth"
         samples = here.source(config.source).read(names, depth=depth, boxes=not depth)
-        results: list[Made | str] = [sample if isinstance(sample, str) else "" for sample in samples]
-        known = [(at, one, drawn_from(here.recipe.seed, config, one.name)) for at, one in _samples(samples)]
+        results: list[TaskRecord | str] = [sample if isinstance(sample, str) else "" for sample in samples]
+        known = [
+            (at, one, make_generator(here.recipe.seed, config, one.name)) for at, one in _enumerate_samples(samples)
+        ]
         if depth:
-            made = depth_records([(one, rng) for _, one, rng in known], config, here.setting)
+            made = make_depth_records([(one, rng) for _, one, rng in known], config, here.setting)
         else:
-            made = [counting_record(one, rng, config, here.setting, here.plurals) for _, one, rng in known]
+            made = [make_counting_record(one, rng, config, here.setting, here.plurals) for _, one, rng in known]
         for (at, _, _), one in zip(known, made, strict=True):
             results[at] = one
         return [
             Candidate(name, None, b"", result)
             if isinstance(result, str)
-            else Candidate(name, result.record, _encoded(result.picture, here.recipe.image_format), "")
+            else Candidate(name, result.record, _encode_image(result.picture, here.recipe.image_format), "")
             for name, result in zip(names, results, strict=True)
         ]
 
 
-def _samples(samples: list[Sample | str]) -> list[tuple[int, Sample]]:
+def _enumerate_samples(samples: list[Sample | str]) -> list[tuple[int, Sample]]:
     return [(at, sample) for at, sample in enumerate(samples) if not isinstance(sample, str)]
 
 
-def drawn_from(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
+def make_generator(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
     """What is drawn from for one sample, or for a set's order: the same whatever else is built, and in any process."""
     key = "\0".join([config.source, config.stream or config.name, *names])
     words = np.frombuffer(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), dtype=np.uint32)
     return np.random.default_rng([seed, *words.tolist()])
 
 
-def _encoded(picture: Image.Image, form: str) -> bytes:
+def _encode_image(picture: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
     if form == "png":
         picture.save(buffer, format="PNG")
@@ -204,7 +206,7 @@ class SetReport:
 
     Attributes:
         name: Of the set.
-        records: Made.
+        records: TaskRecord.
         candidates: Samples that were looked at.
         rejected: Reason -> how many samples; numbers in reasons are left out, so that like ones count together.
     """
@@ -265,7 +267,7 @@ def build_data(
     folder = Path(output)
     located = recipe.located()
     text = json.dumps(located.to_dict(), sort_keys=True)
-    here = opened(text)
+    here = open_recipe(text)
     for config in recipe.sets:
         available = len(here.source(config.source).names)
         if available < config.count:
@@ -307,7 +309,7 @@ def _held(folder: Path, force: bool) -> Iterator[None]:
 
 def _build_set(
     text: str,
-    here: Opened,
+    here: RecipeResources,
     config: SetConfig,
     journal: BuildJournal,
     folder: Path,
@@ -315,7 +317,7 @@ def _build_set(
     advance: Callable[[int], object],
 ) -> SetReport:
     names = list(here.source(config.source).names)
-    order = drawn_from(here.recipe.seed, config).permutation(len(names))
+    order = make_generator(here.recipe.seed, config).permutation(len(names))
     pieces = [
         tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
     ]
@@ -324,15 +326,15 @@ def _build_set(
         chosen.take(record)
     advance(chosen.count)
     todo = iter(pieces[journal.pieces :])
-    work = MakeRecords(text, config.name)
+    work = RecordMaker(text, config.name)
     if chosen.count < config.count:
         for candidates in engine.map(work, todo):
-            kept, rejected = _accepted(candidates, chosen, config, folder, here.recipe.image_format)
+            kept, rejected = _accept_candidates(candidates, chosen, config, folder, here.recipe.image_format)
             journal.add(kept, rejected)
             advance(len(kept))
             if chosen.count >= config.count:
                 break
-    reasons: Counter[str] = Counter(_kind_of(rejection.reason) for rejection in journal.rejections())
+    reasons: Counter[str] = Counter(_reason_kind(rejection.reason) for rejection in journal.rejections())
     if chosen.count < config.count:
         common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
         raise DataError(
@@ -364,7 +366,7 @@ class _Choice:
             self.instances[len(record.evidence.boxes)] += 1
 
 
-def _accepted(
+def _accept_candidates(
     candidates: list[Candidate], chosen: _Choice, config: SetConfig, folder: Path, form: str
 ) -> tuple[list[PerceptionRecord], list[Rejection]]:
     kept: list[PerceptionRecord] = []
@@ -391,7 +393,7 @@ def _accepted(
     return kept, rejected
 
 
-def _kind_of(reason: str) -> str:
+def _reason_kind(reason: str) -> str:
     """A reason without the numbers and names that differ from sample to sample."""
     words = []
     for word in reason.split():
@@ -400,7 +402,7 @@ def _kind_of(reason: str) -> str:
 
 
 def _write_files(
-    recipe: DataRecipe, here: Opened, folder: Path, reports: list[SetReport], journals: list[BuildJournal]
+    recipe: DataRecipe, here: RecipeResources, folder: Path, reports: list[SetReport], journals: list[BuildJournal]
 ) -> None:
     def records() -> Iterator[PerceptionRecord]:
         for journal in journals:
@@ -419,11 +421,11 @@ def _write_files(
                 line = {"set": config.name, "image": rejection.name, "reason": rejection.reason}
                 file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
     for name in [*names, "rejected.jsonl"]:
-        files[name] = _hash_of(folder / name)
+        files[name] = _hash_file(folder / name)
     digest = hashlib.sha256()
     for record in read_records(folder / "records.jsonl"):
         for image in record.images:
-            digest.update(f"{image} {_hash_of(folder / image)}\n".encode())
+            digest.update(f"{image} {_hash_file(folder / image)}\n".encode())
     manifest: dict[str, Any] = {
         "perceptok": metadata.version("perceptok"),
         "versions": _versions(),
@@ -451,5 +453,5 @@ def _versions() -> dict[str, str]:
     return known
 
 
-def _hash_of(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

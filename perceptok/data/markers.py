@@ -92,7 +92,7 @@ def place_markers(
         found = "none" if len(levels) == 0 else f"levels {levels.min()}..{levels.max()}"
         raise DataError(f"no {count} markers with grey levels {rules.gap} apart: the pixels allowed have {found}")
     for _ in range(_TRIES):
-        chosen = _tried(rows, columns, levels, count, rng, rules)
+        chosen = _try_placement(rows, columns, levels, count, rng, rules)
         if chosen is not None:
             letters = rng.permutation(count)
             return tuple(
@@ -105,7 +105,7 @@ def place_markers(
     )
 
 
-def _tried(
+def _try_placement(
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
     levels: NDArray[np.int64],

@@ -22,7 +22,7 @@ from perceptok.errors import ConfigError
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
-__all__ = ["DataRecipe", "Opened", "SourceConfig", "SpecialistConfig", "opened"]
+__all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", "open_recipe"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class DataRecipe:
         return replace(self, sources=sources, folder="", **parts)  # type: ignore[arg-type] # strings stay strings
 
 
-class Opened:
+class RecipeResources:
     """A recipe with its codec, prompts, plurals and sources."""
 
     def __init__(self, recipe: DataRecipe) -> None:
@@ -242,9 +242,9 @@ class Opened:
 
 
 @lru_cache(maxsize=2)
-def opened(recipe: str) -> Opened:
+def open_recipe(recipe: str) -> RecipeResources:
     """What a recipe, as JSON text, opens; the same object at every call in one process."""
-    return Opened(DataRecipe.from_dict(json.loads(recipe)))
+    return RecipeResources(DataRecipe.from_dict(json.loads(recipe)))
 
 
 def _source(config: SourceConfig, recipe: DataRecipe) -> Source:

@@ -156,7 +156,7 @@ def record_from_llava(
     image = entry.get("image", [])
     images = image if isinstance(image, list) else [image]
     if turns:
-        turns[0]["text"] = _without_tags(turns[0]["text"], len(images), name)
+        turns[0]["text"] = _remove_tags(turns[0]["text"], len(images), name)
     return _parse_llava_entry(entry, turns, images, name, task, regime)
 
 
@@ -227,7 +227,7 @@ def _parse_llava_entry(
         raise RecordError(f"{name}, record {identity!r}: {error}") from error
 
 
-def _without_tags(text: str, count: int, name: str) -> str:
+def _remove_tags(text: str, count: int, name: str) -> str:
     """The first turn's text without its image tags, which may stand before or behind it."""
     rest, found = text, 0
     while rest.startswith(IMAGE_TAG):
@@ -352,10 +352,10 @@ def read_records(
         MissingExtraError: Parquet without the extra `parquet`.
     """
     source = Path(path)
-    for name, entry in _entries(source):
+    for name, entry in _read_entries(source):
         record = _record(entry, name, task, regime)
         if check_images:
-            for image in _missing_images(record, source.parent):
+            for image in _find_missing_images(record, source.parent):
                 raise RecordError(f"{name}, record {record.id!r}: images: {image} not found")
         yield record
 
@@ -372,7 +372,7 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
     """
     source = Path(path)
     seen: set[int] = set()  # hashes: some 60 bytes a record, the one thing here that grows with their number
-    for name, entry in _entries(source):
+    for name, entry in _read_entries(source):
         try:
             record = _record(entry, name, None, None)
         except RecordError as error:
@@ -382,11 +382,11 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
             yield RecordProblem(name, f"the id {record.id!r} stands twice")
         seen.add(hash(record.id))
         if images:
-            for image in _missing_images(record, source.parent):
+            for image in _find_missing_images(record, source.parent):
                 yield RecordProblem(name, f"record {record.id!r}: {image} not found")
 
 
-def _missing_images(record: PerceptionRecord, folder: Path) -> list[Path]:
+def _find_missing_images(record: PerceptionRecord, folder: Path) -> list[Path]:
     return [folder / image for image in record.images if not (folder / image).is_file()]
 
 
@@ -400,7 +400,7 @@ def _record(entry: Any, name: str, task: Task | None, regime: Regime | None) -> 
     return PerceptionRecord.from_dict(entry, name)
 
 
-def _entries(source: Path) -> Iterator[tuple[str, Any]]:
+def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
     """(name for messages, entry) of a file; of JSON lines the entry is still bytes."""
     suffix = _suffix(source)
     try:
@@ -446,13 +446,13 @@ def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
     count = 0
     with pq.ParquetWriter(file, schema) as writer:
         waiting = iter(records)
-        while rows := [_row(record) for record in islice(waiting, _ROWS)]:
+        while rows := [_to_row(record) for record in islice(waiting, _ROWS)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
     return count
 
 
-def _row(record: PerceptionRecord) -> dict[str, Any]:
+def _to_row(record: PerceptionRecord) -> dict[str, Any]:
     values = record.to_dict()
     values.update({name: json.dumps(values[name], ensure_ascii=False, allow_nan=False) for name in _JSON_COLUMNS})
     return values

@@ -238,12 +238,12 @@ class FolderSource:
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
         """See `Source.read`."""
-        pictures: list[Image.Image | str] = [self._picture(name) for name in names]
+        pictures: list[Image.Image | str] = [self._open_image(name) for name in names]
         good = [at for at, one in enumerate(pictures) if not isinstance(one, str)]
         shown = [one for one in pictures if not isinstance(one, str)]
         known = [names[at] for at in good]
-        depths = self._depths(known, shown) if depth else [None] * len(good)
-        seen = self._seen(known, shown) if boxes else [None] * len(good)
+        depths = self._read_depths(known, shown) if depth else [None] * len(good)
+        seen = self._read_boxes(known, shown) if boxes else [None] * len(good)
         results: list[Sample | str] = [one if isinstance(one, str) else "" for one in pictures]
         for at, picture, one, found in zip(good, shown, depths, seen, strict=True):
             if isinstance(one, str):
@@ -253,13 +253,13 @@ class FolderSource:
                 results[at] = Sample(names[at], picture, one, found, complete, self._facts(depth, boxes))
         return results
 
-    def _picture(self, name: str) -> Image.Image | str:
+    def _open_image(self, name: str) -> Image.Image | str:
         try:
             return open_image(self.images / name)
         except ImageError as error:
             return str(error)
 
-    def _depths(self, names: list[str], pictures: list[Image.Image]) -> Sequence[DepthMap | str | None]:
+    def _read_depths(self, names: list[str], pictures: list[Image.Image]) -> Sequence[DepthMap | str | None]:
         if isinstance(self.depth, DepthFolder):
             found: list[DepthMap | str | None] = []
             for name, picture in zip(names, pictures, strict=True):
@@ -270,7 +270,7 @@ class FolderSource:
             return found
         return [None] * len(names) if self.depth is None else self.depth.estimate(pictures)
 
-    def _seen(self, names: list[str], pictures: list[Image.Image]) -> Sequence[ImageBoxes | None]:
+    def _read_boxes(self, names: list[str], pictures: list[Image.Image]) -> Sequence[ImageBoxes | None]:
         if self._file is not None:
             return [_with_every_category(self._boxes[name], self._file) for name in names]
         return [None] * len(names) if self.detector is None else self.detector.detect(pictures, names)

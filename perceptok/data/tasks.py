@@ -24,14 +24,14 @@ from perceptok.files import parse_json
 from perceptok.tokens import PIXEL
 
 __all__ = [
-    "Made",
     "Plurals",
     "SetConfig",
     "TaskContext",
-    "counting_record",
-    "depth_records",
-    "frame_of",
-    "framed_nearness",
+    "TaskRecord",
+    "frame_nearness",
+    "make_counting_record",
+    "make_depth_records",
+    "make_frame",
 ]
 
 
@@ -173,27 +173,27 @@ class TaskContext:
     soft_codes: int = 0
 
 
-class Made(NamedTuple):
+class TaskRecord(NamedTuple):
     """A record without its place in a set, and its picture in the frame."""
 
     record: PerceptionRecord
     picture: Image.Image
 
 
-def frame_of(setting: TaskContext, size: tuple[int, int]) -> ImageFrame:
+def make_frame(setting: TaskContext, size: tuple[int, int]) -> ImageFrame:
     """The frame of a picture of this size."""
     make = {"squash": ImageFrame.squash, "letterbox": ImageFrame.letterbox, "center_crop": ImageFrame.center_crop}
     return make[setting.frame](size, setting.size)
 
 
-def wording_of(config: SetConfig, rng: np.random.Generator) -> np.random.Generator | None:
+def choose_wording(config: SetConfig, rng: np.random.Generator) -> np.random.Generator | None:
     """What wordings are drawn from; None where they are fixed."""
     return rng if config.wording == "pool" else None
 
 
-def depth_records(
+def make_depth_records(
     samples: Sequence[tuple[Sample, np.random.Generator]], config: SetConfig, setting: TaskContext
-) -> list[Made | str]:
+) -> list[TaskRecord | str]:
     """A record of each sample, or the reason why there is none.
 
     The codes are those of the whole map as the codec squashes it or, in another frame than "squash", of what the frame
@@ -209,8 +209,8 @@ def depth_records(
         try:
             if sample.depth is None:
                 raise DataError("this image has no depth map")
-            frame = frame_of(setting, sample.picture.size)
-            ready.append((sample, rng, frame, framed_nearness(sample.depth, frame)))
+            frame = make_frame(setting, sample.picture.size)
+            ready.append((sample, rng, frame, frame_nearness(sample.depth, frame)))
         except (DataError, DepthMapError) as error:
             ready.append(str(error))
     maps = [one[3] for one in ready if not isinstance(one, str)]
@@ -218,7 +218,7 @@ def depth_records(
     codes = iter(encoded)
     most = setting.soft_codes
     soft = iter(soft_codes(setting.codec, maps, encoded, most) if most else [None] * len(maps))
-    results: list[Made | str] = []
+    results: list[TaskRecord | str] = []
     for one in ready:
         if isinstance(one, str):
             results.append(one)
@@ -230,7 +230,7 @@ def depth_records(
     return results
 
 
-def framed_nearness(depth: DepthMap, frame: ImageFrame) -> Nearness:
+def frame_nearness(depth: DepthMap, frame: ImageFrame) -> Nearness:
     """The nearness of what a frame shows.
 
     Args:
@@ -262,9 +262,9 @@ def _make_depth_record(
     soft: SoftCodes | None,
     config: SetConfig,
     setting: TaskContext,
-) -> Made:
+) -> TaskRecord:
     picture = frame.apply(sample.picture)
-    prompts, wording = setting.prompts, wording_of(config, rng)
+    prompts, wording = setting.prompts, choose_wording(config, rng)
     flat = tuple(int(code) for code in codes.ravel())
     block = " ".join(map(str, flat)) if prompts.numerals else block_to_text(codes)
     evidence = Evidence(flat, setting.codec.fingerprint, soft=None if config.regime == "direct" else soft)
@@ -308,7 +308,7 @@ def _make_depth_record(
             "depth_kind": nearness.kind,
         },
     )
-    return Made(record, picture)
+    return TaskRecord(record, picture)
 
 
 def _square(nearness: Nearness, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -337,9 +337,9 @@ def _chain(setting: TaskContext, markers: Sequence[Marker], block: str, answer: 
     return f"{points}{stop}{shown}{' ' if shown else ''}{conclusion}"
 
 
-def counting_record(
+def make_counting_record(
     sample: Sample, rng: np.random.Generator, config: SetConfig, setting: TaskContext, plurals: Plurals
-) -> Made | str:
+) -> TaskRecord | str:
     """A record of one sample, or the reason why there is none.
 
     Asked is the category with the most instances; of several with as many, one is drawn. Left out are categories that
@@ -361,7 +361,7 @@ def counting_record(
                 f"the boxes are of an image of {sample.boxes.width}x{sample.boxes.height} pixels, the file has "
                 f"{sample.picture.width}x{sample.picture.height}"
             )
-        frame = frame_of(setting, sample.picture.size)
+        frame = make_frame(setting, sample.picture.size)
         wants_zero = float(rng.random()) < config.zeros
         category = _absent(sample, rng, config) if wants_zero else _most_frequent(sample, rng, config, frame)
         plural = plurals.of(category)
@@ -453,9 +453,9 @@ def _record(
     config: SetConfig,
     setting: TaskContext,
     frame: ImageFrame,
-) -> Made:
+) -> TaskRecord:
     prompts, count = setting.prompts, len(codes)
-    question, reply = _texts(prompts, codes, plural, config, wording_of(config, rng), setting.size)
+    question, reply = _texts(prompts, codes, plural, config, choose_wording(config, rng), setting.size)
     record = PerceptionRecord(
         sample.name,
         ("picture",),
@@ -477,7 +477,7 @@ def _record(
             "order": config.order,
         },
     )
-    return Made(record, frame.apply(sample.picture))
+    return TaskRecord(record, frame.apply(sample.picture))
 
 
 def _texts(

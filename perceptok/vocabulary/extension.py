@@ -18,19 +18,19 @@ from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary.initialization import (
     Blend,
     Init,
-    blends_of,
     block_diagonal,
-    features_of,
     initial_rows,
-    inits_of,
+    make_blends,
+    make_features,
+    resolve_inits,
 )
 from perceptok.vocabulary.lookup import PerceptionVocabulary
-from perceptok.vocabulary.matrices import TokenMatrices, configs_of, find_matrices, grow_matrices
+from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, grow_matrices, list_configs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TokenPlan", "add_tokens", "extend_vocabulary", "plan_tokens", "say_mended"]
+__all__ = ["TokenPlan", "add_tokens", "extend_vocabulary", "plan_tokens", "warn_of_changed_tokens"]
 
 
 _FLAGS = ("special", "normalized", "single_word", "lstrip", "rstrip")
@@ -107,7 +107,7 @@ def add_tokens(
     return found
 
 
-def say_mended(vocab: PerceptionVocabulary, plan: TokenPlan) -> None:
+def warn_of_changed_tokens(vocab: PerceptionVocabulary, plan: TokenPlan) -> None:
     """Warn the caller of `extend_vocabulary` that tokens which the tokenizer had are not as they were."""
     if not plan.mended:
         return
@@ -202,7 +202,7 @@ def extend_vocabulary(
             tokens that have no rows; a model that `find_matrices` refuses, or with NaN or infinity in its rows; an
             unfit `init`, codebook or description.
     """
-    inits = inits_of(init, token_sets, codebook)
+    inits = resolve_inits(init, token_sets, codebook)
     if pad_to_multiple_of is not None and (type(pad_to_multiple_of) is not int or pad_to_multiple_of < 1):
         raise VocabularyError(f"pad_to_multiple_of is a positive integer; got {pad_to_multiple_of!r}")
     if existing not in (None, "keep", "replace"):
@@ -213,26 +213,28 @@ def extend_vocabulary(
     vocab = PerceptionVocabulary(token_sets, known, max(len(tokenizer) + len(added), max(known.values()) + 1))
     if model is None:
         vocab = add_tokens(tokenizer, vocab, plan)
-        say_mended(vocab, plan)
+        warn_of_changed_tokens(vocab, plan)
         return vocab
     old = find_matrices(model)
     _require_rows(model, old, known, vocab)
     wanted: list[int] = []
     for config in token_sets:
-        wanted += _unfilled(model, old.rows, vocab, config, added, existing)
-    features = block_diagonal([features_of(config, inits[config], codebook) for config in token_sets])
-    blends = blends_of(tokenizer, inits, descriptions or {})
+        wanted += _find_unfilled(model, old.rows, vocab, config, added, existing)
+    features = block_diagonal([make_features(config, inits[config], codebook) for config in token_sets])
+    blends = make_blends(tokenizer, inits, descriptions or {})
     step = pad_to_multiple_of or 1
     rows = -(-max(old.rows, vocab.size) // step) * step
     # All that may be refused comes before the first change.
-    fillings = _fillings(old, rows, known, vocab, wanted, features, blends, seed)
+    fillings = _plan_fillings(old, rows, known, vocab, wanted, features, blends, seed)
 
     vocab = add_tokens(tokenizer, vocab, plan)
     _fill(grow_matrices(model, rows), fillings)
     setattr(
-        model.config, _MARK, {**_record(model), **{config.name: _runs(_ids(vocab, config)) for config in token_sets}}
+        model.config,
+        _MARK,
+        {**_record_rows(model), **{config.name: _find_runs(_ids(vocab, config)) for config in token_sets}},
     )
-    say_mended(vocab, plan)
+    warn_of_changed_tokens(vocab, plan)
     return vocab
 
 
@@ -252,7 +254,7 @@ def _require_rows(
             else "the tokenizer has no tokens but perception tokens, so that no old rows exist to start from"
         )
     tokens = {index: token for token, index in vocab.tokens.items()}
-    for config in configs_of(model):
+    for config in list_configs(model):
         for key, value in vars(config).items():
             named = (
                 (value if isinstance(value, list) else [value]) if key.endswith(("_token_id", "_token_index")) else []
@@ -265,7 +267,7 @@ def _require_rows(
                     )
 
 
-def _unfilled(
+def _find_unfilled(
     model: PreTrainedModel,
     rows: int,
     vocab: PerceptionVocabulary,
@@ -277,8 +279,8 @@ def _unfilled(
     ids, new = _ids(vocab, token_set), set(added.values())
     if existing == "replace":
         return ids
-    record = _record(model).get(token_set.name)
-    if record == _runs(ids):
+    record = _record_rows(model).get(token_set.name)
+    if record == _find_runs(ids):
         return [index for index in ids if index >= rows]
     if existing == "keep":
         return [index for index in ids if index >= rows]
@@ -308,7 +310,7 @@ def _unfilled(
 
 
 @torch.no_grad()
-def _fillings(
+def _plan_fillings(
     old: TokenMatrices,
     rows: int,
     known: Mapping[str, int],
@@ -356,11 +358,11 @@ def _ids(vocab: PerceptionVocabulary, token_set: TokenSet) -> list[int]:
     return [vocab.tokens[token] for token in token_set.tokens]
 
 
-def _record(model: PreTrainedModel) -> dict[str, list[list[int]]]:
+def _record_rows(model: PreTrainedModel) -> dict[str, list[list[int]]]:
     return dict(getattr(model.config, _MARK, None) or {})
 
 
-def _runs(ids: Sequence[int]) -> list[list[int]]:
+def _find_runs(ids: Sequence[int]) -> list[list[int]]:
     """Ids as [first, count] of each stretch of consecutive ones."""
     runs: list[list[int]] = []
     for index in ids:

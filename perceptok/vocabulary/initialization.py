@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Init",
     "RowSurvey",
-    "blends_of",
     "block_diagonal",
     "codebook_features",
-    "features_of",
     "initial_rows",
-    "inits_of",
+    "make_blends",
+    "make_features",
     "ordinal_features",
+    "resolve_inits",
     "survey_rows",
 ]
 
@@ -164,7 +164,7 @@ def block_diagonal(parts: Sequence[Tensor]) -> Tensor:
 Init = Literal["mean", "normal", "ordinal", "codebook", "text"]
 
 
-def inits_of(
+def resolve_inits(
     init: Init | Mapping[TokenSet, Init], token_sets: Sequence[TokenSet], codebook: Tensor | None
 ) -> dict[TokenSet, Init]:
     """How each set starts; checked against what was passed."""
@@ -202,7 +202,7 @@ def inits_of(
     return inits
 
 
-def features_of(token_set: TokenSet, init: Init, codebook: Tensor | None) -> Tensor:
+def make_features(token_set: TokenSet, init: Init, codebook: Tensor | None) -> Tensor:
     """(tokens, k): the markers of a set start as independent draws, its codes as `init` says."""
     markers = len(token_set.tokens) - token_set.size
     if init in ("mean", "text"):
@@ -217,7 +217,7 @@ def features_of(token_set: TokenSet, init: Init, codebook: Tensor | None) -> Ten
     return block_diagonal([torch.eye(markers), codes])
 
 
-def blends_of(
+def make_blends(
     tokenizer: PreTrainedTokenizerBase, inits: Mapping[TokenSet, Init], descriptions: Mapping[str, str]
 ) -> dict[int, Blend]:
     """For tokens that start from words: number of the token -> pieces and weights."""

@@ -27,7 +27,7 @@ __all__ = [
     "Manifest",
     "PerceptionVocabulary",
     "Tokenizer",
-    "checked_manifest",
+    "check_manifest",
     "load_tokenizer",
     "read_manifest",
     "restore_text",
@@ -75,7 +75,7 @@ class Manifest:
         """As it is written, one token a line."""
         values = {
             "format": _FORMAT,
-            "token_sets": [_fields(config) for config in self.token_sets],
+            "token_sets": [_parse_fields(config) for config in self.token_sets],
             "size": self.size,
             "base_tokenizer_sha256": self.base,
             "codec_fingerprint": self.codec,
@@ -148,7 +148,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def checked_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: str | None = None) -> None:
+def check_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: str | None = None) -> None:
     """Hold a tokenizer, and a codec where one is given, to a manifest.
 
     Raises:
@@ -184,7 +184,7 @@ def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSe
     return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
 
-def _fields(token_set: TokenSet) -> dict[str, object]:
+def _parse_fields(token_set: TokenSet) -> dict[str, object]:
     """The fields of a token set, without what it has cached."""
     return {"name": token_set.name, "size": token_set.size, "delimited": token_set.delimited}
 
@@ -238,7 +238,7 @@ class PerceptionVocabulary:
             VocabularyError: A set is missing or only partly there; the message names the first token missing.
         """
         known = tokenizer.get_vocab()
-        wanted = tuple(token_sets) if token_sets is not None else _present(known)
+        wanted = tuple(token_sets) if token_sets is not None else _find_sets(known)
         for one in wanted:
             missing = [token for token in one.tokens if token not in known]
             if missing:
@@ -272,7 +272,7 @@ class PerceptionVocabulary:
         """
         manifest = read_manifest(folder)
         found = load_tokenizer(folder) if tokenizer is None else tokenizer
-        checked_manifest(manifest, found, codec_fingerprint)
+        check_manifest(manifest, found, codec_fingerprint)
         vocab = cls.from_tokenizer(found, manifest.token_sets)
         vocab.codec_fingerprint = manifest.codec
         return vocab
@@ -353,7 +353,7 @@ class PerceptionVocabulary:
         """Ids of any shape -> codes of a set, int64 of the same shape and device; -1 for what is none of its codes."""
         self._require(token_set)
         table = torch.where(self._set_of == self.token_sets.index(token_set), self._code_of, -1)
-        return _looked_up(table, token_ids, -1)
+        return _look_up(table, token_ids, -1)
 
     @overload
     def is_perception(self, token_ids: int) -> bool: ...
@@ -362,7 +362,7 @@ class PerceptionVocabulary:
     def is_perception(self, token_ids: int | Tensor) -> bool | Tensor:
         """Whether ids are perception tokens, markers included; bool of the same shape."""
         if isinstance(token_ids, Tensor):
-            return _looked_up(self._perception, token_ids, 0)
+            return _look_up(self._perception, token_ids, 0)
         return 0 <= token_ids < self.size and bool(self._perception[token_ids])
 
     def _manifest(self) -> Manifest:
@@ -385,11 +385,11 @@ class PerceptionVocabulary:
             )
 
 
-def _present(known: Mapping[str, int]) -> tuple[TokenSet, ...]:
+def _find_sets(known: Mapping[str, int]) -> tuple[TokenSet, ...]:
     return tuple(SET for SET in KNOWN_SETS if any(token in known for token in SET.tokens))
 
 
-def _looked_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
+def _look_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
     table = table.to(token_ids.device)
     inside = (token_ids >= 0) & (token_ids < len(table))
     return torch.where(inside, table[token_ids.clamp(0, len(table) - 1)], otherwise).to(table.dtype)

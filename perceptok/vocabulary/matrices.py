@@ -15,7 +15,7 @@ from perceptok.errors import VocabularyError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["TokenMatrices", "configs_of", "find_matrices", "grow_matrices", "modules_of"]
+__all__ = ["TokenMatrices", "find_matrices", "grow_matrices", "list_configs", "list_modules"]
 
 _SHARDED = (
     "the token matrices of {name} are in the hands of FSDP or tensor parallelism (fully_shard makes them DTensors); "
@@ -83,7 +83,7 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
         )
     inputs = model.get_input_embeddings().weight
     assert isinstance(inputs, nn.Parameter)
-    if any(getattr(module, "_is_fsdp_managed_module", False) for module in modules_of(model)):
+    if any(getattr(module, "_is_fsdp_managed_module", False) for module in list_modules(model)):
         raise VocabularyError(_SHARDED.format(name=name))
     found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
     for parameter in found.parameters:
@@ -99,7 +99,7 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
     return found
 
 
-def modules_of(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+def list_modules(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
     """The modules that hold the input and the output matrix of a model that `find_matrices` accepts."""
     return model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
@@ -140,7 +140,7 @@ def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
     return new
 
 
-def configs_of(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
+def list_configs(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
     """Every configuration object of a model: its own, the nested ones, and copies that sub-models hold."""
     from transformers import PreTrainedConfig
 
@@ -169,7 +169,7 @@ def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, r
                     setattr(module, attribute, len(module.weight))  # type: ignore[arg-type]
         if vars(module).get("vocab_size") == before:
             setattr(module, "vocab_size", rows)  # noqa: B010 - nn.Module declares its attributes as tensors
-    for config in configs_of(model):
+    for config in list_configs(model):
         if vars(config).get("vocab_size") == before:
             config.vocab_size = rows
     if "vocab_size" in vars(model.config):

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary.lookup import PerceptionVocabulary
-from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, modules_of
+from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, list_modules
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -65,9 +65,9 @@ def trainable_parameters(
         model.requires_grad_(False)
     for parameter in matrices.parameters:
         parameter.requires_grad_(True)
-        _unmask(parameter)
+        _unmask_gradients(parameter)
         if mode == "new_rows":
-            _mask(parameter, vocab)
+            _mask_gradients(parameter, vocab)
     group: dict[str, Any] = {"params": list(matrices.parameters)}
     return [group if mode == "full" else {**group, "weight_decay": 0.0}]
 
@@ -104,7 +104,7 @@ def peft_settings(
         raise VocabularyError(f"mode is 'new_rows' or 'full'; got {mode!r}")
     matrices = _matrices(model, vocab)
     names = {id(module): name for name, module in model.named_modules()}
-    inputs, outputs = (names[id(module)] for module in modules_of(model))
+    inputs, outputs = (names[id(module)] for module in list_modules(model))
     named = [inputs] if matrices.tied else [inputs, outputs]
     if mode == "new_rows":
         if matrices.bias is not None:
@@ -167,7 +167,7 @@ def verify_adapter(
     except (OSError, SafetensorError) as error:
         raise VocabularyError(f"no adapter to be read at {path} ({error}); save it with save_pretrained") from error
     names = {id(module): name for name, module in model.named_modules()}
-    inputs, outputs = modules_of(cast("PreTrainedModel", model.get_base_model()))
+    inputs, outputs = list_modules(cast("PreTrainedModel", model.get_base_model()))
     tied = _original(inputs) is _original(outputs)
     for module in (inputs,) if tied else (inputs, outputs):
         name = names[id(module)]
@@ -195,21 +195,21 @@ def _parameters_of(model: PeftModel, adapter_name: str) -> dict[str, nn.Paramete
     """
     own: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        owners = {adapter for adapter in model.peft_config if _belongs(model, name, adapter)}
+        owners = {adapter for adapter in model.peft_config if _belongs_to(model, name, adapter)}
         if adapter_name in owners or (parameter.requires_grad and not owners):
             own[_saved_name(name, adapter_name)] = parameter
     return own
 
 
-def _belongs(model: PeftModel, name: str, adapter_name: str) -> bool:
+def _belongs_to(model: PeftModel, name: str, adapter_name: str) -> bool:
     """Whether a parameter is an adapter's: peft keeps those of several adapters in dictionaries by adapter."""
     parts = name.split(".")
     places = (number for number, part in enumerate(parts) if part == adapter_name and number)
     keepers = (nn.ModuleDict, nn.ParameterDict)
-    return any(isinstance(_at(model, parts[:number]), keepers) for number in places)
+    return any(isinstance(_resolve(model, parts[:number]), keepers) for number in places)
 
 
-def _at(model: nn.Module, parts: list[str]) -> object:
+def _resolve(model: nn.Module, parts: list[str]) -> object:
     found: object = model
     for part in parts:
         found = getattr(found, part, None)
@@ -263,7 +263,7 @@ def _bias_within(wrapper: Any) -> Tensor | None:
     return getattr(wrapper.original_module, "bias", None)
 
 
-def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
+def _mask_gradients(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
     """Zero the gradient of old rows in place whenever it has been accumulated; NaN there goes too."""
     old = torch.ones(len(parameter), dtype=torch.bool)
     old[vocab.all_ids] = False
@@ -275,7 +275,7 @@ def _mask(parameter: nn.Parameter, vocab: PerceptionVocabulary) -> None:
     _MASKS[parameter] = parameter.register_post_accumulate_grad_hook(clear)  # type: ignore[no-untyped-call]
 
 
-def _unmask(parameter: nn.Parameter) -> None:
+def _unmask_gradients(parameter: nn.Parameter) -> None:
     handle = _MASKS.pop(parameter, None)  # type: ignore[no-untyped-call]
     if handle is not None:
         handle.remove()

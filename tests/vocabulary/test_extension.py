@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.errors import VocabularyError
 from perceptok.vocabulary import extend_vocabulary, peft_settings, trainable_parameters
-from perceptok.vocabulary.matrices import configs_of, find_matrices
+from perceptok.vocabulary.matrices import find_matrices, list_configs
 
 Tiny = Callable[..., PreTrainedModel]
 
@@ -52,11 +52,11 @@ def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tu
 def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
     name, tied = kind
     model = tiny(name, tied=tied)
-    held = {index for index, config in enumerate(configs_of(model)) if vars(config).get("vocab_size") == 300}
+    held = {index for index, config in enumerate(list_configs(model)) if vars(config).get("vocab_size") == 300}
     extend_vocabulary(bare, model, pad_to_multiple_of=64)
     rows = 768
     assert held
-    assert {vars(config)["vocab_size"] for index, config in enumerate(configs_of(model)) if index in held} == {rows}
+    assert {vars(config)["vocab_size"] for index, config in enumerate(list_configs(model)) if index in held} == {rows}
     assert model.config.get_text_config().vocab_size == rows
     matrices = {id(one): len(one) for one in find_matrices(model).distinct}
     for module in model.modules():

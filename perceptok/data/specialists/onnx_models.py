@@ -187,11 +187,11 @@ class YoloxOnnx(_OnnxFile):
         corners = np.concatenate([centre - length / 2, centre + length / 2], axis=-1).astype(np.float64)
         scores = raw[..., 4:5] * raw[..., 5:]
         return [
-            self._picked(name, picture.size, frame.to_image(boxes), confidence)
+            self._select_boxes(name, picture.size, frame.to_image(boxes), confidence)
             for name, picture, frame, boxes, confidence in zip(names, pictures, frames, corners, scores, strict=True)
         ]
 
-    def _picked(self, name: str, size: tuple[int, int], boxes: np.ndarray, scores: np.ndarray) -> ImageBoxes:
+    def _select_boxes(self, name: str, size: tuple[int, int], boxes: np.ndarray, scores: np.ndarray) -> ImageBoxes:
         """What is left of one picture's anchors after the threshold and non-maximum suppression by class."""
         best = scores.argmax(axis=1)
         confidence = scores[np.arange(len(scores)), best]

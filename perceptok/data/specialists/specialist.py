@@ -113,7 +113,7 @@ class CachedDepth:
         def asked(indices: list[int]) -> list[DepthMap]:
             return self.specialist.estimate([pictures[index] for index in indices])
 
-        return _answers(pictures, self.folder, self.fingerprint, ".npz", kept, keep, asked)
+        return _query(pictures, self.folder, self.fingerprint, ".npz", kept, keep, asked)
 
 
 class CachedBoxes:
@@ -145,14 +145,14 @@ class CachedBoxes:
             chosen = [pictures[index] for index in indices]
             return [_to_json(boxes) for boxes in self.specialist.detect(chosen, [names[index] for index in indices])]
 
-        answers = _answers(pictures, self.folder, self.fingerprint, ".json", kept, keep, asked)
+        answers = _query(pictures, self.folder, self.fingerprint, ".json", kept, keep, asked)
         return [
             _from_json(answer, name, picture.size)
             for answer, name, picture in zip(answers, names, pictures, strict=True)
         ]
 
 
-def _answers(
+def _query(
     pictures: Sequence[Image.Image],
     folder: Path,
     fingerprint: str,
@@ -162,7 +162,9 @@ def _answers(
     asked: Callable[[list[int]], list[Answer]],
 ) -> list[Answer]:
     """The kept answers, and those of the specialist for the rest, which are then kept."""
-    paths = [folder / fingerprint / _content(picture)[:2] / f"{_content(picture)}{suffix}" for picture in pictures]
+    paths = [
+        folder / fingerprint / _hash_content(picture)[:2] / f"{_hash_content(picture)}{suffix}" for picture in pictures
+    ]
     answers = [kept(path) if path.is_file() else None for path in paths]
     missing = [index for index, answer in enumerate(answers) if answer is None]
     for index, answer in zip(missing, asked(missing) if missing else (), strict=True):
@@ -175,7 +177,7 @@ def _answers(
     return [answer for answer in answers if answer is not None]
 
 
-def _content(picture: Image.Image) -> str:
+def _hash_content(picture: Image.Image) -> str:
     header = f"{picture.mode} {picture.width} {picture.height} ".encode()
     return hashlib.sha256(header + picture.tobytes()).hexdigest()
 

@@ -130,7 +130,7 @@ class TransformersDepth(_Pretrained):
             sizes = [(pictures[index].height, pictures[index].width) for index in batch]
             if model.config.model_type == "zoedepth":
                 padded = zip(output.predicted_depth, sizes, strict=True)
-                results = [_without_padding(one, size, processor.do_pad) for one, size in padded]
+                results = [_remove_padding(one, size, processor.do_pad) for one, size in padded]
             else:
                 found = processor.post_process_depth_estimation(output, target_sizes=sizes)
                 results = [result["predicted_depth"] for result in found]
@@ -145,7 +145,7 @@ class TransformersDepth(_Pretrained):
         return [depth_map for depth_map in maps if depth_map is not None]
 
 
-def _without_padding(depth: torch.Tensor, size: tuple[int, int], padded: bool) -> torch.Tensor:
+def _remove_padding(depth: torch.Tensor, size: tuple[int, int], padded: bool) -> torch.Tensor:
     """ZoeDepth's map (h, w) of a picture that its processor had reflected beyond its edges, brought to the picture.
 
     As its own `post_process_depth_estimation` does, which needs torchvision: 3 sqrt(side / 2) pixels at each edge.

@@ -52,7 +52,7 @@ def test_maps_that_cannot_be_told_or_read(folder: Path) -> None:
     assert "c.png" in broken
     with pytest.raises(DataError, match="folder of depth maps not found"):
         DepthFolder(folder / "gone")
-    with pytest.raises(DataError, match="no such folder of images"):
+    with pytest.raises(DataError, match="folder of images not found"):
         FolderSource(folder / "gone")
 
 

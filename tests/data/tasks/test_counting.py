@@ -14,7 +14,7 @@ from perceptok.boxes import BoxLabels, ImageBoxes
 from perceptok.data import Plurals
 from perceptok.data.prompts import PROMPTS
 from perceptok.data.sources import Sample
-from perceptok.data.tasks import Made, SetConfig, TaskContext, counting_record
+from perceptok.data.tasks import SetConfig, TaskContext, TaskRecord, make_counting_record
 from perceptok.depth import DepthCodec
 from perceptok.errors import ConfigError, DataError
 
@@ -35,21 +35,23 @@ def sample(categories: Sequence[int], boxes: object = None, complete: bool = Tru
     return Sample("a.png", Image.new("RGB", (200, 100)), None, image, complete)
 
 
-def result(codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any) -> Made | str:
+def result(
+    codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any
+) -> TaskRecord | str:
     config = SetConfig("s", "x", "counting", regime, 1, **{"zeros": 0.0, **options})  # type: ignore[arg-type]
     setting = TaskContext(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
-    return counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
+    return make_counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
 
 
 def answer(codec: DepthCodec, one: Sample, regime: str = "cot", **options: Any) -> str:
     made = result(codec, one, regime, **options)
-    assert isinstance(made, Made), made
+    assert isinstance(made, TaskRecord), made
     return made.record.turns[1].text
 
 
 def test_the_most_frequent_category_is_asked_in_the_frames_coordinates(codec: DepthCodec) -> None:
     made = result(codec, sample([1, 2, 1]))
-    assert isinstance(made, Made)
+    assert isinstance(made, TaskRecord)
     record = made.record
     assert record.turns[0].text.startswith("How many dogs are in the image?\nTo answer")
     assert record.turns[1].text == (
@@ -69,16 +71,16 @@ def test_the_other_regimes(codec: DepthCodec) -> None:
         "Bounding box 1: (<PIXEL_0>,<PIXEL_0>,<PIXEL_33>,<PIXEL_100>)"
     )
     made = result(codec, sample([3]), "atomic")
-    assert isinstance(made, Made)
+    assert isinstance(made, TaskRecord)
     assert made.record.answer is None
 
 
 def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
     config = SetConfig("s", "x", "counting", "atomic", 1, zeros=0.0)
-    made = counting_record(
+    made = make_counting_record(
         sample([3]), np.random.default_rng(0), config, TaskContext(PROMPTS["numerals"], codec), PLURALS
     )
-    assert isinstance(made, Made)
+    assert isinstance(made, TaskRecord)
     assert made.record.turns[1].text.endswith("Bounding box 1: (0,0,33,100)")
 
 
@@ -110,7 +112,7 @@ def test_what_a_crop_cuts_off_is_not_counted(codec: DepthCodec) -> None:
     """The middle square of 200 x 100 is 50..150."""
     shown = [[60, 10, 90, 30], [100, 10, 140, 60]]
     made = result(codec, sample([1, 1, 2, 2, 2], [*shown, *shown, [0, 0, 20, 20]]), frame="center_crop")
-    assert isinstance(made, Made)
+    assert isinstance(made, TaskRecord)
     assert made.record.evidence.plural == "dogs"
     assert made.record.evidence.boxes == ((33, 33, 134, 100), (168, 33, 302, 201))
 
@@ -144,7 +146,7 @@ def test_boxes_of_another_image_size_are_refused(codec: DepthCodec) -> None:
 def test_the_order_of_boxes(codec: DepthCodec, order: str, first: int) -> None:
     boxes = [[100, 40, 110, 50], [0, 30, 10, 40], [50, 0, 60, 10], [10, 20, 90, 90]]
     made = result(codec, sample([1] * 4, boxes), order=order)
-    assert isinstance(made, Made)
+    assert isinstance(made, TaskRecord)
     assert made.record.evidence.boxes is not None
     assert made.record.evidence.boxes[0][0] == int(first * 336 / 200)
     assert made.record.provenance["order"] == order

@@ -13,7 +13,7 @@ from perceptok.boxes import ImageFrame
 from perceptok.data import MarkerProtocol, PerceptionRecord
 from perceptok.data.prompts import PROMPTS
 from perceptok.data.sources import Sample
-from perceptok.data.tasks import Made, SetConfig, TaskContext, depth_records, framed_nearness
+from perceptok.data.tasks import SetConfig, TaskContext, TaskRecord, frame_nearness, make_depth_records
 from perceptok.depth import DepthCodec, DepthMap, block_to_text
 
 
@@ -30,11 +30,11 @@ def sample(name: str = "a.png", shape: tuple[int, int] = (90, 120)) -> Sample:
     return Sample(name, Image.new("RGB", (shape[1] * 2, shape[0] * 2), "white"), depth)
 
 
-def made(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> Made:
+def made(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> TaskRecord:
     config = SetConfig("s", "x", "depth", regime, 1, **options)  # type: ignore[arg-type]
     setting = TaskContext(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
-    (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
-    assert isinstance(one, Made), one
+    (one,) = make_depth_records([(sample(), np.random.default_rng(1))], config, setting)
+    assert isinstance(one, TaskRecord), one
     return one
 
 
@@ -48,8 +48,8 @@ def test_soft_codes_on_request(codec: DepthCodec) -> None:
         for regime, kept in (("atomic", True), ("cot", True), ("direct", False)):
             config = SetConfig("s", "x", "depth", regime, 1)  # type: ignore[arg-type]
             setting = TaskContext(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
-            (one,) = depth_records([(sample(), np.random.default_rng(1))], config, setting)
-            assert isinstance(one, Made), one
+            (one,) = make_depth_records([(sample(), np.random.default_rng(1))], config, setting)
+            assert isinstance(one, TaskRecord), one
             soft = one.record.evidence.soft
             assert (soft is not None) == kept
             assert soft is None or (len(soft.codes), soft.nearest) == (300, one.record.evidence.codes)
@@ -131,7 +131,7 @@ def test_in_other_frames_the_map_is_what_the_frame_shows(codec: DepthCodec, mode
     assert picture.size == (336, 336)
     depth = sample().depth
     assert depth is not None
-    shown = framed_nearness(depth, frame)
+    shown = frame_nearness(depth, frame)
     for one in record.evidence.markers:
         x, y = frame.to_image([one.x + 0.5, one.y + 0.5])
         assert 0 <= x <= 240
@@ -147,10 +147,10 @@ def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
     without = Sample("none", flat.picture)
     config = SetConfig("s", "x", "depth", "direct", 1)
     rngs = [np.random.default_rng(seed) for seed in range(4)]
-    results = depth_records(
+    results = make_depth_records(
         list(zip([flat, nothing, without, sample()], rngs, strict=True)), config, TaskContext(PROMPTS["aurora"], codec)
     )
     assert "grey levels 20 apart" in str(results[0])
     assert "nothing to encode" in str(results[1])
     assert results[2] == "this image has no depth map"
-    assert isinstance(results[3], Made)
+    assert isinstance(results[3], TaskRecord)
