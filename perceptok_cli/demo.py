@@ -11,12 +11,12 @@ import typer
 from perceptok.errors import OutputError
 from perceptok_cli.console import print_table
 
-__all__ = ["run_demo"]
+__all__ = ["run_codec_demo"]
 
 _BACKGROUND = ("ceiling", "floor", "table", "wall")
 
 
-def run_demo(
+def run_codec_demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the drawings.")] = Path("perceptok-demo"),
 ) -> None:
     """Turn sample depth maps and boxes into tokens and back; print tokens and errors, and draw both."""

@@ -24,10 +24,10 @@ from perceptok_cli.evaluation import (
 if TYPE_CHECKING:
     from perceptok.llava import FileQuestion, InferenceConfig, PerceptionAnswer, PerceptionPipeline, QuestionFailure
 
-__all__ = ["ablate", "app", "demo", "evaluate", "infer", "replace"]
+__all__ = ["app"]
 
 
-def replace(
+def replace_blocks(
     model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
     records: Annotated[Path, typer.Argument(help="Records of the depth task with answers (.jsonl, .json, .parquet).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, answers and page.")],
@@ -94,7 +94,7 @@ def replace(
     note(f"table, answers and page in {output}")
 
 
-def infer(
+def answer_images(
     model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
     inputs: Annotated[
         list[str],
@@ -256,7 +256,7 @@ def _as_words(answer: PerceptionAnswer, written: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(
+def evaluate_model(
     model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
     benchmark: BenchmarkOption,
     data: DataOption,
@@ -313,7 +313,7 @@ def evaluate(
     note(f"answers, scores and page in {output}")
 
 
-def demo(
+def run_small_demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made and kept.")] = Path(
         "perceptok-demo/llava"
     ),
@@ -347,7 +347,7 @@ def demo(
     typer.echo(f"page: {page}")
 
 
-def ablate(
+def run_grid(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML or JSON); see --choices.")] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Print the cells that come with perceptok.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
@@ -477,8 +477,8 @@ app.command("merge", help="Write base and adapter as one plain checkpoint, for t
 app.command("export", help="Write the extended base and a pure LoRA adapter for it, for engines that serve adapters.")(
     _rewriting("export_adapter", "folders base and lora")
 )
-app.command()(infer)
-app.command()(demo)
-app.command(name="eval")(evaluate)
-app.command()(replace)
-app.command()(ablate)
+app.command(name="infer")(answer_images)
+app.command(name="demo")(run_small_demo)
+app.command(name="eval")(evaluate_model)
+app.command(name="replace")(replace_blocks)
+app.command(name="ablate")(run_grid)

@@ -25,7 +25,7 @@ app.add_typer(box.app, name="box")
 app.add_typer(data.app, name="data")
 app.add_typer(llava.app, name="llava")
 app.add_typer(evaluation.app, name="eval")
-app.command("demo")(demo.run_demo)
+app.command("demo")(demo.run_codec_demo)
 
 
 def main() -> None:
