@@ -5,11 +5,11 @@ __all__ = [
     "AnnotationError",
     "BoxError",
     "CheckpointError",
-    "ClusterError",
     "ConfigError",
     "ConstraintError",
     "DataError",
     "DepthMapError",
+    "EngineError",
     "EvaluationError",
     "ImageError",
     "InferenceError",
@@ -106,8 +106,8 @@ class OutputError(PerceptokError, OSError):
     """An output cannot be written, or exists already and may not be replaced."""
 
 
-class ClusterError(PerceptokError, RuntimeError):
-    """A Ray cluster cannot be reached, or a worker died again and again on the same work."""
+class EngineError(PerceptokError, RuntimeError):
+    """Worker processes cannot be started or reached, or one of them died or raised an unexpected error."""
 
 
 class MissingExtraError(PerceptokError, ImportError):

@@ -1,8 +1,16 @@
-"""One writer at a time: locks that the system takes back when a process ends, however it ends."""
+"""Files: JSON from outside, file names from outside, outputs that are complete or absent, one writer per output.
+
+JSON is read by `parse_json` (one value) and by `stream_json` and `stream_list` (files larger than memory). They
+take the class of the error to raise, so that every package reports its own. A name from a data file becomes a path with
+`resolve_inside`, which refuses those that lead out of their folder.
+
+`atomic_write` and `atomic_folder` write under a hidden name and rename at the end, so that a kill at any moment leaves
+the old output or the new one; the remains are overwritten by the next write of the same output. While a process writes
+an output, others that want to write it are refused (`lock_output`); the system releases the lock of a killed process.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -18,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from perceptok.errors import AnnotationError, OutputError, PerceptokError
+from perceptok.errors import OutputError, PerceptokError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -26,330 +34,241 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_folder",
     "atomic_write",
-    "distinct_targets",
-    "inside",
-    "json_number",
-    "locked",
-    "open_locked",
+    "find_complete_folder",
+    "lock_output",
     "parse_json",
+    "parse_number",
+    "resolve_distinct",
+    "resolve_inside",
     "stream_json",
     "stream_list",
-    "whole_folder",
 ]
 
+_MAX_DIGITS = 400
+"""Digits of one integer; the largest float has 309."""
 
 CHUNK = 1 << 16
+"""Characters that the streaming functions read at once."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16
-"""Characters at the end of what was read in which an error may only mean that the rest is still to come."""
+"""An error within so many characters of the end of the window may only mean that the rest has not been read yet."""
 
 
-def stream_json(file: TextIO, lists: Collection[str], where: str = "the file") -> Iterator[tuple[str, Any]]:
-    """The members of a JSON object as they come.
+def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
+    """Parse one JSON value.
+
+    `NaN` and `Infinity`, which Python writes and reads although JSON does not have them, are accepted; `parse_number`
+    refuses them.
+
+    Args:
+        text: Bytes are UTF-8; a byte order mark is skipped.
+        name: Where it comes from, for the message: a file, or a file and a line.
+        error: The error to raise.
+
+    Raises:
+        PerceptokError: Of the type `error`: not UTF-8, not JSON, nested too deeply, an integer of more than 400 digits,
+            or half of a surrogate pair, which cannot be written to a UTF-8 file.
+    """
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        values = json.loads(decoded, parse_int=_parse_integer)
+        if "\\u" in decoded:
+            json.dumps(values, ensure_ascii=False).encode()  # refuses half surrogate pairs
+    except (ValueError, RecursionError, MemoryError) as reason:
+        raise error(f"{name}: not valid JSON ({_shorten(str(reason) or type(reason).__name__)})") from reason
+    return values
+
+
+def parse_number(value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """Convert a value from JSON to a finite float within limits.
+
+    Raises:
+        ValueError: It is not a number (a boolean is not one), not finite, outside the limits, or overflows a float.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number; got {_shorten(repr(value))}")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError("a number is too large for a float") from error
+    if not (math.isfinite(number) and minimum <= number <= maximum):
+        raise ValueError(f"expected a finite number from {minimum:g} to {maximum:g}; got {number:g}")
+    return number
+
+
+def _parse_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def stream_json(
+    file: TextIO, lists: Collection[str], name: str, error: type[PerceptokError], *, list_hint: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Read the members of a JSON object one by one, those that are long lists item by item.
 
     Args:
         file: A text file that holds one JSON object.
-        lists: Keys whose values are lists that come item by item.
-        where: What messages call the file.
+        lists: Keys whose values are lists to read item by item.
+        name: What messages call the file.
+        error: The error to raise.
+        list_hint: What the message adds where the file holds a list instead of an object.
 
     Yields:
-        (key, value); for a key in `lists`, the value is an iterator over the items, used up before the next key.
+        (key, value) in the file's order; for a key in `lists` the value is an iterator over the items, which is
+        exhausted before the next key.
 
     Raises:
-        AnnotationError: Not JSON, cut off, not an object, not a list where one was announced, or a key twice; the
-            message gives the character position.
+        PerceptokError: Of the type `error`: not JSON, truncated, not an object, not a list where one is expected, or a
+            duplicated key; the message gives the character position.
     """
-    source = _Source(file, where)
-    if source.next_is("["):
-        raise AnnotationError(
-            f"{where}: expected an object ('{{'), found '['. A list of COCO results does not say its images' "
-            "sizes: give the annotation file that has them (`perceptok box encode --header`, `read_results`)"
-        )
-    source.expect("{", "an object")
-    seen: set[str] = set()
-    if source.next_is("}"):
-        source.expect_end()
-        return
-    while True:
-        key = source.value()
+    scanner = _JsonScanner(file, name, error)
+    if list_hint and scanner.skip_if("["):
+        raise error(f"{name}: expected an object ('{{'), found '['. {list_hint}")
+    scanner.expect("{", "an object")
+    keys: set[str] = set()
+    is_first = True
+    while not scanner.skip_if("}"):
+        if not is_first:
+            scanner.expect(",", "a comma")
+        is_first = False
+        key = scanner.read_value()
         if not isinstance(key, str):
-            raise source.error(f"expected a key, found {key!r:.40}")
-        if key in seen:
-            raise source.error(f"the key {key!r:.40} stands twice")
-        seen.add(key)
-        source.expect(":", "a colon")
+            raise scanner.make_error(f"expected a key, found {key!r:.40}")
+        if key in keys:
+            raise scanner.make_error(f"duplicate key {key!r:.40}")
+        keys.add(key)
+        scanner.expect(":", "a colon")
         if key in lists:
-            items = _items(source, key)
+            items = scanner.read_items(key)
             yield key, items
             for _ in items:
                 pass
         else:
-            yield key, source.value()
-        if source.next_is("}"):
-            source.expect_end()
-            return
-        source.expect(",", "a comma")
+            yield key, scanner.read_value()
+    scanner.expect_end()
 
 
-def stream_list(file: TextIO, where: str = "the file") -> Iterator[Any]:
-    """The items of a JSON list as they come; raises AnnotationError as `stream_json`."""
-    source = _Source(file, where)
-    yield from _items(source, "items")
-    source.expect_end()
+def stream_list(file: TextIO, name: str, error: type[PerceptokError]) -> Iterator[Any]:
+    """Read the items of a JSON list one by one; raises `error` as `stream_json` does."""
+    scanner = _JsonScanner(file, name, error)
+    yield from scanner.read_items("items")
+    scanner.expect_end()
 
 
-def _items(source: _Source, key: str) -> Iterator[Any]:
-    source.expect("[", f"the list of {key}")
-    if source.next_is("]"):
-        return
-    while True:
-        yield source.value()
-        if source.next_is("]"):
-            return
-        source.expect(",", "a comma")
+class _JsonScanner:
+    """A window on a file that moves on as values are read; each value is decoded by the standard library's C code."""
 
-
-class _Source:
-    """A window on the file that moves on as values are taken."""
-
-    def __init__(self, file: TextIO, where: str) -> None:
-        self._file = file
-        self._where = where
+    def __init__(self, file: TextIO, name: str, error: type[PerceptokError]) -> None:
+        self._file, self._name, self._error = file, name, error
         self._text = ""
-        self._at = 0
-        self._before = 0
-        self._ended = False
-        self._begun = False
+        self._position = 0
+        self._offset = 0
+        """Characters of the file before the window."""
+        self._is_started = self._is_ended = False
         self._decode = json.JSONDecoder().raw_decode
 
-    def value(self) -> Any:
-        """The next JSON value, whole."""
+    def read_value(self) -> Any:
+        """Read one JSON value."""
         self._skip_space()
-        wanted = CHUNK
+        size = CHUNK
         while True:
             try:
-                value, end = self._decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                unfinished = error.pos >= len(self._text) - _NEAR_END or error.msg.startswith("Unterminated string")
-                if self._ended or not unfinished:
-                    raise self.error(error.msg, error.pos) from error
-            except RecursionError as error:
-                raise self.error("nested too deeply") from error
-            except ValueError as error:  # a number of more digits than Python converts
-                raise self.error("a number has too many digits") from error
+                value, end = self._decode(self._text, self._position)
+            except json.JSONDecodeError as reason:
+                may_go_on = reason.pos >= len(self._text) - _NEAR_END or reason.msg.startswith("Unterminated string")
+                if self._is_ended or not may_go_on:
+                    raise self.make_error(reason.msg, reason.pos) from reason
+            except RecursionError as reason:
+                raise self.make_error("nested too deeply") from reason
+            except ValueError as reason:  # an integer of more digits than Python converts
+                raise self.make_error("a number has too many digits") from reason
             else:
-                # A number may go on in what was not read yet: it is whole only with a delimiter behind it.
+                # A number may go on in what has not been read: it is complete only with a delimiter behind it.
                 after = _SPACE.match(self._text, end).end()  # type: ignore[union-attr]
-                if self._ended or (after < len(self._text) and self._text[after] in ",]}:"):
-                    self._at = end
+                if self._is_ended or (after < len(self._text) and self._text[after] in ",]}:"):
+                    self._position = end
                     return value
                 if after < len(self._text) - _NEAR_END and self._text[after] not in ".eE+-0123456789":
-                    raise self.error(f"expected a comma or a bracket, found {self._text[after]!r}", after)
+                    raise self.make_error(f"expected a comma or a bracket, found {self._text[after]!r}", after)
             # Twice as much each time, so that a value longer than a chunk takes linear time.
-            self._read(wanted)
-            wanted *= 2
+            self._read(size)
+            size *= 2
 
-    def next_is(self, character: str) -> bool:
-        """Take a character if it comes next."""
+    def read_items(self, key: str) -> Iterator[Any]:
+        """Read the items of a list."""
+        self.expect("[", f"the list of {key}")
+        if self.skip_if("]"):
+            return
+        while True:
+            yield self.read_value()
+            if self.skip_if("]"):
+                return
+            self.expect(",", "a comma")
+
+    def skip_if(self, character: str) -> bool:
+        """Skip a character if it comes next."""
         self._skip_space()
-        if self._text[self._at : self._at + 1] != character:
+        if self._text[self._position : self._position + 1] != character:
             return False
-        self._at += 1
+        self._position += 1
         return True
 
-    def expect(self, character: str, what: str) -> None:
-        """Take a character; raises AnnotationError if another comes next."""
-        if not self.next_is(character):
-            found = repr(self._text[self._at]) if self._at < len(self._text) else "the end of the file"
-            raise self.error(f"expected {what} ({character!r}), found {found}")
+    def expect(self, character: str, meaning: str) -> None:
+        """Skip a character; raises an error if another one comes next."""
+        if not self.skip_if(character):
+            is_end = self._position == len(self._text)
+            found = "the end of the file" if is_end else repr(self._text[self._position])
+            raise self.make_error(f"expected {meaning} ({character!r}), found {found}")
 
     def expect_end(self) -> None:
-        """Raises AnnotationError if anything follows."""
+        """Raise an error if anything follows."""
         self._skip_space()
-        if self._at < len(self._text):
-            raise self.error(f"expected the end of the file, found {self._text[self._at]!r}")
+        if self._position < len(self._text):
+            raise self.make_error(f"expected the end of the file, found {self._text[self._position]!r}")
 
-    def error(self, reason: str, at: int | None = None) -> AnnotationError:
-        """An error at a position in the window, by default where it stands."""
-        position = self._before + (self._at if at is None else at)
-        return AnnotationError(f"{self._where}: not readable: {reason} at character {position}")
+    def make_error(self, reason: str, position: int | None = None) -> PerceptokError:
+        """Make an error at a position in the window, by default the current one."""
+        character = self._offset + (self._position if position is None else position)
+        return self._error(f"{self._name}: not valid JSON: {reason} at character {character}")
 
     def _skip_space(self) -> None:
         while True:
-            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._text) or self._ended:
+            self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
+            if self._position < len(self._text) or self._is_ended:
                 return
             self._read(CHUNK)
 
     def _read(self, characters: int) -> None:
         try:
-            more = self._file.read(characters)
-        except UnicodeDecodeError as error:
-            raise self.error(f"no UTF-8 ({error.reason})") from error
-        except (OSError, EOFError, zlib.error) as error:  # a gzip file that is cut or damaged
-            raise self.error(f"cannot be read further ({error})") from error
-        if not self._begun:
-            more, self._begun = more.removeprefix("\ufeff"), True
-        self._ended = not more
-        self._before += self._at
-        self._text, self._at = self._text[self._at :] + more, 0
+            text = self._file.read(characters)
+        except UnicodeDecodeError as reason:
+            raise self.make_error(f"not UTF-8 ({reason.reason})") from reason
+        except (OSError, EOFError, zlib.error) as reason:  # a gzip file that is truncated or damaged
+            raise self.make_error(f"cannot be read further ({reason})") from reason
+        if not self._is_started:
+            text, self._is_started = text.removeprefix("\ufeff"), True
+        self._is_ended = not text
+        self._offset += self._position
+        self._text, self._position = self._text[self._position :] + text, 0
 
 
-if sys.platform != "win32":
-    import fcntl
-
-
-_WITHOUT_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What file systems say that know no locks."""
-
-
-def open_locked(path: Path, target: Path) -> int:
-    """A descriptor of a file, made where missing, which no other process or thread has opened in this way.
-
-    Args:
-        path: The file to hold; what is in it stays.
-        target: The output that it stands for, for the message.
-
-    Raises:
-        OutputError: Another process holds it.
-        OSError: It cannot be opened.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            _lock(descriptor, target)
-            # The one before may have renamed or removed the file between the opening and the lock.
-            if _same_file(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock file for as long as the `with` block runs; it is removed at the end, and a kill releases it.
-
-    Args:
-        path: The lock file; its folder must exist.
-        target: The output that it stands for, for the message.
-
-    Raises:
-        OutputError: Another process holds it, or it cannot be made.
-    """
-    place = Path(path)
-    try:
-        descriptor = open_locked(place, Path(target))
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        place.unlink(missing_ok=True)  # while it is held: nobody else can have it
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, target: Path) -> None:
-    if sys.platform != "win32":  # there outputs still appear whole, but two writers are not told of each other
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"another process is writing {target}; wait for it, or choose another output") from error
-        except OSError as error:
-            if error.errno not in _WITHOUT_LOCKS:
-                raise
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-_MOST_DIGITS = 400
-"""Of one number; the largest float has 309."""
-
-
-def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
-    """What a JSON text says; the one place where JSON from outside is read.
-
-    Numbers are what JSON calls numbers: `NaN` and `Infinity`, which Python writes and reads besides, are read too, and
-    it is for the reader of a field to refuse them (`json_number`).
-
-    Args:
-        text: One JSON value; bytes are UTF-8, a byte order mark is passed over.
-        name: Where it comes from, for the message: a file, or a file and line.
-        error: The error of the caller's room.
-
-    Raises:
-        PerceptokError: Of the type `error`: no UTF-8, no JSON, nested too deeply, a number of more than 400 digits, or
-            half of a surrogate pair, which no UTF-8 file can hold.
-    """
-    try:
-        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        values = json.loads(decoded, parse_int=_whole_number)
-        if "\\u" in decoded:
-            _refuse_surrogates(values)
-    except (ValueError, RecursionError, MemoryError) as reason:
-        raise error(f"{name}: not valid JSON ({_shortened(reason)})") from reason
-    return values
-
-
-def json_number(value: object, *, least: float = -math.inf, most: float = math.inf) -> float:
-    """A value out of JSON as a finite float within limits.
-
-    Raises:
-        ValueError: It is not a number (nor is a boolean), not finite, out of the limits, or overflows a float.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"expected a number; got {_shortened(repr(value))}")
-    try:
-        number = float(value)
-    except OverflowError as error:
-        raise ValueError("a number is too large for a float") from error
-    if not (math.isfinite(number) and least <= number <= most):
-        raise ValueError(f"expected a finite number from {least:g} to {most:g}; got {number:g}")
-    return number
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _refuse_surrogates(value: object) -> None:
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            one.encode()
-        elif isinstance(one, list):
-            waiting += one
-        elif isinstance(one, dict):
-            waiting += [*one.keys(), *one.values()]
-
-
-def _shortened(reason: object) -> str:
-    text = str(reason) or type(reason).__name__
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def inside(folder: str | os.PathLike[str], name: str, *, suffix: str | None = None) -> Path:
-    """The file of a name in a folder, wherever symbolic links lead.
+def resolve_inside(folder: str | os.PathLike[str], name: str, *, suffix: str | None = None) -> Path:
+    """Find the path of a file in a folder by its relative name.
 
     Args:
         folder: Where the file must be; it need not exist.
-        name: A relative name with subfolders, as records have them.
-        suffix: Takes the place of the name's own.
+        name: A relative name, with `/` for subfolders, as records have them.
+        suffix: Replaces the name's own.
 
     Raises:
-        OutputError: The name is empty, absolute, has a NUL, names a folder (`.`, `..`), or leads out of the folder, be
-            it through a symbolic link.
+        OutputError: The name is empty, absolute, contains NUL or `..`, is that of a folder (`.`), or leads out of the
+            folder through a symbolic link.
     """
     path = Path(name)
     if not path.name or "\0" in name or path.is_absolute() or ".." in path.parts:
@@ -358,34 +277,69 @@ def inside(folder: str | os.PathLike[str], name: str, *, suffix: str | None = No
     if suffix is not None:
         target = target.with_suffix(suffix)
     if not target.resolve().is_relative_to(Path(folder).resolve()):
-        raise OutputError(f"the name {name!r} leads out of {folder}, through a symbolic link")
+        raise OutputError(f"the name {name!r} leads out of {folder} through a symbolic link")
     return target
 
 
-def distinct_targets(names: Iterable[str], folder: str | os.PathLike[str], *, suffix: str | None = None) -> list[Path]:
-    """The file of each name; see `inside`.
+def resolve_distinct(names: Iterable[str], folder: str | os.PathLike[str], *, suffix: str | None = None) -> list[Path]:
+    """Find the path of each name with `resolve_inside`.
 
     Raises:
-        OutputError: Two names lead to one file; nothing has been written yet.
+        OutputError: Two names have the same path, or a name leads out of the folder.
     """
-    first: dict[Path, str] = {}
+    name_of: dict[Path, str] = {}
     targets: list[Path] = []
     for name in names:
-        target = inside(folder, name, suffix=suffix)
-        other = first.setdefault(target.resolve(), name)
-        if len(first) == len(targets):
+        target = resolve_inside(folder, name, suffix=suffix)
+        other = name_of.setdefault(target.resolve(), name)
+        if len(name_of) == len(targets):
             raise OutputError(f"{other!r} and {name!r} would both be written to {target}; rename one of them")
         targets.append(target)
     return targets
 
 
 @contextmanager
+def lock_output(path: str | os.PathLike[str], *, shown: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Hold a file or a folder that is being written, for as long as the `with` block runs.
+
+    The lock is a hidden file: `.perceptok.lock` in a folder, `.perceptok-HASH.lock` beside a file. It is removed at the
+    end, and the system releases it when the process is killed.
+
+    Args:
+        path: A folder that exists, or a file in one.
+        shown: What messages name instead.
+
+    Raises:
+        OutputError: Another process or thread holds it, or the lock cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    target = Path(path)
+    lock_path = target / ".perceptok.lock" if target.is_dir() else _hidden_path(target, "lock")
+    shown = target if shown is None else shown
+    if not lock_path.parent.is_dir():
+        raise OutputError(f"cannot write {shown}: the folder {lock_path.parent} does not exist; create it first")
+    lock = FileLock(lock_path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another process is writing {shown}; wait for it, or choose another output") from error
+    except OSError as error:
+        raise _make_error(Path(shown), error) from error
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":  # there it is removed by its release
+            lock_path.unlink(missing_ok=True)  # while it is held: a process that opened it before finds it unlinked
+        lock.release()
+
+
+@contextmanager
 def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that takes its name only when the `with` block ends without an exception.
 
-    The bytes go to a hidden temporary file in the same folder, which is renamed at the end and removed on any
-    failure. What a killed process leaves of it is overwritten by the next write of the same file. An error of the block
-    itself passes through unchanged.
+    The bytes go to a hidden temporary file in the same folder, which is renamed at the end and removed on any failure.
+    An error of the block itself passes through unchanged.
 
     Args:
         path: The file to write; its folder must exist.
@@ -396,73 +350,73 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
 
     Raises:
         OutputError: The path exists and `force` is not given, is not a regular file, is being written by another
-            process, or cannot be written (no folder, no permission, full disk).
+            process, or cannot be written (the folder is missing, no permission, full disk).
     """
     target = Path(path)
-    _refuse_existing(target, force)
-    # Of the same file's next write it is the name as well, and not longer than the target's own may be.
-    temporary = target.with_name(f".perceptok-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.tmp")
-    try:
-        held = open_locked(temporary, target)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise _failure(target, error) from error
-    try:
-        with io.BufferedWriter(_Output(held, target)) as file:
-            try:
-                yield file
-            except BaseException:
-                file.raw.close()  # what the buffer still holds is not worth writing
-                raise
-        _refuse_existing(target, force)  # somebody may have been faster
+    _check_file(target, force)
+    with lock_output(target):
+        temporary = _hidden_path(target, "tmp")
         try:
-            temporary.replace(target)
-        except OSError as error:
-            raise _failure(target, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(held)  # only now another writer may take the temporary name
+            with io.BufferedWriter(_Output(temporary, target)) as file:
+                try:
+                    yield file
+                except BaseException:
+                    file.raw.close()  # without writing what the buffer holds
+                    raise
+            _check_file(target, force)  # it may have appeared in the meantime
+            try:
+                temporary.replace(target)
+            except OSError as error:
+                raise _make_error(target, error) from error
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 class _Output(io.FileIO):
-    """The temporary file; its failures name the file that was asked for."""
+    """The temporary file; its errors name the file that was asked for."""
 
-    def __init__(self, held: int, target: Path) -> None:
-        os.ftruncate(held, 0)  # what a killed process may have left
-        super().__init__(os.dup(held), "w")
+    def __init__(self, temporary: Path, target: Path) -> None:
         self._target = target
+        try:
+            super().__init__(temporary, "w")
+        except OSError as error:
+            raise _make_error(target, error) from error
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            raise _failure(self._target, error) from error
+            raise _make_error(self._target, error) from error
 
     def close(self) -> None:
         try:
             super().close()
-        except OSError as error:  # a network file system may tell of a full disk only here
-            raise _failure(self._target, error) from error
+        except OSError as error:  # a network file system may report a full disk only here
+            raise _make_error(self._target, error) from error
 
     def fileno(self) -> int:
-        # With a descriptor NumPy and Pillow would write past us and lose the reason of a failure.
+        # With a descriptor NumPy and Pillow would write past this class and lose the reason of a failure.
         raise io.UnsupportedOperation("fileno")
 
 
-def _refuse_existing(target: Path, force: bool) -> None:
+def _hidden_path(target: Path, suffix: str) -> Path:
+    """A hidden name beside a file: the same for each write of it, and not longer than the file's own name may be."""
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    return target.with_name(f".perceptok-{digest}.{suffix}")
+
+
+def _check_file(target: Path, force: bool) -> None:
     try:
         if os.path.lexists(target) and not target.is_file():
             raise OutputError(f"cannot write {target}: it exists and is not a regular file; choose another path")
         if target.is_file() and not force:
             raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     except PermissionError as error:
-        raise _failure(target, error) from error
+        raise _make_error(target, error) from error
 
 
-def _failure(target: Path, error: OSError) -> OutputError:
+def _make_error(target: Path, error: OSError) -> OutputError:
     if isinstance(error, FileNotFoundError):
         return OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
     reason = error.strerror or str(error)
@@ -471,14 +425,14 @@ def _failure(target: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """A folder that takes its name, with everything in it, only when the `with` block ends without an exception.
+    """Make a folder that takes its name, with all its files, only when the `with` block ends without an exception.
 
-    Files go to a hidden folder beside it, which is renamed at the end and removed on any failure. A folder that stood
-    there before is first renamed to `.NAME.previous`, and removed once the new one has its name: whenever a process is
-    killed, one of the two is whole, and `whole_folder` finds it.
+    Files go to a hidden folder beside it, which is renamed at the end and removed on any failure. A folder of that name
+    is first renamed to `.NAME.previous`, and removed once the new one has its name: whenever a process is killed, one
+    of the two is complete, and `find_complete_folder` finds it.
 
     Args:
-        path: The folder to make; missing folders above it are made.
+        path: The folder to make; missing parents are made.
         force: Replace the folder if it exists already and is not empty.
 
     Yields:
@@ -488,43 +442,43 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
         OutputError: The path exists and `force` is not given, is not a folder, or cannot be written.
     """
     target = Path(path)
-    before = _previous(target)
+    previous = _previous_folder(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        _refuse_folder(target, force)
+        _check_folder(target, force)
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise error if isinstance(error, OutputError) else _failure(target, error) from error
+        raise error if isinstance(error, OutputError) else _make_error(target, error) from error
     try:
         yield temporary
-        _refuse_folder(target, force)  # another process may have been faster
+        _check_folder(target, force)  # it may have appeared in the meantime
         try:
             if target.exists():
-                shutil.rmtree(before, ignore_errors=True)
-                target.rename(before)
+                shutil.rmtree(previous, ignore_errors=True)
+                target.rename(previous)
             temporary.rename(target)
         except OSError as error:
-            if before.exists() and not target.exists():
-                before.rename(target)
-            raise _failure(target, error) from error
-        shutil.rmtree(before, ignore_errors=True)
+            if previous.exists() and not target.exists():
+                previous.rename(target)
+            raise _make_error(target, error) from error
+        shutil.rmtree(previous, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def whole_folder(path: str | os.PathLike[str]) -> Path:
-    """What `atomic_folder` wrote last: the folder, or the one before where a kill came between the two renamings."""
+def find_complete_folder(path: str | os.PathLike[str]) -> Path:
+    """Find what `atomic_folder` wrote last: the folder, or the previous one if a kill came between two renamings."""
     target = Path(path)
-    before = _previous(target)
-    return before if before.is_dir() and not target.exists() else target
+    previous = _previous_folder(target)
+    return previous if previous.is_dir() and not target.exists() else target
 
 
-def _previous(target: Path) -> Path:
+def _previous_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _refuse_folder(target: Path, force: bool) -> None:
+def _check_folder(target: Path, force: bool) -> None:
     if os.path.lexists(target) and not target.is_dir():
         raise OutputError(f"cannot write {target}: it exists and is not a folder; choose another path")
     if target.is_dir() and not force and any(target.iterdir()):

@@ -1,4 +1,9 @@
-"""Results of a long run, kept as they come, so that the same command goes on where it stopped."""
+"""Long jobs: work spread over processes or machines, and results kept in a journal so that the same call resumes.
+
+An engine's `map` gives the results of a function in the order of its items. `LocalEngine` works in this process or in a
+pool of processes, `RayEngine` on a Ray cluster; both give the same results. `Journal` keeps each result in a file as it
+comes, and skips it when the job is started again.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import socket
 import warnings
 from collections import deque
@@ -16,43 +22,76 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from perceptok.errors import ClusterError, ConfigError, DataError, MissingExtraError, OutputError, PerceptokError
-from perceptok.files import open_locked, parse_json
+from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
+from perceptok.files import lock_output, parse_json
 
 __all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_of"]
 
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Stamp = tuple[int, int] | None
+"""Size in bytes and modification time in nanoseconds of an input file; None if it is missing."""
+
+_MAX_RESTARTS = 4
+"""How often Ray restarts an actor that dies."""
 
 
 class Engine(Protocol):
     """Spreads work over processes or machines."""
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The result of every item, in order, as they are asked for.
+        """Compute the result of every item, in order, as the results are asked for.
 
         Args:
-            work: Pickled once for each item; what it needs to load, it loads in its process on first use.
-            items: Pickled too; drawn from only a little ahead of the results.
+            work: Pickled; what it needs to load, it loads in the worker's process on first use.
+            items: Pickled too; drawn only a bounded number ahead of the results.
+
+        Raises:
+            PerceptokError: What `work` raised for an item.
+            EngineError: Workers cannot be started or reached, or one died.
         """
+
+
+def map_in_order(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
+    """Compute the result of every item in a pool of threads or processes, in order.
+
+    Args:
+        pool: The executor.
+        work: The function.
+        items: Its arguments; at most `ahead` of them are submitted beyond the one whose result is waited for.
+        ahead: See `items`.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # a caller that stops early, at a closed pipe or an error, does not wait for the rest
+        for future in waiting:
+            future.cancel()
 
 
 class LocalEngine:
     """This process alone, or a pool of processes on this machine, started once and kept until `close`.
 
     Args:
-        workers: Processes; 0 and 1 work in this one.
+        workers: Processes; with 0 or 1 the work is done in this one.
 
     Raises:
-        ConfigError: A negative number.
+        ConfigError: A negative number of workers.
     """
 
     def __init__(self, workers: int = 1) -> None:
         if workers < 0:
-            raise ConfigError(f"workers is a number of processes from 0; got {workers}")
+            raise ConfigError(f"workers: expected 0 or more processes; got {workers}")
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
@@ -69,54 +108,29 @@ class LocalEngine:
             self._pool = None
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """See `Engine.map`; raises DataError if a process of the pool dies."""
+        """Compute the result of every item, in order; see `Engine.map`."""
         if self.workers <= 1:
             yield from map(work, items)
             return
         if self._pool is None:
-            # Spawned: a fork would copy the threads' locks of numpy and torch in whatever state they are.
+            # Spawned: a fork would copy the locks of the threads of numpy and torch in whatever state they are.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
         try:
             yield from map_in_order(self._pool, work, items, ahead=2 * self.workers)
         except BrokenProcessPool as error:
             self.close()
-            raise DataError(
-                "a worker process died (killed, or out of memory); what was done is kept: run the same command again, "
-                "with fewer workers if memory was short"
+            raise EngineError(
+                "a worker process died (killed, or out of memory); finished results are kept: run the same command "
+                "again, with fewer workers if memory was short"
             ) from error
 
 
-def map_in_order(
-    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
-) -> Iterator[Result]:
-    """The result of every item, in order; at most `ahead` items are submitted beyond the one that is waited for."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # a caller that stops early, at a closed pipe or an error, does not wait for the rest
-        for future in waiting:
-            future.cancel()
-
-
-def _one_thread() -> None:
-    """As many threads as processes and cores would be in each other's way."""
+def _use_one_thread() -> None:
+    """One thread per process: the processes already use all cores."""
     import torch
 
     torch.set_num_threads(1)
-
-
-# Ray: the same work on many processes or machines, in order, with nothing lost when a worker dies.
-#
-# Results equal those of doing the work here; see https://docs.ray.io/en/latest/data for the machinery.
-
-
-_RESTARTS = 4
 
 
 class RayEngine:
@@ -130,12 +144,12 @@ class RayEngine:
     Args:
         workers: Actors; each loads what it needs once.
         address: Of a running cluster, such as "auto", "10.0.0.1:6379" or "ray://10.0.0.1:10001".
-        gpus: GPUs for each actor; a fraction lets several share one.
-        window: Items that are drawn and handed to Ray at once. Memory grows with it and not with their number; each
-            window starts its actors anew (some seconds).
+        gpus: GPUs for each actor; with a fraction several share one.
+        window: Items that are drawn and handed to Ray at once. Memory grows with it and not with the number of items;
+            each window starts its actors anew (some seconds).
 
     Raises:
-        ConfigError: Fewer than one worker or item, or fewer than no GPUs.
+        ConfigError: Fewer than one worker or item in a window, or a negative number of GPUs.
     """
 
     def __init__(
@@ -143,146 +157,100 @@ class RayEngine:
     ) -> None:
         if workers < 1 or gpus < 0 or window < 1:
             raise ConfigError(
-                f"a Ray engine has at least one worker, no less than 0 GPUs and a window of at least one item; "
-                f"got {workers}, {gpus} and {window}"
+                f"a Ray engine needs workers >= 1, gpus >= 0 and window >= 1; got {workers}, {gpus} and {window}"
             )
         self.workers, self.address, self.gpus, self.window = workers, address, gpus, window
-        self._kept: ExitStack | None = None
+        self._cluster: ExitStack | None = None
 
     def __enter__(self) -> Self:
-        self._kept = ExitStack()
+        self._cluster = ExitStack()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The result of every item, in order.
+        """Compute the result of every item, in order; an actor that dies is restarted and its item done again.
 
         Args:
             work: Sent to each actor once; what it needs to load, it loads there on first use.
             items: Pickled; drawn a window ahead of the results.
 
         Raises:
-            PerceptokError: What `work` raised for an item.
-            ClusterError: See `run`.
-        """
-        return self.run(_Each, {"work": work}, items, batch_size=1)
-
-    def run(
-        self,
-        worker: Callable[..., Callable[[list[Item]], Sequence[Result]]],
-        settings: dict[str, Any],
-        items: Iterable[Item],
-        *,
-        batch_size: int,
-    ) -> Iterator[Result]:
-        """The results of items in order, from workers that take them by batches.
-
-        Args:
-            worker: Called with `settings` once in every actor; gives what turns a list of items into as many results.
-            settings: Sent to each actor.
-            items: Pickled.
-            batch_size: Items a worker gets at once.
-
-        Raises:
             MissingExtraError: Ray is not installed.
-            PerceptokError: What a worker raised for an item.
-            ClusterError: The cluster cannot be reached, a worker raised another error, or a batch killed its worker
-                again and again. A worker that dies is started anew, and its batch is done again.
+            PerceptokError: What `work` raised for an item.
+            EngineError: The cluster cannot be reached, `work` raised another error, or an item killed its worker again
+                and again.
         """
         queue = iter(items)
         window = list(islice(queue, self.window))
         if not window:
             return
-        with ExitStack() as alone:
-            (alone if self._kept is None else self._kept).enter_context(_joined(self.address, self.workers))
+        with ExitStack() as temporary:
+            cluster = temporary if self._cluster is None else self._cluster
+            cluster.enter_context(_join_cluster(self.address, self.workers))
             while window:
-                yield from self._window(worker, settings, window, batch_size)
+                yield from self._map_window(work, window)
                 window = list(islice(queue, self.window))
 
-    def _window(
-        self,
-        worker: Callable[..., Callable[[list[Any]], Sequence[Any]]],
-        settings: dict[str, Any],
-        items: list[Any],
-        batch_size: int,
-    ) -> Iterator[Any]:
+    def _map_window(self, work: Callable[[Item], Result], items: list[Item]) -> Iterator[Result]:
         import ray.cloudpickle
         import ray.data
 
         pack: Callable[[object], bytes] = ray.cloudpickle.dumps
-        blocks = min(max(4 * self.workers, len(items) // 256), -(-len(items) // batch_size))
+        blocks = min(max(4 * self.workers, len(items) // 256), len(items))
         rows = ray.data.from_items([{"item": pack(item)} for item in items], override_num_blocks=blocks)
         results = rows.map_batches(
             _Actor,
-            batch_size=batch_size,
+            batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self.workers),
-            fn_constructor_kwargs={"made": pack((worker, settings))},
+            fn_constructor_kwargs={"work": pack(work)},
             num_cpus=1,
             num_gpus=self.gpus or None,
-            max_restarts=_RESTARTS,
-            max_task_retries=_RESTARTS,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_RESTARTS,
         )
         returned = 0
         try:
             for row in results.iter_rows():
                 result = pickle.loads(row["result"])  # noqa: S301 (written by our own workers)
-                if isinstance(result, _Refusal):
+                if isinstance(result, _RaisedError):
                     raise result.error
                 returned += 1
                 yield result
         except ray.exceptions.RayError as error:
-            raise ClusterError(
+            raise EngineError(
                 f"the work on Ray stopped after {returned} of {len(items)} items: {_last_line(error)}; "
-                "what was done is kept: run the same command again"
+                "finished results are kept: run the same command again"
             ) from error
 
 
-class _Each:
-    """A worker for work on single items."""
+class _RaisedError:
+    """Wraps an exception raised in a worker process."""
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self._work = work
-
-    def __call__(self, items: list[Any]) -> list[Any]:
-        return [self._work(item) for item in items]
-
-
-class _Refusal:
-    """An error of ours on its way back."""
-
-    def __init__(self, error: PerceptokError) -> None:
-        self.error = error
+    def __init__(self, error: Exception) -> None:
+        self.error: PerceptokError = EngineError(f"a worker raised {type(error).__name__}: {error}")
+        if isinstance(error, PerceptokError):
+            try:
+                self.error = pickle.loads(pickle.dumps(error))  # noqa: S301 (pickled here)
+            except Exception:  # noqa: BLE001 (whatever keeps an error from being pickled)
+                self.error = EngineError(f"{type(error).__name__}: {error}")
 
 
 class _Actor:
-    """What Ray runs: items and results cross as bytes, so that no table has to understand them."""
+    """What Ray runs: items and results are sent as bytes, so that Ray's tables need not understand them."""
 
-    def __init__(self, made: bytes) -> None:
-        worker, settings = pickle.loads(made)  # noqa: S301 (written by `RayEngine`)
-        self._work = worker(**settings)
+    def __init__(self, work: bytes) -> None:
+        self._work = pickle.loads(work)  # noqa: S301 (written by `RayEngine`)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        items = [pickle.loads(item) for item in batch["item"]]  # noqa: S301 (written by `RayEngine`)
         try:
-            results = list(self._work(items))
-        except PerceptokError as error:
-            # The place where it was raised stays here; its kind and its words are what a caller needs.
-            results = [_Refusal(_portable(error))] * len(items)
-        except Exception as error:  # noqa: BLE001 (Ray would do it again and again, and bury what it says)
-            results = [_Refusal(ClusterError(f"a worker raised {type(error).__name__}: {error}"))] * len(items)
-        return {"result": [pickle.dumps(result) for result in results]}
-
-
-def _portable(error: PerceptokError) -> PerceptokError:
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own, a moment ago)
-    except Exception:  # noqa: BLE001 (whatever keeps an error from being pickled)
-        return ClusterError(f"{type(error).__name__}: {error}")
-    return error
+            result = self._work(pickle.loads(batch["item"][0]))  # noqa: S301 (written by `RayEngine`)
+        except Exception as error:  # noqa: BLE001 (Ray would repeat it, and bury its message)
+            result = _RaisedError(error)
+        return {"result": [pickle.dumps(result)]}
 
 
 def _last_line(error: Exception) -> str:
@@ -291,11 +259,11 @@ def _last_line(error: Exception) -> str:
 
 
 @contextmanager
-def _joined(address: str | None, workers: int) -> Iterator[None]:
-    """A cluster to work on: the one this process has joined, that of the address, or one of this machine's own."""
+def _join_cluster(address: str | None, workers: int) -> Iterator[None]:
+    """Use the cluster that this process has joined, join that of the address, or start one on this machine."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Ray's own old names
+            warnings.simplefilter("ignore")  # about Ray's own deprecations
             import ray
             import ray.data
 
@@ -312,12 +280,12 @@ def _joined(address: str | None, workers: int) -> Iterator[None]:
         if address is None and "RAY_ADDRESS" not in os.environ:
             ray.init(num_cpus=workers, include_dashboard=False, **quiet)
         else:
-            _knock(address or os.environ["RAY_ADDRESS"])
+            _check_address(address or os.environ["RAY_ADDRESS"])
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(
-            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'} ({_last_line(error)}); "
-            "start one with `ray start --head`, or leave the address out"
+        raise EngineError(
+            f"Ray cluster not found at {address or os.environ.get('RAY_ADDRESS') or 'this machine'} "
+            f"({_last_line(error)}); start one with `ray start --head`, or leave the address out"
         ) from error
     try:
         yield
@@ -325,147 +293,184 @@ def _joined(address: str | None, workers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody answers: Ray itself would wait for many minutes."""
+def _check_address(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would wait for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-Stamp = tuple[int, int] | None
-"""Size in bytes and time of modification in nanoseconds of an input; None where it cannot be told."""
+_LINE = re.compile(rb'\{"index": (\d+), "stamp": (null|\[-?\d+, -?\d+\]), "result": (.*)\}\n')
 
 
-class Journal:
-    """Results, JSON objects by the index of their input, in `OUTPUT.partial`, which belongs to one process at a time.
+def _decode_object(_: int, values: Any) -> Any:
+    if not isinstance(values, dict):
+        raise TypeError("the result is not an object")
+    return values
 
-    The first line says which run it is. Each other line holds an index, the stamp of the input, and the result; a
-    result whose input has another stamp by now is forgotten, and done again.
+
+class Journal(Generic[Result]):
+    """The results of a job so far, in `OUTPUT.partial`, which one process at a time holds.
+
+    The first line identifies the run. Each further line holds the index of an input, the stamp of its file, and its
+    result as JSON; when the job is resumed, the result of an input with another stamp is dropped. A result is in the
+    file when `add` returns. Only positions are kept in memory: results are read from the file.
 
     Attributes:
         path: The file of the journal.
-        lines: Each result as one line of JSON, by index; results of inputs that changed since are not among them.
 
     Args:
-        output: The file that the run will write.
-        run: What makes it this run: inputs, options, weights, as JSON types.
-        stamps: Of each input, as it is now.
-        start_over: Forget another run's results instead of refusing them.
+        output: The file that the job will write.
+        run: What identifies the run, as JSON types: inputs, options, weights.
+        stamps: The stamp of each input, as it is now (`stamp_of`), where results must not outlive a change of their
+            input; None where `run` says it all.
+        encode: Result -> one line of JSON.
+        decode: Index and JSON values -> result, the inverse of `encode`; it may raise ValueError, TypeError, KeyError
+            or PerceptokError for what is not a valid result. By default results are JSON objects as dict.
+        start_over: Drop the results of another run instead of refusing them.
 
     Raises:
-        OutputError: Another process holds the file, it belongs to another run, is damaged, or cannot be written.
+        OutputError: Another process holds the journal, it belongs to another run, is damaged, or cannot be written.
     """
 
     def __init__(
-        self, output: Path, run: Mapping[str, Any], stamps: Sequence[Stamp], *, start_over: bool = False
+        self,
+        output: Path,
+        run: Mapping[str, Any],
+        stamps: Sequence[Stamp] | None = None,
+        *,
+        encode: Callable[[Result], str] = json.dumps,
+        decode: Callable[[int, Any], Result] = _decode_object,
+        start_over: bool = False,
     ) -> None:
         self.path = output.with_name(output.name + ".partial")
-        self._stamps = list(stamps)
-        self.lines: dict[int, str] = {}
-        header = json.dumps(run).encode()
-        try:
-            self._file = open(open_locked(self.path, output), "r+b", buffering=0)  # noqa: SIM115, PTH123
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            whole = self._begun(header, start_over=start_over)
-            for number, line in enumerate(whole[1:], 2):
-                self._restore(line, f"{self.path}, line {number}")
-            self._write(b"".join(whole) or header + b"\n", from_start=True)
-        except BaseException:
-            self._file.close()
-            raise
+        self._stamps = None if stamps is None else list(stamps)
+        self._encode, self._decode = encode, decode
+        self._spans: dict[int, tuple[int, int]] = {}
+        """Index -> first byte and length of the JSON text of its result."""
+        with ExitStack() as stack:
+            stack.enter_context(lock_output(self.path, shown=output))
+            try:
+                self.path.touch()
+                self._file = stack.enter_context(self.path.open("r+b", buffering=0))
+            except OSError as error:
+                raise self._make_error(error) from error
+            self._end = self._restore(json.dumps(run).encode() + b"\n", start_over)
+            self._resources = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        self._resources.close()
 
-    @property
-    def results(self) -> dict[int, dict[str, Any]]:
-        """The results as JSON types, by index."""
-        return {index: json.loads(line) for index, line in self.lines.items()}
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._spans
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of the results, in order."""
+        return iter(sorted(self._spans))
+
+    def __getitem__(self, index: int) -> Result:
+        return self._decode(index, json.loads(self.read_text(index)))
+
+    def read_text(self, index: int) -> str:
+        """Read a result as `encode` wrote it."""
+        start, length = self._spans[index]
+        self._file.seek(start)
+        return self._file.read(length).decode()
+
+    def results(self) -> Iterator[Result]:
+        """Read the results in the order of their inputs."""
+        return (self[index] for index in self)
 
     @property
     def todo(self) -> list[int]:
         """Indices of the inputs without a result."""
-        return [index for index in range(len(self._stamps)) if index not in self.lines]
+        assert self._stamps is not None, "without stamps the inputs are not known"
+        return [index for index in range(len(self._stamps)) if index not in self._spans]
 
-    def add(self, index: int, result: Mapping[str, Any] | str) -> None:
-        """Keep a result, a JSON object or one line of JSON that holds one; it is in the file when this returns."""
-        line = result if isinstance(result, str) else json.dumps(result)
-        self._write(f'{{"index": {index}, "stamp": {json.dumps(self._stamps[index])}, "result": {line}}}\n'.encode())
-        self.lines[index] = line
+    def add(self, index: int, result: Result) -> None:
+        """Keep a result; it is in the file when this returns."""
+        stamp = None if self._stamps is None else self._stamps[index]
+        head = f'{{"index": {index}, "stamp": {json.dumps(stamp)}, "result": '.encode()
+        text = self._encode(result).encode()
+        start = self._end + len(head)
+        self._write(head + text + b"}\n")
+        self._spans[index] = start, len(text)
 
     def forget(self, index: int) -> None:
         """Drop a result, so that its input is done again."""
-        self.lines.pop(index, None)
-
-    def in_order(self) -> list[dict[str, Any]]:
-        """The result of every input, in the order of the inputs."""
-        return [json.loads(self.lines[index]) for index in range(len(self._stamps))]
+        self._spans.pop(index, None)
 
     def remove(self) -> None:
-        """The run is done."""
+        """Delete the file, once the job is done."""
         self.path.unlink()
 
-    def _begun(self, header: bytes, *, start_over: bool) -> list[bytes]:
-        """The lines of the run so far, the header first; none at its start."""
-        found = self._file.readall()
-        # A killed run can leave half a line.
-        whole = found[: found.rfind(b"\n") + 1].splitlines(keepends=True)
-        if not whole or whole[0].rstrip() == header:
-            return whole
-        if start_over:
-            return []
-        raise OutputError(
-            f"{self.path} is the unfinished output of another run (other inputs, options or weights); remove it, or "
-            "finish that run first"
-        )
-
-    def _restore(self, line: bytes, name: str) -> None:
-        """Take up a result, unless its input has changed since."""
+    def _restore(self, header: bytes, start_over: bool) -> int:
+        """Find the results in the file; returns the position where it goes on."""
+        with self.path.open("rb") as file:
+            first = file.readline()
+            if first.endswith(b"\n") and first != header and not start_over:
+                raise OutputError(
+                    f"{self.path} is the unfinished output of another run (other inputs, options or weights); remove "
+                    "it, or finish that run first"
+                )
+            end = len(first) if first == header else 0
+            for number, line in enumerate(file if end else (), 2):
+                if not line.endswith(b"\n"):
+                    break  # a killed run can leave half a line
+                self._restore_line(line, number, end)
+                end += len(line)
         try:
-            values = parse_json(line, name, OutputError)
-            index, stamp, result = values["index"], values["stamp"], values["result"]
-            now = self._stamps[index]
-            if not isinstance(result, dict):
-                raise TypeError("its result is not an object")
+            self._file.truncate(end)
+        except OSError as error:
+            raise self._make_error(error) from error
+        self._end = end
+        if not end:
+            self._write(header)
+        return self._end
+
+    def _restore_line(self, line: bytes, number: int, position: int) -> None:
+        try:
+            if (match := _LINE.fullmatch(line)) is None:
+                raise ValueError("not an index with a stamp and a result")
+            index, stamp = int(match[1]), json.loads(match[2])
+            self._decode(index, parse_json(match[3], "its result", OutputError))
+            current = None if self._stamps is None else self._stamps[index]
         except (ValueError, TypeError, KeyError, IndexError, PerceptokError) as error:
-            raise OutputError(f"{name}: damaged ({error}); remove the file and start again") from error
-        self.lines.pop(index, None)
-        if now is not None and stamp == list(now):
-            self.lines[index] = json.dumps(result)
+            raise OutputError(
+                f"{self.path}, line {number}: damaged ({error}); remove the file and start again"
+            ) from error
+        self.forget(index)
+        if self._stamps is None or (current is not None and stamp == list(current)):
+            self._spans[index] = position + match.start(3), len(match[3])
 
-    def _write(self, data: bytes, *, from_start: bool = False) -> None:
+    def _write(self, data: bytes) -> None:
+        """Append at the end; what a failed write has written is overwritten by the next."""
         try:
-            if from_start:
-                self._file.seek(0)
+            self._file.seek(self._end)
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            if from_start:
-                self._file.truncate()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._make_error(error) from error
+        self._end += len(data)
 
-    def _unwritable(self, error: OSError) -> OutputError:
-        if isinstance(error, OutputError):
-            return error
-        if isinstance(error, FileNotFoundError):
-            folder = self.path.parent
-            return OutputError(f"cannot write {self.path}: the folder {folder} does not exist; create it first")
+    def _make_error(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot write {self.path}: {error.strerror or error}; what was done so far is in it: make room and run "
+            f"cannot write {self.path}: {error.strerror or error}; finished results are kept in it: make room and run "
             "the command again"
         )
 
 
 def stamp_of(path: str | os.PathLike[str]) -> Stamp:
-    """What tells an input from what stood under its name before; a file that is not there has none."""
+    """Read the stamp of an input file, which changes with its content; None if the file is missing."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

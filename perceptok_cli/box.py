@@ -126,7 +126,7 @@ def draw(
 ) -> None:
     """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
     from perceptok.boxes import BoxFailure
-    from perceptok.files import inside
+    from perceptok.files import resolve_inside
 
     failures: list[BoxFailure] = []
     read = list(_read_records(records, failures))
@@ -135,11 +135,11 @@ def draw(
     with progress_bar("drawing", len(read)) as advance:
         for record in read:
             try:
-                target = inside(output, record.name, suffix=".png")
+                target = resolve_inside(output, record.name, suffix=".png")
                 if target in drawn:
                     raise OutputError(f"{target} was drawn already for another record")
                 if force or not target.exists():
-                    _draw(record, inside(images, record.name), target, framed)
+                    _draw(record, resolve_inside(images, record.name), target, framed)
                 drawn.add(target)
             except (PerceptokError, OSError) as error:
                 failures.append(BoxFailure(record.name, str(error)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perceptok.errors import ClusterError, ConfigError, MalformedBlockError
+from perceptok.errors import ConfigError, EngineError, MalformedBlockError
 from perceptok.jobs import RayEngine
 
 pytestmark = [
@@ -21,20 +21,20 @@ pytestmark = [
 
 
 class Squares:
-    """Squares numbers; the first worker that meets 30 kills itself, in the midst of its batch."""
+    """Squares numbers; the first worker that meets 30 kills itself."""
 
     def __init__(self, flag: str) -> None:
         self.flag = Path(flag)
 
-    def __call__(self, items: list[int]) -> list[tuple[int, int]]:
-        if 30 in items and not self.flag.exists():
+    def __call__(self, item: int) -> tuple[int, int]:
+        if item == 30 and not self.flag.exists():
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return [(item * item, os.getpid()) for item in items]
+        return item * item, os.getpid()
 
 
 def test_order_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
-    results = list(RayEngine(2).run(Squares, {"flag": str(tmp_path / "died")}, range(60), batch_size=4))
+    results = list(RayEngine(2).map(Squares(str(tmp_path / "died")), range(60)))
     assert (tmp_path / "died").exists()
     assert [square for square, _ in results] == [number * number for number in range(60)]
     assert len({process for _, process in results} - {os.getpid()}) >= 2
@@ -61,7 +61,7 @@ def test_items_are_drawn_by_the_window_and_errors_keep_their_kind() -> None:
 
 
 def test_other_errors_are_named() -> None:
-    with pytest.raises(ClusterError, match="ZeroDivisionError"):
+    with pytest.raises(EngineError, match="ZeroDivisionError"):
         list(RayEngine(1).map(lambda number: 1 // number, [0]))
 
 
@@ -71,5 +71,5 @@ def test_nothing_to_do_starts_nothing() -> None:
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"gpus": -1.0}, {"window": 0}])
 def test_bad_settings(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="Ray engine"):
+    with pytest.raises(ConfigError, match="Ray engine needs"):
         RayEngine(**settings)  # type: ignore[arg-type]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 
 from perceptok.errors import OutputError
-from perceptok.files import atomic_folder, atomic_write, whole_folder
+from perceptok.files import atomic_folder, atomic_write, find_complete_folder, lock_output
 
 
 @contextmanager
@@ -139,6 +143,66 @@ def test_what_is_not_a_regular_file_is_never_replaced(tmp_path: Path, force: boo
     assert Path("/dev/null").is_char_device()
 
 
+def test_two_writers_of_one_output(tmp_path: Path) -> None:
+    """The second is refused, in the same thread, another one, or another process; afterwards nothing is left."""
+    path = tmp_path / "a.bin"
+    script = f"from perceptok.files import *\nwith atomic_write({str(path)!r}): pass"
+    with atomic_write(path) as file:
+        with pytest.raises(OutputError, match=r"another process is writing .*a\.bin; wait"), atomic_write(path):
+            pytest.fail("must not get here")
+        with ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match=r"another process is writing .*a\.bin"):
+            pool.submit(path_written, path).result()
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert f"another process is writing {path}" in other.stderr
+        file.write(b"first")
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("a.bin", b"first")]
+
+
+def path_written(path: Path) -> None:
+    with atomic_write(path, force=True) as file:
+        file.write(b"second")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, kind: str) -> None:
+    target = tmp_path if kind == "folder" else tmp_path / "a.bin"
+    body = "print('holding', flush=True); sys.stdin.read()"
+    script = f"import sys\nfrom perceptok.files import *\nwith lock_output({str(target)!r}): {body}"
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holding\n"
+        with pytest.raises(OutputError, match="another process is writing"), lock_output(target):
+            pytest.fail("must not get here")
+        holder.kill()
+        holder.wait()
+        with lock_output(target):
+            assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_writer_at_a_time_under_contention(tmp_path: Path) -> None:
+    """Locks that are made and removed all the time by many threads never let two in."""
+    inside, overlaps, entered = [0], [0], [0]
+
+    def work(_: int) -> None:
+        for _ in range(100):
+            try:
+                with lock_output(tmp_path):
+                    inside[0] += 1
+                    time.sleep(0.0001)
+                    overlaps[0] += inside[0] > 1
+                    entered[0] += 1
+                    inside[0] -= 1
+            except OutputError:
+                continue
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert entered[0] > 50
+    assert overlaps[0] == 0
+
+
 def test_long_names_are_fine(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 255)
     with atomic_write(path) as file:
@@ -169,10 +233,10 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     # Killed between the two renamings: the one before is found, and the next write tidies up.
     target.rename(target.with_name(".out.previous"))
-    assert whole_folder(target).name == ".out.previous"
+    assert find_complete_folder(target).name == ".out.previous"
     with atomic_folder(target) as place:
         (place / "z").write_text("4")
-    assert whole_folder(target) == target
+    assert find_complete_folder(target) == target
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     with pytest.raises(OutputError, match="is not a folder"), atomic_folder(target / "z", force=True):
         pass

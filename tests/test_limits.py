@@ -14,7 +14,7 @@ import perceptok as pt
 from perceptok.config import config_from_dict
 from perceptok.depth.networks.vqvae import model_config_from_dict
 from perceptok.errors import CheckpointError, ConfigError, PerceptokError, VocabularyError
-from perceptok.files import json_number, parse_json
+from perceptok.files import parse_json, parse_number
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_json_that_is_fine() -> None:
 @pytest.mark.parametrize("value", [True, "1", None, [], float("nan"), float("inf"), 10**400, -1, 11])
 def test_numbers_of_json(value: object) -> None:
     with pytest.raises(ValueError, match="number"):
-        json_number(value, least=0, most=10)
-    assert json_number(3, least=0, most=10) == 3.0
+        parse_number(value, minimum=0, maximum=10)
+    assert parse_number(3, minimum=0, maximum=10) == 3.0
 
 
 def test_numbers_of_configurations() -> None:

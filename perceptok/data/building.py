@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +22,10 @@ from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import DataError, OutputError
-from perceptok.files import atomic_write, locked, parse_json
-from perceptok.jobs import Engine, LocalEngine
+from perceptok.files import atomic_write, lock_output
+from perceptok.jobs import Engine, Journal, LocalEngine
 
 __all__ = [
-    "BuildJournal",
     "BuildReport",
     "Candidate",
     "RecordMaker",
@@ -44,89 +43,21 @@ class Rejection(NamedTuple):
     reason: str
 
 
-class BuildJournal:
-    """Records and rejections of one set, in order, piece by piece; read from disk whenever they are asked for.
+class FinishedPiece(NamedTuple):
+    """The records and rejections of one piece of work."""
 
-    Args:
-        path: The file; continued where it exists.
-        run: What the pieces belong to.
-        start_over: Forget what is there.
+    records: list[PerceptionRecord]
+    rejected: list[Rejection]
 
-    Raises:
-        OutputError: The file belongs to another run, is damaged, or cannot be written.
-    """
 
-    def __init__(self, path: Path, run: str, *, start_over: bool = False) -> None:
-        self.path, self.pieces = path, 0
-        header = json.dumps({"run": run}) + "\n"
-        try:
-            if start_over or not path.exists():
-                path.write_text(header, encoding="utf-8")
-                return
-            with path.open("r+b") as file:
-                first = file.readline()
-                if first and first.endswith(b"\n") and first != header.encode():
-                    raise OutputError(
-                        f"{path} belongs to an unfinished build of another recipe; remove it, finish that build, or "
-                        "start over with force (--force)"
-                    )
-                whole = len(first)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # a killed run can leave half a line
-                    self.pieces += 1
-                    whole += len(line)
-                file.truncate(whole if first.endswith(b"\n") else 0)
-            if not first.endswith(b"\n"):
-                path.write_text(header, encoding="utf-8")
-        except OutputError:
-            raise
-        except OSError as error:
-            raise self._unwritable(error) from error
+def _encode_piece(piece: FinishedPiece) -> str:
+    records = [record.to_dict() for record in piece.records]
+    return json.dumps({"records": records, "rejected": [list(rejection) for rejection in piece.rejected]})
 
-    def add(self, records: list[PerceptionRecord], rejected: list[Rejection]) -> None:
-        """One finished piece; raises OutputError where it cannot be written."""
-        line = {
-            "records": [record.to_dict() for record in records],
-            "rejected": [list(rejection) for rejection in rejected],
-        }
-        try:
-            with self.path.open("ab") as file:
-                file.write((json.dumps(line) + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.pieces += 1
 
-    def records(self) -> Iterator[PerceptionRecord]:
-        """Every record so far."""
-        for piece in self._read():
-            for values in piece["records"]:
-                yield PerceptionRecord.from_dict(values, str(self.path))
-
-    def rejections(self) -> Iterator[Rejection]:
-        """Every rejected sample so far."""
-        for piece in self._read():
-            for name, reason in piece["rejected"]:
-                yield Rejection(name, reason)
-
-    def remove(self) -> None:
-        """Once the output is written."""
-        self.path.unlink()
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        with self.path.open("rb") as file:
-            next(file)
-            for number, line in enumerate(file, 2):
-                piece = parse_json(line, f"{self.path}, line {number}", OutputError)
-                if not isinstance(piece, dict) or piece.keys() != {"records", "rejected"}:
-                    raise OutputError(f"{self.path}, line {number} is damaged; remove the file and build again")
-                yield piece
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"cannot write {self.path}: {error.strerror}; what was made so far is kept: make room and run the command "
-            "again"
-        )
+def _decode_piece(_: int, values: Any) -> FinishedPiece:
+    records = [PerceptionRecord.from_dict(record) for record in values["records"]]
+    return FinishedPiece(records, [Rejection(name, reason) for name, reason in values["rejected"]])
 
 
 class Candidate(NamedTuple):
@@ -206,7 +137,7 @@ class SetReport:
 
     Attributes:
         name: Of the set.
-        records: TaskRecord.
+        records: Number of records made.
         candidates: Samples that were looked at.
         rejected: Reason -> how many samples; numbers in reasons are left out, so that like ones count together.
     """
@@ -275,10 +206,17 @@ def build_data(
                 f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
             )
     reports, journals = [], []
-    with _held(folder, force):
+    with _held(folder, force), ExitStack() as stack:
         for config in recipe.sets:
             # Of paths on this machine: an unfinished build of other files is not continued.
-            journal = BuildJournal(folder / f".{config.name}.partial", located.fingerprint, start_over=force)
+            journal = Journal[FinishedPiece](
+                folder / f".{config.name}",
+                {"recipe": located.fingerprint},
+                encode=_encode_piece,
+                decode=_decode_piece,
+                start_over=force,
+            )
+            stack.enter_context(journal)
             reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
             journals.append(journal)
         _write_files(recipe, here, folder, reports, journals)
@@ -294,7 +232,7 @@ def _held(folder: Path, force: bool) -> Iterator[None]:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
-    with locked(folder / ".perceptok.lock", folder):
+    with lock_output(folder):
         manifest = folder / "manifest.json"
         if manifest.exists() and not force:
             raise OutputError(
@@ -311,7 +249,7 @@ def _build_set(
     text: str,
     here: RecipeResources,
     config: SetConfig,
-    journal: BuildJournal,
+    journal: Journal[FinishedPiece],
     folder: Path,
     engine: Engine,
     advance: Callable[[int], object],
@@ -322,19 +260,19 @@ def _build_set(
         tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
     ]
     chosen = _Choice(config)
-    for record in journal.records():
+    for record in _records_of(journal):
         chosen.take(record)
     advance(chosen.count)
-    todo = iter(pieces[journal.pieces :])
+    todo = iter(pieces[len(journal) :])
     work = RecordMaker(text, config.name)
     if chosen.count < config.count:
         for candidates in engine.map(work, todo):
             kept, rejected = _accept_candidates(candidates, chosen, config, folder, here.recipe.image_format)
-            journal.add(kept, rejected)
+            journal.add(len(journal), FinishedPiece(kept, rejected))
             advance(len(kept))
             if chosen.count >= config.count:
                 break
-    reasons: Counter[str] = Counter(_reason_kind(rejection.reason) for rejection in journal.rejections())
+    reasons: Counter[str] = Counter(_reason_kind(rejection.reason) for rejection in _rejections_of(journal))
     if chosen.count < config.count:
         common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
         raise DataError(
@@ -343,6 +281,14 @@ def _build_set(
         )
     looked = chosen.count + sum(reasons.values())
     return SetReport(config.name, chosen.count, looked, dict(sorted(reasons.items())))
+
+
+def _records_of(journal: Journal[FinishedPiece]) -> Iterator[PerceptionRecord]:
+    return (record for piece in journal.results() for record in piece.records)
+
+
+def _rejections_of(journal: Journal[FinishedPiece]) -> Iterator[Rejection]:
+    return (rejection for piece in journal.results() for rejection in piece.rejected)
 
 
 class _Choice:
@@ -402,11 +348,15 @@ def _reason_kind(reason: str) -> str:
 
 
 def _write_files(
-    recipe: DataRecipe, here: RecipeResources, folder: Path, reports: list[SetReport], journals: list[BuildJournal]
+    recipe: DataRecipe,
+    here: RecipeResources,
+    folder: Path,
+    reports: list[SetReport],
+    journals: list[Journal[FinishedPiece]],
 ) -> None:
     def records() -> Iterator[PerceptionRecord]:
         for journal in journals:
-            yield from journal.records()
+            yield from _records_of(journal)
 
     files: dict[str, str] = {}
     write_records(folder / "records.jsonl", records(), force=True)
@@ -417,7 +367,7 @@ def _write_files(
         names.append(name)
     with atomic_write(folder / "rejected.jsonl", force=True) as file:
         for config, journal in zip(recipe.sets, journals, strict=True):
-            for rejection in journal.rejections():
+            for rejection in _rejections_of(journal):
                 line = {"set": config.name, "image": rejection.name, "reason": rejection.reason}
                 file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
     for name in [*names, "rejected.jsonl"]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from perceptok.boxes import parse_boxes
 from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime, Task, Turn
 from perceptok.depth import block_from_text
-from perceptok.errors import AnnotationError, MalformedBlockError, MissingExtraError, RecordError
+from perceptok.errors import MalformedBlockError, MissingExtraError, RecordError
 from perceptok.files import atomic_write, parse_json, stream_list
 from perceptok.tokens import DEPTH, PIXEL
 
@@ -411,14 +411,12 @@ def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
                         yield f"{source}, line {number}", line
         elif suffix == ".json":
             with source.open(encoding="utf-8-sig") as text:
-                for number, entry in enumerate(stream_list(text, str(source))):
+                for number, entry in enumerate(stream_list(text, str(source), RecordError)):
                     yield f"{source}, item {number}", entry
         else:
             yield from _read_parquet(source)
     except OSError as error:
         raise RecordError(f"{source}: cannot be read ({error.strerror or error})") from error
-    except AnnotationError as error:
-        raise RecordError(str(error)) from error
 
 
 def _suffix(path: Path) -> str:

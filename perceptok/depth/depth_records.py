@@ -17,7 +17,7 @@ from perceptok.depth.blocks import block_from_text, block_to_text, checked_codes
 from perceptok.depth.formats.stored import Kind
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
-from perceptok.files import json_number, parse_json
+from perceptok.files import parse_json, parse_number
 
 __all__ = [
     "DepthRecord",
@@ -185,7 +185,7 @@ def _check_record(record: DepthRecord) -> DepthRecord:
         if frame == 0 and len(codes) != 100:
             raise ValueError(f"the first frame of a clip has 100 codes; this one has {len(codes)}")
     try:
-        near, far = json_number(record.near), json_number(record.far)
+        near, far = parse_number(record.near), parse_number(record.far)
     except ValueError as error:
         raise ValueError(f"near and far: {error}") from error
     return replace(

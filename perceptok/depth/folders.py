@@ -31,7 +31,7 @@ from perceptok.depth.preprocessing import nearest_resize
 from perceptok.depth.sequences import ClipEncoder, SequenceFrame, check_clip, first_range, settled
 from perceptok.depth.units import Unit
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
-from perceptok.files import atomic_write, distinct_targets, inside, locked
+from perceptok.files import atomic_write, lock_output, resolve_distinct, resolve_inside
 from perceptok.jobs import Engine, Journal, map_in_order, stamp_of
 
 __all__ = ["ClipSettings", "decode_records", "encode_files", "encode_maps"]
@@ -154,7 +154,7 @@ def encode_files(
             warn(result.name, result.warning)
 
     with _open_journal(codec, maps, output, text=text, clips=clips, force=force) as journal:
-        done = {index: _parse_result(line, maps[index], journal) for index, line in journal.lines.items()}
+        done = {index: journal[index] for index in journal}
         if clips is not None:
             for index in done.keys() - _find_reusable(maps, done, clips):
                 journal.forget(index)
@@ -162,17 +162,15 @@ def encode_files(
         for index, result in done.items():
             report(index, result)
         for index, result in _encode(codec, maps, done, batch_size, clips, engine):
-            if isinstance(result, MapFailure):
-                journal.add(index, json.dumps({"failure": result}))
-            else:
-                journal.add(index, result.to_json(text=text))
+            journal.add(index, result)
             report(index, result)
-        lines = [journal.lines[index] for index in range(len(maps)) if index not in failures]
+        encoded = [index for index in journal if index not in failures]
         with atomic_write(output, force=force) as file:
             if output.suffix == ".jsonl":
-                file.writelines(f"{line}\n".encode() for line in lines)
+                file.writelines(f"{journal.read_text(index)}\n".encode() for index in encoded)
             else:
-                write_depth_records(file, output.suffix, [DepthRecord.from_json(line) for line in lines])
+                records = [result for index in encoded if isinstance(result := journal[index], DepthRecord)]
+                write_depth_records(file, output.suffix, records)
         journal.remove()
     return [failures[index] for index in sorted(failures)]
 
@@ -185,7 +183,7 @@ def _open_journal(
     text: bool,
     clips: ClipSettings | None,
     force: bool,
-) -> Journal:
+) -> Journal[_Encoded]:
     inputs = hashlib.sha256("\n".join(f"{file.name}\t{file!r}" for file in maps).encode("utf-8", "surrogatepass"))
     run = {
         "codec": codec.fingerprint,
@@ -194,19 +192,18 @@ def _open_journal(
         "text": text,
         "clips": None if clips is None else asdict(clips),
     }
-    return Journal(output, run, [stamp_of(file.path) for file in maps], start_over=force)
 
+    def encode(result: _Encoded) -> str:
+        return json.dumps({"failure": result}) if isinstance(result, MapFailure) else result.to_json(text=text)
 
-def _parse_result(line: str, file: MapFile, journal: Journal) -> _Encoded:
-    """The result of a map in a journal; raises OutputError."""
-    try:
-        values = json.loads(line)
+    def decode(index: int, values: Any) -> _Encoded:
         result = MapFailure(*values["failure"]) if "failure" in values else DepthRecord.from_dict(values)
-        if result.name != file.name:
-            raise ValueError(f"a result is of {result.name}, not of {file.name}")
-    except (ValueError, TypeError, PerceptokError) as error:
-        raise OutputError(f"{journal.path} is damaged ({error}); remove it and encode again") from error
-    return result
+        if result.name != maps[index].name:
+            raise ValueError(f"a result is of {result.name}, not of {maps[index].name}")
+        return result
+
+    stamps = [stamp_of(file.path) for file in maps]
+    return Journal(output, run, stamps, encode=encode, decode=decode, start_over=force)
 
 
 def _encode(
@@ -449,7 +446,7 @@ def decode_records(
         else:
             decodable.append(record)
     names = _choose_names([record.name for record in decodable], suffix if suffix.startswith(".") else f".{suffix}")
-    targets = dict(zip(names, distinct_targets(names.values(), folder), strict=True))
+    targets = dict(zip(names, resolve_distinct(names.values(), folder), strict=True))
 
     def save(record: DepthRecord, nearness: np.ndarray) -> MapFailure | None:
         try:
@@ -470,7 +467,7 @@ def decode_records(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    with locked(folder / ".perceptok.lock", folder):
+    with lock_output(folder):
         for failure in chain.from_iterable(_map_in_threads(decode, _batch(decodable, batch_size))):
             failures += [failure] if failure else []
             advance()
@@ -487,7 +484,7 @@ def _find_problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixel
     if record.width * record.height > max_pixels:
         return f"{record.width}x{record.height} pixels; the limit is {max_pixels} (--max-pixels)"
     try:
-        record.grid, inside(folder, record.name)
+        record.grid, resolve_inside(folder, record.name)
     except (PerceptokError, ValueError) as error:
         return str(error)
     return None

@@ -19,7 +19,7 @@ from perceptok.evaluation.asking import PREDICTIONS, evaluate_pipeline, model_st
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Comparison, Scores, compare_scores, evaluate, read_predictions
-from perceptok.files import atomic_folder, atomic_write, locked, parse_json
+from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json
 from perceptok.llava import FinetuneConfig, InferenceConfig, PerceptionPipeline, finetune, load_llava
 from perceptok.pages import Case, Fact, Table, write_page
 
@@ -280,7 +280,7 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
     """
     output = recipe.resolve(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    with locked(output / ".perceptok.lock", output):
+    with lock_output(output):
         _require_same(recipe, output)
         return [result for cell in recipe.resolved_cells for result in _run_cell(recipe, cell, output, report)]
 

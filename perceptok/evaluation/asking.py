@@ -108,7 +108,7 @@ def answer_benchmark(
         "benchmark": benchmark.name,
         "questions": zlib.crc32(json.dumps(questions).encode()),
     }
-    with Journal(target, run, [_image_stamp(item) for item in items], start_over=start_over) as journal:
+    with Journal[dict[str, Any]](target, run, [_image_stamp(item) for item in items], start_over=start_over) as journal:
         todo = journal.todo
         for _ in range(len(items) - len(todo)):
             advance()
@@ -119,7 +119,7 @@ def answer_benchmark(
             for index, answer in zip(indices, answers, strict=True):
                 journal.add(index, {"id": items[index].id, "text": answer.text, "answer": answer.answer})
                 advance()
-        lines = journal.in_order()
+        lines = list(journal.results())
         with atomic_write(target, force=True) as file:
             for line in lines:
                 file.write((json.dumps(line) + "\n").encode())

@@ -133,8 +133,10 @@ def replacement_test(
                 for record, item in zip(records, items, strict=True)
             ]
             run = {"model": model, "kinds": tried, "seed": seed, "max_new_tokens": max_new_tokens, "records": questions}
-            journal = stack.enter_context(Journal(Path(output), run, [stamp_of(str(item.image)) for item in items]))
-            results = dict(journal.results)
+            journal = stack.enter_context(
+                Journal[dict[str, Any]](Path(output), run, [stamp_of(str(item.image)) for item in items])
+            )
+            results = {number: journal[number] for number in journal}
         for _ in results:
             advance()
         todo = [number for number in range(len(records)) if number not in results]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError
-from perceptok.files import atomic_folder, parse_json, whole_folder
+from perceptok.files import atomic_folder, find_complete_folder, parse_json
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
@@ -290,7 +290,7 @@ def load_adapter(
 
 def adapter_folder(folder: str | os.PathLike[str]) -> Path:
     """Where an adapter lies: the folder itself, or `adapter/` in the folder of a finished run of `finetune`."""
-    place = whole_folder(folder)
+    place = find_complete_folder(folder)
     inner = place / "adapter"
     return inner if not (place / ADAPTER).exists() and (inner / ADAPTER).exists() else place
 

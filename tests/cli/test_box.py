@@ -247,7 +247,7 @@ def test_eval(folder: Path, records: Path) -> None:
             json.dumps({key: value for key, value in annotations().items() if key != "images"}).encode(),
             "has no list images",
         ),
-        (b"\xff\xfe{", "no UTF-8"),
+        (b"\xff\xfe{", "not UTF-8"),
     ],
 )
 def test_files_that_are_none(folder: Path, content: bytes, message: str) -> None:

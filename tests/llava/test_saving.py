@@ -146,19 +146,19 @@ while True:
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Whenever it is killed, the folder or the one before it is whole."""
-    from perceptok.files import whole_folder
+    from perceptok.files import find_complete_folder
 
     target = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for attempt in range(8):
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(target)], env=environment)
         deadline = time.monotonic() + 30
-        while not whole_folder(target).exists() and time.monotonic() < deadline:
+        while not find_complete_folder(target).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05 + 0.0037 * attempt)
         process.kill()
         process.wait()
-        found = {path.name: path.read_text() for path in whole_folder(target).iterdir()}
+        found = {path.name: path.read_text() for path in find_complete_folder(target).iterdir()}
         assert sorted(found) == list("abcdefgh")
         assert len(set(found.values())) == 1
 

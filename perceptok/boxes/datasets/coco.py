@@ -38,6 +38,12 @@ __all__ = [
 LISTS = ("images", "annotations", "categories")
 """What every file has."""
 
+LIST_HINT = (
+    "A list of COCO results does not say its images' sizes: give the annotation file that has them "
+    "(`perceptok box encode --header`, `read_results`)"
+)
+"""Added to the message where a file holds a list."""
+
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 """What only LVIS says of an image."""
 
@@ -147,7 +153,7 @@ class _Reader:
 
     def read(self, file: TextIO) -> AnnotationFile:
         found = set()
-        for key, value in stream_json(file, LISTS, self._where):
+        for key, value in stream_json(file, LISTS, self._where, AnnotationError, list_hint=LIST_HINT):
             found.add(key)
             if key in LISTS:
                 take = {"images": self._image, "annotations": self._boxes.add, "categories": self._category}[key]
@@ -464,7 +470,7 @@ def rewrite_annotations(file: BinaryIO, images: Sequence[ImageBoxes], original: 
     entries, output = _Entries(images), _JsonObject(file)
     found, left_out = set(), 0
     with opened_annotations(original) as (source, where):
-        for key, value in stream_json(source, LISTS, where):
+        for key, value in stream_json(source, LISTS, where, AnnotationError, list_hint=LIST_HINT):
             found.add(key)
             if key == "images":
                 output.items(key, _Merged(value, entries.images, entries.image, entries.has_image))

@@ -30,7 +30,7 @@ from perceptok.depth.networks.vqvae import DepthVQVAE, ModelConfig, model_config
 from perceptok.depth.preprocessing import Preprocessing
 from perceptok.depth.training.map_bank import AugmentationConfig, MapBank, MapSource, augment, draw_shares, hide_patches
 from perceptok.errors import ConfigError, OutputError, TrainingError
-from perceptok.files import atomic_write, locked, parse_json
+from perceptok.files import atomic_write, lock_output, parse_json
 from perceptok.tokens import DEPTH
 
 __all__ = ["CollapseWarning", "EpochReport", "RunFolder", "TrainingConfig", "train_depth_codec"]
@@ -145,7 +145,7 @@ class RunFolder:
 
     def held(self) -> AbstractContextManager[None]:
         """Keeps every other process from writing into the folder."""
-        return locked(self.folder / ".perceptok.lock", self.folder)
+        return lock_output(self.folder)
 
     def _refuse_other_maps(self) -> None:
         path = self.folder / _MAPS

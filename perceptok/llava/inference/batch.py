@@ -18,7 +18,7 @@ from PIL import Image
 from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
-from perceptok.files import atomic_write, inside, parse_json
+from perceptok.files import atomic_write, parse_json, resolve_inside
 from perceptok.images import open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
@@ -397,7 +397,7 @@ def answer_files(
     run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "asked": _digest(asked)}
     names = file_names(asked)
     stamps = [stamp_of(one.image) for one in asked]
-    with Journal(target, run, stamps, start_over=force and target.exists()) as journal:
+    with Journal[dict[str, Any]](target, run, stamps, start_over=force and target.exists()) as journal:
         todo = journal.todo
         for _ in range(len(asked) - len(todo)):
             advance()
@@ -408,7 +408,7 @@ def answer_files(
             )
             journal.add(index, values)
             advance()
-        lines = journal.in_order()
+        lines = list(journal.results())
         with atomic_write(target, force=force) as file:
             for values in lines:
                 if "failure" not in values:
@@ -443,7 +443,7 @@ def file_names(asked: Sequence[FileQuestion]) -> dict[str, str]:
 
 
 def _placed(folder: Path, name: str) -> Path:
-    target = inside(folder, name)
+    target = resolve_inside(folder, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 

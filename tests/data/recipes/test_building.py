@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from perceptok.data import DataRecipe, build_data, check_records, read_records, record_statistics
-from perceptok.errors import ConfigError, DataError, OutputError
+from perceptok.errors import ConfigError, DataError, EngineError, OutputError
 from perceptok.jobs import LocalEngine, RayEngine
 
 RECIPE = """
@@ -179,7 +179,7 @@ def test_a_recipe_is_the_same_wherever_it_lies(recipe: DataRecipe, folder: Path,
     (tmp_path / "images").symlink_to(folder / "images")
     (tmp_path / "depth").symlink_to(folder / "depth")
     (tmp_path / "boxes.json").symlink_to(folder / "boxes.json")
-    with pytest.raises(OutputError, match="unfinished build of another recipe"):
+    with pytest.raises(OutputError, match="the unfinished output of another run"):
         build_data(moved, tmp_path / "out")
 
 
@@ -218,7 +218,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(built: Path, recipe: DataRecip
 def test_an_unfinished_build_of_another_recipe_is_not_continued(recipe: DataRecipe, tmp_path: Path) -> None:
     with pytest.raises(_Killed):
         build_data(recipe, tmp_path, engine=_Dying(1))
-    with pytest.raises(OutputError, match="unfinished build of another recipe"):
+    with pytest.raises(OutputError, match="the unfinished output of another run"):
         build_data(replace(recipe, seed=4), tmp_path)
     build_data(replace(recipe, seed=4), tmp_path, force=True)
     with pytest.raises(OutputError, match="holds a data set already"):
@@ -242,7 +242,7 @@ def test_more_than_there_is(recipe: DataRecipe, tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_loses_nothing(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:
     engine = LocalEngine(2)
-    with pytest.raises(DataError, match="a worker process died"):
+    with pytest.raises(EngineError, match="a worker process died"):
         list(engine.map(_die, [1, 2, 3]))
     build_data(recipe, tmp_path, engine=LocalEngine(1))
     assert contents(tmp_path) == contents(built)

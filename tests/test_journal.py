@@ -25,7 +25,7 @@ def test_a_run_goes_on(tmp_path: Path) -> None:
         assert journal.todo == [0, 2]
         journal.add(0, {"value": 0})
         journal.add(2, {"value": 2})
-        assert journal.in_order() == [{"value": 0}, {"value": "é\n"}, {"value": 2}]
+        assert list(journal.results()) == [{"value": 0}, {"value": "é\n"}, {"value": 2}]
     with Journal(output, RUN, STAMPS) as journal:
         assert journal.todo == [2]  # what has no stamp is done again
         journal.remove()

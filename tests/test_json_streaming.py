@@ -29,7 +29,10 @@ class Dripping(io.StringIO):
 
 
 def streamed(file: io.StringIO, lists: set[str]) -> dict[str, Any]:
-    return {key: list(value) if key in lists else value for key, value in stream_json(file, lists)}
+    return {
+        key: list(value) if key in lists else value
+        for key, value in stream_json(file, lists, "the file", AnnotationError)
+    }
 
 
 @given(
@@ -71,14 +74,14 @@ def test_every_cut_is_an_error(data: st.DataObject) -> None:
     ("text", "message"),
     [
         ("", "expected an object ('{'), found the end of the file at character 0"),
-        ("[1]", "expected an object ('{'), found '['"),
+        ("[1]", "expected an object ('{'), found '[' at character 0"),
         ('{"a": 5}', "expected the list of a ('['), found '5' at character 6"),
         ('{"a": [1 2]}', "found '2' at character 9"),
         ('{"a": [1,]}', "Expecting value at character 9"),
         ('{"a": [{"b" 1}]}', "Expecting ':' delimiter at character 12"),
         ("{a: 1}", "Expecting value at character 1"),
         ("{1: 1}", "expected a key, found 1"),
-        ('{"b": 1, "b": 2}', "the key 'b' stands twice"),
+        ('{"b": 1, "b": 2}', "duplicate key 'b'"),
         ('{"b": 1}, ', "expected the end of the file, found ','"),
         ('{"b": tru}', "Expecting value"),
         ('{"a": ["x', "Unterminated string"),
@@ -107,15 +110,15 @@ def test_an_error_is_found_where_it_is_and_not_at_the_end() -> None:
 
 
 def test_items_that_nobody_takes_are_passed_over() -> None:
-    keys = [key for key, _ in stream_json(io.StringIO('{"a": [1, 2], "b": 3}'), {"a"})]
+    keys = [key for key, _ in stream_json(io.StringIO('{"a": [1, 2], "b": 3}'), {"a"}, "the file", AnnotationError)]
     assert keys == ["a", "b"]
 
 
 def test_a_file_that_is_no_text(tmp_path: Any) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": ["\xff"]}')
-    with path.open(encoding="utf-8") as file, pytest.raises(AnnotationError, match="no UTF-8"):
-        list(stream_json(file, set()))
+    with path.open(encoding="utf-8") as file, pytest.raises(AnnotationError, match="not UTF-8"):
+        list(stream_json(file, set(), "the file", AnnotationError))
 
 
 class Endless(io.TextIOBase):
@@ -138,7 +141,7 @@ class Endless(io.TextIOBase):
 def test_memory_does_not_grow_with_the_file() -> None:
     def peak(count: int) -> int:
         tracemalloc.start()
-        for _, items in stream_json(Endless(count), {"a"}):  # type: ignore[arg-type]
+        for _, items in stream_json(Endless(count), {"a"}, "the file", AnnotationError):  # type: ignore[arg-type]
             assert sum(1 for _ in items) == count
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
