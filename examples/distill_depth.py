@@ -7,13 +7,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.losses import (
-    ObjectiveWeights,
-    auxiliary_log_probs,
-    distillation_loss,
-    next_token_targets,
-    reconstruction_loss,
-)
+from perceptok.losses import auxiliary_log_probs, distillation_loss, next_token_targets, reconstruction_loss
 from perceptok.vocabulary import AlignmentAccumulator, VocabularyAlignment, align_vocabularies
 
 torch.manual_seed(0)
@@ -38,22 +32,12 @@ ids = torch.cat(
 )[None]
 targets = next_token_targets(ids, vocab, alignment=alignment)
 
-weights = ObjectiveWeights(distillation=1.0, reconstruction=10.0)
-
-
-def loss_of(logits):
-    """Both terms, weighted; with the default weights the second is not computed."""
-    where = alignment, vocab, targets.mask
-    return weights.total(
-        distillation=lambda: distillation_loss(logits, teacher, *where),
-        reconstruction=lambda: reconstruction_loss(logits, nearness[None], codec.decode_soft, *where),
-    )
-
-
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 for step in range(41):
     logits = model(input_ids=ids).logits
-    loss = loss_of(logits)
+    distillation = distillation_loss(logits, teacher, alignment, vocab, targets.mask)
+    reconstruction = reconstruction_loss(logits, nearness[None], codec.decode_soft, alignment, vocab, targets.mask)
+    loss = distillation + 10 * reconstruction  # AURORA's own weight of the second is 0
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

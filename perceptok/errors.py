@@ -13,10 +13,10 @@ __all__ = [
     "EvaluationError",
     "ImageError",
     "InferenceError",
+    "LossError",
     "MalformedBlockError",
     "MalformedBoxError",
     "MissingExtraError",
-    "ObjectiveError",
     "OutputError",
     "PerceptokError",
     "RecordError",
@@ -62,7 +62,7 @@ class AlignmentError(PerceptokError, ValueError):
     """A cost matrix has no one-to-one map, or a map and a vocabulary do not fit together."""
 
 
-class ObjectiveError(PerceptokError, ValueError):
+class LossError(PerceptokError, ValueError):
     """A loss or a curriculum got tensors of another shape, or values outside their range."""
 
 

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 QUICK = re.compile(
     r"tests/(test_(configs|docstrings|files|images|layers|limits|public_api|tokens)\.py|files/|boxes/|"
     r"decoding/(grammar|reading|test_)|depth/(test_(blocks|preprocessing|precision|units|metrics|codec)|maps/(?!test_sizes))|"
-    r"vocabulary/(alignment/test_mapping|test_(lookup|manifest|remapping|initiali[sz]ation))|(objectives|losses)/|"
+    r"vocabulary/test_(alignment|lookup|manifest|remapping|initialization)|losses/|"
     r"data/(records|test_)|evaluation/(benchmarks|test_)|llava/training/test_config|scenes/test_primitives)"
 )
 """Tests of the most important rules that need no training, subprocess, browser or model: `pytest -m quick`."""

@@ -98,7 +98,7 @@ def test_numbers_of_json(value: object) -> None:
 def test_numbers_of_configurations() -> None:
     for value in (10**400, float("nan"), float("inf")):
         with pytest.raises(ConfigError):
-            config_from_dict(pt.losses.ObjectiveWeights, {"distillation": value})
+            config_from_dict(pt.llava.ObjectiveSettings, {"distillation": value})
 
 
 def test_a_tokenizer_that_brings_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

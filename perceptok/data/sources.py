@@ -17,7 +17,7 @@ from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist
 from perceptok.depth import FORMATS, DepthMap, Kind, Unit
 from perceptok.errors import DataError, DepthMapError, ImageError
 from perceptok.images import find_images, open_image
-from perceptok.scenes import PLURALS, Difficulty, ScenePicture, render_picture
+from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
 __all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"]
 
@@ -63,7 +63,7 @@ _NUMBERS = {name: number for number, name in enumerate(sorted(PLURALS))}
 
 
 class ProceduralSource:
-    """Pictures 0 .. count - 1 of a seed; see `perceptok.scenes.pictures.render_picture`.
+    """Pictures 0 .. count - 1 of a seed; see `perceptok.scenes.images.render_image`.
 
     Depth is exact; the sky is infinitely far, nearness 0. Boxes are those of classes that are clearly seen throughout;
     absent are those that are nowhere in the picture.
@@ -109,7 +109,7 @@ class ProceduralSource:
 
     def _sample(self, name: str) -> Sample:
         index = int(name.rpartition("-")[2])
-        seen = render_picture(self.seed, index, self.size, split=self.split, difficulty=self.difficulty)
+        seen = render_image(self.seed, index, self.size, split=self.split, difficulty=self.difficulty)
         nearness, valid = seen.nearness()
         facts = {"layout": seen.kind, "split": seen.split, "scene_seed": seen.seed, "scene": seen.index}
         return Sample(
@@ -122,7 +122,7 @@ class ProceduralSource:
         )
 
 
-def _boxes(name: str, seen: ScenePicture) -> ImageBoxes:
+def _boxes(name: str, seen: SceneImage) -> ImageBoxes:
     known = [(category, box) for category in seen.countable for box in seen.boxes(category)]
     labels = BoxLabels(
         category_ids=tuple(_NUMBERS[category] for category, _ in known),

@@ -1,5 +1,4 @@
 from .auxiliary import (
-    ObjectiveWeights as ObjectiveWeights,
     count_loss as count_loss,
     marker_loss as marker_loss,
     merging_loss as merging_loss,

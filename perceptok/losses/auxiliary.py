@@ -7,70 +7,16 @@ way to Eq. 2; `merging_loss` stops there, before the decoder.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-
 import torch
 from torch import Tensor
 
-from perceptok.config import config_from_dict
-from perceptok.errors import ConfigError, ObjectiveError
+from perceptok.errors import LossError
 from perceptok.losses.log_probs import column_log_probs
 from perceptok.losses.targets import NextTokenTargets
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
 
-__all__ = ["ObjectiveWeights", "count_loss", "marker_loss", "merging_loss"]
-
-
-@dataclass(frozen=True)
-class ObjectiveWeights:
-    """Weights of the training terms; by default those of the paper: distillation alone.
-
-    Attributes:
-        distillation: Of `distillation_loss`, Eq. 1.
-        reconstruction: Of `reconstruction_loss`, Eq. 2; 0 in AURORA (arXiv 2412.03548).
-        marker: Of `marker_loss`.
-        count: Of `count_loss`.
-        merging: Of `merging_loss`.
-    """
-
-    distillation: float = 1.0
-    reconstruction: float = 0.0
-    marker: float = 0.0
-    count: float = 0.0
-    merging: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, weight in asdict(self).items():
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise ConfigError(f"{name} is a weight of at least 0; got {weight}")
-        if not any(asdict(self).values()):
-            raise ConfigError("every weight is 0: nothing would be trained")
-
-    def total(self, **terms: Callable[[], Tensor]) -> Tensor:
-        """The weighted sum of the terms, by name, each a scalar; those of weight 0 are not computed.
-
-        Raises:
-            ObjectiveError: A name that is not a term, or a weighted term that is not given.
-        """
-        weights = asdict(self)
-        if unknown := terms.keys() - weights.keys():
-            raise ObjectiveError(f"terms are {', '.join(weights)}; got {', '.join(sorted(unknown))}")
-        wanted = {name: weight for name, weight in weights.items() if weight}
-        if missing := wanted.keys() - terms.keys():
-            raise ObjectiveError(f"{', '.join(sorted(missing))} has a weight, but was not given")
-        return torch.stack([weight * terms[name]() for name, weight in wanted.items()]).sum()
-
-    def to_dict(self) -> dict[str, float]:
-        """As plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: object) -> ObjectiveWeights:
-        """The inverse of `to_dict`, missing keys taking their defaults; raises ConfigError as `config_from_dict`."""
-        return config_from_dict(cls, values)
+__all__ = ["count_loss", "marker_loss", "merging_loss"]
 
 
 def marker_loss(
@@ -162,18 +108,18 @@ def merging_loss(
         A scalar; zero with zero gradient without any masked position.
 
     Raises:
-        ObjectiveError: Another shape, or codes out of range.
+        LossError: Another shape, or codes out of range.
     """
     if codebook.ndim != 2 or len(codebook) != len(alignment):
-        raise ObjectiveError(f"a codebook is ({len(alignment)}, D); got {tuple(codebook.shape)}")
+        raise LossError(f"a codebook is ({len(alignment)}, D); got {tuple(codebook.shape)}")
     if codes.shape != mask.shape:
-        raise ObjectiveError(f"codes and mask have one shape; got {tuple(codes.shape)} and {tuple(mask.shape)}")
+        raise LossError(f"codes and mask have one shape; got {tuple(codes.shape)} and {tuple(mask.shape)}")
     ids = alignment.token_ids(vocab, token_set)
-    probs = column_log_probs(logits, ids, mask, temperature=temperature, normalisation="auxiliary").exp()
+    probs = column_log_probs(logits, ids, mask, temperature=temperature, normalization="auxiliary").exp()
     vectors = codebook.detach().to(probs.device, probs.dtype)
     wanted = codes[mask].to(probs.device)
     if ((wanted < 0) | (wanted >= len(vectors))).any():
-        raise ObjectiveError(f"codes are 0..{len(vectors) - 1} at masked positions; got others")
+        raise LossError(f"codes are 0..{len(vectors) - 1} at masked positions; got others")
     spread = (vectors - vectors.mean(0)).square().sum(-1).mean().clamp(min=torch.finfo(vectors.dtype).tiny)
     distances = (probs @ vectors - vectors[wanted]).square().sum(-1)
     return distances.sum() / spread / max(1, len(distances))

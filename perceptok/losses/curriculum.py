@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 
 __all__ = [
     "CurriculumSampler",
@@ -43,15 +43,15 @@ def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.
         (K,) float64, summing to 1.
 
     Raises:
-        ObjectiveError: No task, a difficulty that is not finite, or a temperature that is not positive.
+        LossError: No task, a difficulty that is not finite, or a temperature that is not positive.
     """
     values = np.asarray(difficulties, dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise ObjectiveError(f"difficulties are a list of at least one number; got shape {values.shape}")
+        raise LossError(f"difficulties are a list of at least one number; got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ObjectiveError(f"difficulties are finite; got {values[~np.isfinite(values)][0]}")
+        raise LossError(f"difficulties are finite; got {values[~np.isfinite(values)][0]}")
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise ObjectiveError(f"the temperature tau is positive and finite; got {temperature}")
+        raise LossError(f"the temperature tau is positive and finite; got {temperature}")
     weights = np.exp((values.min() - values) / temperature)
     return np.asarray(weights / weights.sum())
 
@@ -68,14 +68,14 @@ def curriculum_temperature(step: int, total_steps: int, tau0: float, lam: float)
         lam: Above -1.
 
     Raises:
-        ObjectiveError: A value out of its range.
+        LossError: A value out of its range.
     """
     if not 0 <= step <= total_steps or total_steps <= 0:
-        raise ObjectiveError(f"steps are 0 <= step <= total_steps, with total_steps > 0; got {step} of {total_steps}")
+        raise LossError(f"steps are 0 <= step <= total_steps, with total_steps > 0; got {step} of {total_steps}")
     if not (tau0 > 0 and math.isfinite(tau0)):
-        raise ObjectiveError(f"the temperature tau0 is positive and finite; got {tau0}")
+        raise LossError(f"the temperature tau0 is positive and finite; got {tau0}")
     if not (lam > -1 and math.isfinite(lam)):
-        raise ObjectiveError(f"lam is above -1, or the temperature leaves the positive numbers; got {lam}")
+        raise LossError(f"lam is above -1, or the temperature leaves the positive numbers; got {lam}")
     return tau0 / (1 + lam * step / total_steps)
 
 
@@ -149,13 +149,13 @@ class LinearSchedule:
         _check_tasks(self.tasks)
         for name in ("first", "last"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ObjectiveError(f"{name} is a share in 0..1; got {getattr(self, name)}")
+                raise LossError(f"{name} is a share in 0..1; got {getattr(self, name)}")
         if self.passes < 1:
-            raise ObjectiveError(f"passes is at least 1; got {self.passes}")
+            raise LossError(f"passes is at least 1; got {self.passes}")
         if not all(weight > 0 and math.isfinite(weight) for weight in self.others.values()):
-            raise ObjectiveError(f"weights are positive and finite; got {dict(self.others)}")
+            raise LossError(f"weights are positive and finite; got {dict(self.others)}")
         if not self.others and (self.first < 1 or self.last < 1):
-            raise ObjectiveError("without other tasks the atomic share is 1 throughout; name the others")
+            raise LossError("without other tasks the atomic share is 1 throughout; name the others")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -163,9 +163,9 @@ class LinearSchedule:
         return (*self.atomic, *self.others)
 
     def probabilities(self, step: int, total_steps: int) -> np.ndarray:
-        """Shares of the tasks at a step; see `Schedule`. Raises ObjectiveError for a step beyond the run."""
+        """Shares of the tasks at a step; see `Schedule`. Raises LossError for a step beyond the run."""
         if not 0 <= step <= total_steps or total_steps <= 0:
-            raise ObjectiveError(f"steps are 0 <= step <= total_steps; got {step} of {total_steps}")
+            raise LossError(f"steps are 0 <= step <= total_steps; got {step} of {total_steps}")
         number = min(self.passes - 1, step * self.passes // total_steps)
         share = self.first + (self.last - self.first) * number / max(1, self.passes - 1)
         weights = np.array(list(self.others.values()))
@@ -176,9 +176,9 @@ class LinearSchedule:
 
 def _check_tasks(tasks: Sequence[str]) -> None:
     if isinstance(tasks, str) or not tasks:
-        raise ObjectiveError(f"a curriculum has at least one task, by name; got {tasks!r}")
+        raise LossError(f"a curriculum has at least one task, by name; got {tasks!r}")
     if len(set(tasks)) < len(tasks):
-        raise ObjectiveError(f"a task is named twice: {', '.join(tasks)}")
+        raise LossError(f"a task is named twice: {', '.join(tasks)}")
 
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -245,7 +245,7 @@ class CurriculumSampler(Sampler[list[int]]):
             world_size: Processes; divides the batch size.
 
         Raises:
-            ObjectiveError: No task, an empty task, tasks that the schedule does not have or lacks, or sizes that do not
+            LossError: No task, an empty task, tasks that the schedule does not have or lacks, or sizes that do not
                 fit.
         """
         _check(sizes, schedule, total_steps, batch_size, seed, rank, world_size)
@@ -285,11 +285,11 @@ class CurriculumSampler(Sampler[list[int]]):
         """What was drawn at the steps first <= step < last, without `last` all until now; over all processes.
 
         Raises:
-            ObjectiveError: Steps that were not drawn yet, or a `last` before `first`.
+            LossError: Steps that were not drawn yet, or a `last` before `first`.
         """
         end = self.step if last is None else last
         if not 0 <= first <= end <= self.total_steps:
-            raise ObjectiveError(f"steps are 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
+            raise LossError(f"steps are 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
         counts = self._drawn(first, end)
         expected = np.zeros(len(counts))
         for step in range(first, end):
@@ -308,22 +308,20 @@ class CurriculumSampler(Sampler[list[int]]):
                 handed out, which is more where a `DataLoader` with workers (or Accelerate) fetches ahead.
 
         Raises:
-            ObjectiveError: A step that the run does not have.
+            LossError: A step that the run does not have.
         """
         at = self.step if step is None else step
         if not 0 <= at <= self.total_steps:
-            raise ObjectiveError(f"steps are 0..{self.total_steps}; got {at}")
+            raise LossError(f"steps are 0..{self.total_steps}; got {at}")
         return {**self._identity(), "step": at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin the next iteration at a saved step; raises ObjectiveError where the curriculum is another one."""
+        """Begin the next iteration at a saved step; raises LossError where the curriculum is another one."""
         for name, value in self._identity().items():
             if state.get(name) != value:
-                raise ObjectiveError(
-                    f"the state belongs to another curriculum: {name} was {state.get(name)}, now {value}"
-                )
+                raise LossError(f"the state belongs to another curriculum: {name} was {state.get(name)}, now {value}")
         if not 0 <= int(state["step"]) <= self.total_steps:
-            raise ObjectiveError(f"steps are 0..{self.total_steps}; the state says {state['step']}")
+            raise LossError(f"steps are 0..{self.total_steps}; the state says {state['step']}")
         self.step = self._first = int(state["step"])
 
     def _identity(self) -> dict[str, Any]:
@@ -339,7 +337,7 @@ class CurriculumSampler(Sampler[list[int]]):
         shares = np.asarray(self.schedule.probabilities(step, self.total_steps), dtype=np.float64)
         # NaN fails every comparison, so it cannot slip through.
         if shares.shape != (len(self._order),) or not ((shares >= 0).all() and abs(shares.sum() - 1) < 1e-6):
-            raise ObjectiveError(
+            raise LossError(
                 f"shares are at least 0 and sum to 1, one for each of {len(self._order)} tasks; the schedule gave "
                 f"{shares.tolist()} at step {step}"
             )
@@ -390,20 +388,20 @@ def _check(
     world_size: int,
 ) -> None:
     if not sizes:
-        raise ObjectiveError("a curriculum has at least one task; got none")
+        raise LossError("a curriculum has at least one task; got none")
     if set(sizes) != set(schedule.tasks):
-        raise ObjectiveError(
+        raise LossError(
             f"the samples are of the tasks {', '.join(sizes)}, the schedule knows {', '.join(schedule.tasks)}"
         )
     for task, size in sizes.items():
         if type(size) is not int or size < 1:
-            raise ObjectiveError(f"sizes are numbers of samples, at least 1 for each task; got {size!r} for {task}")
+            raise LossError(f"sizes are numbers of samples, at least 1 for each task; got {size!r} for {task}")
     if total_steps < 1 or batch_size < 1:
-        raise ObjectiveError(f"total_steps and batch_size are positive; got {total_steps} and {batch_size}")
+        raise LossError(f"total_steps and batch_size are positive; got {total_steps} and {batch_size}")
     if seed < 0:
-        raise ObjectiveError(f"a seed is not negative; got {seed}")
+        raise LossError(f"a seed is not negative; got {seed}")
     if not 0 <= rank < world_size or batch_size % world_size:
-        raise ObjectiveError(
+        raise LossError(
             f"ranks are 0..{world_size - 1} and the batch size is a multiple of the number of processes; got rank "
             f"{rank}, batch size {batch_size}"
         )

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from perceptok.errors import ObjectiveError
-from perceptok.losses.log_probs import Normalisation, auxiliary_log_probs, column_log_probs
+from perceptok.errors import LossError
+from perceptok.losses.log_probs import Normalization, auxiliary_log_probs, column_log_probs
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
 
@@ -27,7 +27,7 @@ def distillation_loss(
     mask: Tensor | None = None,
     temperature: float = 1.0,
     *,
-    normalisation: Normalisation = "full",
+    normalization: Normalization = "full",
     token_set: TokenSet = DEPTH,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -51,7 +51,7 @@ def distillation_loss(
         mask: (B, T) or (N,) bool, True at positions that count; None for all. Others may hold NaN.
         temperature: Of the model's distribution: p = softmax(logits / temperature). The loss is not multiplied by its
             square. The teacher's own temperature belongs to `encode_soft`.
-        normalisation: "full": p sums to 1 over the whole vocabulary, so that every other token is pushed down too.
+        normalization: "full": p sums to 1 over the whole vocabulary, so that every other token is pushed down too.
             "auxiliary": over the codes of the token set alone, for use beside an ordinary language loss.
         token_set: The auxiliary vocabulary.
         reduction: "mean" over masked positions, "sum" (for a count over several batches), or "none": (N,).
@@ -61,19 +61,19 @@ def distillation_loss(
         task costs nothing and does not stop other processes.
 
     Raises:
-        ObjectiveError: Shapes that do not fit, codes out of range, rows that do not sum to 1, a temperature <= 0.
+        LossError: Shapes that do not fit, codes out of range, rows that do not sum to 1, a temperature <= 0.
         AlignmentError: The alignment is not into the token set.
     """
     if reduction not in ("mean", "sum", "none"):
-        raise ObjectiveError(f"reduction is 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise LossError(f"reduction is 'mean', 'sum' or 'none'; got {reduction!r}")
     ids = alignment.token_ids(vocab, token_set)
-    if normalisation == "auxiliary" and len(alignment) < token_set.size:
+    if normalization == "auxiliary" and len(alignment) < token_set.size:
         every = auxiliary_log_probs(
-            logits, vocab, mask, token_set=token_set, temperature=temperature, normalisation=normalisation
+            logits, vocab, mask, token_set=token_set, temperature=temperature, normalization=normalization
         )
         log_p = every[:, alignment.forward.to(every.device)]
     else:
-        log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalisation=normalisation)
+        log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalization=normalization)
     teacher = _teacher_rows(teacher_probs, logits.shape[:-1], mask, *log_p.shape).to(log_p.device)
     if teacher.is_floating_point():
         q = teacher.to(log_p.dtype)
@@ -90,22 +90,22 @@ def _teacher_rows(teacher: Tensor, places: torch.Size, mask: Tensor | None, rows
     """The teacher at the masked positions: codes (N,) or probabilities (N, |V_spec|), checked."""
     soft = teacher.is_floating_point()
     if teacher.requires_grad:
-        raise ObjectiveError("the teacher is frozen and gets no gradient; detach it")
+        raise LossError("the teacher is frozen and gets no gradient; detach it")
     if soft and teacher.shape[-1:] != (size,):
-        raise ObjectiveError(f"a soft teacher has shape (..., {size}), one column a code; got {tuple(teacher.shape)}")
+        raise LossError(f"a soft teacher has shape (..., {size}), one column a code; got {tuple(teacher.shape)}")
     given = teacher.shape[:-1] if soft else teacher.shape
     flat = teacher.reshape(-1, size) if soft else teacher.reshape(-1)
     if given == places:
         flat = flat if mask is None else flat[mask.reshape(-1).to(flat.device)]
     elif given.numel() != rows:
-        raise ObjectiveError(
+        raise LossError(
             f"the teacher has {given.numel()} rows of shape {tuple(given)}; expected one for each position, "
             f"{tuple(places)}, or one for each of the {rows} masked ones"
         )
     if soft:
         _check_rows(flat)
     elif len(flat) and not (flat >= 0).logical_and(flat < size).all():
-        raise ObjectiveError(
+        raise LossError(
             f"teacher codes are 0..{size - 1} at masked positions; found {int(flat.min())}..{int(flat.max())}"
         )
     return flat
@@ -120,7 +120,7 @@ def _check_rows(rows: Tensor) -> None:
     fits = ((sums - 1).abs() <= allowed) & (rows >= 0).all(-1)
     if not fits.all():
         first = int((~fits).nonzero()[0])
-        raise ObjectiveError(
+        raise LossError(
             f"a soft teacher's rows are probabilities that sum to 1; row {first} of {len(rows)} sums to "
             f"{float(sums[first]):.6g} with a smallest entry of {float(rows[first].min()):.3g}: pass encode_soft or a "
             "softmax, not logits"

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["Normalisation", "auxiliary_log_probs", "column_log_probs"]
+__all__ = ["Normalization", "auxiliary_log_probs", "column_log_probs"]
 
 
-Normalisation = Literal["full", "auxiliary"]
+Normalization = Literal["full", "auxiliary"]
 """Over what probabilities sum to 1: the whole vocabulary, or the asked columns alone."""
 
 _ELEMENTS = 1 << 18
@@ -41,7 +41,7 @@ def auxiliary_log_probs(
     *,
     token_set: TokenSet = DEPTH,
     temperature: float = 1.0,
-    normalisation: Normalisation = "full",
+    normalization: Normalization = "full",
 ) -> Tensor:
     """The model's log p over the codes of a token set: the p of Eq. 1, as `AlignmentAccumulator` takes it.
 
@@ -51,16 +51,16 @@ def auxiliary_log_probs(
         mask: (...,) bool, True where a token of the set is predicted; None for everywhere.
         token_set: The auxiliary vocabulary.
         temperature: Logits are divided by it.
-        normalisation: "full" for log p in the whole vocabulary, "auxiliary" for log p among the set's codes.
+        normalization: "full" for log p in the whole vocabulary, "auxiliary" for log p among the set's codes.
 
     Returns:
         (N, |V_aux|) float32, or float64 for float64 logits, for the N masked positions in row-major order.
 
     Raises:
-        ObjectiveError: Shapes, types or a temperature that do not fit, or logits without the set's columns.
+        LossError: Shapes, types or a temperature that do not fit, or logits without the set's columns.
         VocabularyError: The vocabulary lacks the set.
     """
-    return column_log_probs(logits, vocab.ids(token_set), mask, temperature=temperature, normalisation=normalisation)
+    return column_log_probs(logits, vocab.ids(token_set), mask, temperature=temperature, normalization=normalization)
 
 
 def column_log_probs(
@@ -69,13 +69,13 @@ def column_log_probs(
     mask: Tensor | None = None,
     *,
     temperature: float = 1.0,
-    normalisation: Normalisation = "full",
+    normalization: Normalization = "full",
 ) -> Tensor:
     """Log-probabilities of the columns `ids` (K,), all different: (N, K); see `auxiliary_log_probs`."""
-    _check(logits, ids, mask, temperature, normalisation)
+    _check(logits, ids, mask, temperature, normalization)
     positions = _positions(logits, mask)
     ids = ids.to(logits.device)
-    if normalisation == "full":
+    if normalization == "full":
         found: Tensor = _ColumnLogProbs.apply(logits, positions, ids, temperature)  # type: ignore[no-untyped-call]
         return found
     if positions is None:
@@ -145,19 +145,19 @@ def _working(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _check(logits: Tensor, ids: Tensor, mask: Tensor | None, temperature: float, normalisation: str) -> None:
+def _check(logits: Tensor, ids: Tensor, mask: Tensor | None, temperature: float, normalization: str) -> None:
     if logits.ndim < 2 or not logits.is_floating_point():
-        raise ObjectiveError(f"logits are floating (..., V); got {logits.dtype} of shape {tuple(logits.shape)}")
+        raise LossError(f"logits are floating (..., V); got {logits.dtype} of shape {tuple(logits.shape)}")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != logits.shape[:-1]):
-        raise ObjectiveError(
+        raise LossError(
             f"a mask is bool, one for each position {tuple(logits.shape[:-1])}; got {mask.dtype} {tuple(mask.shape)}"
         )
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise ObjectiveError(f"the temperature is positive and finite; got {temperature}")
-    if normalisation not in ("full", "auxiliary"):
-        raise ObjectiveError(f"normalisation is 'full' or 'auxiliary'; got {normalisation!r}")
+        raise LossError(f"the temperature is positive and finite; got {temperature}")
+    if normalization not in ("full", "auxiliary"):
+        raise LossError(f"normalization is 'full' or 'auxiliary'; got {normalization!r}")
     if int(ids.max()) >= logits.shape[-1]:
-        raise ObjectiveError(
+        raise LossError(
             f"logits have {logits.shape[-1]} columns, but token id {int(ids.max())} is asked for; extend the model "
             "with extend_vocabulary"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 from perceptok.losses.log_probs import column_log_probs
 from perceptok.tokens import DEPTH, DEPTH_GRID, TokenSet
 from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
@@ -36,7 +36,7 @@ def reconstruction_loss(
     t are soft tokens: the codebook vectors averaged under the model's probabilities of the codes' tokens (Sec. 6.3);
     `codec.decode_soft` makes them and decodes them (g). f in the paper is what the codec makes of the true codes, and
     so it is with target_nearness=codec.decode(codes); the depth map itself asks for what the codec cannot give too.
-    The paper trains with weight 0, as `ObjectiveWeights` does by default: its Table 6 finds no gain. That
+    The paper trains with weight 0: its Table 6 finds no gain. That
     probabilities are normalised over the codes' tokens alone, and that pixels may be left out, is our reading.
 
     Args:
@@ -56,11 +56,11 @@ def reconstruction_loss(
         A scalar float32; zero with zero gradient without a block or a valid pixel.
 
     Raises:
-        ObjectiveError: Shapes that do not fit, blocks that are cut, or targets that are not finite where they count.
+        LossError: Shapes that do not fit, blocks that are cut, or targets that are not finite where they count.
         AlignmentError: The alignment is not into the token set.
     """
     ids = alignment.token_ids(vocab, token_set)
-    log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalisation="auxiliary")
+    log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalization="auxiliary")
     blocks = _count_blocks(logits, mask, len(log_p))
     target, counted = _checked_target(target_nearness, valid, blocks)
     probs = log_p.exp().view(blocks, *DEPTH_GRID, len(alignment))
@@ -71,7 +71,7 @@ def reconstruction_loss(
         probs = best + probs - probs.detach()
     decoded = decoder(probs)
     if decoded.shape != target.shape:
-        raise ObjectiveError(f"the decoder gave maps {tuple(decoded.shape)}, the targets are {tuple(target.shape)}")
+        raise LossError(f"the decoder gave maps {tuple(decoded.shape)}, the targets are {tuple(target.shape)}")
     target, counted = target.to(decoded.device, decoded.dtype), counted.to(decoded.device)
     error = torch.where(counted, decoded - torch.where(counted, target, 0), 0)
     return error.square().sum() / counted.sum().clamp(min=1)
@@ -88,7 +88,7 @@ def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
             places = mask.reshape(-1).nonzero().view(-1, _CELLS)
             whole = bool((places[:, -1] - places[:, 0] == _CELLS - 1).all())
     if not whole:
-        raise ObjectiveError(
+        raise LossError(
             f"a block is {_CELLS} positions on end; the {positions} masked ones of {tuple(logits.shape[:-1])} are not "
             "whole blocks: a sequence was cut, or the mask holds other tokens"
         )
@@ -97,12 +97,12 @@ def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
 
 def _checked_target(target: Tensor, valid: Tensor | None, blocks: int) -> tuple[Tensor, Tensor]:
     if target.ndim != 3 or len(target) != blocks or not target.is_floating_point():
-        raise ObjectiveError(
+        raise LossError(
             f"targets are floating ({blocks}, H, W), one map for each block; got {target.dtype} {tuple(target.shape)}"
         )
     if valid is not None and (valid.dtype != torch.bool or valid.shape != target.shape):
-        raise ObjectiveError(f"valid is bool {tuple(target.shape)}; got {valid.dtype} {tuple(valid.shape)}")
+        raise LossError(f"valid is bool {tuple(target.shape)}; got {valid.dtype} {tuple(valid.shape)}")
     counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid.to(target.device)
     if not torch.isfinite(target[counted]).all():
-        raise ObjectiveError("target nearness is finite at valid pixels; mark holes in `valid`")
+        raise LossError("target nearness is finite at valid pixels; mark holes in `valid`")
     return target, counted

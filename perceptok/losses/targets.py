@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
 
@@ -51,12 +51,12 @@ def next_token_targets(
         alignment: Give the specialist codes that the tokens stand for, instead of the tokens' own codes.
 
     Raises:
-        ObjectiveError: `input_ids` or `labels` of another shape or type.
+        LossError: `input_ids` or `labels` of another shape or type.
     """
     if input_ids.ndim != 2 or input_ids.is_floating_point():
-        raise ObjectiveError(f"input ids are integers (B, T); got {input_ids.dtype} {tuple(input_ids.shape)}")
+        raise LossError(f"input ids are integers (B, T); got {input_ids.dtype} {tuple(input_ids.shape)}")
     if labels is not None and (labels.shape != input_ids.shape or labels.is_floating_point()):
-        raise ObjectiveError(
+        raise LossError(
             f"labels are integers in the shape of the input ids, {tuple(input_ids.shape)}, and not shifted; got "
             f"{labels.dtype} {tuple(labels.shape)}"
         )

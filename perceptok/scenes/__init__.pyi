@@ -1,12 +1,12 @@
+from .images.rendering import (
+    PLURALS as PLURALS,
+    ProceduralImages as ProceduralImages,
+    SceneImage as SceneImage,
+    render_image as render_image,
+)
+from .images.splits import SplitName as SplitName
 from .layouts.gatherings import Difficulty as Difficulty
 from .layouts.sampling import sample_scene as sample_scene
-from .pictures.picture import (
-    PLURALS as PLURALS,
-    ProceduralPictures as ProceduralPictures,
-    ScenePicture as ScenePicture,
-    render_picture as render_picture,
-)
-from .pictures.splits import SplitName as SplitName
 from .primitives import (
     box as box,
     cylinder as cylinder,

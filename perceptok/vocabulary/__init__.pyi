@@ -9,7 +9,7 @@ from .lookup import (
     MANIFEST as MANIFEST,
     PerceptionVocabulary as PerceptionVocabulary,
     restore_text as restore_text,
-    sanitise_text as sanitise_text,
+    sanitize_text as sanitize_text,
 )
 from .remapping import (
     AURORA_FIRST_ID as AURORA_FIRST_ID,

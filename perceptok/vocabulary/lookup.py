@@ -31,7 +31,7 @@ __all__ = [
     "load_tokenizer",
     "read_manifest",
     "restore_text",
-    "sanitise_text",
+    "sanitize_text",
     "tokenizer_fingerprint",
     "write_manifest",
 ]
@@ -395,7 +395,7 @@ def _look_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
     return torch.where(inside, table[token_ids.clamp(0, len(table) - 1)], otherwise).to(table.dtype)
 
 
-def sanitise_text(text: str, token_sets: PerceptionVocabulary | Sequence[TokenSet] = (DEPTH, PIXEL)) -> str:
+def sanitize_text(text: str, token_sets: PerceptionVocabulary | Sequence[TokenSet] = (DEPTH, PIXEL)) -> str:
     r"""Text in which no perception token is left: `<DEPTH_5>` becomes `<\DEPTH_5>`.
 
     An added token is matched wherever its characters stand, so a user who types one would write into the model's own
@@ -410,7 +410,7 @@ def sanitise_text(text: str, token_sets: PerceptionVocabulary | Sequence[TokenSe
 
 
 def restore_text(text: str, token_sets: PerceptionVocabulary | Sequence[TokenSet] = (DEPTH, PIXEL)) -> str:
-    """The inverse of `sanitise_text`, with the same sets."""
+    """The inverse of `sanitize_text`, with the same sets."""
     return _pattern(_sets(token_sets)).sub(lambda found: f"<{found[1][1:]}{found[2]}>", text)
 
 

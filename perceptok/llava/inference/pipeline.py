@@ -35,7 +35,7 @@ from perceptok.llava.inference.streaming import Update, stream_updates
 from perceptok.llava.loading import check_parts, load_llava, model_inputs, settings_of, tail_ids
 from perceptok.llava.saving import ADAPTER, adapter_folder, load_adapter
 from perceptok.tokens import DEPTH, PIXEL
-from perceptok.vocabulary import MANIFEST, PerceptionVocabulary, sanitise_text
+from perceptok.vocabulary import MANIFEST, PerceptionVocabulary, sanitize_text
 
 if TYPE_CHECKING:
     from transformers import StoppingCriteria
@@ -236,7 +236,7 @@ def _harmless(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:
     control = {str(one) for one in getattr(tokenizer, "all_special_tokens", ())}
     control |= {one.content for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special}
     named = sorted((one for one in control if len(one) > 1 and not one.isspace()), key=len, reverse=True)
-    kept = sanitise_text(text, vocab)
+    kept = sanitize_text(text, vocab)
     if not named or not any(one in kept for one in named):
         return kept
     return re.sub("|".join(map(re.escape, named)), lambda found: f"{found[0][0]}\\{found[0][1:]}", kept)

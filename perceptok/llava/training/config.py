@@ -75,7 +75,7 @@ class ObjectiveSettings:
         "close to hard.",
         0.05,
     )
-    normalisation: Literal["full", "auxiliary"] = _setting(
+    normalization: Literal["full", "auxiliary"] = _setting(
         "Whether Eq. 1's probabilities sum to 1 over the whole vocabulary or over the codes alone.", "full"
     )
     reconstruction: float = _setting("Weight of Eq. 2, the error of the decoded map; AURORA's 0.", 0.0)

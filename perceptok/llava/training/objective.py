@@ -220,7 +220,7 @@ class Objective:
     ) -> Tensor:
         """Eq. 1, summed over the codes."""
         targets = next_token_targets(input_ids, self.vocab, labels=labels)
-        if not self._soft and self.settings.normalisation == "full":
+        if not self._soft and self.settings.normalization == "full":
             # Of a hard teacher over the whole vocabulary it is the cross entropy of the codes, which is there already.
             return (losses * targets.mask[at]).sum()
         assert teacher is not None or not self._soft
@@ -230,7 +230,7 @@ class Objective:
             self.alignment,
             self.vocab,
             targets.mask,
-            normalisation=self.settings.normalisation,
+            normalization=self.settings.normalization,
             reduction="sum",
         )
 

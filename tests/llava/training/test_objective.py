@@ -61,9 +61,9 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
             logits = batch["logits"][row, place - 1]
             cross.append(-F.log_softmax(logits, dim=-1)[label])
             if label in ids.tolist():
-                columns = logits[ids] if settings.normalisation == "auxiliary" else logits
+                columns = logits[ids] if settings.normalization == "auxiliary" else logits
                 log_p = F.log_softmax(columns, dim=-1)
-                log_p = log_p if settings.normalisation == "auxiliary" else log_p[ids]
+                log_p = log_p if settings.normalization == "auxiliary" else log_p[ids]
                 code = ids.tolist().index(label)
                 q = F.one_hot(torch.tensor(code), 128).float() if settings.teacher == "hard" else table[code]
                 if settings.teacher == "soft" and said is not None:
@@ -80,9 +80,9 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
         ObjectiveSettings(),
         ObjectiveSettings(distillation=0.0),
         ObjectiveSettings(cross_entropy=0.5, distillation=2.0, teacher="soft"),
-        ObjectiveSettings(teacher="soft", normalisation="auxiliary", teacher_temperature=0.3),
+        ObjectiveSettings(teacher="soft", normalization="auxiliary", teacher_temperature=0.3),
         ObjectiveSettings(teacher="codebook"),
-        ObjectiveSettings(normalisation="auxiliary"),
+        ObjectiveSettings(normalization="auxiliary"),
     ],
 )
 def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSettings) -> None:

@@ -1,7 +1,7 @@
 """The distillation loss against plain cross entropy, and the alignment against scipy alone, each in one run.
 
-Run by hand: python -m pytest tests/benchmarks/test_objectives.py --benchmark-enable --benchmark-only -s -o addopts=""
-The checks of time and memory: python -m pytest tests/benchmarks/test_objectives.py -k ratio -s -o addopts=""
+Run by hand: python -m pytest tests/benchmarks/test_losses.py --benchmark-enable --benchmark-only -s -o addopts=""
+The checks of time and memory: python -m pytest tests/benchmarks/test_losses.py -k ratio -s -o addopts=""
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def losses(logits: Tensor) -> dict[str, Callable[[], Tensor]]:
         "cross entropy": lambda: F.cross_entropy(logits.flatten(0, 1), ids),
         "hard teacher": lambda: distillation_loss(logits, codes, alignment, vocab),
         "soft teacher": lambda: distillation_loss(logits, soft, alignment, vocab),
-        "soft, auxiliary": lambda: distillation_loss(logits, soft, alignment, vocab, normalisation="auxiliary"),
+        "soft, auxiliary": lambda: distillation_loss(logits, soft, alignment, vocab, normalization="auxiliary"),
         "soft, 100 of 2048": lambda: distillation_loss(logits, soft, alignment, vocab, block),
     }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 from perceptok.losses import reconstruction_loss
 from perceptok.vocabulary import VocabularyAlignment
 
@@ -181,15 +181,15 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     cut[0, 99], cut[1, 100] = False, True
     torn[0, 99], torn[0, 150] = False, True
     for broken in (cut, torn):
-        with pytest.raises(ObjectiveError, match=r"200 masked ones of \(2, 205\) are not whole blocks"):
+        with pytest.raises(LossError, match=r"200 masked ones of \(2, 205\) are not whole blocks"):
             loss(mask=broken)
-    with pytest.raises(ObjectiveError, match=r"\(2, H, W\), one map for each block; got torch.float32 \(1, 10, 10\)"):
+    with pytest.raises(LossError, match=r"\(2, H, W\), one map for each block; got torch.float32 \(1, 10, 10\)"):
         loss(target[:1])
-    with pytest.raises(ObjectiveError, match="mark holes in `valid`"):
+    with pytest.raises(LossError, match="mark holes in `valid`"):
         loss(target + torch.nan)
-    with pytest.raises(ObjectiveError, match=r"valid is bool \(2, 10, 10\)"):
+    with pytest.raises(LossError, match=r"valid is bool \(2, 10, 10\)"):
         loss(valid=torch.ones(2, 10, 10))
-    with pytest.raises(ObjectiveError, match=r"the decoder gave maps \(2, 10, 10\), the targets are \(2, 10, 9\)"):
+    with pytest.raises(LossError, match=r"the decoder gave maps \(2, 10, 10\), the targets are \(2, 10, 9\)"):
         loss(target[..., :9])
-    with pytest.raises(ObjectiveError, match="temperature"):
+    with pytest.raises(LossError, match="temperature"):
         reconstruction_loss(logits, target, by_cells, shuffled, vocab, mask, temperature=0)

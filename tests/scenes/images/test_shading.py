@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from perceptok.scenes import Camera, Rendering, Scene, SceneObject, box, ellipsoid, quad, render
-from perceptok.scenes.pictures.materials import EDGE, PATTERNS, bank, sample
-from perceptok.scenes.pictures.shading import Light, develop, occlusion, shadow, spread
+from perceptok.scenes.images.materials import EDGE, PATTERNS, bank, sample
+from perceptok.scenes.images.shading import Light, develop, occlusion, shadow, spread
 
 FLOOR = SceneObject("floor", (quad((0, 0, 0), (5, 0, 0), (0, 5, 0)),))
 

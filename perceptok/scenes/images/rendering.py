@@ -15,11 +15,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from perceptok.errors import ConfigError
+from perceptok.scenes.images.materials import dress
+from perceptok.scenes.images.shading import develop, hang_lights, shade
+from perceptok.scenes.images.splits import Split, find_split
 from perceptok.scenes.layouts.gatherings import GATHERINGS, Difficulty, gather
 from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS, worth_seeing
-from perceptok.scenes.pictures.materials import dress
-from perceptok.scenes.pictures.shading import develop, hang_lights, shade
-from perceptok.scenes.pictures.splits import Split, split_of
 from perceptok.scenes.primitives import Primitive
 from perceptok.scenes.procedural import nearness_of
 from perceptok.scenes.raycast import Camera, Rendering, Scene, SceneObject, render
@@ -27,11 +27,11 @@ from perceptok.scenes.raycast import Camera, Rendering, Scene, SceneObject, rend
 __all__ = [
     "HOLDERS",
     "PLURALS",
-    "ProceduralPictures",
-    "ScenePicture",
+    "ProceduralImages",
+    "SceneImage",
     "Sight",
-    "picture_digest",
-    "render_picture",
+    "hash_image",
+    "render_image",
     "sights",
 ]
 
@@ -149,7 +149,7 @@ _LEAST_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class ScenePicture:
+class SceneImage:
     """A picture and the whole truth about it.
 
     Attributes:
@@ -222,7 +222,7 @@ class ScenePicture:
         return unnamed | ({"book"} if stacked else set())
 
 
-def render_picture(
+def render_image(
     seed: int,
     index: int,
     size: int = 336,
@@ -230,7 +230,7 @@ def render_picture(
     split: str = "train",
     kind: str | None = None,
     difficulty: Difficulty | None = None,
-) -> ScenePicture:
+) -> SceneImage:
     """The picture of a pair of numbers; the same in any process and in any order.
 
     Args:
@@ -248,7 +248,7 @@ def render_picture(
         raise ConfigError(
             f"seed and index must be >= 0 and size >= {_LEAST_SIZE}; got seed {seed}, index {index}, size {size}"
         )
-    world = split_of(split)
+    world = find_split(split)
     if kind is not None and kind not in LAYOUTS and kind not in GATHERINGS:
         raise ConfigError(f"kind must be one of {', '.join([*GATHERINGS, *LAYOUTS])}; got {kind!r}")
     rng = np.random.default_rng([seed, index, world.number, 336])
@@ -257,12 +257,12 @@ def render_picture(
     dressing = dress(scene.objects, rng, world)
     rig = hang_lights(scene, seen.surfaces.points, rng)
     image = develop(shade(seen, dressing, rig, rng), rng)
-    return ScenePicture(
+    return SceneImage(
         image, seen.depth, seen.instance, tuple(sights(seen)), scene.kind, split, seed, index, target, scene
     )
 
 
-def picture_digest(picture: ScenePicture) -> str:
+def hash_image(picture: SceneImage) -> str:
     """SHA-256 of a picture's image, depth, instances and sights: equal for equal pictures."""
     parts = (
         picture.image.tobytes(),
@@ -273,7 +273,7 @@ def picture_digest(picture: ScenePicture) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-class ProceduralPictures(Sequence[ScenePicture]):
+class ProceduralImages(Sequence[SceneImage]):
     """A sequence of pictures, made anew at every access; item i depends on seed, i, size and split only.
 
     Args:
@@ -294,23 +294,23 @@ class ProceduralPictures(Sequence[ScenePicture]):
             raise ConfigError(
                 f"seed and length must be >= 0 and size >= {_LEAST_SIZE}; got {seed}, {length} and {size}"
             )
-        self.seed, self.length, self.size, self.split = seed, length, size, split_of(split).name
+        self.seed, self.length, self.size, self.split = seed, length, size, find_split(split).name
         self.difficulty = difficulty
 
     def __len__(self) -> int:
         return self.length
 
     @overload
-    def __getitem__(self, index: int) -> ScenePicture: ...
+    def __getitem__(self, index: int) -> SceneImage: ...
     @overload
-    def __getitem__(self, index: slice) -> list[ScenePicture]: ...
-    def __getitem__(self, index: int | slice) -> ScenePicture | list[ScenePicture]:
+    def __getitem__(self, index: slice) -> list[SceneImage]: ...
+    def __getitem__(self, index: int | slice) -> SceneImage | list[SceneImage]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.length))]
         number = index + self.length if index < 0 else index
         if not 0 <= number < self.length:
             raise IndexError(f"index {index} is outside a sequence of {self.length} pictures")
-        return render_picture(self.seed, number, self.size, split=self.split, difficulty=self.difficulty)
+        return render_image(self.seed, number, self.size, split=self.split, difficulty=self.difficulty)
 
 
 def _sample(rng: Generator, world: Split, kind: str | None, difficulty: Difficulty) -> tuple[Scene, str | None]:

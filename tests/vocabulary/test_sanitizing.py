@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.vocabulary import extend_vocabulary, restore_text, sanitise_text
+from perceptok.vocabulary import extend_vocabulary, restore_text, sanitize_text
 
 TOKENS = ["<DEPTH_5>", "<DEPTH_START>", "<PIXEL_335>"]
 STRANGERS = ["<DEPTH_128>", "<DEPTH_05>", "<\\DEPTH_5>", "<\\\\PIXEL_3>", "<depth_5>"]
@@ -26,14 +26,14 @@ TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=8).map("".join))
     ],
 )
 def test_what_becomes_of_it(text: str, clean: str) -> None:
-    assert sanitise_text(text) == clean
+    assert sanitize_text(text) == clean
     assert restore_text(clean) == text
 
 
 @settings(max_examples=60)
 @given(text=TEXTS)
 def test_nothing_is_lost_and_no_token_left(text: str) -> None:
-    clean = sanitise_text(text)
+    clean = sanitize_text(text)
     assert restore_text(clean) == text
     assert not any(token in clean for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens)
 
@@ -42,10 +42,10 @@ def test_what_the_tokenizer_makes_of_it(bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare)
     text = "a <DEPTH_5> map<PIXEL_3>" + pt.tokens.DEPTH.start
     assert any(vocab.is_perception(index) for index in bare.encode(text))
-    assert not any(vocab.is_perception(index) for index in bare.encode(sanitise_text(text, vocab)))
+    assert not any(vocab.is_perception(index) for index in bare.encode(sanitize_text(text, vocab)))
 
 
 def test_only_the_sets_asked_for(bare: PreTrainedTokenizerFast) -> None:
-    assert sanitise_text("<DEPTH_5><PIXEL_5>", (pt.tokens.PIXEL,)) == r"<DEPTH_5><\PIXEL_5>"
+    assert sanitize_text("<DEPTH_5><PIXEL_5>", (pt.tokens.PIXEL,)) == r"<DEPTH_5><\PIXEL_5>"
     vocab = extend_vocabulary(bare, token_sets=(pt.tokens.DEPTH,))
-    assert sanitise_text("<DEPTH_5><PIXEL_5>", vocab) == r"<\DEPTH_5><PIXEL_5>"
+    assert sanitize_text("<DEPTH_5><PIXEL_5>", vocab) == r"<\DEPTH_5><PIXEL_5>"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from perceptok.errors import ConfigError
 
-__all__ = ["SPLITS", "Split", "SplitName", "split_of"]
+__all__ = ["SPLITS", "Split", "SplitName", "find_split"]
 
 SplitName = Literal["train", "heldout"]
 
@@ -111,7 +111,7 @@ SPLITS: dict[str, Split] = {
 """The splits by name."""
 
 
-def split_of(name: str) -> Split:
+def find_split(name: str) -> Split:
     """A split by its name.
 
     Raises:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.errors import ConfigError, ObjectiveError
+from perceptok.errors import LossError
 from perceptok.losses import (
     NextTokenTargets,
-    ObjectiveWeights,
     count_loss,
     marker_loss,
     merging_loss,
@@ -126,46 +123,11 @@ def test_a_batch_without_blocks_is_zero(vocab: pt.PerceptionVocabulary, shuffled
     assert (logits.grad == 0).all()
 
 
-def test_weights_are_the_papers() -> None:
-    weights = ObjectiveWeights()
-    assert (weights.distillation, weights.reconstruction, weights.marker, weights.count, weights.merging) == (
-        1,
-        0,
-        0,
-        0,
-        0,
-    )
-    computed: list[str] = []
-
-    def term(name: str, value: float) -> Tensor:
-        computed.append(name)
-        return torch.tensor(value)
-
-    total = weights.total(distillation=lambda: term("distillation", 2.0), marker=lambda: term("marker", math.nan))
-    assert total.item() == 2
-    assert computed == ["distillation"]
-    both = ObjectiveWeights(distillation=0.5, marker=0.25)
-    assert both.total(distillation=lambda: term("d", 2.0), marker=lambda: term("m", 8.0)).item() == 3
-    assert ObjectiveWeights.from_dict(both.to_dict()) == both
-
-
 def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, targets: NextTokenTargets) -> None:
-    for name in ("distillation", "count"):
-        for weight in (-0.1, math.nan, math.inf):
-            with pytest.raises(ConfigError, match=f"{name} is a weight of at least 0"):
-                ObjectiveWeights(**{name: weight})
-    with pytest.raises(ConfigError, match="every weight is 0"):
-        ObjectiveWeights(distillation=0)
-    with pytest.raises(ConfigError, match="ObjectiveWeights: unknown key 'markers'"):
-        ObjectiveWeights.from_dict({"markers": 1.0})
-    with pytest.raises(ObjectiveError, match="distillation has a weight, but was not given"):
-        ObjectiveWeights().total()
-    with pytest.raises(ObjectiveError, match="got tally"):
-        ObjectiveWeights().total(distillation=lambda: torch.tensor(1.0), tally=lambda: torch.tensor(1.0))
     logits = random_logits()
-    with pytest.raises(ObjectiveError, match=r"a codebook is \(128, D\); got \(127, 4\)"):
+    with pytest.raises(LossError, match=r"a codebook is \(128, D\); got \(127, 4\)"):
         merging_loss(logits, targets.codes, torch.zeros(127, 4), shuffled, vocab, targets.mask)
-    with pytest.raises(ObjectiveError, match=r"codes are 0\.\.127"):
+    with pytest.raises(LossError, match=r"codes are 0\.\.127"):
         merging_loss(logits, targets.codes - 5, torch.zeros(128, 4), shuffled, vocab, targets.mask)
     with pytest.raises(ValueError, match="PIXEL token set has no START marker"):
         marker_loss(logits, targets, vocab, token_set=pt.tokens.PIXEL)

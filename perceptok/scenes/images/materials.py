@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from perceptok.scenes.pictures.splits import Split
+from perceptok.scenes.images.splits import Split
 from perceptok.scenes.primitives import Box, Capsule, Frustum, Primitive, Quad, Sphere
 from perceptok.scenes.raycast import SceneObject
 

@@ -10,33 +10,33 @@ import numpy as np
 import pytest
 
 from perceptok.errors import ConfigError
-from perceptok.scenes import PLURALS, Difficulty, ScenePicture, render, render_picture
+from perceptok.scenes import PLURALS, Difficulty, SceneImage, render, render_image
+from perceptok.scenes.images.rendering import ProceduralImages, hash_image
+from perceptok.scenes.images.splits import SPLITS
 from perceptok.scenes.layouts.gatherings import GATHERINGS
-from perceptok.scenes.pictures.picture import ProceduralPictures, picture_digest
-from perceptok.scenes.pictures.splits import SPLITS
 
 DIGEST = """
-from perceptok.scenes.pictures.picture import picture_digest, render_picture
+from perceptok.scenes.images.rendering import hash_image, render_image
 for index in (7, 2):
-    print(picture_digest(render_picture(11, index, 80)))
-print(picture_digest(render_picture(11, 2, 80, split="heldout")))
+    print(hash_image(render_image(11, index, 80)))
+print(hash_image(render_image(11, 2, 80, split="heldout")))
 """
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[ScenePicture]:
-    return [*ProceduralPictures(1, 14, 112), *ProceduralPictures(1, 10, 112, split="heldout")]
+def pictures() -> list[SceneImage]:
+    return [*ProceduralImages(1, 14, 112), *ProceduralImages(1, 10, 112, split="heldout")]
 
 
 def test_the_same_in_another_process_and_order() -> None:
     output = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
-    heldout = picture_digest(render_picture(11, 2, 80, split="heldout"))
-    expected = [picture_digest(render_picture(11, index, 80)) for index in (2, 7)]
+    heldout = hash_image(render_image(11, 2, 80, split="heldout"))
+    expected = [hash_image(render_image(11, index, 80)) for index in (2, 7)]
     assert output.split() == [*expected[::-1], heldout]
     assert len({*expected, heldout}) == 3
 
 
-def test_shapes_and_types(pictures: list[ScenePicture]) -> None:
+def test_shapes_and_types(pictures: list[SceneImage]) -> None:
     for picture in pictures:
         assert picture.image.shape == (112, 112, 3)
         assert picture.image.dtype == np.uint8
@@ -49,12 +49,12 @@ def test_shapes_and_types(pictures: list[ScenePicture]) -> None:
         assert valid.all()
 
 
-def test_depth_is_that_of_the_scene_without_culling(pictures: list[ScenePicture]) -> None:
+def test_depth_is_that_of_the_scene_without_culling(pictures: list[SceneImage]) -> None:
     for picture in pictures[::5]:
         np.testing.assert_array_equal(picture.depth, render(picture.scene, 112, 112, cull=False).depth)
 
 
-def test_boxes_masks_and_counts_are_those_of_the_instances(pictures: list[ScenePicture]) -> None:
+def test_boxes_masks_and_counts_are_those_of_the_instances(pictures: list[SceneImage]) -> None:
     for picture in pictures:
         assert {one.instance for one in picture.sights} == set(np.unique(picture.instance[picture.instance >= 0]))
         for one in picture.sights:
@@ -75,7 +75,7 @@ def test_boxes_masks_and_counts_are_those_of_the_instances(pictures: list[SceneP
 def test_gatherings_have_as_many_as_asked_for(kind: str) -> None:
     found = []
     for index in range(6):
-        picture = render_picture(3, index, 112, kind=kind, difficulty=Difficulty(count=(2, 15)))
+        picture = render_image(3, index, 112, kind=kind, difficulty=Difficulty(count=(2, 15)))
         assert picture.kind == kind
         assert picture.target is not None
         found.append(picture.counts.get(picture.target))
@@ -88,12 +88,12 @@ def test_gatherings_have_as_many_as_asked_for(kind: str) -> None:
 def test_difficulty_is_obeyed() -> None:
     kind = "gathering on a table"
     for index in range(4):
-        picture = render_picture(5, index, 112, kind=kind, difficulty=Difficulty(count=(4, 4), others=0))
+        picture = render_image(5, index, 112, kind=kind, difficulty=Difficulty(count=(4, 4), others=0))
         assert picture.counts.get(str(picture.target), 4) == 4
         assert {one.category for one in picture.sights} & set(GATHERINGS[kind]) == {picture.target}
     hidden, apart = (
         np.mean(
-            [one.share for index in range(5) for one in render_picture(6, index, 112, kind=kind, difficulty=d).sights]
+            [one.share for index in range(5) for one in render_image(6, index, 112, kind=kind, difficulty=d).sights]
         )
         for d in (Difficulty(occlusion=1.0), Difficulty(occlusion=0.0))
     )
@@ -104,7 +104,7 @@ def test_the_depth_gap_is_kept() -> None:
     kind = "gathering on a floor"
     difficulty = Difficulty(count=(3, 4), others=0, depth_gap=0.1)
     for index in range(3):
-        picture = render_picture(8, index, 112, kind=kind, difficulty=difficulty)
+        picture = render_image(8, index, 112, kind=kind, difficulty=difficulty)
         eye = picture.scene.camera.position[:2]
         things = [thing for thing in picture.scene.objects if thing.category == picture.target]
         spots = [np.mean([part.center[:2] for part in thing.primitives], axis=0) for thing in things]
@@ -124,12 +124,12 @@ def test_the_splits_share_no_texture_lens_proportion_or_arrangement() -> None:
     assert {"hall", "field"} <= heldout.families.keys() - train.families.keys()
     for split in SPLITS.values():
         assert sum(split.families.values()) == pytest.approx(1)
-        for picture in ProceduralPictures(2, 6, 64, split=split.name):
+        for picture in ProceduralImages(2, 6, 64, split=split.name):
             assert split.fov[0] <= picture.scene.camera.fov <= split.fov[1]
             assert picture.kind in split.families
 
 
-def test_pictures_are_textured_and_lit(pictures: list[ScenePicture]) -> None:
+def test_pictures_are_textured_and_lit(pictures: list[SceneImage]) -> None:
     """Within single objects colours vary, and more than one flat tone a face would."""
     spreads = []
     for picture in pictures:
@@ -141,9 +141,9 @@ def test_pictures_are_textured_and_lit(pictures: list[ScenePicture]) -> None:
 
 
 def test_it_is_a_sequence() -> None:
-    few = ProceduralPictures(0, 3, 64)
+    few = ProceduralImages(0, 3, 64)
     assert len(few) == 3
-    assert picture_digest(few[-1]) == picture_digest(few[2]) == picture_digest(few[1:][1])
+    assert hash_image(few[-1]) == hash_image(few[2]) == hash_image(few[1:][1])
     for index in (3, -4):
         with pytest.raises(IndexError, match="3 pictures"):
             few[index]
@@ -161,7 +161,7 @@ def test_it_is_a_sequence() -> None:
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        render_picture(**({"seed": 0, "index": 0} | arguments))  # type: ignore[arg-type]
+        render_image(**({"seed": 0, "index": 0} | arguments))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,6 @@ def test_bad_difficulty(settings: dict[str, object]) -> None:
 
 def test_a_sequence_out_of_range() -> None:
     with pytest.raises(ConfigError, match="size"):
-        ProceduralPictures(0, 1, 10)
+        ProceduralImages(0, 1, 10)
     with pytest.raises(ConfigError, match="split"):
-        ProceduralPictures(0, 1, split="x")
+        ProceduralImages(0, 1, split="x")

@@ -8,7 +8,7 @@ from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from tests.objectives.test_curriculum_sampler import dataset, sampler
+from tests.losses.test_curriculum_sampler import dataset, sampler
 
 WAYS = {
     "shard": {},

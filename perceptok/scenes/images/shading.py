@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from perceptok.scenes.pictures.materials import Dressing, bank, sample
+from perceptok.scenes.images.materials import Dressing, bank, sample
 from perceptok.scenes.primitives import Floats
 from perceptok.scenes.raycast import Camera, Rendering, Scene, Surfaces, render
 

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import perceptok as pt
-from perceptok.errors import ObjectiveError
+from perceptok.errors import LossError
 from perceptok.losses import distillation_loss, next_token_targets
 from perceptok.vocabulary import VocabularyAlignment
 
@@ -83,8 +83,8 @@ def test_a_set_without_markers(vocab: pt.PerceptionVocabulary) -> None:
 
 
 def test_refusals(vocab: pt.PerceptionVocabulary) -> None:
-    with pytest.raises(ObjectiveError, match=r"integers \(B, T\); got torch.int64 \(5,\)"):
+    with pytest.raises(LossError, match=r"integers \(B, T\); got torch.int64 \(5,\)"):
         next_token_targets(torch.zeros(5, dtype=torch.int64), vocab)
     for labels in (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 5)):
-        with pytest.raises(ObjectiveError, match=r"labels are integers in the shape of the input ids, \(1, 5\)"):
+        with pytest.raises(LossError, match=r"labels are integers in the shape of the input ids, \(1, 5\)"):
             next_token_targets(torch.zeros(1, 5, dtype=torch.int64), vocab, labels=labels)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.errors import AlignmentError, ObjectiveError
+from perceptok.errors import AlignmentError, LossError
 from perceptok.losses import auxiliary_log_probs, distillation_loss
 from perceptok.losses.log_probs import column_log_probs
 from perceptok.tokens import TokenSet
@@ -33,13 +33,13 @@ def slow_loss(
     vocab: pt.PerceptionVocabulary,
     mask: Tensor,
     temperature: float = 1.0,
-    normalisation: str = "full",
+    normalization: str = "full",
 ) -> Tensor:
     """Eq. 1 position by position and code by code, in float64."""
     losses = []
     for place in mask.nonzero().tolist():
         scaled = logits[tuple(place)].double() / temperature
-        if normalisation == "auxiliary":
+        if normalization == "auxiliary":
             scaled = scaled - torch.logsumexp(scaled[vocab.ids(pt.tokens.DEPTH)], 0)
         else:
             scaled = scaled - torch.logsumexp(scaled, 0)
@@ -53,10 +53,10 @@ def slow_loss(
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("normalization", ["full", "auxiliary"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 def test_soft_teacher_is_the_slow_reference(
-    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, normalisation: str, temperature: float
+    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, normalization: str, temperature: float
 ) -> None:
     logits, teacher = random_logits(2, 7).requires_grad_(), random_teacher(2, 7)
     mask = torch.rand(2, 7, generator=torch.Generator().manual_seed(2)) > 0.4
@@ -67,10 +67,10 @@ def test_soft_teacher_is_the_slow_reference(
         vocab,
         mask,
         temperature,
-        normalisation=normalisation,  # type: ignore[arg-type]
+        normalization=normalization,  # type: ignore[arg-type]
     )
     exact = logits.detach().double().requires_grad_()
-    expected = slow_loss(exact, teacher, shuffled, vocab, mask, temperature, normalisation)
+    expected = slow_loss(exact, teacher, shuffled, vocab, mask, temperature, normalization)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     (grad,) = torch.autograd.grad(loss, logits)
@@ -83,9 +83,9 @@ def test_fewer_codes_than_tokens(vocab: pt.PerceptionVocabulary) -> None:
     alignment = VocabularyAlignment((5, 0, 127), 128)
     logits, teacher = random_logits(2, 3), random_teacher(2, 3, size=3)
     mask = torch.ones(2, 3, dtype=torch.bool)
-    for normalisation in ("full", "auxiliary"):
-        loss = distillation_loss(logits, teacher, alignment, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
-        expected = slow_loss(logits, teacher, alignment, vocab, mask, normalisation=normalisation)
+    for normalization in ("full", "auxiliary"):
+        loss = distillation_loss(logits, teacher, alignment, vocab, mask, normalization=normalization)  # type: ignore[arg-type]
+        expected = slow_loss(logits, teacher, alignment, vocab, mask, normalization=normalization)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -109,15 +109,15 @@ def test_float64_is_kept(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAli
     assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
 
 
-@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("normalization", ["full", "auxiliary"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_gradcheck(normalisation: str, masked: bool) -> None:
+def test_gradcheck(normalization: str, masked: bool) -> None:
     ids = torch.tensor([3, 0, 6])
     logits = torch.randn(2, 4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mask = torch.tensor([[True, False, True, True], [False, True, True, False]]) if masked else None
 
     def found(values: Tensor) -> Tensor:
-        return column_log_probs(values, ids, mask, temperature=0.8, normalisation=normalisation)  # type: ignore[arg-type]
+        return column_log_probs(values, ids, mask, temperature=0.8, normalization=normalization)  # type: ignore[arg-type]
 
     assert torch.autograd.gradcheck(found, (logits,))
 
@@ -154,9 +154,9 @@ def test_tokens_without_probability_cost_nothing_where_the_teacher_agrees(
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("normalization", ["full", "auxiliary"])
 def test_masked_positions_may_hold_anything(
-    poison: float, normalisation: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+    poison: float, normalization: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
 ) -> None:
     clean, teacher = random_logits(2, 5), random_teacher(2, 5)
     mask = torch.tensor([[True, False, True, False, True], [False, True, True, False, False]])
@@ -164,8 +164,8 @@ def test_masked_positions_may_hold_anything(
     dirty[~mask] = poison
     dirty_teacher[~mask] = torch.nan
     dirty.requires_grad_()
-    loss = distillation_loss(dirty, dirty_teacher, shuffled, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
-    expected = distillation_loss(clean, teacher, shuffled, vocab, mask, normalisation=normalisation)  # type: ignore[arg-type]
+    loss = distillation_loss(dirty, dirty_teacher, shuffled, vocab, mask, normalization=normalization)  # type: ignore[arg-type]
+    expected = distillation_loss(clean, teacher, shuffled, vocab, mask, normalization=normalization)  # type: ignore[arg-type]
     assert loss.item() == expected.item()
     loss.backward()
     assert dirty.grad is not None
@@ -176,14 +176,14 @@ def test_masked_positions_may_hold_anything(
     assert torch.isfinite(distillation_loss(dirty, codes, shuffled, vocab, mask))
 
 
-@pytest.mark.parametrize("normalisation", ["full", "auxiliary"])
+@pytest.mark.parametrize("normalization", ["full", "auxiliary"])
 def test_nothing_to_learn_is_zero_with_zero_gradient(
-    normalisation: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+    normalization: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
 ) -> None:
     logits = torch.full((2, 3, WIDTH), torch.nan, requires_grad=True)
     loss = distillation_loss(
         logits, torch.full((2, 3), -1), shuffled, vocab, torch.zeros(2, 3, dtype=torch.bool),
-        normalisation=normalisation,  # type: ignore[arg-type]
+        normalization=normalization,  # type: ignore[arg-type]
     )  # fmt: skip
     loss.backward()
     assert loss.item() == 0
@@ -251,34 +251,34 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     mask = torch.ones(2, 5, dtype=torch.bool)
     off = teacher.clone()
     off[1, 2] *= 1.01
-    with pytest.raises(ObjectiveError, match=r"row 7 of 10 sums to 1\.01 .* not logits"):
+    with pytest.raises(LossError, match=r"row 7 of 10 sums to 1\.01 .* not logits"):
         distillation_loss(logits, off, shuffled, vocab)
     negative = teacher.clone()
     negative[0, 0, :2] = torch.tensor([-0.5, 0.5]) + negative[0, 0, :2].sum() / 2
-    with pytest.raises(ObjectiveError, match=r"row 0 of 10 sums to 1 .* smallest entry of -0"):
+    with pytest.raises(LossError, match=r"row 0 of 10 sums to 1 .* smallest entry of -0"):
         distillation_loss(logits, negative / negative.sum(-1, keepdim=True), shuffled, vocab)
-    with pytest.raises(ObjectiveError, match="sums to nan"):
+    with pytest.raises(LossError, match="sums to nan"):
         distillation_loss(logits, torch.where(mask[..., None], torch.nan, teacher), shuffled, vocab)
-    with pytest.raises(ObjectiveError, match=r"0\.\.127 at masked positions; found 0\.\.128"):
+    with pytest.raises(LossError, match=r"0\.\.127 at masked positions; found 0\.\.128"):
         distillation_loss(logits, codes.index_fill(1, torch.tensor([2]), 128), shuffled, vocab)
-    with pytest.raises(ObjectiveError, match=r"the teacher has 9 rows .* each of the 10 masked"):
+    with pytest.raises(LossError, match=r"the teacher has 9 rows .* each of the 10 masked"):
         distillation_loss(logits, random_teacher(9), shuffled, vocab, mask)
-    with pytest.raises(ObjectiveError, match=r"shape \(\.\.\., 128\), one column a code; got \(2, 5, 127\)"):
+    with pytest.raises(LossError, match=r"shape \(\.\.\., 128\), one column a code; got \(2, 5, 127\)"):
         distillation_loss(logits, random_teacher(2, 5, size=127), shuffled, vocab)
-    with pytest.raises(ObjectiveError, match="frozen"):
+    with pytest.raises(LossError, match="frozen"):
         distillation_loss(logits, teacher.clone().requires_grad_(), shuffled, vocab)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ObjectiveError, match="temperature is positive and finite"):
+        with pytest.raises(LossError, match="temperature is positive and finite"):
             distillation_loss(logits, teacher, shuffled, vocab, temperature=temperature)
-    with pytest.raises(ObjectiveError, match=r"a mask is bool, one for each position \(2, 5\); got torch.int64"):
+    with pytest.raises(LossError, match=r"a mask is bool, one for each position \(2, 5\); got torch.int64"):
         distillation_loss(logits, teacher, shuffled, vocab, mask.long())
-    with pytest.raises(ObjectiveError, match="'full' or 'auxiliary'; got 'half'"):
-        distillation_loss(logits, teacher, shuffled, vocab, normalisation="half")  # type: ignore[arg-type]
-    with pytest.raises(ObjectiveError, match="'mean', 'sum' or 'none'; got 'max'"):
+    with pytest.raises(LossError, match="'full' or 'auxiliary'; got 'half'"):
+        distillation_loss(logits, teacher, shuffled, vocab, normalization="half")  # type: ignore[arg-type]
+    with pytest.raises(LossError, match="'mean', 'sum' or 'none'; got 'max'"):
         distillation_loss(logits, teacher, shuffled, vocab, reduction="max")  # type: ignore[arg-type]
-    with pytest.raises(ObjectiveError, match=r"400 columns, but token id .* extend the model"):
+    with pytest.raises(LossError, match=r"400 columns, but token id .* extend the model"):
         distillation_loss(logits[..., :400], teacher, shuffled, vocab)
-    with pytest.raises(ObjectiveError, match=r"logits are floating"):
+    with pytest.raises(LossError, match=r"logits are floating"):
         distillation_loss(logits.long(), teacher, shuffled, vocab)
     with pytest.raises(AlignmentError, match="ends in 128 auxiliary numbers, PIXEL has 336"):
         distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.tokens.PIXEL)

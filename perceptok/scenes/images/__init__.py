@@ -1,0 +1,1 @@
+"""Color images of procedural scenes: materials, light, and the ground truth of what is seen."""
