@@ -32,12 +32,12 @@ def _demonstrate_depth(drawing: Path) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     import numpy as np
 
-    from perceptok.depth import DepthCodec, draw_panel, find_maps, panel_row
+    from perceptok.depth import DepthCodec, draw_panel, find_maps, make_panel_row
     from perceptok.files import atomic_write
 
     codec = DepthCodec.from_pretrained()
     maps = find_maps([Path(str(files("perceptok.depth") / "samples")) / "samples.csv"])
-    panel = [panel_row(codec, file.name, file.read()) for file in maps]
+    panel = [make_panel_row(codec, file.name, file.read()) for file in maps]
     rows = []
     for row in panel:
         block = codec.to_text(row.codes)

@@ -50,19 +50,19 @@ def show_answer(
     force: ForceOption = False,
 ) -> None:
     """Draw the blocks in a model's answer, short or malformed ones too, and say what is wrong with them."""
-    from perceptok.depth import Preprocessing, draw_blocks, salvage_blocks
+    from perceptok.depth import Preprocessing, draw_blocks, recover_blocks
     from perceptok.files import atomic_write
 
     text = _read_answer(answer)
     try:
-        blocks = salvage_blocks(text)
+        blocks = recover_blocks(text)
     except MalformedBlockError:
         if _begins_with_record(text):
             raise ConfigError(f"{answer}: {_RECORDS}") from None
         raise
     loaded = load_codec(codec, device)
     if stretch is None:
-        stretch = loaded.preprocessing == Preprocessing.named("molmoact")
+        stretch = loaded.preprocessing == Preprocessing.from_name("molmoact")
     image = draw_blocks(loaded, blocks, stretch=stretch)
     with atomic_write(output, force=force) as file:
         file.write(image)
@@ -266,7 +266,7 @@ def evaluate_codec(
             load_codec(codec, device), maps, advance=advance, warn=lambda *warning: warnings.append(warning)
         )
     tables = {"codec: 100 tokens": report.codec}
-    for side, scores in report.ladder.items():
+    for side, scores in report.baselines.items():
         tables[f"baseline: {side}x{side} area averages, not quantised"] = scores
     for title, scores in tables.items():
         print_table(title, _HEADER, [_format_score(name, score) for name, score in scores.items()])

@@ -1,7 +1,8 @@
 from .blocks import (
+    RecoveredBlock as RecoveredBlock,
     block_from_text as block_from_text,
     block_to_text as block_to_text,
-    salvage_blocks as salvage_blocks,
+    recover_blocks as recover_blocks,
 )
 from .codec import (
     DepthCodec as DepthCodec,
@@ -33,42 +34,47 @@ from .maps import (
     DepthMap as DepthMap,
     Nearness as Nearness,
     NearnessRange as NearnessRange,
+    RangeOutliers as RangeOutliers,
 )
 from .metrics import (
+    DepthReport as DepthReport,
     DepthScore as DepthScore,
-    closest_marker_hits as closest_marker_hits,
     evaluate_depth_codec as evaluate_depth_codec,
 )
 from .networks.aurora import AuroraConfig as AuroraConfig
 from .networks.grid import GridConfig as GridConfig
+from .networks.quantizer import QuantizerConfig as QuantizerConfig
 from .networks.vqvae import (
     DepthVQVAE as DepthVQVAE,
     model_config_to_dict as model_config_to_dict,
 )
 from .plots import (
-    depth_case as depth_case,
+    PanelRow as PanelRow,
     draw_blocks as draw_blocks,
     draw_files as draw_files,
     draw_panel as draw_panel,
-    panel_row as panel_row,
+    make_panel_row as make_panel_row,
 )
 from .preprocessing import (
     MAP_SIZE as MAP_SIZE,
     Depth as Depth,
     Preprocessing as Preprocessing,
-    nearest_resize as nearest_resize,
+    resize_nearest as resize_nearest,
 )
 from .sequences import (
     SequenceFrame as SequenceFrame,
     clip_range as clip_range,
+    encode_sequence as encode_sequence,
 )
 from .training.codec_trainer import (
-    EpochReport as EpochReport,
+    CollapseWarning as CollapseWarning,
     TrainingConfig as TrainingConfig,
+    TrainingReport as TrainingReport,
     train_depth_codec as train_depth_codec,
 )
-from .training.map_bank import (
-    MapBank as MapBank,
+from .training.map_dataset import (
+    AugmentationConfig as AugmentationConfig,
+    MapDataset as MapDataset,
     MapSource as MapSource,
 )
 from .units import Unit as Unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, cast, overload
@@ -13,34 +13,49 @@ from typing import Any, Self, cast, overload
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, checked_codes
+from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, validate_codes
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
-from perceptok.depth.networks.aurora import find_aurora_checkpoint, read_aurora_checkpoint
-from perceptok.depth.networks.vqvae import DepthVQVAE, filled_model, model_config_from_dict, model_config_to_dict
-from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, checked_nearness, owned
-from perceptok.depth.sequences import SequenceFrame, encode_sequence
+from perceptok.depth.networks.aurora import read_aurora_checkpoint
+from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
+from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write, parse_json
 from perceptok.tokens import DEPTH
 
-__all__ = ["DepthCodec", "SavedCodec", "load_aurora_checkpoint"]
-
+__all__ = ["DepthCodec", "load_aurora_checkpoint"]
 
 _FORMAT = 1
 _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
 
+_WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""`owner/name`; anything else, `./name` and `../name` among it, is a path."""
+"""`owner/name`; anything else is a path, `./name` and `../name` included."""
+
+_FEATURE_ERROR = 1e-5
+_DISTANCE_ERROR = 1e-6
+"""Relative errors of features and of squared distances, beyond what rounding makes of them at another batch size.
+Networks in float32 differ by about 1e-6, and |f|^2 + |e|^2 - 2 f e loses a few units of 6e-8."""
+
+_TIE_BREAKING_BATCH = 16
+"""Copies of a map that go through the networks where rounding decides between two codes. At this size the CPU's kernels
+gave the same bits with 1, 2, 3, 4 and 8 threads, which are also the reference's in batches of 2 and more; a map alone
+gave others. Of 53 real maps none needed this with the shipped weights."""
 
 
-class SavedCodec(ModelHubMixin):
-    """Networks and preprocessing as one thing that is saved, loaded and told from others; `DepthCodec` computes.
+class DepthCodec(ModelHubMixin):
+    """Depth maps <-> a 10x10 grid of 128 codes (AURORA, arXiv 2412.03548).
+
+    Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of
+    arrays and tensors are *nearness*: relative inverse depth in [0, 1], 1 = nearest. A codec is not trained through:
+    its parameters are frozen (`train_depth_codec` trains one).
 
     Attributes:
         model: The networks, frozen.
@@ -51,7 +66,7 @@ class SavedCodec(ModelHubMixin):
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing or Preprocessing()
         if self.preprocessing.size != MAP_SIZE:
-            raise ConfigError(f"the networks see maps of {MAP_SIZE}x{MAP_SIZE}; got size {self.preprocessing.size}")
+            raise ConfigError(f"the networks take maps of {MAP_SIZE}x{MAP_SIZE}; got size {self.preprocessing.size}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any) -> Self:
@@ -59,27 +74,196 @@ class SavedCodec(ModelHubMixin):
 
         Args:
             pretrained_model_name_or_path: A directory that `save_pretrained` wrote, or the id of a repository on the
-                Hugging Face Hub; without it, the weights that come with perceptok (no network).
-            **kwargs: What `huggingface_hub.ModelHubMixin.from_pretrained` takes: `revision`, `token`, ...
+                Hugging Face Hub; by default the weights that come with perceptok (no network).
+            **kwargs: Arguments of `huggingface_hub.ModelHubMixin.from_pretrained`: `revision`, `token`, ...
 
         Raises:
-            CheckpointError: Files are missing or damaged, or weights and configuration do not fit.
+            CheckpointError: Files are missing or damaged, or weights and configuration do not match.
             ConfigError: The configuration has an unknown key.
         """
         if pretrained_model_name_or_path is None:
             pretrained_model_name_or_path = Path(str(files("perceptok.depth") / "weights"))
-        place = Path(pretrained_model_name_or_path)
-        named_a_path = isinstance(pretrained_model_name_or_path, Path) or not _HUB_ID.fullmatch(
-            pretrained_model_name_or_path
-        )
-        if place.is_file() or (named_a_path and not place.is_dir()):
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_file() or not (folder.is_dir() or _is_hub_id(pretrained_model_name_or_path)):
             raise CheckpointError(
-                f"{place}: expected a directory with {_CONFIG_NAME} and {_WEIGHTS_NAME}, as save_pretrained writes it "
+                f"{folder}: expected a directory with {_CONFIG_NAME} and {_WEIGHTS_NAME}, as save_pretrained writes it "
                 "(a published AiT / AURORA .pt file is read by load_aurora_checkpoint)"
             )
-        if place.is_dir():
-            return cls._from_files(place / _CONFIG_NAME, place / _WEIGHTS_NAME)
+        if folder.is_dir():
+            return cls._from_files(folder / _CONFIG_NAME, folder / _WEIGHTS_NAME)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights and configuration; codes are comparable only between codecs of the same fingerprint."""
+        digest = hashlib.sha256(
+            json.dumps([model_config_to_dict(self.model.config), self.preprocessing.to_dict()]).encode()
+        )
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.model.codebook.device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights to a device and return the codec."""
+        self.model.to(device)
+        return self
+
+    @property
+    def codebook(self) -> Tensor:
+        """The code vectors, (128, D) float32."""
+        return self.model.codebook
+
+    @overload
+    def encode(self, depth: Tensor, *, batch_size: int = ...) -> Tensor: ...
+    @overload
+    def encode(self, depth: Depth, *, range: NearnessRange | None = ..., batch_size: int = ...) -> np.ndarray: ...
+    def encode(
+        self,
+        depth: Tensor | Depth,
+        *,
+        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+        batch_size: int = 16,
+    ) -> Tensor | np.ndarray:
+        """Encode maps to codes.
+
+        Args:
+            depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
+                tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
+            range: What becomes nearness 0 and 1 in `DepthMap`s; by default each map's own extremes.
+            batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
+                decide between two codes, the map is encoded again in a batch of fixed size.
+
+        Returns:
+            Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
+
+        Raises:
+            DepthMapError: Wrong shape, NaN or infinite values, values outside [0, 1], nothing valid in a `DepthMap`,
+                or a range that does not fit it.
+            ConfigError: A range for what is nearness already.
+        """
+        with torch.no_grad(), self._full_precision():
+            codes = [self._encode(inputs)[0] for inputs in self._prepare_batches(depth, batch_size, range)]
+        joined = torch.cat(codes) if codes else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
+        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+
+    @overload
+    def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
+    @overload
+    def encode_soft(
+        self, depth: Depth, *, range: NearnessRange | None = ..., temperature: float = ..., batch_size: int = ...
+    ) -> np.ndarray: ...
+    def encode_soft(
+        self,
+        depth: Tensor | Depth,
+        *,
+        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
+        temperature: float = 1.0,
+        batch_size: int = 16,
+    ) -> Tensor | np.ndarray:
+        """Encode maps to probabilities of the codes: the teacher q of AURORA's Eq. 1.
+
+        q = softmax(-||f - e_k||^2 / temperature), with f a cell's feature and e_k the vector of code k. As the
+        temperature falls to 0 it becomes the one-hot form of `encode`.
+
+        Args:
+            depth: Maps in any form that `encode` takes.
+            range: What becomes nearness 0 and 1 in `DepthMap`s; by default each map's own extremes.
+            temperature: Positive, in units of squared distance between code vectors.
+            batch_size: Maps that go through the networks at once.
+
+        Returns:
+            (B, 10, 10, 128) float32; rows sum to 1.
+
+        Raises:
+            ValueError: The temperature is not positive.
+            DepthMapError: The maps cannot be encoded.
+            ConfigError: A range for what is nearness already.
+        """
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be positive; got {temperature}")
+        with torch.no_grad(), self._full_precision():
+            probs = [
+                _softmin(self.model.distances(self.model.features(inputs)), temperature)
+                for inputs in self._prepare_batches(depth, batch_size, range)
+            ]
+        joined = torch.cat(probs) if probs else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
+        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+
+    @overload
+    def decode(self, codes: Tensor, *, batch_size: int = ..., clamp: bool = ...) -> Tensor: ...
+    @overload
+    def decode(self, codes: ArrayLike, *, batch_size: int = ..., clamp: bool = ...) -> np.ndarray: ...
+    def decode(self, codes: Tensor | ArrayLike, *, batch_size: int = 16, clamp: bool = True) -> Tensor | np.ndarray:
+        """Decode codes to nearness.
+
+        Args:
+            codes: (10, 10) or (B, 10, 10) integers in 0..127.
+            batch_size: Maps that go through the networks at once.
+            clamp: False keeps values that the networks give beyond [0, 1].
+
+        Returns:
+            (B, 320, 320) float32 in [0, 1], 1 = nearest.
+
+        Raises:
+            MalformedBlockError: Another shape or type, or a code outside 0..127.
+        """
+        _check_batch_size(batch_size)
+        array = validate_codes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+        grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
+        size = self.preprocessing.size
+        with torch.no_grad(), self._full_precision():
+            maps = [self._decode(self.model.vectors(chunk)) for chunk in torch.split(grids, batch_size) if len(chunk)]
+        joined = torch.cat(maps) if maps else torch.empty((0, size, size), device=self.device)
+        joined = joined.clamp(0, 1) if clamp else joined
+        return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
+
+    def decode_soft(self, probs: Tensor) -> Tensor:
+        """Decode probabilities of codes; differentiable with respect to them (the decoder g of AURORA's Eq. 2).
+
+        Args:
+            probs: (10, 10, 128) or (B, 10, 10, 128); each cell's vector is the expectation under its row.
+
+        Returns:
+            (B, 320, 320) float32, about [0, 1]: not clamped, because a clamp has no gradient outside.
+
+        Raises:
+            MalformedBlockError: Another shape.
+        """
+        if probs.ndim not in (3, 4) or probs.shape[-3:] != (10, 10, DEPTH.size):
+            raise MalformedBlockError(f"probabilities have shape (B, 10, 10, {DEPTH.size}); got {tuple(probs.shape)}")
+        probs = probs.to(self.device, torch.float32).view(-1, 10, 10, DEPTH.size)
+        with self._full_precision():
+            return self._decode(probs @ self.model.codebook)
+
+    def to_text(self, codes: Tensor | ArrayLike) -> str:
+        """Write codes (10, 10) in 0..127 as a block of 102 tokens; raises MalformedBlockError for other codes."""
+        return block_to_text(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+
+    def from_text(self, text: str) -> np.ndarray:
+        """Parse a block to codes (10, 10) int64; raises MalformedBlockError with the position and what was found."""
+        return block_from_text(text)
+
+    def to_bytes(self, codes: Tensor | ArrayLike) -> bytes:
+        """Pack codes (10, 10) in 0..127 into 88 bytes; raises MalformedBlockError for other codes."""
+        return block_to_bytes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
+
+    def from_bytes(self, data: bytes) -> np.ndarray:
+        """Unpack 88 bytes to codes (10, 10) int64; raises MalformedBlockError for another length."""
+        return block_from_bytes(data)
+
+    def find_nearest(self, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode nearness (B, 320, 320) float32 in [0, 1], and return the squared distances that decide the codes.
+
+        Returns:
+            Codes (B, 10, 10) int64, as `encode` gives them, and distances (B, 10, 10, 128) float32, on the device.
+        """
+        with torch.no_grad(), self._full_precision():
+            return self._encode(self._to_inputs(squares))
 
     @classmethod
     def _from_pretrained(
@@ -124,7 +308,7 @@ class SavedCodec(ModelHubMixin):
         if not isinstance(values, dict) or values.keys() != {"format", "model", "preprocessing"}:
             raise ConfigError(f"{config}: expected exactly the keys format, model, preprocessing")
         preprocessing = Preprocessing.from_dict(values["preprocessing"])
-        return cls(filled_model(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
+        return cls(build_model(model_config_from_dict(values["model"]), state, str(weights)), preprocessing)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {
@@ -141,291 +325,61 @@ class SavedCodec(ModelHubMixin):
         with atomic_write(save_directory / _CONFIG_NAME, force=True) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of weights and configuration: codes of two codecs mean the same only if their fingerprints agree."""
-        digest = hashlib.sha256(
-            json.dumps([model_config_to_dict(self.model.config), self.preprocessing.to_dict()]).encode()
-        )
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-_FEATURE_ERROR = 1e-5
-_DISTANCE_ERROR = 1e-6
-"""Relative errors of features and of squared distances, beyond what rounding makes of them at another batch size.
-Networks in float32 differ by about 1e-6, and |f|^2 + |e|^2 - 2 f e loses a few units of 6e-8."""
-
-
-_DECIDING_BATCH = 16
-"""Copies of a map that go through the networks where rounding decides. At this size the CPU's kernels gave the same
-bits with 1, 2, 3, 4 and 8 threads, which are also the reference's in batches of 2 and more; a map alone gave others. Of
-53 real maps none comes here with the shipped weights."""
-
-
-class DepthCodec(SavedCodec):
-    """Depth maps <-> a 10x10 grid of 128 codes (AURORA, arXiv 2412.03548).
-
-    Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of
-    arrays and tensors are *nearness*: relative inverse depth in [0, 1], 1 = nearest. A codec is not trained through:
-    its parameters are frozen (see `train_depth_codec`).
-    """
-
-    # Where it computes ----------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """The device that holds the weights."""
-        return self.model.codebook.device
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move the weights to a device; returns the codec itself."""
-        self.model.to(device)
-        return self
-
-    @property
-    def codebook(self) -> Tensor:
-        """The vectors of the codes, (128, D) float32."""
-        return self.model.codebook
-
-    # Maps -> codes --------------------------------------------------------------------------------------------------
-
-    @overload
-    def encode(self, depth: Tensor, *, batch_size: int = ...) -> Tensor: ...
-    @overload
-    def encode(self, depth: Depth, *, range: NearnessRange | None = ..., batch_size: int = ...) -> np.ndarray: ...
-    def encode(
-        self,
-        depth: Tensor | Depth,
-        *,
-        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
-        batch_size: int = 16,
-    ) -> Tensor | np.ndarray:
-        """Encode maps to codes.
-
-        Args:
-            depth: A `DepthMap` or `Nearness`, or a sequence of them (any sizes); or nearness in [0, 1] as an array or
-                tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
-            range: Of `DepthMap`s: what becomes nearness 0 and 1; by default each map's own extremes.
-            batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
-                decide between two codes, the map is encoded again in a batch of fixed size.
-
-        Returns:
-            Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
-
-        Raises:
-            DepthMapError: Wrong shape, NaN or infinite values, values outside [0, 1], nothing valid in a `DepthMap`,
-                or a range that does not fit it.
-            ConfigError: A range for what is nearness already.
-        """
-        with torch.no_grad(), self._exactly():
-            codes = [self._codes(chunk) for chunk in self._chunks(depth, batch_size, range)]
-        joined = torch.cat(codes) if codes else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
-        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
-
-    def encode_sequence(
-        self,
-        maps: Iterable[DepthMap],
-        *,
-        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
-        hold: float = 0.0,
-        deadband: float = 0.0,
-        frames: int = 8,
-    ) -> Iterator[SequenceFrame]:
-        """Encode the frames of a clip one by one in one range; a cell keeps its code while that is nearly the best.
-
-        Args:
-            maps: Frames in order, of one kind.
-            range: The clip's range: fixed, "whole", or percentiles of the first frames together (by default 1 and 99),
-                from which `NearnessRange.running` moves on slowly.
-            hold: How much farther (squared distance between code vectors) than the nearest code a kept code may be.
-            deadband: A cell keeps its code, too, while the nearness of its own pixels moves by less than this.
-            frames: How many first frames decide the range.
-
-        Yields:
-            `SequenceFrame`: codes (10, 10), which cells changed, and the nearness; see `perceptok.depth.sequences`.
-
-        Raises:
-            ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
-            DepthMapError: A frame has nothing to encode, or the first frames give no range.
-        """
-        return encode_sequence(self, maps, range=range, hold=hold, deadband=deadband, frames=frames)
-
-    @overload
-    def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
-    @overload
-    def encode_soft(
-        self, depth: Depth, *, range: NearnessRange | None = ..., temperature: float = ..., batch_size: int = ...
-    ) -> np.ndarray: ...
-    def encode_soft(
-        self,
-        depth: Tensor | Depth,
-        *,
-        range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
-        temperature: float = 1.0,
-        batch_size: int = 16,
-    ) -> Tensor | np.ndarray:
-        """Probabilities of the codes: the teacher q of AURORA's Eq. 1.
-
-        q = softmax(-||f - e_k||^2 / temperature), with f a cell's feature and e_k the vector of code k. As the
-        temperature falls to 0 it becomes the one-hot form of `encode`.
-
-        Args:
-            depth: As for `encode`.
-            range: As for `encode`.
-            temperature: Positive, in units of squared distance between code vectors.
-            batch_size: Maps that go through the networks at once.
-
-        Returns:
-            (B, 10, 10, 128) float32; rows sum to 1.
-
-        Raises:
-            ValueError: The temperature is not positive.
-            DepthMapError: As for `encode`.
-            ConfigError: As for `encode`.
-        """
-        if not temperature > 0:
-            raise ValueError(f"the temperature must be positive; got {temperature}")
-        with torch.no_grad(), self._exactly():
-            probs = [
-                _softened(self.model.distances(self.model.features(chunk)), temperature)
-                for chunk in self._chunks(depth, batch_size, range)
-            ]
-        joined = torch.cat(probs) if probs else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
-        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
-
-    # Codes -> maps --------------------------------------------------------------------------------------------------
-
-    @overload
-    def decode(self, codes: Tensor, *, batch_size: int = ..., clamp: bool = ...) -> Tensor: ...
-    @overload
-    def decode(self, codes: ArrayLike, *, batch_size: int = ..., clamp: bool = ...) -> np.ndarray: ...
-    def decode(self, codes: Tensor | ArrayLike, *, batch_size: int = 16, clamp: bool = True) -> Tensor | np.ndarray:
-        """Decode codes to nearness.
-
-        Args:
-            codes: (10, 10) or (B, 10, 10) integers in 0..127.
-            batch_size: Maps that go through the networks at once.
-            clamp: False keeps what the networks say beyond [0, 1].
-
-        Returns:
-            (B, 320, 320) float32 in [0, 1], 1 = nearest.
-
-        Raises:
-            MalformedBlockError: Another shape or type, or a code outside 0..127.
-        """
-        _check_batch_size(batch_size)
-        array = checked_codes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
-        grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
-        size = self.preprocessing.size
-        with torch.no_grad(), self._exactly():
-            maps = [self._nearness(self.model.vectors(chunk)) for chunk in torch.split(grids, batch_size) if len(chunk)]
-        joined = torch.cat(maps) if maps else torch.empty((0, size, size), device=self.device)
-        joined = joined.clamp(0, 1) if clamp else joined
-        return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
-
-    def decode_soft(self, probs: Tensor) -> Tensor:
-        """Decode probabilities of codes; differentiable with respect to them (the decoder g of AURORA's Eq. 2).
-
-        Args:
-            probs: (10, 10, 128) or (B, 10, 10, 128); each cell's vector is the expectation under its row.
-
-        Returns:
-            (B, 320, 320) float32, about [0, 1]: not clamped, because a clamp has no gradient outside.
-
-        Raises:
-            MalformedBlockError: Another shape.
-        """
-        if probs.ndim not in (3, 4) or probs.shape[-3:] != (10, 10, DEPTH.size):
-            raise MalformedBlockError(f"probabilities have shape (B, 10, 10, {DEPTH.size}); got {tuple(probs.shape)}")
-        probs = probs.to(self.device, torch.float32).view(-1, 10, 10, DEPTH.size)
-        with self._exactly():
-            return self._nearness(probs @ self.model.codebook)
-
-    # Surface forms --------------------------------------------------------------------------------------------------
-
-    def to_text(self, codes: Tensor | ArrayLike) -> str:
-        """Codes (10, 10) -> a block of 102 tokens; see `block_to_text`."""
-        return block_to_text(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
-
-    def from_text(self, text: str) -> np.ndarray:
-        """A block -> codes (10, 10) int64; raises MalformedBlockError with the position and what was found."""
-        return block_from_text(text)
-
-    def to_bytes(self, codes: Tensor | ArrayLike) -> bytes:
-        """Codes (10, 10) -> 88 bytes; see `block_to_bytes`."""
-        return block_to_bytes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
-
-    def from_bytes(self, data: bytes) -> np.ndarray:
-        """88 bytes -> codes (10, 10) int64; raises MalformedBlockError for another length."""
-        return block_from_bytes(data)
-
-    # Inside ---------------------------------------------------------------------------------------------------------
-
-    def nearest(self, squares: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and the squared distances that decide them, of nearness (B, 320, 320).
-
-        Returns:
-            Codes (B, 10, 10) int64, as `encode` gives them, and distances (B, 10, 10, 128) float32, on the device.
-        """
-        with torch.no_grad():
-            maps = self._prepared(squares)
-            return self._codes(maps), self.model.distances(self.model.features(maps))
-
-    def _exactly(self) -> torch.autocast:
-        """The codec's own precision, whatever surrounds it: in bfloat16 2 % of the codes would change."""
+    def _full_precision(self) -> torch.autocast:
+        """Disables any surrounding autocast: in bfloat16 2 % of the codes would change."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _chunks(self, depth: Tensor | Depth, batch_size: int, chosen: NearnessRange | None) -> Iterator[Tensor]:
-        """The networks' input, (b, 1, 320, 320) at a time."""
+    def _prepare_batches(
+        self, depth: Tensor | Depth, batch_size: int, chosen: NearnessRange | None
+    ) -> Iterator[Tensor]:
+        """The networks' inputs, (b, 1, 320, 320) at a time."""
         _check_batch_size(batch_size)
         maps = [depth] if isinstance(depth, DepthMap | Nearness) else depth
-        if chosen is not None and not (isinstance(maps, Sequence) and all(isinstance(one, DepthMap) for one in maps)):
+        if chosen is not None and not (isinstance(maps, Sequence) and all(isinstance(item, DepthMap) for item in maps)):
             raise ConfigError(
                 "a range is for DepthMaps; arrays, tensors and Nearness are in a range already. Make a map of an array "
                 "by DepthMap.from_array(array, kind=...), or leave the range out"
             )
-        if isinstance(maps, Sequence) and all(isinstance(one, DepthMap | Nearness) for one in maps):
+        if isinstance(maps, Sequence) and all(isinstance(item, DepthMap | Nearness) for item in maps):
             known = cast("Sequence[DepthMap | Nearness]", maps)
             for start in range(0, len(known), batch_size):
-                yield self._prepared(
-                    torch.cat([self._square(one, chosen) for one in known[start : start + batch_size]])
-                )
+                squares = [self._square(item, chosen) for item in known[start : start + batch_size]]
+                yield self._to_inputs(torch.cat(squares))
             return
-        tensor = checked_nearness(cast("Tensor | ArrayLike", maps))
+        tensor = validate_nearness(cast("Tensor | ArrayLike", maps))
         for chunk in torch.split(tensor, batch_size) if len(tensor) else ():
-            yield self._prepared(self.preprocessing.square(chunk))
+            yield self._to_inputs(self.preprocessing.square(chunk))
 
     def _square(self, depth: DepthMap | Nearness, chosen: NearnessRange | None) -> Tensor:
         nearness = depth.to_nearness(chosen) if isinstance(depth, DepthMap) else depth
-        return self.preprocessing.square(torch.from_numpy(owned(nearness.values))[None])
+        return self.preprocessing.square(torch.from_numpy(copy_float32(nearness.values))[None])
 
-    def _prepared(self, squares: Tensor) -> Tensor:
+    def _to_inputs(self, squares: Tensor) -> Tensor:
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
 
-    def _codes(self, maps: Tensor) -> Tensor:
-        codes, close = self._nearest(maps)
-        for index in close.nonzero()[:, 0].tolist():
-            copies = maps[index : index + 1].expand(_DECIDING_BATCH, -1, -1, -1).contiguous()
-            codes[index] = self._nearest(copies)[0][0]
-        return codes
+    def _encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (B, 10, 10) that do not depend on the batch, and squared distances (B, 10, 10, 128)."""
+        codes, distances, uncertain = self._assign_codes(inputs)
+        for index in uncertain.nonzero()[:, 0].tolist():
+            copies = inputs[index : index + 1].expand(_TIE_BREAKING_BATCH, -1, -1, -1).contiguous()
+            codes[index] = self._assign_codes(copies)[0][0]
+        return codes, distances
 
-    def _nearest(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (B, 10, 10), and (B,) whether rounding could decide one of them otherwise at another batch size."""
-        features = self.model.features(maps)
+    def _assign_codes(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, distances, and (B,) whether rounding could decide a code otherwise at another batch size."""
+        features = self.model.features(inputs)
         distances = self.model.distances(features)
-        two = distances.topk(2, dim=-1, largest=False)
-        first, second = self.model.codebook[two.indices].unbind(-2)
-        lengths = features.square().sum(-1)
+        nearest = distances.topk(2, dim=-1, largest=False)
+        first, second = self.model.codebook[nearest.indices].unbind(-2)
+        squared_norms = features.square().sum(-1)
         # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
-        doubt = 2 * _FEATURE_ERROR * lengths.sqrt() * (first - second).norm(dim=-1)
-        doubt = doubt + _DISTANCE_ERROR * (lengths + first.square().sum(-1))
-        close = (two.values[..., 1] - two.values[..., 0] < doubt).flatten(1).any(1)
+        error = 2 * _FEATURE_ERROR * squared_norms.sqrt() * (first - second).norm(dim=-1)
+        error = error + _DISTANCE_ERROR * (squared_norms + first.square().sum(-1))
+        uncertain = (nearest.values[..., 1] - nearest.values[..., 0] < error).flatten(1).any(1)
         # Of two at the same distance the first, as in the reference; topk may take either.
-        return distances.argmin(-1), close
+        return distances.argmin(-1), distances, uncertain
 
-    def _nearness(self, vectors: Tensor) -> Tensor:
+    def _decode(self, vectors: Tensor) -> Tensor:
         return self.preprocessing.from_network(self.model.reconstruct(vectors))[:, 0]
 
 
@@ -434,33 +388,47 @@ def load_aurora_checkpoint(
     filename: str = "vae-final.pt",
     preprocessing: str | Preprocessing = "aurora",
 ) -> DepthCodec:
-    """A `DepthCodec` of published weights of the AiT / AURORA networks: identical codes.
+    """Load a codec of published weights of the AiT / AURORA networks, with identical codes.
 
     AURORA and MolmoAct publish the same networks under the same file name and feed them differently; with the other's
-    preprocessing four codes of five are wrong, without a sign of it. The choice is saved with the codec and part of its
+    preprocessing four codes of five are wrong, and nothing shows it. The choice is saved with the codec and part of its
     fingerprint. `decode` maps the networks' scale to [0, 1] and clamps; `decode(..., clamp=False)` does not.
 
     Args:
         path_or_hub_id: A `.pt` file, a folder, or a repository on the Hugging Face Hub, such as
             `allenai/MolmoAct-7B-D-0812`. The file is a state dict, bare or under "weights"; read without running code.
-        filename: Which file of a folder or repository.
-        preprocessing: "aurora", "molmoact" (see `Preprocessing.named`), or a `Preprocessing`.
+        filename: Name of the file in a folder or repository.
+        preprocessing: "aurora", "molmoact" (as `Preprocessing.from_name`), or a `Preprocessing`.
 
     Raises:
         CheckpointError: The file cannot be fetched, is damaged, unsafe, or of another format.
-        ConfigError: There is no preprocessing of this name.
+        ConfigError: The name of the preprocessing is unknown.
     """
-    chosen = preprocessing if isinstance(preprocessing, Preprocessing) else Preprocessing.named(preprocessing)
-    path = find_aurora_checkpoint(path_or_hub_id, filename)
+    chosen = preprocessing if isinstance(preprocessing, Preprocessing) else Preprocessing.from_name(preprocessing)
+    path = Path(path_or_hub_id)
+    if path.is_dir():
+        path = path / filename
+    elif not path.exists() and _is_hub_id(path_or_hub_id) and path.suffix.lower() not in _WEIGHTS_SUFFIXES:
+        try:
+            path = Path(hf_hub_download(str(path_or_hub_id), filename))
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path_or_hub_id}: cannot fetch {filename} from the Hugging Face Hub ({error}); "
+                "check the name and the network, or pass the path of a file"
+            ) from error
     config, state = read_aurora_checkpoint(path)
-    return DepthCodec(filled_model(config, state, str(path)), chosen)
+    return DepthCodec(build_model(config, state, str(path)), chosen)
 
 
-def _softened(distances: Tensor, temperature: float) -> Tensor:
-    """Softmax of negative distances (..., K); relative to the least one, or all overflow at a low temperature."""
+def _is_hub_id(name: str | Path) -> bool:
+    return not isinstance(name, Path) and _HUB_ID.fullmatch(name) is not None
+
+
+def _softmin(distances: Tensor, temperature: float) -> Tensor:
+    """Softmax of negative distances (..., K), relative to the smallest: all would overflow at a low temperature."""
     return ((distances.amin(-1, keepdim=True) - distances) / temperature).softmax(-1)
 
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"the batch size is at least 1; got {batch_size}")
+        raise ValueError(f"the batch size must be at least 1; got {batch_size}")

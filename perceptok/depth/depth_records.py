@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from perceptok.depth.blocks import block_from_text, block_to_text, checked_codes
+from perceptok.depth.blocks import block_from_text, block_to_text, validate_codes
 from perceptok.depth.formats.stored import Kind
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
@@ -57,7 +57,7 @@ class DepthRecord:
         height: Height of the map in pixels.
         codec: Fingerprint of the codec: codes mean nothing to another one.
         range: How near and far were chosen, as `str(NearnessRange)`.
-        warning: What is odd about the map's range (see `Nearness.few_pixels`); empty where nothing is.
+        warning: What is odd about the map's range (see `Nearness.find_outliers`); empty where nothing is.
         clip: Of a frame, the folder of its clip; empty for a map that is not a frame.
         frame: Of a frame, its number in the clip, from 0; None for a map that is not a frame.
         changed: Of a frame, the cells (0..99, row-major, ascending) whose codes changed since the frame before; `codes`
@@ -92,7 +92,7 @@ class DepthRecord:
             height=height,
             codec=codec,
             range=str(nearness.range),
-            warning=str(nearness.few_pixels() or ""),
+            warning=str(nearness.find_outliers() or ""),
         )
 
     @property
@@ -109,7 +109,7 @@ class DepthRecord:
             )
         if len(self.codes) != 100:
             raise MalformedBlockError(f"{self.name}: a block has 100 codes; this record has {len(self.codes)}")
-        return checked_codes(np.array(self.codes).reshape(10, 10))
+        return validate_codes(np.array(self.codes).reshape(10, 10))
 
     def to_json(self, *, text: bool = False) -> str:
         """One line of JSON; with `text`, the block of tokens beside the codes."""

@@ -24,11 +24,11 @@ from perceptok.depth.depth_records import (
     restore_frames,
     write_depth_records,
 )
-from perceptok.depth.formats.stored import MOST_PIXELS
+from perceptok.depth.formats.stored import MAX_PIXELS
 from perceptok.depth.map_files import MapFile
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
-from perceptok.depth.preprocessing import nearest_resize
-from perceptok.depth.sequences import ClipEncoder, SequenceFrame, check_clip, first_range, settled
+from perceptok.depth.preprocessing import resize_nearest
+from perceptok.depth.sequences import ClipEncoder, SequenceFrame, check_clip_settings, initial_range, is_settled
 from perceptok.depth.units import Unit
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, lock_output, resolve_distinct, resolve_inside
@@ -43,7 +43,7 @@ _Encoded = DepthRecord | MapFailure
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How frames of clips are encoded; the settings of `DepthCodec.encode_sequence`.
+    """How frames of clips are encoded; the settings of `encode_sequence`.
 
     Attributes:
         hold: A cell keeps its code while that code's squared distance exceeds the nearest code's by less than this.
@@ -59,7 +59,7 @@ class ClipSettings:
     frames: int = 8
 
     def __post_init__(self) -> None:
-        check_clip(self.hold, self.deadband, self.frames)
+        check_clip_settings(self.hold, self.deadband, self.frames)
 
 
 def encode_maps(
@@ -107,7 +107,7 @@ def encode_files(
     whose size or time of modification changed in between are encoded again.
 
     With `clips`, frames whose names have the same folder are a clip, in the order given (`find_maps(..., frames=True)`
-    sorts by the numbers in names). The range of a clip is its files' `range`, as in `DepthCodec.encode_sequence`, where
+    sorts by the numbers in names). The range of a clip is its files' `range`, as in `encode_sequence`, where
     the extremes stand for percentiles 1 and 99 of the first frames. A frame that cannot be read is a failure, and its
     clip goes on with the next. The records hold only what changed; see `restore_frames`.
 
@@ -328,7 +328,7 @@ def _find_reusable(maps: Sequence[MapFile], done: Mapping[int, _Encoded], clips:
     for indices in _group_clips(maps):
         beginning = indices[: next((n for n, index in enumerate(indices) if index not in done), len(indices))]
         records = sum(isinstance(done[index], DepthRecord) for index in beginning)
-        needed = 1 if settled(_range_of(maps[indices[0]])) else clips.frames
+        needed = 1 if is_settled(_range_of(maps[indices[0]])) else clips.frames
         if len(beginning) == len(indices) or (records >= needed and clips.deadband == 0):
             reusable.update(beginning)
     return reusable
@@ -375,14 +375,14 @@ def _start_clip(
     """A clip at its beginning, or after the frames of `before`; the frames that decide its range are left waiting."""
     if before:
         (last,) = deque(restore_frames(before), maxlen=1)
-        current = chosen if chosen is not None and settled(chosen) else NearnessRange.fixed(last.near, last.far)
+        current = chosen if chosen is not None and is_settled(chosen) else NearnessRange.fixed(last.near, last.far)
         return ClipEncoder(codec, current, hold=clips.hold, running=chosen, codes=last.grid)
     first: list[DepthMap] = []
-    while not settled(chosen) and len(first) < clips.frames and (pair := next(read, None)):
+    while not is_settled(chosen) and len(first) < clips.frames and (pair := next(read, None)):
         waiting.append(pair)
         if isinstance(pair[1], DepthMap):
             first.append(pair[1])
-    current = first_range(first, chosen)
+    current = initial_range(first, chosen)
     return ClipEncoder(codec, current, hold=clips.hold, deadband=clips.deadband, running=chosen)
 
 
@@ -404,7 +404,7 @@ def decode_records(
     force: bool = False,
     unit: Unit | None = None,
     scale: float | None = None,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     advance: Callable[[], object] = lambda: None,
 ) -> list[MapFailure]:
     """Decode records to a folder of depth maps that mirrors their names, each in its map's own size.
@@ -505,7 +505,7 @@ def _choose_names(names: Sequence[str], suffix: str) -> dict[str, str]:
 
 
 def _restore_map(record: DepthRecord, nearness: np.ndarray, form: Literal["depth", "nearness"]) -> DepthMap:
-    values = nearest_resize(nearness, record.height, record.width)
+    values = resize_nearest(nearness, record.height, record.width)
     valid = np.ones(values.shape, dtype=bool)
     if form == "nearness":
         return DepthMap(values, valid, "inverse")

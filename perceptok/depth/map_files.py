@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from perceptok.depth.formats.registry import FORMATS
-from perceptok.depth.formats.stored import MOST_PIXELS, Kind
+from perceptok.depth.formats.stored import MAX_PIXELS, Kind
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.units import Packing, Sky, Unit
 from perceptok.errors import DepthMapError
@@ -52,7 +52,7 @@ class ReadOptions:
     channel: str | None = None
     mask: Path | None = None
     packing: Packing | None = None
-    max_pixels: int = MOST_PIXELS
+    max_pixels: int = MAX_PIXELS
     range: NearnessRange = field(default_factory=NearnessRange)
 
 
@@ -117,7 +117,7 @@ class MapFiles(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         file = self.files[index]
         nearness = file.read_nearness()
-        warning = nearness.few_pixels()
+        warning = nearness.find_outliers()
         return nearness.values, nearness.valid, (file.name, str(warning)) if warning else None
 
 

@@ -13,52 +13,52 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from perceptok.depth.formats.registry import Format, format_of, read_mask, read_stored
-from perceptok.depth.formats.stored import MOST_PIXELS, Kind, StoredMap, check_kind
-from perceptok.depth.units import Packing, Sky, Unit, express, interpret, packed_in_colours, unpacked
+from perceptok.depth.formats.registry import Format, find_format, read_mask, read_stored
+from perceptok.depth.formats.stored import MAX_PIXELS, Kind, StoredMap, check_kind
+from perceptok.depth.units import Packing, Sky, Unit, interpret, is_packed_in_colours, to_file_numbers, unpack
 from perceptok.errors import ConfigError, DepthMapError
 from perceptok.files import atomic_write
 
-__all__ = [
-    "DepthMap",
-    "FewPixels",
-    "Kind",
-    "Nearness",
-    "NearnessRange",
-    "Packing",
-    "Sky",
-    "Unit",
-    "check_arrays",
-    "nearness_scale",
-    "to_nearness",
-    "undo_nearness",
-]
-
+__all__ = ["DepthMap", "Nearness", "NearnessRange", "RangeOutliers", "invert_scale"]
 
 Mode = Literal["extremes", "percentiles", "fixed", "whole", "running"]
 
-_BEYOND = 2.0
-"""The sky lies at this many times the farthest distance of a map whose own pixels decide the range."""
+_SKY_FACTOR = 2.0
+"""The sky of a metric map is put at this many times its farthest distance, where its own pixels decide the range."""
 
-_BEYOND_RELATIVE = 0.125
-"""Relative depth has no distances: the sky lies this share of the range beyond its far end."""
+_SKY_OFFSET = 0.125
+"""The sky of a relative map, which has no distances, is put beyond its far end by this fraction of its range."""
+
+_OUTLIER_FRACTION = 0.001
+_OUTLIER_INFLUENCE = 0.25
+"""Fewer than this fraction of the pixels that decide more than this fraction of the range are reported."""
+
+
+def invert_scale(values: Any, kind: Kind) -> Any:
+    """Convert a map's values to a scale that nearness is linear in, larger = nearer, or back: it is its own inverse.
+
+    Metric depth becomes inverse depth, relative depth changes its sign, inverse depth is unchanged.
+    """
+    if kind == "inverse":
+        return values
+    return 1.0 / values if kind == "metric" else -values
 
 
 @dataclass(frozen=True)
 class NearnessRange:
-    """Which values of a map become nearness 0 and 1.
+    """Which values of a map become nearness 0 and 1; values beyond the range are clamped.
 
-    `NearnessRange()` is the map's own extremes: right for exact and estimated maps, and at the mercy of one stuck pixel
-    in a sensor's. Beyond any other range values are clamped.
+    `NearnessRange()` is the map's own extremes: right for exact and estimated maps, but one stuck pixel of a sensor
+    changes it.
 
     Attributes:
         mode: "extremes"; "percentiles" `low` and `high` of nearness, which a few wrong pixels cannot move; "fixed":
             `near` and `far` in the map's unit, the same for every map of a rig and comparable between them; "whole":
             the map holds nearness (inverse) or 1 - nearness (relative) already, such as AURORA's 8-bit maps; "running":
-            of a clip's frames, each moves the range by `rate` of the way to its own percentiles `low` and `high`.
+            each frame of a clip moves the range by `rate` of the way to its own percentiles `low` and `high`.
         low: Percentile of nearness, 0..100, that becomes 0.
         high: Percentile that becomes 1.
-        near: What becomes 1: metres of metric maps, a value of the others.
+        near: What becomes 1: metres in metric maps, a value of the map in others.
         far: What becomes 0.
         rate: In (0, 1].
 
@@ -89,16 +89,12 @@ class NearnessRange:
             raise ConfigError(f"the rate of a running range is in (0, 1], such as 0.02; got {self.rate}")
         if self.low is not None and self.high is not None and not 0 <= self.low < self.high <= 100:
             raise ConfigError(f"percentiles are {percentiles}; expected 0 <= low < high <= 100, such as (2, 98)")
-        if (
-            self.near is not None
-            and self.far is not None
-            and not (math.isfinite(self.near) and math.isfinite(self.far))
-        ):
-            raise ConfigError(f"near and far are finite; got {ends}")
+        if not all(math.isfinite(end) for end in ends if end is not None):
+            raise ConfigError(f"near and far must be finite; got {ends}")
 
     @classmethod
     def of_percentiles(cls, low: float, high: float) -> NearnessRange:
-        """Percentiles of nearness, such as 2 and 98."""
+        """Percentiles of nearness in 0..100, such as 2 and 98."""
         return cls("percentiles", low=low, high=high)
 
     @classmethod
@@ -108,22 +104,22 @@ class NearnessRange:
 
     @classmethod
     def running(cls, rate: float, low: float = 1.0, high: float = 99.0) -> NearnessRange:
-        """Of a clip: percentiles of nearness that follow its frames slowly; see `DepthCodec.encode_sequence`."""
+        """Percentiles of nearness that slowly follow the frames of a clip, for `encode_sequence`."""
         return cls("running", low=low, high=high, rate=rate)
 
     @classmethod
     def whole(cls) -> NearnessRange:
-        """The map holds nearness already."""
+        """For maps that hold nearness already."""
         return cls("whole")
 
     def __str__(self) -> str:
-        numbers = [one for one in (self.rate, self.low, self.high, self.near, self.far) if one is not None]
-        return " ".join([self.mode, *(repr(float(number)) for number in numbers)])
+        numbers = (self.rate, self.low, self.high, self.near, self.far)
+        return " ".join([self.mode, *(repr(float(number)) for number in numbers if number is not None)])
 
     @classmethod
     def parse(cls, text: str) -> NearnessRange:
         """The inverse of `str(range)`; raises ConfigError."""
-        mode, *words = text.split()
+        mode, *words = text.split() or [""]
         try:
             numbers = [float(word) for word in words]
             if mode == "percentiles":
@@ -132,90 +128,73 @@ class NearnessRange:
                 return cls.running(*numbers)
             return cls.fixed(*numbers) if mode == "fixed" else cls(mode, *numbers)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{text!r} is no range ({error})") from error
+            raise ConfigError(f"{text!r} is not a valid range ({error})") from error
 
-    def ends(self, seen: npt.NDArray[np.float32], kind: Kind, *, sky: bool) -> tuple[float, float]:
-        """What nearness 1 and 0 stand for, in the map's unit.
+    def resolve(self, seen: npt.NDArray[np.float32], kind: Kind, *, sky: bool) -> tuple[float, float]:
+        """What nearness 1 and nearness 0 stand for in a map, in its unit.
 
         Args:
-            seen: (N,) the values of its valid pixels.
+            seen: (N,) values of its valid pixels.
             kind: Its kind.
             sky: Whether it has pixels that are infinitely far; where the map itself decides, they lie beyond it.
 
         Raises:
-            DepthMapError: Nothing is seen, the range does not fit the kind, or the values are not in it ("whole").
+            DepthMapError: No pixel is valid, the range does not fit the kind, or the values are not in it ("whole").
         """
         if self.mode == "fixed":
             assert self.near is not None
             assert self.far is not None
-            return _ordered(self.near, self.far, kind)
+            _check_ends(self.near, self.far, kind)
+            return self.near, self.far
         if self.mode == "running":
             raise DepthMapError("a running range is for the frames of a clip (encode_sequence, --sequence)")
         if seen.size == 0:
-            raise DepthMapError("nothing but sky: no pixel says how far; give a fixed range (near and far)")
+            raise DepthMapError("nothing but sky: no pixel has a distance; give a fixed range (near and far)")
         if self.mode == "whole":
-            return _whole(seen, kind)
+            return _resolve_whole(seen, kind)
         low, high = (0.0, 100.0) if self.low is None or self.high is None else (self.low, self.high)
         if (low, high) == (0.0, 100.0):
             smallest, largest = float(seen.min()), float(seen.max())
         else:
-            turned = (low, high) if kind == "inverse" else (100 - high, 100 - low)
-            smallest, largest = (float(edge) for edge in np.percentile(seen.astype(np.float64), turned))
+            percentiles = (low, high) if kind == "inverse" else (100 - high, 100 - low)
+            smallest, largest = (float(end) for end in np.percentile(seen.astype(np.float64), percentiles))
         if kind == "inverse":
             return largest, smallest
-        return smallest, _beyond(smallest, largest, kind) if sky else largest
+        if not sky:
+            return smallest, largest
+        if kind == "metric":
+            return smallest, _SKY_FACTOR * largest
+        return smallest, largest + (_SKY_OFFSET * (largest - smallest) or 1.0)
 
 
-def nearness_scale(values: Any, kind: Kind) -> Any:
-    """A map's values on a scale that nearness is linear in, larger = nearer; the inverse of itself.
-
-    Metric depth becomes inverse depth, relative depth changes its sign, inverse depth is that scale.
-    """
-    if kind == "inverse":
-        return values
-    return 1.0 / values if kind == "metric" else -values
-
-
-def _ordered(near: float, far: float, kind: Kind) -> tuple[float, float]:
-    fits = {"metric": 0 < near < far, "relative": near < far, "inverse": far < near}[kind]
-    if not fits:
+def _check_ends(near: float, far: float, kind: Kind) -> None:
+    if not {"metric": 0 < near < far, "relative": near < far, "inverse": far < near}[kind]:
         expected = {"metric": "0 < near < far, in metres", "relative": "near < far", "inverse": "far < near"}[kind]
         raise DepthMapError(f"the range is near = {near:g}, far = {far:g}; for a {kind} map it is {expected}")
-    return near, far
 
 
-def _whole(seen: npt.NDArray[np.float32], kind: Kind) -> tuple[float, float]:
+def _resolve_whole(seen: npt.NDArray[np.float32], kind: Kind) -> tuple[float, float]:
     if kind == "metric":
         raise DepthMapError("normalize=False is for maps that hold nearness; metric depth has no range of its own")
     if seen.min() < 0 or seen.max() > 1:
         raise DepthMapError(
             f"normalize=False expects nearness in [0, 1]; the map goes from {seen.min()} to {seen.max()}; "
-            "say the scale when reading it (such as scale=1/255), or let it be normalised"
+            "give the scale when reading it (such as scale=1/255), or let it be normalised"
         )
     return (1.0, 0.0) if kind == "inverse" else (0.0, 1.0)
 
 
-def _beyond(near: float, far: float, kind: Kind) -> float:
-    if kind == "metric":
-        return _BEYOND * far
-    return far + (_BEYOND_RELATIVE * (far - near) or 1.0)
-
-
-_FEW = 0.001
-_MUCH = 0.25
-
-
-class FewPixels(NamedTuple):
-    """Pixels that decide much of a map's range: how many of how many, and the share of the range."""
+class RangeOutliers(NamedTuple):
+    """Few pixels that decide much of a map's range: how many of how many, and which fraction of the range."""
 
     pixels: int
-    of: int
-    share: float
+    total: int
+    fraction: float
 
     def __str__(self) -> str:
         return (
-            f"{self.pixels} of {self.of} pixels ({self.pixels / self.of:.2%}) decide {self.share:.0%} of the range; "
-            "if they are wrong, mark them (--invalid) or choose the range (--percentiles, or --near and --far)"
+            f"{self.pixels} of {self.total} pixels ({self.pixels / self.total:.2%}) decide {self.fraction:.0%} of the "
+            "range; if they are wrong, mark them (--invalid) or choose the range (--percentiles, or --near and --far)"
         )
 
 
@@ -245,7 +224,7 @@ class Nearness:
     sky: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        check_arrays("nearness", self.values, self.valid, self.kind)
+        _check_arrays("nearness", self.values, self.valid, self.kind)
         # A comparison with NaN is False, so this refuses NaN too.
         if not np.all((self.values >= 0) & (self.values <= 1)):
             raise DepthMapError("nearness must lie in [0, 1] everywhere; clamp or normalise it first")
@@ -258,92 +237,33 @@ class Nearness:
             expected = {"metric": "0 < near <= far", "inverse": "far <= near", "relative": "near <= far"}[self.kind]
             raise DepthMapError(f"near = {self.near}, far = {self.far}; a {self.kind} map has {expected}, both finite")
 
-    def few_pixels(self) -> FewPixels | None:
+    def find_outliers(self) -> RangeOutliers | None:
         """Whether under 0.1 % of the pixels decide more than a quarter of the range, as one stuck pixel does.
 
-        Looked for where the map's own extremes are its range; None elsewhere, and where there are none.
+        Returns:
+            How many pixels decide which fraction of the range; None where there are none, and for every range but the
+            map's own extremes.
         """
         if self.range.mode != "extremes":
             return None
         seen = self.values[self.valid if self.sky is None else self.valid & ~self.sky]
-        most = int(np.ceil(_FEW * seen.size)) - 1
-        if most < 1:
+        limit = int(np.ceil(_OUTLIER_FRACTION * seen.size)) - 1
+        if limit < 1:
             return None
-        edges = np.partition(seen, (most, seen.size - 1 - most))
-        low, high = np.sort(edges[: most + 1]).astype(float), np.sort(edges[-most - 1 :])[::-1].astype(float)
+        edges = np.partition(seen, (limit, seen.size - 1 - limit))
+        low, high = np.sort(edges[: limit + 1]).astype(float), np.sort(edges[-limit - 1 :])[::-1].astype(float)
         whole = high[0] - low[0]
 
-        def share(left_out: int) -> float:
-            """Of the range, how much the best choice of so many pixels takes away."""
-            taken = np.arange(left_out + 1)
-            return float(1 - (high[left_out - taken] - low[taken]).min() / whole) if whole > 0 else 0.0
+        def influence(count: int) -> float:
+            """Fraction of the range that is gained by leaving out the best choice of `count` pixels."""
+            at_low_end = np.arange(count + 1)
+            return float(1 - (high[count - at_low_end] - low[at_low_end]).min() / whole) if whole > 0 else 0.0
 
-        if share(most) <= _MUCH:
+        if influence(limit) <= _OUTLIER_INFLUENCE:
             return None
-        pixels = next(count for count in _doubling(most) if share(count) > _MUCH)
-        return FewPixels(pixels, seen.size, share(pixels))
-
-
-def _doubling(most: int) -> list[int]:
-    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
-
-
-def to_nearness(
-    values: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    kind: Kind,
-    sky: npt.NDArray[np.bool_] | None,
-    chosen: NearnessRange,
-) -> Nearness:
-    """The work behind `DepthMap.to_nearness`, which documents it."""
-    known = valid if sky is None else valid | sky
-    if not known.any():
-        raise DepthMapError(
-            f"nothing to encode: all {valid.size} pixels are invalid; check invalid=..., or skip this map"
-        )
-    all_seen = bool(valid.all())
-    near, far = chosen.ends(values if all_seen else values[valid], kind, sky=sky is not None)
-    low, high = nearness_scale(far, kind), nearness_scale(near, kind)
-    scaled = nearness_scale(
-        (values if all_seen else np.where(valid, values, np.float32(near))).astype(np.float64), kind
-    )
-    if high > low:
-        np.clip(scaled, low, high, out=scaled)
-        scaled -= low
-        scaled /= high - low
-    else:
-        scaled = 0.5 + 0.5 * np.sign(scaled - low)
-    nearness = scaled.astype(np.float32)
-    if sky is not None:
-        nearness[sky] = 0
-    if not known.all():
-        nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-        nearness = nearness[tuple(nearest)]
-    return Nearness(nearness, known.copy(), near, far, kind, chosen, sky)
-
-
-def undo_nearness(nearness: Nearness) -> npt.NDArray[np.float32]:
-    """The work behind `DepthMap.from_nearness`, which documents it."""
-    low, high = nearness_scale(nearness.far, nearness.kind), nearness_scale(nearness.near, nearness.kind)
-    scaled = low + nearness.values.astype(np.float64) * (high - low)
-    return np.asarray(nearness_scale(scaled, nearness.kind), dtype=np.float32)
-
-
-def check_arrays(what: str, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], kind: Kind) -> None:
-    """Raise DepthMapError unless values and mask are float32 and bool of one shape (H, W), not empty."""
-    check_kind(kind)
-    for name, array, dtype in (("values", values, np.float32), ("valid", valid, np.bool_)):
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
-            came = getattr(array, "dtype", type(array).__name__)
-            raise DepthMapError(
-                f"{name} of a {what} must be a NumPy array of {dtype.__name__}, not {came}; "
-                "DepthMap.from_array converts"
-            )
-    if values.ndim != 2 or values.size == 0 or values.shape != valid.shape:
-        raise DepthMapError(
-            f"values {values.shape} and valid {valid.shape} of a {what} must have one shape (height, width), "
-            "and at least one pixel"
-        )
+        counts = sorted({min(2**power, limit) for power in range(limit.bit_length() + 1)})
+        pixels = next(count for count in counts if influence(count) > _OUTLIER_INFLUENCE)
+        return RangeOutliers(pixels, seen.size, influence(pixels))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -353,14 +273,13 @@ class DepthMap:
     `DepthMap.read` and `DepthMap.from_array` convert; the constructor only checks.
 
     Attributes:
-        values: (H, W) float32, to which wider numbers are rounded. Metric: depth in metres, > 0. Inverse:
-            relative inverse depth, any finite number, larger = nearer. What stands at invalid pixels means
-            nothing.
+        values: (H, W) float32, to which wider numbers are rounded. Metric: depth in metres, > 0. Inverse: relative
+            inverse depth, any finite number, larger = nearer. Relative: depth without a unit, any finite number,
+            larger = farther. Values at invalid pixels have no meaning.
         valid: (H, W) bool, False where nothing is known.
-            Relative: depth without a unit, any finite number, larger = farther.
         kind: `"metric"`, `"inverse"` or `"relative"`.
-        sky: (H, W) bool, True where the map is infinitely far, which no value says (these pixels are not valid); None
-            where it has no such pixels.
+        sky: (H, W) bool, True where the map is infinitely far (these pixels are not valid); None where it has no such
+            pixels.
 
     Raises:
         DepthMapError: Shapes, dtypes or ranges are not these.
@@ -372,11 +291,11 @@ class DepthMap:
     sky: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        check_arrays("depth map", self.values, self.valid, self.kind)
+        _check_arrays("depth map", self.values, self.valid, self.kind)
         if self.sky is not None:
-            check_arrays("depth map's sky", self.values, self.sky, self.kind)
+            _check_arrays("depth map's sky", self.values, self.sky, self.kind)
             if np.any(self.sky & self.valid):
-                raise DepthMapError("pixels of the sky are marked valid; their values say nothing, mark them invalid")
+                raise DepthMapError("pixels of the sky are marked valid, but have no value; mark them invalid")
         usable = np.isfinite(self.values)
         if self.kind == "metric":
             usable &= self.values > 0
@@ -408,31 +327,31 @@ class DepthMap:
         channel: str | None = None,
         mask: str | os.PathLike[str] | None = None,
         packing: Packing | None = None,
-        max_pixels: int = MOST_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> DepthMap:
         """Read a map from PNG, TIFF, NPY, NPZ, PFM or EXR, keeping every bit of its integers.
 
         Args:
-            path: The file; its extension says the format.
+            path: The file; its extension names the format.
             kind: `"metric"` (larger = farther), `"inverse"` (larger = nearer) or `"relative"` (larger = farther,
-                without a unit, as diffusion estimators write it: 0 = near, 1 = far). Required unless the file says it,
-                as an NPZ written by `DepthMap.write` does.
-            unit: Metric only: what 1 in the file means. Metric maps need either `unit` or `scale`.
-            scale: The factor from the file's numbers to metres or, for other kinds, to their own values. Without it,
+                without a unit, as diffusion estimators write it: 0 = near, 1 = far). Required unless the file states
+                it, as an NPZ written by `DepthMap.write` does.
+            unit: Unit of the numbers in a metric file. Metric maps need either `unit` or `scale`.
+            scale: Factor from the file's numbers to metres or, for other kinds, to their own values. Without it,
                 inverse and relative maps of uint8 and uint16 are divided by 255 and 65535, others kept.
-            invalid: The file's own numbers that mark holes, such as 65535. NaN and -infinity are always holes, and
-                +infinity in an inverse map; so is 0 in a metric map. In other maps 0 is a legal end, unless named here.
-            sky: What +infinity in metric and relative depth means: "far" (nothing is there as far as one sees, which
-                is what renderers and outdoor sets write; it becomes nearness 0), or "hole".
-            sky_values: The file's own numbers that mark the sky, such as 65535.
-            key: Of an NPZ with several arrays, which one; without it the only map, or the one called depth.
-            mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
-            channel: Of an EXR with several channels, which one.
+            invalid: Numbers in the file that mark holes, such as 65535. NaN and -infinity are always holes, and
+                +infinity in an inverse map; so is 0 in a metric map. In other maps 0 is a valid end, unless named here.
+            sky: What +infinity in metric and relative depth means: "far" (nothing in sight, as renderers and outdoor
+                data sets write it; it becomes nearness 0), or "hole".
+            sky_values: Numbers in the file that mark the sky, such as 65535.
+            key: Name of the array in an NPZ with several; by default the only map, or the one called depth.
+            mask_key: Name of the array in an NPZ that is True, or not 0, where the map is valid.
+            channel: Name of the channel in an EXR with several.
             mask: Another file that is not 0 where the map is valid.
             packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D),
-                "carla24" (24 bits in R, G, B of CARLA and other driving simulators: metres, of which kind and unit
-                need not be said; 1000 m is its sky, `sky_values=[1000]`), or "rgba_float" (the bytes of a float32 in
-                R, G, B, A). Other arguments speak of the numbers unpacked.
+                "carla24" (24 bits in R, G, B of CARLA and other driving simulators: metres, so that kind and unit may
+                be left out; 1000 m is its sky, `sky_values=[1000]`), or "rgba_float" (the bytes of a float32 in R, G,
+                B, A). The other arguments refer to the unpacked numbers.
             max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
@@ -441,16 +360,16 @@ class DepthMap:
             MissingExtraError: EXR without the extra `exr`.
         """
         try:
-            colours = packed_in_colours(packing)
+            colours = is_packed_in_colours(packing)
             stored = read_stored(
                 Path(path), key=key, mask_key=mask_key, channel=channel, colours=colours, max_pixels=max_pixels
             )
             if packing is not None:
-                stored = replace(stored, array=unpacked(stored.array, packing))
+                stored = replace(stored, array=unpack(stored.array, packing))
             if packing == "carla24":
-                kind, unit = _in_metres(kind, unit, scale)
+                kind, unit = _require_metres(kind, unit, scale)
             if mask is not None:
-                stored = _masked(stored, Path(mask))
+                stored = _apply_mask(stored, Path(mask))
             return cls(
                 *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
             )
@@ -473,35 +392,29 @@ class DepthMap:
         """Make a map of anything that `numpy.asarray` takes; the array is copied.
 
         Args:
-            array: (H, W), integers or floats; what a masked array masks is a hole.
-            kind: As for `read`.
-            unit: As for `read`; an array of metres needs `unit="m"`.
-            scale: As for `read`.
-            invalid: As for `read`.
+            array: (H, W), integers or floats; masked pixels of a masked array are holes.
+            kind: "metric", "inverse" or "relative".
+            unit: Unit of metric numbers; an array of metres needs `unit="m"`.
+            scale: Factor from the numbers to metres, instead of a unit, or to the values of other kinds.
+            invalid: Numbers that mark holes, besides NaN, and 0 in a metric map.
             valid: (H, W) bool, False at further holes.
-            sky: As for `read`.
-            sky_values: As for `read`.
+            sky: What +infinity in metric and relative depth means: "far" or "hole".
+            sky_values: Numbers that mark the sky.
 
         Raises:
-            DepthMapError: The array is not two-dimensional or not of real numbers, or as for `read`.
+            DepthMapError: The array is not two-dimensional or not of real numbers, kind and unit do not fit each other,
+                or a metric map has negative values.
         """
         try:
             numbers = np.asarray(array)
-            mask = _joined(numbers.shape, array, valid)
+            mask = _join_masks(numbers.shape, array, valid)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
             raise DepthMapError(
                 f"not an array of numbers ({error}); pass a NumPy array or a detached CPU tensor"
             ) from error
+        stored = StoredMap(numbers, mask)
         return cls(
-            *interpret(
-                StoredMap(numbers, mask),
-                kind=kind,
-                unit=unit,
-                scale=scale,
-                invalid=invalid,
-                sky=sky,
-                sky_values=sky_values,
-            )
+            *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
         )
 
     def write(
@@ -513,19 +426,17 @@ class DepthMap:
         bits: Literal[8, 16, 32] | None = None,
         force: bool = False,
     ) -> None:
-        """Write the map in the format that the extension says; nothing is clipped.
+        """Write the map in the format that the extension names; nothing is clipped.
 
         NPZ keeps everything: values, mask, kind and sky. NPY, PFM, EXR and TIFF keep float32 with NaN as holes and
-        infinity as sky.
-        PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest unit, with
-        0 as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the
+        infinity as sky. PNG, and TIFF with `bits` 8 or 16, round to the nearest integer: metric maps to the nearest
+        unit, with 0 as holes; inverse maps, which must lie in [0, 1] and have no holes (0 means farthest), to the
         nearest of 255 or 65535 steps.
 
         Args:
             path: The file to write; its folder must exist.
-            unit: Metric only: what 1 in the file means; by default mm for integers and m for floats.
-                NPZ takes none.
-            scale: Instead of `unit`: metres per 1 in the file.
+            unit: Unit of the numbers in a metric file; by default mm for integers and m for floats. Not for NPZ.
+            scale: Metres per number in the file, instead of `unit`.
             bits: 16 or 8 for PNG (default 16), 32, 16 or 8 for TIFF (default 32), 32 for the others.
             force: Replace an existing file.
 
@@ -536,7 +447,7 @@ class DepthMap:
         """
         target = Path(path)
         try:
-            form = format_of(target)
+            form = find_format(target)
             with atomic_write(target, force=force) as file:
                 file.write(form.encode(self._to_stored(form, unit, scale, bits)))
         except DepthMapError as error:
@@ -546,11 +457,13 @@ class DepthMap:
         bits = form.bits[0] if bits is None else bits
         if bits not in form.bits:
             raise DepthMapError(f"{form.name} is written with bits = {' or '.join(map(str, form.bits))}, not {bits}")
-        if form.says_kind:
+        if form.states_kind:
             if unit is not None or scale is not None:
                 raise DepthMapError(f"{form.name} keeps metres; leave out unit and scale")
             return StoredMap(np.where(self.valid, self.values, np.float32(0)), self.valid, self.kind, self.sky)
-        return StoredMap(express(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits, sky=self.sky))
+        return StoredMap(
+            to_file_numbers(self.values, self.valid, self.kind, unit=unit, scale=scale, bits=bits, sky=self.sky)
+        )
 
     def to_nearness(
         self,
@@ -559,14 +472,14 @@ class DepthMap:
         normalize: bool = True,
         percentiles: tuple[float, float] | None = None,
     ) -> Nearness:
-        """Convert to nearness: inverse depth (relative depth: its opposite), brought to [0, 1] by a range.
+        """Convert to nearness: inverse depth (of relative depth: its negative), brought to [0, 1] by a range.
 
-        Holes take the nearness of the nearest known pixel; the mask travels along. Sky is nearness 0; where the map's
-        own pixels decide the range, 0 then stands for twice the farthest distance, so that the sky lies beyond it. A
-        map whose valid pixels are all the same has nearness 0.5 everywhere, and `near == far` lead back to it exactly.
+        Holes take the nearness of the nearest known pixel, and the mask is kept. Sky is nearness 0; where the map's own
+        pixels decide the range, 0 then stands for twice the farthest distance, so that the sky lies beyond it. A map
+        whose valid pixels are all the same has nearness 0.5 everywhere, and `near == far` lead back to it exactly.
 
         Args:
-            range: What becomes 0 and 1; by default the map's own nearest and farthest pixel. What lies beyond is
+            range: What becomes 0 and 1; by default the map's own nearest and farthest pixel. Values beyond it are
                 clamped, and lost for `from_nearness`.
             normalize: False is short for `NearnessRange.whole()`: the map holds nearness already, such as the 8-bit
                 maps of AURORA (arXiv 2412.03548); the values are kept, with near = 1 and far = 0.
@@ -574,18 +487,39 @@ class DepthMap:
 
         Raises:
             DepthMapError: No pixel is valid, or the range does not fit the map.
-            ConfigError: The percentiles are out of order, or the range is said twice.
+            ConfigError: The percentiles are out of order, or the range is given twice.
         """
         if sum((range is not None, not normalize, percentiles is not None)) > 1:
-            raise ConfigError(
-                "the range is said twice: percentiles and range=... do not go with normalize=False or each other"
-            )
+            raise ConfigError("the range is given twice; give only one of range, percentiles and normalize=False")
         chosen = range or NearnessRange()
         if not normalize:
             chosen = NearnessRange.whole()
         elif percentiles is not None:
             chosen = NearnessRange.of_percentiles(*percentiles)
-        return to_nearness(self.values, self.valid, self.kind, self.sky, chosen)
+        known = self.valid if self.sky is None else self.valid | self.sky
+        if not known.any():
+            raise DepthMapError(
+                f"nothing to encode: all {known.size} pixels are invalid; check invalid=..., or skip this map"
+            )
+        all_valid = bool(self.valid.all())
+        seen = self.values if all_valid else self.values[self.valid]
+        near, far = chosen.resolve(seen, self.kind, sky=self.sky is not None)
+        low, high = invert_scale(far, self.kind), invert_scale(near, self.kind)
+        filled = self.values if all_valid else np.where(self.valid, self.values, np.float32(near))
+        scaled = invert_scale(filled.astype(np.float64), self.kind)
+        if high > low:
+            np.clip(scaled, low, high, out=scaled)
+            scaled -= low
+            scaled /= high - low
+        else:
+            scaled = 0.5 + 0.5 * np.sign(scaled - low)
+        nearness = scaled.astype(np.float32)
+        if self.sky is not None:
+            nearness[self.sky] = 0
+        if not known.all():
+            nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+            nearness = nearness[tuple(nearest)]
+        return Nearness(nearness, known.copy(), near, far, self.kind, chosen, self.sky)
 
     @classmethod
     def from_nearness(cls, nearness: Nearness) -> DepthMap:
@@ -594,18 +528,39 @@ class DepthMap:
         Metric depth is 1 / (1/far + nearness * (1/near - 1/far)), within a relative error of 2e-7 while far /
         near is below 1e30. Other maps come back within 2e-7 times the larger of |near| and |far|.
         """
+        kind = nearness.kind
+        low, high = invert_scale(nearness.far, kind), invert_scale(nearness.near, kind)
+        scaled = low + nearness.values.astype(np.float64) * (high - low)
+        values = np.asarray(invert_scale(scaled, kind), dtype=np.float32)
         valid = nearness.valid.copy() if nearness.sky is None else nearness.valid & ~nearness.sky
-        return cls(undo_nearness(nearness), valid, nearness.kind, nearness.sky)
+        return cls(values, valid, kind, nearness.sky)
 
 
-def _in_metres(kind: Kind | None, unit: Unit | None, scale: float | None) -> tuple[Kind, Unit | None]:
-    """Kind and unit of a map whose packing says that it holds metres."""
+def _check_arrays(what: str, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], kind: Kind) -> None:
+    """Raise DepthMapError unless values and mask are float32 and bool of one shape (H, W), not empty."""
+    check_kind(kind)
+    for name, array, dtype in (("values", values, np.float32), ("valid", valid, np.bool_)):
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            found = getattr(array, "dtype", type(array).__name__)
+            raise DepthMapError(
+                f"{name} of a {what} must be a NumPy array of {dtype.__name__}, not {found}; "
+                "DepthMap.from_array converts"
+            )
+    if values.ndim != 2 or values.size == 0 or values.shape != valid.shape:
+        raise DepthMapError(
+            f"values {values.shape} and valid {valid.shape} of a {what} must have one shape (height, width), "
+            "and at least one pixel"
+        )
+
+
+def _require_metres(kind: Kind | None, unit: Unit | None, scale: float | None) -> tuple[Kind, Unit | None]:
+    """Kind and unit of a map whose packing implies metres."""
     if kind not in (None, "metric") or unit not in (None, "m"):
         raise DepthMapError("packing='carla24' holds metres; leave kind and unit out, or say kind='metric', unit='m'")
     return "metric", "m" if scale is None else unit
 
 
-def _masked(stored: StoredMap, path: Path) -> StoredMap:
+def _apply_mask(stored: StoredMap, path: Path) -> StoredMap:
     """A stored map with the mask of another file."""
     try:
         mask = read_mask(path)
@@ -620,12 +575,12 @@ def _masked(stored: StoredMap, path: Path) -> StoredMap:
     )
 
 
-def _joined(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
-    """The mask of a masked array and the one given beside it, as one; None where there is neither."""
-    known = None if valid is None else np.asarray(valid)
+def _join_masks(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
+    """The mask of a masked array and `valid` in one; None where both are missing."""
+    joined = None if valid is None else np.asarray(valid)
     if isinstance(valid, np.ma.MaskedArray):
-        known = np.asarray(valid.filled(False))
+        joined = np.asarray(valid.filled(False))
     if isinstance(array, np.ma.MaskedArray):
-        seen = ~np.ma.getmaskarray(array)
-        known = seen if known is None else known & seen if known.shape == shape else known
-    return known
+        unmasked = ~np.ma.getmaskarray(array)
+        joined = unmasked if joined is None else joined & unmasked if joined.shape == shape else joined
+    return joined

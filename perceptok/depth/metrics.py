@@ -1,4 +1,4 @@
-"""How good a decoded map is: error in nearness, error in metres, order of points, use of the codes.
+"""Quality of decoded maps: error in nearness and in metres, order of points, use of the codes.
 
 Maps are square, (S, S) or (B, S, S): nearness in [0, 1] with 1 = nearest, and a boolean mask of the pixels whose truth
 is known.
@@ -19,26 +19,29 @@ from perceptok.depth.codec import DepthCodec
 from perceptok.depth.depth_records import MapFailure
 from perceptok.depth.map_files import MapFile
 from perceptok.depth.maps import DepthMap, Nearness
-from perceptok.depth.preprocessing import MAP_SIZE, nearest_resize
+from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
 from perceptok.errors import DepthMapError
 from perceptok.tokens import DEPTH
 
 __all__ = [
+    "BASELINE_SIDES",
     "CodeUsage",
     "DepthReport",
     "DepthScore",
-    "MarkerDraw",
+    "MarkerPositions",
     "MetricErrors",
-    "area_ladder",
+    "average_over_grid",
     "closest_marker_hits",
     "code_usage",
-    "draw_marker_positions",
     "evaluate_depth_codec",
     "metric_errors",
     "pair_order_hits",
+    "sample_marker_positions",
     "squared_errors",
 ]
 
+BASELINE_SIDES = (10, 14, 20)
+"""Sides of the unquantised grids with which a codec is compared."""
 
 MARKER_FRAME = 336
 """Side of the frame in which HardBLINK places its markers."""
@@ -49,24 +52,28 @@ MARKER_DISTANCE = 20
 MARKER_CONTRAST = 20 / 255
 """Least difference in nearness between two markers (20 of 255 grey levels)."""
 
+_MARKERS = (3, 4, 5)
+_DRAWS = 16
+_PAIRS = 500
+
 
 class CodeUsage(NamedTuple):
-    """How the codes of a whole set are spread: how many occur, and the exponential of their entropy."""
+    """How the codes of a whole set are distributed: how many occur, and the exponential of their entropy."""
 
     used: int
     perplexity: float
 
 
 class MetricErrors(NamedTuple):
-    """Errors of one map in metres: mean |d - d*| / d*, and the share of pixels with max(d/d*, d*/d) < 1.25."""
+    """Errors of one map in metres: mean |d - d*| / d*, and the fraction of pixels with max(d/d*, d*/d) < 1.25."""
 
     abs_rel: float
     delta_125: float
 
 
 @dataclass(frozen=True)
-class MarkerDraw:
-    """Markers on one map: pixel rows and columns, (draws, markers) each."""
+class MarkerPositions:
+    """Sets of markers on one map: pixel rows and columns, (draws, markers) int64 each."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -83,20 +90,20 @@ def code_usage(counts: Tensor) -> CodeUsage:
 
     The perplexity of a single batch says little: it cannot exceed the number of tokens in it.
     """
-    share = counts.double() / counts.sum().clamp(min=1)
-    entropy = -(share * share.clamp(min=1e-300).log()).sum()
+    probabilities = counts.double() / counts.sum().clamp(min=1)
+    entropy = -(probabilities * probabilities.clamp(min=1e-300).log()).sum()
     return CodeUsage(int((counts > 0).sum()), float(entropy.exp()))
 
 
 def metric_errors(decoded: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> MetricErrors:
     """Errors in metres of one map over its valid pixels, arrays of any one shape."""
-    got, expected = decoded[valid].astype(np.float64), truth[valid].astype(np.float64)
-    ratio = np.maximum(got / expected, expected / got)
-    return MetricErrors(float(np.mean(np.abs(got - expected) / expected)), float(np.mean(ratio < 1.25)))
+    values, expected = decoded[valid].astype(np.float64), truth[valid].astype(np.float64)
+    ratio = np.maximum(values / expected, expected / values)
+    return MetricErrors(float(np.mean(np.abs(values - expected) / expected)), float(np.mean(ratio < 1.25)))
 
 
-def area_ladder(target: Tensor, valid: Tensor, side: int) -> Tensor:
-    """The yardstick: an *unquantised* side x side grid of area averages, upsampled bilinearly; (B, S, S) in and out.
+def average_over_grid(target: Tensor, valid: Tensor, side: int) -> Tensor:
+    """The baseline: an *unquantised* side x side grid of area averages, upsampled bilinearly; (B, S, S) in and out.
 
     Averages run over valid pixels only; a cell without any takes the average of its filled pixels.
     """
@@ -109,16 +116,16 @@ def area_ladder(target: Tensor, valid: Tensor, side: int) -> Tensor:
     return F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def draw_marker_positions(
+def sample_marker_positions(
     nearness: np.ndarray, valid: np.ndarray, markers: int, draws: int, rng: np.random.Generator
-) -> MarkerDraw:
-    """Place markers by the HardBLINK protocol: at mid height, apart in place and in grey level.
+) -> MarkerPositions:
+    """Place markers by the HardBLINK protocol: at mid height, apart in position and in grey level.
 
     Args:
         nearness: (S, S) truth in [0, 1].
-        valid: (S, S) boolean.
+        valid: (S, S) bool.
         markers: Markers per draw.
-        draws: How many draws to try for; a map with too little relief gives fewer, or none.
+        draws: Number of draws; a map with too little relief gives fewer, or none.
         rng: Source of the positions.
 
     Returns:
@@ -127,62 +134,54 @@ def draw_marker_positions(
     size = nearness.shape[0]
     row = size // 2
     columns = np.flatnonzero(valid[row])
-    apart = MARKER_DISTANCE * size / MARKER_FRAME
-    kept: list[np.ndarray] = []
+    distance = MARKER_DISTANCE * size / MARKER_FRAME
+    accepted: list[np.ndarray] = []
     if len(columns) >= markers:
         for _ in range(20):
-            tried = rng.choice(columns, size=(4 * draws, markers))
-            levels = np.sort(nearness[row, tried], axis=1)
-            places = np.sort(tried, axis=1)
-            good = (np.diff(levels, axis=1) >= MARKER_CONTRAST).all(1) & (np.diff(places, axis=1) >= apart).all(1)
-            kept.extend(tried[good])
-            if len(kept) >= draws:
+            candidates = rng.choice(columns, size=(4 * draws, markers))
+            levels, positions = np.sort(nearness[row, candidates], axis=1), np.sort(candidates, axis=1)
+            apart = (np.diff(levels, axis=1) >= MARKER_CONTRAST) & (np.diff(positions, axis=1) >= distance)
+            accepted.extend(candidates[apart.all(1)])
+            if len(accepted) >= draws:
                 break
-    chosen = np.array(kept[:draws], dtype=np.int64).reshape(-1, markers)
-    return MarkerDraw(np.full_like(chosen, row), chosen)
+    chosen = np.array(accepted[:draws], dtype=np.int64).reshape(-1, markers)
+    return MarkerPositions(np.full_like(chosen, row), chosen)
 
 
-def closest_marker_hits(decoded: np.ndarray, target: np.ndarray, draw: MarkerDraw) -> np.ndarray:
-    """Whether maps (H, W) of nearness, decoded and target, show the same closest marker: one boolean per draw."""
-    got = decoded[draw.rows, draw.columns].argmax(1)
-    expected = target[draw.rows, draw.columns].argmax(1)
-    return np.asarray(got == expected)
+def closest_marker_hits(decoded: np.ndarray, target: np.ndarray, positions: MarkerPositions) -> np.ndarray:
+    """Whether a decoded map (S, S) has the same closest marker as the truth, one bool per draw."""
+    found = decoded[positions.rows, positions.columns].argmax(1)
+    expected = target[positions.rows, positions.columns].argmax(1)
+    return np.asarray(found == expected)
 
 
 def pair_order_hits(
     decoded: np.ndarray, target: np.ndarray, valid: np.ndarray, pairs: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Whether pairs of points anywhere, at least 20 grey levels apart, keep their order; one boolean each."""
+    """Whether pairs of points anywhere, at least 20 grey levels apart, keep their order; one bool each."""
     rows, columns = np.nonzero(valid)
     if len(rows) < 2:
         return np.empty(0, dtype=bool)
     first, second = rng.integers(len(rows), size=(2, 4 * pairs))
-    truth = target[rows[first], columns[first]] - target[rows[second], columns[second]]
-    told = decoded[rows[first], columns[first]] - decoded[rows[second], columns[second]]
-    apart = np.abs(truth) >= MARKER_CONTRAST
-    return np.asarray((np.sign(truth) == np.sign(told))[apart][:pairs])
-
-
-LADDER = (10, 14, 20)
-"""Sides of the unquantised grids beside which a codec is reported."""
-
-_MARKERS = (3, 4, 5)
-_DRAWS = 16
-_PAIRS = 500
+    expected, found = (
+        values[rows[first], columns[first]] - values[rows[second], columns[second]] for values in (target, decoded)
+    )
+    apart = np.abs(expected) >= MARKER_CONTRAST
+    return np.asarray((np.sign(expected) == np.sign(found))[apart][:pairs])
 
 
 @dataclass(frozen=True)
 class DepthScore:
-    """Means over maps; NaN where no map allows the measure.
+    """Means over maps; NaN where the measure is not defined for any map.
 
     Attributes:
-        maps: How many.
+        maps: Number of maps.
         rmse: Root mean squared error in nearness of a map's valid pixels.
         mae: Mean absolute error in nearness.
         abs_rel: Mean |d - d*| / d* in metres, of metric maps whose scale is known.
-        delta_125: Share of pixels with max(d/d*, d*/d) < 1.25, of the same maps.
-        markers: Share of HardBLINK draws of 3, 4 and 5 markers whose closest one is named right, one figure each.
-        pairs: Share of pairs of points, 20 grey levels apart, in the right order.
+        delta_125: Fraction of pixels with max(d/d*, d*/d) < 1.25, of the same maps.
+        markers: Accuracy of the closest of 3, 4 and 5 HardBLINK markers.
+        pairs: Fraction of pairs of points, 20 grey levels apart, in the right order.
     """
 
     maps: int
@@ -190,7 +189,7 @@ class DepthScore:
     mae: float
     abs_rel: float
     delta_125: float
-    markers: tuple[float, float, float]
+    markers: tuple[float, ...]
     pairs: float
 
     @property
@@ -201,27 +200,27 @@ class DepthScore:
 
 @dataclass(frozen=True)
 class DepthReport:
-    """Scores of a codec and of the yardstick, by source and in all.
+    """Scores of a codec and of the baselines, by source and in all.
 
     Attributes:
         codec: The codec's scores: source -> score, and "all".
-        ladder: Side of an unquantised grid -> the same.
+        baselines: Side of an unquantised grid -> its scores.
         usage: Codes used by all maps together.
         failures: Maps that could not be read.
     """
 
     codec: dict[str, DepthScore]
-    ladder: dict[int, dict[str, DepthScore]]
+    baselines: dict[int, dict[str, DepthScore]]
     usage: CodeUsage
     failures: list[MapFailure]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """The report as plain JSON types."""
         return {
             "codec": {source: asdict(score) for source, score in self.codec.items()},
-            "ladder": {
+            "baselines": {
                 str(side): {source: asdict(score) for source, score in scores.items()}
-                for side, scores in self.ladder.items()
+                for side, scores in self.baselines.items()
             },
             "usage": self.usage._asdict(),
             "failures": [failure._asdict() for failure in self.failures],
@@ -239,19 +238,19 @@ def evaluate_depth_codec(
     """Encode and decode maps, and score the result against them.
 
     The truth is each map's nearness squashed to 320x320 by nearest pixels, whatever the codec's own preprocessing; only
-    valid pixels count. Markers and pairs are drawn once per map and are the same for the codec and the yardstick.
+    valid pixels count. Markers and pairs are sampled once per map and are the same for the codec and the baselines.
 
     Args:
         codec: The codec.
-        maps: What to score on; their `source` groups them.
-        seed: Of markers and pairs.
+        maps: The maps; scores are grouped by their `source`.
+        seed: Seed of markers and pairs.
         advance: Called after every map.
-        warn: Called with a map's name and what is odd about its range (see `Nearness.few_pixels`).
+        warn: Called with a map's name and its `RangeOutliers` in words, where it has any.
 
     Raises:
-        DepthMapError: There are no maps, or none can be read.
+        DepthMapError: No maps are given, or none can be read.
     """
-    rows: dict[int, list[_Row]] = {side: [] for side in (0, *LADDER)}
+    scores: dict[int, list[tuple[str, DepthScore]]] = {side: [] for side in (0, *BASELINE_SIDES)}
     failures: list[MapFailure] = []
     counts = torch.zeros(DEPTH.size)
     for index, file in enumerate(maps):
@@ -261,89 +260,76 @@ def evaluate_depth_codec(
             failures.append(MapFailure(file.name, str(error)))
             advance()
             continue
-        if few := nearness.few_pixels():
-            warn(file.name, str(few))
+        if outliers := nearness.find_outliers():
+            warn(file.name, str(outliers))
         codes = codec.encode(nearness)
         counts += torch.bincount(torch.from_numpy(codes).flatten(), minlength=DEPTH.size)
-        truth = _square(nearness)
-        decoded = {0: torch.from_numpy(codec.decode(codes))[0]}
+        truth = _squash(nearness)
         target, valid = torch.from_numpy(truth.values)[None], torch.from_numpy(truth.valid)[None]
-        decoded |= {side: area_ladder(target, valid, side)[0] for side in LADDER}
-        for side, one in decoded.items():
-            # The same seed for every rung: the same markers.
-            rows[side].append(_row(file, truth, one, np.random.default_rng([seed, index])))
+        decoded = {0: codec.decode(codes)[0]}
+        decoded |= {side: average_over_grid(target, valid, side)[0].numpy() for side in BASELINE_SIDES}
+        for side, values in decoded.items():
+            # The same seed, and so the same markers, for the codec and every baseline.
+            score = _score(values, truth, file.in_metres, np.random.default_rng([seed, index]))
+            scores[side].append((file.source, score))
         advance()
     if not maps:
         raise DepthMapError("no maps to score a codec on; name at least one")
-    if not rows[0]:
+    if not scores[0]:
         raise DepthMapError(f"none of the {len(maps)} maps can be read; the first: {failures[0].reason}")
-    return DepthReport(
-        _by_source(rows[0]), {side: _by_source(rows[side]) for side in LADDER}, code_usage(counts), failures
-    )
+    by_source = {side: _average_by_source(values) for side, values in scores.items()}
+    return DepthReport(by_source.pop(0), by_source, code_usage(counts), failures)
 
 
-@dataclass(frozen=True)
-class _Row:
-    source: str
-    rmse: float
-    mae: float
-    abs_rel: float
-    delta_125: float
-    markers: tuple[float, ...]
-    pairs: float
-
-
-def _row(file: MapFile, truth: Nearness, decoded: Tensor, rng: np.random.Generator) -> _Row:
-    told, valid = decoded.numpy(), truth.valid
-    error = (told.astype(np.float64) - truth.values)[valid]
-    abs_rel = delta = float("nan")
-    if truth.kind == "metric" and file.in_metres:
-        metres = DepthMap.from_nearness(
-            Nearness(np.clip(told, 0, 1).astype(np.float32), valid, truth.near, truth.far, truth.kind)
-        )
-        known = DepthMap.from_nearness(truth)
-        if known.valid.any():  # the sky has no metres
-            abs_rel, delta = metric_errors(metres.values, known.values, known.valid)
-    hits = [
-        closest_marker_hits(told, truth.values, draw_marker_positions(truth.values, valid, markers, _DRAWS, rng))
-        for markers in _MARKERS
-    ]
-    pairs = pair_order_hits(told, truth.values, valid, _PAIRS, rng)
-    return _Row(
-        file.source,
-        float(np.sqrt(np.mean(error**2))),
-        float(np.mean(np.abs(error))),
-        abs_rel,
-        delta,
-        tuple(_mean(one) for one in hits),
-        _mean(pairs),
-    )
-
-
-def _square(nearness: Nearness) -> Nearness:
-    values, valid = (nearest_resize(one, MAP_SIZE, MAP_SIZE) for one in (nearness.values, nearness.valid))
-    # A map whose only valid pixels fall between the picked ones still has a filled value everywhere.
-    sky = None if nearness.sky is None else nearest_resize(nearness.sky, MAP_SIZE, MAP_SIZE)
+def _squash(nearness: Nearness) -> Nearness:
+    values, valid = (resize_nearest(array, MAP_SIZE, MAP_SIZE) for array in (nearness.values, nearness.valid))
+    sky = None if nearness.sky is None else resize_nearest(nearness.sky, MAP_SIZE, MAP_SIZE)
+    # Where no valid pixel of a map is among the chosen ones, its filled values count.
     return replace(nearness, values=values, valid=valid if valid.any() else np.ones_like(valid), sky=sky)
 
 
-def _by_source(rows: list[_Row]) -> dict[str, DepthScore]:
-    groups = {"all": rows} | {
-        name: [row for row in rows if row.source == name] for name in sorted({r.source for r in rows})
-    }
-    return {name: _score(group) for name, group in groups.items()}
+def _score(decoded: np.ndarray, truth: Nearness, in_metres: bool, rng: np.random.Generator) -> DepthScore:
+    """The score of one map."""
+    valid = truth.valid
+    error = (decoded.astype(np.float64) - truth.values)[valid]
+    metres = MetricErrors(float("nan"), float("nan"))
+    if truth.kind == "metric" and in_metres:
+        clamped = np.clip(decoded, 0, 1).astype(np.float32)
+        found = DepthMap.from_nearness(Nearness(clamped, valid, truth.near, truth.far, truth.kind))
+        expected = DepthMap.from_nearness(truth)
+        if expected.valid.any():  # the sky has no metres
+            metres = metric_errors(found.values, expected.values, expected.valid)
+    hits = [
+        closest_marker_hits(decoded, truth.values, sample_marker_positions(truth.values, valid, markers, _DRAWS, rng))
+        for markers in _MARKERS
+    ]
+    pairs = pair_order_hits(decoded, truth.values, valid, _PAIRS, rng)
+    return DepthScore(
+        maps=1,
+        rmse=float(np.sqrt(np.mean(error**2))),
+        mae=float(np.mean(np.abs(error))),
+        abs_rel=metres.abs_rel,
+        delta_125=metres.delta_125,
+        markers=tuple(_mean(of_count) for of_count in hits),
+        pairs=_mean(pairs),
+    )
 
 
-def _score(rows: list[_Row]) -> DepthScore:
-    three, four, five = (_mean([row.markers[i] for row in rows]) for i in range(3))
-    means = {
-        name: _mean([getattr(row, name) for row in rows]) for name in ("rmse", "mae", "abs_rel", "delta_125", "pairs")
-    }
-    return DepthScore(maps=len(rows), markers=(three, four, five), **means)
+def _average_by_source(scores: list[tuple[str, DepthScore]]) -> dict[str, DepthScore]:
+    groups = {"all": [score for _, score in scores]}
+    groups |= {name: [score for source, score in scores if source == name] for name in sorted({s for s, _ in scores})}
+    return {name: _average(group) for name, group in groups.items()}
+
+
+def _average(scores: list[DepthScore]) -> DepthScore:
+    names = ("rmse", "mae", "abs_rel", "delta_125", "pairs")
+    means = {name: _mean([getattr(score, name) for score in scores]) for name in names}
+    markers = tuple(_mean(values) for values in zip(*(score.markers for score in scores), strict=True))
+    return DepthScore(maps=len(scores), markers=markers, **means)
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
-    """The mean of what is known: a map without relief has no markers, one without a scale no metres."""
-    known = np.asarray(values, dtype=np.float64)
-    known = known[~np.isnan(known)]
-    return float(known.mean()) if known.size else float("nan")
+    """The mean of the values that are defined: a map without relief has no markers, one without a scale no metres."""
+    defined = np.asarray(values, dtype=np.float64)
+    defined = defined[~np.isnan(defined)]
+    return float(defined.mean()) if defined.size else float("nan")

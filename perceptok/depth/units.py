@@ -1,4 +1,4 @@
-"""What the numbers of a depth map file mean: kind, unit and holes, from its numbers to ours and back."""
+"""What the numbers in a depth map file mean: packing, kind, unit, holes and sky, from the file's numbers and back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.formats.stored import Kind, StoredMap, check_kind, squeezed
+from perceptok.depth.formats.stored import Kind, StoredMap, check_kind, squeeze
 from perceptok.errors import DepthMapError
 
-__all__ = ["Packing", "Sky", "Unit", "express", "interpret", "packed_in_colours", "unpacked"]
+__all__ = ["Packing", "Sky", "Unit", "interpret", "is_packed_in_colours", "to_file_numbers", "unpack"]
 
+Unit = Literal["mm", "cm", "m"]
+Sky = Literal["far", "hole"]
+"""What +infinity in metric and relative depth means: infinitely far, or nothing known."""
 
 Packing = Literal["sunrgbd", "carla24", "rgba_float"]
 """How a file packs its numbers.
@@ -24,81 +27,74 @@ Packing = Literal["sunrgbd", "carla24", "rgba_float"]
 lowest, as `array.view(numpy.uint8)` gives them on common machines.
 """
 
-_METRES_OF_CARLA = 1000.0
+_METRES_PER_UNIT = {"mm": 0.001, "cm": 0.01, "m": 1.0}
+_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_CARLA_METRES = 1000.0
 
 
 @dataclass(frozen=True)
-class _Packing:
-    """What a packing needs, in words, how many channels, and how it is undone."""
+class _PackingRule:
+    """The arrays that a packing is for, in words and as a test, and how it is undone."""
 
-    needs: str
+    expected: str
     fits: Callable[[npt.NDArray[Any]], bool]
-    undo: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    unpack: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
-def _rotated(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _rotate_back(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     bits = array.astype(np.uint16)
     return np.asarray((bits >> np.uint16(3)) | (bits << np.uint16(13)))
 
 
-def _carla(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unpack_carla(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.shape[2] == 4 and np.any(array[..., 3] != 255):
         raise DepthMapError(
-            "packing='carla24' has three channels, and an opaque fourth one at most; this one varies: "
+            "packing='carla24' has three channels and at most an opaque fourth; in this file the fourth varies: "
             "say packing='rgba_float' if the four hold a float"
         )
     red, green, blue = (array[..., channel].astype(np.float64) for channel in range(3))
-    return np.asarray(_METRES_OF_CARLA * (red + 256 * green + 65536 * blue) / (2**24 - 1))
+    return np.asarray(_CARLA_METRES * (red + 256 * green + 65536 * blue) / (2**24 - 1))
 
 
-def _float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unpack_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array).view("<f4")[..., 0].astype(np.float32)
 
 
-def _bytes_of(*channels: int) -> Callable[[npt.NDArray[Any]], bool]:
-    return lambda array: array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in channels
+def _has_8_bit_channels(*counts: int) -> Callable[[npt.NDArray[Any]], bool]:
+    return lambda array: array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in counts
 
 
-_PACKINGS: dict[str, _Packing] = {
-    "sunrgbd": _Packing(
+_PACKINGS: dict[str, _PackingRule] = {
+    "sunrgbd": _PackingRule(
         "16-bit integers (height, width)",
         lambda array: array.ndim == 2 and array.dtype.newbyteorder("=") == np.uint16,
-        _rotated,
+        _rotate_back,
     ),
-    "carla24": _Packing("8-bit colours (height, width, 3 or 4)", _bytes_of(3, 4), _carla),
-    "rgba_float": _Packing("8-bit colours with alpha (height, width, 4)", _bytes_of(4), _float),
+    "carla24": _PackingRule("8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), _unpack_carla),
+    "rgba_float": _PackingRule("8-bit colours with alpha (height, width, 4)", _has_8_bit_channels(4), _unpack_float),
 }
 
 
-def packed_in_colours(packing: Packing | None) -> bool:
+def is_packed_in_colours(packing: Packing | None) -> bool:
     """Whether a map is read with all its channels; raises DepthMapError for an unknown packing."""
     if packing is not None and packing not in get_args(Packing):
         raise DepthMapError(f"packing is {packing!r}; expected one of {', '.join(get_args(Packing))}")
     return packing in ("carla24", "rgba_float")
 
 
-def unpacked(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
-    """The numbers that a map packs: uint16 (sunrgbd), float64 metres (carla24) or float32 (rgba_float), (H, W).
+def unpack(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
+    """Unpack the numbers of a map: uint16 (sunrgbd), float64 metres (carla24) or float32 (rgba_float), (H, W).
 
     Raises:
-        DepthMapError: There is no such packing, or the array is not of its kind.
+        DepthMapError: The array does not fit the packing.
     """
-    packed_in_colours(packing)
-    chosen = _PACKINGS[packing]
-    if not chosen.fits(array):
+    rule = _PACKINGS[packing]
+    if not rule.fits(array):
         raise DepthMapError(
-            f"packing={packing!r} is for {chosen.needs}; this is {array.dtype} {array.shape}: "
+            f"packing={packing!r} is for {rule.expected}; this is {array.dtype} {array.shape}: "
             "name another packing, or none"
         )
-    return chosen.undo(array)
-
-
-Unit = Literal["mm", "cm", "m"]
-Sky = Literal["far", "hole"]
-"""What +inf in metric and relative depth means: infinitely far, or nothing known."""
-
-_METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
-_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+    return rule.unpack(array)
 
 
 def interpret(
@@ -108,74 +104,40 @@ def interpret(
     unit: Unit | None,
     scale: float | None,
     invalid: Sequence[float],
-    sky: Sky = "far",
-    sky_values: Sequence[float] = (),
+    sky: Sky,
+    sky_values: Sequence[float],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind, npt.NDArray[np.bool_] | None]:
-    """Values, mask, kind and sky of a `DepthMap`; `DepthMap.read` documents the arguments."""
+    """Values, mask, kind and sky of a `DepthMap` from the numbers of a file, by the arguments of `DepthMap.read`."""
     if sky not in get_args(Sky):
         raise DepthMapError(f"sky is {sky!r}; expected one of {', '.join(get_args(Sky))}")
-    stored = replace(
-        stored, array=squeezed(stored.array), valid=None if stored.valid is None else squeezed(stored.valid)
-    )
+    stored = replace(stored, array=squeeze(stored.array), valid=None if stored.valid is None else squeeze(stored.valid))
     array = stored.array
     if array.ndim != 2 or array.dtype.kind not in "uif":
         raise DepthMapError(
             f"a depth map is a (height, width) array of integers or floats, not {array.dtype} {array.shape}; "
             "pass one map"
         )
-    agreed = _agreed_kind(stored, kind, unit, scale)
-    valid = _valid(stored, agreed, invalid)
-    far = _sky(stored, agreed, valid, invalid, sky, sky_values)
+    kind = _agree_on_kind(stored, kind, unit, scale)
+    valid = _find_valid(stored, kind, invalid)
+    far = _find_sky(stored, kind, valid, invalid, sky, sky_values)
     valid &= ~far
     with np.errstate(over="ignore"):  # DepthMap refuses what does not fit float32
         if stored.kind is not None:
             numbers = array
-        elif agreed == "metric":
+        elif kind == "metric":
             _refuse_negative(array, valid)
             numbers = array * np.float64(_metres_per_value(unit, scale))
         elif scale is not None:
-            numbers = array * np.float64(_positive(scale))
+            numbers = array * np.float64(_check_positive(scale))
         else:
             # Whatever the byte order of the array.
             numbers = array / np.float64(_FULL_SCALE.get(array.dtype.newbyteorder("="), 1.0))
         values = numbers.astype(np.float32)
     values[~valid] = 0
-    return values, valid, agreed, far if far.any() else None
+    return values, valid, kind, far if far.any() else None
 
 
-def express(
-    values: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    kind: Kind,
-    *,
-    unit: Unit | None,
-    scale: float | None,
-    bits: int,
-    sky: npt.NDArray[np.bool_] | None = None,
-) -> npt.NDArray[Any]:
-    """The numbers that `DepthMap.write` stores: uint8, uint16, or float32 with NaN as holes and infinity as sky."""
-    if sky is not None and (bits != 32 or kind == "inverse"):
-        raise DepthMapError(
-            f"{np.count_nonzero(sky)} pixels are sky, which these numbers cannot mark; write NPZ, or depth in a float "
-            "format, or read the map with sky='hole'"
-        )
-    if kind == "metric":
-        if unit is None and scale is None:
-            unit = "m" if bits == 32 else "mm"
-        numbers = values / np.float64(_metres_per_value(unit, scale))
-    elif unit is not None or scale is not None:
-        raise DepthMapError(f"unit and scale are for metric maps; {_a(kind)} map is written without")
-    else:
-        numbers = values.astype(np.float64)
-    if bits != 32:
-        return _integers(numbers, valid, kind, bits)
-    floats = _floats(numbers, valid, kind)
-    if sky is not None:
-        floats[sky] = np.inf
-    return floats
-
-
-def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale: float | None) -> Kind:
+def _agree_on_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale: float | None) -> Kind:
     if kind is not None:
         check_kind(kind)
     if stored.kind is not None:
@@ -200,13 +162,13 @@ def _agreed_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale:
     return kind
 
 
-def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArray[np.bool_]:
+def _find_valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArray[np.bool_]:
     array = stored.array
     valid: npt.NDArray[np.bool_] = np.isfinite(array)
     if kind == "metric":
         valid &= array != 0
-    for sentinel in invalid:
-        valid &= ~_is(array, sentinel)
+    for value in invalid:
+        valid &= ~_equals(array, value)
     if stored.valid is not None:
         if stored.valid.shape != array.shape or stored.valid.dtype != np.bool_:
             raise DepthMapError(
@@ -216,7 +178,7 @@ def _valid(stored: StoredMap, kind: Kind, invalid: Sequence[float]) -> npt.NDArr
     return valid
 
 
-def _sky(
+def _find_sky(
     stored: StoredMap,
     kind: Kind,
     valid: npt.NDArray[np.bool_],
@@ -224,13 +186,13 @@ def _sky(
     sky: Sky,
     sky_values: Sequence[float],
 ) -> npt.NDArray[np.bool_]:
-    """True where the map is infinitely far, and nothing says that it is a hole."""
+    """True where the map is infinitely far and not marked as a hole."""
     array = stored.array
     far = np.zeros(array.shape, np.bool_)
     if both := set(invalid) & set(sky_values):
         raise DepthMapError(f"{min(both):g} is said to mark both holes and sky; name it once")
     for value in sky_values:
-        far |= valid & _is(array, value)
+        far |= valid & _equals(array, value)
     if sky == "hole":
         return np.zeros_like(far)
     if stored.sky is not None:
@@ -243,7 +205,7 @@ def _sky(
     return far
 
 
-def _is(array: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
+def _equals(array: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
     with np.errstate(over="ignore"):
         # -9999.99 in a float32 file is not the -9999.99 of Python, but its float32.
         return np.asarray(array == (array.dtype.type(value) if array.dtype.kind == "f" else value))
@@ -253,15 +215,15 @@ def _metres_per_value(unit: Unit | None, scale: float | None) -> float:
     if unit is not None and scale is not None:
         raise DepthMapError(f"unit={unit!r} and scale={scale} say the same thing twice; give one of them")
     if unit is not None:
-        if unit not in _METRES:
-            raise DepthMapError(f"unit is {unit!r}; expected one of {', '.join(_METRES)}")
-        return _METRES[unit]
+        if unit not in _METRES_PER_UNIT:
+            raise DepthMapError(f"unit is {unit!r}; expected one of {', '.join(_METRES_PER_UNIT)}")
+        return _METRES_PER_UNIT[unit]
     if scale is None:
         raise DepthMapError("metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value)")
-    return _positive(scale)
+    return _check_positive(scale)
 
 
-def _positive(scale: float) -> float:
+def _check_positive(scale: float) -> float:
     if not (scale > 0 and np.isfinite(scale)):
         raise DepthMapError(f"scale is {scale}; expected a positive number")
     return scale
@@ -273,16 +235,44 @@ def _refuse_negative(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> N
     negative = valid & (array < 0)
     if negative.any():
         raise DepthMapError(
-            f"{np.count_nonzero(negative)} pixels of metric depth are negative, one is {array[negative][0]}; "
+            f"{np.count_nonzero(negative)} pixels of metric depth are negative, such as {array[negative][0]}; "
             "name the number that marks holes (invalid=...), or say kind='inverse' if larger is nearer"
         )
 
 
-def _a(kind: Kind) -> str:
-    return f"{'an' if kind == 'inverse' else 'a'} {kind}"
+def to_file_numbers(
+    values: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    kind: Kind,
+    *,
+    unit: Unit | None,
+    scale: float | None,
+    bits: int,
+    sky: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[Any]:
+    """The numbers that `DepthMap.write` stores: uint8, uint16, or float32 with NaN as holes and infinity as sky."""
+    if sky is not None and (bits != 32 or kind == "inverse"):
+        raise DepthMapError(
+            f"{np.count_nonzero(sky)} pixels are sky, which these numbers cannot mark; write NPZ, or depth in a float "
+            "format, or read the map with sky='hole'"
+        )
+    if kind == "metric":
+        if unit is None and scale is None:
+            unit = "m" if bits == 32 else "mm"
+        numbers = values / np.float64(_metres_per_value(unit, scale))
+    elif unit is not None or scale is not None:
+        raise DepthMapError(f"unit and scale are for metric maps; leave them out for {kind} ones")
+    else:
+        numbers = values.astype(np.float64)
+    if bits == 32:
+        floats = _to_floats(numbers, valid, kind)
+        if sky is not None:
+            floats[sky] = np.inf
+        return floats
+    return _to_integers(numbers, valid, bits) if kind == "metric" else _to_levels(numbers, valid, kind, bits)
 
 
-def _floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind) -> npt.NDArray[np.float32]:
+def _to_floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         floats = np.where(valid, numbers, np.nan).astype(np.float32)
     lost = valid & ~np.isfinite(floats)
@@ -293,24 +283,29 @@ def _floats(numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind
     return floats
 
 
-def _integers(
+def _to_levels(
     numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], kind: Kind, bits: int
 ) -> npt.NDArray[np.unsignedinteger[Any]]:
-    dtype = np.uint8 if bits == 8 else np.uint16
-    largest = np.iinfo(dtype).max
-    if kind != "metric":
-        if not valid.all():
-            end = "farthest" if kind == "inverse" else "nearest"
-            raise DepthMapError(
-                f"{np.count_nonzero(~valid)} pixels are holes, which integers cannot mark in {_a(kind)} map, "
-                f"as 0 means {end}; write NPZ or a float format, or fill them by to_nearness() first"
-            )
-        if numbers.min() < 0 or numbers.max() > 1:
-            raise DepthMapError(
-                f"integers hold {kind} maps in [0, 1]; this goes from {numbers.min()} to {numbers.max()}; "
-                "write NPZ or a float format, or the values of to_nearness()"
-            )
-        return np.rint(numbers * largest).astype(dtype)
+    """Values in [0, 1] as all the levels of an integer type."""
+    if not valid.all():
+        end = "farthest" if kind == "inverse" else "nearest"
+        raise DepthMapError(
+            f"{np.count_nonzero(~valid)} pixels are holes, which integers cannot mark in {kind} maps, as 0 means "
+            f"{end}; write NPZ or a float format, or fill them by to_nearness() first"
+        )
+    if numbers.min() < 0 or numbers.max() > 1:
+        raise DepthMapError(
+            f"integers hold {kind} maps in [0, 1]; this goes from {numbers.min()} to {numbers.max()}; "
+            "write NPZ or a float format, or the values of to_nearness()"
+        )
+    return np.asarray(np.rint(numbers * (2**bits - 1)), dtype=f"u{bits // 8}")
+
+
+def _to_integers(
+    numbers: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], bits: int
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Metric depth as integers of its unit, 0 at holes."""
+    largest = 2**bits - 1
     rounded = np.where(valid, np.rint(numbers), 0)
     if rounded.max() > largest:
         raise DepthMapError(
@@ -322,4 +317,4 @@ def _integers(
             f"{np.count_nonzero(valid & (rounded == 0))} valid pixels would round to 0, which marks holes; "
             "choose a finer unit or scale, or a float format"
         )
-    return rounded.astype(dtype)
+    return np.asarray(rounded, dtype=f"u{bits // 8}")

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from perceptok.boxes import score_boxes
 from perceptok.decoding import read_evidence
-from perceptok.depth import MAP_SIZE, DepthCodec, nearest_resize
+from perceptok.depth import MAP_SIZE, DepthCodec, resize_nearest
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks import BenchmarkItem
 from perceptok.evaluation.scoring import Outcome, Scores
@@ -125,7 +125,7 @@ def check_depth(
     elif truth is not None:
         ordered = _share_in_order(shown, sample_nearness(truth, markers, size))
     if truth is not None:
-        rmse, abs_rel = _map_errors(decoded, nearest_resize(truth, MAP_SIZE, MAP_SIZE))
+        rmse, abs_rel = _map_errors(decoded, resize_nearest(truth, MAP_SIZE, MAP_SIZE))
     follows = None if shows is None or answer is None else answer == shows
     return DepthEvidence(written.block, decoded, shows, ordered, follows, rmse, abs_rel, written.problems)
 

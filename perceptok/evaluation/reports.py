@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from perceptok.depth import MAP_SIZE, nearest_resize
+from perceptok.depth import MAP_SIZE, resize_nearest
 from perceptok.errors import MissingExtraError
 from perceptok.evaluation.evidence import EvidenceReport
 from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores
@@ -265,7 +265,7 @@ def evidence_case(report: EvidenceReport, outcome: Outcome) -> Case:
 
 def estimate_case(estimate: Estimate, outcome: Outcome) -> Case:
     """Show a specialist's estimate beside what its tokens decode to."""
-    error = (estimate.decoded - nearest_resize(estimate.nearness, MAP_SIZE, MAP_SIZE)).astype(np.float64)
+    error = (estimate.decoded - resize_nearest(estimate.nearness, MAP_SIZE, MAP_SIZE)).astype(np.float64)
     return outcome_case(
         outcome,
         codes=estimate.codes.ravel().tolist(),

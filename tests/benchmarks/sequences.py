@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import perceptok as pt
-from perceptok.depth import DepthCodec, nearest_resize
+from perceptok.depth import DepthCodec, encode_sequence, resize_nearest
 from perceptok.scenes import Scene, render, sample_scene
 
 SIDE = 160
@@ -78,7 +78,7 @@ def rendered(seed: int, kind: str, change: Callable[[Scene, int], Scene], frames
 
 def cells(array: np.ndarray) -> np.ndarray:
     """(H, W) -> (10, 10, 1024), the pixels of each cell in the networks' square."""
-    square = nearest_resize(array, 320, 320)
+    square = resize_nearest(array, 320, 320)
     return square.reshape(10, 32, 10, 32).swapaxes(1, 2).reshape(10, 10, -1)
 
 
@@ -93,13 +93,13 @@ def static(before: np.ndarray, after: np.ndarray, *, exact: bool) -> np.ndarray:
 
 def measured(codec: DepthCodec, clip: list[Frame], hold: float, deadband: float, *, exact: bool) -> np.ndarray:
     """Changed codes and all codes in static cells, changed share of all cells, RMSE."""
-    out = list(codec.encode_sequence((depth for depth, _ in clip), hold=hold, deadband=deadband))
+    out = list(encode_sequence(codec, (depth for depth, _ in clip), hold=hold, deadband=deadband))
     stays = [static(one[1], other[1], exact=exact) for one, other in pairwise(clip)]
     changed = [frame.changed for frame in out[1:]]
     errors = []
     for frame in out:
-        truth = nearest_resize(frame.nearness.values, 320, 320)
-        valid = nearest_resize(frame.nearness.valid, 320, 320)
+        truth = resize_nearest(frame.nearness.values, 320, 320)
+        valid = resize_nearest(frame.nearness.valid, 320, 320)
         errors.append(float(np.sqrt(np.mean(np.square(codec.decode(frame.codes)[0] - truth)[valid]))))
     in_static = sum(int((one & other).sum()) for one, other in zip(changed, stays, strict=True))
     return np.array([in_static, sum(int(one.sum()) for one in stays), np.mean(changed), np.mean(errors)])

@@ -17,10 +17,10 @@ from perceptok_cli.main import app, run_command
 
 TINY = {
     "model": {"architecture": "grid", "widths": [16, 32], "blocks": [1, 1], "heads": 2},
-    "steps": 4,
-    "epoch_steps": 2,
+    "max_steps": 4,
+    "eval_steps": 2,
     "batch_size": 2,
-    "collapse_below": 0,
+    "min_perplexity": 0,
 }
 
 
@@ -183,7 +183,7 @@ def test_train(maps: Path, tmp_path: Path) -> None:
     assert second.model.config == first.model.config
     assert second.fingerprint != first.fingerprint
     for more, message in (
-        (["-o", tmp_path / "x", "--from", "shipped"], "go on from"),
+        (["-o", tmp_path / "x", "--from", "shipped"], "start from"),
         (["-o", tmp_path / "run"], "finished run"),
         (["-o", tmp_path / "b", "--val", maps], "both training and validation"),
     ):

@@ -157,7 +157,18 @@ def test_eval_and_train_warn_of_few_pixels(tmp_path: Path, stuck: Path) -> None:
             {"model": {"architecture": "grid", "widths": [8, 16], "blocks": [1, 1], "heads": 2}, "batch_size": 2}
         )
     )
-    words = ("train", stuck, *METRES, "--config", tmp_path / "tiny.json", "--steps", 1, "-o", tmp_path / "run", "--cpu")
+    words = (
+        "train",
+        stuck,
+        *METRES,
+        "--config",
+        tmp_path / "tiny.json",
+        "--max-steps",
+        1,
+        "-o",
+        tmp_path / "run",
+        "--cpu",
+    )
     done = run(*words)
     assert done.exit_code == 0, done.output
     assert "warning: a.npy: 1 of 4096 pixels" in done.output

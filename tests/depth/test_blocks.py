@@ -1,4 +1,4 @@
-"""Blocks of text and bytes: exact inverses, and errors that say where and what."""
+"""Blocks of text and bytes: exact inverses, errors with position and reason, codes recovered from malformed blocks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perceptok.depth import block_from_text, block_to_text
-from perceptok.depth.blocks import BLOCK_BYTES, block_from_bytes, block_to_bytes, checked_codes
+from perceptok.depth import block_from_text, block_to_text, recover_blocks
+from perceptok.depth.blocks import BLOCK_BYTES, block_from_bytes, block_to_bytes, validate_codes
 from perceptok.errors import MalformedBlockError
+from perceptok.tokens import DEPTH
 
 GRIDS = arrays(np.int64, (10, 10), elements=st.integers(0, 127))
 ORDERED = np.arange(100).reshape(10, 10)
@@ -43,8 +44,9 @@ class TestText:
         before = "".join(pieces[:place])
         with pytest.raises(MalformedBlockError) as refused:
             block_from_text(before + extra + "".join(pieces[place:]))
-        # One code too many shows where the end should have been.
-        expected = len("".join(pieces[:100])) + len(extra) if extra == "<DEPTH_3>" and place else len(before)
+        # One code too many is found where the end should have been: after 100 codes, the extra one among them.
+        among_codes = extra == "<DEPTH_3>" and 1 <= place <= 100
+        expected = len("".join(pieces[:100])) + len(extra) if among_codes else len(before)
         assert f"at character {expected}" in str(refused.value)
 
     @given(GRIDS, st.lists(st.sampled_from(["", " ", "\n", " \t"]), min_size=103, max_size=103))
@@ -137,12 +139,12 @@ class TestBytes:
 class TestCodes:
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
     def test_every_integer_type(self, dtype: type) -> None:
-        assert checked_codes(ORDERED.astype(dtype)).dtype == np.int64
-        assert checked_codes(np.zeros((0, 10, 10), dtype)).shape == (0, 10, 10)
+        assert validate_codes(ORDERED.astype(dtype)).dtype == np.int64
+        assert validate_codes(np.zeros((0, 10, 10), dtype)).shape == (0, 10, 10)
 
     def test_a_copy(self) -> None:
         codes = ORDERED.copy()
-        checked_codes(codes)[0, 0] = 7
+        validate_codes(codes)[0, 0] = 7
         assert codes[0, 0] == 0
 
     @pytest.mark.parametrize(
@@ -161,10 +163,103 @@ class TestCodes:
     )
     def test_what_is_no_grid(self, codes: Any, message: str) -> None:
         with pytest.raises(MalformedBlockError) as refused:
-            checked_codes(codes)
+            validate_codes(codes)
         assert message in str(refused.value)
 
     @pytest.mark.parametrize("write", [block_to_text, block_to_bytes])
     def test_one_block_holds_one_grid(self, write: Any) -> None:
         with pytest.raises(MalformedBlockError, match="one by one"):
             write(np.zeros((1, 10, 10), int))
+
+
+TOKENS = [DEPTH.token(code) for code in range(100)]
+
+
+def write_block(tokens: list[str], end: str = DEPTH.end) -> str:
+    return DEPTH.start + "".join(tokens) + end
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        block_to_text(ORDERED),
+        f"The depth map of the image is {block_to_text(ORDERED)}. The trajectory of the end effector is [1, 2].",
+        " ".join(map(str, range(100))),
+        str(ORDERED.tolist()),
+        "\n".join(str(code) for code in range(100)) + "\n",
+        DEPTH.start + " " + "\n".join(TOKENS) + " " + DEPTH.end,
+    ],
+)
+def test_whole_blocks_and_lists(text: str) -> None:
+    (found,) = recover_blocks(text)
+    assert np.array_equal(found.codes, ORDERED)
+    assert found.problems == ()
+    assert not found.missing.any()
+
+
+def test_ninety_eight_codes_are_in_place_and_two_missing() -> None:
+    for text in (f"The depth map is {write_block(TOKENS[:98])}.", ",".join(map(str, range(98)))):
+        (found,) = recover_blocks(text)
+        assert found.codes.ravel().tolist() == [*range(98), -1, -1]
+        assert found.problems == ("98 codes instead of 100: the last 2 are missing",)
+
+
+def test_strange_tokens_keep_the_others_in_place() -> None:
+    changed = [*TOKENS]
+    changed[3], changed[41] = "<DEPTH_128>", "<PIXEL_7>"
+    (found,) = recover_blocks(write_block(changed))
+    assert np.argwhere(found.missing).tolist() == [[0, 3], [4, 1]]
+    assert found.codes[0, 4] == 4
+    assert "2 tokens that are not codes: <DEPTH_128> at place 3 (row 0, column 3); <PIXEL_7> at place 41" in str(
+        found.problems
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (write_block(TOKENS, end=""), "does not end with <DEPTH_END>"),
+        (write_block(TOKENS, end="") + " and then words <box>", "does not end with <DEPTH_END>"),
+        ("".join(TOKENS), "does not begin with <DEPTH_START>"),
+        (write_block([*TOKENS, "<DEPTH_5>"]), "101 codes instead of 100: the last 1 are not shown"),
+        (write_block([*TOKENS[:50], " so ", *TOKENS[50:]]), "1 word between the codes, such as 'so'"),
+    ],
+)
+def test_every_code_is_seen_and_the_fault_named(text: str, problem: str) -> None:
+    (found,) = recover_blocks(text)
+    assert np.array_equal(found.codes, ORDERED)
+    assert problem in " ".join(found.problems)
+
+
+def test_several_blocks_and_a_start_within_one() -> None:
+    first, second = recover_blocks(f"one {write_block(TOKENS)}, two {write_block(TOKENS[:7])}")
+    assert not first.problems
+    assert second.missing.sum() == 93
+    cut, whole = recover_blocks(write_block(TOKENS[:5], end="") + write_block(TOKENS))
+    assert cut.missing.sum() == 95
+    assert not whole.problems
+
+
+def test_numbers_that_are_no_codes() -> None:
+    (found,) = recover_blocks("5 -1 128 " + "9" * 5000)
+    assert found.codes.ravel()[:5].tolist() == [5, -1, -1, -1, -1]
+    assert "3 numbers that are not codes" in found.problems[0]
+
+
+@pytest.mark.parametrize("text", ["", "no block here", "the answer is 42", "<PIXEL_3>"])
+def test_nothing_to_see(text: str) -> None:
+    with pytest.raises(MalformedBlockError, match="100 integers"):
+        recover_blocks(text)
+
+
+PIECES = [*TOKENS[:3], DEPTH.start, DEPTH.end, "x", "<", ">"]
+
+
+@given(st.text(alphabet="<>DEPTH_START012 e") | st.lists(st.sampled_from(PIECES)).map("".join))
+def test_no_text_breaks_it(text: str) -> None:
+    try:
+        blocks = recover_blocks(text)
+    except MalformedBlockError:
+        return
+    assert all(one.codes.shape == (10, 10) and one.codes.max() < 128 for one in blocks)
+    assert all(one.problems or not one.missing.any() for one in blocks)

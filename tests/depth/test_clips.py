@@ -22,6 +22,7 @@ from perceptok.depth import (
     ReadOptions,
     encode_files,
     encode_maps,
+    encode_sequence,
     find_maps,
     read_depth_records,
     restore_frames,
@@ -76,8 +77,8 @@ def test_records_hold_changes_and_give_every_frame_back(
     expected = [
         frame.codes
         for clip in "ab"
-        for frame in codec.encode_sequence(
-            [file.read() for file in maps if file.name.startswith(clip)], hold=HELD.hold, frames=HELD.frames
+        for frame in encode_sequence(
+            codec, [file.read() for file in maps if file.name.startswith(clip)], hold=HELD.hold, frames=HELD.frames
         )
     ]
     whole = list(restore_frames(records))

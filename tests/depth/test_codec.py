@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from perceptok.depth import DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
+from perceptok.scenes import ProceduralDepthMaps
 
 TINY = GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)
 
@@ -357,3 +358,36 @@ class TestDamage:
         (tmp_path / "vae-final.pt").write_bytes(b"x")
         with pytest.raises(CheckpointError, match="load_aurora_checkpoint"):
             DepthCodec.from_pretrained(tmp_path / "vae-final.pt")
+
+
+def procedural_maps(count: int = 12) -> torch.Tensor:
+    scenes = ProceduralDepthMaps(seed=11, length=count)
+    return torch.from_numpy(np.stack([scenes[index][0] for index in range(count)]))
+
+
+def test_autocast_changes_nothing() -> None:
+    codec = DepthCodec.from_pretrained()
+    nearness = procedural_maps()
+    codes, soft = codec.encode(nearness), codec.encode_soft(nearness)
+    decoded, softly = codec.decode(codes), codec.decode_soft(soft)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            assert torch.equal(codec.encode(nearness), codes)
+            assert torch.equal(codec.encode_soft(nearness), soft)
+            assert torch.equal(codec.decode(codes), decoded)
+            assert torch.equal(codec.decode_soft(soft), softly)
+            assert codec.decode_soft(soft.to(dtype)).dtype == torch.float32
+
+
+def test_gradients_pass_under_autocast() -> None:
+    codec = DepthCodec.from_pretrained()
+    probs = torch.softmax(torch.randn(1, 10, 10, 128), -1).requires_grad_()
+    codec.decode_soft(probs).sum().backward()
+    expected = probs.grad
+    probs.grad = None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        decoded = codec.decode_soft(probs)
+    decoded.sum().backward()  # outside, as torch asks: inside, autocast would round the backward pass itself
+    assert expected is not None
+    assert probs.grad is not None
+    torch.testing.assert_close(probs.grad, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

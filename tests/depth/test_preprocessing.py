@@ -1,4 +1,4 @@
-"""From a map of any size to the networks' square."""
+"""From maps of any size and form to the networks' square; what can be read in two ways is refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from perceptok.depth import MAP_SIZE, Preprocessing, nearest_resize
-from perceptok.errors import ConfigError
+from perceptok.depth import MAP_SIZE, Preprocessing, resize_nearest
+from perceptok.depth.preprocessing import validate_nearness
+from perceptok.errors import ConfigError, DepthMapError
 
 SIDES = st.integers(1, 50)
 
@@ -27,7 +28,7 @@ class TestNearest:
         picture = Image.fromarray(values).resize((to_width, to_height), Image.Resampling.NEAREST)
         # Where a pixel's centre falls on the edge of two, only Pillow's accumulated rounding decides.
         rows, columns = inside(height, to_height), inside(width, to_width)
-        got, expected = nearest_resize(values, to_height, to_width), np.asarray(picture)
+        got, expected = resize_nearest(values, to_height, to_width), np.asarray(picture)
         np.testing.assert_array_equal(got[rows][:, columns], expected[rows][:, columns])
 
     @given(SIDES, SIDES, st.integers(0, 2**32 - 1))
@@ -35,11 +36,11 @@ class TestNearest:
     def test_square_and_resize_agree(self, height: int, width: int, seed: int) -> None:
         values = np.random.default_rng(seed).random((2, height, width), dtype=np.float32)
         squares = Preprocessing(size=17).square(torch.from_numpy(values)).numpy()
-        np.testing.assert_array_equal(squares, np.stack([nearest_resize(one, 17, 17) for one in values]))
+        np.testing.assert_array_equal(squares, np.stack([resize_nearest(one, 17, 17) for one in values]))
 
     def test_masks_stay_masks(self) -> None:
         mask = np.array([[True, False], [False, True]])
-        grown = nearest_resize(mask, 4, 6)
+        grown = resize_nearest(mask, 4, 6)
         assert grown.dtype == np.bool_
         np.testing.assert_array_equal(grown, np.kron(mask, np.ones((2, 3), bool)))
 
@@ -100,3 +101,44 @@ class TestConfig:
     def test_what_is_refused(self, values: dict[str, object], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             Preprocessing.from_dict(values)
+
+
+MAP = np.linspace(0, 1, 96 * 128, dtype=np.float32).reshape(96, 128)
+
+
+@pytest.mark.parametrize(
+    "form", [MAP, MAP[None], MAP[..., None], MAP[None, None], MAP[None, ..., None], MAP[None, ..., None].tolist()]
+)
+def test_one_map_in_any_form(form: object) -> None:
+    for maps in (form, torch.tensor(form)):
+        assert torch.equal(validate_nearness(maps), torch.from_numpy(MAP)[None])  # type: ignore[arg-type]
+
+
+def test_batches_in_either_form() -> None:
+    batch = np.stack([MAP, MAP[::-1]])
+    for form in (batch, batch[:, None], batch[..., None]):
+        assert np.array_equal(validate_nearness(form).numpy(), batch)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((96, 1, 128), (96, 128, 2), (96, 128, 3), (96, 128, 4)),
+        *((2, 1, 96, 1), (2, 96, 128, 3), (2, 3, 96, 128), (1, 1, 1, 96, 128)),
+    ],
+)
+def test_two_readings_or_none_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DepthMapError, match=r"\(B, "):
+        validate_nearness(np.zeros(shape))
+
+
+def test_empty_batches() -> None:
+    assert validate_nearness(np.zeros((0, 4, 5))).shape == (0, 4, 5)
+    assert validate_nearness(np.zeros((0, 1, 4, 5))).shape == (0, 4, 5)
+
+
+def test_masked_arrays_are_sent_to_the_door_that_takes_masks() -> None:
+    masked = np.ma.masked_less(MAP, 0.5)
+    for form in (masked, [masked, masked]):
+        with pytest.raises(DepthMapError, match=r"DepthMap\.from_array"):
+            validate_nearness(form)

@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from perceptok.depth import DepthCodec, DepthMap, NearnessRange, clip_range
-from perceptok.depth.sequences import encode_sequence
+from perceptok.depth import DepthCodec, DepthMap, NearnessRange, clip_range, encode_sequence
 from perceptok.errors import ConfigError, DepthMapError
 
 ROOM = (1 + 3 * np.indices((96, 128)).sum(0) / 222).astype(np.float32)
@@ -75,16 +74,6 @@ def test_one_new_extreme_pixel_moves_nothing(codec: DepthCodec) -> None:
     maps = [DepthMap.from_array(one, kind="metric", unit="m") for one in (ROOM, stuck)]
     _, second = encode_sequence(codec, maps, frames=1, hold=0.02)
     assert second.changed.sum() <= 2
-
-
-def test_the_codec_s_method_is_the_same_stream(codec: DepthCodec) -> None:
-    free = list(encode_sequence(codec, frames(4), hold=0.02, frames=2))
-    for one, other in zip(free, codec.encode_sequence(frames(4), hold=0.02, frames=2), strict=True):
-        assert np.array_equal(one.codes, other.codes)
-        assert np.array_equal(one.changed, other.changed)
-        assert one.nearness.range == other.nearness.range
-    with pytest.raises(ConfigError, match="hold >= 0"):
-        codec.encode_sequence([], hold=-1)
 
 
 def test_bad_input(codec: DepthCodec) -> None:

@@ -1,60 +1,74 @@
 """NPY and NPZ. Pickles are never loaded.
 
-An NPZ that perceptok writes holds `values` (float32, metres or relative inverse depth), `valid` (bool),
+An NPZ that perceptok writes holds `values` (float32: metres, relative depth or relative inverse depth), `valid` (bool),
 `kind`, `sky` (bool) where it has any, and the marker `perceptok_depth_map` with the version of this layout, 1.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import zipfile
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.formats.stored import Kind, StoredMap, squeezed
+from perceptok.depth.formats.stored import Kind, StoredMap, squeeze
 from perceptok.errors import DepthMapError
 
-__all__ = ["decode_npy", "decode_npz", "encode_npy", "encode_npz"]
+__all__ = ["count_values_npy", "count_values_npz", "decode_npy", "decode_npz", "encode_npy", "encode_npz"]
 
+_DEPTH_NAMES = {"depth", "depth_map", "depthmap"}
+"""Unambiguous names of a depth map among other arrays."""
 
-_CALLED = {"depth", "depth_map", "depthmap"}
-"""What a depth map among other arrays is called without a doubt."""
-
-_OF_RECORDS = {"codes", "codec", "near", "far"}
-"""Arrays that a file of depth records has; its codes look like small maps."""
+_RECORD_NAMES = {"codes", "codec", "near", "far"}
+"""Arrays of a file of depth records, whose codes look like small maps."""
 
 _MARKER, _VERSION = "perceptok_depth_map", 1
 
 
 def decode_npy(data: bytes) -> StoredMap:
-    """Read an array in its own dtype."""
+    """Decode an array in its own dtype."""
     if not data.startswith(np.lib.format.MAGIC_PREFIX):
         raise DepthMapError("does not begin like an NPY file (pickles are never loaded); store it with numpy.save")
     return StoredMap(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
 
 
 def encode_npy(stored: StoredMap) -> bytes:
-    """Write the array alone."""
+    """Encode the array alone."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, stored.array, allow_pickle=False)
     return buffer.getvalue()
 
 
-def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None) -> StoredMap:
-    """Read our own layout with mask and kind; of a foreign file the named array, the only map, or `depth`.
+def count_values_npy(data: bytes) -> int:
+    """Values that the header declares."""
+    file = io.BytesIO(data)
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    return math.prod(read(file)[0])
 
-    A mask that is named is True, or not 0, where the map is valid.
+
+def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None) -> StoredMap:
+    """Decode our own layout with mask and kind, or from a foreign file the named array, the only map, or `depth`.
+
+    Args:
+        data: The file.
+        key: Name of the array.
+        mask_key: Name of the array that is True, or not 0, where the map is valid.
     """
     if not data.startswith(b"PK"):
         raise DepthMapError("does not begin like an NPZ (zip) file; store it with numpy.savez or DepthMap.write")
     with np.load(io.BytesIO(data), allow_pickle=False) as members:
-        if _OF_RECORDS.issubset(members.files):
-            raise DepthMapError("holds records of codes, no depth map; make maps of them with `perceptok depth decode`")
+        if _RECORD_NAMES.issubset(members.files):
+            raise DepthMapError(
+                "holds depth records, not a depth map; convert them to maps with `perceptok depth decode`"
+            )
         arrays = {name: members[name] for name in members.files}
     if _MARKER not in arrays or key is not None:
-        array = _named(arrays, key) if key is not None else _only_map(arrays)
-        valid = None if mask_key is None else squeezed(_named(arrays, mask_key)) != 0
+        array = _find_map(arrays) if key is None else _find_named(arrays, key)
+        valid = None if mask_key is None else squeeze(_find_named(arrays, mask_key)) != 0
         return StoredMap(array, valid=valid)
     if arrays[_MARKER] != _VERSION:
         raise DepthMapError(f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it")
@@ -62,31 +76,31 @@ def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None)
     return StoredMap(arrays["values"], valid=arrays["valid"], kind=kind, sky=arrays.get("sky"))
 
 
-def _named(arrays: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[Any]:
+def _find_named(arrays: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[Any]:
     if key not in arrays:
-        raise DepthMapError(f"has no array {key!r}; it holds {_listed(arrays)}")
+        raise DepthMapError(f"has no array {key!r}; it holds {_describe(arrays)}")
     return arrays[key]
 
 
-def _only_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    maps = {name: one for name, one in arrays.items() if squeezed(one).ndim == 2}
-    called = [name for name in maps if name.lower() in _CALLED]
+def _find_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    maps = {name: array for name, array in arrays.items() if squeeze(array).ndim == 2}
+    named_depth = [name for name in maps if name.lower() in _DEPTH_NAMES]
     if len(maps) == 1:
         return next(iter(maps.values()))
-    if len(called) == 1:
-        return maps[called[0]]
+    if len(named_depth) == 1:
+        return maps[named_depth[0]]
     raise DepthMapError(
-        f"holds {len(maps)} two-dimensional arrays among {sorted(arrays)} ({_listed(arrays)}); "
+        f"holds {len(maps)} two-dimensional arrays among {sorted(arrays)} ({_describe(arrays)}); "
         "name the depth map (key=..., --key), or store it alone"
     )
 
 
-def _listed(arrays: dict[str, npt.NDArray[Any]]) -> str:
-    return ", ".join(f"{name} {one.dtype} {one.shape}" for name, one in sorted(arrays.items())) or "nothing"
+def _describe(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in sorted(arrays.items())) or "nothing"
 
 
 def encode_npz(stored: StoredMap) -> bytes:
-    """Write our own layout, not compressed."""
+    """Encode our own layout, not compressed."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -98,3 +112,13 @@ def encode_npz(stored: StoredMap) -> bytes:
         **{_MARKER: np.array(_VERSION)},
     )
     return buffer.getvalue()
+
+
+def count_values_npz(data: bytes) -> int:
+    """Values that the headers of all arrays declare."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        total = 0
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                total += count_values_npy(member.read(4096))
+        return total

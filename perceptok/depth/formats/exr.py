@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.formats.stored import StoredMap, one_channel
+from perceptok.depth.formats.stored import StoredMap, extract_channel
 from perceptok.errors import DepthMapError, MissingExtraError
 
-__all__ = ["decode_exr", "encode_exr"]
+__all__ = ["count_values_exr", "decode_exr", "encode_exr"]
 
-
-_DEPTH = re.compile(r"depth", re.IGNORECASE)
-_OTHER = re.compile(
+_DEPTH_NAME = re.compile(r"depth", re.IGNORECASE)
+_OTHER_NAME = re.compile(
     r"normal|position|\bpoints?\b|vector|velocity|motion|speed|flow|\buv|crypto|mask|alpha|albedo|diffuse|spec|emission"
     r"|shadow|mist|\bfog|noise|variance|sample|weight|\bao\b|index|object|material|\bid\b",
     re.IGNORECASE,
 )
-"""Layers of a renderer that hold something else, also where one channel of them stands alone."""
+"""Layers of a renderer that hold something else, even where one channel of them is the only one."""
 
 
 def decode_exr(data: bytes, channel: str | None = None) -> StoredMap:
-    """Read a channel, or the depth of a file; the order of preference is in `_depth`."""
-    openexr = _openexr("reading EXR")
+    """Decode the channel of a name, or the one that holds depth."""
+    openexr = _import_openexr("reading EXR")
     if not data.startswith(b"v/1\x01"):
         raise DepthMapError("does not begin like an EXR; give the file the extension of what it is")
     file = openexr.File(io.BytesIO(data), separate_channels=True)
@@ -38,95 +38,88 @@ def decode_exr(data: bytes, channel: str | None = None) -> StoredMap:
     header = file.header()
     if not np.array_equal(header["dataWindow"], header["displayWindow"]):
         raise DepthMapError("stores only a window of its image; export the whole image")
-    return StoredMap(_depth({name: one.pixels for name, one in file.channels().items()}, channel))
+    channels = {name: found.pixels for name, found in file.channels().items()}
+    if channel is None:
+        return StoredMap(_find_depth(channels))
+    if channel not in channels:
+        raise DepthMapError(f"has no channel {channel!r}; its channels are {sorted(channels)}")
+    return StoredMap(channels[channel])
 
 
 def encode_exr(stored: StoredMap) -> bytes:
-    """Write one float channel `Z`, compressed without loss."""
-    openexr = _openexr("writing EXR")
+    """Encode one float channel `Z`, compressed without loss."""
+    openexr = _import_openexr("writing EXR")
     header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
     buffer = io.BytesIO()
     openexr.File(header, {"Z": stored.array}).write(buffer)
     return buffer.getvalue()
 
 
-def _depth(channels: dict[str, npt.NDArray[Any]], wanted: str | None = None) -> npt.NDArray[Any]:
-    """The channel asked for; else `Z` by itself; else one of a layer called depth; else the only one there is.
+def count_values_exr(data: bytes) -> int:
+    """Pixels that the header declares."""
+    start = data.index(b"dataWindow\0box2i\0\x10\0\0\0") + 21
+    left, top, right, bottom = struct.unpack("<4i", data[start : start + 16])
+    return int((right - left + 1) * (bottom - top + 1))
 
-    A Z with an X beside it is the third part of a vector. What is left open is refused.
+
+def _find_depth(channels: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """A `Z` without a layer; else a channel or layer called depth; else the only Z; else the only channel; else gray.
+
+    A Z with an X beside it is the third component of a vector. Ambiguous files are refused.
     """
-    if wanted is not None:
-        if wanted not in channels:
-            raise DepthMapError(f"has no channel {wanted!r}; its channels are {sorted(channels)}")
-        return channels[wanted]
-    layers = _layers(channels)
-    for prefer in (_plain_z, _called_depth, _any_z, _alone):
-        found = prefer(layers)
-        if len(found) == 1:
-            return channels[found[0]]
-        if found:
-            raise _ambiguous(channels, f"{len(found)} of them may be depth: {sorted(found)}")
-    return _gray(channels, layers)
-
-
-def _layers(channels: dict[str, npt.NDArray[Any]]) -> dict[str, dict[str, str]]:
-    """Layer -> last part of a channel's name -> the whole name."""
+    # Layer -> last part of a channel's name -> the whole name.
     layers: dict[str, dict[str, str]] = {}
     for name in channels:
         layer, _, last = name.rpartition(".")
         layers.setdefault(layer, {})[last] = name
-    return layers
-
-
-def _z(parts: dict[str, str]) -> list[str]:
-    """The Z of a layer where it is no part of a vector; at most one name."""
-    return [] if {"X", "x"} & parts.keys() else [parts[last] for last in ("Z", "z") if last in parts][:1]
-
-
-def _plain_z(layers: dict[str, dict[str, str]]) -> list[str]:
-    return _z(layers.get("", {}))
-
-
-def _called_depth(layers: dict[str, dict[str, str]]) -> list[str]:
-    """Channels called depth, and Z, V, Y or the only channel of a layer called so."""
-    found = []
-    for layer, parts in layers.items():
-        in_depth = bool(_DEPTH.search(layer)) and not _OTHER.search(layer)
-        named = [name for last, name in parts.items() if _DEPTH.search(last) and not _OTHER.search(last)]
-        level = [] if {"X", "x"} & parts.keys() else [parts[last] for last in ("V", "v", "Y", "y") if last in parts]
-        alone = list(parts.values()) if len(parts) == 1 else []
-        found += named or ((_z(parts) or level[:1] or alone) if in_depth else [])
-    return found
-
-
-def _any_z(layers: dict[str, dict[str, str]]) -> list[str]:
-    return [name for layer, parts in layers.items() if not _OTHER.search(layer) for name in _z(parts)]
-
-
-def _alone(layers: dict[str, dict[str, str]]) -> list[str]:
-    names = [name for parts in layers.values() for name in parts.values()]
-    part_of_a_vector = len(names) == 1 and names[0].rpartition(".")[2] in ("A", "a", "X", "x")
-    return names if len(names) == 1 and not part_of_a_vector and not _OTHER.search(names[0]) else []
-
-
-def _gray(channels: dict[str, npt.NDArray[Any]], layers: dict[str, dict[str, str]]) -> npt.NDArray[Any]:
-    """R = G = B of the only layer, with A = 1 where there is one."""
+    any_z = [name for layer, parts in layers.items() if not _OTHER_NAME.search(layer) for name in _find_z(parts)]
+    for candidates in (_find_z(layers.get("", {})), _find_named_depth(layers), any_z, _find_only_channel(channels)):
+        if len(candidates) == 1:
+            return channels[candidates[0]]
+        if candidates:
+            raise _ambiguous(channels, f"{len(candidates)} of them may be depth: {sorted(candidates)}")
     if len(layers) == 1:
-        (parts,) = layers.values()
+        ((layer, parts),) = layers.items()
         colours = {last.upper(): name for last, name in parts.items()}
-        if colours.keys() in ({"R", "G", "B"}, {"R", "G", "B", "A"}) and not _OTHER.search(next(iter(layers))):
-            return one_channel(np.stack([channels[colours[last]] for last in "RGBA" if last in colours], axis=-1))
+        if colours.keys() in ({"R", "G", "B"}, {"R", "G", "B", "A"}) and not _OTHER_NAME.search(layer):
+            return extract_channel(np.stack([channels[colours[last]] for last in "RGBA" if last in colours], axis=-1))
     raise _ambiguous(channels, "none of them is depth by its name")
 
 
-def _ambiguous(channels: dict[str, npt.NDArray[Any]], why: str) -> DepthMapError:
+def _find_z(parts: dict[str, str]) -> list[str]:
+    """The Z of a layer where it is not a component of a vector; at most one name."""
+    return [] if {"X", "x"} & parts.keys() else [parts[last] for last in ("Z", "z") if last in parts][:1]
+
+
+def _find_named_depth(layers: dict[str, dict[str, str]]) -> list[str]:
+    """Channels called depth, and the Z, V, Y or only channel of a layer called depth."""
+    found = []
+    for layer, parts in layers.items():
+        named = [name for last, name in parts.items() if _DEPTH_NAME.search(last) and not _OTHER_NAME.search(last)]
+        if not named and _DEPTH_NAME.search(layer) and not _OTHER_NAME.search(layer):
+            is_vector = bool({"X", "x"} & parts.keys())
+            luminance = [] if is_vector else [parts[last] for last in ("V", "v", "Y", "y") if last in parts]
+            named = _find_z(parts) or luminance[:1] or (list(parts.values()) if len(parts) == 1 else [])
+        found += named
+    return found
+
+
+def _find_only_channel(channels: dict[str, npt.NDArray[Any]]) -> list[str]:
+    if len(channels) != 1:
+        return []
+    (name,) = channels
+    is_component = name.rpartition(".")[2] in ("A", "a", "X", "x")
+    return [] if is_component or _OTHER_NAME.search(name) else [name]
+
+
+def _ambiguous(channels: dict[str, npt.NDArray[Any]], reason: str) -> DepthMapError:
     return DepthMapError(
-        f"has the channels {sorted(channels)}; {why}. Name the one that is depth (channel=..., --channel), "
+        f"has the channels {sorted(channels)}; {reason}. Name the one that is depth (channel=..., --channel), "
         "or export depth as the only channel, or as one named Z"
     )
 
 
-def _openexr(purpose: str) -> ModuleType:
+def _import_openexr(purpose: str) -> ModuleType:
     try:
         import OpenEXR
     except ImportError as error:

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
 from PIL import Image
 
-from perceptok.depth.formats.stored import StoredMap, one_channel
+from perceptok.depth.formats.stored import StoredMap, extract_channel
 from perceptok.errors import DepthMapError
 
-__all__ = ["decode_png", "encode_png"]
-
+__all__ = ["count_values_png", "decode_png", "encode_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY = 0
 
 
 def decode_png(data: bytes, *, colours: bool = False) -> StoredMap:
-    """Read a PNG as uint8 or uint16, whichever it stores; with `colours`, all its channels."""
-    chunks = _chunks(data)
+    """Decode a PNG as uint8 or uint16, whichever it stores; with `colours`, all its channels."""
+    chunks = _read_chunks(data)
     bits, colour_type = chunks[b"IHDR"][8:10]
     if b"acTL" in chunks:
         raise DepthMapError("is an animated PNG; store one map per file")
     if b"tRNS" in chunks:
-        raise DepthMapError("declares a transparent colour; save without transparency and say invalid=... instead")
+        raise DepthMapError(
+            "declares a transparent colour; save without transparency and name the value of holes (invalid=...) instead"
+        )
     if bits < 8:
         raise DepthMapError(f"stores {bits} bits per pixel, too few for depth; export 8- or 16-bit gray")
     if bits == 16 and colour_type != _GRAY:
-        # Pillow would hand out the upper 8 bits of each channel without a word.
+        # Pillow would silently return the upper 8 bits of each channel.
         raise DepthMapError("stores 16-bit colour or alpha; save one channel of it as 16-bit gray")
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.load()
-        plain = image.convert("RGB") if image.mode == "P" else image
-        array = np.asarray(plain)
+        array = np.asarray(image.convert("RGB") if image.mode == "P" else image)
     if bits == 16:
         return StoredMap(array.astype(np.uint16))
-    return StoredMap(array if colours else one_channel(array))
+    return StoredMap(array if colours else extract_channel(array))
 
 
 def encode_png(stored: StoredMap) -> bytes:
-    """Write uint8 or uint16 as gray PNG."""
+    """Encode uint8 or uint16 as gray PNG."""
     buffer = io.BytesIO()
     # Runs only, no search for earlier strings: five times as fast as Pillow's default, for 12 % more bytes on sensor
     # maps and none on decoded ones.
@@ -49,8 +50,14 @@ def encode_png(stored: StoredMap) -> bytes:
     return buffer.getvalue()
 
 
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """First chunk of each type, all checksums verified: Pillow reads cut and damaged files where it can."""
+def count_values_png(data: bytes) -> int:
+    """Values that the header declares."""
+    width, height, _, colour_type = struct.unpack(">IIBB", data[16:26])
+    return int(width * height * {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}[colour_type])
+
+
+def _read_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Start of the first chunk of each type, all checksums verified: Pillow reads cut and damaged files if it can."""
     if not data.startswith(_SIGNATURE):
         raise DepthMapError("does not begin like a PNG; give the file the extension of what it is")
     view, position = memoryview(data), len(_SIGNATURE)

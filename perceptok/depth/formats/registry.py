@@ -1,4 +1,4 @@
-"""Depth maps on disk: which file formats are known, and the one door in and out of each."""
+"""The known file formats of depth maps, and how a file is read whatever its format."""
 
 from __future__ import annotations
 
@@ -12,21 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from perceptok.depth.formats import arrays, exr, pfm, png, tiff
-from perceptok.depth.formats.stored import MOST_PIXELS, Kind, StoredMap, check_kind, check_size, squeezed
+from perceptok.depth.formats.stored import MAX_PIXELS, StoredMap, squeeze
 from perceptok.errors import DepthMapError, PerceptokError
 
-__all__ = [
-    "FORMATS",
-    "MOST_PIXELS",
-    "Format",
-    "Kind",
-    "StoredMap",
-    "check_kind",
-    "format_of",
-    "read_mask",
-    "read_stored",
-    "squeezed",
-]
+__all__ = ["FORMATS", "Format", "find_format", "read_mask", "read_stored"]
 
 
 @dataclass(frozen=True)
@@ -34,37 +23,52 @@ class Format:
     """One file format.
 
     Attributes:
-        name: What people call it.
-        decode: Bytes of a file -> the map as stored.
-        encode: The map as stored (uint8, uint16 or float32) -> bytes of a file.
-        bits: Bits per value that can be written; the first is the default. 8 and 16 are unsigned integers,
-            32 is float32.
-        says_kind: Whether the file itself says kind, unit and mask.
+        name: Its common name.
+        decode: Decodes the bytes of a file, with its `options` as keywords.
+        encode: Encodes a map of uint8, uint16 or float32.
+        count_values: The values that the header of a file declares, in all its arrays or channels together; None where
+            the length of the file bounds them.
+        bits: Bits per value that can be written, the default first. 8 and 16 are unsigned integers, 32 is float32.
+        options: Arguments of `read_stored` that it takes.
+        states_kind: Whether the file itself states kind, unit and mask.
     """
 
     name: str
-    decode: Callable[[bytes], StoredMap]
+    decode: Callable[..., StoredMap]
     encode: Callable[[StoredMap], bytes]
-    bits: tuple[int, ...]
-    says_kind: bool = False
+    count_values: Callable[[bytes], int] | None
+    bits: tuple[int, ...] = (32,)
+    options: tuple[str, ...] = ()
+    states_kind: bool = False
 
 
-_TIFF = Format("TIFF", tiff.decode_tiff, tiff.encode_tiff, bits=(32, 16, 8))
+_TIFF = Format(
+    "TIFF", tiff.decode_tiff, tiff.encode_tiff, tiff.count_values_tiff, bits=(32, 16, 8), options=("colours",)
+)
 
 FORMATS = {
-    ".exr": Format("EXR", exr.decode_exr, exr.encode_exr, bits=(32,)),
-    ".npy": Format("NPY", arrays.decode_npy, arrays.encode_npy, bits=(32,)),
-    ".npz": Format("NPZ", arrays.decode_npz, arrays.encode_npz, bits=(32,), says_kind=True),
-    ".pfm": Format("PFM", pfm.decode_pfm, pfm.encode_pfm, bits=(32,)),
-    ".png": Format("PNG", png.decode_png, png.encode_png, bits=(16, 8)),
+    ".exr": Format("EXR", exr.decode_exr, exr.encode_exr, exr.count_values_exr, options=("channel",)),
+    ".npy": Format("NPY", arrays.decode_npy, arrays.encode_npy, arrays.count_values_npy),
+    ".npz": Format(
+        "NPZ",
+        arrays.decode_npz,
+        arrays.encode_npz,
+        arrays.count_values_npz,
+        options=("key", "mask_key"),
+        states_kind=True,
+    ),
+    ".pfm": Format("PFM", pfm.decode_pfm, pfm.encode_pfm, None),
+    ".png": Format("PNG", png.decode_png, png.encode_png, png.count_values_png, bits=(16, 8), options=("colours",)),
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
 """Lower-case file name extension -> format."""
 
+_PLACE_OF_OPTION = {"key": "an array of an NPZ", "mask_key": "an array of an NPZ", "channel": "a channel of an EXR"}
 
-def format_of(path: Path) -> Format:
-    """The format that the extension of a path says; raises DepthMapError for any other extension."""
+
+def find_format(path: Path) -> Format:
+    """The format of a path's extension; raises DepthMapError for an unknown extension."""
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         return FORMATS[suffix]
@@ -72,7 +76,7 @@ def format_of(path: Path) -> Format:
         raise DepthMapError("JPEG is lossy and 8-bit, made for photos; store depth as 16-bit PNG, NPY, TIFF or EXR")
     if suffix in {".jsonl", ".parquet"}:
         raise DepthMapError(
-            f"{suffix} is of records, no depth map; make maps of what encode wrote with `perceptok depth decode`"
+            f"{suffix} is for depth records, not for depth maps; convert them to maps with `perceptok depth decode`"
         )
     raise DepthMapError(
         f"the extension {suffix!r} is not one of a depth map; supported are {', '.join(sorted(FORMATS))}"
@@ -86,40 +90,38 @@ def read_stored(
     mask_key: str | None = None,
     channel: str | None = None,
     colours: bool = False,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> StoredMap:
     """Read a file in its own dtype and numbers; raises DepthMapError, to which the caller adds the path.
 
     Args:
         path: The file.
-        key: Of an NPZ with several arrays, which one.
-        mask_key: Of an NPZ, the array that is True, or not 0, where the map is valid.
-        channel: Of an EXR with several channels, which one.
-        colours: Keep all channels, as (H, W, channels), of what packs its numbers into colours.
+        key: Name of the array in an NPZ with several.
+        mask_key: Name of the array in an NPZ that is True, or not 0, where the map is valid.
+        channel: Name of the channel in an EXR with several.
+        colours: Keep all channels, as (H, W, channels), of a map that is packed into colours.
         max_pixels: A file that declares more values is refused before it is unpacked.
     """
-    form = format_of(path)
-    if (key or mask_key) and form.name != "NPZ":
-        raise DepthMapError(f"key names an array of an NPZ; {form.name} has none")
-    if channel and form.name != "EXR":
-        raise DepthMapError(f"channel names a channel of an EXR; {form.name} has none")
-    data = _bytes(path)
-    check_size(form.name, data, max_pixels)
+    form = find_format(path)
+    named = {"key": key, "mask_key": mask_key, "channel": channel}
+    options: dict[str, str | bool] = {option: value for option, value in named.items() if value}
+    for option in options:
+        if option not in form.options:
+            raise DepthMapError(f"{option} names {_PLACE_OF_OPTION[option]}; {form.name} has none")
+    if colours and "colours" in form.options:
+        options["colours"] = True
+    data = _read_bytes(path)
+    _check_declared_size(form, data, max_pixels)
     try:
-        if key or mask_key:
-            stored = arrays.decode_npz(data, key, mask_key)
-        else:
-            stored = exr.decode_exr(data, channel) if channel else _decoded(form, data, colours=colours)
+        stored = form.decode(data, **options)
     except PerceptokError:
         raise
     except MemoryError as error:
-        raise DepthMapError("there is not enough memory for it; read it alone, or make it smaller") from error
+        raise DepthMapError("not enough memory for it; read it alone, or make it smaller") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
-    stored = replace(stored, array=squeezed(stored.array))
-    if colours and stored.array.ndim == 3:
-        return stored
-    if stored.array.ndim != 2:
+    stored = replace(stored, array=squeeze(stored.array))
+    if stored.array.ndim != 2 and not (colours and stored.array.ndim == 3):
         raise DepthMapError(
             f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "
             "store one map per file"
@@ -127,16 +129,24 @@ def read_stored(
     return stored
 
 
-def _decoded(form: Format, data: bytes, *, colours: bool) -> StoredMap:
-    decode = {"PNG": png.decode_png, "TIFF": tiff.decode_tiff}.get(form.name)
-    return decode(data, colours=True) if colours and decode else form.decode(data)
+def _check_declared_size(form: Format, data: bytes, max_pixels: int) -> None:
+    """Refuse a file that declares more values than `max_pixels`, before any of them is unpacked."""
+    try:
+        declared = form.count_values(data) if form.count_values else 0
+    except Exception:  # noqa: BLE001 - the decoder names what is wrong with a damaged header
+        return
+    if declared > max_pixels:
+        raise DepthMapError(
+            f"declares {declared} values in {len(data)} bytes; at most {max_pixels} are read: allow more with "
+            "max_pixels (--max-pixels) if you trust the file; where it is damaged, fetch or export it again"
+        )
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A mask file, True where it is not 0: an image of any depth, or a depth map format; (H, W) bool."""
+    """Read a mask from an image of any bit depth or a depth map file; (H, W) bool, True where it is not 0."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".bmp"):
         return np.asarray(read_stored(path).array != 0)
-    data = _bytes(path)
+    data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L") if image.mode == "P" else image)
@@ -145,13 +155,13 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     return np.asarray((pixels != 0) if pixels.ndim == 2 else (pixels[..., :3] != 0).any(-1))
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DepthMapError("there is no such file; check the path") from error
+        raise DepthMapError("file not found; check the path") from error
     except ValueError as error:  # a NUL, which a list may hold
-        raise DepthMapError(f"is no name of a file ({error}); check the list that names it") from error
+        raise DepthMapError(f"not a valid file name ({error}); check the list that names it") from error
     except OSError as error:
         raise DepthMapError(f"cannot be read ({error.strerror}); check that it is a file you may read") from error
     if not data:

@@ -1,13 +1,14 @@
 """TIFF: integers and floats of 8 to 64 bits, one image, either byte order, any lossless compression.
 
-Pillow swaps the bytes of compressed big-endian floats twice, so that tifffile reads, which leaves nothing to a guess.
-Compressions other than deflate need its codecs, the extra `tiff`; without them Pillow reads what it reads right.
+tifffile reads, because Pillow swaps the bytes of compressed big-endian floats twice. Compressions other than deflate
+need its codecs, the extra `tiff`; without them Pillow reads the layouts that it reads correctly.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -15,62 +16,62 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from perceptok.depth.formats.stored import StoredMap, one_channel
+from perceptok.depth.formats.stored import StoredMap, extract_channel
 from perceptok.errors import DepthMapError, MissingExtraError
 
-__all__ = ["decode_tiff", "encode_tiff"]
-
+__all__ = ["count_values_tiff", "decode_tiff", "encode_tiff"]
 
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _READABLE = {_UNSIGNED: (8, 16, 32, 64), _SIGNED: (8, 16, 32, 64), _FLOAT: (16, 32, 64)}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _DEPTH = 0, 1, 2, 3, 51177
 _LOSSY = {6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001, 50002, 52546}
-"""JPEG, JPEG 2000, lossy WebP and their kin: made for photos."""
+"""JPEG, JPEG 2000, lossy WebP and similar ones, made for photos."""
 _ORIENTATION, _NODATA = 274, 42113
 _TURNS = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}
 """TIFF orientation -> transpose, then flip rows' ends (h), then the rows' order (v)."""
 
-# What tifffile finds odd it also logs, and Python prints logs that nobody handles; here it becomes an error or nothing.
+# tifffile logs what it also raises, and Python prints logs without a handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def decode_tiff(data: bytes, *, colours: bool = False) -> StoredMap:
-    """Read a TIFF in the dtype that it stores; the holes that GDAL declares become a mask.
+    """Decode a TIFF in the dtype that it stores; the holes that GDAL declares become a mask.
 
-    With `colours`, all its channels, and no such mask.
+    With `colours`, all its channels without such a mask.
     """
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise DepthMapError("does not begin like a TIFF; give the file the extension of what it is")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        pages = [page.aspage() for page in file.pages if not _is_overview(page)]
+        pages = [page.aspage() for page in file.pages if not page.aspage().is_reduced]  # overviews of GDAL
         if not pages:
             raise DepthMapError("is cut off before its first image; fetch or export it again")
         if len(pages) != 1:
             raise DepthMapError("has several pages; store one map per file")
         page = pages[0]
-        _check_kind_of_samples(page)
-        _check_whole(page, len(data))
-        array = _oriented(_pixels(page, data), int(page.tags.valueof(_ORIENTATION, 1)))
+        _check_samples(page)
+        _check_not_truncated(page, len(data))
+        array = _orient(_read_pixels(page, data), int(page.tags.valueof(_ORIENTATION, 1)))
         nodata = page.tags.valueof(_NODATA)
     if colours:
         return StoredMap(array)
-    array = one_channel(array)
-    return StoredMap(array, valid=None if nodata is None else _known(array, str(nodata)))
+    array = extract_channel(array)
+    return StoredMap(array, valid=None if nodata is None else _find_valid(array, str(nodata)))
 
 
 def encode_tiff(stored: StoredMap) -> bytes:
-    """Write uint8, uint16 or float32, not compressed."""
+    """Encode uint8, uint16 or float32, not compressed."""
     buffer = io.BytesIO()
     Image.fromarray(stored.array).save(buffer, "TIFF")
     return buffer.getvalue()
 
 
-def _is_overview(page: Any) -> bool:
-    """A smaller copy of another page, as GDAL keeps them beside the map."""
-    return bool(page.aspage().is_reduced)
+def count_values_tiff(data: bytes) -> int:
+    """Values that the header of the largest page declares."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return max((math.prod(page.aspage().shape) for page in file.pages), default=0)
 
 
-def _check_kind_of_samples(page: Any) -> None:
+def _check_samples(page: Any) -> None:
     bits, kind = page.bitspersample, page.sampleformat
     several = not isinstance(bits, int) or not isinstance(kind, int)
     if several or bits not in _READABLE.get(kind, ()):
@@ -80,31 +81,31 @@ def _check_kind_of_samples(page: Any) -> None:
         )
     if page.compression in _LOSSY:
         raise DepthMapError(
-            f"is compressed with loss or as photos are ({page.compression!r}); export with LZW, deflate or none"
+            f"is compressed with loss or as a photo ({page.compression!r}); export with LZW, deflate or no compression"
         )
     if page.photometric == _WHITE_IS_ZERO:
-        raise DepthMapError("declares that 0 is white, so that its values may be negated; export with 0 as black")
+        raise DepthMapError("declares that 0 is white, so its values may be negated; export with 0 as black")
     if page.photometric not in (_BLACK_IS_ZERO, _RGB, _PALETTE, _DEPTH):
-        raise DepthMapError(f"holds colours of the kind {page.photometric!r}; export one channel, 0 as black")
+        raise DepthMapError(f"holds colours of the type {page.photometric!r}; export one channel, 0 as black")
     if page.imagedepth != 1:
         raise DepthMapError(f"is a volume of {page.imagedepth} images; store one map per file")
 
 
-def _check_whole(page: Any, length: int) -> None:
-    """Every stretch of pixels lies in the file: what is cut off would be filled with zeros."""
+def _check_not_truncated(page: Any, length: int) -> None:
+    """Raise DepthMapError unless all pixel data lie in the file: tifffile would fill what is missing with zeros."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > length:
         raise DepthMapError(f"is cut off after {length} bytes; fetch or export it again")
 
 
-def _pixels(page: Any, data: bytes) -> npt.NDArray[Any]:
+def _read_pixels(page: Any, data: bytes) -> npt.NDArray[Any]:
     """(H, W) or (H, W, channels), native byte order."""
     try:
         array = page.asarray(maxworkers=1)
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
-        if not _pillow_reads(page):
+        if not _is_safe_in_pillow(page):
             raise MissingExtraError("imagecodecs", "tiff", f"TIFF compressed by {page.compression!r}") from error
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             image.load()
@@ -116,8 +117,8 @@ def _pixels(page: Any, data: bytes) -> npt.NDArray[Any]:
     return np.asarray(array).astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _pillow_reads(page: Any) -> bool:
-    """Whether Pillow, too, reads these samples bit by bit."""
+def _is_safe_in_pillow(page: Any) -> bool:
+    """Whether Pillow reads these samples correctly."""
     kind = (page.sampleformat, page.bitspersample)
     upright = page.tags.valueof(_ORIENTATION, 1) == 1  # Pillow turns it itself
     plain = page.samplesperpixel == 1 and page.photometric == _BLACK_IS_ZERO and upright
@@ -125,7 +126,7 @@ def _pillow_reads(page: Any) -> bool:
     return plain and (kind in ((_UNSIGNED, 8), (_UNSIGNED, 16)) or (kind == (_FLOAT, 32) and little))
 
 
-def _oriented(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+def _orient(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     turns = _TURNS.get(orientation)
     if turns is None:
         raise DepthMapError(f"declares the orientation {orientation}; expected 1 to 8, export it again")
@@ -136,16 +137,18 @@ def _oriented(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return array[::-1] if "v" in turns else array
 
 
-def _known(array: npt.NDArray[Any], nodata: str) -> npt.NDArray[np.bool_]:
-    """True where a pixel is not the number that GDAL declares to be none."""
+def _find_valid(array: npt.NDArray[Any], nodata: str) -> npt.NDArray[np.bool_]:
+    """True where a pixel is not the number that GDAL declares for holes."""
     try:
         number = float(nodata)
     except ValueError:
-        raise DepthMapError(f"declares {nodata!r} as the value of holes, which is no number; export it again") from None
+        raise DepthMapError(
+            f"declares {nodata!r} as the value of holes, which is not a number; export it again"
+        ) from None
     if array.dtype.kind != "f":
-        if not number.is_integer():  # NaN, or 0.5: no integer has it
+        if not number.is_integer():  # NaN, or 0.5, which no integer equals
             return np.ones(array.shape, np.bool_)
-        # By its digits where it has nothing else: 2**63 - 1 is no float.
+        # By its digits where possible: 2**63 - 1 is not a float.
         return np.asarray(array != (int(nodata) if nodata.strip("-").isdecimal() else int(number)))
     with np.errstate(over="ignore"):
         return np.asarray(array != array.dtype.type(number))

@@ -1,1 +1,1 @@
-"""The networks of the depth VQ-VAE: the default grid, the reference's, and the learning of code vectors."""
+"""The networks of the depth VQ-VAE: the default ones, the reference's, and the quantiser that learns the codebook."""

@@ -7,7 +7,6 @@ convolutions down to 10x10, two residual blocks, a 1x1 projection to the codeboo
 from __future__ import annotations
 
 import pickle
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,18 +22,15 @@ __all__ = [
     "AuroraConfig",
     "AuroraDecoder",
     "AuroraEncoder",
-    "find_aurora_checkpoint",
     "read_aurora_checkpoint",
 ]
 
 _HALVINGS = 5
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
 
 @dataclass(frozen=True)
 class AuroraConfig:
-    """Shape of the reference networks; the defaults are the published ones (7.69 M parameters).
+    """Sizes of the reference networks; the defaults are the published ones (7.69 M parameters).
 
     Attributes:
         hidden_dim: Channels after the first convolution; doubled by each of the next four.
@@ -47,13 +43,8 @@ class AuroraConfig:
     codebook_dim: int = 512
 
     def __post_init__(self) -> None:
-        if not 1 <= min(self.hidden_dim, self.codebook_size, self.codebook_dim) <= self.largest <= 2**16:
+        if not all(1 <= size <= 2**16 for size in (self.hidden_dim, self.codebook_size, self.codebook_dim)):
             raise ConfigError(f"every size is in 1..65536; got {self}")
-
-    @property
-    def largest(self) -> int:
-        """The largest of the sizes."""
-        return max(self.hidden_dim, self.codebook_size, self.codebook_dim)
 
 
 class _Residual(nn.Module):
@@ -72,7 +63,7 @@ class _Residual(nn.Module):
 
 
 class AuroraEncoder(nn.Sequential):
-    """Maps (B, 1, S, S) in [-1, 1] to features (B, S / 32, S / 32, codebook_dim)."""
+    """The encoder; maps are in [-1, 1]."""
 
     def __init__(self, config: AuroraConfig) -> None:
         widths = [1, *(config.hidden_dim * 2**i for i in range(_HALVINGS))]
@@ -87,14 +78,14 @@ class AuroraEncoder(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode maps; see the class for shapes."""
+        """Maps (B, 1, S, S) -> features (B, S / 32, S / 32, codebook_dim)."""
         for layer in self:
             x = layer(x)
         return x.permute(0, 2, 3, 1)
 
 
 class AuroraDecoder(nn.Sequential):
-    """Maps code vectors (B, H, W, codebook_dim) to maps (B, 1, 32 H, 32 W), about [-1, 1]."""
+    """The decoder; maps are about [-1, 1]."""
 
     def __init__(self, config: AuroraConfig) -> None:
         deepest = config.hidden_dim * 2 ** (_HALVINGS - 1)
@@ -106,48 +97,22 @@ class AuroraDecoder(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(config.hidden_dim, 1, 1))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Decode code vectors; see the class for shapes."""
+        """Code vectors (B, H, W, codebook_dim) -> maps (B, 1, 32 H, 32 W)."""
         maps = vectors.permute(0, 3, 1, 2)
         for layer in self:
             maps = layer(maps)
         return maps
 
 
-def find_aurora_checkpoint(path_or_hub_id: str | Path, filename: str) -> Path:
-    """The file of published weights: a path, a folder that holds `filename`, or a repository on the Hugging Face Hub.
-
-    A text that names nothing on disk, has the form `owner/name` and no suffix of weights is a hub id.
-
-    Raises:
-        CheckpointError: The repository or the file in it cannot be fetched.
-    """
-    path = Path(path_or_hub_id)
-    if path.is_dir():
-        return path / filename
-    named_a_file = path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt")
-    if isinstance(path_or_hub_id, Path) or path.exists() or named_a_file or not _HUB_ID.fullmatch(path_or_hub_id):
-        return path
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(hf_hub_download(path_or_hub_id, filename))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path_or_hub_id}: cannot fetch {filename} from the Hugging Face Hub ({error}); "
-            "check the name and the network, or pass the path of a file"
-        ) from error
-
-
 def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Tensor]]:
     """Read a published checkpoint: a state dict, bare or as `{"weights": ...}`, keys with or without `module.`.
 
     Args:
-        path: The `.pt` file. It is read with `weights_only=True`: a pickle that would run code is refused.
+        path: The `.pt` file, read with `weights_only=True`: a pickle that would run code is refused.
 
     Returns:
         The configuration, its widths read from the tensors' shapes, and the weights under the names of `DepthVQVAE`
-        (float32). The reference's running averages, which only its training needs, are left out.
+        (float32), without the reference's running averages, which only its training needs.
 
     Raises:
         CheckpointError: The file is damaged, unsafe, or of another format.
@@ -164,13 +129,13 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
     weights = saved.get("weights", saved or None) if isinstance(saved, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(
-            f"{path}: expected a dictionary of tensors, under 'weights' as AiT and AURORA save it, or by itself as "
-            "MolmoAct does"
+            f"{path}: expected a dictionary of tensors, under 'weights' as AiT and AURORA save it, or at the "
+            "top as MolmoAct does"
         )
     state = {key.removeprefix("module."): value.float() for key, value in weights.items()}
     missing = {"encoder.0.weight", "_vq_vae._embedding"} - state.keys()
     if missing:
-        raise CheckpointError(f"{path}: not an AiT / AURORA depth VQ-VAE: it has no {', '.join(sorted(missing))}")
+        raise CheckpointError(f"{path}: not an AiT / AURORA depth VQ-VAE: it lacks {', '.join(sorted(missing))}")
     codebook = state.pop("_vq_vae._embedding")
     first = state["encoder.0.weight"]
     if codebook.ndim != 2 or first.ndim != 4:

@@ -1,8 +1,8 @@
 """The default networks: patches to a 10x10 grid of tokens and back.
 
-100 tokens of 7 bits hold no detail finer than about a twentieth of the map, so almost all depth and all global context
-sit on the 10x10 grid, where a layer costs 1/1024 of what it would cost per pixel; finer stages see a few cheap
-depthwise-separable blocks, and pixels are only ever rearranged.
+100 tokens of 7 bits hold no detail finer than about a twentieth of the map, so almost all layers and all attention are
+on the 10x10 grid, where a layer costs 1/1024 of what it would cost per pixel; finer stages have a few cheap
+depthwise-separable blocks, and pixels are only rearranged.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from perceptok.errors import ConfigError
 
 __all__ = ["GridConfig", "GridDecoder", "GridEncoder"]
 
-
-MOST_STAGES, MOST_BLOCKS, MOST_CHANNELS = 8, 256, 2**16
-"""What a configuration may ask for; a damaged one would build modules for hours."""
+_MAX_STAGES, _MAX_BLOCKS, _MAX_CHANNELS = 8, 256, 2**16
+"""Limits of a configuration; a damaged one would build modules for hours."""
 
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Shape of the default networks.
+    """Sizes of the default networks.
 
     Attributes:
         widths: Channels of each stage, from fine to coarse. The last stage is the 10x10 grid of tokens, each one before
@@ -48,13 +47,15 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.blocks):
-            raise ConfigError(f"widths and blocks name the same stages; got {self.widths} and {self.blocks}")
+            raise ConfigError(
+                f"widths and blocks must have one value for each stage; got {self.widths} and {self.blocks}"
+            )
         sizes = (*self.widths, *self.blocks, self.heads, self.expansion, self.codebook_size, self.codebook_dim)
         if min(sizes) < 1:
             raise ConfigError(f"every size is at least 1; got {self}")
-        if len(self.widths) > MOST_STAGES or max(self.blocks) > MOST_BLOCKS or max(sizes) > MOST_CHANNELS:
+        if len(self.widths) > _MAX_STAGES or max(self.blocks) > _MAX_BLOCKS or max(sizes) > _MAX_CHANNELS:
             raise ConfigError(
-                f"at most {MOST_STAGES} stages of {MOST_BLOCKS} blocks, and sizes of {MOST_CHANNELS}; got "
+                f"at most {_MAX_STAGES} stages of {_MAX_BLOCKS} blocks, and sizes of {_MAX_CHANNELS}; got "
                 f"{len(self.widths)} stages, {max(self.blocks)} blocks and a size of {max(sizes)}"
             )
         if self.widths[-1] % self.heads:
@@ -152,11 +153,11 @@ class _Spread(nn.Module):
         return x.reshape(batch, height * f, width * f, self.narrow)
 
 
-def _separable(width: int, config: GridConfig, count: int) -> nn.Sequential:
+def _build_separable(width: int, config: GridConfig, count: int) -> nn.Sequential:
     return nn.Sequential(*(_SeparableBlock(width, config.expansion) for _ in range(count)))
 
 
-def _steps(config: GridConfig, side: int) -> list[tuple[int, int, int]]:
+def _list_resolutions(config: GridConfig, side: int) -> list[tuple[int, int, int]]:
     """(factor, narrow, wide) of every change of resolution, from pixels to the grid."""
     widths = (1, *config.widths)
     patch = MAP_SIZE // side >> (len(config.widths) - 1)
@@ -165,17 +166,17 @@ def _steps(config: GridConfig, side: int) -> list[tuple[int, int, int]]:
 
 
 class GridEncoder(nn.Sequential):
-    """Maps (B, 1, S, S) in [-1, 1] to features (B, 10, 10, codebook_dim)."""
+    """The encoder; maps are in [-1, 1]."""
 
     def __init__(self, config: GridConfig, side: int) -> None:
         layers: list[nn.Module] = []
-        for (factor, narrow, wide), count in zip(_steps(config, side)[:-1], config.blocks[:-1], strict=True):
-            layers += [_Gather(factor, narrow, wide), _separable(wide, config, count)]
-        layers += [_Gather(*_steps(config, side)[-1]), _GlobalContext(config, side)]
+        for (factor, narrow, wide), count in zip(_list_resolutions(config, side)[:-1], config.blocks[:-1], strict=True):
+            layers += [_Gather(factor, narrow, wide), _build_separable(wide, config, count)]
+        layers += [_Gather(*_list_resolutions(config, side)[-1]), _GlobalContext(config, side)]
         super().__init__(*layers, nn.Linear(config.widths[-1], config.codebook_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode maps; see the class for shapes."""
+        """Maps (B, 1, 320, 320) -> features (B, 10, 10, codebook_dim)."""
         x = x.permute(0, 2, 3, 1)
         for layer in self:
             x = layer(x)
@@ -183,20 +184,22 @@ class GridEncoder(nn.Sequential):
 
 
 class GridDecoder(nn.Sequential):
-    """Maps code vectors (B, 10, 10, codebook_dim) to maps (B, 1, S, S), about [-1, 1]."""
+    """The decoder; maps are about [-1, 1]."""
 
     def __init__(self, config: GridConfig, side: int) -> None:
         layers: list[nn.Module] = [
             nn.Linear(config.codebook_dim, config.widths[-1]),
             _GlobalContext(config, side),
         ]
-        for (factor, narrow, wide), count in zip(_steps(config, side)[:0:-1], config.blocks[-2::-1], strict=True):
-            layers += [_Spread(factor, wide, narrow), _separable(narrow, config, count), nn.LayerNorm(narrow)]
-        patch, _, finest = _steps(config, side)[0]
+        for (factor, narrow, wide), count in zip(
+            _list_resolutions(config, side)[:0:-1], config.blocks[-2::-1], strict=True
+        ):
+            layers += [_Spread(factor, wide, narrow), _build_separable(narrow, config, count), nn.LayerNorm(narrow)]
+        patch, _, finest = _list_resolutions(config, side)[0]
         super().__init__(*layers, _Spread(patch, finest, 1))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Decode code vectors; see the class for shapes."""
+        """Code vectors (B, 10, 10, codebook_dim) -> maps (B, 1, 320, 320)."""
         for layer in self:
             vectors = layer(vectors)
         return vectors.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The depth VQ-VAE: an encoder, 128 code vectors, a decoder. Which networks is a matter of configuration."""
+"""The depth VQ-VAE: the encoder and decoder of a configuration, and 128 code vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perceptok.depth.networks.grid import GridConfig, GridDecoder, GridEncoder
 from perceptok.errors import CheckpointError, ConfigError
 from perceptok.tokens import DEPTH_GRID
 
-__all__ = ["DepthVQVAE", "ModelConfig", "filled_model", "model_config_from_dict", "model_config_to_dict"]
+__all__ = ["DepthVQVAE", "ModelConfig", "build_model", "model_config_from_dict", "model_config_to_dict"]
 
 
 ModelConfig = GridConfig | AuroraConfig
@@ -24,15 +24,15 @@ _ARCHITECTURES: dict[str, type[ModelConfig]] = {"aurora": AuroraConfig, "grid": 
 
 
 def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as plain JSON types, with its `architecture` named."""
-    name = next(name for name, kind in _ARCHITECTURES.items() if type(config) is kind)
+    """Convert a configuration to plain JSON types, with its `architecture` ("grid" or "aurora")."""
+    name = next(name for name, config_type in _ARCHITECTURES.items() if type(config) is config_type)
     return {"architecture": name, **asdict(config)}
 
 
 def model_config_from_dict(values: object) -> ModelConfig:
     """The inverse of `model_config_to_dict`; raises ConfigError for an unknown architecture, key or type."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f"a model is an object of settings with its architecture; got {values!r}")
+        raise ConfigError(f"expected an object with the settings of a model; got {values!r}")
     values = dict(values)
     name = values.pop("architecture", None)
     if not isinstance(name, str) or name not in _ARCHITECTURES:
@@ -43,8 +43,10 @@ def model_config_from_dict(values: object) -> ModelConfig:
 class DepthVQVAE(nn.Module):
     """Networks and code vectors between maps of nearness and a 10x10 grid of codes.
 
-    The networks' own scale is [-1, 1]. Quantisation is always in float32: it compares distances that bfloat16 cannot
-    tell apart.
+    The networks' own scale is [-1, 1]. Distances are always computed in float32: bfloat16 cannot distinguish them.
+
+    Args:
+        config: The architecture and its sizes. Weights are random; `DepthCodec.from_pretrained` loads trained ones.
     """
 
     codebook: Tensor
@@ -81,12 +83,18 @@ class DepthVQVAE(nn.Module):
         return maps.float()
 
 
-def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> DepthVQVAE:
-    """A model that holds these weights, as float32; raises CheckpointError, which names `where` they came from.
+def build_model(config: ModelConfig, state: dict[str, Tensor], source: str) -> DepthVQVAE:
+    """Build a model of a configuration with the given weights, in float32.
 
-    Shapes must be exactly the configuration's, and every number finite.
+    Args:
+        config: The configuration.
+        state: The weights; shapes must be exactly the configuration's, and every number finite.
+        source: Where they come from, for messages.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration, or are not finite.
     """
-    # Shapes first, without memory: a damaged configuration may well ask for a terabyte.
+    # Shapes first, without memory: a damaged configuration may ask for a terabyte.
     with torch.device("meta"):
         model = DepthVQVAE(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -94,13 +102,13 @@ def filled_model(config: ModelConfig, state: dict[str, Tensor], where: str) -> D
     if expected != found:
         wrong = next(key for key in sorted(expected | found) if expected.get(key) != found.get(key))
         raise CheckpointError(
-            f"{where}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration makes it "
+            f"{source}: {wrong} has shape {found.get(wrong, 'none')}, but the configuration expects "
             f"{expected.get(wrong, 'none')}; weights and configuration belong to different models"
         )
-    single = {key: value.float() for key, value in state.items()}
-    if not all(torch.isfinite(value).all() for value in single.values()):
+    weights = {key: value.float() for key, value in state.items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
         raise CheckpointError(
-            f"{where}: weights are NaN or infinite, or too large for float32; training that saved them had diverged"
+            f"{source}: weights are NaN or infinite, or too large for float32; training that saved them had diverged"
         )
-    model.load_state_dict(single, assign=True)
+    model.load_state_dict(weights, assign=True)
     return model

@@ -135,10 +135,10 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"_vq_vae._embedding": None}, "it has no _vq_vae._embedding"),
-            ({"encoder.0.weight": None}, "it has no encoder.0.weight"),
+            ({"_vq_vae._embedding": None}, "it lacks _vq_vae._embedding"),
+            ({"encoder.0.weight": None}, "it lacks encoder.0.weight"),
             ({"decoder.0.bias": None}, "decoder.0.bias has shape none"),
-            ({"extra": torch.zeros(2)}, r"extra has shape \(2,\), but the configuration makes it none"),
+            ({"extra": torch.zeros(2)}, r"extra has shape \(2,\), but the configuration expects none"),
             ({"encoder.2.weight": torch.zeros(3, 3)}, r"encoder.2.weight has shape \(3, 3\)"),
             ({"encoder.0.weight": torch.zeros(2)}, "first convolution"),
             ({"_vq_vae._embedding": torch.zeros(128)}, "codebook has shape"),

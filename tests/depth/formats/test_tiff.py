@@ -16,7 +16,7 @@ from PIL import Image
 
 from perceptok.depth import DepthMap
 from perceptok.depth.formats.registry import read_stored
-from tests.depth.maps.test_formats import image_bytes, read, refused
+from tests.depth.formats.test_formats import image_bytes, read, refused
 
 DTYPES = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 LAYOUTS: list[dict[str, Any]] = [{}, {"rowsperstrip": 7}, {"tile": (16, 32)}]
@@ -176,7 +176,7 @@ class TestWithoutTheExtra:
     def run(self, path: Path) -> subprocess.CompletedProcess[str]:
         script = (
             "import sys; sys.modules['imagecodecs'] = None\n"
-            "from perceptok.depth.maps import DepthMap\n"
+            "from perceptok.depth import DepthMap\n"
             f"print(DepthMap.read({str(path)!r}, kind='metric', unit='m').values.sum())"
         )
         return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -204,4 +204,4 @@ def test_palettes_are_gray_or_refused(tmp_path: Path) -> None:
     image = Image.fromarray(gray).convert("P")
     assert np.array_equal(read(tmp_path, "a.tif", image_bytes(image, "TIFF"), scale=1.0).values, gray)
     image.putpalette([value for index in range(256) for value in (index, 255 - index, 40)])
-    refused(tmp_path, "b.tif", image_bytes(image, "TIFF"), "colour-mapped picture of depth")
+    refused(tmp_path, "b.tif", image_bytes(image, "TIFF"), "colour-mapped image of depth")

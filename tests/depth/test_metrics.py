@@ -14,23 +14,23 @@ from hypothesis import given, settings, strategies as st
 from perceptok.depth import (
     DepthCodec,
     DepthMap,
+    DepthReport,
     DepthVQVAE,
     GridConfig,
     MapFile,
     ReadOptions,
-    closest_marker_hits,
     evaluate_depth_codec,
-    nearest_resize,
+    resize_nearest,
 )
 from perceptok.depth.metrics import (
-    LADDER,
-    DepthReport,
-    MarkerDraw,
-    area_ladder,
+    BASELINE_SIDES,
+    MarkerPositions,
+    average_over_grid,
+    closest_marker_hits,
     code_usage,
-    draw_marker_positions,
     metric_errors,
     pair_order_hits,
+    sample_marker_positions,
     squared_errors,
 )
 from perceptok.errors import DepthMapError
@@ -92,7 +92,7 @@ class TestLadder:
     def test_a_constant_stays(self, side: int, share: float) -> None:
         target = torch.full((2, 40, 40), 0.3)
         valid = torch.rand(2, 40, 40, generator=torch.Generator().manual_seed(0)) < share
-        torch.testing.assert_close(area_ladder(target, valid, side), target, rtol=0, atol=1e-6)
+        torch.testing.assert_close(average_over_grid(target, valid, side), target, rtol=0, atol=1e-6)
 
     @given(SEEDS, st.sampled_from([1, 2, 5, 20]))
     @settings(max_examples=20)
@@ -105,14 +105,14 @@ class TestLadder:
         for row, column in np.ndindex(side, side):
             cell = np.s_[row * step : (row + 1) * step, column * step : (column + 1) * step]
             grid[row, column] = target[cell][valid[cell]].mean() if valid[cell].any() else target[cell].mean()
-        got = area_ladder(torch.from_numpy(target)[None], torch.from_numpy(valid)[None], side)[0].numpy()
+        got = average_over_grid(torch.from_numpy(target)[None], torch.from_numpy(valid)[None], side)[0].numpy()
         np.testing.assert_allclose(got, bilinear(grid, 20), atol=1e-5)
 
     def test_invalid_pixels_do_not_count(self) -> None:
         target = torch.full((1, 20, 20), 0.25)
         valid = torch.ones(1, 20, 20, dtype=torch.bool)
         target[:, ::2], valid[:, ::2] = 0.9, False
-        torch.testing.assert_close(area_ladder(target, valid, 5), torch.full((1, 20, 20), 0.25))
+        torch.testing.assert_close(average_over_grid(target, valid, 5), torch.full((1, 20, 20), 0.25))
 
 
 def bilinear(grid: np.ndarray, size: int) -> np.ndarray:
@@ -128,7 +128,7 @@ class TestMarkers:
         rng = np.random.default_rng(seed)
         nearness = rng.random((size, size), dtype=np.float32)
         valid = rng.random((size, size)) < 0.7
-        draw = draw_marker_positions(nearness, valid, markers, 8, rng)
+        draw = sample_marker_positions(nearness, valid, markers, 8, rng)
         assert draw.rows.shape == draw.columns.shape == (8, markers)
         assert (draw.rows == size // 2).all()
         assert valid[draw.rows, draw.columns].all()
@@ -141,14 +141,14 @@ class TestMarkers:
 
     def test_a_seed_gives_the_same_ones(self) -> None:
         nearness = np.random.default_rng(0).random((320, 320))
-        one, two = (draw_marker_positions(nearness, nearness > 0.1, 3, 8, np.random.default_rng(5)) for _ in range(2))
+        one, two = (sample_marker_positions(nearness, nearness > 0.1, 3, 8, np.random.default_rng(5)) for _ in range(2))
         np.testing.assert_array_equal(one.columns, two.columns)
 
     def test_no_relief_or_no_room_gives_none(self) -> None:
         rng = np.random.default_rng(0)
         everywhere = np.ones((320, 320), bool)
-        flat = draw_marker_positions(np.full((320, 320), 0.5), everywhere, 3, 8, rng)
-        hidden = draw_marker_positions(rng.random((320, 320)), ~everywhere, 3, 8, rng)
+        flat = sample_marker_positions(np.full((320, 320), 0.5), everywhere, 3, 8, rng)
+        hidden = sample_marker_positions(rng.random((320, 320)), ~everywhere, 3, 8, rng)
         for draw in (flat, hidden):
             assert draw.rows.shape == draw.columns.shape == (0, 3)
             assert closest_marker_hits(everywhere, everywhere, draw).shape == (0,)
@@ -156,7 +156,7 @@ class TestMarkers:
     def test_hits(self) -> None:
         target = np.array([[0.1, 0.5, 0.9]])
         decoded = np.array([[0.2, 0.8, 0.6]])
-        draw = MarkerDraw(np.zeros((3, 2), int), np.array([[0, 1], [1, 2], [2, 0]]))
+        draw = MarkerPositions(np.zeros((3, 2), int), np.array([[0, 1], [1, 2], [2, 0]]))
         assert closest_marker_hits(decoded, target, draw).tolist() == [True, False, True]
 
 
@@ -209,7 +209,7 @@ def report(files: list[MapFile]) -> DepthReport:
 
 class TestReport:
     def test_all_is_the_mean_of_the_maps(self, report: DepthReport) -> None:
-        for scores in (report.codec, *report.ladder.values()):
+        for scores in (report.codec, *report.baselines.values()):
             assert list(scores) == ["all", "lab", "street"]
             assert [scores[name].maps for name in scores] == [3, 2, 1]
             for measure in ("rmse", "mae", "pairs", "closest"):
@@ -218,19 +218,19 @@ class TestReport:
             # Without a known scale there are no metres, and they do not weigh on the others.
             assert math.isnan(scores["street"].abs_rel)
             assert scores["all"].abs_rel == scores["lab"].abs_rel > 0
-        assert list(report.ladder) == list(LADDER)
+        assert list(report.baselines) == list(BASELINE_SIDES)
 
     def test_errors_are_those_of_valid_pixels(self, report: DepthReport, files: list[MapFile]) -> None:
         codec, depth = tiny_codec(), DepthMap.read(files[2].path, kind="metric", unit="m")
         nearness = depth.to_nearness()
-        truth, valid = (nearest_resize(one, 320, 320) for one in (nearness.values, nearness.valid))
+        truth, valid = (resize_nearest(one, 320, 320) for one in (nearness.values, nearness.valid))
         error = (codec.decode(codec.encode(depth))[0].astype(np.float64) - truth)[valid]
         assert not valid.all()
         assert report.codec["street"].rmse == pytest.approx(math.sqrt((error**2).mean()), rel=1e-5)
         assert report.codec["street"].mae == pytest.approx(np.abs(error).mean(), rel=1e-5)
 
     def test_finer_grids_are_better(self, report: DepthReport) -> None:
-        rmse = [report.ladder[side]["all"].rmse for side in LADDER]
+        rmse = [report.baselines[side]["all"].rmse for side in BASELINE_SIDES]
         assert rmse == sorted(rmse, reverse=True)
 
     def test_failures_are_listed(self, report: DepthReport) -> None:

@@ -52,7 +52,7 @@ class TestExr:
         """In an interpreter that finds no OpenEXR."""
         script = (
             "import sys; sys.modules['OpenEXR'] = None\n"
-            "from perceptok.depth.maps import DepthMap\n"
+            "from perceptok.depth import DepthMap\n"
             f"DepthMap.from_array([[1]], kind='inverse').write({str(tmp_path / 'a.exr')!r})"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

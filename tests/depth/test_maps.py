@@ -1,4 +1,4 @@
-"""What the numbers of a map mean is said, never guessed; what does not fit is refused."""
+"""Depth maps: what their numbers mean is stated, never guessed; what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TestRefusedArrays:
 
     def test_negative_metric_depth(self) -> None:
         array = [[1.0, -1.0, -2.0]]
-        with pytest.raises(DepthMapError, match=r"2 pixels of metric depth are negative, one is -1\.0.*invalid="):
+        with pytest.raises(DepthMapError, match=r"2 pixels of metric depth are negative, such as -1\.0.*invalid="):
             metric(array, unit="m")
         assert metric(array, unit="m", invalid=(-1, -2)).valid.tolist() == [[True, False, False]]
 
@@ -171,7 +171,7 @@ class TestUnreadablePaths:
             ("a.webp", r"'\.webp' is not one of a depth map; supported are \.exr, \.npy, .*\.tiff"),
             ("a.pkl", "is not one of a depth map"),
             ("depth", "the extension '' is not one"),
-            ("missing.png", "there is no such file"),
+            ("missing.png", "file not found"),
             ("folder.png", r"cannot be read \(Is a directory\)"),
         ],
     )
@@ -253,3 +253,31 @@ class TestRefusedWrites:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert list(tmp_path.iterdir()) == []
+
+
+class TestFromArray:
+    @pytest.mark.parametrize(("dtype", "largest"), [("u1", 255), ("u2", 65535)])
+    def test_integers_of_either_byte_order_are_scaled(self, dtype: str, largest: int) -> None:
+        numbers = np.array([[0, 77, largest]])
+        for order in "<>=":
+            depth = DepthMap.from_array(numbers.astype(np.dtype(dtype).newbyteorder(order)), kind="inverse")
+            assert np.array_equal(depth.values, (numbers / largest).astype(np.float32))
+        assert DepthMap.from_array(np.array([[4998]], ">u2"), kind="inverse").values[0, 0] == np.float32(4998 / 65535)
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_metric_numbers_of_either_byte_order(self, order: str) -> None:
+        for dtype in ("u2", "i4", "f4", "f8"):
+            depth = DepthMap.from_array(np.array([[1500, 2500]], f"{order}{dtype}"), kind="metric", unit="mm")
+            assert depth.values.tolist() == [[1.5, 2.5]]
+
+    def test_masks_of_masked_arrays_are_holes(self) -> None:
+        array = np.ma.array([[1.0, -5.0, 3.0]], mask=[[False, True, False]])
+        depth = DepthMap.from_array(array, kind="metric", unit="m")
+        assert depth.valid.tolist() == [[True, False, True]]
+        both = DepthMap.from_array(array, kind="metric", unit="m", valid=[[True, True, False]])
+        assert both.valid.tolist() == [[True, False, False]]
+        hidden = np.ma.array([[True, True, True]], mask=[[True, False, False]])
+        assert DepthMap.from_array([[1, 2, 3]], kind="inverse", valid=hidden).valid.tolist() == [[False, True, True]]
+
+    def test_a_masked_array_without_holes(self) -> None:
+        assert DepthMap.from_array(np.ma.array([[1.0, 2.0]]), kind="inverse").valid.all()

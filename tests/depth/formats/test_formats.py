@@ -198,7 +198,7 @@ class TestPng:
             tmp_path,
             "b.png",
             image_bytes(image, "PNG"),
-            "colour-mapped picture of depth.*export the map itself",
+            "colour-mapped image of depth.*export the map itself",
         )
 
     def test_photo(self, tmp_path: Path) -> None:
