@@ -140,7 +140,7 @@ def test_inspect_eval_and_train_take_the_range(tmp_path: Path, stuck: Path) -> N
         (["--near", "1"], "given together"),
         (["--near", "1", "--far", "4", "--no-normalize"], "give one of"),
         (["--percentiles", "99,1"], "percentiles"),
-        (["--percentiles", "a lot"], "no range"),
+        (["--percentiles", "a lot"], "not a valid range"),
     ],
 )
 def test_half_or_two_ranges_are_refused(tmp_path: Path, stuck: Path, options: list[str], message: str) -> None:
