@@ -62,7 +62,7 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
     roles = {str(token): role for role, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     skipped = set(tokenizer.all_special_tokens)
     mended = {}
-    for token in (token for config in token_sets for token in config.tokens if token in known):
+    for token in (token for token_set in token_sets for token in token_set.tokens if token in known):
         as_added = special.get(known[token])
         if as_added is None or as_added.content != token:
             raise VocabularyError(
@@ -77,7 +77,7 @@ def plan_tokens(tokenizer: PreTrainedTokenizerBase, token_sets: Sequence[TokenSe
         flags = tuple(flag for flag in _FLAGS if getattr(as_added, flag))
         if flags or token in skipped:
             mended[token] = flags or ("special",)
-    missing = [token for config in token_sets for token in config.tokens if token not in known]
+    missing = [token for token_set in token_sets for token in token_set.tokens if token not in known]
     first = max(len(known), *(index + 1 for index in special), 0)
     ids = range(first, first + len(missing))
     taken = set(ids) & set(known.values())
@@ -218,9 +218,9 @@ def extend_vocabulary(
     old = find_matrices(model)
     _require_rows(model, old, known, vocab)
     wanted: list[int] = []
-    for config in token_sets:
-        wanted += _find_unfilled(model, old.rows, vocab, config, added, existing)
-    features = block_diagonal([make_features(config, inits[config], codebook) for config in token_sets])
+    for token_set in token_sets:
+        wanted += _find_unfilled(model, old.rows, vocab, token_set, added, existing)
+    features = block_diagonal([make_features(token_set, inits[token_set], codebook) for token_set in token_sets])
     blends = make_blends(tokenizer, inits, descriptions or {})
     step = pad_to_multiple_of or 1
     rows = -(-max(old.rows, vocab.size) // step) * step
@@ -232,7 +232,7 @@ def extend_vocabulary(
     setattr(
         model.config,
         _MARK,
-        {**_record_rows(model), **{config.name: _find_runs(_ids(vocab, config)) for config in token_sets}},
+        {**_record_rows(model), **{token_set.name: _find_runs(_ids(vocab, token_set)) for token_set in token_sets}},
     )
     warn_of_changed_tokens(vocab, plan)
     return vocab

@@ -171,24 +171,24 @@ def resolve_inits(
     sets = [] if isinstance(token_sets, TokenSet) else list(token_sets)
     if (
         not sets
-        or not all(isinstance(config, TokenSet) for config in sets)
-        or len({config.name for config in sets}) < len(sets)
+        or not all(isinstance(token_set, TokenSet) for token_set in sets)
+        or len({token_set.name for token_set in sets}) < len(sets)
     ):
         raise VocabularyError(f"token_sets are one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
     if isinstance(init, Mapping):
         if init.keys() != set(token_sets):
             raise VocabularyError(
                 f"init names the sets {sorted(getattr(kind, 'name', repr(kind)) for kind in init)}, token_sets are "
-                f"{sorted(config.name for config in token_sets)}; give one init for each TokenSet"
+                f"{sorted(token_set.name for token_set in token_sets)}; give one init for each TokenSet"
             )
-        inits = {config: init[config] for config in token_sets}
+        inits = {token_set: init[token_set] for token_set in token_sets}
     else:
         unfit = {
-            config
-            for config in token_sets
-            if (config == DEPTH and init == "ordinal") or (config != DEPTH and init == "codebook")
+            token_set
+            for token_set in token_sets
+            if (token_set == DEPTH and init == "ordinal") or (token_set != DEPTH and init == "codebook")
         }
-        inits = {config: "normal" if config in unfit else init for config in token_sets}
+        inits = {token_set: "normal" if token_set in unfit else init for token_set in token_sets}
     unknown = [one for one in inits.values() if one not in get_args(Init)]
     if unknown:
         raise VocabularyError(f"init is one of {', '.join(get_args(Init))}; got {unknown[0]!r}")

@@ -75,7 +75,7 @@ class Manifest:
         """As it is written, one token a line."""
         values = {
             "format": _FORMAT,
-            "token_sets": [_parse_fields(config) for config in self.token_sets],
+            "token_sets": [_parse_fields(token_set) for token_set in self.token_sets],
             "size": self.size,
             "base_tokenizer_sha256": self.base,
             "codec_fingerprint": self.codec,
@@ -93,7 +93,7 @@ class Manifest:
                     f"{name} has format {values['format']!r}, this release reads {_FORMAT}; upgrade perceptok"
                 )
             sets = tuple(TokenSet(**value) for value in values["token_sets"])
-            tokens = {token: values["tokens"][token] for config in sets for token in config.tokens}
+            tokens = {token: values["tokens"][token] for token_set in sets for token in token_set.tokens}
             size, codec = values["size"], values["codec_fingerprint"]
             if tokens.keys() != values["tokens"].keys():
                 raise ValueError("its tokens are not those of its token sets")
@@ -179,7 +179,7 @@ def check_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: 
 
 def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSet], size: int) -> str:
     """SHA-256 of the tokens with ids below `size` that are in no set, in order of id."""
-    ours = {token for config in token_sets for token in config.tokens}
+    ours = {token for token_set in token_sets for token in token_set.tokens}
     base = sorted((index, token) for token, index in known.items() if index < size and token not in ours)
     return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
@@ -215,7 +215,7 @@ class PerceptionVocabulary:
         self.size = size
         self.base_fingerprint = base_fingerprint
         self.codec_fingerprint = codec_fingerprint
-        self._ids = {token: ids[token] for config in self.token_sets for token in config.tokens}
+        self._ids = {token: ids[token] for token_set in self.token_sets for token in token_set.tokens}
         self._names = {index: token for token, index in self._ids.items()}
         self._set_of = torch.full((size,), -1, dtype=torch.int64)
         self._code_of = torch.full((size,), -1, dtype=torch.int64)
@@ -295,9 +295,9 @@ class PerceptionVocabulary:
     def __repr__(self) -> str:
         """The sets with their lowest and highest ids."""
         spans = []
-        for config in self.token_sets:
-            ids = [self._ids[token] for token in config.tokens]
-            spans.append(f"{config.name} {min(ids)}..{max(ids)}")
+        for token_set in self.token_sets:
+            ids = [self._ids[token] for token in token_set.tokens]
+            spans.append(f"{token_set.name} {min(ids)}..{max(ids)}")
         return f"PerceptionVocabulary({', '.join(spans)} of {self.size})"
 
     def has(self, token_set: TokenSet) -> bool:
@@ -345,7 +345,7 @@ class PerceptionVocabulary:
         number = int(self._set_of[token_id]) if 0 <= token_id < self.size else -1
         if number < 0:
             raise VocabularyError(
-                f"token id {token_id} is not a code of {', '.join(config.name for config in self.token_sets)}"
+                f"token id {token_id} is not a code of {', '.join(token_set.name for token_set in self.token_sets)}"
             )
         return self.token_sets[number], int(self._code_of[token_id])
 
@@ -381,7 +381,7 @@ class PerceptionVocabulary:
         if token_set not in self.token_sets:
             raise VocabularyError(
                 f"this vocabulary has no {token_set.name} tokens, only "
-                f"{', '.join(config.name for config in self.token_sets)}; add them with extend_vocabulary"
+                f"{', '.join(token_set.name for token_set in self.token_sets)}; add them with extend_vocabulary"
             )
 
 
@@ -420,5 +420,5 @@ def _sets(token_sets: PerceptionVocabulary | Sequence[TokenSet]) -> tuple[TokenS
 
 @lru_cache(maxsize=16)
 def _pattern(token_sets: tuple[TokenSet, ...]) -> re.Pattern[str]:
-    names = (re.escape(token[1:-1]) for config in token_sets for token in config.tokens)
+    names = (re.escape(token[1:-1]) for token_set in token_sets for token in token_set.tokens)
     return re.compile(rf"<(\\*)({'|'.join(names)})>")

@@ -27,7 +27,7 @@ def consecutive_vocabulary(
     """
     if first_id < 0:
         raise VocabularyError(f"token ids are not negative; got {first_id}")
-    tokens = [token for config in token_sets for token in config.tokens]
+    tokens = [token for token_set in token_sets for token in token_set.tokens]
     ids = {token: first_id + number for number, token in enumerate(tokens)}
     return PerceptionVocabulary(token_sets, ids, first_id + len(tokens))
 
@@ -92,6 +92,6 @@ def remap_rows(rows: Tensor, into: Tensor, source: PerceptionVocabulary, target:
 
 
 def _require_sets(source: PerceptionVocabulary, target: PerceptionVocabulary) -> None:
-    lacking = [config.name for config in source.token_sets if not target.has(config)]
+    lacking = [token_set.name for token_set in source.token_sets if not target.has(token_set)]
     if lacking:
         raise VocabularyError(f"the target vocabulary has no {lacking[0]} tokens; add them with extend_vocabulary")
