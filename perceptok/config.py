@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-__all__ = ["config_from_dict", "read_config", "read_mapping", "validate_json"]
+__all__ = ["config_from_dict", "parse_yaml", "read_config", "read_mapping", "validate_json"]
 
 Config = TypeVar("Config")
 
@@ -109,14 +110,32 @@ def _read_values(path: str | os.PathLike[str]) -> object:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{source}: cannot be read ({reason})") from error
-    if source.suffix.lower() not in (".yaml", ".yml"):
-        return parse_json(text, str(source), ConfigError)
+    if source.suffix.lower() in (".yaml", ".yml"):
+        return parse_yaml(text, str(source))
+    return parse_json(text, str(source), ConfigError)
+
+
+def parse_yaml(text: str, name: str) -> object:
+    """Parse YAML, with the numbers of YAML 1.2: 1e-4 is a number. Raises ConfigError with the given name."""
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _yaml_loader())  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid YAML ({error})") from error
+        raise ConfigError(f"{name}: not valid YAML ({error})") from error
+
+
+@cache
+def _yaml_loader() -> Any:
+    """PyYAML's SafeLoader, which reads 1e-4 as text, with a further rule for numbers."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
 
 
 @cache

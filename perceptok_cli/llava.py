@@ -416,8 +416,8 @@ def train(
         for setting in explain_settings():
             typer.echo(f"{setting.name}: {setting.kind} = {setting.default}\n    {setting.help}")
         return
-    if config is None:
-        raise ConfigError("train needs a file of settings, such as train.yaml; --explain prints all settings")
+    if config is None or str(config).startswith("--"):
+        raise ConfigError("train needs a file of settings, such as train.yaml, before any --name value; see --explain")
     settings = FinetuneConfig.read(config, parse_overrides(context.args))
     if dry:
         from perceptok.llava import dry_run

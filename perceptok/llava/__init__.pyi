@@ -25,12 +25,14 @@ from .inference.pipeline import (
 from .loading import load_llava as load_llava
 from .original import import_original as import_original
 from .saving import (
+    LoadedAdapter as LoadedAdapter,
     export_adapter as export_adapter,
     load_adapter as load_adapter,
     merge_adapter as merge_adapter,
     save_adapter as save_adapter,
 )
 from .training.config import (
+    ConfigSetting as ConfigSetting,
     CurriculumSettings as CurriculumSettings,
     FinetuneConfig as FinetuneConfig,
     LoraSettings as LoraSettings,

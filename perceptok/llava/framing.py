@@ -1,8 +1,8 @@
-"""How pictures reach the model: one rule for every image of a project, recorded with what was trained on it.
+"""How images reach the model: one rule for every image of a project, recorded with what was trained on it.
 
-Every picture is brought into the frame by perceptok's own arithmetic, which has an exact inverse, and only then handed
-to the model's processor. Where that processor makes one square picture, it is set to do no more than resize it, so
-that a serving engine that never heard of frames squashes as the training did.
+perceptok brings every image into the frame by its own arithmetic, which has an exact inverse, before the model's
+processor gets it. A processor that makes one square image is set to do no more than resize it, so that a serving engine
+without perceptok squashes images as training did.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from perceptok.tokens import PIXEL
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FrameRule", "Framing", "single_picture"]
+__all__ = ["FrameRule", "Framing"]
 
 Framing = Literal["squash", "letterbox", "processor"]
-"""AURORA's squash to a square; the whole image padded to one; or whatever the model's own image processor does."""
+"""AURORA's squash to a square; the whole image padded to a square; or whatever the model's own image processor does."""
 
-_PIECES = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size")
-"""Attributes of image processors that make several pieces, or patches, of a picture."""
+_TILING = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size")
+"""Attributes of image processors that make several tiles, or patches, of an image."""
 
 
 @dataclass(frozen=True)
 class FrameRule:
-    """Any image -> its `ImageFrame`.
+    """How any image gets its `ImageFrame`.
 
     Attributes:
-        mode: "squash" resizes the whole image to a square, as AURORA does; "letterbox" pads it to one; "processor"
+        mode: "squash" resizes the whole image to a square, as AURORA does; "letterbox" pads it to a square; "processor"
             leaves images to the model's own processor, whose frame is read from it.
         size: Side of the frame in pixels: the coordinates of boxes and points, 336 for the PIXEL tokens.
 
@@ -51,25 +51,25 @@ class FrameRule:
             raise ConfigError(f"a frame has a side of at least 1 pixel; got {self.size}")
 
     @classmethod
-    def read(cls, frame: str | FrameRule | Mapping[str, Any]) -> FrameRule:
-        """A rule by its mode's name, as recorded in JSON, or as it is."""
+    def parse(cls, frame: str | FrameRule | Mapping[str, Any]) -> FrameRule:
+        """A rule from its mode's name, or from `to_dict`'s mapping; a rule is returned as it is."""
         if isinstance(frame, FrameRule):
             return frame
         return cls(mode=frame) if isinstance(frame, str) else config_from_dict(cls, frame)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types; the inverse is `read`."""
+        """As JSON types, for `parse`."""
         return asdict(self)
 
-    def frame_of(self, image_size: tuple[int, int], processor: Any = None) -> ImageFrame:
+    def make_frame(self, image_size: tuple[int, int], processor: Any = None) -> ImageFrame:
         """The frame of an image of this width and height.
 
         Args:
             image_size: Width and height in pixels.
-            processor: The model's, which the mode "processor" is read from.
+            processor: The model's processor, required by the mode "processor".
 
         Raises:
-            BoxError: An image without area, or a processor whose pictures are no square frame.
+            BoxError: An image without area, or a processor whose images have no square frame.
             ConfigError: The mode "processor" without a processor.
         """
         if self.mode == "squash":
@@ -81,50 +81,42 @@ class FrameRule:
         return ImageFrame.from_image_processor(processor, image_size)
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The picture for the model's processor, in RGB: the frame's square, or the image itself ("processor")."""
-        picture = image if image.mode == "RGB" else image.convert("RGB")
-        if self.mode == "processor":
-            return picture
-        return self.frame_of(picture.size).apply(picture)
+        """The image for the model's processor, in RGB: the frame's square, or the whole image ("processor")."""
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return rgb if self.mode == "processor" else self.make_frame(rgb.size).apply(rgb)
 
-    def set_on(self, processor: Any) -> None:
-        """Let a processor that makes one square picture resize and nothing else, in place.
+    def configure(self, processor: Any) -> None:
+        """Set a processor that makes one square image to resize and do nothing else, in place.
 
-        Processors that make several pieces of a picture stay as they are: they get the framed square. So do all under
+        Processors that make several tiles of an image stay as they are: they get the framed square. So do all under
         the mode "processor".
 
         Raises:
-            BoxError: The image processor then still does something else to a picture.
+            BoxError: The image processor still does something else to an image.
         """
         inner = getattr(processor, "image_processor", None)
-        if self.mode == "processor" or inner is None or not single_picture(processor):
+        if self.mode == "processor" or inner is None or any(getattr(inner, name, None) for name in _TILING):
             return
-        side = _side(inner, self.size)
+        side = _find_side(inner, default=self.size)
         inner.size = {"height": side, "width": side}
         for attribute in ("do_center_crop", "do_pad"):
             if hasattr(inner, attribute):
                 setattr(inner, attribute, False)
         inner.do_resize = True
-        # transformers has kept sizes as dicts and as its own type; it turns one into the other as it saves.
-        found = ImageFrame.from_image_processor(processor, (self.size, self.size))
-        if found.mode != "squash":
-            raise BoxError(f"{type(inner).__name__} cannot be set to resize and nothing else; it gives {found}")
+        # transformers keeps sizes as mappings or as its own type, and converts between them when it saves.
+        frame = ImageFrame.from_image_processor(processor, (self.size, self.size))
+        if frame.mode != "squash":
+            raise BoxError(f"{type(inner).__name__} cannot be set to resize and nothing else; it gives {frame}")
 
 
-def single_picture(processor: Any) -> bool:
-    """Whether a processor makes one square picture of an image, rather than several pieces or patches."""
-    inner = getattr(processor, "image_processor", processor)
-    return not any(getattr(inner, attribute, None) for attribute in _PIECES)
-
-
-def _side(inner: Any, otherwise: int) -> int:
-    """The side of the picture that a processor makes: of its crop where it crops, else of its size."""
+def _find_side(inner: Any, default: int) -> int:
+    """The side of the image that an image processor makes: of its crop where it crops, else of its size."""
     for name in ("crop_size", "size") if getattr(inner, "do_center_crop", False) else ("size",):
         size = getattr(inner, name, None)
         if isinstance(size, int):
             return size
-        pairs = dict(size.items() if isinstance(size, Mapping) else iter(size)) if size is not None else {}
+        sides = dict(size.items() if isinstance(size, Mapping) else iter(size)) if size is not None else {}
         for key in ("height", "shortest_edge"):
-            if pairs.get(key):
-                return int(pairs[key])
-    return otherwise
+            if sides.get(key):
+                return int(sides[key])
+    return default

@@ -1,4 +1,4 @@
-"""An adapter with all it needs to mean the same later: rows, manifest, codec, frame, base and recipe in one folder."""
+"""Adapters in one folder with all that belongs to them: token rows, manifest, codec, frame, base and configuration."""
 
 from __future__ import annotations
 
@@ -25,106 +25,54 @@ from perceptok.files import atomic_folder, find_complete_folder, parse_json
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
+    check_base,
+    get_perception_settings,
     load_base,
     load_processor,
     prepare_processor,
-    record_settings,
-    require_same_base,
-    settings_of,
+    set_perception_settings,
 )
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary, verify_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 __all__ = [
-    "ADAPTER",
-    "Loaded",
-    "adapter_folder",
+    "ADAPTER_FILE",
+    "LoadedAdapter",
+    "Verify",
     "export_adapter",
+    "find_adapter_folder",
     "load_adapter",
     "merge_adapter",
     "probe_logits",
-    "read_adapter_record",
-    "require_equal_logits",
     "save_adapter",
 ]
 
-
-_STRIDE = 13
-"""Every 13th perception token is read."""
-
-
-@torch.no_grad()
-def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> Tensor:
-    """Logits after a picture, a question and some of every set's tokens: (T, V) float32 on the CPU.
-
-    The tower, the projector, old and new rows of both token matrices and every adapter have a part in them.
-    """
-    training = model.training
-    model.eval()
-    precisions = {one.dtype for one in model.parameters() if one.is_floating_point()}
-    try:
-        # Trained weights are in float32 on a base in half precision: they meet as they did in training.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=len(precisions) > 1):
-            logits = model(**_probe(processor, vocab, rule).to(model.device)).logits
-    finally:
-        model.train(training)
-    return cast(Tensor, logits[0].float().cpu())
-
-
-def require_equal_logits(found: Tensor, wanted: Tensor, name: str, *, tolerance: float = 1e-3) -> None:
-    """Refuse logits that differ by more than rounding: the tolerance times the largest of them.
-
-    Raises:
-        CheckpointError: They do; what was saved is not what was trained.
-    """
-    if found.shape != wanted.shape:
-        raise CheckpointError(f"{name}: logits have the shape {tuple(found.shape)}, not {tuple(wanted.shape)}")
-    difference = float((found - wanted).abs().max())
-    # The same weights on the same device give the same numbers; another kernel may round otherwise.
-    if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
-        raise CheckpointError(
-            f"{name}: what was saved does not say what was trained, logits differ by {difference:.3g}; nothing was "
-            "replaced. Save with the processor and base that the model was trained with"
-        )
-
-
-def _probe(processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> BatchFeature:
-    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
-    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
-    picture = rule.apply(Image.fromarray(np.ascontiguousarray(pixels)))
-    read = "".join(list(vocab.tokens)[::_STRIDE])
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": "What is closest?"}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    else:
-        prompt = f"{processor.image_token}What is closest?"
-    return cast("BatchFeature", processor(images=[picture], text=[prompt + read], return_tensors="pt"))
-
-
-ADAPTER = "perception_adapter.json"
-"""Name of the file that makes a folder one of ours."""
+ADAPTER_FILE = "perception_adapter.json"
+"""Name of the file that marks a folder as an adapter of perceptok."""
 
 _FORMAT = 1
-_WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS_FILE = "adapter_model.safetensors"
+
+_PROBE_STRIDE = 13
+"""Every 13th perception token is in the text that logits are compared on."""
 
 Verify = Literal["reload", "file"]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What `load_adapter` gives.
+class LoadedAdapter:
+    """An adapter with its base and all that belongs to it.
 
     Attributes:
         model: The extended base with its adapter (peft), in evaluation mode.
         processor: Its processor; the tokenizer knows every perception token.
         vocab: The tokens' ids, with the codec's fingerprint.
-        codec: The depth codec that the DEPTH tokens mean, or None where none was on record.
-        frame: How pictures are framed.
-        config: The configuration of the training, as plain JSON types; empty where none was saved.
+        codec: The depth codec of the DEPTH tokens, or None where none was saved.
+        frame: How images are framed.
+        config: The training configuration, as JSON types; empty where none was saved.
     """
 
     model: PeftModel
@@ -149,78 +97,141 @@ def save_adapter(
     state_dict: Mapping[str, Tensor] | None = None,
     force: bool = False,
 ) -> Path:
-    """Save an adapter so that `load_adapter` gives the same model again, or raise and leave the folder as it was.
+    """Save an adapter so that `load_adapter` gives the same model again; verify it, or raise and leave no trace.
 
     The folder holds peft's two files (LoRA, rows of perception tokens, the projector where it was trained), the
     processor with its tokenizer, the manifest, the codec, and `perception_adapter.json`: base, frame, fingerprint of
-    the codec, recipe and versions. Weights are safetensors; nothing is pickled. It takes its name only when all of it
-    is written and verified: a kill or a full disk leaves what was there before.
+    the codec, configuration and versions. Weights are safetensors; nothing is pickled. The folder is written under a
+    temporary name and renamed when it is complete and verified.
 
     Args:
-        folder: Where to.
-        model: As wrapped by peft; its token rows trained through `peft_settings`.
-        processor: The model's, extended.
+        folder: Folder to write.
+        model: The model as wrapped by peft; its token rows trained through `peft_settings`.
+        processor: The model's processor, extended.
         vocab: Its vocabulary.
-        codec: Whose codes the DEPTH tokens mean; a copy is saved.
-        frame: How pictures were framed.
-        config: The training's configuration: a dataclass or a mapping of JSON types.
-        base: Where the base is found again; by default where the model was loaded from.
-        verify: "reload" loads everything anew, base included, and compares logits on a fixed question; "file" compares
+        codec: The depth codec of the DEPTH tokens; a copy is saved.
+        frame: How images were framed.
+        config: The training configuration: a dataclass or a mapping of JSON types.
+        base: Where the base will be found; by default where the model was loaded from.
+        verify: "reload" loads everything again, base included, and compares logits on a fixed question; "file" compares
             the saved tensors with the model's, bit for bit, for checkpoints within a run.
-        state_dict: The gathered weights, where the model here holds shards of them (FSDP, ZeRO-3); they are what is
-            saved and compared.
-        force: Replace an adapter that is there.
+        state_dict: The gathered weights, where this process holds shards of the model (FSDP, ZeRO-3); they are what
+            is saved and compared.
+        force: Replace an existing adapter.
 
     Raises:
-        CheckpointError: What was saved does not say what the model says.
-        VocabularyError: Something trained would be lost; or processor, vocabulary and codec do not fit together.
-        OutputError: The folder exists and `force` is not given, or cannot be written.
+        CheckpointError: The saved adapter differs from the model.
+        VocabularyError: Trained weights would be lost; or processor, vocabulary and codec do not belong together.
+        OutputError: The folder exists and `force` is not set, or cannot be written.
     """
-    rule = FrameRule.read(frame)
-    source = str(base if base is not None else _base_name(model))
-    tokenizer = cast(Any, processor).tokenizer
-    known = PerceptionVocabulary.from_tokenizer(tokenizer, vocab.token_sets)
-    if known.tokens != vocab.tokens:
-        raise VocabularyError("the processor's tokenizer gives perception tokens other ids than the vocabulary says")
-    if codec is not None:
-        known.codec_fingerprint = codec.fingerprint
-        if vocab.codec_fingerprint not in (None, codec.fingerprint):
-            raise VocabularyError(
-                f"the model was loaded for the codec {vocab.codec_fingerprint}, this codec is {codec.fingerprint}: "
-                "codes of two codecs do not mix"
-            )
-    else:
-        known.codec_fingerprint = vocab.codec_fingerprint
+    rule = FrameRule.parse(frame)
+    source = str(base if base is not None else _get_base_name(model))
+    manifest = _make_manifest(processor, vocab, codec)
     record = {
         "format": _FORMAT,
-        "base": {"source": source, "sample": settings_of(model).get("base")},
+        "base": {"source": source, "sample": get_perception_settings(model).get("base")},
         "frame": rule.to_dict(),
-        "codec": known.codec_fingerprint,
-        "config": _plain(config),
-        "versions": _versions(),
+        "codec": manifest.codec_fingerprint,
+        "config": _to_json_types(config),
+        "versions": _get_versions(),
     }
     target = Path(folder)
-    with atomic_folder(target, force=force) as place, _clear_messages(target):
-        options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
-        model.save_pretrained(str(place), save_embedding_layers=False, **options)
-        (place / "README.md").unlink(missing_ok=True)  # peft's empty form; what it is, is on record
+    with atomic_folder(target, force=force) as place, _translate_errors(target):
+        _save_lora(model, place, state_dict)
         processor.save_pretrained(place)
-        known.save_pretrained(place)
+        manifest.save_pretrained(place)
         if codec is not None:
             codec.save_pretrained(place / "codec")
-        (place / ADAPTER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (place / ADAPTER_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if state_dict is None:
             verify_adapter(model, vocab, place)
         else:
-            _require_saved(place / _WEIGHTS, state_dict)
+            _check_saved_weights(place / _WEIGHTS_FILE, state_dict)
         if verify == "reload":
-            said = probe_logits(model, processor, vocab, rule)
-            parameter = next(model.parameters())
-            again = load_adapter(place, base=source, dtype=_dtype(model), device=parameter.device)
-            read = probe_logits(again.model, again.processor, again.vocab, again.frame)
-            tolerance = 1e-3 if _dtype(model) == torch.float32 else 5e-2
-            require_equal_logits(read, said, str(target), tolerance=tolerance)
+            expected = probe_logits(model, processor, vocab, rule)
+            dtype = _get_base_dtype(model)
+            again = load_adapter(place, base=source, dtype=dtype, device=next(model.parameters()).device)
+            logits = probe_logits(again.model, again.processor, again.vocab, again.frame)
+            _check_logits(logits, expected, str(target), tolerance=_tolerance(dtype))
     return target
+
+
+def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCodec | None) -> PerceptionVocabulary:
+    """The tokenizer's vocabulary with the codec's fingerprint, checked against the model's."""
+    manifest = PerceptionVocabulary.from_tokenizer(processor.tokenizer, vocab.token_sets)
+    if manifest.tokens != vocab.tokens:
+        raise VocabularyError("the processor's tokenizer gives perception tokens other ids than the vocabulary")
+    manifest.codec_fingerprint = vocab.codec_fingerprint if codec is None else codec.fingerprint
+    if vocab.codec_fingerprint not in (None, manifest.codec_fingerprint):
+        raise VocabularyError(
+            f"the model was loaded for the codec {vocab.codec_fingerprint}, this codec is "
+            f"{manifest.codec_fingerprint}: codes of two codecs do not mix"
+        )
+    return manifest
+
+
+def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    """Write peft's two files, without its empty model card."""
+    options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
+    model.save_pretrained(str(folder), save_embedding_layers=False, **options)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def _get_base_name(model: PeftModel) -> str:
+    name = getattr(cast("PreTrainedModel", model.get_base_model()), "name_or_path", None)
+    if not name:
+        raise OutputError("the base was not loaded from a folder or the Hub: save it first, and pass its path as base=")
+    return str(name)
+
+
+def _get_base_dtype(model: PeftModel) -> torch.dtype:
+    embeddings = cast(Any, model.get_base_model()).get_input_embeddings()
+    return cast(torch.dtype, getattr(embeddings, "base_layer", embeddings).weight.dtype)
+
+
+def _to_json_types(config: object) -> dict[str, Any]:
+    if config is None:
+        return {}
+    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+    return cast("dict[str, Any]", json.loads(json.dumps(values)))
+
+
+def _get_versions() -> dict[str, str]:
+    versions = {}
+    for package in ("perceptok", "transformers", "peft", "torch"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            versions[package] = "source"
+    return versions
+
+
+def _check_saved_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Require that each saved tensor is one of the gathered weights, bit for bit."""
+    saved = load_file(path)
+    if not saved:
+        raise CheckpointError(f"{path} is empty: the gathered weights have none of the adapter's names")
+    for name, tensor in saved.items():
+        if not tensor.numel():
+            raise CheckpointError(f"{name} in {path} is empty: gather the weights before saving (FSDP, ZeRO-3)")
+        candidates = (x for x in state.values() if x.shape == tensor.shape and x.dtype == tensor.dtype)
+        if not any(torch.equal(candidate.cpu(), tensor) for candidate in candidates):
+            raise CheckpointError(f"{name} in {path} is not among the gathered weights")
+
+
+@contextmanager
+def _translate_errors(target: Path) -> Iterator[None]:
+    """Raise OutputError for a full disk, whichever library met it; and hide peft's warning that does not apply."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                f"cannot write {target}: {error}; what was there before is unchanged. Check the free space"
+            ) from error
 
 
 def load_adapter(
@@ -232,32 +243,33 @@ def load_adapter(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     trainable: bool = False,
-) -> Loaded:
-    """Base, adapter, rows, processor, codec and frame, as `save_adapter` left them.
+) -> LoadedAdapter:
+    """Load an adapter with its base, processor, vocabulary, codec and frame.
 
     Args:
-        folder: Where it wrote; or the folder of a finished run of `finetune`.
-        base: Where the base is, if not where it was; it has to be the same model.
-        codec: The codec at hand, instead of the saved copy; it has to be the same codec.
-        bits: See `load_llava`; as `dtype` and `device`.
-        dtype: Of the base's weights.
-        device: Where the model goes.
-        trainable: Leave the adapter trainable, to go on.
+        folder: Folder that `save_adapter` wrote, or the folder of a finished run of `finetune`.
+        base: Folder or Hub id of the base, if not where it was; it has to be the same model.
+        codec: A loaded codec, instead of the saved copy; it has to be the same codec.
+        bits: Load the base's language model in 4 or 8 bits with bitsandbytes.
+        dtype: Of the base's weights; "auto" is that of the checkpoint.
+        device: Device of the model.
+        trainable: Leave the adapter trainable, to resume training.
 
     Raises:
-        CheckpointError: The folder is no adapter of ours, is damaged, or the base is another model.
+        CheckpointError: The folder is not an adapter of perceptok, is damaged, or the base is another model.
         VocabularyError: The manifest is of another tokenizer or codec; or neither base nor adapter has rows for the
             perception tokens.
+        MissingExtraError: peft is not installed, or bitsandbytes is not and `bits` is set.
     """
     try:
         from peft import PeftModel
     except ImportError as error:
         raise MissingExtraError("peft", "llava", "an adapter") from error
 
-    place = adapter_folder(folder)
-    record = read_adapter_record(place)
-    source = _found_base(base if base is not None else record["base"]["source"], place)
-    held = _tensor_names(place / _WEIGHTS)
+    place = find_adapter_folder(folder)
+    record = _read_record(place)
+    source = _find_base(base if base is not None else record["base"]["source"], place)
+    names = _read_tensor_names(place / _WEIGHTS_FILE)
     processor = load_processor(place)
     tokenizer = cast(Any, processor).tokenizer
     if codec is None and (place / "codec").is_dir():
@@ -266,133 +278,73 @@ def load_adapter(
     vocab = PerceptionVocabulary.from_pretrained(place, tokenizer, codec_fingerprint=fingerprint)
     model = load_base(source, bits=bits, dtype=dtype, device=device)
     if record["base"]["sample"] is not None:
-        require_same_base(model, vocab, record["base"]["sample"], str(source))
-    has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in held)
+        check_base(model, vocab, record["base"]["sample"], str(source))
+    has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in names)
     extended = bool(getattr(model.config, "perception_rows", None))
     if not has_rows and not extended:
         raise VocabularyError(
-            f"the adapter holds no rows of perception tokens, and its base {source} was never extended: load the "
+            f"the adapter has no rows of perception tokens, and its base {source} was never extended: pass the "
             "extended base that was saved with it as base="
         )
-    # Rows that the adapter brings may start from anything; rows that it does not are the base's own.
+    # The adapter's rows replace whatever stands there; rows that it does not have are the base's own.
     extend_vocabulary(tokenizer, model, vocab.token_sets, existing=None if extended else "replace")
-    rule = FrameRule.read(record["frame"])
+    rule = FrameRule.parse(record["frame"])
     prepare_processor(processor, model, rule)
-    record_settings(model, vocab, rule)
+    set_perception_settings(model, vocab, rule)
     try:
-        with _clear_messages(Path(folder)):
+        with _translate_errors(Path(folder)):
             wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({error})") from error
     wrapped.train(trainable)
-    return Loaded(wrapped, processor, vocab, codec, rule, record["config"])
+    return LoadedAdapter(wrapped, processor, vocab, codec, rule, record["config"])
 
 
-def adapter_folder(folder: str | os.PathLike[str]) -> Path:
-    """Where an adapter lies: the folder itself, or `adapter/` in the folder of a finished run of `finetune`."""
+def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of an adapter: the folder itself, or `adapter/` in the folder of a finished run of `finetune`."""
     place = find_complete_folder(folder)
     inner = place / "adapter"
-    return inner if not (place / ADAPTER).exists() and (inner / ADAPTER).exists() else place
+    return inner if not (place / ADAPTER_FILE).exists() and (inner / ADAPTER_FILE).exists() else place
 
 
-def read_adapter_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `perception_adapter.json` of a folder says, checked; raises CheckpointError where it is none of ours."""
-    path = Path(folder) / ADAPTER
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The contents of `perception_adapter.json`, checked."""
+    path = folder / ADAPTER_FILE
     try:
         text = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"{folder} is no adapter of perceptok ({ADAPTER} cannot be read: {error.strerror}); save one with "
-            "save_adapter, or bring one of LLaVA's original format over with import_original"
+            f"{folder} is not an adapter of perceptok ({ADAPTER_FILE} cannot be read: {error.strerror}); save one with "
+            "save_adapter, or convert one of LLaVA's original format with import_original"
         ) from error
     record = parse_json(text, str(path), CheckpointError)
     if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        found = record.get("format") if isinstance(record, dict) else record
-        raise CheckpointError(f"{path} has the format {found!r}, this release reads {_FORMAT}; upgrade perceptok")
+        version = record.get("format") if isinstance(record, dict) else record
+        raise CheckpointError(f"{path} has the format {version!r}, this release reads {_FORMAT}; upgrade perceptok")
     base = record.get("base")
-    whole = isinstance(base, dict) and isinstance(base.get("source"), str) and isinstance(record.get("config"), dict)
-    if not whole or "frame" not in record:
+    complete = isinstance(base, dict) and isinstance(base.get("source"), str) and isinstance(record.get("config"), dict)
+    if not complete or "frame" not in record:
         raise CheckpointError(f"{path} lacks its base, frame or config; it was not written by save_adapter")
     return record
 
 
-def _found_base(source: str | os.PathLike[str], place: Path) -> str | os.PathLike[str]:
-    """The base where it was, or beside the adapter: a folder that moved with it."""
+def _find_base(source: str | os.PathLike[str], folder: Path) -> str | os.PathLike[str]:
+    """The base at its recorded path, or beside the adapter, where a folder was moved with it."""
     if not Path(source).exists():
-        for near in (place / source, place.parent / source, place.parent / Path(source).name):
-            if near.is_dir():
-                return near
+        for path in (folder / source, folder.parent / source, folder.parent / Path(source).name):
+            if path.is_dir():
+                return path
     return source
 
 
-def _base_name(model: PeftModel) -> str:
-    name = getattr(cast("PreTrainedModel", model.get_base_model()), "name_or_path", None)
-    if not name:
-        raise OutputError("the base was made here, not loaded: save it first, and say where with base=")
-    return str(name)
-
-
-def _tensor_names(path: Path) -> list[str]:
+def _read_tensor_names(path: Path) -> list[str]:
     try:
         with safe_open(path, "pt") as file:
             return list(file.keys())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"no weights to be read at {path} ({error}); adapters are kept as safetensors, never pickled"
+            f"{path}: the adapter's weights cannot be read ({error}); they have to be safetensors, never pickled"
         ) from error
-
-
-def _require_saved(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Every gathered weight of the adapter is in the file, bit for bit."""
-    from safetensors.torch import load_file
-
-    saved = load_file(path)
-    if not saved:
-        raise CheckpointError(f"{path} holds nothing: the gathered weights have none of the adapter's names")
-    mine = [one for one in state.values() if one.numel()]
-    for name, tensor in saved.items():
-        if not tensor.numel():
-            raise CheckpointError(f"{name} in {path} is empty: gather the weights before saving (FSDP, ZeRO-3)")
-        same = (one for one in mine if one.shape == tensor.shape and one.dtype == tensor.dtype)
-        if not any(torch.equal(one.cpu(), tensor) for one in same):
-            raise CheckpointError(f"{name} in {path} is none of the gathered weights")
-
-
-def _dtype(model: PeftModel) -> torch.dtype:
-    embeddings = cast(Any, model.get_base_model()).get_input_embeddings()
-    return cast(torch.dtype, getattr(embeddings, "base_layer", embeddings).weight.dtype)
-
-
-def _plain(config: object) -> dict[str, Any]:
-    if config is None:
-        return {}
-    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
-    return cast("dict[str, Any]", json.loads(json.dumps(values)))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("perceptok", "transformers", "peft", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            found[package] = "source"
-    return found
-
-
-@contextmanager
-def _clear_messages(target: Path) -> Iterator[None]:
-    """A full disk by its name, whichever library met it; and no advice of peft's that does not apply."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(
-                f"cannot write {target}: {error}; what was there before is still whole. Check the free space"
-            ) from error
 
 
 def merge_adapter(
@@ -404,33 +356,31 @@ def merge_adapter(
     device: str | torch.device = "cpu",
     force: bool = False,
 ) -> Path:
-    """Write base and adapter as one plain checkpoint, and check that it says the same.
+    """Merge an adapter into its base, write one plain checkpoint, and check that it gives the same logits.
 
-    Stock transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it.
+    transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it.
 
     Args:
-        folder: What `save_adapter` wrote.
-        output: Where to.
-        base: See `load_adapter`; as `dtype` and `device`.
+        folder: Folder that `save_adapter` wrote.
+        output: Folder to write.
+        base: Folder or Hub id of the base, if not where it was.
         dtype: Of the merged weights.
-        device: Where it is merged.
-        force: Replace a folder that is there.
+        device: Device to merge on.
+        force: Replace an existing folder.
 
     Raises:
-        CheckpointError: The merged model says something else.
+        CheckpointError: The merged model gives other logits.
         OutputError: The folder exists, or cannot be written.
     """
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
-    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
     with atomic_folder(target, force=force) as place:
         _save_base(merged, loaded, place)
         again = load_base(place, device=device)
-        # Merging rounds once more than the adapter does, by an amount that grows with the precision's step.
-        tolerance = 1e-3 if again.dtype == torch.float32 else 5e-2
-        read = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
-        require_equal_logits(read, said, str(target), tolerance=tolerance)
+        logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
+        _check_logits(logits, expected, str(target), tolerance=_tolerance(again.dtype))
     return target
 
 
@@ -443,22 +393,32 @@ def export_adapter(
     device: str | torch.device = "cpu",
     force: bool = False,
 ) -> Path:
-    """Write two folders: `base`, extended with all that is no LoRA, and `lora`, a pure LoRA adapter for it.
+    """Write two folders: `base`, the extended base with trained rows and projector, and `lora`, a LoRA adapter for it.
 
     Engines that serve adapters refuse those with token rows or whole modules; here these are part of the base.
-    Arguments and errors are those of `merge_adapter`.
+
+    Args:
+        folder: Folder that `save_adapter` wrote.
+        output: Folder to write.
+        base: Folder or Hub id of the base, if not where it was.
+        dtype: Of the base's weights.
+        device: Device to compute on.
+        force: Replace an existing folder.
+
+    Raises:
+        CheckpointError: Base and LoRA together give other logits.
+        OutputError: The folder exists, or cannot be written.
     """
     from peft import PeftModel
 
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
-    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     target = Path(output)
     with atomic_folder(target, force=force) as place:
         lora = place / "lora"
-        loaded.model.save_pretrained(str(lora), save_embedding_layers=False)
-        (lora / "README.md").unlink(missing_ok=True)
-        weights = {name: one for name, one in load_file(lora / "adapter_model.safetensors").items() if ".lora_" in name}
-        save_file(weights, lora / "adapter_model.safetensors", metadata={"format": "pt"})
+        _save_lora(loaded.model, lora)
+        weights = {name: tensor for name, tensor in load_file(lora / _WEIGHTS_FILE).items() if ".lora_" in name}
+        save_file(weights, lora / _WEIGHTS_FILE, metadata={"format": "pt"})
         path = lora / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config |= {
@@ -468,26 +428,73 @@ def export_adapter(
             "ensure_weight_tying": False,
         }
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        plain: Any = _without_lora(loaded)
-        _save_base(plain, loaded, place / "base")
+        _save_base(_remove_lora(loaded.model), loaded, place / "base")
         again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
-        require_equal_logits(probe_logits(again, loaded.processor, loaded.vocab, loaded.frame), said, str(target))
+        logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
+        _check_logits(logits, expected, str(target), tolerance=1e-3)
     return target
 
 
 @torch.no_grad()
-def _without_lora(loaded: Loaded) -> Any:
-    """The base with the adapter's rows and modules in their places, and every LoRA taken out."""
-    model: Any = loaded.model
+def _remove_lora(model: Any) -> Any:
+    """The base with the adapter's rows and modules, and without its LoRA."""
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             parameter.zero_()  # merging then adds nothing
     return model.merge_and_unload()
 
 
-def _save_base(model: Any, loaded: Loaded, place: Path) -> None:
-    model.save_pretrained(place)
-    loaded.processor.save_pretrained(place)
-    loaded.vocab.save_pretrained(place)
+def _save_base(model: Any, loaded: LoadedAdapter, folder: Path) -> None:
+    model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
+    loaded.vocab.save_pretrained(folder)
     if loaded.codec is not None:
-        loaded.codec.save_pretrained(place / "codec")
+        loaded.codec.save_pretrained(folder / "codec")
+
+
+@torch.no_grad()
+def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> Tensor:
+    """Logits for an image, a question and some tokens of every set: (T, V) float32 on the CPU.
+
+    Tower, projector, old and new rows of both token matrices and every adapter have a part in them.
+    """
+    training = model.training
+    model.eval()
+    precisions = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    try:
+        # Trained weights are float32 on a base in half precision: computed as in training.
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=len(precisions) > 1):
+            logits = model(**_make_probe(processor, vocab, rule).to(model.device)).logits
+    finally:
+        model.train(training)
+    return cast(Tensor, logits[0].float().cpu())
+
+
+def _make_probe(processor: Any, vocab: PerceptionVocabulary, rule: FrameRule) -> BatchFeature:
+    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
+    image = rule.apply(Image.fromarray(np.ascontiguousarray(pixels)))
+    tokens = "".join(list(vocab.tokens)[::_PROBE_STRIDE])
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": "What is closest?"}]
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    else:
+        prompt = f"{processor.image_token}What is closest?"
+    return cast("BatchFeature", processor(images=[image], text=[prompt + tokens], return_tensors="pt"))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Merging and other kernels round differently, by an amount that grows with the precision's step."""
+    return 1e-3 if dtype == torch.float32 else 5e-2
+
+
+def _check_logits(logits: Tensor, expected: Tensor, name: str, *, tolerance: float) -> None:
+    """Refuse logits that differ by more than the tolerance times the largest one."""
+    if logits.shape != expected.shape:
+        raise CheckpointError(f"{name}: logits have the shape {tuple(logits.shape)}, not {tuple(expected.shape)}")
+    difference = float((logits - expected).abs().max())
+    if not difference <= tolerance * max(1.0, float(expected.abs().max())):
+        raise CheckpointError(
+            f"{name}: the saved model differs from the trained one, logits by {difference:.3g}; nothing was replaced. "
+            "Save with the processor and base that the model was trained with"
+        )

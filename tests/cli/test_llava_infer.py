@@ -74,7 +74,7 @@ def test_switches(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
 
 def test_refusals_are_one_line_and_exit_code_2(tiny_adapter: Path, tiny_llava: Path, images: Path) -> None:
     for words, message in (
-        ([tiny_llava, images, "-q", "Why?"], "was never taught perception tokens"),
+        ([tiny_llava, images, "-q", "Why?"], "was not trained on perception tokens"),
         ([tiny_adapter, images], "what shall be asked about it"),
         ([tiny_adapter, images, "-q", "Why?", "-o", "out.csv"], "answers are written to .jsonl"),
     ):

@@ -29,7 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = save_tiny_llava(folder / "base")
     records = write_some_records(folder / "data", pt.DepthCodec.from_pretrained(), 6)
     values = {
-        "model_name_or_path": str(base), "records": [str(records)], "output_dir": str(folder / "run"), "max_steps": 2,
+        "model_name_or_path": str(base), "records": [str(records)], "output_dir": str(folder / "run"), "max_steps": 3,
         "per_device_train_batch_size": 2, "dataloader_num_workers": 0, "use_cpu": True, "bf16": False,
         "max_length": 155, "lora": {"r": 2}, "monitoring": {"generate_steps": 0},
     }  # fmt: skip
@@ -51,7 +51,7 @@ def test_dry_run_trains_nothing(settings: Path) -> None:
     done = run("train", settings, "--dry-run")
     assert done.exit_code == 0, done.exception
     assert not (settings.parent / "run").exists()
-    for words in ("dropped as too long", "2 of 2 samples", "are trained", "trained: projector", "GB: weights"):
+    for words in ("dropped as too long", "3 of 2 samples", "are trained", "trained: projector", "GB: weights"):
         assert words in done.output, words
     # What is taught, and nothing of the question, stands between the marks.
     sample = done.output.partition("»:\n")[2]
@@ -62,14 +62,19 @@ def test_dry_run_trains_nothing(settings: Path) -> None:
 
 
 def test_train(settings: Path) -> None:
-    done = run("train", settings)
+    done = run("train", settings, "--max_steps", "2", "--save_total_limit", "-1", "--optim=adafactor")
+    assert isinstance(done.exception, ConfigError)
+    done = run("train", settings, "--max_steps", 2, "--optim=adafactor", "--lora.lora_alpha", "4")
     assert done.exit_code == 0, done.exception
     assert "records were too long and left out" in done.stderr
     assert pt.llava.load_adapter(settings.parent / "run").config["max_steps"] == 2
+    assert pt.llava.load_adapter(settings.parent / "run").config["optim"] == "adafactor"
 
 
 def test_refused(settings: Path, tmp_path: Path) -> None:
-    assert isinstance(run("train").exception, ConfigError)
+    for words in ((), ("--learning_rate", "1e-4", settings)):
+        with pytest.raises(ConfigError, match="train needs a file of settings, such as train.yaml, before any --name"):
+            raise run("train", *words).exception or AssertionError
     (tmp_path / "t.yaml").write_text("model_name_or_path: x\nrecords: [y]\noutput_dir: z\nlearning_rat: 1\n")
     found = run("train", tmp_path / "t.yaml").exception
     assert isinstance(found, ConfigError)

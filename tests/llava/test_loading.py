@@ -14,7 +14,7 @@ from PIL import Image
 import perceptok as pt
 from perceptok.errors import CheckpointError, ConfigError, VocabularyError
 from perceptok.llava import FrameRule, load_llava
-from perceptok.llava.loading import settings_of
+from perceptok.llava.loading import get_perception_settings
 from perceptok.llava.saving import probe_logits
 from tests.llava.tiny import save_llava_of
 
@@ -25,7 +25,7 @@ def test_extended_and_recorded(tiny_llava: Path, codec: pt.DepthCodec) -> None:
     assert vocab.tokens["<DEPTH_START>"] == 400
     assert model.get_output_embeddings().weight.shape[0] == len(known.tokenizer) == 866  # type: ignore[operator]
     assert vocab.codec_fingerprint == codec.fingerprint
-    said = settings_of(model)
+    said = get_perception_settings(model)
     assert said["frame"] == {"mode": "squash", "size": 336}
     assert said["codec"] == codec.fingerprint
     assert len(said["base"]) > 64
@@ -40,10 +40,10 @@ def test_saved_and_loaded_again(tiny_llava: Path, codec: pt.DepthCodec, tmp_path
     again, _, same = load_llava(tmp_path, codec=codec)
     assert same.tokens == vocab.tokens
     assert same.codec_fingerprint == codec.fingerprint
-    assert settings_of(again) == settings_of(model)
+    assert get_perception_settings(again) == get_perception_settings(model)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name)), name
-    with pytest.raises(ConfigError, match=r"trained with the frame .*squash.* but .*letterbox"):
+    with pytest.raises(ConfigError, match=r"trained with the frame .*squash.* not .*letterbox"):
         load_llava(tmp_path, frame="letterbox")
     other = pt.DepthCodec.from_pretrained()
     other.model.codebook.add_(1)
@@ -82,7 +82,7 @@ def test_pictures_of_odd_sizes(size: tuple[int, int]) -> None:
 
 
 def test_refused(tiny_llava: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match="folder not found: "):
         load_llava(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="no multimodal model loads"):
         load_llava(tmp_path)

@@ -82,7 +82,7 @@ def test_the_same_logits(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path)
     wanted = probe_logits(*by_hand(tiny_llava, codec, tensors), loaded.frame)
     assert torch.allclose(found, wanted, atol=1e-4)
     assert not list(folder.rglob("*.bin"))
-    with pytest.raises(CheckpointError, match=r"LLaVA's original format; bring it over with import_original"):
+    with pytest.raises(CheckpointError, match=r"LLaVA's original format; convert it with import_original"):
         pt.load_llava(tmp_path / "original")
 
 
@@ -127,7 +127,7 @@ def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -
         assert not (tmp_path / "ours").exists()
 
     torch.save({"x": Bomb()}, folder / "non_lora_trainables.bin")
-    refused("non_lora_trainables.bin: no tensors that can be read safely")
+    refused("non_lora_trainables.bin: tensors cannot be read safely")
     assert not Path("exploded").exists()
     torch.save({**others, "base_model.model.model.norm.weight": torch.ones(32)}, folder / "non_lora_trainables.bin")
     refused(r"norm.weight of non_lora_trainables.bin has no place in Llava")
@@ -138,6 +138,6 @@ def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -
     torch.save({name: one[:, :8] for name, one in lora.items()}, folder / "adapter_model.bin")
     refused(r"the LoRA of .*q_proj is .*, the layer \(32, 32\); is this the same size")
     (folder / "adapter_model.bin").write_bytes(b"cut")
-    refused("no tensors that can be read safely")
+    refused("tensors cannot be read safely")
     (folder / "adapter_config.json").write_text("{}")
     refused("lacks r or lora_alpha")

@@ -223,7 +223,7 @@ class TestPartsThatDoNotFit:
 
     def test_ids_of_another_model(self, pipe: PerceptionPipeline, tiny_llava: Path) -> None:
         _, processor, _ = load_llava(tiny_llava, (pt.tokens.PIXEL, pt.tokens.DEPTH))
-        with pytest.raises(VocabularyError, match="they are not of one model"):
+        with pytest.raises(VocabularyError, match="they belong to different models"):
             PerceptionPipeline(pipe.model, processor, pipe.vocab, codec=pipe.codec)
 
     def test_a_codec_of_another_fingerprint(self, pipe: PerceptionPipeline, codec: pt.DepthCodec) -> None:

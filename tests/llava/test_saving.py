@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import perceptok as pt
 from perceptok.errors import CheckpointError, OutputError, VocabularyError
 from perceptok.llava import load_adapter, load_llava, save_adapter
-from perceptok.llava.saving import ADAPTER, probe_logits
+from perceptok.llava.saving import ADAPTER_FILE, probe_logits
 from tests.llava.tiny import Trained, save_tiny_llava, tiny_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -77,10 +77,10 @@ def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec
         load_adapter(folder, base=stranger)
     with pytest.raises(CheckpointError, match="is an adapter, not a base; load it with load_adapter"):
         load_llava(folder)
-    with pytest.raises(CheckpointError, match="is no adapter of perceptok"):
+    with pytest.raises(CheckpointError, match="is not an adapter of perceptok"):
         load_adapter(tmp_path)
     (folder / "adapter_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(CheckpointError, match="no weights to be read"):
+    with pytest.raises(CheckpointError, match="the adapter's weights cannot be read"):
         load_adapter(folder)
 
 
@@ -90,7 +90,7 @@ def test_pure_lora_needs_its_extended_base(tiny_llava: Path, trained: Callable[.
     kept = {name: one for name, one in load_file(folder / "adapter_model.safetensors").items() if "token" not in name}
     save_file(kept, folder / "adapter_model.safetensors")
     with pytest.raises(
-        VocabularyError, match=r"holds no rows of perception tokens, and its base .* was never extended"
+        VocabularyError, match=r"has no rows of perception tokens, and its base .* was never extended"
     ):
         load_adapter(folder)
 
@@ -104,7 +104,7 @@ def test_a_lost_weight_is_found_before_anything_is_replaced(
     # Trained behind peft's back: no file of the adapter holds it, only the logits tell.
     with torch.no_grad():
         model.get_base_model().model.language_model.norm.weight.mul_(2)
-    with pytest.raises(CheckpointError, match="what was saved does not say what was trained"):
+    with pytest.raises(CheckpointError, match="the saved model differs from the trained one"):
         save_adapter(folder, model, processor, vocab, codec, force=True)
     assert (folder / "adapter_model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OutputError, match=r"cannot write .*out: .*what was there before is still whole"):
+        with pytest.raises(OutputError, match=r"cannot write .*out: .*what was there before is unchanged"):
             save_adapter(folder, model, processor, vocab, codec, config={"n": 2}, verify="file", force=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -166,15 +166,15 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_the_record_is_checked(trained: Callable[..., Trained], tmp_path: Path) -> None:
     model, processor, vocab = trained()
     folder = save_adapter(tmp_path / "out", model, processor, vocab, verify="file")
-    record = json.loads((folder / ADAPTER).read_text())
+    record = json.loads((folder / ADAPTER_FILE).read_text())
     for damage, message in [
         ({**record, "format": 2}, "has the format 2, this release reads 1"),
         ({**record, "base": "x"}, "lacks its base"),
         ([], "has the format"),
     ]:
-        (folder / ADAPTER).write_text(json.dumps(damage))
+        (folder / ADAPTER_FILE).write_text(json.dumps(damage))
         with pytest.raises(CheckpointError, match=message):
             load_adapter(folder)
-    (folder / ADAPTER).write_text("{")
+    (folder / ADAPTER_FILE).write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         load_adapter(folder)

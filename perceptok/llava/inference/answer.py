@@ -446,7 +446,7 @@ def read_served(
         ended=ended,
         question=question,
         image=picture,
-        frame=FrameRule.read(frame).frame_of(picture.size),
+        frame=FrameRule.parse(frame).make_frame(picture.size),
         vocab=vocab,
         tokenizer=tokenizer,
         codec=codec,

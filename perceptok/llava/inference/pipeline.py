@@ -32,8 +32,8 @@ from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, read_answer_spans, require_choices
 from perceptok.llava.inference.config import InferenceConfig, end_ids, generation_settings, padding_id, seeded
 from perceptok.llava.inference.streaming import Update, stream_updates
-from perceptok.llava.loading import check_parts, load_llava, model_inputs, settings_of, tail_ids
-from perceptok.llava.saving import ADAPTER, adapter_folder, load_adapter
+from perceptok.llava.loading import check_parts, encode_inputs, get_perception_settings, load_llava, suffix_ids
+from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary, sanitize_text
 
@@ -217,13 +217,13 @@ def prompt_inputs(processor: Any, prompts: Sequence[str], pictures: Sequence[Any
     Raises:
         InferenceError: The processor refuses them; the message is its own.
     """
-    tails = [tail_ids(processor, one) for one in prompts]
+    suffixes = [suffix_ids(processor, prompt) for prompt in prompts]
     try:
-        inputs = model_inputs(processor, prompts, [[picture] for picture in pictures], tails, side="left")
+        inputs = encode_inputs(processor, prompts, [[picture] for picture in pictures], suffixes, padding_side="left")
     except (ValueError, TypeError, RuntimeError) as error:
         raise InferenceError(f"{type(processor).__name__} takes no such prompts and pictures ({error})") from error
-    for ids, tail in zip(inputs["input_ids"].numpy(), tails, strict=True):
-        if not np.array_equal(ids[len(ids) - len(tail) :], tail):
+    for ids, suffix in zip(inputs["input_ids"].numpy(), suffixes, strict=True):
+        if not np.array_equal(ids[len(ids) - len(suffix) :], suffix):
             raise InferenceError(
                 f"{type(processor).__name__} tokenises a prompt otherwise with pictures than without, so that it is "
                 "not the one of training; its template and tokenizer contradict each other"
@@ -295,7 +295,7 @@ class PerceptionPipeline:
         self.processor = processor
         self.vocab = vocab
         self.codec = codec or DepthCodec.from_pretrained()
-        self.frame = FrameRule.read(frame)
+        self.frame = FrameRule.parse(frame)
         self.config = config or InferenceConfig()
         self.box_codec = box_codec or BoxCodec(decode="center")
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
@@ -325,24 +325,24 @@ class PerceptionPipeline:
             config: The switches.
 
         Raises:
-            CheckpointError: No such folder, a damaged one, or a model that was never taught perception tokens.
+            CheckpointError: No such folder, a damaged one, or a model that was not trained on perception tokens.
             VocabularyError: Model, tokenizer, manifest and codec do not fit together.
         """
-        place = adapter_folder(folder)
-        if (place / ADAPTER).is_file():
+        place = find_adapter_folder(folder)
+        if (place / ADAPTER_FILE).is_file():
             loaded = load_adapter(place, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
             model, processor, vocab, frame = loaded.model, loaded.processor, loaded.vocab, loaded.frame
             codec = loaded.codec
         else:
             if not (place / MANIFEST).is_file():
                 raise CheckpointError(
-                    f"{folder} holds neither {ADAPTER} nor {MANIFEST}: a model that was never taught perception tokens "
-                    "has nothing to say in them; name what `perceptok llava train` or `merge` wrote"
+                    f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception "
+                    "tokens; pass a folder that `perceptok llava train` or `merge` wrote"
                 )
             if codec is None and (place / "codec").is_dir():
                 codec = DepthCodec.from_pretrained(place / "codec")
             model, processor, vocab = load_llava(place, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
-            frame = FrameRule.read(settings_of(model)["frame"])
+            frame = FrameRule.parse(get_perception_settings(model)["frame"])
         codec = (codec or DepthCodec.from_pretrained()).to(device)
         return cls(model, processor, vocab, codec=codec, frame=frame, config=config)
 
@@ -474,7 +474,7 @@ class PerceptionPipeline:
         for one in requests:
             require_choices(one.choices)
             require_choices(tuple(one.markers))
-        frames = [self.frame.frame_of(one.image.size, self.processor) for one in requests]
+        frames = [self.frame.make_frame(one.image.size, self.processor) for one in requests]
         prompts = [chat_prompt(self.processor, one.question, self.vocab) for one in requests]
         inputs = prompt_inputs(self.processor, prompts, [self.frame.apply(one.image) for one in requests])
         placed: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, MissingExtraError
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.grid_tower import GRID, GridTower, GridTowerConfig
-from perceptok.llava.loading import prepare_processor, record_settings
+from perceptok.llava.loading import prepare_processor, set_perception_settings
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary
 
@@ -376,7 +376,7 @@ def build_small_llava(
         look_back(model.model.language_model, back, askers, sign, seed=config.seed)
     rule = FrameRule("squash")
     prepare_processor(processor, model, rule)
-    record_settings(model, vocab, rule)
+    set_perception_settings(model, vocab, rule)
     model.train(False)
     place = Path(folder)
     model.save_pretrained(place)

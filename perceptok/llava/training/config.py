@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any, Literal, NamedTuple, Self, get_type_hints
 
 import torch
-import yaml
 from transformers import TrainingArguments
 
-from perceptok.config import config_from_dict, read_mapping
+from perceptok.config import config_from_dict, parse_yaml, read_mapping
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing
 from perceptok.vocabulary import Init
@@ -170,6 +171,8 @@ class PerceptionSettings:
         _require_positive(self, "max_length")
 
 
+_OWN = tuple(setting.name for setting in fields(PerceptionSettings))
+
 _FIXED: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "samples carry more than the model's inputs"),
     "label_names": (["labels"], "the collator writes the labels"),
@@ -177,24 +180,38 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "auto_find_batch_size": (False, "the curriculum's steps have a fixed size"),
     "dataloader_drop_last": (False, "every batch of the curriculum is whole"),
     "ignore_data_skip": (False, "a resumed run continues with the samples that would have come next"),
-    "eval_strategy": ("no", "there is no evaluation loop; see monitoring, and `perceptok llava eval`"),
-    "load_best_model_at_end": (False, "there is no evaluation loop"),
+    "resume_from_checkpoint": (None, "a run resumes from the last checkpoint in its output_dir"),
+    "average_tokens_across_devices": (True, "the loss is a mean over the tokens of all processes"),
+    "parallelism_config": (None, "processes share a step's samples, never a sequence"),
+    "eval_strategy": ("no", "training has no evaluation loop; set monitoring, or run `perceptok llava eval`"),
+    "eval_on_start": (False, "training has no evaluation loop"),
+    "load_best_model_at_end": (False, "training has no evaluation loop"),
     "save_strategy": ("steps", "checkpoints are written every save_steps"),
     "save_only_model": (False, "a checkpoint has to be resumable"),
-    "label_smoothing_factor": (0.0, "the objective computes the loss; take objective.teacher: soft"),
+    "save_on_each_node": (False, "one process writes the checkpoints"),
+    "hub_strategy": ("end", "the verified adapter is pushed, at the end"),
+    "label_smoothing_factor": (0.0, "the objective computes the loss; set objective.teacher: soft"),
     "use_liger_kernel": (False, "the objective needs the logits"),
     "use_cache": (False, "training has no use for a key-value cache"),
 }
 """Settings of TrainingArguments that have one value here, with the reason."""
 
-_DEFINING = (
-    *(one.name for one in fields(PerceptionSettings) if one.name != "monitoring"),
+_LEARNING = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha"),
     *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("bf16", "fp16", "tf32", "seed", "data_seed"),
 )
-"""Settings that change what is learned: a run resumes only with the same ones."""
+"""Settings of TrainingArguments that change what is learned: a run resumes only with the same ones."""
+
+_DERIVED = (
+    *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "label_names"),
+    *("dataloader_pin_memory", "accelerator_config", "local_rank", "debug", "disable_tqdm", "hub_token"),
+)
+"""Settings that TrainingArguments fills in from others or from the machine, or that are secret: not saved."""
+
+_LAUNCH_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+"""Mixed precision of `accelerate launch`; read before TrainingArguments, which writes it in older releases."""
 
 
 @dataclass
@@ -222,6 +239,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
     logging_nan_inf_filter: bool = _setting("Filter NaN losses out of the log; a NaN stops the run anyway.", False)
     save_total_limit: int | None = _setting("Number of checkpoints that are kept.", 2)
     dataloader_num_workers: int = _setting("Number of processes that load and prepare images.", 4)
+    hub_strategy: str = _setting("Fixed: the adapter is pushed at the end.", "end")
     remove_unused_columns: bool = _setting("Fixed: samples carry more than the model's inputs.", False)
     ddp_find_unused_parameters: bool | None = _setting("Search for unused parameters under DDP.", False)
 
@@ -242,29 +260,41 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         _require_positive(self, "gradient_accumulation_steps", "save_steps")
         if self.max_steps == 0:
             raise ConfigError("max_steps is at least 1, or -1 for as many as num_train_epochs needs; got 0")
-        if self.bf16 is None:
-            self.bf16 = not self.fp16
+        self._choose_precision()
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        if not self.warmup_steps:
-            self.warmup_steps = self.warmup_ratio
-        checkpointing = self._move_checkpointing()
+        self._rename_checkpointing()
         try:
             TrainingArguments.__post_init__(self)  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
             raise ConfigError(str(error)) from error
-        self.gradient_checkpointing = checkpointing
 
-    def _move_checkpointing(self) -> bool:
-        """Set gradient checkpointing under the name that this release of transformers has for it; returns its value."""
-        name = "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
-        chosen = getattr(self, name)
-        value = bool(self.gradient_checkpointing if chosen is None else chosen)
-        options = getattr(self, f"{name}_kwargs") or self.gradient_checkpointing_kwargs or {"use_reentrant": False}
-        self.gradient_checkpointing, self.gradient_checkpointing_kwargs = None, None  # type: ignore[assignment]
-        setattr(self, name, value)
-        setattr(self, f"{name}_kwargs", options)
-        return value
+    def _choose_precision(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = not self.fp16
+        precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+        if _LAUNCH_PRECISION not in ("no", precision):
+            raise ConfigError(
+                f"accelerate was launched with mixed precision {_LAUNCH_PRECISION!r}, the configuration has "
+                f"{precision!r} (bf16, fp16); make them agree"
+            )
+
+    def _rename_checkpointing(self) -> None:
+        """Give gradient checkpointing the name of newer releases of transformers, which warn about the old one."""
+        if self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        for ending in ("", "_kwargs"):
+            old, new = f"gradient_checkpointing{ending}", f"activation_checkpointing{ending}"
+            if hasattr(self, new):
+                if getattr(self, new) not in (None, getattr(self, old)):
+                    raise ConfigError(f"{new} is another name of {old} and contradicts it; set {old} alone")
+                setattr(self, new, getattr(self, old))
+                setattr(self, old, None)  # TrainingArguments sets it again
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Number of steps with linear warmup: `warmup_steps`, or where it is 0 the share `warmup_ratio`."""
+        steps = self.warmup_steps or self.warmup_ratio
+        return int(steps) if steps >= 1 else math.ceil(num_training_steps * steps)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Self:
@@ -290,32 +320,29 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """Make a configuration of plain JSON types, the inverse of `to_dict`; raises ConfigError."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"{cls.__name__} is an object of settings; got {values!r}")
-        known = {one.name: one for one in fields(cls) if one.init}
+        known = [setting.name for setting in fields(cls) if setting.init]
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
-                hint = f"; did you mean {near[0]}?" if near else "; --explain lists all settings"
-                raise ConfigError(f"unknown key in {cls.__name__}: {key}{hint}")
-        own = {one.name for one in fields(PerceptionSettings)}
-        perception = {key: values[key] for key in values if key in own}
-        settings = config_from_dict(PerceptionSettings, perception, name=cls.__name__)
+                hint = f"did you mean {near[0]}?" if near else "--explain lists all settings"
+                raise ConfigError(f"unknown key in {cls.__name__}: {key}; {hint}")
+        own = {key: values[key] for key in values if key in _OWN}
+        settings = config_from_dict(PerceptionSettings, own, name=cls.__name__)
         hints = get_type_hints(cls)
-        typed = {key: _coerce(values[key], hints[key], key) for key in values if key not in own}
-        return cls(**{key: getattr(settings, key) for key in own}, **typed)
+        arguments = {key: _check_type(values[key], hints[key], key) for key in values if key not in _OWN}
+        return cls(**{name: getattr(settings, name) for name in _OWN}, **arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types: perceptok's own settings, and those of TrainingArguments that differ from their defaults."""
         everything = super().to_dict()  # type: ignore[no-untyped-call]
-        values: dict[str, Any] = {one.name: everything[one.name] for one in fields(PerceptionSettings)}
-        for name, value in values.items():
-            if is_dataclass(value) and not isinstance(value, type):
-                values[name] = asdict(value)
-        for one in fields(self):
-            value = everything.get(one.name)
-            if one.init and one.name not in {*values, *_DERIVED} and value not in (_default_of(one), []):
-                values[one.name] = value
+        values = {name: getattr(self, name) for name in _OWN}
+        skipped = {*_OWN, *_DERIVED, *(() if torch.accelerator.is_available() else ("use_cpu",))}
         if not self.fsdp:
-            values.pop("fsdp_config", None)  # filled in by TrainingArguments
+            skipped.add("fsdp_config")  # filled in by TrainingArguments
+        for setting in fields(self):
+            value = everything.get(setting.name)
+            if setting.init and setting.name not in skipped and value not in (_default_of(setting), []):
+                values[setting.name] = value
         return {name: _to_json_types(value) for name, value in values.items()}
 
     @property
@@ -332,20 +359,13 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """The first setting that changes what is learned and differs from another configuration's `to_dict`.
 
         Returns:
-            Its name, the other value and this one's; None where there is none.
+            Its name, the other value and this one's; None if all are equal.
         """
         own = self.to_dict()
-        for name in _DEFINING:
-            if own.get(name) != other.get(name):
+        for name in (*_OWN, *_LEARNING):
+            if name != "monitoring" and own.get(name) != other.get(name):
                 return name, other.get(name), own.get(name)
         return None
-
-
-_DERIVED = (
-    *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "label_names"),
-    *("use_cpu", "dataloader_pin_memory", "accelerator_config", "local_rank", "debug", "disable_tqdm", "hub_token"),
-)
-"""Settings that TrainingArguments fills in from others or from the machine."""
 
 
 class ConfigSetting(NamedTuple):
@@ -360,22 +380,27 @@ class ConfigSetting(NamedTuple):
 def explain() -> Iterator[ConfigSetting]:
     """List every setting of `FinetuneConfig`: perceptok's own, nested ones by dotted names, then TrainingArguments'."""
     yield from _explain_settings(PerceptionSettings, "")
-    own = {one.name for one in fields(PerceptionSettings)}
-    for one in fields(FinetuneConfig):
-        if one.init and one.name not in own:
-            text = " ".join(str(one.metadata.get("help", "")).replace("%%", "%").split())
-            if one.name in _FIXED:
-                text = f"Fixed to {_FIXED[one.name][0]!r}: {_FIXED[one.name][1]}."
-            yield ConfigSetting(one.name, str(one.type), _spell_default(one), text)
+    for setting in fields(FinetuneConfig):
+        if setting.init and setting.name not in _OWN:
+            text = " ".join(str(setting.metadata.get("help", "")).replace("%%", "%").split())
+            if setting.name in _FIXED:
+                text = f"Fixed to {_FIXED[setting.name][0]!r}: {_FIXED[setting.name][1]}."
+            yield _explain_setting(setting, setting.name, text)
 
 
 def _explain_settings(kind: Any, prefix: str) -> Iterator[ConfigSetting]:
     hints = get_type_hints(kind)
-    for one in fields(kind):
-        if is_dataclass(hints[one.name]):
-            yield from _explain_settings(hints[one.name], f"{prefix}{one.name}.")
+    for setting in fields(kind):
+        if is_dataclass(hints[setting.name]):
+            yield from _explain_settings(hints[setting.name], f"{prefix}{setting.name}.")
         else:
-            yield ConfigSetting(prefix + one.name, str(one.type), _spell_default(one), one.metadata["help"])
+            yield _explain_setting(setting, prefix + setting.name, setting.metadata["help"])
+
+
+def _explain_setting(setting: Field[Any], name: str, text: str) -> ConfigSetting:
+    kind = setting.type.__name__ if isinstance(setting.type, type) else str(setting.type).replace("typing.", "")
+    default = _default_of(setting)
+    return ConfigSetting(name, kind, "required" if default is MISSING else repr(default), text)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -386,23 +411,21 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: A word without a setting's name before it.
     """
-    groups: list[tuple[str, list[str]]] = []
+    values: dict[str, list[Any]] = {}
+    name = None
     for word in words:
         if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            groups.append((name, [value] if value else []))
-        elif groups:
-            groups[-1][1].append(word)
+            name, equals, value = word[2:].partition("=")
+            values[name] = [parse_yaml(value, name)] if equals else []
+        elif name is not None:
+            values[name].append(parse_yaml(word, name))
         else:
             raise ConfigError(f"unexpected argument {word!r}; settings are given as --name value")
-    values = {}
-    for name, given in groups:
-        parsed = [yaml.safe_load(text) for text in given]
-        values[name] = True if not parsed else parsed[0] if len(parsed) == 1 else parsed
-    return values
+    return {name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()}
 
 
 def _assign(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Set a nested setting; a single value of a list becomes a list."""
     if len(names) == 1:
         is_list = names[0] in ("records", "target_modules") and isinstance(value, str)
         values[names[0]] = [value] if is_list else value
@@ -413,41 +436,32 @@ def _assign(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
     _assign(inner, names[1:], value)
 
 
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """A number, boolean or text as its annotation requires; values of other settings as they are."""
-    kinds = [kind for kind in (bool, int, float, str) if hint is kind or kind in getattr(hint, "__args__", ())]
-    optional = type(None) in getattr(hint, "__args__", ())
-    simple = len(kinds) == 1 and set(getattr(hint, "__args__", (hint,))) <= {bool, int, float, str, type(None)}
-    if not simple or (value is None and optional):
+def _check_type(value: Any, hint: Any, name: str) -> Any:
+    """A boolean, number or text of the annotated type; what may be of several other types is left as it is."""
+    kinds = getattr(hint, "__args__", (hint,))
+    simple = [kind for kind in kinds if kind in (bool, int, float, str)]
+    if len(simple) != 1 or not set(kinds) <= {*simple, type(None)} or (value is None and type(None) in kinds):
         return value
-    kind = kinds[0]
-    if kind is float and isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
+    kind = simple[0]
     if isinstance(value, bool) == (kind is bool) and isinstance(value, (int, float) if kind is float else kind):
-        return float(value) if kind is float and not isinstance(value, int) else value
+        return value
     raise ConfigError(f"{name} is of type {kind.__name__}; got {value!r}")
 
 
-def _default_of(one: Field[Any]) -> Any:
-    if one.default is not MISSING:
-        return _to_json_types(one.default)
-    return _to_json_types(one.default_factory()) if one.default_factory is not MISSING else MISSING
-
-
-def _spell_default(one: Field[Any]) -> str:
-    default = _default_of(one)
-    return "required" if default is MISSING else repr(default)
+def _default_of(setting: Field[Any]) -> Any:
+    if setting.default is not MISSING:
+        return _to_json_types(setting.default)
+    return _to_json_types(setting.default_factory()) if setting.default_factory is not MISSING else MISSING
 
 
 def _to_json_types(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _to_json_types(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): _to_json_types(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_to_json_types(inner) for inner in value]
-    return getattr(value, "value", value) if not isinstance(value, str) or type(value) is not str else value
+    return value.value if isinstance(value, Enum) else value
 
 
 def _require_positive(config: object, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from perceptok.depth import DepthCodec
@@ -20,7 +22,7 @@ from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
 from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import GenerationMonitor, RunLog, check_report_to, has_perception_tokens
-from perceptok.llava.training.objective import Objective, lora_config, parameter_groups
+from perceptok.llava.training.objective import Objective, make_lora_config, parameter_groups
 from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, TrainingSample, read_samples
 from perceptok.llava.training.trainer import (
     MicroBatches,
@@ -142,7 +144,7 @@ def _make_trainer(config: FinetuneConfig, run: PreparedRun, log: RunLog | None) 
     batches = MicroBatches(
         _make_sampler(config, run), batch_size=size, rank=config.process_index, world_size=config.world_size
     )
-    teacher = SoftTeacher.of(config.objective, run.codec)
+    teacher = SoftTeacher.from_settings(config.objective, run.codec)
     collator = Collator(run.processor, run.vocab, config.frame_rule, teacher)
     objective = Objective(config.objective, run.vocab, run.codec)
     trainer = PerceptionTrainer(run.model, args, run.samples, batches, collator, objective, run.codec, log=log)
@@ -250,7 +252,7 @@ def _load_model(
         source, codec=codec, frame=config.frame_rule, init=config.init, bits=config.bits, dtype=dtype, seed=config.seed
     )
     with _without_checkpointing_warning():
-        return peft.get_peft_model(model, lora_config(model, vocab, config)), processor, vocab
+        return peft.get_peft_model(model, make_lora_config(model, vocab, config)), processor, vocab
 
 
 def _require_same_run(output: Path, config: FinetuneConfig) -> None:
@@ -271,7 +273,6 @@ def _require_same_run(output: Path, config: FinetuneConfig) -> None:
 
 
 _GB = 1e9
-_MARKS = "«", "»"
 
 
 class Fact(NamedTuple):
@@ -313,16 +314,15 @@ def dry_run(config: FinetuneConfig, *, processes: int = 1) -> DryRun:
 def mark_supervised(sample: TrainingSample, processor: Any) -> str:
     """A sample's conversation with the supervised tokens between « and »; image tokens as in the prompt."""
     tokenizer = processor.tokenizer
-    parts: list[str] = []
-    start = 0
-    for end in range(1, len(sample.tail) + 1):
-        if end == len(sample.tail) or sample.taught[end] != sample.taught[start]:
-            text = tokenizer.decode(sample.tail[start:end], skip_special_tokens=False)
-            parts.append(f"{_MARKS[0]}{text}{_MARKS[1]}" if sample.taught[start] else text)
-            start = end
-    behind = tokenizer.decode(sample.tail, skip_special_tokens=False)
-    before = sample.text[: -len(behind)] if sample.text.endswith(behind) else f"[{len(sample.images)} images]"
-    return before + "".join(parts)
+    ids, supervised = sample.suffix_ids, sample.supervised
+    bounds = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(ids)]
+    parts = []
+    for start, end in itertools.pairwise(bounds):
+        text = tokenizer.decode(ids[start:end], skip_special_tokens=False)
+        parts.append(f"«{text}»" if supervised[start] else text)
+    suffix = tokenizer.decode(ids, skip_special_tokens=False)
+    prefix = sample.text.removesuffix(suffix) if sample.text.endswith(suffix) else f"[{len(sample.images)} images]"
+    return prefix + "".join(parts)
 
 
 def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
@@ -332,7 +332,8 @@ def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
     yield Fact("dropped as too long", str(samples.dropped))
     yield Fact("tokens per sample", f"median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")
     yield Fact(
-        "supervised tokens per sample", f"{sum(int(s.taught.sum()) for s in samples.samples) / len(samples):.0f}"
+        "supervised tokens per sample",
+        f"{sum(int(sample.supervised.sum()) for sample in samples.samples) / len(samples):.0f}",
     )
     if config.objective.teacher == "soft":
         blocks = [sample for sample in samples.samples if _has_codes(sample, run.vocab)]
@@ -360,7 +361,7 @@ def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
 
 
 def _has_codes(sample: TrainingSample, vocab: PerceptionVocabulary) -> bool:
-    return bool((vocab.codes(torch.from_numpy(sample.tail[sample.taught]).long(), DEPTH) >= 0).any())
+    return bool((vocab.codes(sample.answer_ids, DEPTH) >= 0).any())
 
 
 def _estimate_memory(config: FinetuneConfig, run: PreparedRun, length: int) -> str:
@@ -375,7 +376,9 @@ def _estimate_memory(config: FinetuneConfig, run: PreparedRun, length: int) -> s
     # 34 bytes per token, layer and channel in half precision without checkpointing (Korthikanti 2022), else the
     # inputs of every layer and the activations of one.
     activations = tokens * width * item_size * (layers + 17 if config.gradient_checkpointing else 17 * layers)
-    supervised = config.per_device_train_batch_size * max(int(sample.taught.sum()) for sample in run.samples.samples)
+    supervised = config.per_device_train_batch_size * max(
+        int(sample.supervised.sum()) for sample in run.samples.samples
+    )
     logits = supervised * text.vocab_size * (4 * 2 + item_size)
     parts = {
         "weights": weights,

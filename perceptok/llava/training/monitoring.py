@@ -15,7 +15,7 @@ from perceptok.decoding import parse_generation
 from perceptok.errors import MissingExtraError
 from perceptok.images import colorize_nearness, open_image
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.loading import model_inputs
+from perceptok.llava.loading import encode_inputs
 from perceptok.llava.training.samples import TrainingSample
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
@@ -55,7 +55,7 @@ def check_report_to(names: str | Sequence[str] | None) -> None:
 
 
 def log_images(callbacks: Sequence[Any], images: Mapping[str, np.ndarray], step: int) -> None:
-    """Log images (H, W, 3) uint8 through the Trainer's TensorBoard and Weights & Biases callbacks, where there are."""
+    """Log images (H, W, 3) uint8 to TensorBoard and Weights & Biases, where the Trainer has callbacks for them."""
     for callback in callbacks:
         writer = getattr(callback, "tb_writer", None)
         wandb = getattr(callback, "_wandb", None)
@@ -117,27 +117,28 @@ class GenerationMonitor:
         """What the model generates after the prompt."""
         tokenizer = self._processor.tokenizer
         images = [self._frame.apply(open_image(path)) for path in sample.images]
-        inputs = model_inputs(self._processor, [sample.text], [images], [sample.tail], side="left")
+        inputs = encode_inputs(self._processor, [sample.text], [images], [sample.suffix_ids], padding_side="left")
         device = self._model.device
-        batch = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
-        cut = batch["input_ids"].shape[1] - len(sample.tail) + int(sample.taught.argmax())  # the answer begins here
-        length = batch["input_ids"].shape[1]
+        length = inputs["input_ids"].shape[1]
+        answer = length - len(sample.suffix_ids) + int(sample.supervised.argmax())
         prompt = {
-            name: value[:, :cut] if isinstance(value, torch.Tensor) and value.shape[:2] == (1, length) else value
-            for name, value in batch.items()
+            name: (value[:, :answer] if value.shape[:2] == (1, length) else value).to(device)
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor)
         }
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._autocast):
             ids = self._model.generate(
-                **prompt, max_new_tokens=int(sample.taught.sum()) + 16, do_sample=False, use_cache=True,
+                **prompt, max_new_tokens=int(sample.supervised.sum()) + 16, do_sample=False, use_cache=True,
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             )  # fmt: skip
-        return str(tokenizer.decode(ids[0, cut:], skip_special_tokens=True))
+        return str(tokenizer.decode(ids[0, answer:], skip_special_tokens=True))
 
     def _correct_answer(self, sample: TrainingSample) -> str:
-        return str(self._processor.tokenizer.decode(sample.tail[sample.taught], skip_special_tokens=True))
+        return str(self._processor.tokenizer.decode(sample.answer_ids, skip_special_tokens=True))
 
 
 def has_perception_tokens(sample: TrainingSample, vocab: PerceptionVocabulary) -> bool:
     """Whether the correct answer of a sample has perception tokens."""
-    taught = torch.from_numpy(sample.tail[sample.taught]).long()
-    return any(vocab.has(tokens) and bool((vocab.codes(taught, tokens) >= 0).any()) for tokens in (DEPTH, PIXEL))
+    return any(
+        vocab.has(tokens) and bool((vocab.codes(sample.answer_ids, tokens) >= 0).any()) for tokens in (DEPTH, PIXEL)
+    )

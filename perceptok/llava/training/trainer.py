@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
 import random
@@ -26,20 +27,21 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from perceptok.errors import ConfigError, TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json
-from perceptok.llava.saving import save_adapter
+from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import CurriculumSettings, FinetuneConfig
 from perceptok.llava.training.monitoring import log_images
 from perceptok.llava.training.objective import (
     Objective,
+    count_logits_to_keep,
     decoder_layer_class,
-    frozen_statistics,
+    frozen_norms,
     parameter_groups,
-    positions_to_keep,
 )
-from perceptok.llava.training.samples import IDS, Collator, RecordSamples
+from perceptok.llava.training.samples import IGNORE_INDEX, NOT_FOR_MODEL, Collator, RecordSamples
 from perceptok.losses import CurriculumSampler, LinearSchedule, Schedule, TemperatureSchedule
 
 if TYPE_CHECKING:
@@ -58,101 +60,8 @@ __all__ = [
 ]
 
 
-_TENSORS = "state.safetensors"
-_VALUES = "state.json"
-_TENSOR = "__tensor__"
-_TUPLE = "__tuple__"
-
-
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dicts and lists of numbers, text, None and tensors as two files, without pickling anything."""
-    tensors: dict[str, Tensor] = {}
-    values = _flat(state, tensors)
-    save_file(tensors, folder / _TENSORS)
-    with atomic_write(folder / _VALUES) as file:
-        file.write(json.dumps(values).encode())
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The inverse of `write_state`; raises TrainingError where a file is missing or damaged."""
-    try:
-        tensors = load_file(folder / _TENSORS)
-        text = (folder / _VALUES).read_bytes()
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{folder}: no state to go on from ({error}); remove it to go on from the one before"
-        ) from error
-    return cast("dict[str, Any]", _whole(parse_json(text, str(folder / _VALUES), TrainingError), tensors))
-
-
-def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON types; its tensors and arrays go into `tensors`, a mark in their place."""
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: name}
-    if isinstance(value, Mapping):
-        return {str(key): _flat(one, tensors) for key, one in value.items()}
-    if isinstance(value, tuple):
-        return {_TUPLE: [_flat(one, tensors) for one in value]}
-    if isinstance(value, list):
-        return [_flat(one, tensors) for one in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a state holds numbers, text and tensors; got {type(value).__name__}")
-
-
-def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if _TENSOR in value:
-            return tensors[value[_TENSOR]]
-        if _TUPLE in value:
-            return tuple(_whole(one, tensors) for one in value[_TUPLE])
-        return {key: _whole(one, tensors) for key, one in value.items()}
-    return [_whole(one, tensors) for one in value] if isinstance(value, list) else value
-
-
-def _get_random_state() -> dict[str, Any]:
-    """The state of every generator that training draws from in this process."""
-    state = {"python": random.getstate(), "numpy": _numpy_state(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _numpy_state() -> Any:
-    # The global generator: images are augmented, and workers seeded, by libraries that draw from it.
-    return np.random.get_state()  # noqa: NPY002
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore what `_get_random_state` returned."""
-    random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def find_last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in a folder, or None."""
-    checkpoints = list(_list_checkpoints(folder))
-    return max(checkpoints)[1] if checkpoints else None
-
-
-def _remove_old_checkpoints(folder: Path, save_total_limit: int) -> None:
-    for _, path in sorted(_list_checkpoints(folder))[:-save_total_limit]:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _list_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    for path in folder.glob("checkpoint-*"):
-        number = path.name.removeprefix("checkpoint-")
-        if number.isdigit() and path.is_dir():
-            yield int(number), path
+_OWN_GROUPS = {"params", "model", "optimizer_dict"}
+"""Options of optimizers that bring their own parameter groups."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +69,7 @@ class ProportionalSchedule:
     """No curriculum: every regime is drawn as often as it has records.
 
     Attributes:
-        sizes: Regime -> records.
+        sizes: Number of records of each regime.
     """
 
     sizes: Mapping[str, int]
@@ -177,20 +86,19 @@ class ProportionalSchedule:
 
 
 class MicroBatches(Sampler[list[int]]):
-    """The batches of one process: step after step of a curriculum, each cut into equal parts.
+    """The batches of one process: the steps of a curriculum, each split into equal parts.
 
-    A step's samples are the same whatever number of processes and accumulated batches it is cut for, so that runs of
-    another shape see the same data in the same steps.
+    A step holds the same samples for any number of processes and accumulated batches.
     """
 
     def __init__(self, curriculum: CurriculumSampler, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        """Set up a cut.
+        """Set up a sampler.
 
         Args:
-            curriculum: Of whole steps.
-            batch_size: Samples of a process at once; with the processes it divides the step.
-            rank: This process.
-            world_size: All of them.
+            curriculum: Gives the samples of each step.
+            batch_size: Batch size of each process; times `world_size` it divides the curriculum's.
+            rank: Index of this process.
+            world_size: Number of processes.
         """
         assert curriculum.batch_size % (batch_size * world_size) == 0
         self.curriculum = curriculum
@@ -200,7 +108,7 @@ class MicroBatches(Sampler[list[int]]):
         self.drop_last = True
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Number of batches of this process."""
         return len(self.curriculum) * self._parts
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -214,7 +122,7 @@ def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sch
     """Make the schedule for the regimes that have records.
 
     Raises:
-        ConfigError: The linear recipe without atomic records or without others, or a regime that the settings lack.
+        ConfigError: The linear curriculum without atomic records or without others, or a regime without a difficulty.
     """
     if settings.kind == "proportional":
         return ProportionalSchedule(dict(sizes))
@@ -229,7 +137,7 @@ def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sch
     if "atomic" not in sizes or not others or set(others) | {"atomic"} != set(sizes):
         raise ConfigError(
             f"the linear curriculum goes from atomic records to {', '.join(others) or 'others'}; the files hold "
-            f"{', '.join(f'{count} {regime}' for regime, count in sizes.items())}. Add the missing ones, or take "
+            f"{', '.join(f'{count} {regime}' for regime, count in sizes.items())}. Add the missing records, or set "
             "curriculum.kind: proportional"
         )
     return LinearSchedule(
@@ -245,10 +153,10 @@ def count_steps(records: int, step_size: int, max_steps: int, num_train_epochs: 
 class PerceptionTrainer(Trainer):
     """A Trainer for perception tokens; `finetune` sets one up.
 
-    Batches come from `MicroBatches`, which knows the processes by itself. The loss is `Objective`'s, normalised over
-    everything whose gradients are added, so that neither accumulation nor the number of processes changes it. Logits
-    are computed only from the first position that teaches something. Checkpoints are whole or not there, and hold no
-    pickle (but those of DeepSpeed, which writes its own).
+    Batches come from `MicroBatches`, which splits each step over the processes. The loss is `Objective`'s, a mean over
+    the supervised tokens of all accumulated batches and processes, so that neither number changes it. Logits are
+    computed only from the first supervised position on. Checkpoints are written atomically and without pickle (those
+    of DeepSpeed excepted, which writes its own).
     """
 
     def __init__(
@@ -285,8 +193,8 @@ class PerceptionTrainer(Trainer):
         if plugin is not None and not plugin.transformer_cls_names_to_wrap:
             # LLaVA names layers that it does not have (CLIP's text side), at which accelerate stops.
             plugin.transformer_cls_names_to_wrap = [decoder_layer_class(model.get_base_model())]
-        self._keeps = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
-        self._frozen = frozen_statistics(model)
+        self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+        self._frozen_norms = frozen_norms(model)
         self._codes: Tensor = torch.zeros((), dtype=torch.int64)
         self._pending: list[tuple[list[str], Tensor, Tensor]] = []
         self._logged_step = 0
@@ -299,30 +207,29 @@ class PerceptionTrainer(Trainer):
     # Data -----------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of this process; resuming passes over as many as were trained, without loading them."""
-        workers = self._config.dataloader_num_workers
+        """Batches of this process; a resumed run skips those that were trained on, without loading them."""
+        args = self.args
+        context = getattr(args, "dataloader_multiprocessing_context", None)  # newer releases of transformers
+        if context is None and args.dataloader_num_workers and torch.cuda.is_available():
+            context = "spawn"
         return DataLoader(
             self._samples,
             batch_sampler=self._batches,
             collate_fn=self._collator,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            multiprocessing_context="spawn" if workers and torch.cuda.is_available() else None,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=context,
         )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of one step, and the supervised tokens of all processes' batches."""
-        batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(batch)
+        """The batches of a step, and the number of supervised tokens in those of all processes."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
-        tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
-        codes = sum(int(self._collator.code_count(batch["labels"])) for batch in batches)
+        tokens = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
+        codes = sum(self._collator.count_codes(batch["labels"]) for batch in batches)
         counts = torch.tensor([tokens, codes], device=device)
         if self.args.world_size > 1:
             distributed.all_reduce(counts)
@@ -338,45 +245,54 @@ class PerceptionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The objective's loss of one batch; see `Objective`.
+        """The objective's loss of a batch, as its part of the step's mean.
 
         Raises:
-            TrainingError: It is NaN or infinite; the message names the batch's records.
+            TrainingError: The loss is NaN or infinite; the message names the batch's records.
         """
-        ids, groups = (inputs[name] for name in IDS)
         labels = inputs["labels"]
-        teacher = inputs.get("teacher")
-        given = {name: value for name, value in inputs.items() if name not in (*IDS, "labels", "teacher")}
-        if self._keeps:
-            given["logits_to_keep"] = positions_to_keep(labels)
-        for layer in self._frozen:  # the Trainer has just set the whole model to train
+        arguments = {name: value for name, value in inputs.items() if name not in (*NOT_FOR_MODEL, "labels")}
+        if self._takes_logits_to_keep:
+            arguments["logits_to_keep"] = count_logits_to_keep(labels)
+        for layer in self._frozen_norms:  # the Trainer has just set the whole model to train
             layer.eval()
-        outputs = model(**given, use_cache=False)
+        outputs = model(**arguments, use_cache=False)
         assert num_items_in_batch is not None
-        loss = self._objective(outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes, teacher)
+        loss = self._objective(
+            outputs.logits, inputs["input_ids"], labels, num_items_in_batch, self._codes, inputs.get("teacher")
+        )
         if not torch.isfinite(loss.total):
             raise TrainingError(
                 f"the loss is {float(loss.total.detach())} at step {self.state.global_step + 1}, in the batch of the "
-                f"records {', '.join(map(repr, ids))}; nothing was updated with it. Look at these records, or lower "
-                "learning_rate; the last checkpoint is whole"
+                f"records {', '.join(map(repr, inputs['sample_ids']))}; no weight was updated with it. Check these "
+                "records, or lower learning_rate; the last checkpoint is complete"
             )
-        self._pending.append((groups, loss.sums, loss.counts))
-        # Gradients are averaged over processes, and the loss is a part of the sum over all of them.
+        self._pending.append((inputs["groups"], loss.sums, loss.counts))
+        # DDP averages gradients over the processes, and this loss is a part of the sum over them.
         total = loss.total * self.args.world_size
         return (total, outputs) if return_outputs else total
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW on the groups of `parameter_groups`."""
+        """The optimizer that `optim` names, on the groups of `parameter_groups`.
+
+        Raises:
+            ConfigError: One that selects or wraps the parameters itself (GaLore, LOMO, Muon, ...).
+        """
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(self._module if model is None else model, self._config), lr=self.args.learning_rate
-            )
+            module = self._module if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, cast(Any, module))
+            if not inspect.isclass(kind) or not issubclass(kind, torch.optim.Optimizer) or _OWN_GROUPS & options.keys():
+                raise ConfigError(
+                    f"optim {OptimizerNames(self.args.optim).value!r} selects its parameters itself, but token rows and "
+                    "projector have groups of their own; choose another, such as adamw_torch_fused"
+                )
+            self.optimizer = kind(parameter_groups(module, self._config), **options)
         return self.optimizer
 
     # Logs -----------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the losses by group and the mixture that was drawn, and write a line."""
+        """Add the loss of each task and regime and the shares that were drawn, and write a line of the log file."""
         step = self.state.global_step
         if "loss" in logs:
             logs |= self._losses_by_group()
@@ -394,54 +310,60 @@ class PerceptionTrainer(Trainer):
 
     def _losses_by_group(self) -> dict[str, float]:
         """Mean cross entropy of each task and regime since the last line, over all processes."""
-        found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for groups, sums, counts in self._pending:
-            for group, one, count in zip(groups, sums.tolist(), counts.tolist(), strict=True):
-                found[group][0] += one
-                found[group][1] += count
+        losses = [
+            loss
+            for groups, sums, counts in self._pending
+            for loss in zip(groups, sums.tolist(), counts.tolist(), strict=True)
+        ]
         self._pending.clear()
-        if self.args.world_size > 1:
-            everyone: list[Any] = [None] * self.args.world_size
-            distributed.all_gather_object(everyone, dict(found))
-            found.clear()
-            for one in everyone:
-                for group, (total, count) in one.items():
-                    found[group][0] += total
-                    found[group][1] += count
-        return {f"loss/{group}": total / max(1.0, count) for group, (total, count) in sorted(found.items())}
+        totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for group, total, count in itertools.chain.from_iterable(self._gather_objects(losses)):
+            totals[group][0] += total
+            totals[group][1] += count
+        return {f"loss/{group}": total / max(1.0, count) for group, (total, count) in sorted(totals.items())}
+
+    def _gather_objects(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order."""
+        if self.args.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.args.world_size
+        distributed.all_gather_object(values, value)
+        return values
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
-    def save_adapter_to(self, folder: Path, *, verify: str = "file", force: bool = True) -> None:
-        """Save the adapter from the first process; all have to call this."""
-        state = self._gathered()
+    def save_adapter_to(self, folder: Path, *, verify: Verify = "file") -> None:
+        """Save the adapter from the main process; every process has to call this."""
+        state = self._gather_weights()
         if self.args.process_index == 0:
-            # A check of logits is made without the autocast that accelerate put around the model.
+            # Logits are compared without the autocast that accelerate put around the model.
             model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=verify == "file")
-            save_adapter(
-                folder,
-                model,
-                self._collator.processor,
-                self._collator.vocab,
-                self._codec,
-                self._collator.frame,
-                self._config.to_dict(),
-                base=self._config.model_name_or_path,
-                verify="file" if state is not None else verify,  # type: ignore[arg-type]
-                state_dict=state,
-                force=force,
-            )
+            self._save_adapter(folder, model, "file" if state is not None else verify, state)
         self.accelerator.wait_for_everyone()
+
+    def _save_adapter(self, folder: Path, model: Any, verify: Verify, state: dict[str, Tensor] | None) -> None:
+        save_adapter(
+            folder,
+            model,
+            self._collator.processor,
+            self._collator.vocab,
+            self._codec,
+            self._collator.frame,
+            self._config.to_dict(),
+            base=self._config.model_name_or_path,
+            verify=verify,
+            state_dict=state,
+            force=True,
+        )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter; the Trainer's own code calls this under DeepSpeed."""
         self.save_adapter_to(Path(output_dir or str(self.args.output_dir)) / "adapter")
 
-    def _gathered(self) -> dict[str, Tensor] | None:
-        """The trained weights, whole, where this process holds shards of them; None where it holds them all."""
+    def _gather_weights(self) -> dict[str, Tensor] | None:
+        """The trained weights, gathered from the shards of all processes; None where nothing is sharded."""
         if self.is_deepspeed_enabled:
-            gathered: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
-            return gathered
+            return cast("dict[str, Tensor]", self.accelerator.get_state_dict(self.model_wrapped))
         if not self.is_fsdp_enabled:
             return None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -452,43 +374,25 @@ class PerceptionTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        optimizer = get_optimizer_state_dict(self._module, _inner(self.optimizer), options=options)
-        generators: list[Any] = [_get_random_state()]
-        if self.args.world_size > 1:
-            generators = [None] * self.args.world_size
-            distributed.all_gather_object(generators, _get_random_state())
-        state = self._gathered()
+        state = {
+            "optimizer": get_optimizer_state_dict(self._module, _unwrap(self.optimizer), options=options),
+            "scheduler": _scheduler_state(self.lr_scheduler),
+            "random": self._gather_objects(_get_random_state()),
+            "logged_step": self._logged_step,
+        }
+        weights = self._gather_weights()
         if self.args.process_index == 0:
-            run = Path(str(self.args.output_dir))
-            with atomic_folder(run / f"checkpoint-{self.state.global_step}", force=True) as place:
-                save_adapter(
-                    place / "adapter",
-                    self.accelerator.unwrap_model(self.model),
-                    self._collator.processor,
-                    self._collator.vocab,
-                    self._codec,
-                    self._collator.frame,
-                    self._config.to_dict(),
-                    base=self._config.model_name_or_path,
-                    verify="file",
-                    state_dict=state,
-                )
-                write_state(
-                    place,
-                    {
-                        "optimizer": optimizer,
-                        "scheduler": _plain(self.lr_scheduler.state_dict()),  # type: ignore[union-attr]
-                        "random": generators,
-                        "logged_step": self._logged_step,
-                    },
-                )
-                self.state.save_to_json(str(place / "trainer_state.json"))
-            if self._config.save_total_limit:
-                _remove_old_checkpoints(run, self._config.save_total_limit)
+            output = Path(str(self.args.output_dir))
+            with atomic_folder(output / f"checkpoint-{self.state.global_step}", force=True) as folder:
+                self._save_adapter(folder / "adapter", self.accelerator.unwrap_model(self.model), "file", weights)
+                write_state(folder, state)
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+            if self.args.save_total_limit:
+                _remove_old_checkpoints(output, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The adapter is loaded already: `finetune` started from it."""
+        """Nothing is left to load: `finetune` started from the checkpoint's adapter."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
@@ -496,7 +400,7 @@ class PerceptionTrainer(Trainer):
             return
         state = read_state(Path(checkpoint))
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self._module, _inner(self.optimizer), state["optimizer"], options=options)
+        set_optimizer_state_dict(self._module, _unwrap(self.optimizer), state["optimizer"], options=options)
         self.lr_scheduler.load_state_dict(state["scheduler"])  # type: ignore[union-attr]
         self._logged_step = state["logged_step"]
 
@@ -509,15 +413,112 @@ class PerceptionTrainer(Trainer):
             _set_random_state(generators[self.args.process_index])
 
 
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer below what accelerate put around it."""
+def find_last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in a folder, or None."""
+    checkpoints = list(_list_checkpoints(folder))
+    return max(checkpoints)[1] if checkpoints else None
+
+
+def _remove_old_checkpoints(folder: Path, save_total_limit: int) -> None:
+    for _, path in sorted(_list_checkpoints(folder))[:-save_total_limit]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _list_checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        if number.isdigit() and path.is_dir():
+            yield int(number), path
+
+
+def _unwrap(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+def _scheduler_state(scheduler: Any) -> dict[str, Any]:
     """A scheduler's state without its functions, which are made anew."""
     return {
         key: [None] * len(value) if key == "lr_lambdas" else value
-        for key, value in state.items()
+        for key, value in scheduler.state_dict().items()
         if not callable(value)
     }
+
+
+_TENSORS_FILE = "state.safetensors"
+_VALUES_FILE = "state.json"
+_TENSOR = "__tensor__"
+_TUPLE = "__tuple__"
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write nested mappings and lists of numbers, text, None and tensors as JSON and safetensors, without pickle."""
+    tensors: dict[str, Tensor] = {}
+    values = _flatten(state, tensors)
+    save_file(tensors, folder / _TENSORS_FILE)
+    with atomic_write(folder / _VALUES_FILE) as file:
+        file.write(json.dumps(values).encode())
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote; raises TrainingError where a file is missing or damaged."""
+    try:
+        tensors = load_file(folder / _TENSORS_FILE)
+        text = (folder / _VALUES_FILE).read_bytes()
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{folder}: not a checkpoint that can be resumed ({error}); remove it to resume from the one before"
+        ) from error
+    return cast("dict[str, Any]", _restore(parse_json(text, str(folder / _VALUES_FILE), TrainingError), tensors))
+
+
+def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON types; its tensors and arrays go into `tensors`, and their names into the value."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {str(key): _flatten(inner, tensors) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_flatten(inner, tensors) for inner in value]}
+    if isinstance(value, list):
+        return [_flatten(inner, tensors) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint holds numbers, text and tensors; got {type(value).__name__}")
+
+
+def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        if _TUPLE in value:
+            return tuple(_restore(inner, tensors) for inner in value[_TUPLE])
+        return {key: _restore(inner, tensors) for key, inner in value.items()}
+    return [_restore(inner, tensors) for inner in value] if isinstance(value, list) else value
+
+
+def _get_random_state() -> dict[str, Any]:
+    """The state of every generator that training draws from in this process."""
+    state = {"python": random.getstate(), "numpy": _numpy_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _numpy_state() -> Any:
+    # The global generator: images are augmented, and workers seeded, by libraries that draw from it.
+    return np.random.get_state()  # noqa: NPY002
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore what `_get_random_state` returned."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

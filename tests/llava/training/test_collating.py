@@ -79,7 +79,7 @@ def test_no_block_is_ever_cut(ready: Ready) -> None:
     assert fewer.dropped == long
     assert len(fewer) == len(whole) - long
     with pytest.raises(
-        TrainingError, match=rf"^{long} of 12 records are longer than max_length=150, first .* no block is ever cut"
+        TrainingError, match=rf"^{long} of 12 records are longer than max_length=150, first .* no block is ever truncated"
     ):
         samples_of(ready, max_length=150, too_long="refuse")
     with pytest.raises(TrainingError, match=r"no record to train on in .*: all 12 are longer than max_length=5"):
@@ -92,8 +92,8 @@ def test_refused(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
         samples_of(ready, codec_fingerprint="deadbeef")
     turns = (Turn("user", "What?"), Turn("assistant", "That."))
     for name, images, message in [
-        ("none", (), "a sample of training has one or more; got none"),
-        ("gone", ("gone.png",), "there is no file .*gone.png"),
+        ("none", (), "a training sample has at least one image; got none"),
+        ("gone", ("gone.png",), "file not found: .*gone.png"),
     ]:
         file = tmp_path / f"{name}.jsonl"
         write_records(file, [PerceptionRecord(name, images, turns, "depth", "direct")])

@@ -54,6 +54,10 @@ def test_defaults_of_its_own() -> None:
         ({"label_names": ["a"]}, "label_names is fixed"),
         ({"eval_strategy": "steps"}, "eval_strategy is fixed to 'no'"),
         ({"save_strategy": "epoch"}, "save_strategy is fixed to 'steps'"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy is fixed to 'random'"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end is fixed to False"),
+        ({"resume_from_checkpoint": "run/checkpoint-2"}, "resume_from_checkpoint is fixed to None"),
+        ({"hub_strategy": "every_save"}, "hub_strategy is fixed to 'end'"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is fixed"),
         ({"bf16": True, "fp16": True}, "At most one of fp16 and bf16"),
         ({"learning_rat": 1}, "unknown key in FinetuneConfig: learning_rat; did you mean learning_rate"),
@@ -75,12 +79,34 @@ def test_refused(setting: dict[str, Any], message: str) -> None:
         config(**setting)
 
 
+def test_gradient_checkpointing_has_one_name() -> None:
+    made = config(gradient_checkpointing=False)
+    assert not made.gradient_checkpointing
+    assert not dataclasses.replace(made, learning_rate=1.0).gradient_checkpointing
+    for contradiction in ({"gradient_checkpointing": True}, {"gradient_checkpointing_kwargs": {"use_reentrant": True}}):
+        with pytest.raises(ConfigError, match="is another name of gradient_checkpointing"):
+            dataclasses.replace(made, **contradiction)
+    with pytest.raises(ConfigError, match="set gradient_checkpointing alone"):
+        config(activation_checkpointing=False)
+
+
+def test_the_precision_of_accelerate_has_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perceptok.llava.training.config._LAUNCH_PRECISION", "fp16")
+    with pytest.raises(ConfigError, match="launched with mixed precision 'fp16', the configuration has 'bf16'"):
+        config()
+    monkeypatch.setattr("perceptok.llava.training.config._LAUNCH_PRECISION", "bf16")
+    assert config().bf16
+    with pytest.raises(ConfigError, match="launched with mixed precision 'bf16', the configuration has 'no'"):
+        config(bf16=False)
+
+
 def test_what_is_saved_reads_back_the_same() -> None:
-    made = config(learning_rate="1e-3", lora={"r": 3}, hub_token="secret", deepspeed=None, report_to=["tensorboard"])
+    made = config(learning_rate=1e-3, lora={"r": 3}, hub_token="secret", deepspeed=None, report_to=["tensorboard"])
     values = json.loads(json.dumps(made.to_dict()))
     assert "secret" not in json.dumps(values)
     again = FinetuneConfig.from_dict(values)
     assert again.to_dict() == values
+    assert "warmup_steps" not in values
     assert again.difference(values) is None
     assert config(lora={"r": 4}).difference(values) == ("lora", values["lora"], {**values["lora"], "r": 4})
     assert config(learning_rate=1e-3, lora={"r": 3}, save_steps=3, dataloader_num_workers=0).difference(values) is None
@@ -88,11 +114,12 @@ def test_what_is_saved_reads_back_the_same() -> None:
 
 def test_overrides_as_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(
-        "model_name_or_path: b\nrecords: [r]\noutput_dir: o\nlora: {r: 8, lora_dropout: 0.1}\n"
+        "model_name_or_path: b\nrecords: [r]\noutput_dir: o\nlora: {r: 8, lora_dropout: 1e-1}\nprojector_learning_rate: 2e-6\n"
     )
     words = "--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing false --tf32=false --records a b --save_steps 9"
     made = FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(words.split()))
     assert (made.learning_rate, made.lora.r, made.lora.lora_dropout) == (1e-4, 64, 0.1)
+    assert made.projector_learning_rate == 2e-6
     assert (made.gradient_checkpointing, made.records, made.save_steps) == (False, ("a", "b"), 9)
     assert FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--records", "a"])).records == ("a",)
     assert FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--push_to_hub"])).push_to_hub
@@ -100,6 +127,8 @@ def test_overrides_as_on_the_command_line(tmp_path: Path) -> None:
         FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(["--learning_rates", "1"]))
     with pytest.raises(ConfigError, match="records has no setting x"):
         FinetuneConfig.read(tmp_path / "train.yaml", {"records.x": 1})
+    with pytest.raises(ConfigError, match="run_name: not valid YAML"):
+        parse_overrides(["--run_name", "{"])
     with pytest.raises(ConfigError, match="unexpected argument 'extra'"):
         parse_overrides(["extra"])
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import perceptok as pt
 from perceptok.errors import ConfigError
 from perceptok.llava.training.config import ObjectiveSettings
-from perceptok.llava.training.objective import Objective, positions_to_keep
-from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, read_samples, softened_codes
+from perceptok.llava.training.objective import Objective, count_logits_to_keep
+from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, make_codebook_teacher, read_samples
 from tests.llava.records import write_some_records
 
 
@@ -48,7 +48,7 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
     """Position by position, as the equations are printed."""
     vocab: pt.PerceptionVocabulary = batch["vocab"]
     cross, distilled = [], []
-    table = softened_codes(codec.codebook, settings.teacher_temperature)
+    table = make_codebook_teacher(codec.codebook, settings.teacher_temperature)
     ids = vocab.ids(pt.tokens.DEPTH)
     samples: RecordSamples = batch["samples"]
     for row in range(len(batch["labels"])):
@@ -92,9 +92,9 @@ def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: Objec
     items = (labels[:, 1:] != -100).sum()
     codes = (vocab.codes(labels[:, 1:], pt.tokens.DEPTH) >= 0).sum()
     wanted = slow(batch, codec, settings)
-    keep = positions_to_keep(labels)
+    keep = count_logits_to_keep(labels)
     assert keep < labels.shape[1]
-    taught = SoftTeacher.of(settings, codec)
+    taught = SoftTeacher.from_settings(settings, codec)
     with_teacher = Collator(batch["processor"], vocab, pt.llava.FrameRule(), taught)
     samples = batch["samples"].samples
     teacher = with_teacher(samples).get("teacher")
@@ -132,10 +132,10 @@ def test_reconstruction(batch: dict[str, Any], codec: pt.DepthCodec) -> None:
         assert (difference > 1e-3) == more, difference
 
 
-def test_softened_codes(codec: pt.DepthCodec) -> None:
-    hard = softened_codes(codec.codebook, 1e-6)
+def test_make_codebook_teacher(codec: pt.DepthCodec) -> None:
+    hard = make_codebook_teacher(codec.codebook, 1e-6)
     assert torch.allclose(hard, torch.eye(128), atol=1e-6)
-    soft = softened_codes(codec.codebook, 0.05)
+    soft = make_codebook_teacher(codec.codebook, 0.05)
     assert torch.allclose(soft.sum(dim=1), torch.ones(128))
     assert torch.equal(soft.argmax(dim=1), torch.arange(128))
     assert float(soft.diagonal().mean()) < 0.999
