@@ -63,7 +63,7 @@ def test_dry_run_trains_nothing(settings: Path) -> None:
 
 def test_train(settings: Path) -> None:
     done = run("train", settings, "--max_steps", "2", "--save_total_limit", "-1", "--optim=adafactor")
-    assert isinstance(done.exception, ConfigError)
+    assert "save_total_limit has to be positive; got -1" in str(done.exception)
     done = run("train", settings, "--max_steps", 2, "--optim=adafactor", "--lora.lora_alpha", "4")
     assert done.exit_code == 0, done.exception
     assert "records were too long and left out" in done.stderr
@@ -73,8 +73,7 @@ def test_train(settings: Path) -> None:
 
 def test_refused(settings: Path, tmp_path: Path) -> None:
     for words in ((), ("--learning_rate", "1e-4", settings)):
-        with pytest.raises(ConfigError, match="train needs a file of settings, such as train.yaml, before any --name"):
-            raise run("train", *words).exception or AssertionError
+        assert "train needs a file of settings, such as train.yaml, before" in str(run("train", *words).exception)
     (tmp_path / "t.yaml").write_text("model_name_or_path: x\nrecords: [y]\noutput_dir: z\nlearning_rat: 1\n")
     found = run("train", tmp_path / "t.yaml").exception
     assert isinstance(found, ConfigError)

@@ -130,11 +130,11 @@ def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -
     refused("non_lora_trainables.bin: tensors cannot be read safely")
     assert not Path("exploded").exists()
     torch.save({**others, "base_model.model.model.norm.weight": torch.ones(32)}, folder / "non_lora_trainables.bin")
-    refused(r"norm.weight of non_lora_trainables.bin has no place in Llava")
+    refused(r"norm.weight of non_lora_trainables.bin has no counterpart in Llava")
     torch.save(others, folder / "non_lora_trainables.bin")
     stranger = "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"
     torch.save({**lora, stranger: torch.ones(4, 32)}, folder / "adapter_model.bin")
-    refused(r"layers.9.self_attn.q_proj.lora_A.weight has no place in Llava")
+    refused(r"layers.9.self_attn.q_proj.lora_A.weight has no counterpart in Llava")
     torch.save({name: one[:, :8] for name, one in lora.items()}, folder / "adapter_model.bin")
     refused(r"the LoRA of .*q_proj is .*, the layer \(32, 32\); is this the same size")
     (folder / "adapter_model.bin").write_bytes(b"cut")

@@ -89,9 +89,7 @@ def test_pure_lora_needs_its_extended_base(tiny_llava: Path, trained: Callable[.
     folder = save_adapter(tmp_path / "out", model, processor, vocab, verify="file")
     kept = {name: one for name, one in load_file(folder / "adapter_model.safetensors").items() if "token" not in name}
     save_file(kept, folder / "adapter_model.safetensors")
-    with pytest.raises(
-        VocabularyError, match=r"has no rows of perception tokens, and its base .* was never extended"
-    ):
+    with pytest.raises(VocabularyError, match=r"has no rows of perception tokens, and its base .* was never extended"):
         load_adapter(folder)
 
 

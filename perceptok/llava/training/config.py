@@ -196,6 +196,9 @@ _FIXED: dict[str, tuple[Any, str]] = {
 }
 """Settings of TrainingArguments that have one value here, with the reason."""
 
+_SELECTING_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
+"""Beginnings of the names of optimizers that have no parameter groups of ours."""
+
 _LEARNING = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha"),
@@ -245,19 +248,14 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
 
     def __post_init__(self) -> None:
         PerceptionSettings.__post_init__(self)
-        if not self.model_name_or_path:
-            raise ConfigError("model_name_or_path is required: the folder or Hub id of the model to start from")
-        if not self.records:
-            raise ConfigError("records is required: at least one file of records")
-        if not self.output_dir:
-            raise ConfigError("output_dir is required: the folder of the run")
-        if self.label_names is None:
-            self.label_names = ["labels"]
-        for name, (value, reason) in _FIXED.items():
-            if hasattr(self, name) and getattr(self, name) != value:
-                raise ConfigError(f"{name} is fixed to {value!r} ({reason}); got {getattr(self, name)!r}")
+        for name in ("model_name_or_path", "records", "output_dir"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is required")
+        self._check_fixed()
         _require_positive(self, "learning_rate", "num_train_epochs", "per_device_train_batch_size", "max_grad_norm")
         _require_positive(self, "gradient_accumulation_steps", "save_steps")
+        if self.save_total_limit is not None:
+            _require_positive(self, "save_total_limit")
         if self.max_steps == 0:
             raise ConfigError("max_steps is at least 1, or -1 for as many as num_train_epochs needs; got 0")
         self._choose_precision()
@@ -268,6 +266,18 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             TrainingArguments.__post_init__(self)  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
             raise ConfigError(str(error)) from error
+
+    def _check_fixed(self) -> None:
+        if self.label_names is None:
+            self.label_names = ["labels"]
+        for name, (value, reason) in _FIXED.items():
+            if hasattr(self, name) and getattr(self, name) != value:
+                raise ConfigError(f"{name} is fixed to {value!r} ({reason}); got {getattr(self, name)!r}")
+        if self.optim.startswith(_SELECTING_OPTIMIZERS):
+            raise ConfigError(
+                f"optim: {self.optim} selects its parameters itself, but token rows and projector have groups of their "
+                "own; choose another, such as adamw_torch_fused"
+            )
 
     def _choose_precision(self) -> None:
         if self.bf16 is None:

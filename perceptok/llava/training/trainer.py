@@ -27,7 +27,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
-from transformers.training_args import OptimizerNames
 
 from perceptok.errors import ConfigError, TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json
@@ -58,10 +57,6 @@ __all__ = [
     "read_state",
     "write_state",
 ]
-
-
-_OWN_GROUPS = {"params", "model", "optimizer_dict"}
-"""Options of optimizers that bring their own parameter groups."""
 
 
 @dataclass(frozen=True)
@@ -273,19 +268,10 @@ class PerceptionTrainer(Trainer):
         return (total, outputs) if return_outputs else total
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer that `optim` names, on the groups of `parameter_groups`.
-
-        Raises:
-            ConfigError: One that selects or wraps the parameters itself (GaLore, LOMO, Muon, ...).
-        """
+        """The optimizer that `optim` names, on the groups of `parameter_groups`."""
         if self.optimizer is None:
-            module = self._module if model is None else model
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, cast(Any, module))
-            if not inspect.isclass(kind) or not issubclass(kind, torch.optim.Optimizer) or _OWN_GROUPS & options.keys():
-                raise ConfigError(
-                    f"optim {OptimizerNames(self.args.optim).value!r} selects its parameters itself, but token rows and "
-                    "projector have groups of their own; choose another, such as adamw_torch_fused"
-                )
+            module: Any = self._module if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, module)
             self.optimizer = kind(parameter_groups(module, self._config), **options)
         return self.optimizer
 

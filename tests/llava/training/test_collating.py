@@ -79,7 +79,8 @@ def test_no_block_is_ever_cut(ready: Ready) -> None:
     assert fewer.dropped == long
     assert len(fewer) == len(whole) - long
     with pytest.raises(
-        TrainingError, match=rf"^{long} of 12 records are longer than max_length=150, first .* no block is ever truncated"
+        TrainingError,
+        match=rf"^{long} of 12 records are longer than max_length=150, first .* no block is ever truncated",
     ):
         samples_of(ready, max_length=150, too_long="refuse")
     with pytest.raises(TrainingError, match=r"no record to train on in .*: all 12 are longer than max_length=5"):

@@ -66,6 +66,8 @@ def test_defaults_of_its_own() -> None:
         ({"learning_rate": -1.0}, "learning_rate has to be positive"),
         ({"gradient_checkpointing": 3}, "gradient_checkpointing is of type bool; got 3"),
         ({"save_steps": True}, "save_steps is of type float; got True"),
+        ({"optim": "galore_adamw"}, "optim: galore_adamw selects its parameters itself"),
+        ({"optim": "adam"}, "adam"),
         ({"lr_scheduler_type": "sawtooth"}, "sawtooth"),
         ({"max_steps": 0}, "max_steps is at least 1"),
         ({"records": []}, "records is required"),
@@ -114,7 +116,8 @@ def test_what_is_saved_reads_back_the_same() -> None:
 
 def test_overrides_as_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(
-        "model_name_or_path: b\nrecords: [r]\noutput_dir: o\nlora: {r: 8, lora_dropout: 1e-1}\nprojector_learning_rate: 2e-6\n"
+        "model_name_or_path: b\nrecords: [r]\noutput_dir: o\nlora: {r: 8, lora_dropout: 1e-1}\n"
+        "projector_learning_rate: 2e-6\n"
     )
     words = "--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing false --tf32=false --records a b --save_steps 9"
     made = FinetuneConfig.read(tmp_path / "train.yaml", parse_overrides(words.split()))

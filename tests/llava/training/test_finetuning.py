@@ -193,3 +193,12 @@ def test_settings_that_do_not_fit(tiny_llava: Path, codec: pt.DepthCodec, tmp_pa
         finetune(config(tiny_llava, direct, tmp_path / "t.png" / "run", **mixed))
     with pytest.raises(ConfigError, match="unknown key in FinetuneConfig: rate; "):
         config(tiny_llava, direct, tmp_path, rate=1)
+
+
+def test_the_optimizer_is_the_one_that_is_asked_for(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+    shape = {"max_steps": 3, "lora": {"r": 2, "lora_dropout": 0.0}, "warmup_ratio": 0.0}
+    for name, more in {"sgd": {"optim": "sgd"}, "adam": {}, "betas": {"adam_beta1": 0.1, "adam_beta2": 0.2}}.items():
+        finetune(config(tiny_llava, records, tmp_path / name, **shape, **more))
+    found = {name: losses(tmp_path / name) for name in ("sgd", "adam", "betas")}
+    assert len({run[0] for run in found.values()}) == 1
+    assert len({run[2] for run in found.values()}) == 3  # the first step of Adam does not depend on the betas
