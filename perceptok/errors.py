@@ -1,4 +1,4 @@
-"""The one family of errors: every message says what came, what was expected, and what to do."""
+"""Errors, all derived from `PerceptokError`: every message says what was given, what is expected, and what to do."""
 
 __all__ = [
     "AlignmentError",
@@ -35,19 +35,19 @@ class ConfigError(PerceptokError, ValueError):
 
 
 class DepthMapError(PerceptokError, ValueError):
-    """A depth map cannot be read, is ambiguous, or has nothing in it to encode."""
+    """A depth map cannot be read, is ambiguous, or has no valid pixel to encode."""
 
 
 class MalformedBlockError(PerceptokError, ValueError):
-    """A text or byte string is not a depth block, or codes do not form one."""
+    """A text or byte string is not a valid depth block, or codes do not form one."""
 
 
 class BoxError(PerceptokError, ValueError):
-    """Boxes, points or an image's size cannot be encoded: not finite, upside down, outside, or of another shape."""
+    """Boxes, points or an image size cannot be encoded: not finite, inverted, outside, or of another shape."""
 
 
 class MalformedBoxError(PerceptokError, ValueError):
-    """A text is not a box or a list of boxes."""
+    """A text is not a valid box or list of boxes."""
 
 
 class AnnotationError(PerceptokError, ValueError):
@@ -55,19 +55,19 @@ class AnnotationError(PerceptokError, ValueError):
 
 
 class VocabularyError(PerceptokError, ValueError):
-    """A tokenizer, its perception tokens and a model do not fit together."""
+    """A tokenizer, its perception tokens and a model do not match."""
 
 
 class AlignmentError(PerceptokError, ValueError):
-    """A cost matrix has no one-to-one map, or a map and a vocabulary do not fit together."""
+    """A cost matrix has no one-to-one mapping, or a mapping and a vocabulary do not match."""
 
 
 class LossError(PerceptokError, ValueError):
-    """A loss or a curriculum got tensors of another shape, or values outside their range."""
+    """A loss or a curriculum was given tensors of another shape, or values out of range."""
 
 
 class ConstraintError(PerceptokError, ValueError):
-    """Constrained decoding cannot go on: grammar, tokenizer, prompt or scores contradict each other."""
+    """Constrained decoding cannot continue: grammar, tokenizer, prompt or scores contradict each other."""
 
 
 class ImageError(PerceptokError, ValueError):
@@ -79,27 +79,27 @@ class RecordError(PerceptokError, ValueError):
 
 
 class DataError(PerceptokError, ValueError):
-    """A set of records cannot be built: a source lacks something, or a recipe asks for more than there is."""
+    """A data set cannot be built: a source lacks something, or a recipe asks for more samples than exist."""
 
 
 class SpecialistError(PerceptokError, ValueError):
-    """A vision specialist cannot be loaded, or its output is not what it was said to be."""
+    """A vision specialist cannot be loaded, or its output is not of the declared kind or shape."""
 
 
 class EvaluationError(PerceptokError, ValueError):
-    """Predictions, a benchmark, or the cases of a page are damaged, or do not fit together."""
+    """Predictions, a benchmark, or the cases of a page are damaged, or do not match."""
 
 
 class InferenceError(PerceptokError, ValueError):
-    """A picture, a question or a request cannot be put to a model, or a model, processor and codec do not fit."""
+    """An image, a question or a request cannot be given to a model, or a model, processor and codec do not match."""
 
 
 class CheckpointError(PerceptokError, ValueError):
-    """Saved weights are damaged, unsafe, or of another shape than their configuration says."""
+    """Saved weights are damaged, unsafe, or of another shape than in their configuration."""
 
 
 class TrainingError(PerceptokError, RuntimeError):
-    """Training cannot start or go on: no data, overlapping splits, no room, a collapsed codebook."""
+    """Training cannot start or continue: no data, overlapping splits, a full disk, a collapsed codebook."""
 
 
 class OutputError(PerceptokError, OSError):

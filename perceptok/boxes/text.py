@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from perceptok.boxes.arrays import upside_down
 from perceptok.errors import ConfigError, MalformedBoxError
-from perceptok.tokens import MOST_TOKENS, PIXEL, TokenSet
+from perceptok.tokens import MAX_TOKENS, PIXEL, TokenSet
 
 __all__ = [
     "BoxAnswer",
@@ -392,8 +392,8 @@ def _known(form: Form) -> Form:
 def _pieces(form: Form, size: int, end: str) -> np.ndarray:
     """What each code is written as in each of the four columns, (4 * size,) byte strings filled up with zero bytes."""
     opening, comma, closing = _PUNCTUATION[form]
-    if size > MOST_TOKENS:
-        raise ConfigError(f"text has at most {MOST_TOKENS} codes along a side; got {size}")
+    if size > MAX_TOKENS:
+        raise ConfigError(f"text has at most {MAX_TOKENS} codes along a side; got {size}")
     words = [str(code) for code in range(size)] if form == "numeral" else TokenSet(PIXEL.name, size).tokens
     first = [f"{opening}{word}{comma}" for word in words]
     inner = [f"{word}{comma}" for word in words]

@@ -19,7 +19,7 @@ from perceptok.evaluation.evidence import EvidenceReport
 from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores
 from perceptok.evaluation.specialists import Estimate
 from perceptok.files import atomic_write
-from perceptok.pages import Case, Fact, Figure, Table, Verdict, figure_svg, write_page
+from perceptok.pages import Case, Fact, Figure, Table, Verdict, figure_to_svg, write_page
 
 __all__ = [
     "PUBLISHED_NOTE",
@@ -297,7 +297,7 @@ def _plot_accuracy(scores: Scores) -> Figure:
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)
-    return Figure("Accuracy", figure_svg(plot), "Bars with lines: measured here, with bootstrap 95 % intervals.")
+    return Figure("Accuracy", figure_to_svg(plot), "Bars with lines: measured here, with bootstrap 95 % intervals.")
 
 
 def _escape_label(label: str) -> str:

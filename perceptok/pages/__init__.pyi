@@ -4,6 +4,6 @@ from .page import (
     Figure as Figure,
     Table as Table,
     Verdict as Verdict,
-    figure_svg as figure_svg,
+    figure_to_svg as figure_to_svg,
     write_page as write_page,
 )

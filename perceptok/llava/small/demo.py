@@ -32,7 +32,7 @@ from perceptok.llava.small.learning import (
 )
 from perceptok.llava.small.model import QUESTION, SmallLlavaConfig, build_small_llava
 from perceptok.llava.small.views import Views, make_views, normalised, view_yard
-from perceptok.pages import Case, Figure, Table, figure_svg, write_page
+from perceptok.pages import Case, Figure, Table, figure_to_svg, write_page
 
 __all__ = [
     "DEMO_NOTE",
@@ -245,7 +245,9 @@ def _figures(result: DemoResult) -> list[Figure]:
     axes.set_xlabel("updates")
     axes.set_ylabel("nats a code, held out")
     axes.legend()
-    return [Figure("Learning curve", figure_svg(plot), "Cross entropy of the true codes, the true ones before given.")]
+    return [
+        Figure("Learning curve", figure_to_svg(plot), "Cross entropy of the true codes, the true ones before given.")
+    ]
 
 
 _CALIBRATION = 64

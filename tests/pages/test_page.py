@@ -15,7 +15,7 @@ from PIL import Image
 
 from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError, OutputError
-from perceptok.pages import Case, Figure, Table, figure_svg, write_page
+from perceptok.pages import Case, Figure, Table, figure_to_svg, write_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u2028\x00\ud800'\"`${alert(3)}<!--"
 CODES = (np.arange(100) % 128).reshape(10, 10)
@@ -239,7 +239,7 @@ def test_same_bytes_each_time_and_never_overwritten(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
         plot = Plot()
         plot.subplots().plot([1, 2, 3])
-        write_page(tmp_path / name, cases(), title="t", figures=[Figure("f", figure_svg(plot))])
+        write_page(tmp_path / name, cases(), title="t", figures=[Figure("f", figure_to_svg(plot))])
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     with pytest.raises(OutputError, match="exists already"):
         write_page(tmp_path / "a.html", cases(), title="t")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perceptok.errors import EvaluationError
-from perceptok.pages.page import Embedded, embed_image, embed_map
+from perceptok.pages.page import EmbeddedImage, embed_image, embed_map
 
 
 def saved(picture: Image.Image, form: str, **options: object) -> bytes:
@@ -19,7 +19,7 @@ def saved(picture: Image.Image, form: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-def read(embedded: Embedded) -> Image.Image:
+def read(embedded: EmbeddedImage) -> Image.Image:
     head, _, data = embedded.uri.partition(",")
     assert head.endswith(";base64")
     return Image.open(io.BytesIO(base64.b64decode(data)))
