@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from tests.vocabulary.test_accumulator import batch
 from torch import distributed
 
 from perceptok.vocabulary import AlignmentAccumulator
+from tests.vocabulary.test_alignment_accumulator import batch
 
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
