@@ -129,5 +129,5 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment,
         merging_loss(logits, targets.codes, torch.zeros(127, 4), shuffled, vocab, targets.mask)
     with pytest.raises(LossError, match=r"codes are 0\.\.127"):
         merging_loss(logits, targets.codes - 5, torch.zeros(128, 4), shuffled, vocab, targets.mask)
-    with pytest.raises(ValueError, match="PIXEL token set has no START marker"):
+    with pytest.raises(ValueError, match="PIXEL token set has no START token"):
         marker_loss(logits, targets, vocab, token_set=pt.tokens.PIXEL)
