@@ -1,4 +1,4 @@
-"""`perceptok box`: annotation files to coordinate tokens and back, pictures, scores."""
+"""`perceptok box`: annotation files to coordinate tokens and back, drawings, scores."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ from perceptok.errors import AnnotationError, OutputError, PerceptokError
 from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.boxes import AnnotationFile, BoxAnswerLine, BoxFailure, BoxRecord, BoxScores, ImageBoxes, Truth
+    from perceptok.boxes import (
+        AnnotationFile,
+        BoxFailure,
+        BoxRecord,
+        BoxScores,
+        GroundTruth,
+        ImageBoxes,
+        TextPrediction,
+    )
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Boxes <-> four coordinate tokens each.")
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
-RecordsArgument = Annotated[str, typer.Argument(help="What encode wrote; - reads JSON lines from standard input.")]
+RecordsArgument = Annotated[str, typer.Argument(help="The output of encode; - reads JSON lines from standard input.")]
 
 
 @app.command()
@@ -54,10 +62,14 @@ def encode(
         Literal["keep", "drop", "raise"], typer.Option("--degenerate", help="Boxes without width or height.")
     ] = "keep",
     min_visible: Annotated[
-        float, typer.Option("--min-visible", min=0, max=1, help="Drop boxes of which the frame shows a smaller share.")
+        float,
+        typer.Option(
+            "--min-visible", min=0, max=1, help="Drop boxes of which the frame shows less than this fraction."
+        ),
     ] = 0.0,
     text: Annotated[
-        Literal["aurora", "compact", "numeral"] | None, typer.Option("--text", help="Write the tokens too, in a form.")
+        Literal["aurora", "compact", "numeral"] | None,
+        typer.Option("--text", help="Write tokens too, in this form."),
     ] = None,
     header: Annotated[
         Path | None,
@@ -69,12 +81,12 @@ def encode(
     from perceptok.boxes import BoxCodec, BoxRecord
 
     codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
-    with _opened(output, force) as out:
-        images, unread = _read_listed(annotations, header) if header else _read_entries(annotations)
+    with _open_output(output, force) as out:
+        images, unread = _read_results(annotations, header) if header else _read_images(annotations)
         failures = list(unread)
         encoded = 0
         for image in images:
-            record = BoxRecord.of(image, codec, frame=frame, min_visible=min_visible, failures=failures)
+            record = BoxRecord.from_boxes(image, codec, frame=frame, min_visible=min_visible, failures=failures)
             out.write((record.to_json(form=text) + "\n").encode())
             encoded += len(record.codes)
     boxes = sum(len(image.boxes) for image in images)
@@ -92,8 +104,8 @@ def decode(
         Path | None,
         typer.Option(
             "--header",
-            help="The file that they came from: what it says besides is kept, as outlines, licences, addresses and "
-            "all categories. Default: only what the records say.",
+            help="The file that they came from: everything else in it is kept, as outlines, licences, addresses and "
+            "all categories. Default: only what the records contain.",
         ),
     ] = None,
     force: ForceOption = False,
@@ -103,8 +115,8 @@ def decode(
 
     failures: list[BoxFailure] = []
     left_out = 0
-    with _opened(output, force) as out:
-        images = [record.decoded() for record in _read_records(records, failures)]
+    with _open_output(output, force) as out:
+        images = [record.decode() for record in _read_records(records, failures)]
         if header:
             left_out = rewrite_annotations(out, images, header)
         else:
@@ -121,23 +133,23 @@ def draw(
     output: Annotated[
         Path, typer.Option("--output", "-o", file_okay=False, help="Folder for PNG files, named as the images.")
     ],
-    framed: Annotated[bool, typer.Option("--framed", help="Draw on the square picture that the model sees.")] = False,
+    framed: Annotated[bool, typer.Option("--framed", help="Draw on the image that the model sees.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Draw the boxes that the tokens say on their images. Existing files are kept without --force."""
+    """Draw the boxes of the records on their images. Existing files are kept without --force."""
     from perceptok.boxes import BoxFailure
     from perceptok.files import resolve_inside
 
     failures: list[BoxFailure] = []
-    read = list(_read_records(records, failures))
-    broken = len(failures)
+    to_draw = list(_read_records(records, failures))
+    total = len(to_draw) + len(failures)
     drawn: set[Path] = set()
-    with progress_bar("drawing", len(read)) as advance:
-        for record in read:
+    with progress_bar("drawing", len(to_draw)) as advance:
+        for record in to_draw:
             try:
                 target = resolve_inside(output, record.name, suffix=".png")
                 if target in drawn:
-                    raise OutputError(f"{target} was drawn already for another record")
+                    raise OutputError(f"{target} was already drawn for another record")
                 if force or not target.exists():
                     _draw(record, resolve_inside(images, record.name), target, framed)
                 drawn.add(target)
@@ -145,7 +157,7 @@ def draw(
                 failures.append(BoxFailure(record.name, str(error)))
             advance()
     note(f"{len(drawn)} images in {output}")
-    finish(failures, len(read) + broken)
+    finish(failures, total)
 
 
 @app.command(name="eval")
@@ -162,34 +174,28 @@ def evaluate(
     force: ForceOption = False,
 ) -> None:
     """Score predicted boxes, or a model's answers, against the true ones."""
-    from dataclasses import asdict
-
     from perceptok.boxes import read_box_predictions, read_results, score_predictions
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
         raise OutputError(f"{output} exists already; replace it with --force")
     failures: list[BoxFailure] = []
-    true = _read_truth(truth, failures)
-    with _predictions(predictions) as (lines, listed):
-        found: Iterable[BoxRecord | ImageBoxes | BoxAnswerLine | BoxFailure]
-        if listed:
-            found = read_results("".join(lines), predictions, [one.image for one in true.values()])
+    ground_truth = _read_ground_truth(truth, failures)
+    with _open_predictions(predictions) as (lines, is_list):
+        predicted: Iterable[BoxRecord | ImageBoxes | TextPrediction | BoxFailure]
+        if is_list:
+            known = [image.image for image in ground_truth.values()]
+            predicted = read_results("".join(lines), predictions, known)
         else:
-            found = read_box_predictions(lines, predictions)
-        report = score_predictions(found, true)
+            predicted = read_box_predictions(lines, predictions)
+        report = score_predictions(predicted, ground_truth)
     failures += report.failures
-    rows = [_columns(label or "(all)", scores) for label, scores in report.by_label.items()]
-    print_table("Boxes against the truth, crowds left out", _HEADER, [*rows, _columns("all", report.total)])
+    rows = [_make_row(label or "(all)", scores) for label, scores in report.by_label.items()]
+    print_table("Boxes against the truth, crowds left out", _HEADER, [*rows, _make_row("all", report.total)])
     if report.crowds or report.unanswered:
         note(f"{report.crowds} crowds left out; {report.unanswered} images without a prediction are not scored")
     if output:
-        values = {
-            "total": report.total.to_dict(),
-            "by_label": {label: scores.to_dict() for label, scores in report.by_label.items()},
-            **{key: value for key, value in asdict(report).items() if key in ("crowds", "unanswered")},
-            "failures": [one._asdict() for one in failures],
-        }
+        values = report.to_dict() | {"failures": [failure._asdict() for failure in failures]}
         with atomic_write(output, force=force) as file:
             file.write((json.dumps(values, indent=2) + "\n").encode())
     finish(failures, report.total.images + len(failures))
@@ -198,34 +204,25 @@ def evaluate(
 _HEADER = ("category", "images", "true", "predicted", "invalid", "count error", "IoU", "P50", "R50", "P75", "R75")
 
 
-def _columns(name: str, scores: BoxScores) -> list[str]:
-    def shown(value: float, form: str) -> str:
-        return "-" if math.isnan(value) else format(value, form)
-
-    counts = [str(value) for value in (scores.images, scores.true, scores.predicted, scores.invalid)]
-    means = [shown(scores.count_error, ".2f"), shown(scores.mean_iou, ".3f")]
-    rates = (scores.precision_50, scores.recall_50, scores.precision_75, scores.recall_75)
-    return [name, *counts, *means, *(shown(rate, ".1%") for rate in rates)]
+def _make_row(name: str, scores: BoxScores) -> list[str]:
+    counts = [str(count) for count in (scores.images, scores.true, scores.predicted, scores.invalid)]
+    rates = [scores.precision_50, scores.recall_50, scores.precision_75, scores.recall_75]
+    means = [(scores.count_error, ".2f"), (scores.mean_iou, ".3f"), *((rate, ".1%") for rate in rates)]
+    return [name, *counts, *("-" if math.isnan(mean) else format(mean, form) for mean, form in means)]
 
 
 def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
-    from perceptok.boxes import ImageBoxes, draw_boxes, upright
+    from perceptok.boxes import draw_record, orient_image
     from perceptok.files import atomic_write
     from perceptok.images import open_image
 
-    stored, boxes = open_image(source, apply_orientation=False), record.decoded()
-    picture, turned = upright(stored, record.frame.image_size)
+    image = open_image(source, apply_orientation=False)
+    _, turned = orient_image(image, record.frame.image_size)
     if turned:
         note(f"{record.name}: turned as its EXIF orientation says; its boxes are of the turned image")
-    elif stored.getexif().get(0x0112, 1) != 1:
+    elif image.getexif().get(0x0112, 1) != 1:
         note(f"{record.name}: has an EXIF orientation, but its boxes are of the image as it is stored")
-    if framed:
-        if picture.size != record.frame.image_size:
-            raise AnnotationError(f"{source} has {picture.size} pixels; its record is of {record.frame.image_size}")
-        picture = record.frame.apply(picture)
-        corners = record.frame.to_frame(boxes.boxes)
-        boxes = ImageBoxes(boxes.name, *picture.size, corners, boxes.labels)
-    drawn = draw_boxes(picture, boxes)
+    drawn = draw_record(image, record, framed=framed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target, force=True) as file:
         drawn.save(file, format="PNG")
@@ -234,71 +231,70 @@ def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
 def _read_annotations(source: str) -> AnnotationFile:
     from perceptok.boxes import read_annotations
 
-    read = read_annotations(sys.stdin if source == "-" else source, strict=False)
-    for repair in read.repairs:
+    annotations = read_annotations(sys.stdin if source == "-" else source, strict=False)
+    for repair in annotations.repairs:
         note(f"repaired in {source}: {repair}")
-    return read
+    return annotations
 
 
-def _read_entries(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
-    read = _read_annotations(source)
-    return read.images, read.failures
+def _read_images(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
+    annotations = _read_annotations(source)
+    return annotations.images, annotations.failures
 
 
-def _read_listed(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
+def _read_results(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
     """The boxes of a list of results, on the images of an annotation file."""
     from perceptok.boxes import ImageBoxes, read_results
 
-    known = _read_annotations(str(header))
-    with _predictions(source) as (lines, listed):
-        if not listed:
-            raise AnnotationError(f"{source}: is no list of results; --header is for those alone, leave it out here")
-        found = read_results("".join(lines), source, known.images)
-    failures = [one for one in found if not isinstance(one, ImageBoxes)]
-    return [one for one in found if isinstance(one, ImageBoxes)], [*known.failures, *failures]
+    annotations = _read_annotations(str(header))
+    with _open_predictions(source) as (lines, is_list):
+        if not is_list:
+            raise AnnotationError(f"{source}: not a list of results; --header is only for those, leave it out here")
+        results = read_results("".join(lines), source, annotations.images)
+    failures = [result for result in results if not isinstance(result, ImageBoxes)]
+    return [result for result in results if isinstance(result, ImageBoxes)], [*annotations.failures, *failures]
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
-    """The records of JSON lines; lines that are none go to the failures."""
-    from perceptok.boxes import BoxFailure, read_box_lines
+    """The records of JSON lines; invalid lines are added to the failures."""
+    from perceptok.boxes import BoxFailure, read_box_records
 
-    with _lines(source) as lines:
-        for one in read_box_lines(lines, source):
-            if isinstance(one, BoxFailure):
-                failures.append(one)
+    with _open_lines(source) as lines:
+        for record in read_box_records(lines, source):
+            if isinstance(record, BoxFailure):
+                failures.append(record)
             else:
-                yield one
+                yield record
 
 
-def _read_truth(source: Path, failures: list[BoxFailure]) -> dict[str, Truth]:
-    from perceptok.boxes import BoxFailure, Truth
+def _read_ground_truth(source: Path, failures: list[BoxFailure]) -> dict[str, GroundTruth]:
+    from perceptok.boxes import BoxFailure, GroundTruth
 
-    known: Sequence[ImageBoxes | BoxRecord]
+    images: Iterable[ImageBoxes | BoxRecord]
     if source.suffix == ".jsonl":
-        known = list(_read_records(str(source), failures))
+        images = _read_records(str(source), failures)
     else:
-        read = _read_annotations(str(source))
-        failures += read.failures
-        known = read.images
-    true: dict[str, Truth] = {}
-    for one in known:
-        if one.name in true:
-            failures.append(BoxFailure(one.name, f"stands twice in {source}; the first is kept"))
+        images, unread = _read_images(str(source))
+        failures += unread
+    ground_truth: dict[str, GroundTruth] = {}
+    for image in images:
+        if image.name in ground_truth:
+            failures.append(BoxFailure(image.name, f"repeated in {source}; the first is kept"))
         else:
-            true[one.name] = Truth.of(one)
-    return true
+            ground_truth[image.name] = GroundTruth.from_boxes(image)
+    return ground_truth
 
 
 @contextmanager
-def _predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
+def _open_predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
     """The lines of a file, and whether it is a JSON list rather than JSON lines."""
-    with _lines(source) as lines:
+    with _open_lines(source) as lines:
         first = next(lines, "")
         yield chain([first], lines), first.removeprefix("\ufeff").lstrip().startswith("[")
 
 
 @contextmanager
-def _lines(source: str) -> Iterator[Iterator[str]]:
+def _open_lines(source: str) -> Iterator[Iterator[str]]:
     if source == "-":
         yield iter(sys.stdin)
         return
@@ -312,7 +308,7 @@ def _lines(source: str) -> Iterator[Iterator[str]]:
 
 
 @contextmanager
-def _opened(output: Path, force: bool) -> Iterator[BinaryIO]:
+def _open_output(output: Path, force: bool) -> Iterator[BinaryIO]:
     from perceptok.files import atomic_write
 
     if str(output) != "-":

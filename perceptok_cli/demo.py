@@ -56,7 +56,7 @@ def _demonstrate_boxes(drawing: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from perceptok.boxes import BoxCodec, BoxLabels, ImageBoxes, draw_boxes, iou_matrix
+    from perceptok.boxes import BoxCodec, BoxLabels, ImageBoxes, compute_iou, draw_boxes
     from perceptok.files import atomic_write
     from perceptok.scenes import render, sample_scene
 
@@ -68,7 +68,7 @@ def _demonstrate_boxes(drawing: Path) -> None:
     text = codec.to_text(codec.encode(truth, image_size=(640, 480)))
     decoded = codec.decode(codec.from_text(text), image_size=(640, 480))
     typer.echo(f"boxes of a procedural scene:\n{text}\n")
-    overlap = iou_matrix(decoded, truth).diagonal()
+    overlap = compute_iou(decoded, truth).diagonal()
     errors = np.abs(decoded - truth).max(axis=1)
     rows = [[name, f"{error:.2f}", f"{iou:.3f}"] for name, error, iou in zip(names, errors, overlap, strict=True)]
     print_table("Boxes -> 4 tokens -> boxes, 640x480 pixels", ("object", "largest error (pixels)", "IoU"), rows)

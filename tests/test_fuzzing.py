@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import perceptok as pt
-from perceptok.boxes import read_box_lines
+from perceptok.boxes import read_box_records
 from perceptok.boxes.text import boxes_from_text
 from perceptok.data import read_records as read_training_records
 from perceptok.depth import DepthRecord, read_depth_records
@@ -76,7 +76,7 @@ def text_files(folder: Path) -> dict[Path, Door]:
     }
     _write(folder / "coco.json", json.dumps(coco))
     read = pt.boxes.read_annotations(str(folder / "coco.json"))
-    records = [pt.boxes.BoxRecord.of(image, pt.BoxCodec()) for image in read.images]
+    records = [pt.boxes.BoxRecord.from_boxes(image, pt.BoxCodec()) for image in read.images]
     _write(folder / "boxes.jsonl", "\n".join(one.to_json() for one in records) + "\n")
     text = "Here: (<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>)(<PIXEL_5>,<PIXEL_6>,<PIXEL_7>,<PIXEL_8>)."
     _write(folder / "boxes.txt", text[6:-1])
@@ -88,7 +88,7 @@ def text_files(folder: Path) -> dict[Path, Door]:
     codec = pt.DepthCodec.from_pretrained()
     return {
         folder / "coco.json": lambda path: pt.boxes.read_annotations(str(path), strict=False).images,
-        folder / "boxes.jsonl": lambda path: list(read_box_lines(_lines(path), str(path))),
+        folder / "boxes.jsonl": lambda path: list(read_box_records(_lines(path), str(path))),
         folder / "boxes.txt": lambda path: boxes_from_text(_text(path)),
         folder / "answer.txt": lambda path: pt.boxes.parse_boxes(_text(path)),
         folder / "block.txt": lambda path: codec.from_text(_text(path)),

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import perceptok as pt
-from perceptok.boxes import labelled_to_text
+from perceptok.boxes import labelled_boxes_to_text
 from perceptok.data import Evidence, Marker, MarkerProtocol, PerceptionRecord, Turn, place_markers
 from perceptok.depth import block_to_text
 from perceptok.errors import DataError
@@ -178,7 +178,7 @@ def records_of(
         codes_of = pt.BoxCodec().encode(corners, image_size=(320, 320))
         boxes = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in codes_of)
         count = str(len(boxes))
-        chain = f"{labelled_to_text(codes_of)}\nThere are {count} things."
+        chain = f"{labelled_boxes_to_text(codes_of)}\nThere are {count} things."
         evidence = Evidence(boxes=boxes, plural="things")
         question = "How many things stand in the yard?"
         choices = tuple(str(one) for one in range(1, 6))

@@ -9,7 +9,7 @@ from html import escape, unescape
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceptok.boxes.arrays import number_array
+from perceptok.boxes.arrays import check_numbers
 from perceptok.boxes.codec import BoxCodec
 from perceptok.boxes.frames import ImageFrame
 from perceptok.errors import BoxError, MalformedBoxError
@@ -17,7 +17,7 @@ from perceptok.tokens import PIXEL, TokenSet
 
 __all__ = ["MolmoPoints", "PointCodec", "points_from_molmo", "points_to_molmo"]
 
-_PAIR = re.compile(rf"\(\s*+<{PIXEL.name}_([0-9]{{1,9}})>\s*+,\s*+<{PIXEL.name}_([0-9]{{1,9}})>\s*+\)")
+_POINT = re.compile(rf"\(\s*+<{PIXEL.name}_([0-9]{{1,9}})>\s*+,\s*+<{PIXEL.name}_([0-9]{{1,9}})>\s*+\)")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class PointCodec:
     """Points <-> codes x, y: a point takes the codes that a corner of a box there would take.
 
     Attributes:
-        boxes: Whose bins, rounding, decoding and policy for what lies outside the image ("drop" drops points).
+        boxes: The codec whose bins, rounding, decoding and policy for what lies outside the image ("drop" drops
+            points) hold for points too.
     """
 
     boxes: BoxCodec = field(default_factory=BoxCodec)
@@ -38,19 +39,16 @@ class PointCodec:
         Raises:
             BoxError: Another shape, NaN or infinity, or a point outside the image (unless such are dropped).
         """
-        array = _pairs(points, "points")
-        codes = np.asarray(self._plain.encode(np.tile(array, 2), image_size=image_size, frame=frame))
+        array = _check_pairs(points, "points")
+        codes = np.asarray(self._corner_codec.encode(np.tile(array, 2), image_size=image_size, frame=frame))
         return codes[:, :2]
 
     def decode(
         self, codes: ArrayLike, *, image_size: tuple[int, int] | None = None, frame: ImageFrame | None = None
     ) -> np.ndarray:
-        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for what are no codes."""
-        array = _pairs(codes, "codes")
-        whole = array.astype(np.int64)
-        if (whole != array).any():
-            raise BoxError("codes are integers; encode coordinates first")
-        return np.asarray(self._plain.decode(np.tile(whole, 2), image_size=image_size, frame=frame))[:, :2]
+        """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for invalid codes."""
+        codes = _check_point_codes(codes)
+        return np.asarray(self._corner_codec.decode(np.tile(codes, 2), image_size=image_size, frame=frame))[:, :2]
 
     def to_text(self, codes: ArrayLike) -> str:
         """Codes (N, 2) -> `(<PIXEL_x>,<PIXEL_y>)`, point after point.
@@ -59,53 +57,52 @@ class PointCodec:
             codes: Integers, (N, 2), each in 0..size - 1, x first.
 
         Raises:
+            BoxError: Another shape or type.
             MalformedBoxError: A code out of range.
         """
-        tokens, size = TokenSet(PIXEL.name, self.boxes.size).tokens, self.boxes.size
-        array = _pairs(codes, "codes").astype(np.int64)
+        array, size = _check_point_codes(codes), self.boxes.size
         if array.size and (array.min() < 0 or array.max() >= size):
             raise MalformedBoxError(f"codes are 0..{size - 1}; got {array.min()}..{array.max()}")
+        tokens = TokenSet(PIXEL.name, size).tokens
         return "".join(f"({tokens[x]},{tokens[y]})" for x, y in array.tolist())
 
     def from_text(self, text: str, *, strict: bool = True) -> np.ndarray:
         """The inverse of `to_text`, white space between tokens allowed; codes (N, 2) int64.
 
         Args:
-            text: Points and nothing else; anything, if not `strict`: the points in it are found.
-            strict: Refuse what is no point.
+            text: Points and nothing else; with `strict=False` any text, in which the points are found.
+            strict: Refuse everything that is not a point.
 
         Raises:
-            MalformedBoxError: Strictly, anything that is no point, or a code out of range; the message says where.
+            MalformedBoxError: Strictly, anything else than points, or a code out of range; the message gives the
+                position.
         """
-        found, position = [], 0
-        for match in _PAIR.finditer(text):
+        points, position = [], 0
+        for match in _POINT.finditer(text):
             pair, between = [int(match[1]), int(match[2])], text[position : match.start()]
-            known = max(pair) < self.boxes.size and all(str(int(one)) == one for one in match.groups())
-            if strict and (between.strip() or not known):
-                at, what = (position, between) if between.strip() else (match.start(), match[0])
-                raise MalformedBoxError(f"expected (<PIXEL_x>,<PIXEL_y>) at character {at}, found {what[:40]!r}")
+            valid = max(pair) < self.boxes.size and all(str(int(number)) == number for number in match.groups())
+            if strict and (between.strip() or not valid):
+                raise _unexpected(position, between) if between.strip() else _unexpected(match.start(), match[0])
             position = match.end()
-            if known:
-                found.append(pair)
+            if valid:
+                points.append(pair)
         if strict and text[position:].strip():
-            raise MalformedBoxError(
-                f"expected (<PIXEL_x>,<PIXEL_y>) at character {position}, found {text[position:][:40]!r}"
-            )
-        return np.array(found, dtype=np.int64).reshape(-1, 2)
+            raise _unexpected(position, text[position:])
+        return np.array(points, dtype=np.int64).reshape(-1, 2)
 
     @property
-    def _plain(self) -> BoxCodec:
-        """The box codec for two corners in one place: written x first, edges named as they are."""
+    def _corner_codec(self) -> BoxCodec:
+        """The box codec for two corners in one place: x first, edges continuous."""
         return BoxCodec(**{**self.boxes.to_dict(), "order": "xyxy", "inclusive": False, "degenerate": "keep"})
 
 
 @dataclass(frozen=True)
 class MolmoPoints:
-    """What `<point ...>` and `<points ...>` of a text say.
+    """The points in the `<point ...>` and `<points ...>` tags of a text.
 
     Attributes:
-        points: (N, 2) float64, shares of the image's width and height in 0..1.
-        labels: What each tag says of its points (its `alt`, else its text), one for each point.
+        points: (N, 2) float64, fractions of the image's width and height in 0..1.
+        labels: The label of each point: its tag's `alt`, else the tag's text.
         malformed: Tags without coordinates, or with some outside 0..100.
     """
 
@@ -134,40 +131,52 @@ def points_from_molmo(text: str) -> MolmoPoints:
                 pairs.setdefault(number, {})[axis] = float(value)
         except ValueError:
             pairs = {}
-        good = [[one["x"] / 100, one["y"] / 100] for one in pairs.values() if one.keys() == {"x", "y"}]
-        if not good or len(good) < len(pairs) or not all(0 <= share <= 1 for one in good for share in one):
+        complete = [[pair["x"] / 100, pair["y"] / 100] for pair in pairs.values() if pair.keys() == {"x", "y"}]
+        inside = all(0 <= fraction <= 1 for point in complete for fraction in point)
+        if not complete or len(complete) < len(pairs) or not inside:
             malformed.append(tag[0])
             continue
         alt = _ALT.search(tag[1])
-        points += good
-        labels += [unescape(alt[1] if alt else tag[2] or "").strip()] * len(good)
+        points += complete
+        labels += [unescape(alt[1] if alt else tag[2] or "").strip()] * len(complete)
     return MolmoPoints(np.array(points, dtype=np.float64).reshape(-1, 2), tuple(labels), tuple(malformed))
 
 
-def points_to_molmo(shares: ArrayLike, label: str) -> str:
-    """Points (N, 2), shares of the image in 0..1 -> one tag of Molmo's, in tenths of a percent; "" for none.
+def points_to_molmo(points: ArrayLike, label: str) -> str:
+    """Points (N, 2), fractions of the image in 0..1 -> one of Molmo's tags, in tenths of a percent; "" for none.
 
     Raises:
         BoxError: Another shape, or a point outside the image.
     """
-    array, name = _pairs(shares, "points"), escape(label)
+    array, name = _check_pairs(points, "points"), escape(label)
     if array.size and not ((array >= 0) & (array <= 1)).all():
-        raise BoxError("Molmo's points are shares of the image, 0..1; divide pixels by its width and height")
+        raise BoxError("Molmo's points are fractions of the image, 0..1; divide pixels by its width and height")
     if not len(array):
         return ""
-    numbers = [""] if len(array) == 1 else [str(at) for at in range(1, len(array) + 1)]
-    said = " ".join(
+    numbers = [""] if len(array) == 1 else [str(number) for number in range(1, len(array) + 1)]
+    coordinates = " ".join(
         f'x{number}="{100 * x:.1f}" y{number}="{100 * y:.1f}"'
         for number, (x, y) in zip(numbers, array.tolist(), strict=True)
     )
     tag = "point" if len(array) == 1 else "points"
-    return f'<{tag} {said} alt="{name}">{name}</{tag}>'
+    return f'<{tag} {coordinates} alt="{name}">{name}</{tag}>'
 
 
-def _pairs(values: ArrayLike, what: str) -> np.ndarray:
-    array = np.asarray(number_array(values, what), dtype=np.float64)
+def _check_pairs(values: ArrayLike, what: str) -> np.ndarray:
+    array = np.asarray(check_numbers(values, what), dtype=np.float64)
     if array.size == 0:
         return np.zeros((0, 2))
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
         raise BoxError(f"{what} are finite numbers of shape (N, 2); got {array.shape}")
     return array
+
+
+def _check_point_codes(codes: ArrayLike) -> np.ndarray:
+    array = _check_pairs(codes, "codes")
+    if (array != np.floor(array)).any():
+        raise BoxError("codes are integers; encode coordinates first")
+    return array.astype(np.int64)
+
+
+def _unexpected(position: int, found: str) -> MalformedBoxError:
+    return MalformedBoxError(f"expected (<PIXEL_x>,<PIXEL_y>) at character {position}, found {found[:40]!r}")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from perceptok.boxes import FrameKind
+from perceptok.boxes import FrameMode
 from perceptok.config import config_from_dict, read_config
 from perceptok.data.prompts import PromptSet
 from perceptok.data.sources import DepthFolder, FolderSource, ProceduralSource, Source
@@ -141,7 +141,7 @@ class DataRecipe:
     sources: Mapping[str, SourceConfig]
     sets: tuple[SetConfig, ...]
     seed: int = 0
-    frame: FrameKind = "squash"
+    frame: FrameMode = "squash"
     size: int = 336
     prompts: str = "aurora"
     templates: Mapping[str, str] = field(default_factory=dict)

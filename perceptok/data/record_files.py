@@ -259,7 +259,7 @@ def _read_answer(text: str, name: str) -> tuple[Task | None, Regime | None, str 
     if listed := _LISTED.match(text):
         parsed = parse_boxes(text, size=PIXEL.size)
         if parsed.malformed:
-            raise RecordError(f"{name}: the answer's boxes: {parsed.malformed[0].error()}")
+            raise RecordError(f"{name}: the answer's boxes: {parsed.malformed[0].to_error()}")
         boxes: tuple[Any, ...] = tuple(tuple(box) for box in parsed.boxes.tolist())
         count = _COUNT.search(text)
         regime: Regime = "atomic" if listed[1] == "Here are" else "cot"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptok.boxes import BoxCodec, FrameKind, ImageBoxes, ImageFrame, labelled_to_text
+from perceptok.boxes import BoxCodec, FrameMode, ImageBoxes, ImageFrame, labelled_boxes_to_text
 from perceptok.data.markers import LETTERS, MarkerProtocol, draw_markers, place_markers
 from perceptok.data.prompts import PromptSet
 from perceptok.data.records import Evidence, Marker, PerceptionRecord, Regime, Task, Turn
@@ -168,7 +168,7 @@ class TaskContext:
 
     prompts: PromptSet
     codec: DepthCodec
-    frame: FrameKind = "squash"
+    frame: FrameMode = "squash"
     size: int = PIXEL.size
     soft_codes: int = 0
 
@@ -490,7 +490,9 @@ def _texts(
 ) -> tuple[str, str]:
     """Question and answer."""
     count = len(codes)
-    boxes = labelled_to_text(codes, form="numeral" if prompts.numerals or prompts.box_numerals else "aurora", size=size)
+    boxes = labelled_boxes_to_text(
+        codes, form="numeral" if prompts.numerals or prompts.box_numerals else "aurora", size=size
+    )
     if config.regime == "atomic":
         question = prompts.ask("boxes_atomic", wording, plural=plural)
         if count:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from perceptok.boxes import ImageFrame
+from perceptok.boxes import ImageFrame, infer_frame
 from perceptok.config import config_from_dict
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import PIXEL
@@ -78,7 +78,7 @@ class FrameRule:
             return ImageFrame.letterbox(image_size, self.size)
         if processor is None:
             raise ConfigError("a frame of the mode 'processor' is read from the model's processor; pass it")
-        return ImageFrame.from_image_processor(processor, image_size)
+        return infer_frame(processor, image_size)
 
     def apply(self, image: Image.Image) -> Image.Image:
         """The image for the model's processor, in RGB: the frame's square, or the whole image ("processor")."""
@@ -103,10 +103,10 @@ class FrameRule:
             if hasattr(inner, attribute):
                 setattr(inner, attribute, False)
         inner.do_resize = True
-        # transformers keeps sizes as mappings or as its own type, and converts between them when it saves.
-        frame = ImageFrame.from_image_processor(processor, (self.size, self.size))
-        if frame.mode != "squash":
-            raise BoxError(f"{type(inner).__name__} cannot be set to resize and nothing else; it gives {frame}")
+        # transformers has kept sizes as dicts and as its own type; it turns one into the other as it saves.
+        found = infer_frame(processor, (self.size, self.size))
+        if found.mode != "squash":
+            raise BoxError(f"{type(inner).__name__} cannot be set to resize and nothing else; it gives {found}")
 
 
 def _find_side(inner: Any, default: int) -> int:

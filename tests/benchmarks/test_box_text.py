@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from perceptok.boxes import parse_boxes
-from perceptok.boxes.text import answer_to_text, boxes_from_text, boxes_to_text
+from perceptok.boxes.text import box_answer_to_text, boxes_from_text, boxes_to_text
 
 BOXES = 250_000
 _BOX = re.compile(r"\(<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>,<PIXEL_(\d+)>\)")
@@ -82,7 +82,7 @@ ANSWERS = 20_000
 def answers(codes: np.ndarray) -> list[str]:
     """What a model writes: three boxes each, and a sentence behind them."""
     said = "\nSince there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
-    return [answer_to_text(three, "dogs") + said for three in codes[: 3 * ANSWERS].reshape(-1, 3, 4)]
+    return [box_answer_to_text(three, "dogs") + said for three in codes[: 3 * ANSWERS].reshape(-1, 3, 4)]
 
 
 @pytest.mark.benchmark(group="4: 20,000 answers of three boxes", timer=process_time)

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.boxes.codec import from_corners, to_corners
 from perceptok.errors import BoxError, ConfigError
-from tests.boxes.frames.drawn_frames import frames
+from tests.boxes.drawn_frames import frames
 
 SIZES = st.sampled_from([10, 336, 1000, 1024])
 CONVENTIONS = st.sampled_from(["xyxy", "xywh", "cxcywh"])
@@ -280,7 +280,7 @@ class TestPolicies:
         for share, left in [(0.0, [0, 1, 2, 3]), (0.5, [1, 2, 3]), (0.51, [2, 3]), (1.0, [3])]:
             assert BoxCodec().encode_with_kept(boxes, frame=frame, min_visible=share).kept.tolist() == left
         for share in (-0.1, 1.1, math.nan):
-            with pytest.raises(BoxError, match="min_visible is a share"):
+            with pytest.raises(BoxError, match="min_visible is a fraction"):
                 BoxCodec().encode(boxes, frame=frame, min_visible=share)
 
     def test_what_a_crop_hides_is_outside(self) -> None:
@@ -354,7 +354,7 @@ class TestBadInput:
     )
     def test_negative_lengths(self, convention: Any, box: list[float]) -> None:
         for codec in (BoxCodec(), BoxCodec(outside="drop", degenerate="drop")):
-            with pytest.raises(BoxError, match=r"box 1, .* is upside down .*; name its convention"):
+            with pytest.raises(BoxError, match=r"box 1, .* is inverted .*; give its convention"):
                 codec.encode([[1, 2, 3, 4], box], image_size=VGA, convention=convention)
 
     def test_the_right_edge(self) -> None:
@@ -413,7 +413,7 @@ class TestBadInput:
 
     def test_where_the_boxes_lie_must_be_said_once(self) -> None:
         boxes = [[0, 0, 1, 1]]
-        with pytest.raises(BoxError, match=r"say where the boxes lie, .* got neither"):
+        with pytest.raises(BoxError, match=r"give either image_size=.* or frame=; got neither"):
             BoxCodec().encode(boxes)
         with pytest.raises(BoxError, match="got both"):
             BoxCodec().encode(boxes, image_size=VGA, frame=ImageFrame.squash(VGA))
@@ -427,10 +427,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("codes", "message"),
         [
-            ([[0, 0, 336, 5]], r"codes are 0..335; box 0 is \[0, 0, 336, 5\]"),
+            ([[0, 0, 336, 5]], r"codes are 0..335; found 336 in box 0, \[0, 0, 336, 5\]"),
             ([[0, 0, 5, 5], [-1, 0, 5, 5]], "box 1"),
             (np.array([[2**63, 0, 5, 5]], np.uint64), "codes are 0..335"),
-            ([[9, 0, 5, 5]], "box 0 is upside down"),
+            ([[9, 0, 5, 5]], "box 0 is inverted: x2 = 5 < x1 = 9"),
             ([[0.0, 0, 5, 5]], "codes are integers; got float64"),
             ([1, 2, 3, 4], r"codes have shape \(N, 4\)"),
             ([[1, 2, 3]], r"codes have shape \(N, 4\)"),

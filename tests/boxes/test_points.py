@@ -63,5 +63,5 @@ def test_molmo() -> None:
     back = points_from_molmo(two)
     np.testing.assert_allclose(back.points, [[0.5, 0.25], [1, 0]])
     assert back.labels == ("R&D", "R&D")
-    with pytest.raises(BoxError, match="shares of the image"):
+    with pytest.raises(BoxError, match="fractions of the image"):
         points_to_molmo([[20, 30]], "pixels")

@@ -198,7 +198,7 @@ def test_unreadable_images_cost_only_themselves(folder: Path, records: Path) -> 
         "not a readable image",
         "image file not found",
         "is not a file inside",
-        "drawn already",
+        "already drawn",
         "this one has 51 x 60",
     ):
         assert reason in said, reason
@@ -235,7 +235,7 @@ def test_eval(folder: Path, records: Path) -> None:
     twice.write_text(records.read_text() * 2)
     done = run("eval", records, "--truth", twice)
     assert done.exit_code == 1
-    assert "a.jpg: stands twice" in done.stderr
+    assert "a.jpg: repeated in" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class TestResults:
             assert "perceptok box encode --header" in str(error)
         error = run("encode", header, "-o", tmp_path / "boxes.jsonl", "--header", header).exception
         assert isinstance(error, AnnotationError)
-        assert "no list of results" in str(error)
+        assert "not a list of results" in str(error)
         assert not (tmp_path / "boxes.jsonl").exists()
         done = process("encode", results, "-o", "-")
         assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""COCO and LVIS annotation files -> the boxes of each image, entry by entry."""
+"""COCO and LVIS annotation files, read and written entry by entry, and lists of COCO results."""
 
 from __future__ import annotations
 
@@ -16,47 +16,41 @@ from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
+from perceptok.boxes.codec import to_corners
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxLabels, ImageBoxes
 from perceptok.errors import AnnotationError
 from perceptok.files import parse_json, stream_json
 
-__all__ = [
-    "FEDERATED",
-    "LISTS",
-    "AnnotationFile",
-    "check_lists",
-    "checked_category",
-    "opened_annotations",
-    "read_annotations",
-    "read_results",
-    "rewrite_annotations",
-    "whole_number",
-    "write_annotations",
-]
+__all__ = ["AnnotationFile", "read_annotations", "read_results", "rewrite_annotations", "write_annotations"]
 
+_LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
+"""The lists of every file, and what their entries are called."""
 
-LISTS = ("images", "annotations", "categories")
-"""What every file has."""
-
-LIST_HINT = (
-    "A list of COCO results does not say its images' sizes: give the annotation file that has them "
+_LIST_HINT = (
+    "A list of COCO results does not have its images' sizes: give the annotation file that has them "
     "(`perceptok box encode --header`, `read_results`)"
 )
-"""Added to the message where a file holds a list."""
+"""Added to the message where a file is a list."""
 
-FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
-"""What only LVIS says of an image."""
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Keys of an image that only LVIS has."""
+
+_INTEGERS = {"id": None, "image_id": "image", "category_id": "category", "width": None, "height": None, "iscrowd": None}
+"""Keys of integers, and for ids of other entries, of what."""
+
+_IDS = ("id", "image_id", "category_id")
+_FIRST_TEXT_ID = 1 << 40
 
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """What a file says.
+    """The content of an annotation file.
 
     Attributes:
         images: In the file's order, each with its boxes in the file's order.
         header: Everything but images and annotations: the categories with all their keys, info, licences.
-        failures: Entries that were left out, where the reader was not strict.
-        repairs: What is written otherwise than COCO has it and was read all the same, each with how often.
+        failures: Entries that were left out, where reading was not strict.
+        repairs: What does not follow the COCO format and was read all the same, each with how often.
     """
 
     images: tuple[ImageBoxes, ...]
@@ -68,36 +62,141 @@ class AnnotationFile:
 def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
     """Read a COCO or LVIS file entry by entry, whatever the order of its lists.
 
-    Only numbers are kept of an annotation (some 100 bytes), so that files with gigabytes of outlines can be read.
-    LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are kept; outlines, and what
-    an image has besides id, size and name, are not. What exporters write otherwise and pycocotools loads is read too,
-    and said in `repairs`: whole numbers as floats or as text, an area of null, ids that are text and no numbers (they
-    get numbers from 2**40 on).
+    Only the numbers of an annotation are held (some 100 bytes), so that files with gigabytes of outlines can be read.
+    LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are read; outlines, and keys of an
+    image other than id, size and name, are not. What exporters write and pycocotools loads although it is not in the
+    format is read too, and reported in `repairs`: integers as floats or as text, an area of null, ids of text that are
+    not numbers (they get numbers from 2**40 on).
 
     Args:
-        file: A path, of a gzip file too, or an open text file.
-        strict: Raise for the first entry that is wrong; otherwise leave such entries out and list them in `failures`.
+        file: A path, also of a gzip file, or an open text file.
+        strict: Raise for the first invalid entry; otherwise leave such entries out and list them in `failures`.
 
     Raises:
         AnnotationError: Not JSON, cut off or empty; without `images`, `annotations` or `categories`; and, if strict,
-            an id twice, an annotation of an image or a category that is missing, an image without a size, a box that
+            a repeated id, an annotation of an image or a category that is missing, an image without a size, a box that
             is not four finite numbers with width and height from 0.
     """
-    with opened_annotations(file) as (opened, where):
+    with _open_annotations(file) as (opened, where):
         return _Reader(strict, where).read(opened)
 
 
+def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[ImageBoxes | BoxFailure]:
+    """The boxes of each image in a list of COCO results; the image's name and size come from known images.
+
+    Args:
+        text: JSON: `[{"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...}, ...]`.
+        where: The file's name, for messages.
+        known: Images with ids, of one data set: they give names, sizes and the categories' names.
+
+    Returns:
+        An image with its boxes, or a failure for each invalid entry. Categories that no known image names are called
+        "category 7".
+
+    Raises:
+        AnnotationError: Not JSON, or not a list.
+    """
+    items = parse_json(text, where, AnnotationError)
+    if not isinstance(items, list):
+        raise AnnotationError(f"{where}: expected a list of results; got {type(items).__name__}")
+    images = {image.image_id: image for image in known if image.image_id is not None}
+    names = {number: name for image in images.values() for number, name in image.labels.categories.items()}
+    results: list[ImageBoxes | BoxFailure] = []
+    rows_of_image: dict[int, list[tuple[int, list[float], float]]] = {}
+    for index, item in enumerate(items):
+        try:
+            image_id, row = _read_result(item)
+            if image_id not in images:
+                raise AnnotationError(f"names image {image_id}, which is not among the known ones")
+        except AnnotationError as error:
+            results.append(BoxFailure(f"{where}, result {index}", str(error)))
+            continue
+        rows_of_image.setdefault(image_id, []).append(row)
+    for image_id, rows in rows_of_image.items():
+        image = images[image_id]
+        category_ids, xywh, scores = zip(*rows, strict=True)
+        categories = {number: names.get(number, f"category {number}") for number in sorted(set(category_ids))}
+        labels = BoxLabels(category_ids, scores=scores, categories=categories)
+        boxes = np.ascontiguousarray(to_corners(np.array(xywh), "xywh"))
+        results.append(ImageBoxes(image.name, image.width, image.height, boxes, labels, image_id))
+    return results
+
+
+def write_annotations(file: BinaryIO, images: Sequence[ImageBoxes], header: Mapping[str, Any] | None = None) -> None:
+    """Write boxes as a COCO file, or, where images have negative categories, as an LVIS file.
+
+    Args:
+        file: An open binary file; the same boxes give the same bytes.
+        images: The boxes. Those without an id get the next free one; a box without an area gets its own.
+        header: The header that `read_annotations` gave, for categories that no image has, their other keys, info and
+            licences.
+
+    Raises:
+        AnnotationError: A repeated image or annotation id, a category with two names, or boxes without a category.
+    """
+    entries, output = _Entries(images), _JsonWriter(file)
+    values = {"info": {}, **(header or {})}
+    values["categories"] = _merge_categories(images, values.get("categories", []))
+    for key, value in values.items():
+        output.write_value(key, value)
+    output.write_list("images", map(entries.make_image, entries.images))
+    output.write_list("annotations", map(entries.make_annotation, entries.annotations))
+    output.close()
+
+
+def rewrite_annotations(file: BinaryIO, images: Sequence[ImageBoxes], original: str | Path | TextIO) -> int:
+    """Write the file that boxes came from with these boxes, reading it entry by entry.
+
+    Everything else in the file is kept in its order: outlines, licences, addresses and any other key of images and
+    annotations whose ids are given here. New entries come last; entries that are not given here are left out.
+
+    Args:
+        file: An open binary file; the same boxes give the same bytes.
+        images: The boxes. Those without an id get the next free one; a box without an area gets its own.
+        original: A path, or an open text file.
+
+    Returns:
+        How many annotations of the file were left out.
+
+    Raises:
+        AnnotationError: A repeated image or annotation id, a category with two names, or boxes without a category; a
+            file that cannot be read, lacks `images`, `annotations` or `categories`, or has another size of an image or
+            another image of an annotation.
+    """
+    entries, output = _Entries(images), _JsonWriter(file)
+    found, left_out = set(), 0
+    with _open_annotations(original) as (source, where):
+        for key, value in stream_json(source, _LISTS, where, AnnotationError, list_hint=_LIST_HINT):
+            found.add(key)
+            if key == "images":
+                output.write_list(key, _Merge(value, entries.images, entries.make_image, entries.has_image))
+            elif key == "annotations":
+                merge = _Merge(value, entries.annotations, entries.make_annotation, entries.has_annotation)
+                output.write_list(key, merge)
+                left_out = merge.left_out
+            elif key == "categories":
+                output.write_value(key, _merge_categories(images, [*map(_check_category, value)]))
+            else:
+                output.write_value(key, value)
+        _check_lists(found, where)
+    output.close()
+    return left_out
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
 @contextmanager
-def opened_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
-    """A path or an open text file as an open text file, and what messages call it; raises AnnotationError."""
+def _open_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
+    """A path or an open text file as an open text file, and its name for messages; raises AnnotationError."""
     if not isinstance(file, str | Path):
         yield file, getattr(file, "name", "the file")
         return
     try:
         with Path(file).open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
+            is_gzip = raw.read(2) == b"\x1f\x8b"
         opened: TextIO = (
-            gzip.open(file, "rt", encoding="utf-8-sig") if packed else Path(file).open(encoding="utf-8-sig")  # noqa: SIM115
+            gzip.open(file, "rt", encoding="utf-8-sig") if is_gzip else Path(file).open(encoding="utf-8-sig")  # noqa: SIM115
         )
     except OSError as error:
         raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
@@ -105,40 +204,8 @@ def opened_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]
         yield opened, str(file)
 
 
-def check_lists(found: Collection[str], where: str) -> None:
-    """Raises AnnotationError unless the keys of a file are those of an annotation file."""
-    missing = [key for key in LISTS if key not in found]
-    if missing:
-        raise AnnotationError(
-            f"{where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, annotations and "
-            f"categories. It has {', '.join(sorted(found)) or 'nothing'}"
-        )
-
-
-def checked_category(item: Any) -> dict[str, Any]:
-    """An entry of `categories`, if it has an id and a name; raises AnnotationError."""
-    if not isinstance(item, dict):
-        raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-    if not isinstance(item.get("name"), str):
-        _integers([item.get("id")], "id")
-        raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
-    return {**item, "id": _integers([item.get("id")], "id")[0]}
-
-
-def whole_number(value: Any) -> int | None:
-    """A whole number however it is written (7, 7.0, "7"), or None."""
-    if isinstance(value, str):
-        try:
-            value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
-        except ValueError:
-            return None
-    if type(value) is float and math.isfinite(value) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and abs(value) < 2**63 else None
-
-
 class _Reader:
-    """Gathers a file's entries, in whatever order they come."""
+    """Collects a file's entries, in whatever order they come."""
 
     def __init__(self, strict: bool, where: str) -> None:
         self._strict = strict
@@ -147,81 +214,83 @@ class _Reader:
         self._header: dict[str, Any] = {}
         self._categories: dict[int, str] = {}
         self._images: dict[int, _Image] = {}
+        self._annotations = _Annotations()
         self._repairs: Counter[str] = Counter()
-        self._texts: dict[tuple[str, str], int] = {}
-        self._boxes = _Boxes()
+        self._text_ids: dict[tuple[str, str], int] = {}
 
     def read(self, file: TextIO) -> AnnotationFile:
+        add = {"images": self._add_image, "annotations": self._annotations.add, "categories": self._add_category}
         found = set()
-        for key, value in stream_json(file, LISTS, self._where, AnnotationError, list_hint=LIST_HINT):
+        for key, value in stream_json(file, _LISTS, self._where, AnnotationError, list_hint=_LIST_HINT):
             found.add(key)
-            if key in LISTS:
-                take = {"images": self._image, "annotations": self._boxes.add, "categories": self._category}[key]
-                self._header.update({key: []} if key == "categories" else {})
-                for index, item in enumerate(value):
-                    self._tried(take, item, f"{key[:-1] if key != 'categories' else 'category'} {_id_of(item, index)}")
-            else:
+            if key not in _LISTS:
                 self._header[key] = value
-        check_lists(found, self._where)
-        return self._assembled()
+                continue
+            if key == "categories":
+                self._header[key] = []
+            for index, item in enumerate(value):
+                self._add(add[key], item, _LISTS[key], index)
+        _check_lists(found, self._where)
+        return self._assemble()
 
-    def _tried(self, take: Any, item: Any, name: str) -> None:
+    def _add(self, add: Callable[[dict[str, Any]], None], item: Any, kind: str, index: int) -> None:
+        number = item.get("id") if isinstance(item, dict) else None
+        name = f"{kind} {number}" if type(number) is int else f"{kind} at index {index}"
         try:
             if not isinstance(item, dict):
                 raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-            take(self._mended(item, name.partition(" ")[0]))
+            add(self._repair(item, kind))
         except KeyError as error:
-            self._failed(name, f"has no {error}")
+            self._fail(name, f"has no {error}")
         except AnnotationError as error:
-            self._failed(name, str(error))
+            self._fail(name, str(error))
 
-    def _mended(self, item: dict[str, Any], kind: str) -> dict[str, Any]:
-        """An entry as COCO writes it; the very same where it is so already."""
-        mended: dict[str, Any] = {}
-        for key, owner in _WHOLE.items():
-            if key not in item or type(item[key]) is int:
-                continue
-            value, number = item[key], whole_number(item[key])
-            text = isinstance(value, str)
-            if number is None and text and value.strip() and (owner or kind) in _OWNERS and key in _IDS:
-                number = self._texts.setdefault((owner or kind, value), _FIRST_OF_TEXTS + len(self._texts))
-                self._repairs[f"{kind}: {key} is text and no number; numbered"] += 1
-            elif number is not None:
-                self._repairs[f"{kind}: {key} is a whole number written as {'text' if text else 'a float'}"] += 1
-            if number is not None:
-                mended[key] = number
-        box = item.get("bbox")
-        if isinstance(box, list) and any(isinstance(one, str) for one in box):
-            numbers = [_as_number(one) for one in box]
-            if None not in numbers:
-                mended["bbox"] = numbers
-                self._repairs[f"{kind}: bbox has numbers written as text"] += 1
-        if "area" in item and (item["area"] is None or isinstance(item["area"], str)):
-            area = _as_number(item["area"])
-            if area is not None:
-                mended["area"] = area
-                self._repairs[f"{kind}: area is a number written as text"] += 1
-            elif item["area"] is None:
-                item = {key: value for key, value in item.items() if key != "area"}
-                self._repairs[f"{kind}: area is null; that of the box stands for it"] += 1
-        return {**item, **mended} if mended else item
-
-    def _failed(self, name: str, reason: str) -> None:
+    def _fail(self, name: str, reason: str) -> None:
         if self._strict:
             raise AnnotationError(f"{self._where}: {name}: {reason}")
         self._failures.append(BoxFailure(name, reason))
 
-    def _category(self, item: dict[str, Any]) -> None:
-        number, name = checked_category(item)["id"], item["name"]
+    def _repair(self, item: dict[str, Any], kind: str) -> dict[str, Any]:
+        """An entry as COCO writes it; the very same where it follows the format."""
+        repaired: dict[str, Any] = {}
+        for key, target in _INTEGERS.items():
+            if key not in item or type(item[key]) is int:
+                continue
+            value, number = item[key], _parse_integer(item[key])
+            is_text = isinstance(value, str)
+            if number is not None:
+                written_as = "text" if is_text else "a float"
+                self._repairs[f"{kind}: {key} is an integer written as {written_as}"] += 1
+            elif is_text and value.strip() and key in _IDS:
+                number = self._text_ids.setdefault((target or kind, value), _FIRST_TEXT_ID + len(self._text_ids))
+                self._repairs[f"{kind}: {key} is text and not a number; numbered"] += 1
+            if number is not None:
+                repaired[key] = number
+        box = item.get("bbox")
+        if isinstance(box, list) and any(isinstance(value, str) for value in box):
+            numbers = [_parse_number(value) for value in box]
+            if None not in numbers:
+                repaired["bbox"] = numbers
+                self._repairs[f"{kind}: bbox has numbers written as text"] += 1
+        if isinstance(item.get("area"), str) and (area := _parse_number(item["area"])) is not None:
+            repaired["area"] = area
+            self._repairs[f"{kind}: area is a number written as text"] += 1
+        elif "area" in item and item["area"] is None:
+            item = {key: value for key, value in item.items() if key != "area"}
+            self._repairs[f"{kind}: area is null; that of the box is used"] += 1
+        return {**item, **repaired} if repaired else item
+
+    def _add_category(self, item: dict[str, Any]) -> None:
+        number, name = _check_category(item)["id"], item["name"]
         if number in self._categories:
-            raise AnnotationError("this id stands twice; the first is kept")
+            raise AnnotationError("repeated id; the first is kept")
         self._categories[number] = name
         self._header["categories"].append(item)
 
-    def _image(self, item: dict[str, Any]) -> None:
-        number, width, height = (_integer(item, key) for key in ("id", "width", "height"))
+    def _add_image(self, item: dict[str, Any]) -> None:
+        number, width, height = (_check_integers([item[key]], key)[0] for key in ("id", "width", "height"))
         if number in self._images:
-            raise AnnotationError("this id stands twice; the first is kept")
+            raise AnnotationError("repeated id; the first is kept")
         if width < 1 or height < 1:
             raise AnnotationError(f"an image has at least one pixel; got {width} x {height}")
         name = item.get("file_name")
@@ -229,73 +298,54 @@ class _Reader:
             name = PurePosixPath(item["coco_url"]).name
         if not isinstance(name, str) or not name:
             raise AnnotationError("has neither file_name nor coco_url")
-        listed = [tuple(_integers(item[key], key)) if key in item else None for key in FEDERATED]
-        self._images[number] = _Image(name, width, height, listed[0], listed[1])
+        negative, not_exhaustive = (
+            tuple(_check_integers(item[key], key)) if key in item else None for key in _FEDERATED
+        )
+        self._images[number] = _Image(name, width, height, negative, not_exhaustive)
 
-    def _assembled(self) -> AnnotationFile:
-        rows: dict[int, list[int]] = {number: [] for number in self._images}
+    def _assemble(self) -> AnnotationFile:
+        rows_of_image: dict[int, list[int]] = {number: [] for number in self._images}
         seen: set[int] = set()
-        boxes = self._boxes
-        for row, (number, image, category) in enumerate(zip(boxes.ids, boxes.images, boxes.categories, strict=True)):
-            reason = None
+        columns = self._annotations
+        for row, (number, image, category) in enumerate(
+            zip(columns.ids, columns.images, columns.categories, strict=True)
+        ):
             if number in seen:
-                reason = "this id stands twice; the first is kept"
-            elif image not in rows:
-                reason = f"names image {image}, which is missing or was refused"
+                self._fail(f"annotation {number}", "repeated id; the first is kept")
+            elif image not in rows_of_image:
+                self._fail(f"annotation {number}", f"names image {image}, which is missing or was refused")
             elif category not in self._categories:
-                reason = f"names category {category}, which is missing or was refused"
-            if reason:
-                self._failed(f"annotation {number}", reason)
+                self._fail(f"annotation {number}", f"names category {category}, which is missing or was refused")
             else:
                 seen.add(number)
-                rows[image].append(row)
-        corners = boxes.corners()
-        images = tuple(self._with_boxes(number, image, rows[number], corners) for number, image in self._images.items())
-        repairs = tuple(f"{what} ({count} times)" for what, count in sorted(self._repairs.items()))
+                rows_of_image[image].append(row)
+        corners = columns.make_corners()
+        images = tuple(self._make_image(number, rows, corners[rows]) for number, rows in rows_of_image.items())
+        repairs = tuple(f"{repair} ({times} times)" for repair, times in sorted(self._repairs.items()))
         return AnnotationFile(images, self._header, tuple(self._failures), repairs)
 
-    def _with_boxes(self, number: int, image: _Image, rows: Sequence[int], corners: np.ndarray) -> ImageBoxes:
-        boxes = self._boxes
-        crowd = tuple(boxes.crowd[row] == 1 for row in rows)
-        ids = tuple(boxes.categories[row] for row in rows)
-        unknown = ({*(image.negative or ()), *(image.not_exhaustive or ())}) - self._categories.keys()
+    def _make_image(self, number: int, rows: Sequence[int], boxes: np.ndarray) -> ImageBoxes:
+        image, columns = self._images[number], self._annotations
+        category_ids = tuple(columns.categories[row] for row in rows)
+        unknown = {*(image.negative or ()), *(image.not_exhaustive or ())} - self._categories.keys()
         if unknown:
-            self._failed(f"image {number}", f"lists category {min(unknown)}, which is missing; left out of its lists")
-        negative, partial = (
-            None if listed is None else tuple(one for one in listed if one not in unknown)
+            self._fail(f"image {number}", f"lists category {min(unknown)}, which is missing; left out of its lists")
+        negative, not_exhaustive = (
+            None if listed is None else tuple(category for category in listed if category not in unknown)
             for listed in (image.negative, image.not_exhaustive)
         )
-        named = {*ids, *(negative or ()), *(partial or ())}
+        used = {*category_ids, *(negative or ()), *(not_exhaustive or ())}
         labels = BoxLabels(
-            category_ids=ids,
-            # LVIS has no crowds: nothing is written back where nothing was said.
-            crowd=crowd if boxes.says_crowd else (),
-            annotation_ids=tuple(boxes.ids[row] for row in rows),
-            areas=tuple(boxes.areas[row] for row in rows),
+            category_ids=category_ids,
+            # LVIS has no crowds: the key is not written back where the file does not have it.
+            crowd=tuple(columns.crowd[row] == 1 for row in rows) if columns.has_crowd else (),
+            annotation_ids=tuple(columns.ids[row] for row in rows),
+            areas=tuple(columns.areas[row] for row in rows),
             negative_category_ids=negative,
-            not_exhaustive_category_ids=partial,
-            categories={one: self._categories[one] for one in sorted(named)},
+            not_exhaustive_category_ids=not_exhaustive,
+            categories={category: self._categories[category] for category in sorted(used)},
         )
-        return ImageBoxes(image.name, image.width, image.height, corners[list(rows)], labels, number)
-
-
-_WHOLE = {"id": None, "image_id": "image", "category_id": "category", "width": None, "height": None, "iscrowd": None}
-"""Keys of whole numbers, and for ids of other entries, whose."""
-
-_IDS = ("id", "image_id", "category_id")
-_OWNERS = ("image", "category", "annotation")
-_FIRST_OF_TEXTS = 1 << 40
-
-
-def _as_number(value: Any) -> Any:
-    """What a text says, None if that is no finite number; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        return ImageBoxes(image.name, image.width, image.height, boxes, labels, number)
 
 
 @dataclass(frozen=True)
@@ -308,7 +358,7 @@ class _Image:
 
 
 @dataclass
-class _Boxes:
+class _Annotations:
     """Annotations as columns of plain numbers."""
 
     ids: array[int] = field(default_factory=lambda: array("q"))
@@ -317,23 +367,23 @@ class _Boxes:
     xywh: array[float] = field(default_factory=lambda: array("d"))
     areas: array[float] = field(default_factory=lambda: array("d"))
     crowd: array[int] = field(default_factory=lambda: array("b"))
-    says_crowd: bool = False
+    has_crowd: bool = False
 
     def add(self, item: dict[str, Any]) -> None:
-        """Take one annotation; raises AnnotationError, KeyError."""
-        number, image, category = (_integer(item, key) for key in ("id", "image_id", "category_id"))
+        """Add one annotation; raises AnnotationError, KeyError."""
+        number, image, category = (_check_integers([item[key]], key)[0] for key in _IDS)
         box = item["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
             raise AnnotationError(f"bbox is four finite numbers; got {json.dumps(box):.80}")
         if box[2] < 0 or box[3] < 0:
             raise AnnotationError(f"bbox is x, y, width, height, lengths from 0; got {json.dumps(box):.80}")
         area = item.get("area", box[2] * box[3])
-        if not _finite(area):
+        if not _is_finite(area):
             raise AnnotationError(f"area is a finite number; got {json.dumps(area):.40}")
         crowd = item.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise AnnotationError(f"iscrowd is 0 or 1; got {json.dumps(crowd):.40}")
-        self.says_crowd |= "iscrowd" in item
+        self.has_crowd |= "iscrowd" in item
         self.ids.append(number)
         self.images.append(image)
         self.categories.append(category)
@@ -341,85 +391,76 @@ class _Boxes:
         self.areas.append(float(area))
         self.crowd.append(int(crowd))
 
-    def corners(self) -> np.ndarray:
+    def make_corners(self) -> np.ndarray:
         """Boxes (N, 4) float64 as x1, y1, x2, y2."""
-        xywh = np.array(self.xywh, dtype=np.float64).reshape(-1, 4)
-        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        return np.ascontiguousarray(to_corners(np.array(self.xywh).reshape(-1, 4), "xywh"))
 
 
-def _id_of(item: Any, index: int) -> str:
-    number = item.get("id") if isinstance(item, dict) else None
-    return f"{number}" if type(number) is int else f"at index {index}"
+def _check_lists(found: Collection[str], where: str) -> None:
+    missing = [key for key in _LISTS if key not in found]
+    if missing:
+        raise AnnotationError(
+            f"{where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, annotations and "
+            f"categories. It has {', '.join(sorted(found)) or 'nothing'}"
+        )
 
 
-def _integer(item: Mapping[str, Any], key: str) -> int:
-    return _integers([item[key]], key)[0]
+def _check_category(item: Any) -> dict[str, Any]:
+    """An entry of `categories` with an integer id and a name."""
+    if not isinstance(item, dict):
+        raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
+    number = _check_integers([item.get("id")], "id")[0]
+    if not isinstance(item.get("name"), str):
+        raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
+    return {**item, "id": number}
 
 
-def _integers(values: Any, key: str) -> list[int]:
+def _check_integers(values: Any, key: str) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int and abs(value) < 2**63 for value in values):
         raise AnnotationError(f"{key}: expected integers, found {json.dumps(values):.60}")
     return values
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
 
 
-def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[ImageBoxes | BoxFailure]:
-    """The boxes of each image that a list of results names; what the list does not say is that of known images.
+def _parse_number(value: Any) -> Any:
+    """The number in a text, None if it is not a finite one; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
-    Args:
-        text: JSON: `[{"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...}, ...]`.
-        where: What messages call it.
-        known: Images with ids, of one data set: they give names, sizes and the categories' names.
 
-    Returns:
-        An image with its boxes, or a failure for each entry that is wrong. Categories that no known image names are
-        called "category 7".
-
-    Raises:
-        AnnotationError: No JSON, or no list.
-    """
-    items = parse_json(text, where, AnnotationError)
-    if not isinstance(items, list):
-        raise AnnotationError(f"{where}: expected a list of results; got {type(items).__name__}")
-    images = {image.image_id: image for image in known if image.image_id is not None}
-    names = {number: name for image in images.values() for number, name in image.labels.categories.items()}
-    failures: list[BoxFailure] = []
-    found: dict[int, list[tuple[int, list[float], float]]] = {}
-    for index, item in enumerate(items):
+def _parse_integer(value: Any) -> int | None:
+    """An integer however it is written (7, 7.0, "7"), or None."""
+    if isinstance(value, str):
         try:
-            number, row = _row(item)
-            if number not in images:
-                raise AnnotationError(f"names image {number}, which is none of the known ones")
-        except AnnotationError as error:
-            failures.append(BoxFailure(f"{where}, result {index}", str(error)))
-            continue
-        found.setdefault(number, []).append(row)
-    read: list[ImageBoxes | BoxFailure] = [*failures]
-    for number, rows in found.items():
-        image, ids = images[number], tuple(row[0] for row in rows)
-        xywh = np.array([row[1] for row in rows], dtype=np.float64)
-        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        categories = {one: names.get(one, f"category {one}") for one in sorted(set(ids))}
-        labels = BoxLabels(ids, scores=tuple(row[2] for row in rows), categories=categories)
-        read.append(ImageBoxes(image.name, image.width, image.height, boxes, labels, number))
-    return read
+            value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+        except ValueError:
+            return None
+    if type(value) is float and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) < 2**63 else None
 
 
-def _row(item: Any) -> tuple[int, tuple[int, list[float], float]]:
+def _read_result(item: Any) -> tuple[int, tuple[int, list[float], float]]:
+    """Image id, and category id, box (x, y, width, height) and score of one result."""
     if not isinstance(item, dict):
         raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-    image, category = whole_number(item.get("image_id")), whole_number(item.get("category_id"))
+    image, category = _parse_integer(item.get("image_id")), _parse_integer(item.get("category_id"))
     if image is None or category is None:
-        raise AnnotationError("has no whole image_id and category_id")
+        raise AnnotationError("image_id and category_id must be integers")
     box = item.get("bbox")
     try:
-        numbers = [float(one) for one in box] if isinstance(box, list) and len(box) == 4 else []
+        numbers = [float(number) for number in box] if isinstance(box, list) and len(box) == 4 else []
         score = float(item.get("score", 1.0))
     except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"bbox and score are numbers ({error})") from error
@@ -428,86 +469,30 @@ def _row(item: Any) -> tuple[int, tuple[int, list[float], float]]:
     return image, (category, numbers, score)
 
 
-def write_annotations(file: BinaryIO, images: Sequence[ImageBoxes], header: Mapping[str, Any] | None = None) -> None:
-    """Write boxes as a COCO file, or, where images name negative categories, as an LVIS file.
-
-    Args:
-        file: An open binary file; the same boxes give the same bytes.
-        images: The boxes. What has no id gets the next free one; a box without an area gets its own.
-        header: What `read_annotations` gave, for categories that no image names, their other keys, info and licences.
-
-    Raises:
-        AnnotationError: An image or annotation id twice, a category with two names, or boxes without a category.
-    """
-    entries, output = _Entries(images), _JsonObject(file)
-    values = {"info": {}, **(header or {})}
-    values["categories"] = _categories(images, values.get("categories", []))
-    for key, value in values.items():
-        output.value(key, value)
-    output.items("images", map(entries.image, entries.images))
-    output.items("annotations", map(entries.annotation, entries.annotations))
-    output.end()
+# ------------------------------------------------------------------------------------------------------ writing
 
 
-def rewrite_annotations(file: BinaryIO, images: Sequence[ImageBoxes], original: str | Path | TextIO) -> int:
-    """Write the file that boxes came from with these boxes, reading it entry by entry.
-
-    All else that the file says is kept in its order: of images and annotations whose ids are given here, outlines,
-    licences, addresses and any other key. What it does not have comes last; entries that have none here are left out.
-
-    Args:
-        file: An open binary file; the same boxes give the same bytes.
-        images: The boxes; see `write_annotations`.
-        original: A path, or an open text file.
-
-    Returns:
-        How many annotations of the file were left out.
-
-    Raises:
-        AnnotationError: As `write_annotations`; a file that cannot be read, lacks `images`, `annotations` or
-            `categories`, or says another size of an image or another image of an annotation.
-    """
-    entries, output = _Entries(images), _JsonObject(file)
-    found, left_out = set(), 0
-    with opened_annotations(original) as (source, where):
-        for key, value in stream_json(source, LISTS, where, AnnotationError, list_hint=LIST_HINT):
-            found.add(key)
-            if key == "images":
-                output.items(key, _Merged(value, entries.images, entries.image, entries.has_image))
-            elif key == "annotations":
-                merged = _Merged(value, entries.annotations, entries.annotation, entries.has_annotation)
-                output.items(key, merged)
-                left_out = merged.left_out
-            elif key == "categories":
-                output.value(key, _categories(images, [*map(checked_category, value)]))
-            else:
-                output.value(key, value)
-        check_lists(found, where)
-    output.end()
-    return left_out
-
-
-class _JsonObject:
+class _JsonWriter:
     """An object written member by member, one entry of a list to a line."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._before = "{"
+        self._separator = "{"
 
-    def value(self, key: str, value: object) -> None:
-        """A whole member."""
-        self._write(f"{self._before}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
-        self._before = ",\n"
+    def write_value(self, key: str, value: object) -> None:
+        """Write a whole member."""
+        self._write(f"{self._separator}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+        self._separator = ",\n"
 
-    def items(self, key: str, items: Iterable[dict[str, Any]]) -> None:
-        """A list that comes entry by entry."""
-        self._write(f"{self._before}{json.dumps(key)}: [")
+    def write_list(self, key: str, items: Iterable[dict[str, Any]]) -> None:
+        """Write a list that comes entry by entry."""
+        self._write(f"{self._separator}{json.dumps(key)}: [")
         for index, item in enumerate(items):
             self._write(("," if index else "") + "\n" + json.dumps(item, ensure_ascii=False))
         self._write("]")
-        self._before = ",\n"
+        self._separator = ",\n"
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Close the object."""
         self._write("}\n")
 
@@ -516,19 +501,20 @@ class _JsonObject:
 
 
 class _Entries:
-    """The entries of images and of annotations by id, made when they are asked for."""
+    """The entries of images and of annotations by id, made on demand."""
 
     def __init__(self, images: Sequence[ImageBoxes]) -> None:
-        image_ids = _ids([image.image_id for image in images], "image")
-        numbers = iter(_ids([one for image in images for one in _annotation_ids(image)], "annotation"))
+        image_ids = _assign_ids([image.image_id for image in images], "image")
+        given = [number for image in images for number in image.labels.annotation_ids or [None] * len(image.boxes)]
+        annotation_ids = iter(_assign_ids(given, "annotation"))
         self.images = dict(zip(image_ids, images, strict=True))
         self.annotations: dict[int, tuple[int, int]] = {}
         for image_id, image in self.images.items():
             if len(image.labels.category_ids) != len(image.boxes):
                 raise AnnotationError(f"{image.name}: boxes without a category cannot be written to an annotation file")
-            self.annotations.update((next(numbers), (image_id, row)) for row in range(len(image.boxes)))
+            self.annotations.update((next(annotation_ids), (image_id, row)) for row in range(len(image.boxes)))
 
-    def image(self, number: int) -> dict[str, Any]:
+    def make_image(self, number: int) -> dict[str, Any]:
         """An entry of `images`."""
         image = self.images[number]
         listed = (image.labels.negative_category_ids, image.labels.not_exhaustive_category_ids)
@@ -537,10 +523,10 @@ class _Entries:
             "file_name": image.name,
             "width": image.width,
             "height": image.height,
-            **{key: list(value) for key, value in zip(FEDERATED, listed, strict=True) if value is not None},
+            **{key: list(value) for key, value in zip(_FEDERATED, listed, strict=True) if value is not None},
         }
 
-    def annotation(self, number: int) -> dict[str, Any]:
+    def make_annotation(self, number: int) -> dict[str, Any]:
         """An entry of `annotations`."""
         image_id, row = self.annotations[number]
         labels = self.images[image_id].labels
@@ -557,19 +543,19 @@ class _Entries:
         }
 
     def has_image(self, number: int) -> bool:
-        """Whether there is an image that came with this id."""
+        """Whether an image came with this id."""
         return number in self.images and self.images[number].image_id is not None
 
     def has_annotation(self, number: int) -> bool:
-        """Whether there is a box that came with this id."""
+        """Whether a box came with this id."""
         return number in self.annotations and bool(self.images[self.annotations[number][0]].labels.annotation_ids)
 
 
-class _Merged:
-    """The entries of a file that we have too, with what we say of them; then what only we have.
+class _Merge:
+    """The entries of a file that are given here too, updated; then the new ones.
 
     Attributes:
-        left_out: How many entries of the file we do not have.
+        left_out: How many entries of the file are not given here.
     """
 
     def __init__(
@@ -585,39 +571,33 @@ class _Merged:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for item in self._items:
-            number = item.get("id") if isinstance(item, dict) else None
-            number = whole_number(number)
+            number = _parse_integer(item.get("id")) if isinstance(item, dict) else None
             if number is None or number not in self._waiting or not self._has(number):
                 self.left_out += 1
                 continue
             del self._waiting[number]
             ours = self._make(number)
             for key in ("width", "height", "image_id"):
-                if key in ours and item.get(key) != ours[key] and whole_number(item.get(key)) != ours[key]:
-                    what = "image" if "file_name" in ours else "annotation"
+                if key in ours and item.get(key) != ours[key] and _parse_integer(item.get(key)) != ours[key]:
+                    kind = "image" if "file_name" in ours else "annotation"
                     raise AnnotationError(
-                        f"{what} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "
+                        f"{kind} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "
                         "are the boxes of this file?"
                     )
             yield {**item, **ours}
         yield from map(self._make, self._waiting)
 
 
-def _annotation_ids(image: ImageBoxes) -> Sequence[int | None]:
-    return image.labels.annotation_ids or [None] * len(image.boxes)
-
-
-def _ids(given: Sequence[int | None], what: str) -> list[int]:
-    taken = [number for number in given if number is not None]
-    used = set(taken)
-    if len(used) < len(taken):
-        twice = Counter(taken).most_common(1)[0][0]
-        raise AnnotationError(f"{what} id {twice} stands twice; records of one image or file were given twice")
+def _assign_ids(given: Sequence[int | None], kind: str) -> list[int]:
+    """The given ids, the next free one instead of None."""
+    used = Counter(number for number in given if number is not None)
+    if used and (most_common := used.most_common(1)[0])[1] > 1:
+        raise AnnotationError(f"repeated {kind} id {most_common[0]}; records of one image or file were given twice")
     free = (number for number in count(1) if number not in used)
     return [next(free) if number is None else number for number in given]
 
 
-def _categories(images: Sequence[ImageBoxes], known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _merge_categories(images: Sequence[ImageBoxes], known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     entries = {entry["id"]: dict(entry) for entry in known}
     for image in images:
         for number, name in image.labels.categories.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, iou_matrix
+from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, compute_iou
 from perceptok.data.specialists.specialist import Device, file_fingerprint, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import MissingExtraError, SpecialistError
@@ -200,7 +200,7 @@ class YoloxOnnx(_OnnxFile):
         kept: list[int] = []
         for at in sorted(np.flatnonzero(seen).tolist(), key=lambda index: -confidence[index]):
             rivals = [other for other in kept if best[other] == best[at]]
-            if not rivals or iou_matrix(inside[[at]], inside[rivals]).max() <= self.iou:
+            if not rivals or compute_iou(inside[[at]], inside[rivals]).max() <= self.iou:
                 kept.append(at)
         labels = BoxLabels(
             category_ids=tuple(int(best[at]) for at in kept),

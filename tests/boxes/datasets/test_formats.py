@@ -10,8 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from perceptok.boxes import BoxCodec, BoxLabels, BoxRecord, ImageBoxes
-from perceptok.boxes.datasets.formats import (
+from perceptok.boxes import (
+    BoxCodec,
+    BoxLabels,
+    BoxRecord,
+    ImageBoxes,
     from_supervision,
     from_torchvision,
     from_yolo,
@@ -71,7 +74,7 @@ def test_there_and_back(image: ImageBoxes) -> None:
 def test_into_records() -> None:
     image = from_yolo("1 0.5 0.5 0.25 0.5\n", **PLACE)
     np.testing.assert_array_equal(image.boxes, [[240, 120, 400, 360]])
-    record = BoxRecord.of(image, BoxCodec(decode="center"))
+    record = BoxRecord.from_boxes(image, BoxCodec(decode="center"))
     assert record.codes == ((126, 84, 210, 252),)
     assert record.labels.names == ("dog",)
 
@@ -94,9 +97,9 @@ class TestYolo:
             ("0 .1 .1 .2 .2 .3 .3", "outlines are not read"),
             ("0 .1 .1 .2 .2\n0 .1 .1 .2 .2 .9", "line 2: expected class cx cy w h, and a confidence on every line"),
             ("0 .1 .1 .2 x", "line 1: expected numbers"),
-            ("0 .1 .1 .2 1.2", "line 1: expected shares in 0..1"),
-            ("0 .1 .1 .2 -0.2", "shares in 0..1"),
-            ("0 nan .1 .2 .2", "shares in 0..1"),
+            ("0 .1 .1 .2 1.2", "line 1: expected fractions in 0..1"),
+            ("0 .1 .1 .2 -0.2", "fractions in 0..1"),
+            ("0 nan .1 .2 .2", "fractions in 0..1"),
             ("3 .1 .1 .2 .2", "class 3 has no name among 3"),
             ("-1 .1 .1 .2 .2", "class -1 has no name"),
             ("1.5 .1 .1 .2 .2", "class 1.5 has no name"),
@@ -147,7 +150,7 @@ class TestTorchvision:
             ({"boxes": np.zeros((1, 4)), "labels": [9]}, AnnotationError, "class 9 has no name among 3"),
             ({"boxes": np.zeros((1, 3)), "labels": [1]}, BoxError, "shape"),
             ({"boxes": [[0, 0, np.nan, 1]], "labels": [1]}, BoxError, "finite|NaN"),
-            ({"boxes": [[2, 0, 1, 1]], "labels": [1]}, BoxError, "upside down"),
+            ({"boxes": [[2, 0, 1, 1]], "labels": [1]}, BoxError, "inverted"),
             ({"boxes": np.zeros((1, 4)), "labels": [1], "scores": []}, AnnotationError, "scores has 0 entries"),
         ],
     )
@@ -179,7 +182,7 @@ class TestAsExportersWrite:
     def test_slightly_beyond_the_border(self, row: str) -> None:
         image = from_yolo(row, name="a.jpg", image_size=(100, 50), names=["x"])
         assert from_yolo(to_yolo(image), name="a.jpg", image_size=(100, 50), names=["x"]).boxes.shape == (1, 4)
-        with pytest.raises(AnnotationError, match=r"shares in 0..1"):
+        with pytest.raises(AnnotationError, match=r"fractions in 0..1"):
             from_yolo("0 0.5 0.5 1.002 1", name="a.jpg", image_size=(100, 50), names=["x"])
 
     @given(st.lists(st.floats(-60, 160), min_size=4, max_size=4), st.sampled_from(["raise", "clip"]))
@@ -204,7 +207,7 @@ class TestAsExportersWrite:
         assert image.labels.category_ids == (0, 1, 0)
         numbered = from_supervision(named, name="a.jpg", image_size=(9, 9), names={3: "cat", 7: "dog"})
         assert numbered.labels.category_ids == (7, 3, 7)
-        with pytest.raises(AnnotationError, match="the class 'dog' is none of names"):
+        with pytest.raises(AnnotationError, match="the class 'dog' is not in names"):
             from_supervision(named, name="a.jpg", image_size=(9, 9), names=["cat"])
 
     def test_two_names_under_one_class(self) -> None:

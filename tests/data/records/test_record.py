@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from perceptok.boxes import ImageFrame
-from perceptok.boxes.text import answer_to_text
+from perceptok.boxes.text import box_answer_to_text
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
 from perceptok.data.record_files import record_from_chat, record_from_llava
 from perceptok.depth import block_to_text
@@ -121,7 +121,7 @@ BOXES = ((1, 2, 30, 40), (5, 6, 335, 335))
         ),
         ("(C)", "depth", "direct", "C", Evidence()),
         ("12", "counting", "direct", "12", Evidence()),
-        (answer_to_text(BOXES, "dogs"), "counting", "atomic", None, Evidence(boxes=BOXES, plural="dogs")),
+        (box_answer_to_text(BOXES, "dogs"), "counting", "atomic", None, Evidence(boxes=BOXES, plural="dogs")),
         ("There are no dogs in the image.", "counting", "atomic", None, Evidence(boxes=(), plural="dogs")),
         (
             "There are no dogs in the image. We conclude there are 0 dogs.",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.boxes import iou_matrix
+from perceptok.boxes import compute_iou
 from perceptok.data import OnnxDepth
 from perceptok.data.specialists.onnx_models import YoloxOnnx
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
@@ -69,7 +69,7 @@ def test_the_detector_finds_what_is_annotated(boxes: YoloxOnnx, shared: Path) ->
         truth = np.array(large[image["id"]], dtype=np.float64)
         total += len(truth)
         if len(persons):
-            hits += int((iou_matrix(truth, persons).max(axis=1) > 0.5).sum())
+            hits += int((compute_iou(truth, persons).max(axis=1) > 0.5).sum())
         assert list(found.labels.scores) == sorted(found.labels.scores, reverse=True)
         assert (found.boxes >= 0).all()
         assert (found.boxes <= [found.width, found.height] * 2).all()

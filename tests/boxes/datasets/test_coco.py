@@ -16,14 +16,15 @@ from pycocotools.cocoeval import COCOeval
 from perceptok.boxes import (
     AnnotationFile,
     BoxCodec,
+    BoxForm,
     BoxLabels,
     BoxRecord,
-    FrameKind,
+    FrameMode,
     ImageBoxes,
+    boxes_from_text,
     read_annotations,
     write_annotations,
 )
-from perceptok.boxes.text import Form, boxes_from_text
 from perceptok.errors import AnnotationError
 
 COCO_FILE: dict[str, Any] = {
@@ -157,7 +158,7 @@ class TestAsExportersWrite:
         for ours, theirs in zip(file.images, plain.images, strict=True):
             np.testing.assert_array_equal(ours.boxes, theirs.boxes)
         what = "text" if way == "as_text" else "a float"
-        assert f"annotation: image_id is a whole number written as {what} (3 times)" in file.repairs
+        assert f"annotation: image_id is an integer written as {what} (3 times)" in file.repairs
         assert plain.repairs == ()
 
     def test_ids_that_are_text(self) -> None:
@@ -177,7 +178,7 @@ class TestAsExportersWrite:
         values["annotations"][0]["area"] = None
         file = read(values)
         assert file.images[1].labels.areas == (12.0, 0.0)
-        assert file.repairs == ("annotation: area is null; that of the box stands for it (1 times)",)
+        assert file.repairs == ("annotation: area is null; that of the box is used (1 times)",)
 
     @pytest.mark.parametrize("mark", ["", "\ufeff"])
     def test_packed_and_marked(self, mark: str, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ class TestBadFiles:
         [
             ("annotations.0.image_id", 99, "annotation 7", "names image 99, which is missing", (1, 1)),
             ("annotations.0.category_id", 99, "annotation 7", "names category 99, which is missing", (1, 1)),
-            ("annotations.2.id", 7, "annotation 7", "stands twice", (1, 1)),
+            ("annotations.2.id", 7, "annotation 7", "repeated id", (1, 1)),
             (
                 "annotations.0.bbox",
                 [1, 2, float("nan"), 4],
@@ -239,13 +240,13 @@ class TestBadFiles:
             ("annotations.0.area", "big", "annotation 7", "area is a finite number", (1, 1)),
             ("annotations.0.iscrowd", 2, "annotation 7", "iscrowd is 0 or 1", (1, 1)),
             ("annotations.0", [1, 2], "annotation at index 0", "expected an object, found [1, 2]", (1, 1)),
-            ("images.1.id", 1, "image 1", "stands twice; the first is kept", (1,)),
+            ("images.1.id", 1, "image 1", "repeated id; the first is kept", (1,)),
             ("images.1.width", 0, "image 2", "at least one pixel; got 0 x 20", (1,)),
             ("images.1.height", None, "image 2", "has no 'height'", (1,)),
             ("images.1.file_name", None, "image 2", "neither file_name nor coco_url", (1,)),
             ("images.1.neg_category_ids", [99], "image 2", "lists category 99, which is missing", (1, 2)),
             ("images.1.neg_category_ids", 5, "image 2", "neg_category_ids: expected integers", (1,)),
-            ("categories.1.id", 4, "category 4", "stands twice", (1, 1)),
+            ("categories.1.id", 4, "category 4", "repeated id", (1, 1)),
             ("categories.1.name", 4, "category 5", "name is text; got 4", (1, 1)),
         ],
     )
@@ -291,14 +292,14 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("images", "message"),
         [
-            ([ImageBoxes("a", 9, 9, np.zeros((0, 4)), image_id=1)] * 2, "image id 1 stands twice"),
+            ([ImageBoxes("a", 9, 9, np.zeros((0, 4)), image_id=1)] * 2, "repeated image id 1"),
             (
                 [
                     ImageBoxes(
                         "a", 9, 9, np.zeros((2, 4)), BoxLabels((1, 1), annotation_ids=(4, 4), categories={1: "x"})
                     )
                 ],
-                "annotation id 4 stands twice",
+                "repeated annotation id 4",
             ),
             ([ImageBoxes("a", 9, 9, np.zeros((1, 4)))], "a: boxes without a category"),
             (
@@ -320,20 +321,20 @@ class TestRealFiles:
         ("frame", "form"),
         [("squash", "aurora"), ("squash", "compact"), ("squash", "numeral"), ("letterbox", "aurora")],
     )
-    def test_within_half_a_bin(self, shared: Path, which: str, frame: FrameKind, form: Form) -> None:
+    def test_within_half_a_bin(self, shared: Path, which: str, frame: FrameMode, form: BoxForm) -> None:
         path = shared / "data" / which
         original = json.loads(path.read_text())
         file = read_annotations(path)
         codec = BoxCodec(decode="center")
         back = []
         for image in file.images:
-            record = BoxRecord.of(image, codec, frame=frame)
+            record = BoxRecord.from_boxes(image, codec, frame=frame)
             values = json.loads(record.to_json(form=form))
             del values["codes"]  # what comes back comes from the text
             again = BoxRecord.from_json(json.dumps(values))
             assert again == record
             np.testing.assert_array_equal(boxes_from_text(values["text"]), record.array)
-            back.append(again.decoded())
+            back.append(again.decode())
         result = written(back, file.header)
         assert len(result["annotations"]) == len(original["annotations"]) > 900
         sizes = {image["id"]: (image["width"], image["height"]) for image in original["images"]}
@@ -364,7 +365,7 @@ class TestRealFiles:
         path = shared / "data/coco/instances.json"
         file = read_annotations(path)
         codec = BoxCodec(decode="center")
-        images = [BoxRecord.of(image, codec).decoded() for image in file.images]
+        images = [BoxRecord.from_boxes(image, codec).decode() for image in file.images]
         with (tmp_path / "back.json").open("wb") as out:
             write_annotations(out, images, file.header)
         truth, back = COCO(str(path)), COCO(str(tmp_path / "back.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from perceptok.boxes.text import Form, boxes_from_text, boxes_to_text, checked_boxes
+from perceptok.boxes import BoxForm, box_answer_to_text, boxes_from_text, boxes_to_text, labelled_boxes_to_text
 from perceptok.errors import MalformedBoxError
 
-FORMS: tuple[Form, ...] = ("aurora", "compact", "numeral")
+FORMS: tuple[BoxForm, ...] = ("aurora", "compact", "numeral")
 
 
 @st.composite
@@ -26,7 +27,7 @@ def code_arrays(draw: st.DrawFn, size: int = 336, at_most: int = 12) -> np.ndarr
     return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
-def slowly_written(codes: np.ndarray, form: Form) -> str:
+def slowly_written(codes: np.ndarray, form: BoxForm) -> str:
     """The obvious reference."""
     if form == "aurora":
         return "".join(f"(<PIXEL_{a}>,<PIXEL_{b}>,<PIXEL_{c}>,<PIXEL_{d}>)" for a, b, c, d in codes.tolist())
@@ -38,7 +39,7 @@ def slowly_written(codes: np.ndarray, form: Form) -> str:
 class TestThereAndBack:
     @given(st.data(), st.sampled_from(FORMS), st.sampled_from([1, 7, 10, 11, 336, 1000, 1024, 12345]))
     @settings(max_examples=150)
-    def test_every_form_and_size(self, data: st.DataObject, form: Form, size: int) -> None:
+    def test_every_form_and_size(self, data: st.DataObject, form: BoxForm, size: int) -> None:
         codes = data.draw(code_arrays(size))
         text = boxes_to_text(codes, form=form, size=size)
         assert text == slowly_written(codes, form)
@@ -48,7 +49,7 @@ class TestThereAndBack:
         np.testing.assert_array_equal(back, codes)
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_every_code(self, form: Form) -> None:
+    def test_every_code(self, form: BoxForm) -> None:
         codes = np.repeat(np.arange(336), 4).reshape(-1, 4)
         np.testing.assert_array_equal(boxes_from_text(boxes_to_text(codes, form=form)), codes)
 
@@ -58,13 +59,13 @@ class TestThereAndBack:
         assert boxes_to_text([[0, 12, 335, 12]] * 2, form="numeral") == "(0,12,335,12)(0,12,335,12)"
 
     @pytest.mark.parametrize("form", FORMS)
-    def test_no_box(self, form: Form) -> None:
+    def test_no_box(self, form: BoxForm) -> None:
         assert boxes_to_text(np.zeros((0, 4), dtype=np.int64), form=form) == ""
         assert boxes_from_text("").shape == (0, 4)
 
     @given(code_arrays(), code_arrays(), st.sampled_from(FORMS))
     @settings(max_examples=40)
-    def test_texts_add_up_as_their_boxes_do(self, one: np.ndarray, other: np.ndarray, form: Form) -> None:
+    def test_texts_add_up_as_their_boxes_do(self, one: np.ndarray, other: np.ndarray, form: BoxForm) -> None:
         both = boxes_to_text(one, form=form) + boxes_to_text(other, form=form)
         assert both == boxes_to_text(np.concatenate([one, other]), form=form)
 
@@ -74,7 +75,7 @@ class TestThereAndBack:
     @given(code_arrays(at_most=4), st.sampled_from(FORMS), st.data())
     @settings(max_examples=200)
     def test_what_is_accepted_is_what_would_be_written(
-        self, codes: np.ndarray, form: Form, data: st.DataObject
+        self, codes: np.ndarray, form: BoxForm, data: st.DataObject
     ) -> None:
         """One edit anywhere: either refused, or the text of other boxes."""
         text = boxes_to_text(codes, form=form)
@@ -93,7 +94,7 @@ class TestThereAndBack:
             assert without_space(edited) in {slowly_written(back, one) for one in FORMS}
 
     @given(code_arrays(at_most=3), st.sampled_from(FORMS), st.data())
-    def test_space_between_tokens_means_nothing(self, codes: np.ndarray, form: Form, data: st.DataObject) -> None:
+    def test_space_between_tokens_means_nothing(self, codes: np.ndarray, form: BoxForm, data: st.DataObject) -> None:
         spaces = st.sampled_from(["", " ", "  ", "\n", "\t "])
         pieces = re.findall(r"<[^>]*>|[0-9]+|[(),]", boxes_to_text(codes, form=form))
         spaced = "".join(data.draw(spaces) + piece for piece in pieces) + data.draw(spaces)
@@ -124,11 +125,11 @@ class TestRefusedText:
             ("(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_336>)", "'<PIXEL_336>' is outside 0..335"),
             (
                 "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_04>)",
-                "'<PIXEL_04>' is no coordinate; they are 0..335, one spelling",
+                "'<PIXEL_04>' is not a coordinate; those are 0..335, without leading",
             ),
             ("(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>", "the closing bracket is missing"),
             ("<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)", "the opening bracket is missing"),
-            ("(<PIXEL_1>,<PIXEL_2>,<DEPTH_3>,<PIXEL_4>)", "'<DEPTH_3>' is no coordinate"),
+            ("(<PIXEL_1>,<PIXEL_2>,<DEPTH_3>,<PIXEL_4>)", "'<DEPTH_3>' is not a coordinate"),
             ("(<PIXEL_1>, <PIXEL_ 2>,<PIXEL_3>,<PIXEL_4>)", "malformed box at character 0"),
             ("<PIXEL_1><PIXEL_2><PIXEL_3><PIXEL_4><PIXEL_5>", "1 coordinate where a box has four"),
             (
@@ -173,20 +174,20 @@ class TestRefusedText:
         (np.zeros((1, 2, 4), int), "got (1, 2, 4)"),
         (np.zeros(3, int), "got (3,)"),
         (np.zeros((0, 5), int), "got (0, 5)"),
-        ([[1, 2, 3], [4]], "no regular array"),
+        ([[1, 2, 3], [4]], "in a regular array"),
         ([[1.0, 2.0, 3.0, 4.0]], "codes are integers; got float64: encode coordinates with a BoxCodec"),
         ([[float("nan")] * 4], "codes are integers"),
         ([[True] * 4], "got bool"),
         ([[0, 0, 0, 336]], "codes are 0..335; found 336 in box 0"),
         ([[0, 0, 0, 0], [0, -1, 0, 0]], "found -1 in box 1"),
         (np.array([[0, 0, 0, 2**64 - 1]], dtype=np.uint64), f"found {2**64 - 1}"),
-        ([[0, 0, 0, 10**30]], "codes are integers; got object"),
-        ([[5, 0, 4, 9]], "box 0 has x2 = 4 < x1 = 5"),
-        ([[5, 9, 5, 9], [5, 9, 5, 8]], "box 1 has y2 = 8 < y1 = 9"),
+        ([[0, 0, 0, 10**30]], "codes are integers; got float64"),
+        ([[5, 0, 4, 9]], "box 0 is inverted: x2 = 4 < x1 = 5"),
+        ([[5, 9, 5, 9], [5, 9, 5, 8]], "box 1 is inverted: y2 = 8 < y1 = 9"),
     ],
 )
 def test_what_are_no_boxes(codes: Any, message: str) -> None:
-    for write in (boxes_to_text, checked_boxes):
+    for write in (boxes_to_text, labelled_boxes_to_text, partial(box_answer_to_text, plural="dogs")):
         with pytest.raises(MalformedBoxError) as refused:
             write(codes)
         assert message in str(refused.value)

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from perceptok.boxes import BoxCodec, ImageFrame, convert
+from perceptok.boxes import BoxCodec, ImageFrame, convert_spelling
 from perceptok.errors import BoxError, ConfigError
-from tests.boxes.frames.drawn_frames import frames
+from tests.boxes.drawn_frames import frames
 
 
 class TestMapping:
@@ -144,7 +144,7 @@ class TestVisibleFraction:
         assert torch.equal(share, torch.tensor([0.5], dtype=torch.float64))
 
     def test_upside_down(self) -> None:
-        with pytest.raises(BoxError, match=r"box 1 is upside down: \[5.0, 0.0, 4.0, 9.0\]"):
+        with pytest.raises(BoxError, match=r"box 1 is inverted: \[5.0, 0.0, 4.0, 9.0\]"):
             ImageFrame.squash((640, 480)).visible_fraction([[0, 0, 1, 1], [5, 0, 4, 9]])
 
 
@@ -202,7 +202,7 @@ class TestPicture:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            (Image.new("RGB", (480, 640)), r"image of \(640, 480\) \(width, height\); got one of \(480, 640\)"),
+            (Image.new("RGB", (480, 640)), r"images of \(640, 480\) \(width, height\); got \(480, 640\)"),
             (Image.new("P", (640, 480)), r'got P: call image.convert\("RGB"\)'),
             (Image.new("RGBA", (640, 480)), "got RGBA"),
             (Image.new("L", (640, 480)), "has 3 channels, the image 1"),
@@ -361,7 +361,7 @@ class TestNoSquare:
     def test_records(self) -> None:
         assert ImageFrame.from_json(self.FRAME.to_json()) == self.FRAME
         assert "size_y" not in ImageFrame.squash((5, 4)).to_dict()
-        with pytest.raises(ConfigError, match="and size_y if it is no square"):
+        with pytest.raises(ConfigError, match="and size_y if it is not square"):
             ImageFrame.from_dict({**self.FRAME.to_dict(), "depth": 3})
 
     def test_codes_are_those_of_the_squashed_image(self) -> None:
@@ -377,7 +377,7 @@ class TestNoSquare:
         box = [[100, 30, 500, 150]]
         pixels = np.rint(self.FRAME.to_frame(np.array(box, float))).astype(int)
         text = json.dumps([{"bbox_2d": pixels[0].tolist()}])
-        said = convert(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
+        said = convert_spelling(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
         back = BoxCodec(decode="center").decode(said.codes, image_size=(1000, 300))
         np.testing.assert_allclose(back, box, atol=1000 / 336)
 
@@ -389,5 +389,5 @@ class TestNoSquare:
 def test_pictures_too_large_are_refused_before_they_are_made(frame: ImageFrame) -> None:
     np.testing.assert_allclose(frame.to_frame([[0, 0, 4, 4]]), [[0, 0, 60_000, 60_000]])
     for picture in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32), Image.new("RGB", (4, 4))):
-        with pytest.raises(BoxError, match="60000 x 60000 pixels is larger than the 134217728"):
+        with pytest.raises(BoxError, match="60000 x 60000 pixels is larger than the limit of 134217728"):
             frame.apply(picture)  # type: ignore[type-var]

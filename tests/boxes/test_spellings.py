@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from perceptok.boxes import convert, parse_spelling
-from perceptok.boxes.spellings import Scheme
+from perceptok.boxes import BoxScheme, convert_spelling, parse_spelling
 from perceptok.errors import BoxError, MalformedBoxError
 
 SIZE = (640, 427)
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+SCHEMES: tuple[BoxScheme, ...] = get_args(BoxScheme)
 TWO = [[10, 20, 110, 220], [0, 0, 335, 335]]
 LOC = "<loc0062><loc0032><loc0671><loc0336>"
 FLORENCE = "<loc_31><loc_61><loc_328><loc_656>"
 PAIR = "<patch_index_0033><patch_index_0650>"
 ITEM = '{"bbox_2d": [20, 26, 210, 280], "label": "dog"}'
 
-READ: list[tuple[Scheme, str, list[str]]] = [
+READ: list[tuple[BoxScheme, str, list[str]]] = [
     ("aurora", "Sure.\n dog: (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)</s>", ["dog"]),
     ("aurora", "Here are the boxes:\n Bounding box 1: (<PIXEL_1>, <PIXEL_2>, <PIXEL_3>, <PIXEL_4>)", [""]),
     ("compact", "<s> the dog <PIXEL_1><PIXEL_2><PIXEL_3><PIXEL_4><eos>", [""]),
@@ -47,7 +46,7 @@ READ: list[tuple[Scheme, str, list[str]]] = [
     *[(scheme, "", []) for scheme in SCHEMES],
 ]
 
-WRONG: list[tuple[Scheme, str, list[str]]] = [
+WRONG: list[tuple[BoxScheme, str, list[str]]] = [
     ("aurora", "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>", ["coordinates"]),
     ("aurora", "(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_336>)", ["range"]),
     ("paligemma", "<loc0001><loc0002><loc0003> dog", ["coordinates"]),
@@ -71,7 +70,7 @@ WRONG: list[tuple[Scheme, str, list[str]]] = [
     ("qwen", "{'bbox_2d': [5, 2, 3, 4]} {\"bbox_2d\": [1, 2, 3, 4}", ["token"]),
 ]
 
-REPAIRED: list[tuple[Scheme, str, list[list[int]], str]] = [
+REPAIRED: list[tuple[BoxScheme, str, list[list[int]], str]] = [
     ("qwen", '{"bbox_2d": [1.4, 2.5, 3.0, 4]}', [[1, 3, 3, 4]], "fractions of a pixel"),
     ("qwen", '{"bbox_2d": ["1", "2", "3", "4"]}', [[1, 2, 3, 4]], "written as text"),
     ("qwen", '{"bbox_2d": [-1, 0, 641, 428]}', [[0, 0, 640, 427]], "one pixel beyond the image"),
@@ -81,7 +80,7 @@ REPAIRED: list[tuple[Scheme, str, list[list[int]], str]] = [
 
 
 @pytest.mark.parametrize(("scheme", "text", "labels"), READ)
-def test_boxes_in_company(scheme: Scheme, text: str, labels: list[str]) -> None:
+def test_boxes_in_company(scheme: BoxScheme, text: str, labels: list[str]) -> None:
     parsed = parse_spelling(text, scheme, image_size=SIZE)
     assert list(parsed.labels) == labels
     assert len(parsed.codes) == len(parsed.spans) == len(labels)
@@ -89,42 +88,46 @@ def test_boxes_in_company(scheme: Scheme, text: str, labels: list[str]) -> None:
         alone = parse_spelling(text[start:end], scheme, image_size=SIZE)
         assert len(alone.codes) >= 1
         assert not alone.malformed
-    result = convert(text, source=scheme, target="florence2", image_size=SIZE, strict=False) if all(labels) else None
+    result = (
+        convert_spelling(text, source=scheme, target="florence2", image_size=SIZE, strict=False)
+        if all(labels)
+        else None
+    )
     assert result is None or (result.labels == tuple(labels) and result.malformed == parsed.malformed)
 
 
 @pytest.mark.parametrize(("scheme", "text", "flaws"), WRONG)
-def test_what_is_no_box(scheme: Scheme, text: str, flaws: list[str]) -> None:
+def test_what_is_no_box(scheme: BoxScheme, text: str, flaws: list[str]) -> None:
     parsed = parse_spelling(text, scheme, image_size=SIZE)
     assert [piece.flaw for piece in parsed.malformed] == flaws
     for piece in parsed.malformed:
         assert text[piece.start : piece.end] == piece.text
         assert piece.reason
-    result = convert(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
+    result = convert_spelling(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
     assert result.malformed == parsed.malformed
     assert len(result.codes) == len(parsed.codes)
 
 
 @pytest.mark.parametrize(("scheme", "text", "codes", "reason"), REPAIRED)
-def test_what_is_put_right_is_said(scheme: Scheme, text: str, codes: list[list[int]], reason: str) -> None:
+def test_what_is_put_right_is_said(scheme: BoxScheme, text: str, codes: list[list[int]], reason: str) -> None:
     with pytest.raises(MalformedBoxError):
-        convert(text, source=scheme, target="aurora", image_size=SIZE)
+        convert_spelling(text, source=scheme, target="aurora", image_size=SIZE)
     parsed = parse_spelling(text, scheme, image_size=SIZE)
     assert parsed.codes.tolist() == codes
     assert parsed.malformed == ()
     assert reason in parsed.repaired[0].reason
-    result = convert(text, source=scheme, target="aurora", image_size=SIZE, strict=False)
+    result = convert_spelling(text, source=scheme, target="aurora", image_size=SIZE, strict=False)
     assert result.repaired == parsed.repaired
 
 
 @given(st.data(), st.sampled_from(SCHEMES), st.booleans())
 @settings(max_examples=100)
-def test_what_is_written_is_found_in_any_text(data: st.DataObject, scheme: Scheme, named: bool) -> None:
+def test_what_is_written_is_found_in_any_text(data: st.DataObject, scheme: BoxScheme, named: bool) -> None:
     edges = st.tuples(st.integers(0, 335), st.integers(0, 335)).map(sorted)
     sides = data.draw(st.lists(st.tuples(edges, edges), min_size=1, max_size=4))
     codes = np.array([[x[0], y[0], x[1], y[1]] for x, y in sides])
     labels = ["a dog"] * len(codes) if named else None
-    written = convert(codes, source="aurora", target=scheme, labels=labels, image_size=SIZE)
+    written = convert_spelling(codes, source="aurora", target=scheme, labels=labels, image_size=SIZE)
     before = data.draw(st.sampled_from(["", "Yes.\n", "<s>\n", "\n\n"]))
     after = data.draw(st.sampled_from(["", "</s>", "\nYes.", "\n\n"]))
     parsed = parse_spelling(before + written.text + after, scheme, image_size=SIZE)
@@ -135,33 +138,33 @@ def test_what_is_written_is_found_in_any_text(data: st.DataObject, scheme: Schem
 
 @given(st.text(alphabet='<>{}[]()"loc_0123456789patchindex,;: bbox2d\n', max_size=60), st.sampled_from(SCHEMES))
 @settings(max_examples=200)
-def test_nothing_raises(text: str, scheme: Scheme) -> None:
+def test_nothing_raises(text: str, scheme: BoxScheme) -> None:
     parsed = parse_spelling(text, scheme, image_size=SIZE)
     assert len(parsed.codes) == len(parsed.labels) == len(parsed.spans)
-    convert(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
+    convert_spelling(text, source=scheme, target="qwen", image_size=SIZE, strict=False)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
     "piece", ["{", '{"bbox_2d": [', "<loc0001>", "<patch_index_0001>", "<loc_1>", "<PIXEL_1>", "(", "<"]
 )
-def test_long_texts_take_linear_time(scheme: Scheme, piece: str, cpu_seconds: Any) -> None:
+def test_long_texts_take_linear_time(scheme: BoxScheme, piece: str, cpu_seconds: Any) -> None:
     short, long = (cpu_seconds(lambda n=n: parse_spelling(piece * n, scheme, image_size=SIZE)) for n in (500, 4000))
     assert long < 40 * short + 0.2
 
 
 @pytest.mark.parametrize("source", SCHEMES)
-def test_a_missing_label_stays_missing(source: Scheme) -> None:
-    none = convert(TWO, source="aurora", target=source, image_size=SIZE).text
+def test_a_missing_label_stays_missing(source: BoxScheme) -> None:
+    none = convert_spelling(TWO, source="aurora", target=source, image_size=SIZE).text
     numbered = "\n".join(f"Bounding box {at}: {box}" for at, box in enumerate(["(1,2,3,4)", "(5,6,7,8)"], 1))
     for text, scheme in ((none, source), (numbered, "numeral")):
         for target in SCHEMES:
             for strict in (True, False):
-                result = convert(text, source=scheme, target=target, image_size=SIZE, strict=strict)  # type: ignore[arg-type]
+                result = convert_spelling(text, source=scheme, target=target, image_size=SIZE, strict=strict)  # type: ignore[arg-type]
                 assert result.labels == ("", "")
     null = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": None}])
-    assert convert(null, source="qwen", target="paligemma", image_size=SIZE).labels == ("",)
-    assert "None" not in convert(null, source="qwen", target="paligemma", image_size=SIZE).text
+    assert convert_spelling(null, source="qwen", target="paligemma", image_size=SIZE).labels == ("",)
+    assert "None" not in convert_spelling(null, source="qwen", target="paligemma", image_size=SIZE).text
 
 
 @pytest.mark.parametrize(
@@ -172,9 +175,9 @@ def test_a_missing_label_stays_missing(source: Scheme) -> None:
         ("paligemma", f"{LOC} ; {LOC}"),
     ],
 )
-def test_their_own_forms_of_several_boxes_come_back_as_they_were(scheme: Scheme, text: str) -> None:
+def test_their_own_forms_of_several_boxes_come_back_as_they_were(scheme: BoxScheme, text: str) -> None:
     for strict in (True, False):
-        assert convert(text, source=scheme, target=scheme, strict=strict).text == text
+        assert convert_spelling(text, source=scheme, target=scheme, strict=strict).text == text
 
 
 def test_refused() -> None:

@@ -140,7 +140,7 @@ def test_real_files_differ_in_boxes_only(shared: Path, which: str) -> None:
     path = shared / "data" / which
     original = json.loads(path.read_text())
     codec = BoxCodec(decode="center")
-    images = [BoxRecord.of(image, codec).decoded() for image in read_annotations(path).images]
+    images = [BoxRecord.from_boxes(image, codec).decode() for image in read_annotations(path).images]
     back, left_out = rewritten(images, path.read_text())
     assert left_out == 0
     for file in (back, original):

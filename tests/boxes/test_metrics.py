@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from pycocotools import mask
 
-from perceptok.boxes import BoxScores, iou_matrix, match_boxes, score_boxes
+from perceptok.boxes import BoxScores, compute_iou, match_boxes, score_boxes
 from perceptok.errors import BoxError, ConfigError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -39,7 +39,7 @@ class TestOverlap:
             moved = np.concatenate([xywh, np.abs(xywh * rng.uniform(0.8, 1.2, xywh.shape))])
             for flags in (crowd, [0] * len(crowd)):
                 expected = mask.iou(moved, xywh, flags)
-                got = iou_matrix(corners(moved), corners(xywh), crowd=flags)
+                got = compute_iou(corners(moved), corners(xywh), crowd=flags)
                 np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
                 pairs += got.size
         assert pairs > 10_000
@@ -50,8 +50,8 @@ class TestOverlap:
         first, second = random_boxes(rng, 5), random_boxes(rng, 4)
         pictures = [[painted(box) for box in boxes] for boxes in (first, second)]
         expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in pictures[1]] for a in pictures[0]]
-        np.testing.assert_allclose(iou_matrix(first, second), expected, atol=1e-12)
-        np.testing.assert_array_equal(iou_matrix(second, first), iou_matrix(first, second).T)
+        np.testing.assert_allclose(compute_iou(first, second), expected, atol=1e-12)
+        np.testing.assert_array_equal(compute_iou(second, first), compute_iou(first, second).T)
 
     @pytest.mark.parametrize(
         ("first", "second", "expected"),
@@ -65,32 +65,32 @@ class TestOverlap:
         ],
     )
     def test_by_hand(self, first: list[float], second: list[float], expected: float) -> None:
-        assert iou_matrix([first], [second])[0, 0] == pytest.approx(expected, abs=1e-15)
+        assert compute_iou([first], [second])[0, 0] == pytest.approx(expected, abs=1e-15)
 
     def test_no_boxes(self) -> None:
-        assert iou_matrix([], [[0, 0, 1, 1]]).shape == (0, 1)
-        assert iou_matrix([[0, 0, 1, 1]], np.empty((0, 4))).shape == (1, 0)
-        assert iou_matrix([], []).shape == (0, 0)
+        assert compute_iou([], [[0, 0, 1, 1]]).shape == (0, 1)
+        assert compute_iou([[0, 0, 1, 1]], np.empty((0, 4))).shape == (1, 0)
+        assert compute_iou([], []).shape == (0, 0)
 
     def test_tensors(self) -> None:
         boxes = torch.tensor([[0, 0, 2, 2], [1, 0, 3, 2]])
-        np.testing.assert_allclose(iou_matrix(boxes, boxes.numpy()), [[1, 1 / 3], [1 / 3, 1]])
+        np.testing.assert_allclose(compute_iou(boxes, boxes.numpy()), [[1, 1 / 3], [1 / 3, 1]])
 
     @pytest.mark.parametrize(
         ("boxes", "message"),
         [
-            ([[5, 0, 4, 1]], "true box 0 is upside down"),
+            ([[5, 0, 4, 1]], "true box 0 is inverted"),
             ([[0, 0, math.nan, 1]], "finite"),
             ([0, 0, 1, 1], r"true boxes have shape \(N, 4\)"),
         ],
     )
     def test_bad_boxes(self, boxes: Any, message: str) -> None:
         with pytest.raises(BoxError, match=message):
-            iou_matrix([[0, 0, 1, 1]], boxes)
+            compute_iou([[0, 0, 1, 1]], boxes)
 
     def test_one_crowd_flag_a_box(self) -> None:
-        with pytest.raises(BoxError, match="one flag a true box"):
-            iou_matrix([[0, 0, 1, 1]], [[0, 0, 1, 1]], crowd=[0, 1])
+        with pytest.raises(BoxError, match="one flag per true box"):
+            compute_iou([[0, 0, 1, 1]], [[0, 0, 1, 1]], crowd=[0, 1])
 
 
 class TestMatches:
@@ -99,7 +99,7 @@ class TestMatches:
     def test_hungarian_has_the_largest_sum_of_all_pairings(self, seed: int, threshold: float) -> None:
         rng = np.random.default_rng(seed)
         first, second = random_boxes(rng, 4), random_boxes(rng, 5)
-        iou = iou_matrix(first, second)
+        iou = compute_iou(first, second)
         allowed = np.where(iou >= threshold, iou, 0)
         best = max(
             sum(allowed[row, column] for row, column in enumerate(columns))
@@ -119,7 +119,7 @@ class TestMatches:
     def test_greedy_takes_the_best_pair_that_is_left(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         first, second = random_boxes(rng, 6), random_boxes(rng, 5)
-        left = iou_matrix(first, second)
+        left = compute_iou(first, second)
         expected = []
         while left.max() >= 0.2:
             row, column = divmod(int(left.argmax()), 5)
@@ -132,7 +132,7 @@ class TestMatches:
         """The best pair first leaves the second prediction with nothing; the sum is larger the other way round."""
         true = [[0, 0, 10, 10], [6, 0, 16, 10]]
         predicted = [[3.4, 0, 13.4, 10], [5, 0, 5.5, 10]]
-        iou = iou_matrix(predicted, true)
+        iou = compute_iou(predicted, true)
         assert iou[0, 1] > iou[0, 0]
         assert match_boxes(predicted, true, method="greedy", threshold=0).true.tolist() == [1, 0]
         crossed = [[0, 0, 10, 10], [4, 0, 14, 10]]
@@ -196,7 +196,7 @@ class TestScores:
         assert values["total"] == 0
 
     def test_refused(self) -> None:
-        with pytest.raises(BoxError, match="invalid counts malformed boxes"):
+        with pytest.raises(BoxError, match="invalid is the number of malformed boxes"):
             score_boxes([], [], invalid=-1)
         with pytest.raises(ConfigError, match="method"):
             score_boxes([], [], method="x")  # type: ignore[arg-type]

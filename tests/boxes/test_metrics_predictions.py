@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from perceptok.boxes import (
-    BoxAnswerLine,
     BoxCodec,
     BoxFailure,
     BoxLabels,
     BoxRecord,
+    GroundTruth,
     ImageBoxes,
-    Truth,
+    TextPrediction,
     read_box_predictions,
     read_results,
     score_predictions,
@@ -29,12 +29,15 @@ IMAGE = ImageBoxes(
     np.array([[0.0, 0, 100, 100], [200, 200, 300, 300], [50, 50, 60, 60], [0, 0, 336, 336]]),
     BoxLabels((1, 1, 2, 2), crowd=(False, False, False, True), categories=NAMES),
 )
-TRUTH = {"a.jpg": Truth.of(IMAGE), "b.jpg": Truth.of(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))))}
+TRUTH = {
+    "a.jpg": GroundTruth.from_boxes(IMAGE),
+    "b.jpg": GroundTruth.from_boxes(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4)))),
+}
 DOGS = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_100>,<PIXEL_100>) and (<PIXEL_200>,<PIXEL_200>,<PIXEL_300>,<PIXEL_300>)"
 
 
 def test_records_category_by_category() -> None:
-    record = BoxRecord.of(IMAGE, BoxCodec(decode="center"))
+    record = BoxRecord.from_boxes(IMAGE, BoxCodec(decode="center"))
     report = score_predictions([record], TRUTH)
     assert {label: (one.true, one.predicted) for label, one in report.by_label.items()} == {
         "cat": (1, 1),
@@ -47,7 +50,7 @@ def test_records_category_by_category() -> None:
 
 def test_a_box_of_another_category_does_not_count() -> None:
     wrong = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:1], BoxLabels((2,), categories=NAMES))
-    report = score_predictions([BoxRecord.of(wrong, BoxCodec(decode="center"))], TRUTH)
+    report = score_predictions([BoxRecord.from_boxes(wrong, BoxCodec(decode="center"))], TRUTH)
     assert report.total.hits_50 == 0
     assert (report.total.true, report.total.predicted) == (3, 1)
 
@@ -56,10 +59,10 @@ def test_two_categories_of_one_name_are_two_classes() -> None:
     names = {1: "cat", 2: "cat"}
     true = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:2], BoxLabels((1, 2), categories=names))
     swapped = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes[:2], BoxLabels((2, 1), categories=names))
-    truth, codec = {"a.jpg": Truth.of(true)}, BoxCodec(decode="center")
-    for given in (swapped, BoxRecord.of(swapped, codec)):
+    truth, codec = {"a.jpg": GroundTruth.from_boxes(true)}, BoxCodec(decode="center")
+    for given in (swapped, BoxRecord.from_boxes(swapped, codec)):
         assert score_predictions([given], truth).total.recall_50 == 0
-    right = score_predictions([BoxRecord.of(true, codec)], truth)
+    right = score_predictions([BoxRecord.from_boxes(true, codec)], truth)
     assert right.total.recall_50 == 1
     assert list(right.by_label) == ["cat (category 1)", "cat (category 2)"]
     # Another numbering of the same names is no fault.
@@ -73,7 +76,7 @@ def test_results() -> None:
     wrong = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": 4, "category_id": 1, "bbox": [1]}, 7]
     found = read_results(json.dumps(rows + wrong), "r.json", [image])
     assert [one.name for one in found if isinstance(one, BoxFailure)] == [f"r.json, result {at}" for at in (1, 2, 3)]
-    report = score_predictions(found, {"a.jpg": Truth.of(image)})
+    report = score_predictions(found, {"a.jpg": GroundTruth.from_boxes(image)})
     assert report.by_label["dog"].hits_50 == 1
     assert len(report.failures) == 3
     with pytest.raises(AnnotationError, match="expected a list of results; got dict"):
@@ -83,7 +86,11 @@ def test_results() -> None:
 def test_answers() -> None:
     broken = DOGS + " and (<PIXEL_1>,<PIXEL_2>)"
     report = score_predictions(
-        [BoxAnswerLine("a.jpg", broken, "dog"), BoxAnswerLine("a.jpg", "none", "cat"), BoxAnswerLine("b.jpg", "none")],
+        [
+            TextPrediction("a.jpg", broken, "dog"),
+            TextPrediction("a.jpg", "none", "cat"),
+            TextPrediction("b.jpg", "none"),
+        ],
         TRUTH,
     )
     dog = report.by_label["dog"]
@@ -96,8 +103,8 @@ def test_answers() -> None:
 
 def test_answers_lie_in_the_frame_of_the_records() -> None:
     wide = ImageBoxes("w.jpg", 400, 200, np.array([[0.0, 0, 400, 200]]))
-    record = BoxRecord.of(wide, BoxCodec(decode="center"), frame="letterbox")
-    report = score_predictions([BoxAnswerLine("w.jpg", record.to_text())], {"w.jpg": Truth.of(record)})
+    record = BoxRecord.from_boxes(wide, BoxCodec(decode="center"), frame="letterbox")
+    report = score_predictions([TextPrediction("w.jpg", record.to_text())], {"w.jpg": GroundTruth.from_boxes(record)})
     assert report.total.mean_iou == 1
 
 
@@ -110,9 +117,9 @@ def test_predictions_that_cannot_be_scored_cost_only_themselves() -> None:
         json.dumps({"name": "none.jpg", "text": DOGS}),
         json.dumps({"name": "a.jpg", "text": "", "label": "dog"}),
         json.dumps([1]),
-        BoxRecord.of(IMAGE, BoxCodec()).to_json().replace("[0, 0, 100, 100]", "[0, 0]"),
+        BoxRecord.from_boxes(IMAGE, BoxCodec()).to_json().replace("[0, 0, 100, 100]", "[0, 0]"),
         "[" * 100_000,
-        BoxRecord.of(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))), BoxCodec()).to_json(),
+        BoxRecord.from_boxes(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))), BoxCodec()).to_json(),
     ]
     predictions = list(read_box_predictions(lines, "p.jsonl"))
     assert [isinstance(one, BoxFailure) for one in predictions] == [
@@ -126,7 +133,7 @@ def test_predictions_that_cannot_be_scored_cost_only_themselves() -> None:
         "p.jsonl, line 2",
         "its text is None",
         "its label is 5",
-        "no such image",
+        "not in the ground truth",
         "predicted twice",
         "line 8",
     ):

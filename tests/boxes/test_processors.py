@@ -29,7 +29,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from perceptok.boxes import ImageFrame
+from perceptok.boxes import ImageFrame, infer_frame
 from perceptok.errors import BoxError
 
 SQUARE = {"shortest_edge": 336}
@@ -70,7 +70,7 @@ PROCESSORS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("image_size", [(320, 240), (240, 321), (101, 57), (150, 150), (37, 200), (1, 3)])
 def test_the_picture_is_the_processors_own(name: str, image_size: tuple[int, int]) -> None:
     processor, mode = PROCESSORS[name]
-    frame = ImageFrame.from_image_processor(processor, image_size)
+    frame = infer_frame(processor, image_size)
     assert frame.mode == mode
     noise = np.random.default_rng(0).integers(0, 256, (image_size[1], image_size[0], 3), dtype=np.uint8)
     got = processor(Image.fromarray(noise), return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"]
@@ -80,7 +80,7 @@ def test_the_picture_is_the_processors_own(name: str, image_size: tuple[int, int
 @pytest.mark.parametrize("name", ["LLaVA-1.5", "LLaVA-1.5 padded", "SigLIP", "CLIP, at most"])
 def test_a_dot_lands_where_its_coordinates_say(name: str) -> None:
     processor, _ = PROCESSORS[name]
-    frame = ImageFrame.from_image_processor(processor, (640, 480))
+    frame = infer_frame(processor, (640, 480))
     image = np.zeros((480, 640, 3), dtype=np.uint8)
     image[200:204, 300:304] = 255
     picture = processor(image, return_tensors="np", do_normalize=False)["pixel_values"][0][2]
@@ -93,9 +93,9 @@ def test_a_dot_lands_where_its_coordinates_say(name: str) -> None:
 
 
 def test_llava_by_hand() -> None:
-    cropped = ImageFrame.from_image_processor(PROCESSORS["LLaVA-1.5"][0], (640, 480))
+    cropped = infer_frame(PROCESSORS["LLaVA-1.5"][0], (640, 480))
     assert cropped == ImageFrame.center_crop((640, 480))
-    padded = ImageFrame.from_image_processor(PROCESSORS["LLaVA-1.5 padded"][0], (640, 480))
+    padded = infer_frame(PROCESSORS["LLaVA-1.5 padded"][0], (640, 480))
     np.testing.assert_allclose(padded.to_frame([[0, 0], [640, 480]]), [[0, 42], [336, 294]], atol=1e-9)
     assert padded.fill == (122, 116, 104)
 
@@ -107,7 +107,7 @@ def test_padding_after_normalising_has_the_mean_colour() -> None:
         do_pad=True,
         pad_size={"height": 224, "width": 224},
     )
-    frame = ImageFrame.from_image_processor(processor, (640, 480))
+    frame = infer_frame(processor, (640, 480))
     assert (frame.mode, frame.fill) == ("letterbox", (123, 117, 104))
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     got = processor(noise, return_tensors="np")["pixel_values"][0]
@@ -117,39 +117,39 @@ def test_padding_after_normalising_has_the_mean_colour() -> None:
 
 def test_a_processor_that_holds_one() -> None:
     held = SimpleNamespace(image_processor=PROCESSORS["SigLIP"][0])
-    assert ImageFrame.from_image_processor(held, (640, 480)) == ImageFrame.squash((640, 480), 384)
+    assert infer_frame(held, (640, 480)) == ImageFrame.squash((640, 480), 384)
 
 
 def test_without_verifying_nothing_is_run() -> None:
     bare = SimpleNamespace(do_resize=True, size={"height": 448, "width": 448}, resample=None)
-    frame = ImageFrame.from_image_processor(bare, (640, 480), verify=False)
+    frame = infer_frame(bare, (640, 480), verify=False)
     assert frame == ImageFrame.squash((640, 480), 448, resample="bilinear")
 
 
 @pytest.mark.parametrize(("backend", "offset"), [("pil", (62, -104)), ("torchvision", (61, -104))])
 def test_the_backends_put_an_odd_pixel_of_padding_at_different_ends(backend: str, offset: tuple[int, int]) -> None:
     bare = SimpleNamespace(do_center_crop=True, crop_size=224, backend=backend)
-    assert ImageFrame.from_image_processor(bare, (101, 433), verify=False).offset == offset
+    assert infer_frame(bare, (101, 433), verify=False).offset == offset
 
 
 class TestRefused:
     def test_pictures_that_are_not_square(self) -> None:
         processor = CLIPImageProcessorPil(size=SQUARE, do_center_crop=False)
-        with pytest.raises(BoxError, match=r"a picture of \(448, 336\) \(width, height\) of an image of \(640, 480\)"):
-            ImageFrame.from_image_processor(processor, (640, 480))
-        assert ImageFrame.from_image_processor(processor, (480, 480)) == ImageFrame.squash((480, 480))
+        with pytest.raises(BoxError, match=r"an image of \(448, 336\) \(width, height\) of an image of \(640, 480\)"):
+            infer_frame(processor, (640, 480))
+        assert infer_frame(processor, (480, 480)) == ImageFrame.squash((480, 480))
 
     @pytest.mark.parametrize("processor", [LlavaNextImageProcessorPil(), Idefics3ImageProcessorPil()])
     @pytest.mark.parametrize("verify", [True, False])
     def test_pieces(self, processor: Any, verify: bool) -> None:
-        with pytest.raises(BoxError, match=f"{type(processor).__name__} makes several pieces of an image"):
-            ImageFrame.from_image_processor(processor, (640, 480), verify=verify)
+        with pytest.raises(BoxError, match=f"{type(processor).__name__} makes several tiles of an image"):
+            infer_frame(processor, (640, 480), verify=verify)
 
     @pytest.mark.parametrize("processor", [ConvNextImageProcessorPil(), LevitImageProcessorPil()])
     def test_what_the_attributes_do_not_tell(self, processor: Any) -> None:
         """Both enlarge by 256/224 before cropping, in code of their own."""
-        with pytest.raises(BoxError, match=r"does not do what its attributes say|makes a picture of"):
-            ImageFrame.from_image_processor(processor, (640, 480))
+        with pytest.raises(BoxError, match=r"does not do what its attributes say|makes an image of"):
+            infer_frame(processor, (640, 480))
 
     def test_a_mirror(self) -> None:
         class Mirroring(CLIPImageProcessorPil):
@@ -157,7 +157,7 @@ class TestRefused:
                 return np.ascontiguousarray(super().resize(image, *args, **kwargs)[..., ::-1])
 
         with pytest.raises(BoxError, match="Mirroring does not do what its attributes say"):
-            ImageFrame.from_image_processor(Mirroring(), (640, 480))
+            infer_frame(Mirroring(), (640, 480))
 
     def test_a_shift_by_one_pixel(self) -> None:
         class Shifting(CLIPImageProcessorPil):
@@ -165,40 +165,40 @@ class TestRefused:
                 return np.roll(super().center_crop(image, *args, **kwargs), 1, axis=-1)
 
         with pytest.raises(BoxError, match="Shifting does not do what its attributes say"):
-            ImageFrame.from_image_processor(Shifting(size=SQUARE, crop_size=CROP), (640, 480))
+            infer_frame(Shifting(size=SQUARE, crop_size=CROP), (640, 480))
 
     def test_unknown_sizes(self) -> None:
         bare = SimpleNamespace(do_resize=True, size={"min_pixels": 3, "max_pixels": 9})
-        with pytest.raises(BoxError, match="resizes by"):
-            ImageFrame.from_image_processor(bare, (640, 480), verify=False)
+        with pytest.raises(BoxError, match="resizes to"):
+            infer_frame(bare, (640, 480), verify=False)
 
     @pytest.mark.parametrize(
         ("processor", "message"),
         [
-            (Siglip2ImageProcessorPil(), "resizes by no size; a frame can be read of"),
-            (GLPNImageProcessorPil(), "resizes by no size; a frame can be read of"),
-            (BridgeTowerImageProcessorPil(), "cuts or pads to {'shortest_edge': 288}; a frame can be read of"),
+            (Siglip2ImageProcessorPil(), "resizes to no size; a frame can be read from"),
+            (GLPNImageProcessorPil(), "resizes to no size; a frame can be read from"),
+            (BridgeTowerImageProcessorPil(), "crops or pads to {'shortest_edge': 288}; a frame can be read from"),
         ],
     )
     def test_sizes_that_are_missing(self, processor: Any, message: str) -> None:
         with pytest.raises(BoxError, match=message):
-            ImageFrame.from_image_processor(processor, (640, 480))
+            infer_frame(processor, (640, 480))
 
     def test_pictures_under_another_name(self) -> None:
         class Videos(SiglipImageProcessorPil):
             def preprocess(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
                 return {"pixel_values_videos": super().preprocess(*args, **kwargs)["pixel_values"]}
 
-        with pytest.raises(BoxError, match="Videos makes no pixel_values of a picture"):
-            ImageFrame.from_image_processor(Videos(), (640, 480))
+        with pytest.raises(BoxError, match="Videos makes no pixel_values of an image"):
+            infer_frame(Videos(), (640, 480))
 
     def test_an_image_without_area(self) -> None:
         with pytest.raises(BoxError, match="a width and a height of at least one pixel"):
-            ImageFrame.from_image_processor(PROCESSORS["SigLIP"][0], (0, 480))
+            infer_frame(PROCESSORS["SigLIP"][0], (0, 480))
 
     def test_owlv2_pads_in_its_own_way(self) -> None:
         with pytest.raises(BoxError, match=r"does not do what its attributes say|makes"):
-            ImageFrame.from_image_processor(Owlv2ImageProcessorPil(), (640, 480))
+            infer_frame(Owlv2ImageProcessorPil(), (640, 480))
 
 
 class TestPatches:
@@ -211,7 +211,7 @@ class TestPatches:
     )
     def test_as_the_processor_does(self, patch: int, limits: dict[str, int], image_size: tuple[int, int]) -> None:
         processor = Qwen2VLImageProcessorPil(patch_size=patch, **({"size": limits} if limits else {}))
-        frame = ImageFrame.from_image_processor(processor, image_size)
+        frame = infer_frame(processor, image_size)
         grid = processor(Image.new("RGB", image_size), return_tensors="np")["image_grid_thw"][0]
         assert frame.shape == (grid[2] * patch, grid[1] * patch)
         assert frame.resample == "bicubic"
@@ -227,7 +227,7 @@ class TestPatches:
                 return super().preprocess(images, **{**more, "size": {"shortest_edge": 3136, "longest_edge": 40000}})
 
         with pytest.raises(BoxError, match="does not do what its attributes say: it makes patches"):
-            ImageFrame.from_image_processor(Strange(), (640, 480))
+            infer_frame(Strange(), (640, 480))
 
     def test_an_image_too_long(self) -> None:
         with pytest.raises(BoxError, match="at most 200 times as long"):

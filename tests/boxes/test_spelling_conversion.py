@@ -16,11 +16,10 @@ from transformers.models.kosmos2.processing_kosmos2 import (
     patch_index_to_coordinate,
 )
 
-from perceptok.boxes import convert
-from perceptok.boxes.spellings import Scheme
+from perceptok.boxes import BoxScheme, convert_spelling
 from perceptok.errors import BoxError, MalformedBoxError
 
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+SCHEMES: tuple[BoxScheme, ...] = get_args(BoxScheme)
 SIZE = (640, 427)
 TWO = [[10, 20, 110, 220], [0, 0, 335, 335]]
 
@@ -33,7 +32,7 @@ def fraction_boxes(draw: st.DrawFn) -> np.ndarray:
     return np.array(boxes).reshape(-1, 4)
 
 
-def spoken(text: str, scheme: Scheme) -> np.ndarray:
+def spoken(text: str, scheme: BoxScheme) -> np.ndarray:
     """What a text says, as fractions, each model read by a few obvious lines of its own."""
     import json
     import re
@@ -53,18 +52,24 @@ def spoken(text: str, scheme: Scheme) -> np.ndarray:
 class TestStatedErrors:
     @given(fraction_boxes(), st.sampled_from(SCHEMES), st.sampled_from(SCHEMES))
     @settings(max_examples=150)
-    def test_between_all(self, boxes: np.ndarray, source: Scheme, target: Scheme) -> None:
+    def test_between_all(self, boxes: np.ndarray, source: BoxScheme, target: BoxScheme) -> None:
         # A source text within the source's own error of the boxes: by way of Qwen pixels of a huge image.
         huge = 2**30
         pixels = np.floor(boxes * huge).astype(np.int64)
-        written = convert(pixels, source="qwen", target=source, image_size=(huge, huge)) if source != "qwen" else None
+        written = (
+            convert_spelling(pixels, source="qwen", target=source, image_size=(huge, huge))
+            if source != "qwen"
+            else None
+        )
         text = (
-            written.text if written else convert(pixels, source="qwen", target="aurora", image_size=(huge, huge)).text
+            written.text
+            if written
+            else convert_spelling(pixels, source="qwen", target="aurora", image_size=(huge, huge)).text
         )
         if written is None:
-            text = convert(text, source="aurora", target="qwen", image_size=SIZE).text
+            text = convert_spelling(text, source="aurora", target="qwen", image_size=SIZE).text
             boxes = spoken(text, "qwen")
-        result = convert(text, source=source, target=target, image_size=SIZE)
+        result = convert_spelling(text, source=source, target=target, image_size=SIZE)
         assert result.codes.shape == (len(boxes), 2 if target == "kosmos2" else 4)
         added = np.abs(spoken(result.text, target) - spoken(text, source))
         assert (added <= np.tile(result.added, 2) + 1e-9).all()
@@ -81,24 +86,27 @@ class TestStatedErrors:
             ("qwen", (0.5 / 640, 0.5 / 427)),
         ],
     )
-    def test_golden_errors(self, target: Scheme, error: tuple[float, float]) -> None:
-        result = convert(TWO, source="aurora", target=target, image_size=SIZE)
+    def test_golden_errors(self, target: BoxScheme, error: tuple[float, float]) -> None:
+        result = convert_spelling(TWO, source="aurora", target=target, image_size=SIZE)
         assert result.added == pytest.approx(error)
         assert result.total == pytest.approx(np.add(error, 1 / 672))
 
     @pytest.mark.parametrize("target", ["compact", "numeral", "paligemma", "florence2", "qwen"])
-    def test_codes_survive_what_is_finer_than_they(self, target: Scheme) -> None:
+    def test_codes_survive_what_is_finer_than_they(self, target: BoxScheme) -> None:
         edges = np.arange(336)
         codes = np.stack([edges, edges[::-1], np.full(336, 335), np.full(336, 335)], axis=1)
-        there = convert(codes, source="aurora", target=target, image_size=SIZE)
-        back = convert(there.text, source=target, target="aurora", image_size=SIZE)
+        there = convert_spelling(codes, source="aurora", target=target, image_size=SIZE)
+        back = convert_spelling(there.text, source=target, target="aurora", image_size=SIZE)
         np.testing.assert_array_equal(back.codes, codes)
 
 
 class TestSpellings:
     def test_golden(self) -> None:
         labels = ["a dog", "cat"]
-        texts = {one: convert(TWO, source="aurora", target=one, labels=labels, image_size=SIZE).text for one in SCHEMES}
+        texts = {
+            one: convert_spelling(TWO, source="aurora", target=one, labels=labels, image_size=SIZE).text
+            for one in SCHEMES
+        }
         assert texts["aurora"] == (
             "a dog: (<PIXEL_10>,<PIXEL_20>,<PIXEL_110>,<PIXEL_220>)\ncat: (<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_335>)"
         )
@@ -118,34 +126,34 @@ class TestSpellings:
         )
 
     @pytest.mark.parametrize(("source", "target"), list(product(SCHEMES, SCHEMES)))
-    def test_labels_travel(self, source: Scheme, target: Scheme) -> None:
+    def test_labels_travel(self, source: BoxScheme, target: BoxScheme) -> None:
         for labels in (("a dog", "caf\u00e9"), ("", "")):
-            text = convert(TWO, source="aurora", target=source, labels=labels, image_size=SIZE).text
-            result = convert(text, source=source, target=target, image_size=SIZE)
+            text = convert_spelling(TWO, source="aurora", target=source, labels=labels, image_size=SIZE).text
+            result = convert_spelling(text, source=source, target=target, image_size=SIZE)
             assert result.labels == labels
-            assert convert(result.text, source=target, target=source, image_size=SIZE).labels == labels
+            assert convert_spelling(result.text, source=target, target=source, image_size=SIZE).labels == labels
 
     @pytest.mark.parametrize(("source", "target"), list(product(SCHEMES, SCHEMES)))
-    def test_no_box(self, source: Scheme, target: Scheme) -> None:
+    def test_no_box(self, source: BoxScheme, target: BoxScheme) -> None:
         none = "[]" if source == "qwen" else ""
         for given_ in (none, np.zeros((0, 4), dtype=np.int64)):
-            result = convert(given_, source=source, target=target, image_size=SIZE)
+            result = convert_spelling(given_, source=source, target=target, image_size=SIZE)
             assert result.text == ("[]" if target == "qwen" else "")
             assert result.codes.shape == (0, 2 if target == "kosmos2" else 4)
 
     def test_what_the_models_write_besides(self) -> None:
         several = "dog<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8>"
-        assert convert(several, source="florence2", target="aurora").labels == ("dog", "dog")
+        assert convert_spelling(several, source="florence2", target="aurora").labels == ("dog", "dog")
         fenced = '```json\n[\n\t{"bbox_2d": [1, 2, 3, 4], "label": "dog", "sub_label": "x"}\n]\n```'
-        assert convert(fenced, source="qwen", target="qwen", image_size=SIZE).codes.tolist() == [[1, 2, 3, 4]]
+        assert convert_spelling(fenced, source="qwen", target="qwen", image_size=SIZE).codes.tolist() == [[1, 2, 3, 4]]
         spaced = (
             "<phrase> a snowman</phrase> <object> <patch_index_0044> <patch_index_0863> "
             "</delimiter_of_multi_objects/> <patch_index_0005> <patch_index_0911> </object>"
         )
-        result = convert(spaced, source="kosmos2", target="kosmos2")
+        result = convert_spelling(spaced, source="kosmos2", target="kosmos2")
         assert result.labels == ("a snowman", "a snowman")
         unlabelled = "<loc0001><loc0002><loc0003><loc0004>;<loc0001><loc0002><loc0003><loc0004> cat"
-        assert convert(unlabelled, source="paligemma", target="paligemma").labels == ("", "cat")
+        assert convert_spelling(unlabelled, source="paligemma", target="paligemma").labels == ("", "cat")
 
 
 class TestTheirOwnProcessors:
@@ -153,7 +161,7 @@ class TestTheirOwnProcessors:
     @settings(max_examples=60)
     def test_florence2(self, boxes: np.ndarray) -> None:
         pixels = np.floor(boxes * np.tile(SIZE, 2)).astype(np.int64)
-        result = convert(pixels, source="qwen", target="florence2", image_size=SIZE)
+        result = convert_spelling(pixels, source="qwen", target="florence2", image_size=SIZE)
         theirs = Florence2PostProcessor.quantize(
             _Bins(),
             torch.from_numpy(pixels.astype(np.float64)),
@@ -167,12 +175,12 @@ class TestTheirOwnProcessors:
         pixels = np.floor(boxes * 1000).astype(np.int64)
         pixels[:, 2:] = np.minimum(np.maximum(pixels[:, 2:], pixels[:, :2] + 1), 1000)
         pixels = pixels[(pixels[:, 2:] > pixels[:, :2]).all(axis=1)]  # theirs refuses boxes without area
-        result = convert(pixels, source="qwen", target="kosmos2", image_size=(1000, 1000))
+        result = convert_spelling(pixels, source="qwen", target="kosmos2", image_size=(1000, 1000))
         theirs = [coordinate_to_patch_index(tuple(box), 32) for box in (pixels / 1000).tolist()]
         assert result.codes.tolist() == [list(pair) for pair in theirs]
 
     def test_kosmos2_text(self) -> None:
-        text = convert(TWO, source="aurora", target="kosmos2", labels=["a dog", "cat"]).text
+        text = convert_spelling(TWO, source="aurora", target="kosmos2", labels=["a dog", "cat"]).text
         _, entities = clean_text_and_extract_entities_with_bboxes(text)
         assert [entity[0] for entity in entities] == ["a dog", "cat"]
         ours = spoken(text, "kosmos2")
@@ -215,9 +223,9 @@ class TestRefused:
             ([[1, 2, 3, 4]], "kosmos2", "shape (N, 2)"),
         ],
     )
-    def test_what_the_source_does_not_write(self, boxes: Any, source: Scheme, message: str) -> None:
+    def test_what_the_source_does_not_write(self, boxes: Any, source: BoxScheme, message: str) -> None:
         with pytest.raises(MalformedBoxError) as refused:
-            convert(boxes, source=source, target="aurora", image_size=SIZE)
+            convert_spelling(boxes, source=source, target="aurora", image_size=SIZE)
         assert message in str(refused.value)
         assert len(str(refused.value)) < 400
 
@@ -225,7 +233,7 @@ class TestRefused:
     def test_pixels_of_no_image(self, image_size: Any) -> None:
         for source, target in (("qwen", "aurora"), ("aurora", "qwen")):
             with pytest.raises(BoxError, match="image_size"):
-                convert("[]" if source == "qwen" else "", source=source, target=target, image_size=image_size)  # type: ignore[arg-type]
+                convert_spelling("[]" if source == "qwen" else "", source=source, target=target, image_size=image_size)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("target", "labels"),
@@ -239,14 +247,14 @@ class TestRefused:
             ("qwen", ["c"]),
         ],
     )
-    def test_labels_that_the_target_cannot_hold(self, target: Scheme, labels: list[str]) -> None:
+    def test_labels_that_the_target_cannot_hold(self, target: BoxScheme, labels: list[str]) -> None:
         with pytest.raises(MalformedBoxError, match="label"):
-            convert(TWO, source="aurora", target=target, labels=labels, image_size=SIZE)
+            convert_spelling(TWO, source="aurora", target=target, labels=labels, image_size=SIZE)
 
     def test_labels_of_a_text(self) -> None:
         with pytest.raises(MalformedBoxError, match="own labels"):
-            convert("", source="aurora", target="qwen", labels=[], image_size=SIZE)
+            convert_spelling("", source="aurora", target="qwen", labels=[], image_size=SIZE)
 
     def test_another_scheme(self) -> None:
         with pytest.raises(ValueError, match="schemes are aurora"):
-            convert("", source="shikra", target="aurora")  # type: ignore[arg-type]
+            convert_spelling("", source="shikra", target="aurora")  # type: ignore[arg-type]
