@@ -16,8 +16,8 @@ for decode in ("corner", "center"):
 # LLaVA-1.5's own image processor crops: what it hides is dropped, and the indices of what is left are known.
 frame = ImageFrame.center_crop(size)
 print("visible:", frame.visible_fraction(boxes).round(2).tolist())
-codes, kept = BoxCodec(outside="drop").encode_with_kept(boxes, frame=frame, min_visible=0.5)
-print("kept:", kept.tolist(), codes.tolist())
+codes, indices = BoxCodec(outside="drop").encode_with_indices(boxes, frame=frame, min_visible=0.5)
+print("kept:", indices.tolist(), codes.tolist())
 
 # Where the middle of a box lies in a decoded 320x320 depth map and among its 10x10 codes.
 middle = frame.to_frame((boxes[1, :2] + boxes[1, 2:]) / 2)

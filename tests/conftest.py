@@ -54,7 +54,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def cpu_seconds() -> Callable[[Callable[[], object]], float]:
-    """Processor seconds of one call, the least of three; collected before and not during.
+    """Processor seconds of one call, the least of three, without garbage collection.
 
     A full collection walks every module that the test run has loaded: 0.2 s and more, whatever the call itself does.
     """
@@ -65,7 +65,6 @@ def cpu_seconds() -> Callable[[Callable[[], object]], float]:
         return time.process_time() - start
 
     def measured(work: Callable[[], object]) -> float:
-        gc.collect()
         gc.disable()
         try:
             return min(once(work) for _ in range(3))

@@ -48,7 +48,7 @@ class EncodedBoxes(NamedTuple):
     """Codes (M, 4) int64 and the indices (M,) int64 of their boxes among the N given, ascending; arrays or tensors."""
 
     codes: Any
-    kept: Any
+    indices: Any
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -151,7 +151,7 @@ class BoxCodec:
 
         Returns:
             (M, 4) int64 in 0..size - 1, in the codec's `order`; for a tensor, a tensor on its device. M < N only where
-            the codec or `min_visible` drops boxes; `encode_with_kept` tells which are kept.
+            the codec or `min_visible` drops boxes; `encode_with_indices` gives the indices of the rest.
 
         Raises:
             BoxError: NaN or infinity, x2 < x1 or a negative length, another shape, an image without area, or a box
@@ -160,7 +160,7 @@ class BoxCodec:
         codes, _ = self._encode(boxes, image_size, frame, convention, normalized, min_visible)
         return convert_like(codes, boxes)
 
-    def encode_with_kept(
+    def encode_with_indices(
         self,
         boxes: ArrayLike | Tensor,
         *,
@@ -174,8 +174,8 @@ class BoxCodec:
 
         Arguments and errors are those of `encode`.
         """
-        codes, kept = self._encode(boxes, image_size, frame, convention, normalized, min_visible)
-        return EncodedBoxes(convert_like(codes, boxes), convert_like(np.flatnonzero(kept), boxes))
+        codes, is_kept = self._encode(boxes, image_size, frame, convention, normalized, min_visible)
+        return EncodedBoxes(convert_like(codes, boxes), convert_like(np.flatnonzero(is_kept), boxes))
 
     @overload
     def decode(
@@ -290,8 +290,8 @@ class BoxCodec:
             raise BoxError(f"min_visible is a fraction, 0..1; got {min_visible}")
         grid = self._make_grid(image_size, frame, convention, normalized)
         policies = _Policies(self.outside, self.degenerate, float(min_visible))
-        codes, kept = grid.encode(array, convention, policies, nearest=self._nearest)
-        return (codes[:, _SWAPPED] if self.order == "yxyx" else codes), kept
+        codes, is_kept = grid.encode(array, convention, policies, nearest=self._nearest)
+        return (codes[:, _SWAPPED] if self.order == "yxyx" else codes), is_kept
 
     @property
     def _nearest(self) -> bool:
@@ -375,7 +375,7 @@ class _BinGrid:
             Codes (M, 4) int64 of the boxes kept, x1, y1, x2, y2, and which those are, (N,) bool.
         """
         slack = self._compute_slack(boxes.dtype)
-        codes, kept, count = np.empty((len(boxes), 4), dtype=np.int64), np.ones(len(boxes), dtype=bool), 0
+        codes, is_kept, count = np.empty((len(boxes), 4), dtype=np.int64), np.ones(len(boxes), dtype=bool), 0
         for start in range(0, len(boxes), _CHUNK):
             chunk = boxes[start : start + _CHUNK]
             with np.errstate(invalid="ignore", over="ignore"):  # the policies report what is not finite
@@ -388,13 +388,13 @@ class _BinGrid:
             if len(rows):
                 clipped, stay = policies.apply(positions[rows], chunk[rows], self.window, slack, rows + start)
                 positions[rows[stay]] = clipped
-                kept[start + rows[~stay]] = False
-                positions = positions[kept[start : start + len(chunk)]]
+                is_kept[start + rows[~stay]] = False
+                positions = positions[is_kept[start : start + len(chunk)]]
             positions += slack + (0.5 if nearest else 0.0)
             # No position is negative any more: the cast truncates as floor does.
             codes[count : count + len(positions)] = np.minimum(positions.astype(np.int64), self.size - 1)
             count += len(positions)
-        return codes[:count], kept
+        return codes[:count], is_kept
 
     def decode(self, codes: np.ndarray, *, center: bool, nearest: bool) -> np.ndarray:
         """What codes (N, 4), x first, stand for: x1, y1, x2, y2 as a dataset has them, (N, 4) float64.
@@ -479,10 +479,10 @@ class _Policies:
             refuse(missed, 'lies outside what is shown of the image; drop such boxes with outside="drop"')
         if self.degenerate == "raise":
             refuse(flat, 'has no width or no height; allow it with degenerate="keep"')
-        kept = ~missed
+        is_kept = ~missed
         if self.degenerate == "drop":
-            kept &= ~flat
+            is_kept &= ~flat
         corners = np.concatenate([low, high], axis=1)
         if self.min_visible > 0:
-            kept &= compute_visible_fraction(corners, window, slack) >= self.min_visible
-        return np.clip(corners, np.tile(window[:2], 2), np.tile(window[2:], 2))[kept], kept
+            is_kept &= compute_visible_fraction(corners, window, slack) >= self.min_visible
+        return np.clip(corners, np.tile(window[:2], 2), np.tile(window[2:], 2))[is_kept], is_kept

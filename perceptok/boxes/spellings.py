@@ -36,7 +36,6 @@ BoxScheme = Literal["aurora", "compact", "numeral", "paligemma", "florence2", "k
 """Whose spelling it is; `convert_spelling` describes each."""
 
 ImageSize = tuple[int, int]
-"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -427,7 +426,6 @@ class _Florence2(_TokenSpelling, _Binned):
         return head[max(head.rfind("<"), head.rfind(">"), head.rfind("\n")) + 1 :].strip()
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        """A label, and the boxes that follow one another under it."""
         _check_labels(labels, "<>", "Florence-2")
         if any(labels) and not all(labels):
             raise MalformedBoxError("Florence-2 gives a box without label its predecessor's: label all boxes or none")
@@ -485,7 +483,6 @@ class _Kosmos2(_TokenSpelling):
         return [column, row, last_column, last_row]
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        """An object for every box."""
         _check_labels(labels, "<>", "Kosmos-2")
         boxes = ("".join(f"<patch_index_{code:04}>" for code in pair) for pair in codes.tolist())
         phrases = (f"<phrase>{label}</phrase>" if label else "" for label in labels)

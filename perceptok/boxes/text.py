@@ -170,10 +170,10 @@ def _explain(text: str, size: int, order: Order) -> MalformedBoxError:
     position = next((index for index, (ours, theirs) in pairs if ours != theirs), min(len(expected), len(text)))
     if parsed.malformed and parsed.malformed[0].start <= position:
         return parsed.malformed[0].to_error()
-    wanted = "a box" if position == len(expected) else repr(expected[position : position + 12])
+    next_piece = "a box" if position == len(expected) else repr(expected[position : position + 12])
     found = quote(text[position:]) if position < len(text) else "the end of the text"
     return MalformedBoxError(
-        f"not a list of boxes: expected {wanted} at character {position}, found {found}; "
+        f"not a list of boxes: expected {next_piece} at character {position}, found {found}; "
         "read free text with strict=False"
     )
 

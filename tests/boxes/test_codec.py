@@ -228,8 +228,8 @@ class TestTensors:
 
     def test_kept_and_empty(self) -> None:
         codec = BoxCodec(outside="drop")
-        encoded = codec.encode_with_kept(torch.tensor([[700.0, 0, 710, 10], [0, 0, 10, 10]]), image_size=VGA)
-        assert torch.equal(encoded.kept, torch.tensor([1]))
+        encoded = codec.encode_with_indices(torch.tensor([[700.0, 0, 710, 10], [0, 0, 10, 10]]), image_size=VGA)
+        assert torch.equal(encoded.indices, torch.tensor([1]))
         assert codec.encode(torch.empty(0, 4), image_size=VGA).shape == (0, 4)
         assert codec.decode(torch.empty(0, 4, dtype=torch.int64), image_size=VGA).shape == (0, 4)
 
@@ -253,32 +253,32 @@ class TestPolicies:
     def test_drop_says_which_are_left(self) -> None:
         codec = BoxCodec(outside="drop")
         boxes = [self.outside, self.inside, [-9.0, -9, -1, -1], self.partly, [10.0, 480, 20, 490]]
-        encoded = codec.encode_with_kept(boxes, image_size=VGA)
-        assert encoded.kept.tolist() == [1, 3]
-        assert encoded.kept.dtype == np.int64
+        encoded = codec.encode_with_indices(boxes, image_size=VGA)
+        assert encoded.indices.tolist() == [1, 3]
+        assert encoded.indices.dtype == np.int64
         np.testing.assert_array_equal(encoded.codes, codec.encode([self.inside, self.partly], image_size=VGA))
         np.testing.assert_array_equal(codec.encode(boxes, image_size=VGA), encoded.codes)
 
     def test_dropping_across_chunks(self) -> None:
         rng = np.random.default_rng(0)
         boxes = np.sort(rng.uniform(-300, 900, (50_000, 2, 2)), axis=1).reshape(-1, 4)
-        encoded = BoxCodec(outside="drop").encode_with_kept(boxes, image_size=VGA)
+        encoded = BoxCodec(outside="drop").encode_with_indices(boxes, image_size=VGA)
         shown = (boxes[:, 0] < 640) & (boxes[:, 1] < 480) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-        np.testing.assert_array_equal(encoded.kept, np.flatnonzero(shown))
+        np.testing.assert_array_equal(encoded.indices, np.flatnonzero(shown))
         clipped = boxes[shown].clip(0, [640, 480, 640, 480])
         np.testing.assert_array_equal(encoded.codes, BoxCodec().encode(clipped, image_size=VGA))
 
     def test_every_box_dropped(self) -> None:
-        encoded = BoxCodec(outside="drop").encode_with_kept([self.outside], image_size=VGA)
+        encoded = BoxCodec(outside="drop").encode_with_indices([self.outside], image_size=VGA)
         assert encoded.codes.shape == (0, 4)
-        assert encoded.kept.shape == (0,)
+        assert encoded.indices.shape == (0,)
 
     def test_least_visible_share(self) -> None:
         frame = ImageFrame.center_crop(VGA)  # shows x = 80..560
         boxes = [[0.0, 0, 100, 100], [30.0, 0, 130, 100], [70.0, 0, 170, 100], [200.0, 0, 300, 100]]
         np.testing.assert_allclose(frame.visible_fraction(boxes), [0.2, 0.5, 0.9, 1])
         for share, left in [(0.0, [0, 1, 2, 3]), (0.5, [1, 2, 3]), (0.51, [2, 3]), (1.0, [3])]:
-            assert BoxCodec().encode_with_kept(boxes, frame=frame, min_visible=share).kept.tolist() == left
+            assert BoxCodec().encode_with_indices(boxes, frame=frame, min_visible=share).indices.tolist() == left
         for share in (-0.1, 1.1, math.nan):
             with pytest.raises(BoxError, match="min_visible is a fraction"):
                 BoxCodec().encode(boxes, frame=frame, min_visible=share)
@@ -301,8 +301,8 @@ class TestPolicies:
     def test_degenerate(self, box: list[int]) -> None:
         boxes = [self.inside, box]
         keep, drop = BoxCodec(), BoxCodec(degenerate="drop")
-        assert keep.encode_with_kept(boxes, image_size=VGA).kept.tolist() == [0, 1]
-        assert drop.encode_with_kept(boxes, image_size=VGA).kept.tolist() == [0]
+        assert keep.encode_with_indices(boxes, image_size=VGA).indices.tolist() == [0, 1]
+        assert drop.encode_with_indices(boxes, image_size=VGA).indices.tolist() == [0]
         with pytest.raises(BoxError, match=r"box 1, .* has no width or no height"):
             BoxCodec(degenerate="raise").encode(boxes, image_size=VGA)
 
@@ -316,8 +316,8 @@ class TestPolicies:
             boxes = from_corners(np.array(corners, dtype=np.float64), convention).astype(dtype)
             np.testing.assert_allclose(frame.visible_fraction(corners), [1, 1, 0, 0], atol=1e-9)
             for codec in (BoxCodec(127, outside="drop"), BoxCodec(7, outside="drop"), BoxCodec(1000, outside="drop")):
-                encoded = codec.encode_with_kept(boxes, frame=frame, convention=convention, min_visible=1.0)
-                assert encoded.kept.tolist() == [0, 1]
+                encoded = codec.encode_with_indices(boxes, frame=frame, convention=convention, min_visible=1.0)
+                assert encoded.indices.tolist() == [0, 1]
                 assert BoxCodec(outside="raise").encode(boxes[:2], frame=frame, convention=convention).shape == (2, 4)
 
     def test_small_is_not_degenerate(self) -> None:
@@ -381,10 +381,10 @@ class TestBadInput:
 
     @pytest.mark.parametrize("boxes", [[], np.empty((0, 4)), np.empty((0, 4), np.int64), ()])
     def test_no_boxes(self, boxes: Any) -> None:
-        encoded = BoxCodec(order="yxyx").encode_with_kept(boxes, image_size=VGA)
+        encoded = BoxCodec(order="yxyx").encode_with_indices(boxes, image_size=VGA)
         assert encoded.codes.shape == (0, 4)
         assert encoded.codes.dtype == np.int64
-        assert encoded.kept.shape == (0,)
+        assert encoded.indices.shape == (0,)
         assert BoxCodec(order="yxyx").decode(boxes, image_size=VGA, convention="cxcywh").shape == (0, 4)
 
     @pytest.mark.parametrize(

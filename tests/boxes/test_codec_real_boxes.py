@@ -51,15 +51,15 @@ def test_what_a_crop_keeps_comes_back(shared: Path, file: str) -> None:
     codec, dropped, kept = BoxCodec(decode="center", outside="drop"), 0, 0
     for image_size, boxes in annotated(shared / file):
         frame = ImageFrame.center_crop(image_size)
-        encoded = codec.encode_with_kept(boxes, frame=frame, convention="xywh", min_visible=0.5)
+        encoded = codec.encode_with_indices(boxes, frame=frame, convention="xywh", min_visible=0.5)
         true = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        np.testing.assert_array_equal(encoded.kept, np.flatnonzero(frame.visible_fraction(true) >= 0.5))
+        np.testing.assert_array_equal(encoded.indices, np.flatnonzero(frame.visible_fraction(true) >= 0.5))
         low, high = frame.to_image(np.reshape(frame.window, (2, 2)))
         low, high = np.maximum(low, 0), np.minimum(high, image_size)
-        cut = true[encoded.kept].clip(np.tile(low, 2), np.tile(high, 2))
+        cut = true[encoded.indices].clip(np.tile(low, 2), np.tile(high, 2))
         error = np.abs(codec.decode(encoded.codes, frame=frame) - cut)
         assert (error <= np.tile(0.5 / np.array(frame.scale), 2) + 1e-9).all()
-        dropped, kept = dropped + len(boxes) - len(encoded.kept), kept + len(encoded.kept)
+        dropped, kept = dropped + len(boxes) - len(encoded.indices), kept + len(encoded.indices)
     assert kept > 700
     assert dropped > 50
 

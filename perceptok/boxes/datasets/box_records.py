@@ -150,15 +150,15 @@ class BoxRecord:
                 raise ConfigError(f"frames are {', '.join(_FRAMES)}; got {frame!r}")
             frame = _FRAMES[frame]((image.width, image.height), codec.size)
         try:
-            codes, kept = codec.encode_with_kept(image.boxes, frame=frame, min_visible=min_visible)
+            codes, indices = codec.encode_with_indices(image.boxes, frame=frame, min_visible=min_visible)
         except BoxError:
             if failures is None:
                 raise
             accepted = _find_accepted(image, codec, frame, min_visible, failures)
-            codes, kept = codec.encode_with_kept(image.boxes[accepted], frame=frame, min_visible=min_visible)
-            kept = accepted[kept]
+            codes, indices = codec.encode_with_indices(image.boxes[accepted], frame=frame, min_visible=min_visible)
+            indices = accepted[indices]
         as_tuples = tuple(tuple(box) for box in codes.tolist())
-        return cls(image.name, frame, codec, as_tuples, image.labels.select(kept.tolist()), image.image_id)
+        return cls(image.name, frame, codec, as_tuples, image.labels.select(indices.tolist()), image.image_id)
 
     @property
     def array(self) -> np.ndarray:

@@ -164,23 +164,23 @@ def rewrite_annotations(file: BinaryIO, images: Sequence[ImageBoxes], original: 
             another image of an annotation.
     """
     entries, output = _Entries(images), _JsonWriter(file)
-    found, left_out = set(), 0
+    found: set[str] = set()
+    left_out: list[Any] = []
     with _open_annotations(original) as (source, where):
         for key, value in stream_json(source, _LISTS, where, AnnotationError, list_hint=_LIST_HINT):
             found.add(key)
             if key == "images":
-                output.write_list(key, _Merge(value, entries.images, entries.make_image, entries.has_image))
+                output.write_list(key, _merge(value, entries.images, entries.given_images, entries.make_image, []))
             elif key == "annotations":
-                merge = _Merge(value, entries.annotations, entries.make_annotation, entries.has_annotation)
-                output.write_list(key, merge)
-                left_out = merge.left_out
+                given, make = entries.given_annotations, entries.make_annotation
+                output.write_list(key, _merge(value, entries.annotations, given, make, left_out))
             elif key == "categories":
                 output.write_value(key, _merge_categories(images, [*map(_check_category, value)]))
             else:
                 output.write_value(key, value)
         _check_lists(found, where)
     output.close()
-    return left_out
+    return len(left_out)
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -501,12 +501,19 @@ class _JsonWriter:
 
 
 class _Entries:
-    """The entries of images and of annotations by id, made on demand."""
+    """The entries of images and of annotations by id, made on demand.
+
+    Attributes:
+        given_images: The ids that images came with.
+        given_annotations: The ids that boxes came with.
+    """
 
     def __init__(self, images: Sequence[ImageBoxes]) -> None:
         image_ids = _assign_ids([image.image_id for image in images], "image")
         given = [number for image in images for number in image.labels.annotation_ids or [None] * len(image.boxes)]
         annotation_ids = iter(_assign_ids(given, "annotation"))
+        self.given_images = {image.image_id for image in images}
+        self.given_annotations = set(given)
         self.images = dict(zip(image_ids, images, strict=True))
         self.annotations: dict[int, tuple[int, int]] = {}
         for image_id, image in self.images.items():
@@ -542,50 +549,32 @@ class _Entries:
             **({"score": labels.scores[row]} if labels.scores else {}),
         }
 
-    def has_image(self, number: int) -> bool:
-        """Whether an image came with this id."""
-        return number in self.images and self.images[number].image_id is not None
 
-    def has_annotation(self, number: int) -> bool:
-        """Whether a box came with this id."""
-        return number in self.annotations and bool(self.images[self.annotations[number][0]].labels.annotation_ids)
-
-
-class _Merge:
-    """The entries of a file that are given here too, updated; then the new ones.
-
-    Attributes:
-        left_out: How many entries of the file are not given here.
-    """
-
-    def __init__(
-        self,
-        items: Iterable[Any],
-        numbers: Iterable[int],
-        make: Callable[[int], dict[str, Any]],
-        has: Callable[[int], bool],
-    ) -> None:
-        self._items, self._make, self._has = items, make, has
-        self._waiting = dict.fromkeys(numbers)
-        self.left_out = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for item in self._items:
-            number = _parse_integer(item.get("id")) if isinstance(item, dict) else None
-            if number is None or number not in self._waiting or not self._has(number):
-                self.left_out += 1
-                continue
-            del self._waiting[number]
-            ours = self._make(number)
-            for key in ("width", "height", "image_id"):
-                if key in ours and item.get(key) != ours[key] and _parse_integer(item.get(key)) != ours[key]:
-                    kind = "image" if "file_name" in ours else "annotation"
-                    raise AnnotationError(
-                        f"{kind} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "
-                        "are the boxes of this file?"
-                    )
-            yield {**item, **ours}
-        yield from map(self._make, self._waiting)
+def _merge(
+    items: Iterable[Any],
+    numbers: Iterable[int],
+    given: Collection[int | None],
+    make: Callable[[int], dict[str, Any]],
+    left_out: list[Any],
+) -> Iterator[dict[str, Any]]:
+    """The entries of a file whose ids are given, updated, then the new ones; other ids are added to `left_out`."""
+    waiting = dict.fromkeys(numbers)
+    for item in items:
+        number = _parse_integer(item.get("id")) if isinstance(item, dict) else None
+        if number is None or number not in waiting or number not in given:
+            left_out.append(number)
+            continue
+        del waiting[number]
+        ours = make(number)
+        for key in ("width", "height", "image_id"):
+            if key in ours and item.get(key) != ours[key] and _parse_integer(item.get(key)) != ours[key]:
+                kind = "image" if "file_name" in ours else "annotation"
+                raise AnnotationError(
+                    f"{kind} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "
+                    "are the boxes of this file?"
+                )
+        yield {**item, **ours}
+    yield from map(make, waiting)
 
 
 def _assign_ids(given: Sequence[int | None], kind: str) -> list[int]:
