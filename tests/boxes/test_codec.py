@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.boxes.codec import from_corners, to_corners
-from perceptok.errors import BoxError, ConfigError
+from perceptok.errors import BoxError, ConfigError, MalformedBoxError
 from tests.boxes.drawn_frames import frames
 
 SIZES = st.sampled_from([10, 336, 1000, 1024])
@@ -445,6 +445,25 @@ class TestBadInput:
         kept = boxes.copy()
         BoxCodec().encode(boxes, image_size=VGA)
         np.testing.assert_array_equal(boxes, kept)
+
+
+class TestText:
+    @pytest.mark.parametrize("form", ["aurora", "compact", "numeral"])
+    def test_there_and_back(self, form: Any) -> None:
+        codec = BoxCodec(1000, order="yxyx")
+        text = codec.to_text([[1, 999, 3, 999], [0, 0, 0, 0]], form=form)
+        assert codec.from_text(text).tolist() == [[1, 999, 3, 999], [0, 0, 0, 0]]
+        assert codec.from_text(f"Here: {text}.", strict=False).tolist() == [[1, 999, 3, 999], [0, 0, 0, 0]]
+
+    def test_refused(self) -> None:
+        codec = BoxCodec(order="yxyx")
+        for codes, message in (([[5, 0, 4, 9]], "y2 = 4 < y1 = 5"), ([[0, 0, 0, 336]], "found 336 in box 0")):
+            with pytest.raises(MalformedBoxError, match=message):
+                codec.to_text(codes)
+        with pytest.raises(MalformedBoxError, match="y2 = 4 < y1 = 5"):
+            codec.from_text("(5,0,4,9)")
+        with pytest.raises(ConfigError, match="at most 1048576 codes"):
+            BoxCodec(2**20 + 1).to_text([[0, 0, 1, 1]])
 
 
 class TestSettings:

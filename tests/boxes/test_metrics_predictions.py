@@ -73,12 +73,18 @@ def test_two_categories_of_one_name_are_two_classes() -> None:
 def test_results() -> None:
     image = ImageBoxes("a.jpg", 336, 336, IMAGE.boxes, IMAGE.labels, 4)
     rows = [{"image_id": 4, "category_id": 1, "bbox": [0, 0, 100, 100], "score": 0.9}]
-    wrong = [{"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}, {"image_id": 4, "category_id": 1, "bbox": [1]}, 7]
+    wrong = [
+        {**rows[0], "image_id": 5},
+        {**rows[0], "bbox": [1]},
+        7,
+        {**rows[0], "category_id": "cat"},
+        {**rows[0], "score": "high"},
+    ]
     found = read_results(json.dumps(rows + wrong), "r.json", [image])
-    assert [one.name for one in found if isinstance(one, BoxFailure)] == [f"r.json, result {at}" for at in (1, 2, 3)]
+    assert [one.name for one in found if isinstance(one, BoxFailure)] == [f"r.json, result {at}" for at in range(1, 6)]
     report = score_predictions(found, {"a.jpg": GroundTruth.from_boxes(image)})
     assert report.by_label["dog"].hits_50 == 1
-    assert len(report.failures) == 3
+    assert len(report.failures) == 5
     with pytest.raises(AnnotationError, match="expected a list of results; got dict"):
         read_results("{}", "r.json", [image])
 

@@ -49,6 +49,14 @@ def test_frames_and_what_lies_outside() -> None:
         PointCodec().encode([[1, 2, 3]], image_size=(640, 427))
 
 
+def test_bad_codes_and_tags() -> None:
+    with pytest.raises(BoxError, match="codes are integers; encode coordinates first"):
+        PointCodec().to_text([[1.5, 2]])
+    with pytest.raises(MalformedBoxError, match=r"codes are 0\.\.335; got 1\.\.336"):
+        PointCodec().to_text([[1, 336]])
+    assert len(points_from_molmo('<point x="1.2.3" y="4">').malformed) == 1
+
+
 def test_molmo() -> None:
     said = points_from_molmo(
         'Here: <point x="50.1" y="20.0" alt="a dog">a dog</point> and <points x1="1" y1="2" x2="3.5" y2="4" alt="cats">'
