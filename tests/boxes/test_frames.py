@@ -377,8 +377,8 @@ class TestNoSquare:
         box = [[100, 30, 500, 150]]
         pixels = np.rint(self.FRAME.to_frame(np.array(box, float))).astype(int)
         text = json.dumps([{"bbox_2d": pixels[0].tolist()}])
-        said = convert_spelling(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
-        back = BoxCodec(decode="center").decode(said.codes, image_size=(1000, 300))
+        converted = convert_spelling(text, source="qwen", target="aurora", image_size=self.FRAME.shape)
+        back = BoxCodec(decode="center").decode(converted.codes, image_size=(1000, 300))
         np.testing.assert_allclose(back, box, atol=1000 / 336)
 
 

@@ -39,7 +39,7 @@ DOGS = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_100>,<PIXEL_100>) and (<PIXEL_200>,<PIXEL_20
 def test_records_category_by_category() -> None:
     record = BoxRecord.from_boxes(IMAGE, BoxCodec(decode="center"))
     report = score_predictions([record], TRUTH)
-    assert {label: (one.true, one.predicted) for label, one in report.by_label.items()} == {
+    assert {label: (item.true, item.predicted) for label, item in report.by_label.items()} == {
         "cat": (1, 1),
         "dog": (2, 2),
     }
@@ -81,7 +81,9 @@ def test_results() -> None:
         {**rows[0], "score": "high"},
     ]
     found = read_results(json.dumps(rows + wrong), "r.json", [image])
-    assert [one.name for one in found if isinstance(one, BoxFailure)] == [f"r.json, result {at}" for at in range(1, 6)]
+    assert [item.name for item in found if isinstance(item, BoxFailure)] == [
+        f"r.json, result {at}" for at in range(1, 6)
+    ]
     report = score_predictions(found, {"a.jpg": GroundTruth.from_boxes(image)})
     assert report.by_label["dog"].hits_50 == 1
     assert len(report.failures) == 5
@@ -128,12 +130,12 @@ def test_predictions_that_cannot_be_scored_cost_only_themselves() -> None:
         BoxRecord.from_boxes(ImageBoxes("b.jpg", 50, 50, np.zeros((0, 4))), BoxCodec()).to_json(),
     ]
     predictions = list(read_box_predictions(lines, "p.jsonl"))
-    assert [isinstance(one, BoxFailure) for one in predictions] == [
+    assert [isinstance(item, BoxFailure) for item in predictions] == [
         False, True, True, True, False, False, True, True, True, False,
     ]  # fmt: skip
     report = score_predictions(predictions, TRUTH)
     assert report.total.hits_50 == 2
-    reasons = [f"{one.name}: {one.reason}" for one in report.failures]
+    reasons = [f"{item.name}: {item.reason}" for item in report.failures]
     assert len(reasons) == 8
     for expected in (
         "p.jsonl, line 2",

@@ -58,13 +58,13 @@ def test_bad_codes_and_tags() -> None:
 
 
 def test_molmo() -> None:
-    said = points_from_molmo(
+    parsed = points_from_molmo(
         'Here: <point x="50.1" y="20.0" alt="a dog">a dog</point> and <points x1="1" y1="2" x2="3.5" y2="4" alt="cats">'
         'cats</points> <point x="101" y="2" alt="no">no</point> <point x="5">'
     )
-    np.testing.assert_allclose(said.points, [[0.501, 0.2], [0.01, 0.02], [0.035, 0.04]])
-    assert said.labels == ("a dog", "cats", "cats")
-    assert len(said.malformed) == 2
+    np.testing.assert_allclose(parsed.points, [[0.501, 0.2], [0.01, 0.02], [0.035, 0.04]])
+    assert parsed.labels == ("a dog", "cats", "cats")
+    assert len(parsed.malformed) == 2
     assert points_to_molmo([[0.501, 0.2]], "a dog") == '<point x="50.1" y="20.0" alt="a dog">a dog</point>'
     assert points_to_molmo([], "cats") == ""
     two = points_to_molmo([[0.5, 0.25], [1, 0]], "R&D")

@@ -65,9 +65,9 @@ class TestThereAndBack:
 
     @given(code_arrays(), code_arrays(), st.sampled_from(FORMS))
     @settings(max_examples=40)
-    def test_texts_add_up_as_their_boxes_do(self, one: np.ndarray, other: np.ndarray, form: BoxForm) -> None:
-        both = boxes_to_text(one, form=form) + boxes_to_text(other, form=form)
-        assert both == boxes_to_text(np.concatenate([one, other]), form=form)
+    def test_texts_add_up_as_their_boxes_do(self, first: np.ndarray, second: np.ndarray, form: BoxForm) -> None:
+        both = boxes_to_text(first, form=form) + boxes_to_text(second, form=form)
+        assert both == boxes_to_text(np.concatenate([first, second]), form=form)
 
     def test_tensors_and_every_integer_type(self) -> None:
         assert boxes_to_text(torch.tensor([[1, 2, 3, 4]])) == boxes_to_text(np.array([[1, 2, 3, 4]], dtype=np.uint8))
@@ -89,9 +89,9 @@ class TestThereAndBack:
             back = boxes_from_text(edited)
         except MalformedBoxError:
             # Were it a text that some boxes have, the slow reference would find them.
-            assert edited not in {slowly_written(codes, one) for one in FORMS}
+            assert edited not in {slowly_written(codes, form) for form in FORMS}
         else:
-            assert without_space(edited) in {slowly_written(back, one) for one in FORMS}
+            assert without_space(edited) in {slowly_written(back, form) for form in FORMS}
 
     @given(code_arrays(at_most=3), st.sampled_from(FORMS), st.data())
     def test_space_between_tokens_means_nothing(self, codes: np.ndarray, form: BoxForm, data: st.DataObject) -> None:

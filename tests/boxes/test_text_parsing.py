@@ -155,11 +155,13 @@ class TestMalformed:
     def test_any_soup(self, text: str) -> None:
         for numerals in (None, True, False):
             parsed = parse_boxes(text, numerals=numerals)
-            spans = sorted([*map(tuple, parsed.spans.tolist()), *((one.start, one.end) for one in parsed.malformed)])
+            spans = sorted(
+                [*map(tuple, parsed.spans.tolist()), *((piece.start, piece.end) for piece in parsed.malformed)]
+            )
             ends = [0, *(end for _, end in spans)]
             assert all(end <= start for end, (start, _) in zip(ends, spans, strict=False)), "pieces overlap"
             assert all(start < end <= len(text) for start, end in spans)
-            assert all(text[one.start : one.end] == one.text for one in parsed.malformed)
+            assert all(text[piece.start : piece.end] == piece.text for piece in parsed.malformed)
             for (start, end), box in zip(parsed.spans.tolist(), parsed.boxes.tolist(), strict=True):
                 again = parse_boxes(text[start:end], numerals=numerals)
                 assert again.boxes.tolist() == [box]

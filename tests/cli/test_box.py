@@ -69,7 +69,7 @@ def records(folder: Path) -> Path:
 
 
 def boxes_of(file: dict[str, Any]) -> np.ndarray:
-    return np.array([one["bbox"] for one in file["annotations"]], dtype=np.float64)
+    return np.array([entry["bbox"] for entry in file["annotations"]], dtype=np.float64)
 
 
 def test_there_and_back(folder: Path, records: Path) -> None:
@@ -79,7 +79,7 @@ def test_there_and_back(folder: Path, records: Path) -> None:
     assert back["categories"] == true["categories"]
     assert back["info"] == true["info"]
     assert back["images"] == true["images"]
-    without_boxes = [[{**one, "bbox": 0} for one in file["annotations"]] for file in (back, true)]
+    without_boxes = [[{**entry, "bbox": 0} for entry in file["annotations"]] for file in (back, true)]
     assert without_boxes[0] == without_boxes[1]
     # Two edges of half a bin of 200 / 336 pixels make a length.
     np.testing.assert_allclose(boxes_of(back), boxes_of(true), atol=200 / 336)
@@ -192,8 +192,8 @@ def test_unreadable_images_cost_only_themselves(folder: Path, records: Path) -> 
     records.write_text("\n".join([*lines, *extra]))
     done = run("draw", records, "--images", folder / "images", "-o", folder / "drawn")
     assert done.exit_code == 1
-    said = done.stderr.replace("\n", " ")
-    assert "5 of 6 failed" in said
+    errors = done.stderr.replace("\n", " ")
+    assert "5 of 6 failed" in errors
     for reason in (
         "not a readable image",
         "image file not found",
@@ -201,7 +201,7 @@ def test_unreadable_images_cost_only_themselves(folder: Path, records: Path) -> 
         "already drawn",
         "this one has 51 x 60",
     ):
-        assert reason in said, reason
+        assert reason in errors, reason
     assert [path.name for path in sorted((folder / "drawn").rglob("*.png"))] == ["b.png"]
     assert not (folder.parent / "outside.png").exists()
 
@@ -317,5 +317,5 @@ def test_real_files_through_the_command(shared: Path, tmp_path: Path) -> None:
         done = run("decode", tmp_path / "b.jsonl", "-o", tmp_path / "b.json", "--header", path, "--force")
         assert done.exit_code == 0, done.output
         back, true = json.loads((tmp_path / "b.json").read_text()), json.loads(path.read_text())
-        assert {one["id"] for one in back["annotations"]} == {one["id"] for one in true["annotations"]}
+        assert {entry["id"] for entry in back["annotations"]} == {entry["id"] for entry in true["annotations"]}
         assert len(back["images"]) == len(true["images"])

@@ -36,10 +36,10 @@ class TestPhotosOnTheirSide:
     """Orientation 6: the stored picture is shown a quarter turn clockwise."""
 
     def drawn(
-        self, tmp_path: Path, stored: tuple[int, int], said: tuple[int, int], *words: str
+        self, tmp_path: Path, stored: tuple[int, int], expected_size: tuple[int, int], *words: str
     ) -> tuple[Any, Any, str]:
         """The picture that `draw` writes, the one without boxes that it should start from, and what was noted."""
-        width, height = said
+        width, height = expected_size
         values = annotations(
             images=[{"id": 1, "file_name": "a.png", "width": width, "height": height}],
             annotations=[{"id": 1, "image_id": 1, "category_id": 4, "bbox": [0, 0, width // 2, height // 2]}],
@@ -53,12 +53,16 @@ class TestPhotosOnTheirSide:
         done = run("draw", tmp_path / "a.jsonl", "--images", tmp_path / "images", "-o", tmp_path / "drawn", *words)
         assert done.exit_code == 0, done.output
         with Image.open(tmp_path / "drawn" / "a.png") as result, Image.open(tmp_path / "images" / "a.png") as source:
-            turned = ImageOps.exif_transpose(source) if source.size != said or stored[0] == stored[1] else source.copy()
-            assert result.size == turned.size == said
+            turned = (
+                ImageOps.exif_transpose(source)
+                if source.size != expected_size or stored[0] == stored[1]
+                else source.copy()
+            )
+            assert result.size == turned.size == expected_size
             return np.asarray(result.convert("RGB")), np.asarray(turned.convert("RGB")), done.stderr
 
     @pytest.mark.parametrize(
-        ("stored", "said", "note"),
+        ("stored", "expected_size", "note"),
         [
             ((160, 120), (120, 160), "turned as its EXIF orientation says"),
             ((160, 120), (160, 120), "of the image as it is stored"),
@@ -66,14 +70,17 @@ class TestPhotosOnTheirSide:
         ],
     )
     def test_the_boxes_lie_where_the_file_means(
-        self, tmp_path: Path, stored: tuple[int, int], said: tuple[int, int], note: str
+        self, tmp_path: Path, stored: tuple[int, int], expected_size: tuple[int, int], note: str
     ) -> None:
-        result, plain, noted = self.drawn(tmp_path, stored, said)
+        result, plain, noted = self.drawn(tmp_path, stored, expected_size)
         assert note in " ".join(noted.split())
         # The far quarter is untouched, so the picture is turned as it should be; the near one has the box on it.
-        middle_y, middle_x = said[1] // 2 + 8, said[0] // 2 + 8
+        middle_y, middle_x = expected_size[1] // 2 + 8, expected_size[0] // 2 + 8
         np.testing.assert_array_equal(result[middle_y:, middle_x:], plain[middle_y:, middle_x:])
-        assert (result[: said[1] // 2, : said[0] // 2] != plain[: said[1] // 2, : said[0] // 2]).any()
+        assert (
+            result[: expected_size[1] // 2, : expected_size[0] // 2]
+            != plain[: expected_size[1] // 2, : expected_size[0] // 2]
+        ).any()
 
 
 class TestResults:
@@ -98,9 +105,9 @@ class TestResults:
         done = run("encode", results, "-o", tmp_path / "boxes.jsonl", "--header", header)
         assert done.exit_code == 1
         assert "2 of 4 failed" in done.stderr
-        said = " ".join(done.stderr.split())
-        assert "result 2: names image 99" in said
-        assert "result 3: expected an object" in said
+        errors = " ".join(done.stderr.split())
+        assert "result 2: names image 99" in errors
+        assert "result 3: expected an object" in errors
         assert len((tmp_path / "boxes.jsonl").read_text().splitlines()) == 2
 
     def test_without_the_sizes_and_with_a_header_too_many(self, tmp_path: Path, header: Path) -> None:

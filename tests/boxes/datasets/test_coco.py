@@ -90,8 +90,8 @@ class TestReading:
 
     def test_the_order_of_the_lists_is_free(self) -> None:
         turned = dict(reversed(COCO_FILE.items()))
-        one, other = written(read(COCO_FILE).images), written(read(turned).images)
-        assert one == other
+        entry, other = written(read(COCO_FILE).images), written(read(turned).images)
+        assert entry == other
 
     def test_lvis_1(self) -> None:
         values = changed("images.0.file_name", None)
@@ -123,37 +123,37 @@ class TestReading:
 class TestAsExportersWrite:
     """What pycocotools loads is loaded, and said."""
 
-    def as_text(self, one: Any) -> Any:
+    def as_text(self, entry: Any) -> Any:
         return (
-            {key: self.as_text(value) for key, value in one.items()}
-            if isinstance(one, dict)
+            {key: self.as_text(value) for key, value in entry.items()}
+            if isinstance(entry, dict)
             else (
-                [self.as_text(value) for value in one]
-                if isinstance(one, list)
-                else str(one)
-                if isinstance(one, int | float)
-                else one
+                [self.as_text(value) for value in entry]
+                if isinstance(entry, list)
+                else str(entry)
+                if isinstance(entry, int | float)
+                else entry
             )
         )
 
-    def as_floats(self, one: Any) -> Any:
+    def as_floats(self, entry: Any) -> Any:
         return (
-            {key: self.as_floats(value) for key, value in one.items()}
-            if isinstance(one, dict)
+            {key: self.as_floats(value) for key, value in entry.items()}
+            if isinstance(entry, dict)
             else (
-                [self.as_floats(value) for value in one]
-                if isinstance(one, list)
-                else float(one)
-                if isinstance(one, int)
-                else one
+                [self.as_floats(value) for value in entry]
+                if isinstance(entry, list)
+                else float(entry)
+                if isinstance(entry, int)
+                else entry
             )
         )
 
     @pytest.mark.parametrize("way", ["as_text", "as_floats"])
     def test_numbers(self, way: str) -> None:
         file, plain = read(getattr(self, way)(COCO_FILE)), read(COCO_FILE)
-        assert [(one.name, one.width, one.height, one.image_id, one.labels) for one in file.images] == [
-            (one.name, one.width, one.height, one.image_id, one.labels) for one in plain.images
+        assert [(entry.name, entry.width, entry.height, entry.image_id, entry.labels) for entry in file.images] == [
+            (entry.name, entry.width, entry.height, entry.image_id, entry.labels) for entry in plain.images
         ]
         for ours, theirs in zip(file.images, plain.images, strict=True):
             np.testing.assert_array_equal(ours.boxes, theirs.boxes)
@@ -164,14 +164,14 @@ class TestAsExportersWrite:
     def test_ids_that_are_text(self) -> None:
         values = json.loads(json.dumps(COCO_FILE))
         for key, lists in (("id", ("images", "annotations", "categories")), ("image_id", ("annotations",))):
-            for item in (one for name in lists for one in values[name]):
+            for item in (entry for name in lists for entry in values[name]):
                 item[key] = f"{'i' if key == 'image_id' or 'width' in item else 'x'}-{item[key]}"
-        for one in values["annotations"]:
-            one["category_id"] = f"x-{one['category_id']}"
+        for entry in values["annotations"]:
+            entry["category_id"] = f"x-{entry['category_id']}"
         for keys in (None, ("categories", "annotations", "images")):
             file = read(values if keys is None else {key: values[key] for key in keys})
-            assert [one.labels.names for one in file.images] == [("cat",), ("dog", "cat")]
-            assert len({one.image_id for one in file.images}) == 2
+            assert [entry.labels.names for entry in file.images] == [("cat",), ("dog", "cat")]
+            assert len({entry.image_id for entry in file.images}) == 2
 
     def test_an_area_of_null(self) -> None:
         values = changed("annotations.0.area", None)
@@ -272,9 +272,9 @@ class TestWriting:
         back = written(file.images, file.header)
         assert back["info"] == COCO_FILE["info"]
         assert back["categories"] == COCO_FILE["categories"]
-        assert sorted(back["annotations"], key=lambda one: one["id"]) == COCO_FILE["annotations"]
+        assert sorted(back["annotations"], key=lambda entry: entry["id"]) == COCO_FILE["annotations"]
         # What an image has besides id, size and name is not kept.
-        kept = [{key: value for key, value in one.items() if key != "license"} for one in COCO_FILE["images"]]
+        kept = [{key: value for key, value in entry.items() if key != "license"} for entry in COCO_FILE["images"]]
         assert back["images"] == kept
 
     def test_ids_that_are_missing(self) -> None:
@@ -282,8 +282,8 @@ class TestWriting:
         images = [ImageBoxes(name, 9, 9, np.array([[0.0, 0, 4, 5]]), labels) for name in "ab"]
         images.append(ImageBoxes("c", 9, 9, np.zeros((0, 4)), image_id=1))
         back = written(images)
-        assert [one["id"] for one in back["images"]] == [2, 3, 1]
-        assert [(one["id"], one["image_id"], one["area"]) for one in back["annotations"]] == [
+        assert [entry["id"] for entry in back["images"]] == [2, 3, 1]
+        assert [(entry["id"], entry["image_id"], entry["area"]) for entry in back["annotations"]] == [
             (1, 2, 20.0),
             (2, 3, 20.0),
         ]
@@ -338,7 +338,7 @@ class TestRealFiles:
         result = written(back, file.header)
         assert len(result["annotations"]) == len(original["annotations"]) > 900
         sizes = {image["id"]: (image["width"], image["height"]) for image in original["images"]}
-        theirs = {one["id"]: one for one in original["annotations"]}
+        theirs = {entry["id"]: entry for entry in original["annotations"]}
         for ours in result["annotations"]:
             true = theirs[ours["id"]]
             assert {key: ours[key] for key in ("image_id", "category_id", "area")} == {
@@ -349,12 +349,12 @@ class TestRealFiles:
             # A letterbox has bins of one size along both axes: those of the longer one, but for rounding its side.
             bins = np.array([width, height]) if frame == "squash" else np.full(2, max(width, height))
             half = bins / 336 / 2 * (1 if frame == "squash" else 1.01)
-            one, other = (
+            entry, other = (
                 np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]]) for box in (ours["bbox"], true["bbox"])
             )
             # A few true boxes reach a hundredth of a pixel out of their image: they are clipped there.
             other = np.clip(other, 0, [width, height, width, height])
-            assert (np.abs(one - other) <= np.tile(half, 2) + 1e-9).all()
+            assert (np.abs(entry - other) <= np.tile(half, 2) + 1e-9).all()
         assert result["categories"] == original["categories"]
         assert result["info"] == original["info"]
         for ours, true in zip(result["images"], original["images"], strict=True):
@@ -369,7 +369,7 @@ class TestRealFiles:
         with (tmp_path / "back.json").open("wb") as out:
             write_annotations(out, images, file.header)
         truth, back = COCO(str(path)), COCO(str(tmp_path / "back.json"))
-        detections = [{**one, "score": 1.0} for one in back.loadAnns(back.getAnnIds())]
+        detections = [{**entry, "score": 1.0} for entry in back.loadAnns(back.getAnnIds())]
         scored = COCOeval(truth, truth.loadRes(detections), "bbox")
         scored.params.imgIds = truth.getImgIds()[:60]
         scored.evaluate()

@@ -61,9 +61,9 @@ def test_what_only_one_side_has() -> None:
     new = ImageBoxes("new.jpg", 30, 30, np.array([[0.0, 0, 4, 5], [1, 1, 2, 2]]), labels)
     back, left_out = rewritten([new, second])
     # Ids that are given come first; image 1 and annotation 7 of the file are left out, so that their numbers are free.
-    assert [(one["id"], one["file_name"]) for one in back["images"]] == [(2, "b.jpg"), (1, "new.jpg")]
+    assert [(entry["id"], entry["file_name"]) for entry in back["images"]] == [(2, "b.jpg"), (1, "new.jpg")]
     assert "license" not in back["images"][1]
-    assert [(one["id"], one["image_id"], one["bbox"]) for one in back["annotations"]] == [
+    assert [(entry["id"], entry["image_id"], entry["bbox"]) for entry in back["annotations"]] == [
         (8, 2, [1, 2, 3, 4]),
         (1, 1, [0, 0, 4, 5]),
         (2, 1, [1, 1, 1, 1]),

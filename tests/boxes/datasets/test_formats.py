@@ -48,7 +48,9 @@ def images(draw: st.DrawFn) -> ImageBoxes:
     boxes = np.array([[x[0], y[0], x[1], y[1]] for x, y, _, _ in rows]).reshape(-1, 4)
     ids = tuple(row[2] for row in rows)
     scores = tuple(row[3] for row in rows) if draw(st.booleans()) else ()
-    return ImageBoxes("a.jpg", *SIZE, boxes, BoxLabels(ids, scores=scores, categories={one: NAMES[one] for one in ids}))
+    return ImageBoxes(
+        "a.jpg", *SIZE, boxes, BoxLabels(ids, scores=scores, categories={number: NAMES[number] for number in ids})
+    )
 
 
 def assert_same(back: ImageBoxes, image: ImageBoxes, within: float) -> None:
