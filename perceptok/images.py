@@ -89,11 +89,13 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
         elif isinstance(source, np.ndarray):
             yield _array_to_image(source), name
         else:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
             with warnings.catch_warnings():
                 # Pillow's own limit is this one; the size is checked before anything is decoded.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(data)) as image:
+                with (
+                    io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+                    Image.open(file) as image,
+                ):
                     _check_size(image, name)
                     yield image, name
     except ImageError:
