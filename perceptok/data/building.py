@@ -260,8 +260,11 @@ def _build_set(
         tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
     ]
     chosen = _Choice(config)
-    for record in _records_of(journal):
-        chosen.take(record)
+    reasons: Counter[str] = Counter()
+    for piece in journal.results():
+        for record in piece.records:
+            chosen.take(record)
+        reasons.update(_reason_kind(rejection.reason) for rejection in piece.rejected)
     advance(chosen.count)
     todo = iter(pieces[len(journal) :])
     work = RecordMaker(text, config.name)
@@ -269,10 +272,10 @@ def _build_set(
         for candidates in engine.map(work, todo):
             kept, rejected = _accept_candidates(candidates, chosen, config, folder, here.recipe.image_format)
             journal.add(len(journal), FinishedPiece(kept, rejected))
+            reasons.update(_reason_kind(rejection.reason) for rejection in rejected)
             advance(len(kept))
             if chosen.count >= config.count:
                 break
-    reasons: Counter[str] = Counter(_reason_kind(rejection.reason) for rejection in _rejections_of(journal))
     if chosen.count < config.count:
         common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
         raise DataError(
