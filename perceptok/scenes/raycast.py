@@ -202,17 +202,18 @@ def surfaces_of(
         np.add(sight, position[:, None], out=piece.points)
         for axis in range(3):
             columns = piece.each(into[axis])
-            piece.local[axis] = _dot(columns, rays) + columns[3]
+            piece.local[axis] = dot(columns, rays) + columns[3]
         _gradients(parts, family, piece)
         for axis in range(3):
-            piece.normals[axis] = _dot(piece.each(back[axis]), piece.gradients)
-        length = np.maximum(np.sqrt(_dot(piece.normals, piece.normals)), np.float32(1e-20))
+            piece.normals[axis] = dot(piece.each(back[axis]), piece.gradients)
+        length = np.maximum(np.sqrt(dot(piece.normals, piece.normals)), np.float32(1e-20))
         # Towards the camera is against the ray.
-        piece.normals[:] *= -np.copysign(1 / length, _dot(piece.normals, sight))
+        piece.normals[:] *= -np.copysign(1 / length, dot(piece.normals, sight))
     return whole
 
 
-def _dot(first: Sequence[Planes] | Planes, second: Sequence[Planes] | Planes) -> Planes:
+def dot(first: Sequence[Planes] | Planes, second: Sequence[Planes] | Planes) -> Planes:
+    """The dot product of two vectors of planes (3, ...)."""
     return np.asarray(first[0] * second[0] + first[1] * second[1] + first[2] * second[2])
 
 

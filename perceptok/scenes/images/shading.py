@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from perceptok.scenes.images.materials import Dressing, bank, sample
 from perceptok.scenes.primitives import Floats
-from perceptok.scenes.raycast import Camera, Rendering, Scene, Surfaces, render
+from perceptok.scenes.raycast import Camera, Rendering, Scene, Surfaces, dot, render
 
 __all__ = ["OUTDOORS", "Light", "Rig", "develop", "hang_lights", "occlusion", "shade", "shadow", "spread"]
 
@@ -373,9 +373,9 @@ def _reflected(
 ) -> Planes:
     """The light of surface points, (3, N): `maps` (C, N) are those of `_half`."""
     sight = seen.scene.camera.position.astype(np.float32)[:, None] - surfaces.points
-    distance = np.sqrt(_dot(sight, sight))
+    distance = np.sqrt(dot(sight, sight))
     sight /= distance
-    facing = _dot(sight, surfaces.normals)
+    facing = dot(sight, surfaces.normals)
     open_sky, wear, *lit = maps
     above, below = np.array(rig.above, dtype=np.float32), np.array(rig.below, dtype=np.float32)
     up = (np.float32(0.5) + np.float32(0.5) * surfaces.normals[2]) * open_sky
@@ -448,21 +448,17 @@ def _albedo(surfaces: Surfaces, dressing: Dressing, sizes: _Sizes, seen: Renderi
 def _lamp(light: Light, surfaces: Surfaces, sight: Planes, gloss: Planes) -> tuple[Planes, Planes]:
     """What one light adds to matt surfaces, and what to glossy ones, where nothing is in the way; (N,) each."""
     way = light.position.astype(np.float32)[:, None] - surfaces.points
-    square = _dot(way, way)
+    square = dot(way, way)
     way /= np.sqrt(square)
     normals = surfaces.normals
-    diffuse = np.maximum(_dot(way, normals), 0)
+    diffuse = np.maximum(dot(way, normals), 0)
     if np.isfinite(light.reference):
         diffuse *= np.minimum(np.float32(light.reference**2) / square, np.float32(4))
     half = way
     half += sight
-    cosine = _dot(half, normals) / np.sqrt(_dot(half, half) + np.float32(1e-12))
+    cosine = dot(half, normals) / np.sqrt(dot(half, half) + np.float32(1e-12))
     mirror = np.float32(0.6) * gloss * gloss * np.exp((cosine - 1) * (20 + 180 * gloss)) * diffuse
     return diffuse, mirror
-
-
-def _dot(first: Planes, second: Planes) -> Planes:
-    return np.asarray(first[0] * second[0] + first[1] * second[1] + first[2] * second[2])
 
 
 def _half(seen: Rendering, rig: Rig, rng: Generator) -> Planes:
