@@ -19,7 +19,7 @@ from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import atomic_write, parse_json, resolve_inside
-from perceptok.images import open_image
+from perceptok.images import IMAGE_SUFFIXES, open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
 from perceptok.llava.inference.pipeline import PerceptionPipeline, Request
@@ -130,7 +130,7 @@ def _summary(lines: list[Mapping[str, Any]]) -> Table:
     return Table("Answers", ["", ""], rows, note="invalid marks answers with something malformed, missing or cut off.")
 
 
-_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_IMAGES = tuple(sorted((*IMAGE_SUFFIXES, ".gif")))
 _KEYS = {"name", "id", "image", "question", "choices", "markers"}
 
 
