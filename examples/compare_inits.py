@@ -40,7 +40,7 @@ class Language:
     """Words with Zipf's frequencies, each followed by one of eight of its own; every other sequence counts."""
 
     def __init__(self, words: int = 500) -> None:
-        names = ["<unk>", *"0123456789", ",", "pixel", "depth", "start", "end", *(f"w{one}" for one in range(words))]
+        names = ["<unk>", *"0123456789", ",", "pixel", "depth", "start", "end", *(f"w{n}" for n in range(words))]
         self.ids = {name: index for index, name in enumerate(names)}
         self.first = self.ids["w0"]
         seeded = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ class Language:
         for row in range(0, BATCH, 2):
             start, step = torch.randint(300, (2,), generator=generator).tolist()
             text = ",".join(str(start + number * (step % 9 + 1)) for number in range(LENGTH))[:LENGTH]
-            words[row] = torch.tensor([self.ids[one] for one in text])
+            words[row] = torch.tensor([self.ids[character] for character in text])
         return words
 
 
@@ -178,10 +178,10 @@ def main() -> None:
     for name, init in INITS.items():
         models = [extended(base, language, init, codebook, seed) for seed in range(options.seeds)]
         drift = sum(mean_loss(model, language.batch) for model, _ in models) / len(models) - before
-        reached = [train(*one, codebook, seed, options.steps) for seed, one in enumerate(models)]
+        reached = [train(*model, codebook, seed, options.steps) for seed, model in enumerate(models)]
         print(f"{name:<22}{drift:>+9.4f}", end="")
         for task in TARGETS:
-            steps = [one[task] for one in reached]
+            steps = [counts[task] for counts in reached]
             print(f"{f'> {options.steps}' if max(steps) > options.steps else sum(steps) // len(steps):>20}", end="")
         print(flush=True)
 

@@ -19,7 +19,7 @@ bare = Tokenizer(models.WordLevel({word: number for number, word in enumerate(wo
 bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, **special)
-tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
+tokens = [token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens]
 tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
 

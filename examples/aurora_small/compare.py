@@ -38,7 +38,10 @@ def asked_of(
 ) -> dict[str, pt.llava.PerceptionAnswer]:
     """Answers to every record of a kind."""
     records = held_out.records[kind]
-    requests = [Request(open_image(held_out.folder / one.images[0]), one.turns[0].text, one.choices) for one in records]
+    requests = [
+        Request(open_image(held_out.folder / record.images[0]), record.turns[0].text, record.choices)
+        for record in records
+    ]
     answers = pipe.answers(requests, max_new_tokens=230, batch_size=32, **changes)
     return {record.id: answer for record, answer in zip(records, answers, strict=True)}
 
@@ -46,7 +49,8 @@ def asked_of(
 def scores_of(answers: Mapping[str, pt.llava.PerceptionAnswer], held_out: Lessons, kind: str) -> Scores:
     """By the one rule of every benchmark."""
     return evaluate(
-        {key: one.text for key, one in answers.items()}, load_benchmark("records", held_out.folder / f"{kind}.jsonl")
+        {name: answer.text for name, answer in answers.items()},
+        load_benchmark("records", held_out.folder / f"{kind}.jsonl"),
     )
 
 
@@ -55,26 +59,28 @@ def evidence_of(
 ) -> dict[str, Any]:
     """How good the written maps are, and what follows from them by rule alone."""
     records = held_out.records["depth-cot"]
-    scenes = [int(str(one.provenance["scene"])) for one in records]
+    scenes = [int(str(record.provenance["scene"])) for record in records]
     truth = held_out.nearness[scenes].astype(np.float32)
     mean = lessons.nearness.mean(axis=0, dtype=np.float32)
-    true_codes = np.array([one.evidence.codes for one in records]).reshape(-1, 10, 10)
+    true_codes = np.array([record.evidence.codes for record in records]).reshape(-1, 10, 10)
     maps = {
         "written": np.stack(
-            [mean if (seen := answers[one.id].nearness) is None else seen[::2, ::2] for one in records]
+            [mean if (seen := answers[record.id].nearness) is None else seen[::2, ::2] for record in records]
         ),
         "codec": np.asarray(codec.decode(true_codes))[:, ::2, ::2],
         "mean map": np.broadcast_to(mean, truth.shape),
     }
     points = [
-        (np.array([(one.x, one.y) for one in record.evidence.markers]) * len(truth[0]) // SIDE).astype(np.int64)
+        (np.array([(marker.x, marker.y) for marker in record.evidence.markers]) * len(truth[0]) // SIDE).astype(
+            np.int64
+        )
         for record in records
     ]
     order: dict[str, dict[str, float]] = {}
     for name, values in maps.items():
         right = [small.point_order(*row) for row in zip(values, points, truth, strict=True)]
         order[name] = {
-            str(count): float(np.mean([one for one, at in zip(right, points, strict=True) if len(at) == count]))
+            str(count): float(np.mean([ordered for ordered, at in zip(right, points, strict=True) if len(at) == count]))
             for count in sorted({len(at) for at in points})
         }
     agreeing = [
@@ -91,7 +97,9 @@ def evidence_of(
 
 def whole_blocks(answers: Mapping[str, pt.llava.PerceptionAnswer]) -> float:
     """The share of answers with one whole block and nothing malformed about it."""
-    return float(np.mean([len(one.blocks) == 1 and read_evidence(one.text).problems == () for one in answers.values()]))
+    return float(
+        np.mean([len(answer.blocks) == 1 and read_evidence(answer.text).problems == () for answer in answers.values()])
+    )
 
 
 def taught_model(folder: Path, course: Course, lessons: Lessons, held_out: Lessons, codec: pt.DepthCodec) -> Path:
@@ -132,7 +140,7 @@ def evaluate_and_note(
 ) -> Scores:
     """Scores, entered among what was found."""
     scores = scores_of(answers, held_out, kind)
-    groups = {name: {key: one._asdict() for key, one in group.items()} for name, group in scores.groups.items()}
+    groups = {name: {key: score._asdict() for key, score in group.items()} for name, group in scores.groups.items()}
     found[task] = {"overall": scores.overall._asdict(), **groups}
     return scores
 
@@ -141,22 +149,24 @@ def replaced(place: Path, held_out: Lessons, codec: pt.DepthCodec, most: int) ->
     """Accuracy with other blocks in the place of the model's own."""
     pipe = pt.PerceptionPipeline.from_pretrained(place, codec=codec)
     kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    told = pt.evaluation.replacement_test(pipe, held_out.records["depth-cot"][:most], kinds, folder=held_out.folder)
+    replacement = pt.evaluation.replacement_test(
+        pipe, held_out.records["depth-cot"][:most], kinds, folder=held_out.folder
+    )
     return {
-        "accuracy": {kind: one._asdict() for kind, one in told.scores.items()},
-        "changed": dict(told.changed),
-        "skipped": len(told.skipped),
+        "accuracy": {kind: score._asdict() for kind, score in replacement.scores.items()},
+        "changed": dict(replacement.changed),
+        "skipped": len(replacement.skipped),
     }
 
 
 def table(results: Mapping[str, Any]) -> str:
     """Accuracy in percent as Markdown, with 95 % intervals."""
     lines = ["| taught | 2 | 3 | 4 | 5 points | all | counting |", "|---|---|---|---|---|---|---|"]
-    for name, one in results.items():
-        groups = one["depth"]["markers"]
+    for name, result in results.items():
+        groups = result["depth"]["markers"]
         cells = [f"{groups[count]['accuracy']:.0%}" if count in groups else "" for count in "2345"]
         for task in ("depth", "counting"):
-            whole = one[task]["overall"]
+            whole = result[task]["overall"]
             cells.append(f"{whole['accuracy']:.0%} ({whole['low']:.0%} to {whole['high']:.0%})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -189,11 +199,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place = taught_model(folder, course, lessons, held_out, codec)
             results[place.name], scores[place.name] = measured(place, course, lessons, held_out, codec)
             print(place.name, json.dumps(results[place.name].get("evidence", {})), flush=True)
-    report: dict[str, Any] = {"models": results, "comparison_rows": {}}
+    report: dict[str, Any] = {"models": results, "compared": {}}
     for labels in (options.scenes, options.few):
         for task in ("depth", "counting"):
             pair = scores[f"cot-{labels}"][task], scores[f"direct-{labels}"][task]
-            report["comparison_rows"][f"{task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
+            report["compared"][f"{task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
     report["replaced"] = replaced(folder / f"cot-{options.scenes}", held_out, codec, options.replaced)
     print(table(results))
     print(json.dumps(report["replaced"]["accuracy"]))
@@ -202,8 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _same_ids(scores: Scores) -> Scores:
-    """Items named by their scenes alone, so that chains and bare answers can be comparison_rows."""
-    outcomes = tuple(replace(one, item=replace(one.item, id=one.item.id.rpartition("-")[2])) for one in scores.outcomes)
+    """Items named by their scenes alone, so that chains and bare answers can be compared."""
+    outcomes = tuple(
+        replace(outcome, item=replace(outcome.item, id=outcome.item.id.rpartition("-")[2]))
+        for outcome in scores.outcomes
+    )
     return replace(scores, outcomes=outcomes)
 
 

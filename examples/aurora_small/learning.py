@@ -142,7 +142,11 @@ def teach(
     training = course.training
     rng = np.random.default_rng([training.seed, 1])
     known = {
-        kind: [one for one in records if kind == "depth-atomic" or int(str(one.provenance["scene"])) < course.labels]
+        kind: [
+            record
+            for record in records
+            if kind == "depth-atomic" or int(str(record.provenance["scene"])) < course.labels
+        ]
         for kind, records in lessons.records.items()
     }
     batches = {kind: drawn(records, training.batch_size, training.seed) for kind, records in known.items()}
@@ -170,7 +174,7 @@ def looked_at(
 ) -> dict[str, float]:
     """With the true tokens before each: the likeliest token's being right, by what it is a part of."""
     found: dict[str, float] = {}
-    letters = {f"{space}{one}" for space in ("", " ") for one in "ABCDE"}
+    letters = {f"{space}{letter}" for space in ("", " ") for letter in "ABCDE"}
     for task in ("depth", "counting"):
         records = lessons.records[f"{task}-{regime}"][:most]
         batch = encoder.batch(records)
@@ -193,7 +197,7 @@ def looked_at(
         if task == "depth" and regime == "cot":
             digits = torch.tensor([[text.isdigit() for text in row] for row in texts])
             tens = digits & ~digits.roll(1, 1)
-            found["tens"], found["units"] = (float(right[one].float().mean()) for one in (tens, digits & ~tens))
+            found["tens"], found["units"] = (float(right[place].float().mean()) for place in (tens, digits & ~tens))
         pixels = torch.isin(targets, vocab.ids(pt.tokens.PIXEL))
         if pixels.any():
             error = (

@@ -83,7 +83,7 @@ def make_lessons(
             parts = []
             for start in range(0, count, _CHUNK):
                 views = [small.view_yard(seed, number, 320) for number in range(start, min(count, start + _CHUNK))]
-                nearness = np.stack([one.nearness for one in views])
+                nearness = np.stack([view.nearness for view in views])
                 codes = codec.encode(nearness)
                 marked = []
                 for number, (view, block) in enumerate(zip(views, codes, strict=True), start):
@@ -98,7 +98,7 @@ def make_lessons(
             with atomic_write(place / "arrays.npz") as file:
                 np.savez(file, **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
             for kind in KINDS:
-                pt.data.write_records(place / f"{kind}.jsonl", [one for one in found if kind == _kind(one)])
+                pt.data.write_records(place / f"{kind}.jsonl", [record for record in found if kind == _kind(record)])
     return read_lessons(folder)
 
 
@@ -140,9 +140,9 @@ def markers_of(view: small.YardView, count: int, rng: np.random.Generator) -> tu
 def draw_dots(picture: Image.Image, markers: tuple[Marker, ...]) -> None:
     """Mark points on a picture of the frame, in place."""
     canvas = ImageDraw.Draw(picture)
-    for one in markers:
-        box = (one.x - _RADIUS, one.y - _RADIUS, one.x + _RADIUS, one.y + _RADIUS)
-        canvas.ellipse(box, fill=COLOURS[one.letter][1])
+    for marker in markers:
+        box = (marker.x - _RADIUS, marker.y - _RADIUS, marker.x + _RADIUS, marker.y + _RADIUS)
+        canvas.ellipse(box, fill=COLOURS[marker.letter][1])
 
 
 def records_of(
@@ -150,7 +150,7 @@ def records_of(
 ) -> Iterator[PerceptionRecord]:
     """The records of one scene, of every kind that there can be."""
     block = block_to_text(codes)
-    flat = tuple(int(one) for one in codes.ravel())
+    flat = tuple(int(code) for code in codes.ravel())
 
     def record(kind: str, question: str, reply: str, answer: str | None, choices: tuple[str, ...], evidence: Evidence):
         task, regime = kind.split("-")
@@ -160,28 +160,28 @@ def records_of(
             f"{kind}-{number:05d}", (name,), turns, task, regime, 0.0, None, answer, choices, evidence, where
         )
 
-    named = ", ".join(f"{one.letter} {COLOURS[one.letter][0]}" for one in markers)
+    named = ", ".join(f"{marker.letter} {COLOURS[marker.letter][0]}" for marker in markers)
     points = f"Points: {named}. " if markers else ""
-    values = ", ".join(f"{one.letter} {level_of(one)}" for one in markers)
+    values = ", ".join(f"{marker.letter} {level_of(marker)}" for marker in markers)
     seen = f"{small.ANSWER}{block}." + (f" The points have {values}." if markers else "")
     evidence = Evidence(flat, codec, markers)
     yield record("depth-atomic", points + small.QUESTION, seen, None, (), evidence)
     if markers:
         question = f"{points}Which point is the closest to the camera?"
-        answer = max(markers, key=lambda one: one.level or 0.0).letter
-        letters = tuple(one.letter for one in markers)
+        answer = max(markers, key=lambda marker: marker.level or 0.0).letter
+        letters = tuple(marker.letter for marker in markers)
         yield record("depth-cot", question, f"{seen} Point {answer} is the closest.", answer, letters, evidence)
         yield record("depth-direct", question, f"({answer})", answer, letters, evidence)
-    things = [one for one in view.rendering.boxes() if one.category not in ("floor", "wall")]
-    if things and min(one.pixels for one in things) >= _LEAST_PIXELS:
-        corners = sorted(one.xyxy for one in things)
+    things = [box for box in view.rendering.boxes() if box.category not in ("floor", "wall")]
+    if things and min(box.pixels for box in things) >= _LEAST_PIXELS:
+        corners = sorted(box.xyxy for box in things)
         codes_of = pt.BoxCodec().encode(corners, image_size=(320, 320))
         boxes = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in codes_of)
         count = str(len(boxes))
         chain = f"{labelled_boxes_to_text(codes_of)}\nThere are {count} things."
         evidence = Evidence(boxes=boxes, plural="things")
         question = "How many things stand in the yard?"
-        choices = tuple(str(one) for one in range(1, 6))
+        choices = tuple(str(number) for number in range(1, 6))
         yield record("counting-cot", question, chain, count, choices, evidence)
         yield record("counting-direct", question, count, count, choices, evidence)
 

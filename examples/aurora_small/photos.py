@@ -47,7 +47,7 @@ def own_tower(tower: GridTower) -> Tower:
     @torch.no_grad()
     def features(pictures: list[Image.Image]) -> torch.Tensor:
         side = tower.config.image_size
-        arrays = np.stack([np.asarray(one.resize((side, side), Image.Resampling.BICUBIC)) for one in pictures])
+        arrays = np.stack([np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures])
         return tower(small.normalised(arrays)).last_hidden_state
 
     return features
@@ -66,8 +66,9 @@ def estimators_encoder(path: Path, width: int) -> Tower:
 
     def features(pictures: list[Image.Image]) -> torch.Tensor:
         found = []
-        for one in pictures:
-            pixels = np.asarray(one.resize((320, 192), Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1)[None]
+        for picture in pictures:
+            resized = picture.resize((320, 192), Image.Resampling.BILINEAR)
+            pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)[None]
             maps = session.run(list(ENCODER), {session.get_inputs()[0].name: pixels})
             pooled = [F.adaptive_avg_pool2d(torch.from_numpy(values), GRID)[0].flatten(1).T for values in maps]
             found.append(torch.cat(pooled, dim=1))
@@ -85,7 +86,7 @@ def views_of(
     pictures: list[Image.Image], nearness: NDArray[np.float32], tower: Tower, codec: pt.DepthCodec
 ) -> small.Views:
     """Pictures as a model trains on them; nearness (N, 320, 320) is the teacher's."""
-    thumbnails = np.stack([np.asarray(one.resize((160, 160), Image.Resampling.BICUBIC)) for one in pictures])
+    thumbnails = np.stack([np.asarray(picture.resize((160, 160), Image.Resampling.BICUBIC)) for picture in pictures])
     soft = np.asarray(codec.encode_soft(nearness, temperature=0.02)).reshape(len(pictures), GRID**2, -1)
     return small.Views(
         thumbnails,
@@ -99,17 +100,17 @@ def views_of(
 def estimated(pictures: list[Image.Image], specialist: OnnxDepth) -> NDArray[np.float32]:
     """The specialist's maps as nearness (N, 320, 320)."""
     maps = [
-        one.to_nearness().values
+        depth_map.to_nearness().values
         for start in range(0, len(pictures), 16)
-        for one in specialist.estimate(pictures[start : start + 16])
+        for depth_map in specialist.estimate(pictures[start : start + 16])
     ]
-    resized = [Image.fromarray(one).resize((320, 320), Image.Resampling.BILINEAR) for one in maps]
-    return np.stack([np.asarray(one, np.float32) for one in resized]).clip(0, 1)
+    resized = [Image.fromarray(nearness).resize((320, 320), Image.Resampling.BILINEAR) for nearness in maps]
+    return np.stack([np.asarray(image, np.float32) for image in resized]).clip(0, 1)
 
 
 def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
     """Left and right exchanged."""
-    return [one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in pictures]
+    return [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
