@@ -89,9 +89,9 @@ def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy",
     """
     if not strict:
         return parse_boxes(text, size=size, order=order).boxes
-    codes = _read(text, size)
+    codes = _read_codes(text, size)
     if codes is None:
-        codes = _read(_SPACE.sub("", text.strip()), size)
+        codes = _read_codes(_SPACE.sub("", text.strip()), size)
     if codes is None:
         raise _explain(text, size, order)
     return codes
@@ -122,7 +122,7 @@ def _write(codes: np.ndarray, form: BoxForm, size: int, end: str = "") -> str:
     return entries.tobytes().translate(None, b"\0").decode("ascii")
 
 
-def _read(text: str, size: int, end: str = "") -> np.ndarray | None:
+def _read_codes(text: str, size: int, end: str = "") -> np.ndarray | None:
     """Codes of a text in one of the forms; None where it is not exactly what `_write` writes."""
     if not text:
         return np.zeros((0, 4), dtype=np.int64)
@@ -256,7 +256,7 @@ def labelled_boxes_from_text(
         labels.append(label)
         lines.append((position, line, box))
         position += len(line) + 1
-    boxes = _read("".join(f"{box}\n" for _, _, box in lines), size, "\n")  # None where lines have different forms
+    boxes = _read_codes("".join(f"{box}\n" for _, _, box in lines), size, "\n")  # None where lines have different forms
     if boxes is None:
         boxes = np.concatenate([_read_one_box(*line, size, order) for line in lines])
     return tuple(labels), boxes

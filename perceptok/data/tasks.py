@@ -58,7 +58,7 @@ class Plurals:
     def __init__(self, table: str | Path | None = None) -> None:
         self._known: dict[str, str] = {}
         if table is not None:
-            self._known = _read(Path(table))
+            self._known = _read_plurals(Path(table))
 
     def of(self, name: str) -> str:
         """The plural of a category; `_` and `(...)` are read as LVIS writes them: "bow_(weapon)" -> "bows (weapon)".
@@ -88,7 +88,7 @@ class Plurals:
         return inflect.engine()
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read_plurals(path: Path) -> dict[str, str]:
     try:
         values = parse_json(path.read_bytes(), str(path), ConfigError)
     except OSError as error:

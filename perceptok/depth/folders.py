@@ -243,7 +243,7 @@ class _BatchEncoder:
 
     def __call__(self, batch: list[MapFile]) -> list[_Encoded]:
         results: list[_Encoded] = []
-        for piece in _split_by_pixels((file, _read(file, MapFile.read_nearness)) for file in batch):
+        for piece in _split_by_pixels((file, _read_map(file, MapFile.read_nearness)) for file in batch):
             maps = [nearness for _, nearness in piece if isinstance(nearness, Nearness)]
             codes = iter(self.codec.encode(maps, batch_size=len(batch)))
             results += [
@@ -274,7 +274,7 @@ def _split_by_pixels(
         yield piece
 
 
-def _read(file: MapFile, read: Callable[[MapFile], Result]) -> Result | MapFailure:
+def _read_map(file: MapFile, read: Callable[[MapFile], Result]) -> Result | MapFailure:
     try:
         return read(file)
     except DepthMapError as error:
@@ -341,7 +341,7 @@ def _encode_clip(
     if not files:
         return
     fingerprint, number = codec.fingerprint, len(before)
-    read = ((file, _read(file, MapFile.read)) for file in files)
+    read = ((file, _read_map(file, MapFile.read)) for file in files)
     waiting: deque[tuple[MapFile, DepthMap | MapFailure]] = deque()
     try:
         encoder = _start_clip(codec, read, waiting, _range_of(files[0]), before, clips)

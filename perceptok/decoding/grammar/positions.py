@@ -45,7 +45,7 @@ def end_of_prompt(grammar: Grammar, symbols: Sequence[int]) -> State:
         if after is None:
             raise ConstraintError(
                 f"the prompt ends inside a {kind}, begun at its token {begun} and broken at {place}, where "
-                f"{_shown(symbols[place])} cannot stand; {_ADVICE}"
+                f"{_describe_symbol(symbols[place])} cannot stand; {_ADVICE}"
             )
         state = after
     if grammar.distance[state.control]:
@@ -88,7 +88,7 @@ def _last_pixel(symbols: Sequence[int]) -> int:
     return next((place for place in reversed(range(len(symbols))) if symbols[place] >= Symbol.PIXEL), -1)
 
 
-def _shown(symbol: int) -> str:
+def _describe_symbol(symbol: int) -> str:
     return "ordinary text" if symbol < 0 else f"a token of the kind {Symbol(min(symbol, Symbol.PIXEL)).name}"
 
 
