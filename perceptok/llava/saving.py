@@ -358,7 +358,9 @@ def merge_adapter(
 ) -> Path:
     """Merge an adapter into its base, write one plain checkpoint, and check that it gives the same logits.
 
-    transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it.
+    transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it. Its
+    image processor ignores EXIF orientation and has no rules for transparency or 16-bit grey: give it images that
+    `perceptok.images.open_image` opened and `FrameRule.apply` framed, as in training.
 
     Args:
         folder: Folder that `save_adapter` wrote.

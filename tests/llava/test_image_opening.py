@@ -20,7 +20,15 @@ from perceptok.data import PerceptionRecord, Turn, write_records
 from perceptok.errors import ImageError, PerceptokError
 from perceptok.evaluation import answer_benchmark, load_benchmark
 from perceptok.images import open_image
-from perceptok.llava import FrameRule, InferenceConfig, PerceptionPipeline, merge_adapter
+from perceptok.llava import (
+    FrameRule,
+    InferenceConfig,
+    PerceptionPipeline,
+    QuestionFailure,
+    answer_files,
+    find_questions,
+    merge_adapter,
+)
 from perceptok.llava.training.samples import Collator, read_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -125,6 +133,12 @@ def seen_by_model(pipe: PerceptionPipeline, ask: Any) -> Tensor:
     return seen[0]
 
 
+def infer(pipe: PerceptionPipeline, image: Path) -> list[QuestionFailure]:
+    """What `perceptok llava infer` does with a file."""
+    questions, failures = find_questions([image], question=QUESTION)
+    return [*failures, *answer_files(pipe, questions, image.parent / "answers.jsonl", force=True)]
+
+
 def in_evaluation(pipe: PerceptionPipeline, image: Path) -> None:
     benchmark = load_benchmark("records", records_of(image))
     answer_benchmark(pipe, benchmark, image.parent / "predictions.jsonl", start_over=True)
@@ -139,6 +153,7 @@ def test_the_same_pixels_reach_the_model_everywhere(
     trained = in_training(pipe, path)
     assert trained.std() > 0.1, "an image without content would hide a difference"
     torch.testing.assert_close(seen_by_model(pipe, lambda: pipe(path, QUESTION)), trained, rtol=0, atol=0)
+    torch.testing.assert_close(seen_by_model(pipe, lambda: infer(pipe, path)), trained, rtol=0, atol=0)
     torch.testing.assert_close(seen_by_model(pipe, lambda: in_evaluation(pipe, path)), trained, rtol=0, atol=0)
     inputs = merged(images=[FrameRule().apply(open_image(path))], text="<image>", return_tensors="pt")
     torch.testing.assert_close(inputs["pixel_values"], trained, rtol=0, atol=0)
@@ -162,3 +177,5 @@ def test_what_is_refused_is_refused_everywhere_with_the_same_reason(
         with pytest.raises(PerceptokError) as caught:
             ask()
         assert reason in str(caught.value), json.dumps([reason, str(caught.value)])
+    (failure,) = infer(pipe, path)
+    assert reason in failure.reason
