@@ -1,4 +1,4 @@
-"""First rows for new tokens, as pure functions of the old rows: no model, no tokenizer."""
+"""Initializes the rows of new tokens from the old rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Init",
-    "RowSurvey",
-    "block_diagonal",
     "codebook_features",
-    "initial_rows",
+    "initialize_rows",
     "make_blends",
     "make_features",
     "ordinal_features",
@@ -29,6 +27,8 @@ __all__ = [
     "survey_rows",
 ]
 
+Init = Literal["mean", "normal", "ordinal", "codebook", "text"]
+"""How the rows of new tokens start; `extend_vocabulary` describes each."""
 
 ROWS_PER_DRAW = 2048
 """Old rows behind one draw. All 32,000 would cost 12 times the arithmetic for rows of the same distribution."""
@@ -38,7 +38,7 @@ Blend = tuple[Tensor, Tensor]
 
 
 class RowSurvey(NamedTuple):
-    """What one pass over the old rows of a matrix tells.
+    """Statistics of the old rows of a matrix, from one pass over them.
 
     Attributes:
         mean: (D,) float32.
@@ -82,20 +82,20 @@ def survey_rows(matrix: Tensor, old_ids: Tensor, count: int, generator: torch.Ge
 
 
 @torch.no_grad()
-def initial_rows(
+def initialize_rows(
     matrix: Tensor,
     old_ids: Tensor,
     features: Tensor,
     blends: Mapping[int, Blend],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """First rows of new tokens: `mean + features @ draws`, brought to the old rows' median norm.
+    """Initialize the rows of new tokens: `mean + features @ draws`, scaled to the old rows' median norm.
 
     The features decide how alike two tokens start: the expected inner product of their rows' deviations is that of
     their features, in every direction in which the old rows vary.
 
     Args:
-        matrix: (V, D), see `survey_rows`.
+        matrix: (V, D) in any floating type, on any device.
         old_ids: (n_old,) int64.
         features: (N, k) float32: the identity gives independent draws from the old rows' normal; a row of zeros
             leaves the mean itself, at its own norm.
@@ -120,7 +120,7 @@ def ordinal_features(size: int) -> Tensor:
     """Features of values 0 .. size - 1 on a scale: similarity falls smoothly with distance; (size, size) float32.
 
     The Cholesky factor of a mean of Gaussian kernels of widths 2, 8, 32, ...: rows drawn with it follow a smooth
-    curve, on which the next value is told apart (similarity 0.97) and the far end is a stranger (below 0.01 for 336).
+    curve, on which the next value can be told apart (similarity 0.97) and the far end is unrelated (0.01 for 336).
     """
     values = torch.arange(size, dtype=torch.float64)
     squared = (values[:, None] - values[None]) ** 2
@@ -155,83 +155,77 @@ def codebook_features(codebook: Tensor, token_set: TokenSet) -> Tensor:
     return features
 
 
-def block_diagonal(parts: Sequence[Tensor]) -> Tensor:
-    """Features of several sets side by side, so that each set has draws of its own; parts without columns are fine."""
-    joined: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
-    return joined
-
-
-Init = Literal["mean", "normal", "ordinal", "codebook", "text"]
-
-
 def resolve_inits(
     init: Init | Mapping[TokenSet, Init], token_sets: Sequence[TokenSet], codebook: Tensor | None
 ) -> dict[TokenSet, Init]:
-    """How each set starts; checked against what was passed."""
+    """The init of each set, checked against the codebook that was passed."""
     sets = [] if isinstance(token_sets, TokenSet) else list(token_sets)
-    if (
-        not sets
-        or not all(isinstance(token_set, TokenSet) for token_set in sets)
-        or len({token_set.name for token_set in sets}) < len(sets)
-    ):
+    names = {token_set.name for token_set in sets if isinstance(token_set, TokenSet)}
+    if not sets or len(names) < len(sets):
         raise VocabularyError(f"token_sets are one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
-    if isinstance(init, Mapping):
-        if init.keys() != set(token_sets):
-            raise VocabularyError(
-                f"init names the sets {sorted(getattr(kind, 'name', repr(kind)) for kind in init)}, token_sets are "
-                f"{sorted(token_set.name for token_set in token_sets)}; give one init for each TokenSet"
-            )
-        inits = {token_set: init[token_set] for token_set in token_sets}
-    else:
-        unfit = {
-            token_set
-            for token_set in token_sets
-            if (token_set == DEPTH and init == "ordinal") or (token_set != DEPTH and init == "codebook")
+    if not isinstance(init, Mapping):
+        # Codes of DEPTH have no order, and no other set has a codebook.
+        inits: dict[TokenSet, Init] = {
+            token_set: "normal" if init == ("ordinal" if token_set == DEPTH else "codebook") else init
+            for token_set in sets
         }
-        inits = {token_set: "normal" if token_set in unfit else init for token_set in token_sets}
-    unknown = [one for one in inits.values() if one not in get_args(Init)]
+    elif init.keys() == set(sets):
+        inits = {token_set: init[token_set] for token_set in sets}
+    else:
+        raise VocabularyError(
+            f"init names the sets {sorted(getattr(named, 'name', repr(named)) for named in init)}, token_sets are "
+            f"{sorted(names)}; give one init for each TokenSet"
+        )
+    unknown = [value for value in inits.values() if value not in get_args(Init)]
     if unknown:
         raise VocabularyError(f"init is one of {', '.join(get_args(Init))}; got {unknown[0]!r}")
-    asked = init == "codebook" or "codebook" in inits.values()
-    if asked != (codebook is not None):
+    needed = init == "codebook" or "codebook" in inits.values()
+    if needed != (codebook is not None):
         raise VocabularyError(
             "init='codebook' needs the codec's codebook, (128, D): pass codebook="
-            if asked
+            if needed
             else "a codebook was passed, but no set takes init='codebook'"
         )
     return inits
 
 
-def make_features(token_set: TokenSet, init: Init, codebook: Tensor | None) -> Tensor:
-    """(tokens, k): the markers of a set start as independent draws, its codes as `init` says."""
-    markers = len(token_set.tokens) - token_set.size
-    if init in ("mean", "text"):
-        return torch.zeros(len(token_set.tokens), 0)
-    if init == "ordinal":
-        codes = ordinal_features(token_set.size)
-    elif init == "codebook":
-        assert codebook is not None
-        codes = codebook_features(codebook, token_set)
-    else:
-        codes = torch.eye(token_set.size)
-    return block_diagonal([torch.eye(markers), codes])
+def make_features(inits: Mapping[TokenSet, Init], codebook: Tensor | None) -> Tensor:
+    """Features of all tokens, (tokens, k) float32: each set, and its markers, have columns of their own.
+
+    Rows of sets that start at the mean or from text are zero. Markers start as independent draws.
+    """
+    parts = []
+    for token_set, init in inits.items():
+        markers = len(token_set.tokens) - token_set.size
+        if init in ("mean", "text"):
+            parts.append(torch.zeros(len(token_set.tokens), 0))
+            continue
+        if init == "ordinal":
+            codes = ordinal_features(token_set.size)
+        elif init == "codebook":
+            assert codebook is not None
+            codes = codebook_features(codebook, token_set)
+        else:
+            codes = torch.eye(token_set.size)
+        parts += [torch.eye(markers), codes]
+    features: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+    return features
 
 
 def make_blends(
     tokenizer: PreTrainedTokenizerBase, inits: Mapping[TokenSet, Init], descriptions: Mapping[str, str]
 ) -> dict[int, Blend]:
     """For tokens that start from words: number of the token -> pieces and weights."""
-    tokens = [(init, token) for init in inits for token in init.tokens]
-    strangers = descriptions.keys() - {token for one, token in tokens if inits[one] == "text"}
-    if strangers:
-        raise VocabularyError(f"{min(strangers)} has a description, but no set with init='text' has such a token")
+    tokens = [(token, init) for token_set, init in inits.items() for token in token_set.tokens]
+    unknown = descriptions.keys() - {token for token, init in tokens if init == "text"}
+    if unknown:
+        raise VocabularyError(f"{min(unknown)} has a description, but no set with init='text' has such a token")
     cache: dict[str, list[int]] = {}
-    blends = {}
-    for number, (one, token) in enumerate(tokens):
-        if inits[one] == "text":
-            words = descriptions.get(token, token.strip("<>").replace("_", " ").lower())
-            blends[number] = _blend(tokenizer, words, cache)
-    return blends
+    return {
+        number: _blend(tokenizer, descriptions.get(token, token.strip("<>").replace("_", " ").lower()), cache)
+        for number, (token, init) in enumerate(tokens)
+        if init == "text"
+    }
 
 
 def _blend(tokenizer: PreTrainedTokenizerBase, words: str, cache: dict[str, list[int]]) -> Blend:

@@ -156,7 +156,7 @@ def test_a_slow_tokenizer(tmp_path: Path) -> None:
 
 def test_a_token_with_another_part_to_play(bare: PreTrainedTokenizerFast) -> None:
     bare.add_special_tokens({"pad_token": "<PIXEL_0>"})
-    with pytest.raises(VocabularyError, match="has <PIXEL_0> already, as a token that is special, its pad_token"):
+    with pytest.raises(VocabularyError, match="has <PIXEL_0> already, as its pad_token, a special token"):
         extend_vocabulary(bare)
     assert len(bare) == 301
 

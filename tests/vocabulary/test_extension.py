@@ -280,7 +280,9 @@ def test_keep_fills_only_what_is_not_there(tiny: Tiny, bare: PreTrainedTokenizer
 
 
 def test_rows_that_look_trained_are_not_overwritten_without_a_word(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
-    with pytest.warns(UserWarning, match=r"exactly as many rows .* 130 rows of DEPTH are made anew. Say existing='k"):
+    with pytest.warns(
+        UserWarning, match=r"exactly as many rows .* 130 rows of DEPTH are initialized anew. Pass existing='k"
+    ):
         extend_vocabulary(bare, trained_elsewhere(tiny, "llama", 430), (pt.tokens.DEPTH,))
 
 

@@ -14,9 +14,9 @@ import perceptok as pt
 from perceptok.vocabulary import extend_vocabulary
 from perceptok.vocabulary.initialization import (
     ROWS_PER_DRAW,
-    block_diagonal,
     codebook_features,
-    initial_rows,
+    initialize_rows,
+    make_features,
     ordinal_features,
     survey_rows,
 )
@@ -77,7 +77,7 @@ def test_norms_match_the_old_rows(kind: str) -> None:
         "ordinal": ordinal_features(336),
         "codebook": codebook_features(book, pt.tokens.DEPTH),
     }[kind]
-    rows, _ = initial_rows(old, torch.arange(1000), features, {}, generator())
+    rows, _ = initialize_rows(old, torch.arange(1000), features, {}, generator())
     assert torch.allclose(rows.norm(dim=1), old.norm(dim=1).median().expand(len(rows)), rtol=1e-4)
 
 
@@ -90,7 +90,7 @@ def test_ordinal_neighbours_start_alike() -> None:
     assert similar[0, 335] < 0.01
     # And so it is among the rows themselves, drawn from directions enough.
     old = torch.randn(3000, 1024, generator=generator())
-    rows, _ = initial_rows(old, torch.arange(3000), features, {}, generator(1))
+    rows, _ = initialize_rows(old, torch.arange(3000), features, {}, generator(1))
     assert torch.allclose(cosines(rows), similar, atol=0.2)
     assert (cosines(rows).diagonal(offset=1) > 0.95).all()
 
@@ -105,15 +105,17 @@ def test_similar_codes_start_alike() -> None:
     book = torch.randn(128, 32, generator=generator(4))
     book[7] = book[90] + 0.05 * torch.randn(32, generator=generator(5))
     old = torch.randn(3000, 1024, generator=generator())
-    rows, _ = initial_rows(old, torch.arange(3000), codebook_features(book, pt.tokens.DEPTH), {}, generator(1))
+    rows, _ = initialize_rows(old, torch.arange(3000), codebook_features(book, pt.tokens.DEPTH), {}, generator(1))
     similar = cosines(book.double() - book.double().mean(0)).float()
     assert torch.allclose(cosines(rows), similar, atol=0.2)
     assert cosines(rows)[7, 90] > 0.95
 
 
 def test_sets_have_draws_of_their_own() -> None:
-    joined = block_diagonal([torch.ones(2, 1), torch.zeros(3, 0), torch.ones(1, 2)])
-    assert joined.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 1]]
+    features = make_features({pt.tokens.DEPTH: "normal", pt.tokens.PIXEL: "ordinal"}, None)
+    assert torch.equal(features, torch.block_diag(torch.eye(130), ordinal_features(336)))  # type: ignore[no-untyped-call]
+    beside_mean = make_features({pt.tokens.PIXEL: "mean", pt.tokens.DEPTH: "normal"}, None)
+    assert torch.equal(beside_mean, torch.cat([torch.zeros(336, 130), torch.eye(130)]))
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
@@ -123,7 +125,7 @@ def test_the_mean_leaves_old_tokens_their_probability(shift: float) -> None:
     Brought to the old rows' norm the mean would break this bound: that is why it keeps its own.
     """
     old = matrix(400, 32) + shift
-    rows, _ = initial_rows(old, torch.arange(400), torch.zeros(100, 0), {}, generator())
+    rows, _ = initialize_rows(old, torch.arange(400), torch.zeros(100, 0), {}, generator())
     hidden = 2 * torch.randn(200, 32, generator=generator(6))
     new = torch.softmax(hidden @ torch.cat([old, rows]).T, dim=1)[:, 400:].sum(dim=1)
     assert (new <= 100 / 500 + 1e-4).all()
