@@ -38,15 +38,15 @@ given = {"max_new_tokens": 160, "do_sample": True, "pad_token_id": 2, "eos_token
 free = model.generate(prompt, **given)[0, prompt.shape[1] :]
 print("without the grammar:", len(parse_generation(free, vocab).problems), "problems")
 
-held = model.generate(prompt, logits_processor=[processor.answering(prompt, max_new_tokens=160)], **given)
-answer = parse_generation(tokenizer.decode(held[0, prompt.shape[1] :]).replace(" ", ""), vocab)
+constrained = model.generate(prompt, logits_processor=[processor.for_prompt(prompt, max_new_tokens=160)], **given)
+answer = parse_generation(tokenizer.decode(constrained[0, prompt.shape[1] :]).replace(" ", ""), vocab)
 print("with it:", len(answer.problems), "problems,", len(answer.blocks), "block,", len(answer.boxes), "boxes")
 print("boxes:", answer.boxes.tolist())
 
 # The same without a forward pass for tokens that the grammar forces, and rows of the map as they arrive.
 fast = model.generate(
     prompt,
-    logits_processor=[processor.answering(prompt, max_new_tokens=160)],
+    logits_processor=[processor.for_prompt(prompt, max_new_tokens=160)],
     custom_generate=generate_perception,
     **given,
 )

@@ -1,28 +1,39 @@
 from .consistency import (
     CountConsistency as CountConsistency,
+    Interventions as Interventions,
     ListConsistency as ListConsistency,
     MarkerConsistency as MarkerConsistency,
     NumberIds as NumberIds,
-    number_ids as number_ids,
+    find_number_ids as find_number_ids,
 )
-from .engines.gbnf import perception_gbnf as perception_gbnf
+from .engines.gbnf import build_gbnf_grammar as build_gbnf_grammar
 from .engines.huggingface import (
     PerceptionLogitsProcessor as PerceptionLogitsProcessor,
+    find_eos_token_ids as find_eos_token_ids,
+    find_pad_token_id as find_pad_token_id,
     generate_perception as generate_perception,
 )
-from .engines.lark import perception_lark as perception_lark
-from .engines.structural_tag import perception_structural_tag as perception_structural_tag
+from .engines.lark import build_lark_grammar as build_lark_grammar
+from .engines.sglang import build_sglang_request as build_sglang_request
+from .engines.structural_tag import build_structural_tag as build_structural_tag
 from .grammar.automaton import (
+    Grammar as Grammar,
     GrammarConfig as GrammarConfig,
+    State as State,
+    Symbol as Symbol,
     compile_grammar as compile_grammar,
 )
+from .grammar.token_symbols import classify_tokens as classify_tokens
 from .reading.answers import (
-    Reading as Reading,
-    plain_text as plain_text,
+    AnswerReading as AnswerReading,
     read_answer as read_answer,
+    to_plain_text as to_plain_text,
 )
 from .reading.generation import (
     Generation as Generation,
+    Problem as Problem,
+    Span as Span,
+    WrittenEvidence as WrittenEvidence,
     parse_generation as parse_generation,
     read_evidence as read_evidence,
 )

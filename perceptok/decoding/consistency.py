@@ -1,8 +1,8 @@
-"""The answer held to its own evidence: the count of boxes, the numbers of a list, the letter that a block names.
+"""Answers made consistent with their own evidence: the count of boxes, the numbers of a list, the nearest marker.
 
-These processors are off unless they are asked for, work beside `PerceptionLogitsProcessor`, and count how often the
-model would have said something else: a measure by itself of how far an answer rests on its own evidence. Every beam,
-and every candidate of assisted decoding, counts as an answer.
+These processors are off by default, work beside `PerceptionLogitsProcessor`, and count how often the model would have
+written something else: a measure of how far an answer rests on its own evidence. Every beam, and every candidate of
+assisted decoding, counts as an answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perceptok.decoding.reading.generation import parse_generation
 from perceptok.errors import ConstraintError
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency", "NumberIds", "number_ids"]
+__all__ = ["CountConsistency", "Interventions", "ListConsistency", "MarkerConsistency", "NumberIds", "find_number_ids"]
 
 _SEPARATORS = ".,'"
 _DIGITS = re.compile(rf"[{_SEPARATORS}]?[0-9]")
@@ -33,7 +33,7 @@ class Interventions(NamedTuple):
     """What a consistency processor has done since it was made.
 
     Attributes:
-        answers: Answers it decided.
+        answers: Number of answers that it decided.
         changed: How many of them the model would have begun with another token, which had the highest score.
     """
 
@@ -42,46 +42,46 @@ class Interventions(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Changed answers among all; NaN without any."""
+        """Share of answers that were changed; NaN without any."""
         return self.changed / self.answers if self.answers else float("nan")
 
 
 class NumberIds(NamedTuple):
-    """The ids by which a number that is written could become another one; see `number_ids`.
+    """The ids by which a number that has been written could become another one, as `find_number_ids` finds them.
 
     Attributes:
-        going_on: (N,) int64: tokens that begin with a digit, or with a separator and a digit.
+        continuing: (N,) int64: tokens that begin with a digit, or with a separator and a digit.
         digits: (N,) int64: those that begin with a digit.
         separators: Tokens that are a separator and nothing else.
     """
 
-    going_on: Tensor
+    continuing: Tensor
     digits: Tensor
     separators: frozenset[int]
 
 
-def number_ids(tokenizer: Any) -> NumberIds:
-    """How a number that has been written could go on in a tokenizer: 2 -> 20, 2.5, 2,000.
+def find_number_ids(tokenizer: Any) -> NumberIds:
+    """Find the ids that could continue a number in a tokenizer: 2 -> 20, 2.5, 2,000.
 
     Args:
         tokenizer: Of transformers; byte-level, SentencePiece or any whose tokens begin with their own text.
     """
     digits: list[int] = []
-    parted: list[int] = []
+    separated: list[int] = []
     separators: set[int] = set()
-    for index in range(len(tokenizer)):
-        token = str(tokenizer.convert_ids_to_tokens(index))
+    for token_id in range(len(tokenizer)):
+        token = str(tokenizer.convert_ids_to_tokens(token_id))
         if byte := _BYTE.fullmatch(token):
             token = chr(int(byte[1], 16))
         if _DIGITS.match(token):
-            (digits if token[0] in "0123456789" else parted).append(index)
+            (digits if token[0] in "0123456789" else separated).append(token_id)
         elif token in _SEPARATORS:
-            separators.add(index)
-    return NumberIds(torch.tensor(digits + parted), torch.tensor(digits), frozenset(separators))
+            separators.add(token_id)
+    return NumberIds(torch.tensor(digits + separated), torch.tensor(digits), frozenset(separators))
 
 
 class _Consistency(LogitsProcessor, ABC):
-    """After a cue in the answer, the tokens of one spelling and no others. Looks at ids on the host, row by row."""
+    """After a cue in the answer, the tokens of one conclusion and no others. Reads ids on the CPU, row by row."""
 
     supports_continuous_batching = False
 
@@ -100,41 +100,41 @@ class _Consistency(LogitsProcessor, ABC):
         return Interventions(self._answers, self._changed)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V), with all but one id at -inf in rows that are inside the answer, and some behind it."""
-        held = scores
-        for number, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
-            place = _after_cue(ids, self.cue)
-            spelled = self._spelled(ids[:place]) if place >= 0 else ()
-            written = len(ids) - place
-            if tuple(ids[place : place + len(spelled)]) != tuple(spelled[:written]):
+        """Scores (B, V), with all but one id at -inf in rows that are inside the answer, and some after it."""
+        constrained = scores
+        for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
+            start = _find_end_of_cue(ids, self.cue)
+            conclusion = self._spell_conclusion(ids[:start]) if start >= 0 else ()
+            written = len(ids) - start
+            if tuple(ids[start : start + len(conclusion)]) != tuple(conclusion[:written]):
                 continue
-            if written >= len(spelled):
-                barred = self._barred(ids[place + len(spelled) :]) if spelled else None
-                if barred is not None:
-                    held = held.clone() if held is scores else held
-                    held[number, barred.to(held.device)] = -torch.inf
+            if written >= len(conclusion):
+                excluded = self._find_excluded_ids(ids[start + len(conclusion) :]) if conclusion else None
+                if excluded is not None:
+                    constrained = constrained.clone() if constrained is scores else constrained
+                    constrained[row, excluded.to(constrained.device)] = -torch.inf
                 continue
-            wanted = spelled[written]
+            token_id = conclusion[written]
             if written == 0:
                 self._answers += 1
-                self._changed += int(scores[number].argmax()) != wanted
-            held = held.clone() if held is scores else held
-            kept = scores[number, wanted]
-            if kept == -torch.inf:
+                self._changed += int(scores[row].argmax()) != token_id
+            constrained = constrained.clone() if constrained is scores else constrained
+            score = scores[row, token_id]
+            if score == -torch.inf:
                 raise ConstraintError(
-                    f"row {number}: the answer that the evidence gives has a score of -inf; look at the processors "
-                    "that run before this one"
+                    f"row {row}: the answer that the evidence gives has a score of -inf; look at the processors that "
+                    "run before this one"
                 )
-            held[number] = -torch.inf
-            held[number, wanted] = kept
-        return held
+            constrained[row] = -torch.inf
+            constrained[row, token_id] = score
+        return constrained
 
     @abstractmethod
-    def _spelled(self, answer: list[int]) -> Sequence[int]:
-        """The ids of what the evidence in an answer up to its cue says; none where it says nothing."""
+    def _spell_conclusion(self, answer: list[int]) -> Sequence[int]:
+        """The ids of what follows from the evidence in an answer up to its cue; empty without evidence."""
 
-    def _barred(self, behind: list[int]) -> Tensor | None:  # noqa: ARG002 - for kinds whose answer could be gone on with
-        """The ids that would make the answer another one, given what was written behind it; None for none."""
+    def _find_excluded_ids(self, after: list[int]) -> Tensor | None:  # noqa: ARG002 - for conclusions that can go on
+        """The ids that would change the conclusion, given what was written after it; None for none."""
         return None
 
 
@@ -145,9 +145,9 @@ class CountConsistency(_Consistency):
         vocab: Perception tokens and their ids.
         cue: The ids after which the number stands, such as those of "we conclude there are".
         spell: Number -> its ids, such as `lambda n: tokenizer.encode(f"{n}.", add_special_tokens=False)`.
-        prompt_length: Ids of the prompt; only the answer is looked at.
-        digits: What could go on with the number (see `number_ids`) is barred behind it; without, `spell` has to end
-            the number itself.
+        prompt_length: Ids of the prompt; only the answer is read.
+        digits: What could continue the number, from `find_number_ids`, is excluded after it; without, `spell` has to
+            end the number itself.
     """
 
     def __init__(
@@ -163,13 +163,13 @@ class CountConsistency(_Consistency):
         self.spell = spell
         self.digits = digits
 
-    def _spelled(self, answer: list[int]) -> Sequence[int]:
+    def _spell_conclusion(self, answer: list[int]) -> Sequence[int]:
         return self.spell(len(parse_generation(answer, self.vocab).boxes))
 
-    def _barred(self, behind: list[int]) -> Tensor | None:
-        if self.digits is None or len(behind) > 1 or (behind and behind[0] not in self.digits.separators):
+    def _find_excluded_ids(self, after: list[int]) -> Tensor | None:
+        if self.digits is None or len(after) > 1 or (after and after[0] not in self.digits.separators):
             return None
-        return self.digits.digits if behind else self.digits.going_on
+        return self.digits.digits if after else self.digits.continuing
 
 
 class ListConsistency(CountConsistency):
@@ -180,24 +180,24 @@ class ListConsistency(CountConsistency):
         cue: The ids that all items begin with, such as those of "Bounding box".
         spell: Number -> the ids that follow the cue, as the tokenizer splits them there, such as
             `lambda n: tokenizer.encode(f"Bounding box {n}: (", add_special_tokens=False)[len(cue):]`.
-        prompt_length: Ids of the prompt; only the answer is looked at.
+        prompt_length: Ids of the prompt; only the answer is read.
     """
 
-    def _spelled(self, answer: list[int]) -> Sequence[int]:
+    def _spell_conclusion(self, answer: list[int]) -> Sequence[int]:
         return self.spell(1 + len(parse_generation(answer, self.vocab).boxes))
 
 
 class MarkerConsistency(_Consistency):
-    """The letter after a cue is the marker that the last depth block of the answer says is nearest.
+    """The letter after a cue is the marker that is nearest by the last depth block of the answer.
 
     Args:
         vocab: Perception tokens and their ids.
         cue: The ids after which the letter stands, such as those of "the answer is that point".
         letters: Letter -> its ids.
-        markers: Letter -> (x, y) in 0..1 of what the block describes, the square frame that the model saw: with a
+        markers: Letter -> (x, y) in [0, 1) of what the block describes, the square frame that the model saw: with a
             letterbox or crop, a point of the image goes through `ImageFrame.to_frame` first.
         nearness: Codes (10, 10) -> a map of nearness (H, W), larger = nearer, such as a DepthCodec's decoding.
-        prompt_length: Ids of the prompt; only the answer is looked at.
+        prompt_length: Ids of the prompt; only the answer is read.
     """
 
     def __init__(
@@ -218,27 +218,22 @@ class MarkerConsistency(_Consistency):
             raise ConstraintError(f"markers are (x, y) in [0, 1); {outside[0]} is at {markers[outside[0]]}")
         self.letters, self.markers, self.nearness = letters, markers, nearness
 
-    def _spelled(self, answer: list[int]) -> Sequence[int]:
+    def _spell_conclusion(self, answer: list[int]) -> Sequence[int]:
         blocks = parse_generation(answer, self.vocab).blocks
-        if not blocks:
-            return ()  # no evidence: the model's own answer stands
-        return self.letters[self.nearest(blocks[-1])]
+        return self.letters[self.find_nearest(blocks[-1])] if blocks else ()
 
-    def nearest(self, codes: np.ndarray) -> str:
-        """The letter of the marker that a block (10, 10) of codes 0..127 says is nearest; the first of equals."""
-        near = np.asarray(self.nearness(codes))
-        height, width = near.shape
-        return max(self.markers, key=lambda letter: near[_pixel(self.markers[letter], width, height)])
-
-
-def _pixel(point: tuple[float, float], width: int, height: int) -> tuple[int, int]:
-    return int(point[1] * height), int(point[0] * width)
+    def find_nearest(self, codes: np.ndarray) -> str:
+        """The letter of the marker that is nearest by a block (10, 10) of codes 0..127; the first of equals."""
+        nearness = np.asarray(self.nearness(codes))
+        height, width = nearness.shape
+        places = {letter: (int(y * height), int(x * width)) for letter, (x, y) in self.markers.items()}
+        return max(places, key=lambda letter: nearness[places[letter]])
 
 
-def _after_cue(ids: list[int], cue: tuple[int, ...]) -> int:
-    """The place after the last cue; -1 without one."""
+def _find_end_of_cue(ids: list[int], cue: tuple[int, ...]) -> int:
+    """The index after the last cue; -1 without one."""
     length = len(cue)
-    for place in range(len(ids), length - 1, -1):
-        if tuple(ids[place - length : place]) == cue:
-            return place
+    for end in range(len(ids), length - 1, -1):
+        if tuple(ids[end - length : end]) == cue:
+            return end
     return -1

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from perceptok.data import Evidence, PerceptionRecord, read_records
-from perceptok.decoding import Reading, read_answer
+from perceptok.decoding import AnswerReading, read_answer
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
 from perceptok.files import parse_json
 from perceptok.images import open_image, read_image_size
@@ -84,7 +84,7 @@ class BenchmarkItem:
             expected = f"one of {', '.join(self.choices)}" if self.choices else "a count in digits"
             raise EvaluationError(f"item {self.id}: its answer is {self.answer!r}; expected {expected}")
 
-    def read(self, text: str) -> Reading:
+    def read(self, text: str) -> AnswerReading:
         """The answer that `read_answer` finds in a text, given this item's choices."""
         return read_answer(text, self.choices)
 

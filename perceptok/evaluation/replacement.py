@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from perceptok.data import PerceptionRecord
-from perceptok.decoding import read_evidence
+from perceptok.decoding import find_eos_token_ids, find_pad_token_id, read_evidence
 from perceptok.depth import DepthCodec, block_to_text
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks import BenchmarkItem, item_from_record
@@ -372,7 +372,7 @@ def continue_after(pipe: PerceptionPipeline, cuts: Sequence[CutAnswer], max_new_
     if not cuts:
         return []
     inputs = [_encode_prefix(pipe, cut) for cut in cuts]
-    together = _pad_batch(inputs, _padding_id(pipe))
+    together = _pad_batch(inputs, find_pad_token_id(pipe.model, pipe.processor.tokenizer))
     if together is None:
         return [tails for cut in cuts for tails in continue_after(pipe, [cut], max_new_tokens)]
     names = pipe.vocab.tokens
@@ -469,9 +469,7 @@ def _decode_greedily(
     pipe: PerceptionPipeline, state: _DecodingState, logits: Tensor, banned: Tensor, max_new_tokens: int
 ) -> list[list[int]]:
     """The most likely tokens of each row, up to and without its end of sequence."""
-    ends = pipe.model.generation_config.eos_token_id
-    ends = pipe.processor.tokenizer.eos_token_id if ends is None else ends
-    stop = {ends} if isinstance(ends, int) else set(ends or ())
+    stop = find_eos_token_ids(pipe.model, pipe.processor.tokenizer)
     rows: list[list[int]] = [[] for _ in range(len(logits))]
     unfinished = set(range(len(rows)))
     for _ in range(max_new_tokens):
@@ -486,11 +484,6 @@ def _decode_greedily(
             break
         logits = state.step(pipe.model, chosen[:, None])
     return rows
-
-
-def _padding_id(pipe: PerceptionPipeline) -> int:
-    tokenizer = pipe.processor.tokenizer
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def _block_ids(block: np.ndarray | None, names: Mapping[str, int]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perceptok.decoding import Reading, read_evidence
+from perceptok.decoding import AnswerReading, read_evidence
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem, read_json_lines
 
@@ -65,7 +65,7 @@ class Outcome:
 
     item: BenchmarkItem
     text: str | None
-    reading: Reading
+    reading: AnswerReading
     problems: tuple[str, ...]
 
     @property
@@ -191,7 +191,7 @@ def _numeric_first(value: str) -> tuple[float, str]:
 def score_text(item: BenchmarkItem, text: str | None) -> Outcome:
     """Read one text as the answer to an item; None, no prediction, is unparsed."""
     if text is None:
-        return Outcome(item, None, Reading(None, "no prediction"), ())
+        return Outcome(item, None, AnswerReading(None, "no prediction"), ())
     return Outcome(item, text, item.read(text), read_evidence(text).problems)
 
 

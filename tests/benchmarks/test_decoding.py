@@ -141,7 +141,7 @@ def test_generation(benchmark: Any, language_model: LlamaForCausalLM, how: str, 
     config = GrammarConfig(first=first, max_blocks=1, max_boxes=1)
     processor = PerceptionLogitsProcessor(vocab, config, tokenizer=Words(32_000))
     prompt = torch.randint(10, 31_000, (1, 8))
-    held = processor.answering(prompt, max_new_tokens=tokens)
+    held = processor.for_prompt(prompt, max_new_tokens=tokens)
     extra = {"custom_generate": generate_perception} if how.startswith("no") else {}
     passes = [0]
     hook = language_model.register_forward_pre_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))

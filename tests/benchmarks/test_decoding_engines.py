@@ -78,7 +78,7 @@ def ours_in_place(width: int, place: str, batch: int) -> Step:
 @cache
 def compiled(width: int) -> Any:
     vocab = vocabulary(width)
-    tag = pt.decoding.perception_structural_tag(vocab, tokenizer=tokenizer(width))
+    tag = pt.decoding.build_structural_tag(vocab, tokenizer=tokenizer(width))
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(width), vocab_size=width)
     return xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(tag))
 
@@ -101,7 +101,7 @@ def xgrammars(width: int, place: str, batch: int) -> Step:
 @cache
 def template(width: int) -> Any:
     vocab = vocabulary(width)
-    text = pt.decoding.perception_lark(vocab, tokenizer=tokenizer(width))
+    text = pt.decoding.build_lark_grammar(vocab, tokenizer=tokenizer(width))
     reader = llguidance_hf.from_tokenizer(tokenizer(width), n_vocab=width)
     return llguidance.LLMatcher(reader, llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
 

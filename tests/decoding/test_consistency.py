@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.decoding import CountConsistency, ListConsistency, MarkerConsistency
 from perceptok.errors import ConstraintError
-from tests.decoding.engines.test_processor import block_ids, box_ids
+from tests.decoding.engines.test_huggingface import block_ids, box_ids
 
 CUE = (5, 6)
 NUMBERS = {0: [4], 1: [14], 2: [15, 13]}
@@ -100,7 +100,7 @@ class TestMarker:
         for bright, letter in (((0, 0), "A"), ((9, 9), "B")):
             shown = codes.copy()
             shown[bright] = 127
-            assert marker.nearest(shown) == letter
+            assert marker.find_nearest(shown) == letter
         # In the block of the tests the first cell is 0 and the last 7 * 99 % 128 = 53.
         held = marker(torch.tensor([[*block_ids(vocab), *CUE]]), scores_for(vocab, 16))
         assert held.argmax() == 17
@@ -118,7 +118,7 @@ class TestMarker:
         for letter, point in framed.items():
             codes = np.zeros((10, 10), dtype=np.int64)
             codes[frame.to_grid_cell(point)] = 9
-            assert marker.nearest(codes) == letter
+            assert marker.find_nearest(codes) == letter
 
     def test_without_a_block_the_model_answers(self, vocab: pt.PerceptionVocabulary) -> None:
         marker = MarkerConsistency(vocab, CUE, LETTERS, MARKERS, lambda codes: codes)

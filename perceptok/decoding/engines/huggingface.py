@@ -1,12 +1,11 @@
-"""What a call of transformers' `generate` will do, as far as its configuration and its model tell beforehand."""
+"""transformers: a logits processor that constrains `generate`, and generation without a pass for forced tokens."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,73 +14,37 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, StateRows, Symbol, compile_grammar
-from perceptok.decoding.grammar.positions import StateReader, end_of_prompt
-from perceptok.decoding.grammar.token_symbols import BracketTokenizer, token_symbols, with_ends
-from perceptok.errors import ConstraintError
-from perceptok.tokens import DEPTH, PIXEL
+from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, Symbol, compile_grammar
+from perceptok.decoding.grammar.positions import StateReader, StateRows, find_prompt_state
+from perceptok.decoding.grammar.token_symbols import classify_tokens, default_config, list_eos_ids, mark_eos
+from perceptok.errors import ConstraintError, InferenceError
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["Asked", "PerceptionLogitsProcessor", "ends_of", "generate_perception"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What is known of a call.
-
-    Attributes:
-        ends: The ids that end a sequence; None where nothing says them.
-        max_new_tokens: The budget, None where nothing says it.
-        other_ends: Settings that end an answer otherwise than by an id or the budget.
-        start: The start token of an encoder-decoder's decoder, -1 if it is not said; None where the model is a decoder
-            alone, or nothing is known of it.
-    """
-
-    ends: tuple[int, ...] | None
-    max_new_tokens: int | None
-    other_ends: tuple[str, ...]
-    start: int | None
-
-    @classmethod
-    def of(
-        cls, generation_config: GenerationConfig | None, model: GenerationMixin | None, max_new_tokens: int | None
-    ) -> Self:
-        """From the generation config of a call and the model's own, which fills up what the first leaves out."""
-        own = getattr(model, "generation_config", None)
-        configs = [config for config in (generation_config, own) if config is not None]
-
-        def first(name: str) -> Any:
-            return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
-
-        start = first("decoder_start_token_id")
-        if model is not None:
-            joined = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-            start = (-1 if start is None else int(start)) if joined else None
-        ends = first("eos_token_id")
-        return cls(
-            ends=None if ends is None else ends_of(ends),
-            max_new_tokens=first("max_new_tokens") if max_new_tokens is None else max_new_tokens,
-            other_ends=tuple(name for name in ("stop_strings", "max_time") if first(name) is not None),
-            start=start,
-        )
-
-    def prompt(self, prompt: Tensor | int, decoder_input_ids: Tensor | None) -> Tensor | int:
-        """What is continued, ids or their number; transformers puts a start token before a decoder's ids."""
-        if decoder_input_ids is None:
-            return 1 if self.start is not None and isinstance(prompt, Tensor) else prompt
-        if self.start is None or self.start < 0 or bool((decoder_input_ids[:, 0] == self.start).all()):
-            return decoder_input_ids
-        return torch.cat([decoder_input_ids.new_full((len(decoder_input_ids), 1), self.start), decoder_input_ids], 1)
-
-
-def ends_of(given: int | Iterable[int] | Tensor) -> tuple[int, ...]:
-    """The ids that end a sequence, however they are given: one, several, or a tensor."""
-    if isinstance(given, Tensor):
-        given = given.flatten().tolist()
-    return (given,) if isinstance(given, int) else tuple(int(end) for end in given)
+__all__ = ["PerceptionLogitsProcessor", "find_eos_token_ids", "find_pad_token_id", "generate_perception"]
 
 
 _CPU = torch.device("cpu")
+
+
+def find_eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The ids that end an answer: those of the model's generation config, else the tokenizer's; () without any."""
+    return list_eos_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer)
+
+
+def find_pad_token_id(model: Any, tokenizer: Any) -> int:
+    """The id that pads the shorter rows of a batch: the tokenizer's, the model's, or else an end of sequence.
+
+    Raises:
+        InferenceError: None of these is set.
+    """
+    candidates = (tokenizer.pad_token_id, model.generation_config.pad_token_id, *find_eos_token_ids(model, tokenizer))
+    for token_id in candidates:
+        if token_id is not None:
+            return int(token_id)
+    raise InferenceError("the tokenizer has neither a padding token nor an end of sequence; set tokenizer.pad_token")
 
 
 class _Masks(NamedTuple):
@@ -97,8 +60,8 @@ class _Masks(NamedTuple):
     """(rows, S): the ids of `special_ids`."""
     special_ids: Tensor
     """(S,) int64: perception tokens, bracket pieces, ends of sequence, ids without a token, padded columns."""
-    only: Tensor
-    """(rows,) int64: the one id that may come next, -1 where there are more."""
+    forced: Tensor
+    """(rows,) int64: the one id that may come next, -1 where there are several."""
 
 
 class _Tables(NamedTuple):
@@ -110,7 +73,7 @@ class _Tables(NamedTuple):
 
 
 class PerceptionLogitsProcessor(LogitsProcessor):
-    """Masks every token that would break a depth block or a box, or put a perception token astray.
+    """Masks every token that would break a depth block or a box, or put a perception token where none belongs.
 
     Stateless: each call finds the state of each row from `input_ids`, by tensor operations, looking back over 101
     tokens (over the answer, where a limit is set). So one processor serves any number of calls, batches, beams, left
@@ -119,22 +82,22 @@ class PerceptionLogitsProcessor(LogitsProcessor):
     Under torch.compile call it once before: the tables for a dtype and width (and for the last steps of a budget) are
     made in the first call that needs them, which cannot be traced.
 
-    Limits, `first`, `force_block` and the budget need to know where the answer begins: `answering` says it.
+    Limits, `first`, `force_block` and the token budget need to know where the answer begins: use `for_prompt`.
 
     Args:
         vocab: Perception tokens and their ids.
-        config: The grammar; without it, depth and boxes where the vocabulary has them, boxes in the AURORA form if
-            there is a tokenizer and in the compact form if not.
+        config: The grammar; by default depth and boxes where the vocabulary has them, boxes in the AURORA form if there
+            is a tokenizer and in the compact form if not.
         tokenizer: For the bracket pieces of the AURORA form, and the end of sequence.
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
-        check_on_gpu: On CUDA too, stop at a row in which nothing is allowed any more (`torch._assert_async`: no
-            waiting, but the process cannot use the device afterwards). On CPU this is always a ConstraintError.
+        check_on_gpu: On CUDA too, stop at a row in which nothing is allowed any more (`torch._assert_async`: without
+            synchronisation, but the process cannot use the device afterwards). On CPU this is always a ConstraintError.
         in_place: Write into the scores that come and return them, as servers do; nothing is copied then. Not for a
             `generate` that returns its logits (`output_logits`), which would be the masked ones.
 
     Raises:
         ConstraintError: Vocabulary, tokenizer and grammar do not fit together; in calls: scores narrower than the
-            tokenizer, or a row in which every allowed token has been banned before.
+            tokenizer, or a row in which every allowed token has been excluded before.
     """
 
     # Continuous batching of transformers 5.23 hands a processor the last id of each request only, not the sequence.
@@ -145,41 +108,41 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         vocab: PerceptionVocabulary,
         config: GrammarConfig | None = None,
         *,
-        tokenizer: BracketTokenizer | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         check_on_gpu: bool = False,
         in_place: bool = False,
     ) -> None:
         self.vocab = vocab
-        self.config = config or _default_config(vocab, tokenizer)
+        self.config = config or default_config(vocab, tokenizer)
         self.check_on_gpu = check_on_gpu
         self.in_place = in_place
-        self.eos_token_ids = _ends(eos_token_id, tokenizer)
-        if self.config.force_block and not self.eos_token_ids:
+        eos_token_ids = list_eos_ids(eos_token_id, tokenizer)
+        if self.config.force_block and not eos_token_ids:
             raise ConstraintError("force_block needs the end of sequence; pass eos_token_id=... or tokenizer=...")
-        self._plain_symbols = token_symbols(vocab, self.config, tokenizer=tokenizer)
+        self._symbols_without_eos = classify_tokens(vocab, self.config, tokenizer=tokenizer)
         self._state_rows = StateRows(compile_grammar(self.config))
-        self._by_ends: dict[tuple[int, ...], _Tables] = {}
-        self._take_ends(self.eos_token_ids)
+        self._tables: dict[tuple[int, ...], _Tables] = {}
+        self._set_eos(eos_token_ids)
         self._prompt_length: int | None = None
         self._max_new_tokens: int | None = None
 
-    def _take_ends(self, ends: tuple[int, ...]) -> None:
-        """Make these ids the ends of a sequence; the tables that say so are shared by all copies."""
-        if ends not in self._by_ends:
-            symbols = with_ends(self._plain_symbols, ends, self.vocab)
+    def _set_eos(self, eos_token_ids: tuple[int, ...]) -> None:
+        """Make these ids the ends of a sequence; the tables for them are shared by all copies."""
+        if eos_token_ids not in self._tables:
+            symbols = mark_eos(self._symbols_without_eos, eos_token_ids, self.vocab)
             # On CPU an array's reader; a tensor's where torch.compile traces, which could not build one.
-            readers = {place: StateReader(self._state_rows, symbols, place) for place in (None, _CPU)}
-            self._by_ends[ends] = _Tables(symbols, readers, {})
-        self.eos_token_ids = ends
-        self.symbols, self._readers, self._masks = self._by_ends[ends]
+            readers = {device: StateReader(self._state_rows, symbols, device) for device in (None, _CPU)}
+            self._tables[eos_token_ids] = _Tables(symbols, readers, {})
+        self.eos_token_ids = eos_token_ids
+        self.symbols, self._readers, self._masks = self._tables[eos_token_ids]
 
     @property
     def grammar(self) -> Grammar:
         """The compiled grammar."""
         return self._state_rows.grammar
 
-    def answering(
+    def for_prompt(
         self,
         prompt: Tensor | int,
         max_new_tokens: int | None = None,
@@ -188,7 +151,7 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         model: GenerationMixin | None = None,
         decoder_input_ids: Tensor | None = None,
     ) -> Self:
-        """A processor for one call of `generate`, which knows where the answer begins, how long it may be, and its end.
+        """A processor for one call of `generate`, which knows where the answer begins, its budget, and its ends.
 
         Args:
             prompt: The `input_ids` that `generate` gets, (B, T), or the number of ids that it continues: 0 for
@@ -197,7 +160,7 @@ class PerceptionLogitsProcessor(LogitsProcessor):
             generation_config: As `generate` gets it: its `eos_token_id` are the ends, instead of the tokenizer's; its
                 `max_new_tokens` counts where none is given here. Ends that `generate` gets by keyword are passed with
                 one, too: `GenerationConfig(eos_token_id=[...])`.
-            model: What generates: its own generation config fills up what the other leaves out, and the `input_ids` of
+            model: What generates: its own generation config fills in what the other leaves out, and the `input_ids` of
                 an encoder-decoder are known to be the encoder's.
             decoder_input_ids: What the decoder of an encoder-decoder continues, as `generate` gets it; without it,
                 such a model begins with its start token.
@@ -207,36 +170,36 @@ class PerceptionLogitsProcessor(LogitsProcessor):
 
         Raises:
             ConstraintError: The budget is too small for what is forced or open, or a prompt ends inside a block or box
-                with tokens that cannot stand there (looked for in ids, not in a length); a generation config that may
-                end the answer before its forced block in another way (`stop_strings`, `max_time`).
+                with tokens that are not allowed there (checked for ids, not for a length); a generation config that
+                may end the answer before its forced block in another way (`stop_strings`, `max_time`).
         """
-        asked = Asked.of(generation_config, model, max_new_tokens)
-        max_new_tokens = asked.max_new_tokens
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ConstraintError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-        if self.config.force_block == "somewhere" and asked.other_ends:
+        call = _read_call(generation_config, model, max_new_tokens)
+        if call.max_new_tokens is not None and call.max_new_tokens < 1:
+            raise ConstraintError(f"max_new_tokens is at least 1; got {call.max_new_tokens}")
+        if self.config.force_block == "somewhere" and call.other_ends:
             raise ConstraintError(
-                f"{asked.other_ends[0]} may end an answer before its forced block, and no processor sees it coming; "
+                f"{call.other_ends[0]} may end an answer before its forced block, which a processor cannot foresee; "
                 "leave it out, or take force_block='first'"
             )
-        prompt = asked.prompt(prompt, decoder_input_ids)
-        one = copy.copy(self)
-        if asked.ends is not None:
-            # Ids beyond the tokenizer are never let through, so that they cannot end anything.
-            one._take_ends(tuple(number for number in asked.ends if number < self.vocab.size))
-        one._prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
-        one._max_new_tokens = max_new_tokens
-        needed = self.grammar.needed(self.grammar.initial)
+        prompt = call.find_continued_ids(prompt, decoder_input_ids)
+        bound = copy.copy(self)
+        if call.eos_token_ids is not None:
+            # Ids beyond the tokenizer are always masked, so that they cannot end anything.
+            bound._set_eos(tuple(token_id for token_id in call.eos_token_ids if token_id < self.vocab.size))
+        bound._prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
+        bound._max_new_tokens = call.max_new_tokens
+        grammar = self.grammar
+        needed = grammar.tokens_to_end(grammar.initial)
         if isinstance(prompt, Tensor):
-            inside = np.append(self.symbols, -1)
-            tails = inside[np.clip(prompt.cpu().numpy(), -1, self.vocab.size)]
-            needed = max((self.grammar.needed(end_of_prompt(self.grammar, tail)) for tail in tails.tolist()), default=0)
-        if max_new_tokens is not None and needed > max_new_tokens:
+            symbols = np.append(self.symbols, -1)[np.clip(prompt.cpu().numpy(), -1, self.vocab.size)]
+            states = [find_prompt_state(grammar, row) for row in symbols.tolist()]
+            needed = max((grammar.tokens_to_end(state) for state in states), default=0)
+        if call.max_new_tokens is not None and needed > call.max_new_tokens:
             raise ConstraintError(
                 f"the answer needs at least {needed} tokens for what is forced, or open at the end of the prompt; "
-                f"max_new_tokens is {max_new_tokens}: raise it"
+                f"max_new_tokens is {call.max_new_tokens}: raise it"
             )
-        return one
+        return bound
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (B, V) with -inf for every id that may not follow `input_ids` (B, T); a new tensor, or `in_place`."""
@@ -244,64 +207,65 @@ class PerceptionLogitsProcessor(LogitsProcessor):
             raise ConstraintError(
                 f"expected ids (B, T) and scores (B, V); got {tuple(input_ids.shape)} and {tuple(scores.shape)}"
             )
-        rows = self._rows(input_ids)
-        masks = self._masks_for(scores.device, scores.dtype, scores.shape[1], input_ids.shape[1])
+        rows = self._find_rows(input_ids)
+        masks = self._find_masks(scores.device, scores.dtype, scores.shape[1], input_ids.shape[1])
         special = torch.minimum(scores.index_select(1, masks.special_ids), masks.special.index_select(0, rows))
-        held = self._without_text(scores, masks.text.index_select(0, rows))
-        held.scatter_(1, masks.special_ids.expand(len(rows), -1), special)
-        self._refuse_dead_ends(rows, held, special)
-        return held
+        masked = self._mask_text(scores, masks.text.index_select(0, rows))
+        masked.scatter_(1, masks.special_ids.expand(len(rows), -1), special)
+        self._check_dead_ends(rows, masked, special)
+        return masked
 
-    def _without_text(self, scores: Tensor, bound: Tensor) -> Tensor:
-        """Scores with text banned where its bound (B, 1) is -inf."""
+    def _mask_text(self, scores: Tensor, bound: Tensor) -> Tensor:
+        """Scores with text excluded where its bound (B, 1) is -inf."""
         if not self.in_place:
             return torch.minimum(scores, bound)
-        host = scores.device == _CPU and not torch.compiler.is_compiling()
-        if host and not bool((bound < 0).any()):  # looking would make a GPU wait
+        on_cpu = scores.device == _CPU and not torch.compiler.is_compiling()
+        if on_cpu and not bool((bound < 0).any()):  # on a GPU this look would synchronise
             return scores
         return torch.minimum(scores, bound, out=scores)
 
-    def forced_tokens(self, input_ids: Tensor) -> Tensor:
-        """The one id that may follow each row, (B,) int64; -1 where there is a choice."""
-        rows = self._rows(input_ids)
-        masks = self._masks_for(input_ids.device, torch.float32, self.vocab.size, input_ids.shape[1])
-        return masks.only[rows]
+    def find_forced_tokens(self, input_ids: Tensor) -> Tensor:
+        """The one id that may follow each row of ids (B, T): (B,) int64; -1 where there is a choice."""
+        rows = self._find_rows(input_ids)
+        masks = self._find_masks(input_ids.device, torch.float32, self.vocab.size, input_ids.shape[1])
+        return masks.forced[rows]
 
-    def _rows(self, ids: Tensor) -> Tensor:
+    def _find_rows(self, ids: Tensor) -> Tensor:
         if self._prompt_length is None:
-            self._refuse_unknown_prompt()
+            self._check_prompt_unneeded()
         prompt_length = self._prompt_length or 0
         if ids.shape[1] < prompt_length:
             raise ConstraintError(
-                f"the prompt was said to have {prompt_length} ids, but generation has {ids.shape[1]}: call answering() "
+                f"for_prompt() was given a prompt of {prompt_length} ids, but generation has {ids.shape[1]}: call it "
                 "with the ids that are continued: those that generate gets, none (0) with inputs_embeds alone, and in "
-                "an encoder-decoder the decoder's, which begin with one start token (1, or answering(..., model=model))"
+                "an encoder-decoder the decoder's, which begin with one start token (1, or for_prompt(..., "
+                "model=model))"
             )
-        host = ids.device == _CPU and not torch.compiler.is_compiling()
-        device = None if host else ids.device
+        on_cpu = ids.device == _CPU and not torch.compiler.is_compiling()
+        device = None if on_cpu else ids.device
         if device not in self._readers:
             self._readers[device] = StateReader(self._state_rows, self.symbols, device)
-        rows = self._readers[device].rows(ids.numpy() if host else ids, prompt_length)
-        return torch.from_numpy(rows) if host else rows
+        rows = self._readers[device].find_rows(ids.numpy() if on_cpu else ids, prompt_length)
+        return torch.from_numpy(rows) if on_cpu else rows
 
-    def _refuse_unknown_prompt(self) -> None:
+    def _check_prompt_unneeded(self) -> None:
         config = self.config
         if config.force_block or config.first != "any" or config.max_blocks is not None or config.max_boxes is not None:
             raise ConstraintError(
                 "limits, first and force_block concern the answer alone; say where it begins: "
-                "processor.answering(input_ids, max_new_tokens)"
+                "processor.for_prompt(input_ids, max_new_tokens)"
             )
 
-    def _masks_for(self, device: torch.device, dtype: torch.dtype, width: int, length: int) -> _Masks:
+    def _find_masks(self, device: torch.device, dtype: torch.dtype, width: int, length: int) -> _Masks:
         remaining = None
         if self._max_new_tokens is not None:
             remaining = max(1, (self._prompt_length or 0) + self._max_new_tokens - length)
-        key = (device, dtype, width, self._state_rows.stage(remaining))
+        key = (device, dtype, width, self._state_rows.round_budget(remaining))
         if key not in self._masks:
-            self._masks[key] = self._built_masks(*key)
+            self._masks[key] = self._build_masks(*key)
         return self._masks[key]
 
-    def _built_masks(self, device: torch.device, dtype: torch.dtype, width: int, remaining: int | None) -> _Masks:
+    def _build_masks(self, device: torch.device, dtype: torch.dtype, width: int, remaining: int | None) -> _Masks:
         if width < self.vocab.size:
             raise ConstraintError(
                 f"the scores have {width} columns, but the tokenizer has ids up to {self.vocab.size - 1}: extend the "
@@ -309,39 +273,37 @@ class PerceptionLogitsProcessor(LogitsProcessor):
             )
         symbols = np.append(self.symbols, np.full(width - self.vocab.size, -1))
         special_ids = np.flatnonzero(symbols != Symbol.TEXT)
-        by_symbol = np.pad(
-            self._state_rows.allowed(remaining), ((0, 0), (0, 1))
-        )  # the last column, -1, is never allowed
-        text, special = by_symbol[:, [Symbol.TEXT]], by_symbol[:, symbols[special_ids]]
-        only = np.where(text[:, 0] | (special.sum(1) != 1), -1, special_ids[special.argmax(1)])
+        allowed = self._state_rows.allowed_symbols(remaining)
+        allowed = np.pad(allowed, ((0, 0), (0, 1)))  # the last column, -1, is never allowed
+        text, special = allowed[:, [Symbol.TEXT]], allowed[:, symbols[special_ids]]
+        forced = np.where(text[:, 0] | (special.sum(1) != 1), -1, special_ids[special.argmax(1)])
 
-        def bound(allowed: np.ndarray) -> Tensor:
+        def to_bound(allowed: np.ndarray) -> Tensor:
             return torch.where(torch.from_numpy(allowed), torch.inf, -torch.inf).to(device, dtype)
 
-        return _Masks(
-            bound(text), bound(special), torch.from_numpy(special_ids).to(device), torch.from_numpy(only).to(device)
-        )
+        ids, forced_ids = (torch.from_numpy(values).to(device) for values in (special_ids, forced))
+        return _Masks(to_bound(text), to_bound(special), ids, forced_ids)
 
-    def _refuse_dead_ends(self, rows: Tensor, held: Tensor, special: Tensor) -> None:
-        if torch.compiler.is_compiling() or not len(held):
+    def _check_dead_ends(self, rows: Tensor, masked: Tensor, special: Tensor) -> None:
+        if torch.compiler.is_compiling() or not len(masked):
             return
-        if held.is_cuda:
+        if masked.is_cuda:
             if self.check_on_gpu:
-                torch._assert_async((held.amax(1) > -torch.inf).all())
+                torch._assert_async((masked.amax(1) > -torch.inf).all())
             return
-        # Nearly always a special id is left, in text too (the end, an opening token): no look over everything then.
+        # Nearly always a special id is left, in text too (the end, an opening token): the whole row is not looked at.
         if -torch.inf not in special.amax(1).tolist():
             return
-        dead = (held == -torch.inf).all(1)
+        dead = (masked == -torch.inf).all(1)
         if not bool(dead.any()):
             return
-        number = int(dead.nonzero()[0])
+        row = int(dead.nonzero()[0])
         raise ConstraintError(
-            f"row {number}, {self._name(int(rows[number]))}: every token that may come next has a score of -inf; look "
-            "at the processors that run before this one, and at the model's own scores"
+            f"row {row}, {self._describe_row(int(rows[row]))}: every token that may come next has a score of -inf; "
+            "look at the processors that run before this one, and at the model's own scores"
         )
 
-    def _name(self, row: int) -> str:
+    def _describe_row(self, row: int) -> str:
         if row >= self._state_rows.ordered:
             return "inside a box, at x2 or y2"
         name = self.grammar.names[row % len(self.grammar.table)]
@@ -351,25 +313,60 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         return {"box": "inside a box", "first": "at the beginning of the answer"}.get(kind, "in text")
 
 
-def _default_config(vocab: PerceptionVocabulary, tokenizer: BracketTokenizer | None) -> GrammarConfig:
-    return GrammarConfig(
-        depth=vocab.has(DEPTH), boxes=None if not vocab.has(PIXEL) else "compact" if tokenizer is None else "aurora"
+class _Call(NamedTuple):
+    """What a call of `generate` will do, as far as its configuration and its model say.
+
+    Attributes:
+        eos_token_ids: The ids that end a sequence; None where nothing names them.
+        max_new_tokens: The budget, None where nothing sets it.
+        other_ends: Settings that end an answer otherwise than by an id or the budget.
+        decoder_start: The start token of an encoder-decoder's decoder, -1 if it is not known; None where the model is a
+            decoder alone, or neither model nor config names one.
+    """
+
+    eos_token_ids: tuple[int, ...] | None
+    max_new_tokens: int | None
+    other_ends: tuple[str, ...]
+    decoder_start: int | None
+
+    def find_continued_ids(self, prompt: Tensor | int, decoder_input_ids: Tensor | None) -> Tensor | int:
+        """What is continued, ids or their number; transformers puts a start token before a decoder's ids."""
+        if decoder_input_ids is None:
+            return 1 if self.decoder_start is not None and isinstance(prompt, Tensor) else prompt
+        start = self.decoder_start
+        if start is None or start < 0 or bool((decoder_input_ids[:, 0] == start).all()):
+            return decoder_input_ids
+        return torch.cat([decoder_input_ids.new_full((len(decoder_input_ids), 1), start), decoder_input_ids], 1)
+
+
+def _read_call(
+    generation_config: GenerationConfig | None, model: GenerationMixin | None, max_new_tokens: int | None
+) -> _Call:
+    """Read the generation config of a call, and the model's own for what the first leaves out."""
+    configs = (generation_config, getattr(model, "generation_config", None))
+
+    def first(name: str) -> Any:
+        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+
+    decoder_start = first("decoder_start_token_id")
+    if model is not None and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        decoder_start = None
+    elif model is not None and decoder_start is None:
+        decoder_start = -1
+    eos_token_id = first("eos_token_id")
+    return _Call(
+        eos_token_ids=None if eos_token_id is None else list_eos_ids(eos_token_id),
+        max_new_tokens=first("max_new_tokens") if max_new_tokens is None else max_new_tokens,
+        other_ends=tuple(name for name in ("stop_strings", "max_time") if first(name) is not None),
+        decoder_start=decoder_start,
     )
-
-
-def _ends(given: int | Sequence[int] | None, tokenizer: BracketTokenizer | None) -> tuple[int, ...]:
-    found = getattr(tokenizer, "eos_token_id", None) if given is None else given
-    if found is None:
-        return ()
-    return (found,) if isinstance(found, int) else tuple(found)
 
 
 # Generation in which tokens that the grammar leaves no choice about cost no forward pass of their own.
 #
-# Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of
-# AURORA boxes. They are appended at once and go through the model together with the next token that is chosen. What
-# is saved is one pass of 101 in a depth block, and three of eight in an AURORA box; greedy search chooses the same
-# tokens as without.
+# Such tokens are `<DEPTH_START>` where a block must come first, `<DEPTH_END>` after 100 codes, and the commas of AURORA
+# boxes. They are appended at once and go through the model together with the next token that is chosen. One pass of 101
+# is saved in a depth block, and three of eight in an AURORA box; greedy search chooses the same tokens as without.
 
 
 def generate_perception(
@@ -383,49 +380,49 @@ def generate_perception(
 ) -> Any:
     """Greedy search or sampling for `model.generate(..., custom_generate=generate_perception)`.
 
-    `logits_processor` of that call must hold a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row has
-    a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator, so that a
-    sample is another than without, whatever the seed. `generate(streamer=...)` works as it does without.
+    `logits_processor` of that call must contain a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row
+    has a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator, so that a
+    sample differs from one without, whatever the seed. `generate(streamer=...)` works as it does without.
 
     Returns:
         Ids (B, T), prompt included, or an output with them as `sequences` (`return_dict_in_generate`).
 
     Raises:
-        ConstraintError: No such processor, or one that does not know an end of sequence which `generate` does; beam
-            search, an encoder-decoder model, or scores, logits, attentions or hidden states asked for, which forced
-            tokens do not have.
+        ConstraintError: The call has no such processor, or one that does not know an end of sequence which `generate`
+            does; beam search, an encoder-decoder model, or scores, logits, attentions or hidden states are requested,
+            which forced tokens do not have.
     """
-    processor = _checked(model, logits_processor, generation_config)
-    listener = _streamer_of_generate() if streamer is None else streamer
-    run = _Run(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor, listener)
+    processor = _check_call(model, logits_processor, generation_config)
+    streamer = _find_streamer() if streamer is None else streamer
+    batch = _Batch(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor, streamer)
     if not model_kwargs.get("inputs_embeds", torch.empty(0)).numel():
-        ahead = run.append_forced()
-        model_kwargs = model._update_model_kwargs_for_generation({}, model_kwargs, num_new_tokens=ahead)
+        count = batch.append_forced()
+        model_kwargs = model._update_model_kwargs_for_generation({}, model_kwargs, num_new_tokens=count)
     outputs = None
-    while not run.finished:
+    while not batch.finished:
         if outputs is None:
-            outputs = model._prefill(run.ids, generation_config, model_kwargs)
+            outputs = model._prefill(batch.ids, generation_config, model_kwargs)
         else:
-            length = ahead if model_kwargs["use_cache"] else None
-            inputs = model.prepare_inputs_for_generation(run.ids, next_sequence_length=length, **model_kwargs)
+            length = count if model_kwargs["use_cache"] else None
+            inputs = model.prepare_inputs_for_generation(batch.ids, next_sequence_length=length, **model_kwargs)
             outputs = model(**inputs, return_dict=True)
-        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=run.ids.device)
-        scores = logits_processor(run.ids, logits)
+        logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=batch.ids.device)
+        scores = logits_processor(batch.ids, logits)
         if generation_config.do_sample:
             chosen = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
         else:
             chosen = scores.argmax(-1)
-        run.append(chosen)
-        ahead = 1 + run.append_forced()
-        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=ahead)
-    if listener is not None:
-        listener.end()  # type: ignore[no-untyped-call]
+        batch.append(chosen)
+        count = 1 + batch.append_forced()
+        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=count)
+    if streamer is not None:
+        streamer.end()  # type: ignore[no-untyped-call]
     if generation_config.return_dict_in_generate:
-        return GenerateDecoderOnlyOutput(sequences=run.ids, past_key_values=model_kwargs.get("past_key_values"))
-    return run.ids
+        return GenerateDecoderOnlyOutput(sequences=batch.ids, past_key_values=model_kwargs.get("past_key_values"))
+    return batch.ids
 
 
-class _Run:
+class _Batch:
     """The ids so far, and which rows have ended."""
 
     def __init__(
@@ -440,13 +437,13 @@ class _Run:
         self.finished = False
         self._processor = processor
         self._criteria = criteria
-        self._ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        self._has_eos = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         self._pad = pad
         self._streamer = streamer
         self._open = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
 
     def append(self, tokens: Tensor) -> None:
-        if self._ends:
+        if self._has_eos:
             assert self._pad is not None
             tokens = torch.where(self._open, tokens, self._pad.to(tokens.device))
         self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
@@ -456,10 +453,10 @@ class _Run:
         self.finished = not bool(self._open.any())
 
     def append_forced(self) -> int:
-        """Append as long as no open row has a choice; how many were appended."""
+        """Append while no open row has a choice; returns how many tokens were appended."""
         count = 0
         while not self.finished:
-            forced = self._processor.forced_tokens(self.ids)
+            forced = self._processor.find_forced_tokens(self.ids)
             if bool(((forced < 0) & self._open).any()):
                 break
             self.append(forced)
@@ -467,10 +464,10 @@ class _Run:
         return count
 
 
-def _streamer_of_generate() -> BaseStreamer | None:
-    """The streamer that `generate` was called with: transformers 5.23 shows it the prompt, and hands it to no callable.
+def _find_streamer() -> BaseStreamer | None:
+    """The streamer that `generate` was called with: transformers 5.23 passes it to no callable.
 
-    It would then wait for ever. The one place where it stands is the local variable of the calling `generate`.
+    `generate` shows it the prompt, and it would then wait for ever. Only a local variable of the caller has it.
     """
     frame = inspect.currentframe()
     for _ in range(6):  # this function, generate_perception, and what a decorator may put between
@@ -480,7 +477,7 @@ def _streamer_of_generate() -> BaseStreamer | None:
     return None if frame is None else frame.f_locals.get("streamer")
 
 
-def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:
+def _check_call(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:
     found = [processor for processor in processors if isinstance(processor, PerceptionLogitsProcessor)]
     if len(found) != 1:
         raise ConstraintError(
@@ -490,15 +487,15 @@ def _checked(model: Any, processors: LogitsProcessorList, config: GenerationConf
         raise ConstraintError(
             "generate_perception does greedy search and sampling of decoder-only models; leave custom_generate out"
         )
-    unknown = set(() if config.eos_token_id is None else ends_of(config.eos_token_id)) - set(found[0].eos_token_ids)
-    unknown = {number for number in unknown if number < found[0].vocab.size}  # others are never let through
+    unknown = set(list_eos_ids(config.eos_token_id)) - set(found[0].eos_token_ids)
+    unknown = {token_id for token_id in unknown if token_id < found[0].vocab.size}  # others are always masked
     if unknown:
         raise ConstraintError(
-            f"generate ends a sequence at {sorted(unknown)}, which the processor takes for text; tell it: "
-            "processor.answering(input_ids, max_new_tokens, generation_config=GenerationConfig(eos_token_id=[...]))"
+            f"generate ends a sequence at {sorted(unknown)}, which the processor takes for text; pass them: "
+            "processor.for_prompt(input_ids, max_new_tokens, generation_config=GenerationConfig(eos_token_id=[...]))"
         )
-    wanted = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-    asked = [name for name in wanted if config.return_dict_in_generate and getattr(config, name)]
-    if asked:
-        raise ConstraintError(f"forced tokens have no {', '.join(asked)}; leave it out, or custom_generate")
+    names = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+    requested = [name for name in names if config.return_dict_in_generate and getattr(config, name)]
+    if requested:
+        raise ConstraintError(f"forced tokens have no {', '.join(requested)}; leave it out, or custom_generate")
     return found[0]

@@ -1,35 +1,27 @@
-"""What every token of one tokenizer is to the grammar: its symbol, and how "(", "," and ")" are really split."""
+"""The symbols of one tokenizer's ids in the grammar, its pieces for "(", "," and ")", and its ends of sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
+from torch import Tensor
 
 from perceptok.decoding.grammar.automaton import GrammarConfig, Symbol
 from perceptok.errors import ConstraintError
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["BracketPieces", "BracketTokenizer", "token_symbols", "with_ends"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["BracketPieces", "classify_tokens", "default_config", "list_eos_ids", "mark_eos"]
 
 
 _SPACE_MARKS = "\u2581\u0120 "  # SentencePiece's and byte-level BPE's forms of a space
-
-
-class BracketTokenizer(Protocol):
-    """What is asked of a tokenizer here: every fast one of transformers qualifies."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token -> id, added tokens included."""
-        ...
-
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Any:
-        """A mapping with the key `input_ids`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -37,9 +29,9 @@ class BracketPieces:
     """The ids that may stand around the coordinates of an AURORA box.
 
     Attributes:
-        opening: Tokens whose text ends in "(": "(", " (", ":(" and their like.
+        opening: Tokens whose text ends in "(": "(", " (", ":(" and the like.
         comma: The one token between two coordinates.
-        closing: Tokens whose text begins with ")": ")", ").", ")," and their like.
+        closing: Tokens whose text begins with ")": ")", ").", ")," and the like.
         reopening: Tokens that do both, such as "),("; they are in `opening` and `closing` too.
     """
 
@@ -49,39 +41,72 @@ class BracketPieces:
     reopening: tuple[int, ...]
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: BracketTokenizer, vocab: PerceptionVocabulary) -> Self:
-        """Find the pieces by what the tokens spell, and make sure by splitting a box.
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, vocab: PerceptionVocabulary) -> Self:
+        """Find the pieces by the text of the tokens, and check them by splitting a box.
 
         Raises:
             ConstraintError: The tokenizer splits a box in another way: "(" or ")" is lost or merged with what is
-                around the bracket, or the comma is not a token of its own.
+                around the bracket, or the comma is not a token by itself.
         """
-        tokenizer_ids = tokenizer.get_vocab()
-        opening = {number for token, number in tokenizer_ids.items() if token.endswith("(")}
-        closing = {number for token, number in tokenizer_ids.items() if token.lstrip(_SPACE_MARKS).startswith(")")}
-        spelled = {number: token for token, number in tokenizer_ids.items()}
+        ids_by_token = tokenizer.get_vocab()
+        opening = {token_id for token, token_id in ids_by_token.items() if token.endswith("(")}
+        closing = {token_id for token, token_id in ids_by_token.items() if token.lstrip(_SPACE_MARKS).startswith(")")}
+        texts = {token_id: token for token, token_id in ids_by_token.items()}
         before, between, after = _split_box(tokenizer, vocab)
-        commas = {tuple(piece) for piece in between}
+        commas = {tuple(ids) for ids in between}
         if not (before and before[-1] in opening and after and after[0] in closing) or (
-            len(commas) != 1 or [spelled[number].strip(_SPACE_MARKS) for number in between[0]] != [","]
+            len(commas) != 1 or [texts[token_id].strip(_SPACE_MARKS) for token_id in between[0]] != [","]
         ):
-            shown = [[spelled.get(number, "?") for number in part] for part in (before[-1:], *between, after[:1])]
+            shown = [[texts.get(token_id, "?") for token_id in part] for part in (before[-1:], *between, after[:1])]
             raise ConstraintError(
                 f"the tokenizer splits what is around the coordinates of '(x,y,x,y)' into {shown}; expected a token "
                 'that ends in "(", three times the token ",", and a token that begins with ")": use '
                 "GrammarConfig(boxes='compact'), or a tokenizer that keeps the brackets"
             )
         # A token such as " )" is closing text only where the tokenizer itself puts it after a coordinate.
-        exact = {number for number in closing if spelled[number].startswith(")")} | {after[0]}
-        both = opening & exact
-        return cls(tuple(sorted(opening)), between[0][0], tuple(sorted(exact)), tuple(sorted(both)))
+        exact = {token_id for token_id in closing if texts[token_id].startswith(")")} | {after[0]}
+        return cls(tuple(sorted(opening)), between[0][0], tuple(sorted(exact)), tuple(sorted(opening & exact)))
 
 
-def token_symbols(
+def _split_box(
+    tokenizer: PreTrainedTokenizerBase, vocab: PerceptionVocabulary
+) -> tuple[list[int], list[list[int]], list[int]]:
+    """The ids before, between and after the coordinates of one box in a sentence."""
+    coordinates = ",".join(PIXEL.token(code) for code in range(4))
+    ids = list(tokenizer(f"a ({coordinates}) a", add_special_tokens=False)["input_ids"])
+    pixels = [vocab.token_id(PIXEL, code) for code in range(4)]
+    places = [ids.index(token_id) if token_id in ids else -1 for token_id in pixels]
+    if -1 in places or places != sorted(places):
+        raise ConstraintError(
+            f"the tokenizer does not find {PIXEL.token(0)} in '({PIXEL.token(0)},'; add the perception tokens with "
+            "extend_vocabulary, so that they are split from the text around them first"
+        )
+    between = [ids[start + 1 : stop] for start, stop in pairwise(places)]
+    return ids[: places[0]], between, ids[places[-1] + 1 :]
+
+
+def default_config(vocab: PerceptionVocabulary, tokenizer: PreTrainedTokenizerBase | None) -> GrammarConfig:
+    """Depth and boxes where the vocabulary has them, boxes in the AURORA form if there is a tokenizer."""
+    form: Literal["aurora", "compact"] = "compact" if tokenizer is None else "aurora"
+    return GrammarConfig(depth=vocab.has(DEPTH), boxes=form if vocab.has(PIXEL) else None)
+
+
+def list_eos_ids(eos_token_id: int | Iterable[int] | Tensor | None, tokenizer: object = None) -> tuple[int, ...]:
+    """The ids that end a sequence, however they are given: one, several, a tensor, or else those of a tokenizer."""
+    if eos_token_id is None:
+        eos_token_id = getattr(tokenizer, "eos_token_id", None)
+    if isinstance(eos_token_id, Tensor):
+        eos_token_id = eos_token_id.flatten().tolist()
+    if eos_token_id is None or isinstance(eos_token_id, int):
+        return () if eos_token_id is None else (eos_token_id,)
+    return tuple(int(token_id) for token_id in eos_token_id)
+
+
+def classify_tokens(
     vocab: PerceptionVocabulary,
     config: GrammarConfig,
     *,
-    tokenizer: BracketTokenizer | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     eos_token_ids: Sequence[int] = (),
 ) -> np.ndarray:
     """The symbol of every token id: (vocab.size,) int64, `Symbol.PIXEL + k` for the PIXEL token of code k.
@@ -89,11 +114,11 @@ def token_symbols(
     Perception tokens of other sets are -1, and so are ids without a token, where the tokenizer is given.
 
     Raises:
-        ConstraintError: The vocabulary lacks a token set that the grammar writes, or the AURORA form is asked for
-            without a tokenizer or of one that splits brackets in another way.
+        ConstraintError: The vocabulary lacks a token set that the grammar writes, or the grammar has boxes in the
+            AURORA form and the tokenizer is missing or splits brackets in another way.
     """
-    for wanted, token_set in ((config.depth, DEPTH), (config.boxes is not None, PIXEL)):
-        if wanted and not vocab.has(token_set):
+    for is_written, token_set in ((config.depth, DEPTH), (config.boxes is not None, PIXEL)):
+        if is_written and not vocab.has(token_set):
             raise ConstraintError(
                 f"the grammar writes {token_set.name} tokens, which this vocabulary lacks; add them with "
                 "extend_vocabulary, or turn them off in GrammarConfig (depth=False, boxes=None)"
@@ -119,42 +144,21 @@ def token_symbols(
         symbols[vocab.ids(DEPTH).numpy()] = Symbol.DEPTH_CODE
     if vocab.has(PIXEL):
         symbols[vocab.ids(PIXEL).numpy()] = Symbol.PIXEL + np.arange(PIXEL.size)
-    return with_ends(symbols, eos_token_ids, vocab)
+    return mark_eos(symbols, eos_token_ids, vocab)
 
 
-def with_ends(symbols: np.ndarray, eos_token_ids: Sequence[int], vocab: PerceptionVocabulary) -> np.ndarray:
-    """A copy of symbols in which these ids end a sequence.
+def mark_eos(symbols: np.ndarray, eos_token_ids: Sequence[int], vocab: PerceptionVocabulary) -> np.ndarray:
+    """A copy of symbols (vocab.size,) in which these ids end a sequence.
 
     Raises:
-        ConstraintError: One of them is not an id of the tokenizer, or a perception token's.
+        ConstraintError: One of them is not an id of the tokenizer, or is that of a perception token.
     """
-    symbols = symbols.copy()
-    symbols[_checked_eos(eos_token_ids, vocab)] = Symbol.EOS
-    return symbols
-
-
-def _checked_eos(ids: Sequence[int], vocab: PerceptionVocabulary) -> list[int]:
-    for number in ids:
-        if not 0 <= number < vocab.size or vocab.is_perception(number):
+    for token_id in eos_token_ids:
+        if not 0 <= token_id < vocab.size or vocab.is_perception(token_id):
             raise ConstraintError(
-                f"token id {number} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is not "
-                "a perception token's"
+                f"token id {token_id} cannot end a sequence: expected an id in 0..{vocab.size - 1} that is not a "
+                "perception token's"
             )
-    return list(ids)
-
-
-def _split_box(
-    tokenizer: BracketTokenizer, vocab: PerceptionVocabulary
-) -> tuple[list[int], list[list[int]], list[int]]:
-    """The ids before, between and after the coordinates of one box in a sentence."""
-    coordinates = ",".join(PIXEL.token(code) for code in range(4))
-    ids = list(tokenizer(f"a ({coordinates}) a", add_special_tokens=False)["input_ids"])
-    wanted = [vocab.token_id(PIXEL, code) for code in range(4)]
-    places = [ids.index(number) if number in ids else -1 for number in wanted]
-    if -1 in places or places != sorted(places):
-        raise ConstraintError(
-            f"the tokenizer does not find {PIXEL.token(0)} in '({PIXEL.token(0)},'; add the perception tokens with "
-            "extend_vocabulary, so that they are split from the text around them first"
-        )
-    between = [ids[start + 1 : stop] for start, stop in pairwise(places)]
-    return ids[: places[0]], between, ids[places[-1] + 1 :]
+    symbols = symbols.copy()
+    symbols[list(eos_token_ids)] = Symbol.EOS
+    return symbols

@@ -1,4 +1,4 @@
-"""What a model wrote, taken apart: text, depth blocks and boxes in their order, with positions and problems."""
+"""What a model wrote, parsed: text, depth blocks and boxes in their order, with positions and problems."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["Generation", "Problem", "Span", "Written", "parse_generation", "read_evidence"]
-
-
-_TOKEN = re.compile(rf"<({DEPTH.name}|{PIXEL.name})_([A-Za-z0-9]*)>")
-_COMMA = re.compile(r"\s*,\s*")
-_SPACE = re.compile(r"\s*")
-_SPACE_ON_LINE = re.compile(r"[^\S\n]*")
+__all__ = ["Generation", "Problem", "Span", "WrittenEvidence", "parse_generation", "read_evidence"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +25,7 @@ class Span:
 
     Attributes:
         kind: "text", "depth" or "box".
-        start: Where it begins: a character of a text, a place in a list of ids.
+        start: Where it begins: index of a character of a text, or of an id.
         end: Where it ends, exclusive.
         codes: Of a depth block (10, 10), of a box (4,): x1, y1, x2, y2; int64. None for text.
     """
@@ -43,7 +37,7 @@ class Span:
 
 
 class Problem(NamedTuple):
-    """Perception tokens that form no block and no box; they are part of the text span around them."""
+    """Perception tokens that form neither a block nor a box; they are part of the text span around them."""
 
     start: int
     end: int
@@ -70,36 +64,46 @@ class Generation:
     @property
     def boxes(self) -> np.ndarray:
         """The codes of every whole box, (N, 4) int64."""
-        found = [span.codes for span in self.spans if span.kind == "box" and span.codes is not None]
-        return np.array(found, dtype=np.int64).reshape(-1, 4)
+        codes = [span.codes for span in self.spans if span.kind == "box" and span.codes is not None]
+        return np.array(codes, dtype=np.int64).reshape(-1, 4)
 
 
-class Piece(NamedTuple):
-    """One perception token: what it is, its code (-1: a marker, or a code that does not exist) and where it stands."""
+class WrittenEvidence(NamedTuple):
+    """The evidence that an answer contains.
 
-    kind: Literal["start", "end", "code", "pixel"]
-    code: int
-    start: int
-    end: int
+    Attributes:
+        block: The codes (10, 10) of its depth block; None without one, or with several.
+        boxes: Codes (N, 4) of every whole box: x1, y1, x2, y2.
+        problems: What is malformed, in words; two blocks are a problem too, because nothing says which one counts.
+    """
+
+    block: np.ndarray | None
+    boxes: np.ndarray
+    problems: tuple[str, ...]
 
 
-Between = Literal["nothing", "line", "comma", "text"]
-"""What stands between two pieces: nothing but spaces, a new line too, a comma, or anything else."""
-
-Gap = Callable[[int, int], Between]
+def read_evidence(text: str) -> WrittenEvidence:
+    """Read the evidence of one answer. Never raises: what is malformed is reported."""
+    generation = parse_generation(text)
+    blocks = generation.blocks
+    problems = [problem.message for problem in generation.problems]
+    if len(blocks) > 1:
+        problems.append(f"{len(blocks)} depth blocks; an answer rests on one")
+    return WrittenEvidence(blocks[0] if len(blocks) == 1 else None, generation.boxes, tuple(problems))
 
 
 def parse_generation(
     text_or_ids: str | Sequence[int] | Tensor, vocab: PerceptionVocabulary | None = None
 ) -> Generation:
-    """Take one answer apart. Nothing raises: what is malformed is reported and stays text.
+    """Parse one answer. What is malformed does not raise: it is reported, and stays text.
 
-    Boxes are known in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas between
-    them. White space may stand anywhere between the tokens of one block or box, as decoding with some tokenizers puts
-    it there; only a compact box, which nothing else holds together, stays on one line, as in `parse_boxes`.
+    Boxes are recognised in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas
+    between them. White space may stand anywhere between the tokens of one block or box, as decoding with some
+    tokenizers puts it there; only a compact box, which has neither brackets nor markers, stays on one line, as in
+    `parse_boxes`.
 
-    In ids, where the pieces of the brackets are the tokenizer's own affair, it is four coordinates with one token
-    between each two; the span begins and ends with a coordinate then.
+    In ids, where the pieces of the brackets depend on the tokenizer, it is four coordinates with one token between each
+    two; the span begins and ends with a coordinate then.
 
     Args:
         text_or_ids: A text, or the ids of one sequence (T,).
@@ -110,65 +114,80 @@ def parse_generation(
     """
     if isinstance(text_or_ids, str):
         text = text_or_ids
-        pieces = list(_pieces_of_text(text, vocab))
-        found, problems = _grouped(pieces, _gap_of_text(text), lambda start, end: _bracketed(text, start, end))
-        return Generation(_with_text(found, len(text)), tuple(problems))
+        pieces = list(_find_pieces_in_text(text, vocab))
+        spans, problems = _group_pieces(pieces, _text_gaps(text), lambda start, end: _add_brackets(text, start, end))
+        return Generation(_add_text(spans, len(text)), tuple(problems))
     if vocab is None:
         raise VocabularyError("ids mean nothing without a vocabulary; give the one of their tokenizer")
     ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(token_id) for token_id in text_or_ids]
-    pieces = list(_pieces_of_ids(ids, vocab))
-    found, problems = _grouped(pieces, _gap_of_ids, lambda start, end: (start, end))
-    return Generation(_with_text(found, len(ids)), tuple(problems))
+    spans, problems = _group_pieces(list(_find_pieces_in_ids(ids, vocab)), _id_gap, lambda start, end: (start, end))
+    return Generation(_add_text(spans, len(ids)), tuple(problems))
 
 
-def _pieces_of_text(text: str, vocab: PerceptionVocabulary | None) -> Iterator[Piece]:
+class _Piece(NamedTuple):
+    """One perception token: what it is, its code (-1: a marker, or a code that does not exist) and where it stands."""
+
+    kind: Literal["start", "end", "code", "pixel"]
+    code: int
+    start: int
+    end: int
+
+
+_TOKEN = re.compile(rf"<({DEPTH.name}|{PIXEL.name})_([A-Za-z0-9]*)>")
+_COMMA = re.compile(r"\s*,\s*")
+_SPACE = re.compile(r"\s*")
+_SPACE_ON_LINE = re.compile(r"[^\S\n]*")
+
+_Gap = Callable[[int, int], Literal["nothing", "line", "comma", "text"]]
+"""What stands between two positions: nothing but spaces, a new line too, a comma, or anything else."""
+
+_Widen = Callable[[int, int], tuple[int, int] | None]
+"""The span of coordinates -> that of the box with its brackets; None where one is missing."""
+
+
+def _find_pieces_in_text(text: str, vocab: PerceptionVocabulary | None) -> Iterator[_Piece]:
     for match in _TOKEN.finditer(text):
         start, end = match.span()
         if match[1] == PIXEL.name and (vocab is None or vocab.has(PIXEL)):
-            yield Piece("pixel", PIXEL.codes.get(match[0], -1), start, end)
+            yield _Piece("pixel", PIXEL.codes.get(match[0], -1), start, end)
         elif match[1] == DEPTH.name and (vocab is None or vocab.has(DEPTH)):
-            if match[0] == DEPTH.start:
-                yield Piece("start", -1, start, end)
-            elif match[0] == DEPTH.end:
-                yield Piece("end", -1, start, end)
+            if match[0] in (DEPTH.start, DEPTH.end):
+                yield _Piece("start" if match[0] == DEPTH.start else "end", -1, start, end)
             else:
-                yield Piece("code", DEPTH.codes.get(match[0], -1), start, end)
+                yield _Piece("code", DEPTH.codes.get(match[0], -1), start, end)
 
 
-def _pieces_of_ids(ids: list[int], vocab: PerceptionVocabulary) -> Iterator[Piece]:
+def _find_pieces_in_ids(ids: list[int], vocab: PerceptionVocabulary) -> Iterator[_Piece]:
     values = torch.tensor(ids, dtype=torch.int64)
-    if vocab.has(DEPTH):
-        markers = {vocab.start_id(DEPTH): "start", vocab.end_id(DEPTH): "end"}
-        codes = vocab.codes(values, DEPTH).tolist()
-    else:
-        markers, codes = {}, [-1] * len(ids)
-    pixels = vocab.codes(values, PIXEL).tolist() if vocab.has(PIXEL) else [-1] * len(ids)
-    for place, number in enumerate(ids):
-        if number in markers:
-            yield Piece("start" if markers[number] == "start" else "end", -1, place, place + 1)
+    absent = [-1] * len(ids)
+    start_id, end_id = (vocab.start_id(DEPTH), vocab.end_id(DEPTH)) if vocab.has(DEPTH) else (None, None)
+    codes = vocab.codes(values, DEPTH).tolist() if vocab.has(DEPTH) else absent
+    pixels = vocab.codes(values, PIXEL).tolist() if vocab.has(PIXEL) else absent
+    for place, token_id in enumerate(ids):
+        if token_id in (start_id, end_id):
+            yield _Piece("start" if token_id == start_id else "end", -1, place, place + 1)
         elif codes[place] >= 0:
-            yield Piece("code", codes[place], place, place + 1)
+            yield _Piece("code", codes[place], place, place + 1)
         elif pixels[place] >= 0:
-            yield Piece("pixel", pixels[place], place, place + 1)
+            yield _Piece("pixel", pixels[place], place, place + 1)
 
 
-def _gap_of_text(text: str) -> Gap:
-    def gap(start: int, end: int) -> Between:
+def _text_gaps(text: str) -> _Gap:
+    def gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
         if _SPACE_ON_LINE.fullmatch(text, start, end):
             return "nothing"
-        return (
-            "line" if _SPACE.fullmatch(text, start, end) else "comma" if _COMMA.fullmatch(text, start, end) else "text"
-        )
+        if _SPACE.fullmatch(text, start, end):
+            return "line"
+        return "comma" if _COMMA.fullmatch(text, start, end) else "text"
 
     return gap
 
 
-def _gap_of_ids(start: int, end: int) -> Between:
+def _id_gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
     return "nothing" if start == end else "comma" if end == start + 1 else "text"
 
 
-def _bracketed(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The span of coordinates widened by its brackets; None where one is missing."""
+def _add_brackets(text: str, start: int, end: int) -> tuple[int, int] | None:
     while start and text[start - 1].isspace():
         start -= 1
     after = _SPACE.match(text, end)
@@ -177,81 +196,92 @@ def _bracketed(text: str, start: int, end: int) -> tuple[int, int] | None:
     return (start - 1, end + 1) if text[start - 1 : start] == "(" and text[end : end + 1] == ")" else None
 
 
-def _grouped(
-    pieces: list[Piece], gap: Gap, bracketed: Callable[[int, int], tuple[int, int] | None]
-) -> tuple[list[Span], list[Problem]]:
-    def joined(number: int) -> bool:
-        return gap(pieces[number - 1].end, pieces[number].start) in ("nothing", "line")
-
-    found: list[Span] = []
+def _group_pieces(pieces: list[_Piece], gap: _Gap, widen: _Widen) -> tuple[list[Span], list[Problem]]:
+    """The blocks and boxes that pieces form, and the problems of the other pieces."""
+    spans: list[Span] = []
     problems: list[Problem] = []
     place = 0
     while place < len(pieces):
-        first = pieces[place]
-        stop = place + 1
-        if first.kind == "pixel":
-            compact = stop < len(pieces) and pieces[stop].kind == "pixel" and gap(first.end, pieces[stop].start)
-            between = "nothing" if compact == "nothing" else "comma"
-            while (
-                stop < min(len(pieces), place + 4)
-                and pieces[stop].kind == "pixel"
-                and gap(pieces[stop - 1].end, pieces[stop].start) == between
-            ):
-                stop += 1
-            result = _box(pieces[place:stop], between == "comma", bracketed)
-        elif first.kind == "start":
-            while stop < len(pieces) and pieces[stop].kind == "code" and stop - place <= CELLS and joined(stop):
-                stop += 1
-            whole = stop < len(pieces) and pieces[stop].kind == "end" and joined(stop)
-            stop += whole
-            result = _block(pieces[place:stop], whole)
+        kind = pieces[place].kind
+        if kind == "pixel":
+            stop, result = _read_box(pieces, place, gap, widen)
+        elif kind == "start":
+            stop, result = _read_block(pieces, place, gap)
         else:
-            while first.kind == "code" and stop < len(pieces) and pieces[stop].kind == "code" and joined(stop):
-                stop += 1
-            what = (
-                "an end without a beginning" if first.kind == "end" else f"{stop - place} depth codes outside a block"
-            )
-            result = Problem(first.start, pieces[stop - 1].end, what)
+            stop = _find_end_of_codes(pieces, place + 1, gap) if kind == "code" else place + 1
+            message = "an end without a beginning" if kind == "end" else f"{stop - place} depth codes outside a block"
+            result = Problem(pieces[place].start, pieces[stop - 1].end, message)
         if isinstance(result, Span):
-            found.append(result)
+            spans.append(result)
         else:
             problems.append(result)
         place = stop
-    return found, problems
+    return spans, problems
 
 
-def _block(pieces: list[Piece], whole: bool) -> Span | Problem:
-    start, end = pieces[0].start, pieces[-1].end
-    codes = [piece.code for piece in pieces if piece.kind == "code"]
+def _follows(pieces: list[_Piece], number: int, kind: str, gap: _Gap) -> bool:
+    """Whether a piece is of this kind and nothing but space stands before it."""
+    if number >= len(pieces) or pieces[number].kind != kind:
+        return False
+    return gap(pieces[number - 1].end, pieces[number].start) in ("nothing", "line")
+
+
+def _find_end_of_codes(pieces: list[_Piece], number: int, gap: _Gap, limit: int | None = None) -> int:
+    while (limit is None or number < limit) and _follows(pieces, number, "code", gap):
+        number += 1
+    return number
+
+
+def _read_block(pieces: list[_Piece], first: int, gap: _Gap) -> tuple[int, Span | Problem]:
+    """The block that begins with a piece, and the number of the piece after it."""
+    stop = _find_end_of_codes(pieces, first + 1, gap, limit=first + 1 + CELLS)
+    closed = _follows(pieces, stop, "end", gap)
+    codes = [piece.code for piece in pieces[first + 1 : stop]]
+    stop += closed
+    start, end = pieces[first].start, pieces[stop - 1].end
     if -1 in codes:
-        return Problem(start, end, f"depth code {codes.index(-1)} of the block does not exist (codes are 0..127)")
-    if not whole or len(codes) != CELLS:
-        state = "a depth block" if whole else "an unclosed depth block"
-        return Problem(start, end, f"{state} of {len(codes)} codes; a block has {CELLS} and {DEPTH.end}")
-    return Span("depth", start, end, np.array(codes, dtype=np.int64).reshape(DEPTH_GRID))
+        message = f"depth code {codes.index(-1)} of the block does not exist (codes are 0..127)"
+        return stop, Problem(start, end, message)
+    if not closed or len(codes) != CELLS:
+        state = "a depth block" if closed else "an unclosed depth block"
+        return stop, Problem(start, end, f"{state} of {len(codes)} codes; a block has {CELLS} and {DEPTH.end}")
+    return stop, Span("depth", start, end, np.array(codes, dtype=np.int64).reshape(DEPTH_GRID))
 
 
-def _box(pieces: list[Piece], commas: bool, bracketed: Callable[[int, int], tuple[int, int] | None]) -> Span | Problem:
-    start, end = pieces[0].start, pieces[-1].end
-    codes = [piece.code for piece in pieces]
-    if -1 in codes:
-        return Problem(
-            start, end, f"coordinate {codes.index(-1)} of a box does not exist (codes are 0..{PIXEL.size - 1})"
+def _read_box(pieces: list[_Piece], first: int, gap: _Gap, widen: _Widen) -> tuple[int, Span | Problem]:
+    """The box that begins with a piece, and the number of the piece after it."""
+
+    def joined(number: int, by: str) -> bool:
+        return (
+            number < len(pieces)
+            and pieces[number].kind == "pixel"
+            and gap(pieces[number - 1].end, pieces[number].start) == by
         )
+
+    separator = "nothing" if joined(first + 1, "nothing") else "comma"
+    stop = first + 1
+    while stop < first + 4 and joined(stop, separator):
+        stop += 1
+    start, end = pieces[first].start, pieces[stop - 1].end
+    codes = [piece.code for piece in pieces[first:stop]]
+    if -1 in codes:
+        message = f"coordinate {codes.index(-1)} of a box does not exist (codes are 0..{PIXEL.size - 1})"
+        return stop, Problem(start, end, message)
     if len(codes) != 4:
-        return Problem(start, end, f"a box of {len(codes)} coordinates; a box has 4")
-    if commas:
-        widened = bracketed(start, end)
+        return stop, Problem(start, end, f"a box of {len(codes)} coordinates; a box has 4")
+    if separator == "comma":
+        widened = widen(start, end)
         if widened is None:
-            return Problem(start, end, "a box with commas lacks a bracket")
+            return stop, Problem(start, end, "a box with commas lacks a bracket")
         start, end = widened
     x1, y1, x2, y2 = codes
     if x2 < x1 or y2 < y1:
-        return Problem(start, end, f"a box with {'x2 < x1' if x2 < x1 else 'y2 < y1'}: {codes}")
-    return Span("box", start, end, np.array(codes, dtype=np.int64))
+        return stop, Problem(start, end, f"a box with {'x2 < x1' if x2 < x1 else 'y2 < y1'}: {codes}")
+    return stop, Span("box", start, end, np.array(codes, dtype=np.int64))
 
 
-def _with_text(found: list[Span], length: int) -> tuple[Span, ...]:
+def _add_text(found: list[Span], length: int) -> tuple[Span, ...]:
+    """All spans, with text between those of blocks and boxes."""
     spans: list[Span] = []
     place = 0
     for span in found:
@@ -262,27 +292,3 @@ def _with_text(found: list[Span], length: int) -> tuple[Span, ...]:
     if place < length:
         spans.append(Span("text", place, length))
     return tuple(spans)
-
-
-class Written(NamedTuple):
-    """What a text shows beside its answer.
-
-    Attributes:
-        block: The codes (10, 10) of its one depth block; None where there is none, or several.
-        boxes: Codes (N, 4) of every whole box: x1, y1, x2, y2.
-        problems: What is malformed, in words; two blocks are a problem too, because nothing says which one counts.
-    """
-
-    block: np.ndarray | None
-    boxes: np.ndarray
-    problems: tuple[str, ...]
-
-
-def read_evidence(text: str) -> Written:
-    """The evidence of one answer; nothing raises."""
-    generation = parse_generation(text)
-    blocks = generation.blocks
-    problems = [problem.message for problem in generation.problems]
-    if len(blocks) > 1:
-        problems.append(f"{len(blocks)} depth blocks; an answer rests on one")
-    return Written(blocks[0] if len(blocks) == 1 else None, generation.boxes, tuple(problems))

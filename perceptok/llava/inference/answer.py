@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.boxes import BoxCodec, ImageFrame
-from perceptok.decoding import Generation, Reading, parse_generation, plain_text, read_answer
+from perceptok.decoding import AnswerReading, Generation, parse_generation, read_answer, to_plain_text
 from perceptok.depth import DepthCodec, DepthMap
 from perceptok.errors import EvaluationError, InferenceError, VocabularyError
 from perceptok.images import ImageSource, open_image
@@ -77,7 +77,7 @@ _LONE_LETTER = re.compile(r"\W*([A-Z])\W*")
 _LONE_NUMBER = re.compile(r"\W*\d+\W*")
 
 
-def final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, boxes: bool) -> Reading:
+def final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, boxes: bool) -> AnswerReading:
     """What a text finally answers, or None and why.
 
     Args:
@@ -91,12 +91,12 @@ def final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, b
     """
     if choices or letters:
         return read_answer(text, choices or tuple(dict.fromkeys(letters)))
-    plain = plain_text(text)
+    plain = to_plain_text(text)
     if lone := _LONE_LETTER.fullmatch(plain):
-        return Reading(lone[1], "the text is a letter")
+        return AnswerReading(lone[1], "the text is a letter")
     if boxes or _LONE_NUMBER.fullmatch(plain):
         return read_answer(text)
-    return Reading(None, "neither choices, points nor boxes say what is asked")
+    return AnswerReading(None, "neither choices, points nor boxes say what is asked")
 
 
 def require_choices(choices: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from perceptok.config import read_config
 from perceptok.decoding import GrammarConfig
-from perceptok.errors import ConfigError, InferenceError
+from perceptok.errors import ConfigError
 
-__all__ = ["Consistency", "InferenceConfig", "end_ids", "generation_settings", "padding_id", "seeded"]
+__all__ = ["Consistency", "InferenceConfig", "generation_settings", "seeded"]
 
 
 Consistency = Literal["count", "list", "marker"]
@@ -101,23 +101,6 @@ def generation_settings(config: InferenceConfig, budget: int, ends: tuple[int, .
     if not config.temperature:
         how |= {"top_k": 50, "top_p": 1.0}  # transformers warns of draws' settings other than its defaults
     return how
-
-
-def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The ids that end an answer: the model's own, else the tokenizer's; none where neither says."""
-    said = getattr(model.generation_config, "eos_token_id", None)
-    found = said if said is not None else getattr(tokenizer, "eos_token_id", None)
-    if found is None:
-        return ()
-    return (found,) if isinstance(found, int) else tuple(found)
-
-
-def padding_id(model: Any, tokenizer: Any) -> int:
-    """The id that fills up shorter rows; raises InferenceError where there is none."""
-    for found in (tokenizer.pad_token_id, model.generation_config.pad_token_id, *end_ids(model, tokenizer)):
-        if found is not None:
-            return int(found)
-    raise InferenceError("the tokenizer has no padding token and no end of sequence; set tokenizer.pad_token")
 
 
 @contextmanager

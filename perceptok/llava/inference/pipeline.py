@@ -22,15 +22,17 @@ from perceptok.decoding import (
     MarkerConsistency,
     NumberIds,
     PerceptionLogitsProcessor,
+    find_eos_token_ids,
+    find_number_ids,
+    find_pad_token_id,
     generate_perception,
-    number_ids,
 )
 from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, read_answer_spans, require_choices
-from perceptok.llava.inference.config import InferenceConfig, end_ids, generation_settings, padding_id, seeded
+from perceptok.llava.inference.config import InferenceConfig, generation_settings, seeded
 from perceptok.llava.inference.streaming import Update, stream_updates
 from perceptok.llava.loading import check_parts, encode_inputs, get_perception_settings, load_llava, suffix_ids
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter
@@ -130,9 +132,9 @@ _known_digits: WeakKeyDictionary[Any, NumberIds] = WeakKeyDictionary()
 
 
 def _digits_of(tokenizer: Any) -> NumberIds:
-    """`number_ids`, looked up once for each tokenizer: every batch asks for them."""
+    """`find_number_ids`, looked up once for each tokenizer: every batch asks for them."""
     if tokenizer not in _known_digits:
-        _known_digits[tokenizer] = number_ids(tokenizer)
+        _known_digits[tokenizer] = find_number_ids(tokenizer)
     return _known_digits[tokenizer]
 
 
@@ -515,14 +517,14 @@ class PerceptionPipeline:
         ids = prepared.inputs["input_ids"]
         extra: dict[str, Any] = {}
         if config.constraints:
-            held = self._constraint(config).answering(ids, prepared.budget)
+            held = self._constraint(config).for_prompt(ids, prepared.budget)
             extra["logits_processor"] = [held]
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
         if prepared.evidence is not None:
             extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.evidence]
         if watchers:
             extra["stopping_criteria"] = list(watchers)
-        padding = padding_id(self.model, self.processor.tokenizer)
+        padding = find_pad_token_id(self.model, self.processor.tokenizer)
         how = generation_settings(config, prepared.budget, self._ends(), padding)
         with seeded(config), torch.inference_mode():
             out = self.model.generate(**prepared.inputs, **how, **extra)
@@ -534,7 +536,7 @@ class PerceptionPipeline:
         return rows
 
     def _ends(self) -> tuple[int, ...]:
-        return end_ids(self.model, self.processor.tokenizer)
+        return find_eos_token_ids(self.model, self.processor.tokenizer)
 
     def _constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
         tokenizer = self.processor.tokenizer

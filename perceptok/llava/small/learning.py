@@ -75,7 +75,7 @@ def answer_depth(
     for start in range(0, len(views), _BATCH):
         features = views.features[start : start + _BATCH].float()
         ids = prompt.expand(len(features), -1)
-        processors = [held.answering(ids, max_new_tokens=_LONGEST)] if constrained else []
+        processors = [held.for_prompt(ids, max_new_tokens=_LONGEST)] if constrained else []
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             out = model.generate(
                 input_ids=ids,

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.decoding import GrammarConfig
 from perceptok.decoding.grammar.automaton import Grammar, Symbol
-from perceptok.decoding.grammar.token_symbols import token_symbols
+from perceptok.decoding.grammar.token_symbols import classify_tokens
 
 CONFIGS = {
     "unordered": GrammarConfig(ordered=False),
@@ -68,7 +68,7 @@ def vocabulary() -> pt.PerceptionVocabulary:
 
 
 def symbols(config: GrammarConfig) -> np.ndarray:
-    return token_symbols(vocabulary(), config, tokenizer=tokenizer(), eos_token_ids=[tokenizer().eos_token_id])
+    return classify_tokens(vocabulary(), config, tokenizer=tokenizer(), eos_token_ids=[tokenizer().eos_token_id])
 
 
 class Matcher(Protocol):
@@ -89,7 +89,7 @@ def steps(grammar: Grammar, seed: int, length: int) -> Iterator[tuple[set[int], 
     """A random answer: at each step the ids that may come next and the one taken; perception tokens come often."""
     chance, ids, state = random.Random(seed), ids_of(grammar.config), grammar.initial
     for _ in range(length):
-        following = [symbol for symbol in grammar.allowed(state) if symbol in ids]
+        following = [symbol for symbol in grammar.allowed_symbols(state) if symbol in ids]
         may_follow = {number for symbol in following for number in ids[symbol]}
         going_on = [symbol for symbol in following if symbol not in (Symbol.EOS, Symbol.TEXT)]
         if Symbol.TEXT in following and (not going_on or chance.random() < 0.3):
@@ -144,9 +144,11 @@ def answer(grammar: Grammar, seed: int, length: int) -> list[int]:
     taken = [token for _, token in steps(grammar, seed, length)]
     state = grammar.run(places[taken].tolist())
     assert state is not None
-    while needed := grammar.needed(state):
-        following = [(symbol, grammar.advance(state, symbol)) for symbol in grammar.allowed(state)]
-        symbol, state = next((one, after) for one, after in following if after and grammar.needed(after) < needed)
+    while needed := grammar.tokens_to_end(state):
+        following = [(symbol, grammar.advance(state, symbol)) for symbol in grammar.allowed_symbols(state)]
+        symbol, state = next(
+            (one, after) for one, after in following if after and grammar.tokens_to_end(after) < needed
+        )
         taken.append(ids[symbol][0])
     return taken
 

@@ -13,7 +13,7 @@ from functools import cache
 import pytest
 
 import perceptok as pt
-from perceptok.decoding import GrammarConfig, compile_grammar, perception_gbnf
+from perceptok.decoding import GrammarConfig, build_gbnf_grammar, compile_grammar
 from perceptok.decoding.grammar.automaton import Symbol
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import CONFIGS, ORDERED, answer, mutated, symbols, tokenizer, vocabulary
@@ -26,7 +26,7 @@ FORMS = {name: config for name, config in CONFIGS.items() if name not in ("first
 
 @cache
 def compiled(config: GrammarConfig, spelled: bool) -> object:
-    text = perception_gbnf(vocabulary(), config, tokenizer=tokenizer(), spelled=spelled)
+    text = build_gbnf_grammar(vocabulary(), config, tokenizer=tokenizer(), spelled=spelled)
     assert spelled != ("<[" in text)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer())
     return xgrammar.GrammarCompiler(info).compile_grammar(re.sub(r"<\[(\d+)\]>", r"Token(\1)", text))
@@ -111,4 +111,4 @@ def test_order_is_not_part_of_this_form() -> None:
 
 def test_what_cannot_be_written() -> None:
     with pytest.raises(ConstraintError, match="2601 combinations"):
-        perception_gbnf(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
+        build_gbnf_grammar(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import perceptok as pt
-from perceptok.decoding import GrammarConfig, compile_grammar, perception_lark
+from perceptok.decoding import GrammarConfig, build_lark_grammar, compile_grammar
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import (
     CONFIGS,
@@ -34,7 +34,7 @@ def ll_tokenizer() -> object:
 
 @cache
 def template(config: GrammarConfig) -> object:
-    text = perception_lark(vocabulary(), config, tokenizer=tokenizer())
+    text = build_lark_grammar(vocabulary(), config, tokenizer=tokenizer())
     matcher = llguidance.LLMatcher(ll_tokenizer(), llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
     assert not matcher.get_error()
     assert not matcher.get_grammar_warnings()
@@ -83,10 +83,10 @@ def test_exactly_one_hundred_codes_and_no_end_between() -> None:
 
 def test_what_cannot_be_written() -> None:
     with pytest.raises(ConstraintError, match="pass tokenizer"):
-        perception_lark(vocabulary(), GrammarConfig(boxes="aurora"))
+        build_lark_grammar(vocabulary(), GrammarConfig(boxes="aurora"))
     with pytest.raises(ConstraintError, match="2601 combinations"):
-        perception_lark(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
+        build_lark_grammar(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
 
 
 def test_it_stays_small() -> None:
-    assert len(perception_lark(vocabulary(), tokenizer=tokenizer())) < 60_000
+    assert len(build_lark_grammar(vocabulary(), tokenizer=tokenizer())) < 60_000

@@ -62,12 +62,12 @@ def test_speculation_and_wrong_grammars_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_block"):
         adapter._Logic()(torch.zeros(1, WIDTH), [params])
     with pytest.raises(ConstraintError, match="at least 102"):
-        adapter.request_fields({"max_new_tokens": 20}, GrammarConfig(force_block="first"))
+        adapter.build_sglang_request({"max_new_tokens": 20}, GrammarConfig(force_block="first"))
 
 
 def test_sglangs_own_interface_takes_the_class() -> None:
     theirs = pytest.importorskip("sglang.srt.sampling.custom_logit_processor", reason="SGLang is not installed")
-    fields = adapter.request_fields(
+    fields = adapter.build_sglang_request(
         {"max_new_tokens": 300, "custom_params": {"mine": 1}}, GrammarConfig(force_block="first")
     )
     assert fields["sampling_params"]["custom_params"].keys() == {"mine", "perceptok"}
@@ -80,6 +80,6 @@ def test_sglangs_own_interface_takes_the_class() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("sglang") is not None, reason="SGLang is installed")
 def test_without_sglang() -> None:
     with pytest.raises(MissingExtraError, match="needs sglang"):
-        adapter.request_fields({})
+        adapter.build_sglang_request({})
     with pytest.raises(AttributeError, match="no attribute 'Processor2'"):
         _ = adapter.Processor2  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import perceptok as pt
-from perceptok.decoding import GrammarConfig, compile_grammar, perception_structural_tag
+from perceptok.decoding import GrammarConfig, build_structural_tag, compile_grammar
 from perceptok.errors import ConstraintError
 from tests.decoding.engines.engine_cases import (
     CONFIGS,
@@ -30,7 +30,7 @@ PADDED = 1024
 @cache
 def compiled(config: GrammarConfig, ordered_axes: str = "xy") -> object:
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=PADDED)
-    tag = perception_structural_tag(vocabulary(), config, tokenizer=tokenizer(), ordered_axes=ordered_axes)  # type: ignore[arg-type]
+    tag = build_structural_tag(vocabulary(), config, tokenizer=tokenizer(), ordered_axes=ordered_axes)  # type: ignore[arg-type]
     return xgrammar.GrammarCompiler(info, cache_enabled=False).compile_structural_tag(json.dumps(tag))
 
 
@@ -96,9 +96,9 @@ def test_exactly_one_hundred_codes_and_no_end_between() -> None:
 
 def test_a_tag_of_the_published_size() -> None:
     """What README says of size and time rests on these tags."""
-    small = perception_structural_tag(vocabulary(), GrammarConfig(boxes=None), tokenizer=tokenizer())
+    small = build_structural_tag(vocabulary(), GrammarConfig(boxes=None), tokenizer=tokenizer())
     assert len(json.dumps(small)) < 10_000
-    x_alone = perception_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
+    x_alone = build_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
     assert 200_000 < len(json.dumps(x_alone)) < 400_000
 
 
@@ -107,18 +107,18 @@ def test_two_tags_through_one_caching_compiler() -> None:
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=PADDED)
     compiler = xgrammar.GrammarCompiler(info)
     for name in ("depth alone", "compact", "limits", "depth alone", "compact"):
-        tag = perception_structural_tag(vocabulary(), CONFIGS[name], tokenizer=tokenizer())
+        tag = build_structural_tag(vocabulary(), CONFIGS[name], tokenizer=tokenizer())
         assert_same_language(XGrammar(compiler.compile_structural_tag(tag)), compile_grammar(CONFIGS[name]), 3)
 
 
 def test_what_cannot_be_written() -> None:
     with pytest.raises(ConstraintError, match="pass tokenizer"):
-        perception_structural_tag(vocabulary(), GrammarConfig(boxes="aurora"))
+        build_structural_tag(vocabulary(), GrammarConfig(boxes="aurora"))
     with pytest.raises(ConstraintError, match="end of sequence"):
-        perception_structural_tag(vocabulary(), GrammarConfig(boxes=None, force_block="first"))
+        build_structural_tag(vocabulary(), GrammarConfig(boxes=None, force_block="first"))
     with pytest.raises(ConstraintError, match="2601 combinations"):
-        perception_structural_tag(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
+        build_structural_tag(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
     depth = pt.PerceptionVocabulary.from_tokenizer(tokenizer(), (pt.tokens.DEPTH,))
     with pytest.raises(ConstraintError, match="PIXEL"):
-        perception_structural_tag(depth, GrammarConfig(boxes="compact"))
-    assert "pixel" not in perception_structural_tag(depth)["format"]["grammar"]
+        build_structural_tag(depth, GrammarConfig(boxes="compact"))
+    assert "pixel" not in build_structural_tag(depth)["format"]["grammar"]

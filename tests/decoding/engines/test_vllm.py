@@ -82,8 +82,8 @@ def alone(
 ) -> torch.Tensor:
     """The row of logits as one call of `generate` would have it."""
     processor = made(config)
-    least = processor.grammar.needed(processor.grammar.initial)
-    one = processor.answering(len(prompt), None if budget is None or budget < least else budget)
+    least = processor.grammar.tokens_to_end(processor.grammar.initial)
+    one = processor.for_prompt(len(prompt), None if budget is None or budget < least else budget)
     return one(torch.tensor([prompt + written]), row[None])[0]
 
 
@@ -261,10 +261,10 @@ def interface(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_v2_fits_the_interface(interface: ModuleType, served: Any) -> None:
-    ours = adapter.PerceptionLogitsProcessor
+    ours = adapter.VllmLogitsProcessor
     assert issubclass(ours, interface.LogitsProcessor)
     assert not ours.__abstractmethods__
-    assert adapter.PerceptionLogitsProcessor is ours
+    assert adapter.VllmLogitsProcessor is ours
     assert pickle.loads(pickle.dumps(ours)) is ours  # noqa: S301
     theirs = {
         name for name, value in vars(interface.LogitsProcessor).items() if callable(getattr(value, "__func__", value))
@@ -284,12 +284,12 @@ def test_v2_fits_the_interface(interface: ModuleType, served: Any) -> None:
 
 def test_vllms_own_loaders_take_the_classes(served: Any) -> None:
     loader = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.loader", reason="vLLM is not installed")
-    (second,) = loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.engines.vllm:PerceptionLogitsProcessor"])
-    assert second is adapter.PerceptionLogitsProcessor
+    (second,) = loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.engines.vllm:VllmLogitsProcessor"])
+    assert second is adapter.VllmLogitsProcessor
     with pytest.raises(ValueError, match="not a subclass"):
         loader._load_v2_logitsprocs_by_fqcns(["perceptok.decoding.engines.vllm:_V1"])
     first = pytest.importorskip("vllm.v1.sample.logits_processor", reason="vLLM's V1 sampler needs more of vLLM")
-    (one,) = first._load_logitsprocs_by_fqcns(["perceptok.decoding.engines.vllm:PerceptionLogitsProcessorV1"])
+    (one,) = first._load_logitsprocs_by_fqcns(["perceptok.decoding.engines.vllm:VllmLogitsProcessorV1"])
     processor = one(served, torch.device("cpu"), False)
     builder = first.BatchUpdateBuilder()
     builder.added.append((0, parameters(GrammarConfig(force_block="first")), [0], []))
@@ -307,7 +307,7 @@ def test_v1_in_vllms_own_batch(served: Any, seed: int, monkeypatch: pytest.Monke
     for module in [one for name, one in sys.modules.items() if name.startswith("vllm.") and hasattr(one, "PIN_MEMORY")]:
         monkeypatch.setattr(module, "PIN_MEMORY", False)  # pinned memory needs a GPU
     cpu, chance = torch.device("cpu"), random.Random(seed)
-    processor = adapter.PerceptionLogitsProcessorV1(served, cpu, False)
+    processor = adapter.VllmLogitsProcessorV1(served, cpu, False)
     batch = batches.InputBatch(8, 1024, 1024, cpu, WIDTH, [16], [64], logitsprocs=sampler.LogitsProcessors([processor]))
     running: dict[str, tuple[GrammarConfig | None, list[int], list[int], int | None]] = {}
     for step, request in enumerate(requests(seed, 40)):
@@ -348,6 +348,6 @@ def test_v1_in_vllms_own_batch(served: Any, seed: int, monkeypatch: pytest.Monke
 def test_without_vllm() -> None:
     adapter.__getattr__.cache_clear()
     with pytest.raises(MissingExtraError, match="needs vllm"):
-        _ = adapter.PerceptionLogitsProcessorV1
+        _ = adapter.VllmLogitsProcessorV1
     with pytest.raises(AttributeError, match="no attribute 'Processor2'"):
         _ = adapter.Processor2  # type: ignore[attr-defined]

@@ -92,7 +92,7 @@ def walk(config: GrammarConfig, seed: int, length: int = 220, budget: int | None
     state: State | None = grammar.initial
     symbols: list[int] = []
     while state is not None and len(symbols) < (length if budget is None else budget):
-        allowed = grammar.allowed(state, None if budget is None else budget - len(symbols))
+        allowed = grammar.allowed_symbols(state, None if budget is None else budget - len(symbols))
         if state.control == grammar.row("ended"):
             break
         assert allowed, f"no way out of {grammar.names[state.control]}"
@@ -111,7 +111,7 @@ def test_every_walk_under_the_mask_is_accepted_once_it_is_whole(config: GrammarC
     grammar, symbols = compile_grammar(config), walk(config, seed)
     state = grammar.run(symbols)
     assert state is not None
-    whole = grammar.needed(state) == 0
+    whole = grammar.tokens_to_end(state) == 0
     assert grammar.accepts(symbols) == whole
     assert reference_accepts(config, symbols) == whole
 
@@ -149,8 +149,8 @@ def test_what_is_accepted_can_be_sampled(config: GrammarConfig, symbols: list[in
     state = grammar.initial
     for place, symbol in enumerate(symbols):
         # Both without a budget and with the least one.
-        assert symbol in grammar.allowed(state)
-        assert symbol in grammar.allowed(state, len(symbols) - place)
+        assert symbol in grammar.allowed_symbols(state)
+        assert symbol in grammar.allowed_symbols(state, len(symbols) - place)
         state = grammar.advance(state, symbol)
         assert state is not None
 
@@ -168,7 +168,7 @@ def test_the_reference_refuses_something_and_accepts_something(config: GrammarCo
 @settings(max_examples=2)
 def test_nothing_is_left_open_when_the_budget_ends(config: GrammarConfig, budget: int, seed: int) -> None:
     grammar = compile_grammar(config)
-    if grammar.needed(grammar.initial) > budget:
+    if grammar.tokens_to_end(grammar.initial) > budget:
         pytest.skip("asked for more than the budget holds")
     symbols = walk(config, seed, budget=budget)
     assert grammar.accepts(symbols)
@@ -231,26 +231,28 @@ def test_x2_and_y2_from_x1_and_y1_on() -> None:
     at_x2, at_y2 = grammar.run(aurora(300, 2, 300, 4)[:5]), grammar.run(aurora(300, 2, 300, 4)[:7])
     assert at_x2 is not None
     assert at_y2 is not None
-    assert grammar.allowed(at_x2) == list(range(P + 300, P + 336))
-    assert grammar.allowed(at_y2) == list(range(P + 2, P + 336))
+    assert grammar.allowed_symbols(at_x2) == list(range(P + 300, P + 336))
+    assert grammar.allowed_symbols(at_y2) == list(range(P + 2, P + 336))
     assert grammar.accepts(aurora(335, 335, 335, 335))
 
 
 def test_text_ends_in_time_for_a_forced_block() -> None:
     grammar = compile_grammar(GrammarConfig(force_block="somewhere"))
-    assert grammar.allowed(grammar.initial, 102) == [Symbol.DEPTH_START]
-    assert Symbol.TEXT in grammar.allowed(grammar.initial, 103)
+    assert grammar.allowed_symbols(grammar.initial, 102) == [Symbol.DEPTH_START]
+    assert Symbol.TEXT in grammar.allowed_symbols(grammar.initial, 103)
     opened = grammar.run([Symbol.OPEN])
     assert opened is not None
-    assert P not in grammar.allowed(opened, 109)
-    assert P in grammar.allowed(opened, 110)  # four coordinates, three commas, a bracket, and the block
-    assert grammar.allowed(grammar.initial, 101) == grammar.allowed(grammar.initial)  # too late for anything better
+    assert P not in grammar.allowed_symbols(opened, 109)
+    assert P in grammar.allowed_symbols(opened, 110)  # four coordinates, three commas, a bracket, and the block
+    assert grammar.allowed_symbols(grammar.initial, 101) == grammar.allowed_symbols(
+        grammar.initial
+    )  # too late for anything better
 
 
 def test_a_block_needs_its_102_tokens() -> None:
     grammar = compile_grammar(GrammarConfig())
-    assert Symbol.DEPTH_START not in grammar.allowed(grammar.initial, 101)
-    assert Symbol.DEPTH_START in grammar.allowed(grammar.initial, 102)
+    assert Symbol.DEPTH_START not in grammar.allowed_symbols(grammar.initial, 101)
+    assert Symbol.DEPTH_START in grammar.allowed_symbols(grammar.initial, 102)
 
 
 class TestConfig:

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from perceptok.decoding import read_answer
 from perceptok.errors import EvaluationError
-from tests.evaluation.more_answers import MORE_COUNTS, MORE_LETTERS
+from tests.decoding.reading.more_answers import MORE_COUNTS, MORE_LETTERS
 
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
 BOXES = (

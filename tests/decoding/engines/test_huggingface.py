@@ -33,7 +33,7 @@ def allowed_ids(processor: PerceptionLogitsProcessor, ids: torch.Tensor, width: 
 
 
 def expected_ids(processor: PerceptionLogitsProcessor, state: State, remaining: int | None) -> set[int]:
-    symbols = processor.grammar.allowed(state, remaining)
+    symbols = processor.grammar.allowed_symbols(state, remaining)
     return set(np.flatnonzero(np.isin(processor.symbols, symbols)).tolist())
 
 
@@ -61,7 +61,7 @@ def test_every_step_allows_what_the_grammar_allows(
     draw = random.Random(seed)
     prompt = [[4, 5, 7], [3, 3, 4]]  # words, one ending in "(", one padded on the left
     plain = processor_of(config, vocab, tokenizer)
-    processor = plain.answering(torch.tensor(prompt), max_new_tokens=budget)
+    processor = plain.for_prompt(torch.tensor(prompt), max_new_tokens=budget)
     states: list[State | None] = [processor.grammar.initial] * 2
     if config.boxes == "aurora" and config.first in ("any", "text") and config.force_block != "first":
         states[0] = State(processor.grammar.row("open")) if config.first == "any" else states[0]
@@ -82,7 +82,7 @@ def test_every_step_allows_what_the_grammar_allows(
             ended[row] = prompt[row][-1] == tokenizer.eos_token_id
     for state in states:
         assert state is not None
-        assert budget is None or processor.grammar.needed(state) == 0
+        assert budget is None or processor.grammar.tokens_to_end(state) == 0
 
 
 def block_ids(vocab: pt.PerceptionVocabulary, codes: int = 100) -> list[int]:
@@ -167,7 +167,7 @@ class TestScores:
     ) -> None:
         """Once the tables are there: each stage of the budget has its own, made by the first call."""
         config = GrammarConfig(force_block="somewhere", max_blocks=2, max_boxes=3)
-        held = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(3, max_new_tokens=150)
+        held = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).for_prompt(3, max_new_tokens=150)
         steps = [torch.full((2, length), 4) for length in (3, 4, 50, 51, 52, 152)]
         scores = torch.randn(2, vocab.size)
         expected = [held(ids, scores) for ids in steps]
@@ -211,7 +211,7 @@ class TestBadInput:
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, config: GrammarConfig
     ) -> None:
         """Placeholders for images are below zero or beyond the tokenizer in some models."""
-        processor = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).answering(0)
+        processor = PerceptionLogitsProcessor(vocab, config, tokenizer=tokenizer).for_prompt(0)
         for odd in (-200, -1, vocab.size, vocab.size + 9):
             for tail in ([], [vocab.start_id(pt.tokens.DEPTH)], [7, vocab.token_id(pt.tokens.PIXEL, 3)]):
                 plain, same = ([[1, number, *tail]] for number in (4, odd))
@@ -245,21 +245,21 @@ class TestBadInput:
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, config: GrammarConfig
     ) -> None:
         processor = processor_of(config, vocab, tokenizer)
-        with pytest.raises(ConstraintError, match=r"say where it begins: processor\.answering"):
+        with pytest.raises(ConstraintError, match=r"say where it begins: processor\.for_prompt"):
             processor(torch.tensor([[4]]), torch.zeros(1, vocab.size))
 
     def test_budgets(self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast) -> None:
         forced = processor_of(GrammarConfig(force_block="somewhere"), vocab, tokenizer)
         for prompt in (0, torch.tensor([[4, 4]])):
             with pytest.raises(ConstraintError, match=r"at least 102 tokens .* max_new_tokens is 1: raise it"):
-                forced.answering(prompt, max_new_tokens=1)
+                forced.for_prompt(prompt, max_new_tokens=1)
         with pytest.raises(ConstraintError, match="at least 1; got 0"):
-            forced.answering(0, max_new_tokens=0)
+            forced.for_prompt(0, max_new_tokens=0)
         free = processor_of(None, vocab, tokenizer)
         with pytest.raises(ConstraintError, match="at least 51 tokens"):
-            free.answering(torch.tensor([[4] * 51, block_ids(vocab, 50)]), max_new_tokens=50)
-        assert free.answering(torch.tensor([[4]]), max_new_tokens=1) is not free
-        allowed = allowed_ids(free.answering(1, max_new_tokens=1), torch.tensor([[7]]))[0]
+            free.for_prompt(torch.tensor([[4] * 51, block_ids(vocab, 50)]), max_new_tokens=50)
+        assert free.for_prompt(torch.tensor([[4]]), max_new_tokens=1) is not free
+        allowed = allowed_ids(free.for_prompt(1, max_new_tokens=1), torch.tensor([[7]]))[0]
         assert not {vocab.start_id(pt.tokens.DEPTH), vocab.token_id(pt.tokens.PIXEL, 0)} & allowed
         assert {4, 2} <= allowed
 
@@ -268,7 +268,7 @@ class TestBadInput:
     ) -> None:
         """A block that was owed is written and no other may come: text goes on to the last token."""
         config = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
-        held = processor_of(config, vocab, tokenizer).answering(2, max_new_tokens=108)
+        held = processor_of(config, vocab, tokenizer).for_prompt(2, max_new_tokens=108)
         written = [4, 4, *block_ids(vocab)]
         for more in range(6):
             ids = torch.tensor([written + [4] * more])
@@ -278,8 +278,8 @@ class TestBadInput:
     def test_a_prompt_longer_than_generation(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        processor = processor_of(None, vocab, tokenizer).answering(7)
-        with pytest.raises(ConstraintError, match="said to have 7 ids, but generation has 1"):
+        processor = processor_of(None, vocab, tokenizer).for_prompt(7)
+        with pytest.raises(ConstraintError, match="given a prompt of 7 ids, but generation has 1"):
             processor(torch.tensor([[4]]), torch.zeros(1, vocab.size))
 
     def test_scores_narrower_than_the_tokenizer(
@@ -328,22 +328,22 @@ class TestPrompts:
         [
             (
                 lambda vocab: [*block_ids(vocab, 5), 4],
-                "inside a depth block, begun at its token 1 and broken at 7, where a",
+                "inside a depth block, which begins at its token 1 and is broken at 7, where a",
             ),
             (lambda vocab: [*block_ids(vocab, 5), 4, *block_ids(vocab, 5)[1:]], "inside a depth block"),
-            (lambda vocab: [*block_ids(vocab)[:-1], vocab.token_id(pt.tokens.DEPTH, 1)], "DEPTH_CODE cannot stand"),
-            (lambda vocab: block_ids(vocab, 5)[1:], "a depth code that stands in no block"),
+            (lambda vocab: [*block_ids(vocab)[:-1], vocab.token_id(pt.tokens.DEPTH, 1)], "DEPTH_CODE is not allowed"),
+            (lambda vocab: block_ids(vocab, 5)[1:], "a depth code outside a block"),
             (lambda vocab: [*box_ids(vocab, 5, 5), 4], "inside a box"),
-            (lambda vocab: [*box_ids(vocab, 5, 5), 8, vocab.token_id(pt.tokens.PIXEL, 4)], "PIXEL cannot stand"),
-            (lambda vocab: box_ids(vocab, 5)[1:], "a coordinate that stands in no box"),
-            (lambda vocab: [*box_ids(vocab, 1, 2, 3, 4)[:-1], 10_000], "ordinary text cannot stand"),
+            (lambda vocab: [*box_ids(vocab, 5, 5), 8, vocab.token_id(pt.tokens.PIXEL, 4)], "PIXEL is not allowed"),
+            (lambda vocab: box_ids(vocab, 5)[1:], "a coordinate outside a box"),
+            (lambda vocab: [*box_ids(vocab, 1, 2, 3, 4)[:-1], 10_000], "ordinary text is not allowed"),
         ],
     )
     def test_broken_ends(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, tail: Any, message: str
     ) -> None:
         with pytest.raises(ConstraintError, match=message):
-            processor_of(None, vocab, tokenizer).answering(torch.tensor([[4, *tail(vocab)]]))
+            processor_of(None, vocab, tokenizer).for_prompt(torch.tensor([[4, *tail(vocab)]]))
 
     @pytest.mark.parametrize(
         "tail",
@@ -359,16 +359,16 @@ class TestPrompts:
     def test_history_is_free(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, tail: Any
     ) -> None:
-        processor_of(None, vocab, tokenizer).answering(torch.tensor([[4, *tail(vocab)]]), max_new_tokens=8)
+        processor_of(None, vocab, tokenizer).for_prompt(torch.tensor([[4, *tail(vocab)]]), max_new_tokens=8)
 
     def test_compact(self, vocab: pt.PerceptionVocabulary) -> None:
         processor = PerceptionLogitsProcessor(vocab)
         codes = [vocab.token_id(pt.tokens.PIXEL, code) for code in (5, 5, 4)]
-        processor.answering(torch.tensor([codes[:2]]), max_new_tokens=2)
+        processor.for_prompt(torch.tensor([codes[:2]]), max_new_tokens=2)
         with pytest.raises(ConstraintError, match="at least 2 tokens"):
-            processor.answering(torch.tensor([codes[:2]]), max_new_tokens=1)
+            processor.for_prompt(torch.tensor([codes[:2]]), max_new_tokens=1)
         with pytest.raises(ConstraintError, match="inside a box"):
-            processor.answering(torch.tensor([[4, *codes]]))
+            processor.for_prompt(torch.tensor([[4, *codes]]))
 
     def test_limits_count_the_answer_alone(
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
@@ -376,7 +376,7 @@ class TestPrompts:
         processor = processor_of(GrammarConfig(max_blocks=1, max_boxes=1), vocab, tokenizer)
         shots = [4, *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), *block_ids(vocab), *box_ids(vocab, 1, 2, 3, 4), 7]
         start, pixel = vocab.start_id(pt.tokens.DEPTH), vocab.token_id(pt.tokens.PIXEL, 1)
-        held = processor.answering(len(shots))
+        held = processor.for_prompt(len(shots))
         assert {start, pixel} <= allowed_ids(held, torch.tensor([shots]))[0]
         answered = [*shots, *box_ids(vocab, 1, 2, 3, 4)[1:], *block_ids(vocab), 7]
         assert not {start, pixel} & allowed_ids(held, torch.tensor([answered]))[0]
@@ -386,9 +386,9 @@ class TestPrompts:
     ) -> None:
         processor = processor_of(GrammarConfig(max_blocks=1, max_boxes=1, force_block="somewhere"), vocab, tokenizer)
         block, box = block_ids(vocab), box_ids(vocab, 1, 2, 3, 4)
-        held = processor.answering(torch.tensor([block[:40]]), max_new_tokens=100)
+        held = processor.for_prompt(torch.tensor([block[:40]]), max_new_tokens=100)
         closed = allowed_ids(held, torch.tensor([[*block, 7]]))[0]
         assert vocab.start_id(pt.tokens.DEPTH) not in closed
         assert {2, vocab.token_id(pt.tokens.PIXEL, 1)} <= closed
-        held = processor.answering(torch.tensor([box[:4]]))
+        held = processor.for_prompt(torch.tensor([box[:4]]))
         assert vocab.token_id(pt.tokens.PIXEL, 1) not in allowed_ids(held, torch.tensor([[*box, 7]]))[0]

@@ -30,7 +30,7 @@ from perceptok.decoding import (
     parse_generation,
 )
 from perceptok.errors import ConstraintError
-from tests.decoding.engines.test_processor import block_ids, box_ids, processor_of
+from tests.decoding.engines.test_huggingface import block_ids, box_ids, processor_of
 
 BLOCK = "".join([pt.tokens.DEPTH.start, *(pt.tokens.DEPTH.token(code) for code in range(100)), pt.tokens.DEPTH.end])
 FORCED = GrammarConfig(force_block="first", max_blocks=1, max_boxes=3)
@@ -86,7 +86,7 @@ def test_a_batch_padded_on_the_left(
     mode: dict[str, Any],
 ) -> None:
     torch.manual_seed(1)
-    held = processor.answering(prompt["input_ids"], max_new_tokens=125, model=model)
+    held = processor.for_prompt(prompt["input_ids"], max_new_tokens=125, model=model)
     if mode.get("cache_implementation") == "quantized":
         pytest.importorskip("optimum.quanto")
     generated = model.generate(**prompt, logits_processor=[held], max_new_tokens=125, **mode)
@@ -114,7 +114,7 @@ def test_every_generation_mode_that_still_exists_is_here() -> None:
 def test_a_batch_padded_on_the_right(model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
     """Padding between prompt and answer is text like any other; transformers warns of it itself."""
     ids = torch.tensor([[1, 4, 4], [1, 4, 3]])
-    held = processor.answering(ids, max_new_tokens=110)
+    held = processor.for_prompt(ids, max_new_tokens=110)
     answers = model.generate(
         ids, attention_mask=(ids != 3).long(), logits_processor=[held], max_new_tokens=110, do_sample=False
     )
@@ -130,7 +130,7 @@ def test_a_chat_template(
         [*turns, {"role": "user", "content": "a box"}], chat_template=template, add_generation_prompt=True,
         return_tensors="pt", return_dict=True,
     )  # fmt: skip
-    held = processor.answering(asked["input_ids"], max_new_tokens=110)
+    held = processor.for_prompt(asked["input_ids"], max_new_tokens=110)
     generated = model.generate(
         input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], logits_processor=[held],
         max_new_tokens=110, do_sample=False,
@@ -166,7 +166,7 @@ class TestEnds:
     ) -> None:
         processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
         config = GenerationConfig(eos_token_id=ends, max_new_tokens=120, pad_token_id=3, do_sample=False)
-        held = processor.answering(torch.tensor([[1, 4]]), generation_config=config)
+        held = processor.for_prompt(torch.tensor([[1, 4]]), generation_config=config)
         assert 5 in held.eos_token_ids
         assert processor.eos_token_ids == (2,)
         generated = eager.generate(torch.tensor([[1, 4]]), config, logits_processor=[held], **extra)
@@ -182,7 +182,7 @@ class TestEnds:
         try:
             processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
             ids = torch.tensor([[1, 4]])
-            held = processor.answering(ids, 120, model=eager)
+            held = processor.for_prompt(ids, 120, model=eager)
             generated = eager.generate(ids, logits_processor=[held], max_new_tokens=120, do_sample=False)
         finally:
             eager.generation_config.eos_token_id = before
@@ -193,7 +193,7 @@ class TestEnds:
         self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, budget: int
     ) -> None:
         """With a budget and without boxes, nothing at all was let through between a forced block and the end."""
-        held = processor_of(self.SOMEWHERE, vocab, tokenizer).answering(1, budget)
+        held = processor_of(self.SOMEWHERE, vocab, tokenizer).for_prompt(1, budget)
         ids = torch.tensor([[1, *block_ids(vocab)]])
         for _ in range(budget - 102):
             scores = held(ids, torch.zeros(1, vocab.size))
@@ -202,19 +202,19 @@ class TestEnds:
 
     def test_the_tables_are_shared(self, processor: PerceptionLogitsProcessor) -> None:
         config = GenerationConfig(eos_token_id=[2, 5])
-        one, other = (processor.answering(1, generation_config=config) for _ in range(2))
+        one, other = (processor.for_prompt(1, generation_config=config) for _ in range(2))
         assert one.symbols is other.symbols
         assert processor.symbols is not one.symbols
-        assert processor.answering(1, generation_config=GenerationConfig()).symbols is processor.symbols
+        assert processor.for_prompt(1, generation_config=GenerationConfig()).symbols is processor.symbols
 
     def test_ends_that_the_processor_was_not_told(
         self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor
     ) -> None:
         with pytest.raises(
-            ConstraintError, match=r"ends a sequence at \[5\], which the processor takes for text; tell"
+            ConstraintError, match=r"ends a sequence at \[5\], which the processor takes for text; pass them: processor"
         ):
             model.generate(
-                torch.tensor([[1]]), eos_token_id=[2, 5], logits_processor=[processor.answering(1)], max_new_tokens=3,
+                torch.tensor([[1]]), eos_token_id=[2, 5], logits_processor=[processor.for_prompt(1)], max_new_tokens=3,
                 custom_generate=generate_perception,
             )  # fmt: skip
 
@@ -224,13 +224,13 @@ class TestEnds:
     ) -> None:
         processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
         with pytest.raises(ConstraintError, match=f"{next(iter(other))} may end an answer before its forced block"):
-            processor.answering(1, generation_config=GenerationConfig(**other))
+            processor.for_prompt(1, generation_config=GenerationConfig(**other))
 
     def test_a_perception_token_is_no_end(
         self, processor: PerceptionLogitsProcessor, vocab: pt.PerceptionVocabulary
     ) -> None:
         with pytest.raises(ConstraintError, match="cannot end a sequence"):
-            processor.answering(1, generation_config=GenerationConfig(eos_token_id=[2, vocab.end_id(pt.tokens.DEPTH)]))
+            processor.for_prompt(1, generation_config=GenerationConfig(eos_token_id=[2, vocab.end_id(pt.tokens.DEPTH)]))
 
 
 class TestEncoderDecoder:
@@ -251,7 +251,7 @@ class TestEncoderDecoder:
         ids = torch.full((2, length), 4)
         given: dict[str, Any] = {"max_new_tokens": 110, "min_new_tokens": 1, **mode}
         for how in ({"model": t5}, {"generation_config": t5.generation_config}):
-            held = processor.answering(ids, 110, **how)
+            held = processor.for_prompt(ids, 110, **how)
             written = t5.generate(ids, attention_mask=torch.ones_like(ids), logits_processor=[held], **given)
             check(processor, written[:, 1:], 110)
 
@@ -261,7 +261,7 @@ class TestEncoderDecoder:
     ) -> None:
         """transformers puts the start token before one that lacks it."""
         ids, decoder = torch.tensor([[4, 4, 4, 4, 2]]), torch.tensor([begun])
-        held = processor.answering(ids, 110, model=t5, decoder_input_ids=decoder)
+        held = processor.for_prompt(ids, 110, model=t5, decoder_input_ids=decoder)
         written = t5.generate(ids, decoder_input_ids=decoder, logits_processor=[held], max_new_tokens=110)
         check(processor, written[:, 2 + (begun[0] != 3) :], 110)
 
@@ -269,9 +269,11 @@ class TestEncoderDecoder:
         self, t5: T5ForConditionalGeneration, processor: PerceptionLogitsProcessor
     ) -> None:
         ids = torch.tensor([[4, 4, 4, 2]])
-        with pytest.raises(ConstraintError, match=r"said to have 4 ids, but generation has 1.*one start token \(1, or"):
-            t5.generate(ids, logits_processor=[processor.answering(ids, 110)], max_new_tokens=110)
-        written = t5.generate(ids, logits_processor=[processor.answering(1, 110)], max_new_tokens=110)
+        with pytest.raises(
+            ConstraintError, match=r"given a prompt of 4 ids, but generation has 1.*one start token \(1, or"
+        ):
+            t5.generate(ids, logits_processor=[processor.for_prompt(ids, 110)], max_new_tokens=110)
+        written = t5.generate(ids, logits_processor=[processor.for_prompt(1, 110)], max_new_tokens=110)
         check(processor, written[:, 1:], 110)
 
 
@@ -285,7 +287,7 @@ class TestStreams:
         for prompt in ([1, 4], [1, *block_ids(vocab), 4, 4]):
             events.clear()
             ids = torch.tensor([prompt])
-            held = processor.answering(ids, 110)
+            held = processor.for_prompt(ids, 110)
             answer = model.generate(
                 ids, logits_processor=[held], max_new_tokens=110, do_sample=False, streamer=stream, **extra
             )[:, len(prompt) :]
@@ -307,7 +309,7 @@ class TestStreams:
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=20)
         ids = torch.tensor([[1, 4]])
         written = model.generate(
-            ids, logits_processor=[processor.answering(ids, 110)], max_new_tokens=110, do_sample=sample,
+            ids, logits_processor=[processor.for_prompt(ids, 110)], max_new_tokens=110, do_sample=sample,
             streamer=streamer, custom_generate=generate_perception,
         )  # fmt: skip
         assert "".join(streamer) == tokenizer.decode(written[0, 2:])
@@ -342,7 +344,7 @@ def test_embeddings_alone(model: LlamaForCausalLM, processor: PerceptionLogitsPr
     for extra in ({}, {"custom_generate": generate_perception}):
         answers = model.generate(
             inputs_embeds=embeddings,
-            logits_processor=[processor.answering(0, max_new_tokens=110)],
+            logits_processor=[processor.for_prompt(0, max_new_tokens=110)],
             max_new_tokens=110,
             **extra,
         )
@@ -362,7 +364,7 @@ def test_assisted_decoding(
     """Candidates may break a block; what is kept never does, and greedy search keeps what it would have written."""
     torch.manual_seed(2)
     ids = torch.tensor([[1, 4, *block_ids(vocab), 4, 7]])
-    held = processor.answering(ids, max_new_tokens=120)
+    held = processor.for_prompt(ids, max_new_tokens=120)
     given: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "logits_processor": [held], "max_new_tokens": 120}
     if how == "assistant":
         assistant = LlamaForCausalLM(LlamaConfig.from_dict({**model.config.to_dict(), "num_hidden_layers": 1})).eval()
@@ -387,7 +389,7 @@ def test_llava(vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFas
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = 3, 2
     ids = torch.tensor([[1, 6, 6, 6, 6, 4], [3, 1, 6, 6, 6, 6]])
     given = {"input_ids": ids, "attention_mask": (ids != 3).long(), "pixel_values": torch.randn(2, 3, 28, 28)}
-    held = processor_of(FORCED, vocab, tokenizer).answering(ids, max_new_tokens=105)
+    held = processor_of(FORCED, vocab, tokenizer).for_prompt(ids, max_new_tokens=105)
     for extra in ({"num_beams": 2}, {"custom_generate": generate_perception}):
         generated = model.generate(**given, logits_processor=[held], max_new_tokens=105, do_sample=False, **extra)
         check(held, generated[:, 6:], 105)
@@ -418,7 +420,7 @@ class TestForcedTokens:
         use_cache: bool,
     ) -> None:
         given = {name: values[:rows] for name, values in prompt.items()}
-        held = processor.answering(given["input_ids"], max_new_tokens=120)
+        held = processor.for_prompt(given["input_ids"], max_new_tokens=120)
 
         def run(**extra: Any) -> tuple[torch.Tensor, int]:
             before = passes[0]
@@ -438,7 +440,7 @@ class TestForcedTokens:
         tokenizer: PreTrainedTokenizerFast,
         passes: list[int],
     ) -> None:
-        held = processor_of(GrammarConfig(first="box", max_boxes=1), vocab, tokenizer).answering(1, max_new_tokens=9)
+        held = processor_of(GrammarConfig(first="box", max_boxes=1), vocab, tokenizer).for_prompt(1, max_new_tokens=9)
         ids = model.generate(
             torch.tensor([[1]]), logits_processor=[held], max_new_tokens=9, custom_generate=generate_perception
         )
@@ -457,10 +459,10 @@ class TestForcedTokens:
             ([4, *block, *box_ids(vocab, 1)], 8),
             ([4, *block, *box_ids(vocab, 1), 8], -1),
         ):
-            assert processor.answering(1).forced_tokens(torch.tensor([ids])).tolist() == [expected]
+            assert processor.for_prompt(1).find_forced_tokens(torch.tensor([ids])).tolist() == [expected]
 
     def test_what_is_returned(self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
-        given: dict[str, Any] = {"logits_processor": [processor.answering(1)], "custom_generate": generate_perception}
+        given: dict[str, Any] = {"logits_processor": [processor.for_prompt(1)], "custom_generate": generate_perception}
         output = model.generate(torch.tensor([[1]]), **given, max_new_tokens=3, return_dict_in_generate=True)
         assert output.sequences.shape == (1, 4)
 
@@ -475,6 +477,6 @@ class TestForcedTokens:
     def test_what_it_does_not_do(
         self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor, extra: dict[str, Any], message: str
     ) -> None:
-        given: dict[str, Any] = {"logits_processor": [processor.answering(1)], "max_new_tokens": 3, **extra}
+        given: dict[str, Any] = {"logits_processor": [processor.for_prompt(1)], "max_new_tokens": 3, **extra}
         with pytest.raises(ConstraintError, match=message):
             model.generate(torch.tensor([[1]]), custom_generate=generate_perception, **given)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.decoding import GrammarConfig, compile_grammar
 from perceptok.decoding.grammar.automaton import Symbol
-from perceptok.decoding.grammar.token_symbols import BracketPieces, token_symbols
+from perceptok.decoding.grammar.token_symbols import BracketPieces, classify_tokens
 from perceptok.errors import ConstraintError
 from tests.decoding.conftest import with_perception_tokens
 
@@ -27,7 +27,7 @@ SENTENCES = [
 
 def accepted(tokenizer: Any, sentence: str) -> bool:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
-    symbols = token_symbols(vocab, GrammarConfig(), tokenizer=tokenizer)
+    symbols = classify_tokens(vocab, GrammarConfig(), tokenizer=tokenizer)
     ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
     return compile_grammar().accepts(symbols[ids].tolist())
 
@@ -52,7 +52,7 @@ def test_bytes(byte_tokenizer: PreTrainedTokenizerFast, sentence: str) -> None:
 
 
 def test_every_id_of_the_small_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab: pt.PerceptionVocabulary) -> None:
-    symbols = token_symbols(vocab, GrammarConfig(), tokenizer=tokenizer, eos_token_ids=[2])
+    symbols = classify_tokens(vocab, GrammarConfig(), tokenizer=tokenizer, eos_token_ids=[2])
     assert symbols.dtype == np.int64
     first = [Symbol.TEXT, Symbol.TEXT, Symbol.EOS, *[Symbol.TEXT] * 4, Symbol.OPEN, Symbol.COMMA, Symbol.CLOSE]
     assert symbols[:18].tolist() == [*first, Symbol.CLOSE, Symbol.CLOSE_OPEN, Symbol.OPEN, *[Symbol.TEXT] * 5]
@@ -62,9 +62,9 @@ def test_every_id_of_the_small_tokenizer(tokenizer: PreTrainedTokenizerFast, voc
 
 
 def test_sets_left_out_are_never_written(tokenizer: PreTrainedTokenizerFast, vocab: pt.PerceptionVocabulary) -> None:
-    symbols = token_symbols(vocab, GrammarConfig(depth=False, boxes=None))
+    symbols = classify_tokens(vocab, GrammarConfig(depth=False, boxes=None))
     grammar = compile_grammar(GrammarConfig(depth=False, boxes=None))
-    assert sorted(set(symbols[grammar.allowed(grammar.initial)].tolist())) == [Symbol.TEXT]
+    assert sorted(set(symbols[grammar.allowed_symbols(grammar.initial)].tolist())) == [Symbol.TEXT]
 
 
 def made(words: list[str], splitter: Any) -> PreTrainedTokenizerFast:

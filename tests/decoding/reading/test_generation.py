@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.decoding import StreamEvent, TokenStream, parse_generation
 from perceptok.errors import ConstraintError
-from tests.decoding.engines.test_processor import block_ids, box_ids
+from tests.decoding.engines.test_huggingface import block_ids, box_ids
 
 CODES = (7 * np.arange(100) % 128).reshape(10, 10)
 BLOCK = "<DEPTH_START>" + "".join(f"<DEPTH_{code}>" for code in CODES.ravel()) + "<DEPTH_END>"
@@ -249,7 +249,7 @@ class TestStream:
 
         processor = PerceptionLogitsProcessor(vocab, GrammarConfig(force_block="first"), tokenizer=tokenizer)
         events: list[StreamEvent] = []
-        given_ids: dict[str, Any] = {"logits_processor": [processor.answering(2)], "max_new_tokens": 102}
+        given_ids: dict[str, Any] = {"logits_processor": [processor.for_prompt(2)], "max_new_tokens": 102}
         ids = model.generate(torch.tensor([[1, 4]]), streamer=TokenStream(vocab, events.append), **given_ids)
         assert [event.kind for event in events] == ["row"] * 10 + ["depth"]
         np.testing.assert_array_equal(events[-1].codes, parse_generation(ids[0], vocab).blocks[0])
