@@ -22,7 +22,14 @@ from perceptok_cli.evaluation import (
 )
 
 if TYPE_CHECKING:
-    from perceptok.llava import FileQuestion, InferenceConfig, PerceptionAnswer, PerceptionPipeline, QuestionFailure
+    from perceptok.llava import (
+        FileQuestion,
+        InferenceConfig,
+        OutputFolders,
+        PerceptionAnswer,
+        PerceptionPipeline,
+        QuestionFailure,
+    )
 
 __all__ = ["app"]
 
@@ -104,49 +111,55 @@ def answer_images(
         ),
     ],
     question: Annotated[
-        str | None, typer.Option("--question", "-q", help="What is asked, where the input does not say.")
+        str | None, typer.Option("--question", "-q", help="The question for inputs without their own.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="JSON lines, one for each question; - prints them. Default: plain words."),
+        typer.Option(
+            "--output", "-o", help="JSON-lines file of the answers; - prints JSON lines. Default: prints text."
+        ),
     ] = None,
     choices: Annotated[
-        str | None, typer.Option("--choices", help="What the answer may be, such as A,B,C, where the input says none.")
+        str | None, typer.Option("--choices", help="Allowed answers, such as A,B,C, for inputs without their own.")
     ] = None,
     save_depth: Annotated[
         Path | None, typer.Option("--save-depth", help="Folder for depth maps in each image's size (16-bit PNG).")
     ] = None,
     save_overlay: Annotated[
-        Path | None, typer.Option("--save-overlay", help="Folder for pictures of each answer with its evidence.")
+        Path | None, typer.Option("--save-overlay", help="Folder for images of each answer with its evidence.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="A page to look at all answers: one file.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Switches as YAML or JSON (InferenceConfig).")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="HTML page of all answers, one file.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings as YAML or JSON (InferenceConfig).")] = None,
     constraints: Annotated[
-        bool | None, typer.Option("--constraints/--no-constraints", help="Hold answers to the grammar, or not.")
+        bool | None, typer.Option("--constraints/--no-constraints", help="Constrain answers to the grammar, or not.")
     ] = None,
     force_block: Annotated[
         Literal["first", "somewhere"] | None, typer.Option("--force-block", help="Every answer holds a depth block.")
     ] = None,
     consistency: Annotated[
         list[str] | None,
-        typer.Option("--consistency", help="Hold the conclusion to its evidence: count, list, marker; repeatable."),
+        typer.Option(
+            "--consistency", help="Constrain the conclusion to its evidence: count, list, marker; repeatable."
+        ),
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Budget of an answer.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Maximum number of tokens of an answer.")
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0, help="0 takes the likeliest token always.")
+        float | None, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy decoding.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of draws, with a temperature.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Questions at once.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of sampling, with a temperature.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Questions per batch.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
-    bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: load the language model quantised.")] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights, e.g. bfloat16.")] = "auto",
+    bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: quantise the language model.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
-    """Ask a model about images. An interrupted run with -o FILE is continued by the same command."""
-    from perceptok.llava import find_questions
+    """Ask a model about images. An interrupted run with -o FILE is resumed by the same command."""
+    from perceptok.llava import OutputFolders, answer_files, find_questions, write_answer_page
 
-    given = {
+    overrides = {
         "constraints": constraints,
         "force_block": force_block,
         "consistency": tuple(consistency) if consistency else None,
@@ -155,52 +168,43 @@ def answer_images(
         "seed": seed,
         "batch_size": batch_size,
     }
-    settings = _settings(config, {name: value for name, value in given.items() if value is not None})
-    into_file = output is not None and str(output) != "-"
-    if output is not None and into_file:
-        if output.suffix != ".jsonl":
-            raise OutputError(f"{output}: answers are written to .jsonl")
-        if output.exists() and not force:
-            raise OutputError(f"{output} exists already; choose another path, or replace it with --force")
-    asked, unread = find_questions(
-        inputs,
-        question=question,
-        choices=[one.strip() for one in choices.split(",")] if choices else (),
-        lines=sys.stdin,
-    )
-    from perceptok.llava import Outputs, answer_files
-
-    if html is not None and html.exists() and not force:
-        raise OutputError(f"{html} exists already; choose another path, or replace it with --force")
-    outputs = Outputs(depth=save_depth, overlay=save_overlay)
-    pipe = _loaded(model, base, bits, dtype, device, settings)
-    with progress_bar("answering", len(asked)) as advance:
-        if output is not None and into_file:
+    settings = _read_settings(config, {name: value for name, value in overrides.items() if value is not None})
+    file = None if output is None or str(output) == "-" else output
+    if file is not None and file.suffix != ".jsonl":
+        raise OutputError(f"{file}: answers are written to .jsonl")
+    for path in (file, html):
+        if path is not None and path.exists() and not force:
+            raise OutputError(f"{path} exists already; choose another path, or replace it with --force")
+    allowed = [choice.strip() for choice in choices.split(",")] if choices else ()
+    questions, unread = find_questions(inputs, question=question, choices=allowed, lines=sys.stdin)
+    folders = OutputFolders(depth=save_depth, overlay=save_overlay)
+    pipe = _load_pipeline(model, base, bits, dtype, device, settings)
+    with progress_bar("answering", len(questions)) as advance:
+        if file is not None:
             failures = answer_files(
-                pipe, asked, output, outputs=outputs, model=str(model), force=force, advance=advance
+                pipe, questions, file, folders=folders, model=str(model), force=force, advance=advance
             )
-            note(f"{len(asked) - len(failures)} answers -> {output}")
-            lines = output.read_text(encoding="utf-8").splitlines() if html is not None else []
+            note(f"{len(questions) - len(failures)} answers -> {file}")
+            lines = file.read_text(encoding="utf-8").splitlines() if html is not None else []
         else:
-            lines, failures = _printed(pipe, asked, outputs, _as_json if output is not None else _as_words, advance)
+            format_answer = _format_text if output is None else _format_json
+            lines, failures = _print_answers(pipe, questions, folders, format_answer, advance)
     if html is not None and lines:
-        from perceptok.llava import write_answer_page
-
         cases = [json.loads(line) for line in lines]
         write_answer_page(html, cases, pipe.codec, title=f"{model.name}: {len(cases)} answers", force=force)
         note(f"a page of {len(cases)} answers -> {html}")
-    finish([*unread, *failures], len(asked) + len(unread))
+    finish([*unread, *failures], len(questions) + len(unread))
 
 
-def _settings(path: Path | None, given: dict[str, Any]) -> InferenceConfig:
+def _read_settings(path: Path | None, overrides: dict[str, Any]) -> InferenceConfig:
     from dataclasses import replace
 
     from perceptok.llava import InferenceConfig
 
-    return replace(InferenceConfig.read(path) if path else InferenceConfig(), **given)
+    return replace(InferenceConfig.read(path) if path else InferenceConfig(), **overrides)
 
 
-def _loaded(
+def _load_pipeline(
     model: Path, base: str | None, bits: int | None, dtype: str, device: str, settings: InferenceConfig
 ) -> PerceptionPipeline:
     from perceptok.llava import PerceptionPipeline
@@ -214,45 +218,45 @@ def _loaded(
         raise ConfigError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _printed(
+def _print_answers(
     pipe: PerceptionPipeline,
-    asked: list[FileQuestion],
-    outputs: Any,
-    shown: Callable[[PerceptionAnswer, dict[str, str]], str],
+    questions: list[FileQuestion],
+    folders: OutputFolders,
+    format_answer: Callable[[PerceptionAnswer, dict[str, str]], str],
     advance: Callable[[], object],
 ) -> tuple[list[str], list[QuestionFailure]]:
-    """Answers on standard output as they come; gives their lines of JSON, and what failed."""
-    from perceptok.llava import answers_with_pictures
+    """Print answers as they come; returns their lines of JSON, and the questions that failed."""
+    from perceptok.llava import answer_questions
 
     lines: list[str] = []
     failures: list[QuestionFailure] = []
-    for answer, written in answers_with_pictures(pipe, asked, outputs):
+    for answer, paths in answer_questions(pipe, questions, folders):
         if isinstance(answer, tuple):
             failures.append(answer)
         else:
-            sys.stdout.write(shown(answer, written) + "\n")
+            sys.stdout.write(format_answer(answer, paths) + "\n")
             sys.stdout.flush()
-            lines.append(_as_json(answer, written))
+            lines.append(_format_json(answer, paths))
         advance()
     return lines, failures
 
 
-def _as_json(answer: PerceptionAnswer, written: dict[str, str]) -> str:
-    return json.dumps({**answer.to_dict(), **written})
+def _format_json(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
+    return json.dumps({**answer.to_dict(), **paths})
 
 
-def _as_words(answer: PerceptionAnswer, written: dict[str, str]) -> str:
-    """A few lines for a person; control characters of the model's text do not reach the terminal."""
-    said = "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in answer.plain.strip())
-    lines = [f"{answer.name}: {said or '(nothing)'}"]
-    lines += [f"  answer: {answer.answer}"] if answer.answer is not None and answer.answer != said else []
+def _format_text(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
+    """A few lines for the terminal, which control characters of the model's text do not reach."""
+    text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in answer.plain.strip())
+    lines = [f"{answer.name}: {text or '(empty)'}"]
+    lines += [f"  answer: {answer.answer}"] if answer.answer is not None and answer.answer != text else []
     for number, box in enumerate(answer.boxes.tolist(), 1):
         lines.append(f"  box {number}: x {box[0]:.1f} to {box[2]:.1f}, y {box[1]:.1f} to {box[3]:.1f}")
     for point in (*answer.markers, *answer.points):
-        near = "" if point.nearness is None else f", nearness {point.nearness:.2f}"
-        lines.append(f"  point {point.letter}: x {point.x:.1f}, y {point.y:.1f}{near}")
-    lines += [f"  {what}: {path}" for what, path in written.items() if what != "image"]
-    lines += [f"  problem: {one}" for one in answer.problems]
+        nearness = "" if point.nearness is None else f", nearness {point.nearness:.2f}"
+        lines.append(f"  point {point.letter}: x {point.x:.1f}, y {point.y:.1f}{nearness}")
+    lines += [f"  {kind}: {path}" for kind, path in paths.items() if kind != "image"]
+    lines += [f"  problem: {problem}" for problem in answer.problems]
     return "\n".join(lines)
 
 
@@ -440,21 +444,21 @@ def import_(
     base: Annotated[str, typer.Option("--base", help="The same LLaVA in transformers' format: a folder or Hub id.")],
     output: OutputOption,
     codec: Annotated[str | None, typer.Option("--codec", help="AURORA's depth checkpoint (.pt), or a codec.")] = None,
-    first_id: Annotated[int, typer.Option(min=0, help="Id of the first perception token there.")] = 32000,
+    first_id: Annotated[int, typer.Option(min=0, help="Id of the first perception token in the original.")] = 32000,
     force: ForceOption = False,
 ) -> None:
-    """Bring an adapter of LLaVA's original format (LLaVA, AURORA) over to transformers' names and ids."""
+    """Convert an adapter of LLaVA's original format (LLaVA, AURORA) to transformers' names and token ids."""
     from perceptok.depth import DepthCodec, load_aurora_checkpoint
     from perceptok.llava import import_original
 
-    found = None
+    depth_codec = None
     if codec is not None:
-        found = load_aurora_checkpoint(codec) if codec.endswith(".pt") else DepthCodec.from_pretrained(codec)
-    note(f"adapter in {import_original(folder, base, output, codec=found, first_id=first_id, force=force)}")
+        depth_codec = load_aurora_checkpoint(codec) if codec.endswith(".pt") else DepthCodec.from_pretrained(codec)
+    note(f"adapter in {import_original(folder, base, output, codec=depth_codec, first_id=first_id, force=force)}")
 
 
-def _rewriting(name: str, words: str) -> Callable[..., None]:
-    """A command that writes an adapter anew; merge and export take the same."""
+def _make_command(function: str, result: str) -> Callable[..., None]:
+    """The commands merge and export, which have the same options."""
 
     def command(
         adapter: AdapterArgument,
@@ -465,17 +469,17 @@ def _rewriting(name: str, words: str) -> Callable[..., None]:
     ) -> None:
         from perceptok import llava
 
-        write = getattr(llava, name)
-        note(f"{words} in {write(adapter, output, base=base, device=device, force=force)}")
+        write = getattr(llava, function)
+        note(f"{result} in {write(adapter, output, base=base, device=device, force=force)}")
 
     return command
 
 
 app.command("merge", help="Write base and adapter as one plain checkpoint, for transformers and serving engines.")(
-    _rewriting("merge_adapter", "merged model")
+    _make_command("merge_adapter", "merged model")
 )
 app.command("export", help="Write the extended base and a pure LoRA adapter for it, for engines that serve adapters.")(
-    _rewriting("export_adapter", "folders base and lora")
+    _make_command("export_adapter", "folders base and lora")
 )
 app.command(name="infer")(answer_images)
 app.command(name="demo")(run_small_demo)

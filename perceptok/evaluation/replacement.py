@@ -431,7 +431,7 @@ def _encode_prefix(pipe: PerceptionPipeline, cut: CutAnswer) -> dict[str, Any]:
     """The model inputs of the prompt and of what was written before the block."""
     import torch
 
-    inputs = dict(pipe.prompted(cut.image, cut.question))
+    inputs = dict(pipe.prepare_inputs(cut.image, cut.question))
     ids = inputs["input_ids"]
     before = pipe.processor.tokenizer(cut.before, add_special_tokens=False)["input_ids"] if cut.before else []
     new_ids = torch.tensor([before], dtype=ids.dtype, device=ids.device)

@@ -6,14 +6,14 @@ from .grid_tower import (
 )
 from .inference.answer import (
     PerceptionAnswer as PerceptionAnswer,
-    read_served as read_served,
+    read_served_answer as read_served_answer,
 )
 from .inference.batch import (
     FileQuestion as FileQuestion,
-    Outputs as Outputs,
+    OutputFolders as OutputFolders,
     QuestionFailure as QuestionFailure,
     answer_files as answer_files,
-    answers_with_pictures as answers_with_pictures,
+    answer_questions as answer_questions,
     find_questions as find_questions,
     write_answer_page as write_answer_page,
 )

@@ -60,7 +60,7 @@ def test_words_lines_and_standard_input(tiny_adapter: Path, images: Path) -> Non
     assert json.loads(done.stdout)["question"] == "How many?"
 
 
-def test_switches(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+def test_settings(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "infer.yaml").write_text("max_new_tokens: 3\nconstraints: false\n")
     done = run(tiny_adapter, images / "0.png", "-q", "Why?", "-o", "-", "--config", tmp_path / "infer.yaml")
     values = json.loads(done.stdout)
@@ -75,7 +75,7 @@ def test_switches(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
 def test_refusals_are_one_line_and_exit_code_2(tiny_adapter: Path, tiny_llava: Path, images: Path) -> None:
     for words, message in (
         ([tiny_llava, images, "-q", "Why?"], "was not trained on perception tokens"),
-        ([tiny_adapter, images], "what shall be asked about it"),
+        ([tiny_adapter, images], "no question about this input; give one (--question)"),
         ([tiny_adapter, images, "-q", "Why?", "-o", "out.csv"], "answers are written to .jsonl"),
     ):
         command = [sys.executable, "-m", "perceptok_cli.main", "llava", "infer", *map(str, words)]

@@ -137,14 +137,14 @@ class TestStreaming:
     def test_rows_that_are_known_hardly_change(self, pipe: PerceptionPipeline, codec: pt.DepthCodec) -> None:
         """Five rows of a real map, the rest to come: what is shown so far is nearly what will stand there."""
         from perceptok.boxes import ImageFrame
-        from perceptok.llava.inference.streaming import partial_depth
+        from perceptok.llava.inference.streaming import decode_partial_block
 
         ramp = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, axis=1)
         codes = codec.encode(ramp)[0]
         part = codes.copy()
         part[5:] = -1
         frame = ImageFrame.squash((320, 320))
-        shown = partial_depth(codec, part, frame)
+        shown = decode_partial_block(codec, part, frame)
         error = np.abs(shown.values - codec.decode(codes)[0])[shown.valid]
         assert shown.valid.mean() == 0.5
         assert error.mean() < 0.02
@@ -167,7 +167,7 @@ class TestWhatCannotBeAsked:
         [
             ([[picture(9, 9), picture(9, 9)]], "Which?", "question 0 has 2 images"),
             ([picture(9, 9)] * 2, ["a", "b", "c"], "2 images and 3 questions do not pair"),
-            (picture(9, 9), "<image><image>", "says <image> 2 times"),
+            (picture(9, 9), "<image><image>", "this one has <image> 2 times"),
             (picture(9, 9), " ", "not empty"),
             ("nowhere.png", "Why?", "image file not found"),
         ],
@@ -183,7 +183,7 @@ class TestWhatCannotBeAsked:
             pipe(picture(9, 9), "Why?", markers={"here": (1, 1)})
 
     def test_a_prompt_longer_than_the_context(self, pipe: PerceptionPipeline) -> None:
-        with pytest.raises(InferenceError, match="no room is left"):
+        with pytest.raises(InferenceError, match="no tokens are left for an answer"):
             pipe(picture(9, 9), "why " * 3000)
 
     def test_the_context_bounds_the_budget(self, pipe: PerceptionPipeline) -> None:
@@ -194,12 +194,12 @@ class TestWhatCannotBeAsked:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"bach_size": 3}, "unknown switches: bach_size; known are"),
-            ({"batch_size": 0}, "batch_size is at least 1"),
-            ({"temperature": -1.0}, "temperature is 0"),
-            ({"top_p": 0.0}, "top_p is a share"),
+            ({"bach_size": 3}, "unknown settings: bach_size; known are"),
+            ({"batch_size": 0}, "batch_size must be at least 1"),
+            ({"temperature": -1.0}, "temperature must be 0"),
+            ({"top_p": 0.0}, "top_p must be a probability"),
             ({"force_block": "first", "constraints": False}, "needs constraints"),
-            ({"consistency": ("letters",)}, "consistency is of count, list, marker; got letters"),
+            ({"consistency": ("letters",)}, "consistency must be among count, list, marker; got letters"),
         ],
     )
     def test_switches(self, pipe: PerceptionPipeline, changes: dict[str, object], message: str) -> None:

@@ -54,7 +54,7 @@ def slowly(
 ) -> str:
     """Greedy without any cache."""
     tokenizer = pipe.processor.tokenizer
-    inputs = pipe.prompted(image, question)
+    inputs = pipe.prepare_inputs(image, question)
     text = before + ("" if block is None else block_to_text(block))
     said = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     ids = torch.cat([inputs["input_ids"], torch.tensor([said], dtype=torch.int64)], dim=1)

@@ -18,7 +18,14 @@ from perceptok.depth import DepthCodec, DepthMap
 from perceptok.errors import EvaluationError, InferenceError, VocabularyError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.inference.overlay import NamedPoint, SeenPoint, Sheet, draw_sheet, points_in_text, write_picture
+from perceptok.llava.inference.overlay import (
+    FramePoint,
+    ImagePoint,
+    OverlayContent,
+    draw_overlay,
+    find_points,
+    write_image,
+)
 from perceptok.vocabulary import PerceptionVocabulary
 
 if TYPE_CHECKING:
@@ -27,16 +34,16 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerSpan",
     "PerceptionAnswer",
-    "depth_of_image",
-    "final_answer",
-    "nearness_at",
-    "read_answer_spans",
-    "read_served",
-    "require_choices",
+    "check_choices",
+    "parse_answer",
+    "read_final_answer",
+    "read_served_answer",
+    "resample_to_image",
+    "sample_frame_nearness",
 ]
 
 
-def depth_of_image(nearness: np.ndarray, frame: ImageFrame) -> DepthMap:
+def resample_to_image(nearness: np.ndarray, frame: ImageFrame) -> DepthMap:
     """A decoded map of the frame -> the depth map of the image, pixel for pixel.
 
     Each pixel takes the value of the map's pixel that its centre falls into; surfaces are not blended.
@@ -48,13 +55,13 @@ def depth_of_image(nearness: np.ndarray, frame: ImageFrame) -> DepthMap:
     Returns:
         An inverse map of the image's size, 1 = nearest; not valid where the frame did not show the image (a crop).
     """
-    rows, seen_rows = _picked(frame, 1, nearness.shape[0])
-    columns, seen_columns = _picked(frame, 0, nearness.shape[1])
+    rows, seen_rows = _index_axis(frame, 1, nearness.shape[0])
+    columns, seen_columns = _index_axis(frame, 0, nearness.shape[1])
     values = np.ascontiguousarray(nearness[np.ix_(rows, columns)], dtype=np.float32)
     return DepthMap(values, np.outer(seen_rows, seen_columns), "inverse")
 
 
-def nearness_at(nearness: np.ndarray, frame: ImageFrame, points: np.ndarray) -> np.ndarray:
+def sample_frame_nearness(nearness: np.ndarray, frame: ImageFrame, points: np.ndarray) -> np.ndarray:
     """Nearness at points (N, 2) of the frame, as x, y: (N,) float32; NaN where a point lies outside the frame."""
     points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     inside = ((points >= 0) & (points <= frame.size)).all(axis=1)
@@ -65,7 +72,7 @@ def nearness_at(nearness: np.ndarray, frame: ImageFrame, points: np.ndarray) -> 
     return found
 
 
-def _picked(frame: ImageFrame, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _index_axis(frame: ImageFrame, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """The map's index of each pixel along an axis of the image, and whether the frame shows it."""
     centres = np.arange(frame.image_size[axis]) + 0.5
     places = (centres * frame.scale[axis] + frame.origin[axis]) * (side / frame.size)
@@ -77,7 +84,7 @@ _LONE_LETTER = re.compile(r"\W*([A-Z])\W*")
 _LONE_NUMBER = re.compile(r"\W*\d+\W*")
 
 
-def final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, boxes: bool) -> AnswerReading:
+def read_final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, boxes: bool) -> AnswerReading:
     """What a text finally answers, or None and why.
 
     Args:
@@ -99,7 +106,7 @@ def final_answer(text: str, choices: Sequence[str], letters: Sequence[str], *, b
     return AnswerReading(None, "neither choices, points nor boxes say what is asked")
 
 
-def require_choices(choices: Sequence[str]) -> None:
+def check_choices(choices: Sequence[str]) -> None:
     """Raise InferenceError unless choices are what `read_answer` takes."""
     try:
         read_answer("?", choices)
@@ -155,8 +162,8 @@ class PerceptionAnswer:
     boxes: np.ndarray
     box_codes: np.ndarray
     labels: tuple[str, ...]
-    points: tuple[SeenPoint, ...]
-    markers: tuple[SeenPoint, ...]
+    points: tuple[ImagePoint, ...]
+    markers: tuple[ImagePoint, ...]
     problems: tuple[str, ...]
     ended: bool
     tokens: int
@@ -182,7 +189,7 @@ class PerceptionAnswer:
     @cached_property
     def depth(self) -> DepthMap | None:
         """The depth map of the image in its own pixels: inverse, 1 = nearest; None without a block."""
-        return None if self.nearness is None else depth_of_image(self.nearness, self.frame)
+        return None if self.nearness is None else resample_to_image(self.nearness, self.frame)
 
     @cached_property
     def plain(self) -> str:
@@ -207,11 +214,11 @@ class PerceptionAnswer:
             raise InferenceError("the answer has no whole depth block, so that there is no depth map to save")
         self.depth.write(path, force=force)
 
-    def sheet(self) -> Sheet:
+    def overlay_content(self) -> OverlayContent:
         """What an overlay shows: the question's markers, and the text's points that are none of them."""
         known = {one.letter for one in self.markers}
         points = [*self.markers, *(one for one in self.points if one.letter not in known)]
-        return Sheet(
+        return OverlayContent(
             self.image,
             self.depth,
             self.boxes,
@@ -225,11 +232,11 @@ class PerceptionAnswer:
 
     def overlay(self) -> Image.Image:
         """The image with boxes and points, its depth map beside it, question and answer below."""
-        return draw_sheet(self.sheet())
+        return draw_overlay(self.overlay_content())
 
     def save_overlay(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write `overlay()` as PNG or, with such a suffix, JPEG; raises OutputError and InferenceError."""
-        write_picture(self.overlay(), path, force=force)
+        write_image(self.overlay(), path, force=force)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types: a line of `perceptok llava infer`."""
@@ -251,12 +258,12 @@ class PerceptionAnswer:
             "boxes": self.boxes.round(3).tolist(),
             "box_codes": self.box_codes.tolist(),
             "labels": list(self.labels),
-            "points": [_point_dict(one) for one in self.points],
-            "markers": [_point_dict(one) for one in self.markers],
+            "points": [_point_to_dict(one) for one in self.points],
+            "markers": [_point_to_dict(one) for one in self.markers],
         }
 
 
-def read_answer_spans(
+def parse_answer(
     ids: Sequence[int],
     *,
     ended: bool,
@@ -290,21 +297,21 @@ def read_answer_spans(
         name: What the caller calls it.
     """
     parsed = parse_generation(ids, vocab)
-    text, spans = _spans_in_text(ids, parsed, tokenizer)
+    text, spans = _locate_spans(ids, parsed, tokenizer)
     blocks = tuple(parsed.blocks)
     nearness = codec.decode(blocks[-1])[0] if blocks and codec is not None else None
     box_codes = parsed.boxes
     boxes = box_codec.decode(box_codes, frame=frame)
-    named = points_in_text(text)
-    points, lost = _placed_points(named, frame, nearness)
+    named = find_points(text)
+    points, lost = _locate_points(named, frame, nearness)
     problems = [f"{one.message} (tokens {one.start} to {one.end})" for one in parsed.problems]
     problems += [] if ended else ["the answer was cut off: the budget of tokens is spent"]
     if len(blocks) > 1:
         problems.append(f"{len(blocks)} depth blocks of one image; depth and codes are those of the last")
     problems += [f"point {one.letter} lies outside the frame: x = {one.x:g} y = {one.y:g}" for one in lost]
-    problems += _boxes_outside(boxes, image.size, box_codec, frame)
+    problems += _describe_boxes_outside(boxes, image.size, box_codec, frame)
     letters = [*(markers or {}), *(one.letter for one in named)]
-    answer, reason = final_answer(text, choices, letters, boxes=len(box_codes) > 0)
+    answer, reason = read_final_answer(text, choices, letters, boxes=len(box_codes) > 0)
     if choices and answer is None:
         problems.append(f"no answer among {', '.join(choices)}: {reason}")
     return PerceptionAnswer(
@@ -318,9 +325,9 @@ def read_answer_spans(
         blocks=blocks,
         boxes=boxes,
         box_codes=box_codes,
-        labels=_labels(text, spans),
+        labels=_read_labels(text, spans),
         points=points,
-        markers=_seen_markers(markers or {}, frame, nearness),
+        markers=_locate_markers(markers or {}, frame, nearness),
         problems=tuple(problems),
         ended=ended,
         tokens=len(ids),
@@ -330,7 +337,7 @@ def read_answer_spans(
     )
 
 
-def _spans_in_text(ids: Sequence[int], parsed: Generation, tokenizer: Any) -> tuple[str, tuple[AnswerSpan, ...]]:
+def _locate_spans(ids: Sequence[int], parsed: Generation, tokenizer: Any) -> tuple[str, tuple[AnswerSpan, ...]]:
     """The text, and where in it each span of the ids lies.
 
     Text is decoded up to each border, never a piece by itself: SentencePiece drops a piece's leading space.
@@ -348,7 +355,7 @@ def _spans_in_text(ids: Sequence[int], parsed: Generation, tokenizer: Any) -> tu
     return text, found
 
 
-def _labels(text: str, spans: Sequence[AnswerSpan]) -> tuple[str, ...]:
+def _read_labels(text: str, spans: Sequence[AnswerSpan]) -> tuple[str, ...]:
     """What stands before each box on its line."""
     labels: list[str] = []
     end = 0
@@ -360,36 +367,38 @@ def _labels(text: str, spans: Sequence[AnswerSpan]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _placed_points(
-    named: Sequence[NamedPoint], frame: ImageFrame, nearness: np.ndarray | None
-) -> tuple[tuple[SeenPoint, ...], list[NamedPoint]]:
+def _locate_points(
+    named: Sequence[FramePoint], frame: ImageFrame, nearness: np.ndarray | None
+) -> tuple[tuple[ImagePoint, ...], list[FramePoint]]:
     """Points of the frame in the image's pixels, and those that lie outside the frame."""
     if not named:
         return (), []
     places = np.array([(one.x, one.y) for one in named])
     image = frame.to_image(places)
-    near = np.full(len(named), np.nan) if nearness is None else nearness_at(nearness, frame, places)
+    near = np.full(len(named), np.nan) if nearness is None else sample_frame_nearness(nearness, frame, places)
     inside = [bool(one) for one in (places <= frame.size).min(axis=1)]
-    seen = [_seen(one.letter, image[index], near[index]) for index, one in enumerate(named) if inside[index]]
+    seen = [_make_point(one.letter, image[index], near[index]) for index, one in enumerate(named) if inside[index]]
     return tuple(seen), [one for index, one in enumerate(named) if not inside[index]]
 
 
-def _seen_markers(
+def _locate_markers(
     markers: Mapping[str, tuple[float, float]], frame: ImageFrame, nearness: np.ndarray | None
-) -> tuple[SeenPoint, ...]:
+) -> tuple[ImagePoint, ...]:
     if not markers:
         return ()
     image = np.array(list(markers.values()), dtype=np.float64)
     places = frame.to_frame(image)
-    near = np.full(len(image), np.nan) if nearness is None else nearness_at(nearness, frame, places)
-    return tuple(_seen(letter, image[index], near[index]) for index, letter in enumerate(markers))
+    near = np.full(len(image), np.nan) if nearness is None else sample_frame_nearness(nearness, frame, places)
+    return tuple(_make_point(letter, image[index], near[index]) for index, letter in enumerate(markers))
 
 
-def _seen(letter: str, place: np.ndarray, nearness: float) -> SeenPoint:
-    return SeenPoint(letter, float(place[0]), float(place[1]), None if np.isnan(nearness) else float(nearness))
+def _make_point(letter: str, place: np.ndarray, nearness: float) -> ImagePoint:
+    return ImagePoint(letter, float(place[0]), float(place[1]), None if np.isnan(nearness) else float(nearness))
 
 
-def _boxes_outside(boxes: np.ndarray, image_size: tuple[int, int], box_codec: BoxCodec, frame: ImageFrame) -> list[str]:
+def _describe_boxes_outside(
+    boxes: np.ndarray, image_size: tuple[int, int], box_codec: BoxCodec, frame: ImageFrame
+) -> list[str]:
     """Boxes that reach into what pads the image, by more than the bin that an edge is known to."""
     bin_side = np.tile(frame.size / box_codec.size / np.asarray(frame.scale), 2)
     low, high = -bin_side, np.tile(np.asarray(image_size, dtype=np.float64), 2) + bin_side
@@ -397,12 +406,12 @@ def _boxes_outside(boxes: np.ndarray, image_size: tuple[int, int], box_codec: Bo
     return [f"box {index + 1} reaches out of the image, into its padding" for index in np.flatnonzero(out)]
 
 
-def _point_dict(point: SeenPoint) -> dict[str, Any]:
+def _point_to_dict(point: ImagePoint) -> dict[str, Any]:
     near = None if point.nearness is None else round(point.nearness, 4)
     return {"letter": point.letter, "x": round(point.x, 3), "y": round(point.y, 3), "nearness": near}
 
 
-def read_served(
+def read_served_answer(
     text: str,
     image: ImageSource,
     question: str,
@@ -441,7 +450,7 @@ def read_served(
             f"{codec.fingerprint}; load the codec that lies beside the model"
         )
     picture = open_image(image)
-    return read_answer_spans(
+    return parse_answer(
         tokenizer.encode(text, add_special_tokens=False),
         ended=ended,
         question=question,

@@ -1,4 +1,4 @@
-"""Many questions to one file of answers: continued where it stopped, and one bad image costs only itself."""
+"""Answers many questions into one JSON-lines file; resumable, and an unreadable image fails only its own question."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from perceptok.errors import ConstraintError, DepthMapError, ImageError, Inferen
 from perceptok.files import atomic_write, parse_json, resolve_inside
 from perceptok.images import IMAGE_SUFFIXES, open_image
 from perceptok.jobs import Journal, stamp_of
-from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
+from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
 from perceptok.llava.inference.pipeline import PerceptionPipeline, Request
 from perceptok.pages import Case, Table, write_page
 
@@ -30,115 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileQuestion",
-    "Outputs",
+    "OutputFolders",
     "QuestionFailure",
     "answer_files",
     "answer_questions",
-    "answers_with_pictures",
-    "case_of_line",
-    "file_names",
+    "assign_file_names",
+    "case_from_line",
     "find_questions",
     "write_answer_page",
 ]
 
+_IMAGE_SUFFIXES = tuple(sorted((*IMAGE_SUFFIXES, ".gif")))
+_LINE_KEYS = {"name", "id", "image", "question", "choices", "markers"}
 
-_SIDE = 1280
-"""Longest side of a picture on the page."""
-
-
-def write_answer_page(
-    path: Path, lines: Iterable[Mapping[str, Any]], codec: DepthCodec, *, title: str, force: bool = False
-) -> int:
-    """Write the page of answers, as `answer_files` wrote them; returns how many cases it has.
-
-    Raises:
-        InferenceError: There are no answers; a line is none; or its codes are another codec's.
-        OutputError: The page exists, or cannot be written.
-    """
-    known = list(lines)
-    if not known:
-        raise InferenceError(f"{path}: there are no answers to show")
-    return write_page(path, _cases(known, codec), title=title, tables=[_summary(known)], force=force)
-
-
-def case_of_line(line: Mapping[str, Any], codec: DepthCodec) -> Case:
-    """One line as a case; an image that is no longer there is left out.
-
-    Raises:
-        InferenceError: The line is no answer, or its codes are another codec's.
-    """
-    try:
-        frame = ImageFrame.from_dict(line["frame"])
-        if line["codes"] is not None and line["codec"] != codec.fingerprint:
-            raise InferenceError(
-                f"{line['name']}: its codes are of the codec {line['codec']}, this one is {codec.fingerprint}"
-            )
-        depth = None
-        if line["codes"] is not None:
-            found = depth_of_image(codec.decode(np.reshape(line["codes"], (10, 10)))[0], frame)
-            depth = np.where(found.valid, found.values, np.float32(np.nan))
-        markers = {one["letter"]: (one["x"], one["y"]) for one in [*line["points"], *line["markers"]]}
-        return Case(
-            line["name"],
-            _picture(line.get("image", "")),
-            text=line["text"],
-            prompt=line["question"],
-            markers=[(letter, x, y) for letter, (x, y) in markers.items()],
-            boxes=line["boxes"],
-            box_labels=line["labels"],
-            frame=frame.image_size,
-            codes=line["codes"],
-            depth=depth,
-            verdict=None if line["valid"] else "invalid",
-            facts={
-                "answer": line["answer"],
-                "tokens": line["tokens"],
-                "constrained": line["constrained"],
-                "problems": "; ".join(line["problems"]),
-            },
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InferenceError(f"a line is no answer of perceptok llava infer (it lacks {error})") from error
-
-
-def _cases(lines: Iterable[Mapping[str, Any]], codec: DepthCodec) -> Iterator[Case]:
-    for line in lines:
-        yield case_of_line(line, codec)
-
-
-def _picture(path: str) -> bytes | None:
-    """The image as a person sees it, turned and scaled; None where it cannot be read any more."""
-    try:
-        image = open_image(path)
-    except ImageError:
-        return None
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def _summary(lines: list[Mapping[str, Any]]) -> Table:
-    count = len(lines)
-    rows = [
-        ["answers", str(count)],
-        ["nothing wrong", f"{sum(line['valid'] for line in lines)}"],
-        ["with a depth map", f"{sum(line['codes'] is not None for line in lines)}"],
-        ["boxes", str(sum(len(line["boxes"]) for line in lines))],
-        ["tokens of an answer, mean", f"{sum(line['tokens'] for line in lines) / count:.0f}"],
-    ]
-    return Table("Answers", ["", ""], rows, note="invalid marks answers with something malformed, missing or cut off.")
-
-
-_IMAGES = tuple(sorted((*IMAGE_SUFFIXES, ".gif")))
-_KEYS = {"name", "id", "image", "question", "choices", "markers"}
-
-
-class QuestionFailure(NamedTuple):
-    """A question that could not be asked or answered, and why."""
-
-    name: str
-    reason: str
+_PAGE_IMAGE_SIDE = 1280
+"""Maximum side, in pixels, of an image on the page."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +52,11 @@ class FileQuestion:
     """One question about an image on disk.
 
     Attributes:
-        image: The file.
-        question: In words.
-        name: Its name in outputs: relative, with `/`, one of its kind.
-        choices: What the answer may be; empty for anything.
-        markers: Letter -> x, y in the image's pixels.
+        image: Path of the image.
+        question: The question's text.
+        name: Its name in outputs: relative, with `/`, unique within a run.
+        choices: The allowed answers; empty for any.
+        markers: Letter -> (x, y) in the image's pixels.
     """
 
     image: Path
@@ -160,6 +66,192 @@ class FileQuestion:
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
+class QuestionFailure(NamedTuple):
+    """The name of a question that could not be read or answered, and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OutputFolders:
+    """Folders for the images of each answer; None writes none.
+
+    Attributes:
+        depth: Folder for depth maps: 16-bit PNG of nearness in the image's size, or NPZ where a crop hides a part.
+        overlay: Folder for overlays, PNG.
+    """
+
+    depth: Path | None = None
+    overlay: Path | None = None
+
+    def write(self, answer: PerceptionAnswer, stem: str) -> dict[str, str]:
+        """Write an answer's depth map and overlay, replacing those of an interrupted run.
+
+        Args:
+            answer: The answer to write.
+            stem: File name without suffix, relative to the folders.
+
+        Returns:
+            "depth" and "overlay" -> the path written, for those that were written.
+
+        Raises:
+            OutputError: The name leads out of a folder, or a file cannot be written.
+        """
+        paths: dict[str, str] = {}
+        if self.depth is not None and answer.depth is not None:
+            target = _make_path(self.depth, stem + (".png" if answer.depth.valid.all() else ".npz"))
+            answer.save_depth(target, force=True)
+            paths["depth"] = str(target)
+        if self.overlay is not None:
+            target = _make_path(self.overlay, stem + ".png")
+            answer.save_overlay(target, force=True)
+            paths["overlay"] = str(target)
+        return paths
+
+
+def _make_path(folder: Path, name: str) -> Path:
+    target = resolve_inside(folder, name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def answer_files(
+    pipe: PerceptionPipeline,
+    questions: Sequence[FileQuestion],
+    output: str | Path,
+    *,
+    folders: OutputFolders | None = None,
+    model: str = "",
+    force: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> list[QuestionFailure]:
+    """Answer questions into a JSON-lines file; each line is a `PerceptionAnswer.to_dict` with the paths of its images.
+
+    Answers are collected in `OUTPUT.partial`. The same call resumes a run that was interrupted, killed or out of disk
+    space; questions whose image changed since then, or whose answer cannot be read, are asked again.
+
+    Args:
+        pipe: The pipeline; its `config` holds all settings.
+        questions: The questions, such as `find_questions` returns.
+        output: The `.jsonl` file to write.
+        folders: Folders for depth maps and overlays.
+        model: Name of the model; a partial output of another model is refused.
+        force: Replace an existing output, and start over.
+        advance: Called after every question.
+
+    Returns:
+        The questions that could not be answered or written; all others are in the output.
+
+    Raises:
+        OutputError: The output exists, cannot be written, or a partial output belongs to another run.
+    """
+    target = Path(output)
+    if target.suffix != ".jsonl":
+        raise OutputError(f"{target}: answers are written to .jsonl")
+    if target.exists() and not force:
+        raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
+    digest = hashlib.sha256("\n".join(map(repr, questions)).encode("utf-8", "surrogatepass")).hexdigest()
+    run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "questions": digest}
+    stamps = [stamp_of(question.image) for question in questions]
+    with Journal[dict[str, Any]](target, run, stamps, start_over=force and target.exists()) as journal:
+        _answer_missing(journal, pipe, questions, folders, advance)
+        lines = list(journal.results())
+        with atomic_write(target, force=force) as file:
+            for line in lines:
+                if "failure" not in line:
+                    file.write((json.dumps(line) + "\n").encode())
+        journal.remove()
+    return [QuestionFailure(*line["failure"]) for line in lines if "failure" in line]
+
+
+def _answer_missing(
+    journal: Journal[dict[str, Any]],
+    pipe: PerceptionPipeline,
+    questions: Sequence[FileQuestion],
+    folders: OutputFolders | None,
+    advance: Callable[[], object],
+) -> None:
+    """Answer the questions that the journal lacks, and add their lines to it."""
+    missing = journal.todo
+    for _ in range(len(questions) - len(missing)):
+        advance()
+    names = assign_file_names(questions)
+    results = answer_questions(pipe, [questions[index] for index in missing], folders, names)
+    for index, (result, paths) in zip(missing, results, strict=True):
+        if isinstance(result, QuestionFailure):
+            journal.add(index, {"failure": list(result)})
+        else:
+            journal.add(index, {**result.to_dict(), **paths})
+        advance()
+
+
+def answer_questions(
+    pipe: PerceptionPipeline,
+    questions: Sequence[FileQuestion],
+    folders: OutputFolders | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[tuple[PerceptionAnswer | QuestionFailure, dict[str, str]]]:
+    """Answer questions batch by batch, in order, and write depth maps and overlays as answers come.
+
+    Args:
+        pipe: The pipeline; its `config` holds all settings.
+        questions: The questions.
+        folders: Folders for depth maps and overlays.
+        names: Question name -> file name without suffix; by default unique ones made from the questions' names.
+
+    Yields:
+        An answer and the paths of its "image", "depth" and "overlay"; or a failure and no paths.
+    """
+    folders = folders or OutputFolders()
+    names = names or assign_file_names(questions)
+    for question, result in zip(questions, _answer_in_batches(pipe, questions), strict=True):
+        if isinstance(result, QuestionFailure):
+            yield result, {}
+            continue
+        try:
+            yield result, {"image": str(question.image), **folders.write(result, names[result.name])}
+        except (PerceptokError, OSError) as error:
+            yield QuestionFailure(result.name, str(error)), {}
+
+
+def _answer_in_batches(
+    pipe: PerceptionPipeline, questions: Sequence[FileQuestion]
+) -> Iterator[PerceptionAnswer | QuestionFailure]:
+    size = pipe.config.batch_size
+    for start in range(0, len(questions), size):
+        opened = [_open_request(question) for question in questions[start : start + size]]
+        answers = iter(_answer_batch(pipe, [item for item in opened if isinstance(item, Request)]))
+        yield from (item if isinstance(item, QuestionFailure) else next(answers) for item in opened)
+
+
+def _open_request(question: FileQuestion) -> Request | QuestionFailure:
+    try:
+        image = open_image(question.image)
+    except PerceptokError as error:
+        return QuestionFailure(question.name, str(error))
+    return Request(image, question.question, question.choices, question.markers, question.name)
+
+
+def _answer_batch(pipe: PerceptionPipeline, requests: Sequence[Request]) -> list[PerceptionAnswer | QuestionFailure]:
+    """The answers of a batch; where one question makes the batch fail, each is asked separately."""
+    if not requests:
+        return []
+    try:
+        return list(pipe.answers(requests))
+    except (InferenceError, ConstraintError, DepthMapError) as error:
+        if len(requests) == 1:
+            return [QuestionFailure(requests[0].name, str(error))]
+        return [result for request in requests for result in _answer_batch(pipe, [request])]
+
+
+def assign_file_names(questions: Sequence[FileQuestion]) -> dict[str, str]:
+    """Question name -> file name of its images without suffix; names that would collide keep their own suffix."""
+    names = [question.name for question in questions]
+    stems = [str(Path(name).with_suffix("")) if Path(name).name else name for name in names]
+    return {name: stem if stems.count(stem) == 1 else name for name, stem in zip(names, stems, strict=True)}
+
+
 def find_questions(
     inputs: Iterable[str | os.PathLike[str]],
     *,
@@ -167,128 +259,37 @@ def find_questions(
     choices: Sequence[str] = (),
     lines: Iterable[str] = (),
 ) -> tuple[list[FileQuestion], list[QuestionFailure]]:
-    """Resolve what a user names to questions, in a stable order; a bad line costs only itself.
+    """Read questions from images, folders and JSON lines, in a stable order; a malformed line fails only itself.
 
     Args:
-        inputs: Images; folders, searched through for images; files of JSON lines (`.jsonl`), each an object with
+        inputs: Images; folders, searched recursively for images; files of JSON lines (`.jsonl`), each an object with
             `image` (relative to the file), and optionally `question`, `name` or `id`, `choices` and `markers`
             ({"A": [x, y]} in pixels), or a `PerceptionRecord`, whose first question is asked; `-` reads such lines from
             `lines`, with images relative to the working folder.
-        question: For every image whose line does not say.
-        choices: The same.
-        lines: Standard input.
+        question: The question for inputs that do not hold one.
+        choices: The allowed answers for inputs that do not hold any.
+        lines: Lines of standard input.
 
     Returns:
-        The questions, and what could not be read as one.
+        The questions, and the lines that could not be read.
 
     Raises:
-        InferenceError: Something named does not exist or has no images in it, or an image has no question.
+        InferenceError: An input does not exist or has no images in it, or an image has no question.
     """
-    found: list[FileQuestion | QuestionFailure] = []
-    for one in inputs:
-        found += _expanded(os.fspath(one), question, tuple(choices), lines)
-    named: set[str] = set()
-    unique: list[FileQuestion] = []
-    for item in found:
+    items: list[FileQuestion | QuestionFailure] = []
+    for source in inputs:
+        items += _read_input(os.fspath(source), question, tuple(choices), lines)
+    names: set[str] = set()
+    questions: list[FileQuestion] = []
+    for item in items:
         if isinstance(item, FileQuestion):
-            unique.append(replace(item, name=_free_name(item.name, named)))
-            named.add(unique[-1].name)
-    return unique, [item for item in found if isinstance(item, QuestionFailure)]
+            questions.append(replace(item, name=_unique_name(item.name, names)))
+            names.add(questions[-1].name)
+    return questions, [item for item in items if isinstance(item, QuestionFailure)]
 
 
-def _expanded(
-    named: str, question: str | None, choices: tuple[str, ...], lines: Iterable[str]
-) -> Iterator[FileQuestion | QuestionFailure]:
-    if named == "-":
-        yield from _in_lines(lines, "standard input", Path(), question, choices)
-        return
-    path = Path(named)
-    if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.suffix.lower() in _IMAGES and one.is_file())
-        if not files:
-            raise InferenceError(f"{path}: no images in this folder; known are {', '.join(_IMAGES)}")
-        for one in files:
-            yield FileQuestion(one, _said(question, named), one.relative_to(path).as_posix(), choices)
-    elif not path.is_file():
-        raise InferenceError(f"{path}: there is no such file or folder")
-    elif path.suffix.lower() == ".jsonl":
-        try:
-            with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from _in_lines(file, str(path), path.parent, question, choices)
-        except OSError as error:
-            raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error
-    else:
-        yield FileQuestion(path, _said(question, named), path.name, choices)
-
-
-def _in_lines(
-    lines: Iterable[str], source: str, folder: Path, question: str | None, choices: tuple[str, ...]
-) -> Iterator[FileQuestion | QuestionFailure]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        try:
-            yield _of_values(parse_json(line, where, InferenceError), where, folder, question, choices)
-        except PerceptokError as error:
-            yield QuestionFailure(where, str(error))
-
-
-def _of_values(values: Any, where: str, folder: Path, question: str | None, choices: tuple[str, ...]) -> FileQuestion:
-    if isinstance(values, dict) and "turns" in values:
-        return _of_record(PerceptionRecord.from_dict(values, where), folder)
-    if not isinstance(values, dict) or not isinstance(values.get("image"), str) or not values["image"]:
-        raise InferenceError(f"{where}: expected an object with an image, a path of its own; two images are two lines")
-    if unknown := sorted(values.keys() - _KEYS):
-        raise InferenceError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}")
-    asked = values.get("question", question)
-    if not isinstance(asked, str):
-        raise InferenceError(f"{where}: has no question; write one in the line, or give one for all (--question)")
-    name = values.get("name", values.get("id", values["image"]))
-    given = values.get("choices", choices)
-    if not isinstance(name, str | int) or not isinstance(given, list | tuple) or not all(map(_is_text, given)):
-        raise InferenceError(f"{where}: name is a text, choices a list of texts")
-    return FileQuestion(folder / values["image"], asked, str(name), tuple(given), _markers(values, where))
-
-
-def _of_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
-    """The first question of a record, with its markers in the image's pixels."""
-    if len(record.images) != 1:
-        raise InferenceError(f"record {record.id!r} has {len(record.images)} images; a question is about one")
-    markers = {}
-    if record.evidence.markers and record.frame is None:
-        raise InferenceError(f"record {record.id!r} has markers, but no frame that says where they lie in the image")
-    for one in record.evidence.markers:
-        assert record.frame is not None
-        x, y = record.frame.to_image([one.x, one.y]).tolist()
-        markers[one.letter] = (x, y)
-    return FileQuestion(folder / record.images[0], record.turns[0].text, record.id, record.choices, markers)
-
-
-def _markers(values: dict[str, Any], where: str) -> dict[str, tuple[float, float]]:
-    given = values.get("markers", {})
-    if not isinstance(given, dict) or not all(map(_is_place, given.values())):
-        raise InferenceError(f"{where}: markers are letters with places, such as {{'A': [120, 45.5]}}; got {given!r}")
-    return {letter: (float(x), float(y)) for letter, (x, y) in given.items()}
-
-
-def _is_place(value: object) -> bool:
-    numbers: list[Any] = value if isinstance(value, list) and len(value) == 2 else [None]
-    return all(type(one) in (int, float) and isfinite(one) for one in numbers)
-
-
-def _said(question: str | None, named: str) -> str:
-    if question is None:
-        raise InferenceError(f"{named}: what shall be asked about it? Give a question (--question)")
-    return question
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """The name, or, where it is taken, with a number before its suffix."""
+def _unique_name(name: str, taken: set[str]) -> str:
+    """The name; where it is taken, with a number before its suffix."""
     path = Path(name)
     candidate, number = name, 1
     while candidate in taken:
@@ -297,156 +298,180 @@ def _free_name(name: str, taken: set[str]) -> str:
     return candidate
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Where pictures go besides the lines; None for nowhere.
-
-    Attributes:
-        depth: Folder for depth maps, 16-bit PNG of nearness in each image's size; NPZ where a crop hides a part.
-        overlay: Folder for overlays, PNG.
-    """
-
-    depth: Path | None = None
-    overlay: Path | None = None
-
-    def write(self, answer: PerceptionAnswer, names: Mapping[str, str]) -> dict[str, str]:
-        """Write an answer's pictures, over those of an interrupted run; gives what goes into its line.
-
-        Raises:
-            OutputError: A name that leads out of a folder, or a file that cannot be written.
-        """
-        said: dict[str, str] = {}
-        if self.depth is not None and answer.depth is not None:
-            suffix = ".png" if answer.depth.valid.all() else ".npz"
-            target = _placed(self.depth, names[answer.name] + suffix)
-            answer.save_depth(target, force=True)
-            said["depth"] = str(target)
-        if self.overlay is not None:
-            target = _placed(self.overlay, names[answer.name] + ".png")
-            answer.save_overlay(target, force=True)
-            said["overlay"] = str(target)
-        return said
-
-
-def answer_questions(
-    pipe: PerceptionPipeline, asked: Sequence[FileQuestion]
-) -> Iterator[PerceptionAnswer | QuestionFailure]:
-    """An answer or a failure for each question, in order, batch by batch; `pipe.config` says how."""
-    size = pipe.config.batch_size
-    for start in range(0, len(asked), size):
-        batch = asked[start : start + size]
-        opened = [_opened(one) for one in batch]
-        answers = iter(_answered(pipe, [one for one in opened if isinstance(one, Request)]))
-        yield from (one if isinstance(one, QuestionFailure) else next(answers) for one in opened)
-
-
-def answers_with_pictures(
-    pipe: PerceptionPipeline,
-    asked: Sequence[FileQuestion],
-    outputs: Outputs | None = None,
-    names: Mapping[str, str] | None = None,
-) -> Iterator[tuple[PerceptionAnswer | QuestionFailure, dict[str, str]]]:
-    """As `answer_questions`, with pictures written as answers come: and the paths of image, depth and overlay."""
-    wanted = outputs or Outputs()
-    known = names or file_names(asked)
-    for one, result in zip(asked, answer_questions(pipe, asked), strict=True):
-        if isinstance(result, QuestionFailure):
-            yield result, {}
-            continue
+def _read_input(
+    source: str, question: str | None, choices: tuple[str, ...], lines: Iterable[str]
+) -> Iterator[FileQuestion | QuestionFailure]:
+    if source == "-":
+        yield from _read_lines(lines, "standard input", Path(), question, choices)
+        return
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() == ".jsonl":
         try:
-            yield result, {"image": str(one.image), **wanted.write(result, known)}
-        except (PerceptokError, OSError) as error:
-            yield QuestionFailure(result.name, str(error)), {}
+            with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+                yield from _read_lines(file, str(path), path.parent, question, choices)
+        except OSError as error:
+            raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error
+        return
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
+        if not files:
+            raise InferenceError(f"{path}: no images in this folder; known are {', '.join(_IMAGE_SUFFIXES)}")
+        images = [(file, file.relative_to(path).as_posix()) for file in files]
+    elif path.is_file():
+        images = [(path, path.name)]
+    else:
+        raise InferenceError(f"{path}: no such file or folder; name an image, a folder of images or a .jsonl")
+    if question is None:
+        raise InferenceError(f"{source}: no question about this input; give one (--question)")
+    for image, name in images:
+        yield FileQuestion(image, question, name, choices)
 
 
-def answer_files(
-    pipe: PerceptionPipeline,
-    asked: Sequence[FileQuestion],
-    output: str | Path,
-    *,
-    outputs: Outputs | None = None,
-    model: str = "",
-    force: bool = False,
-    advance: Callable[[], object] = lambda: None,
-) -> list[QuestionFailure]:
-    """Answer questions into a file of JSON lines, one each; see `PerceptionAnswer.to_dict`.
+def _read_lines(
+    lines: Iterable[str], source: str, folder: Path, question: str | None, choices: tuple[str, ...]
+) -> Iterator[FileQuestion | QuestionFailure]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{source}, line {number}"
+        try:
+            yield _parse_line(parse_json(line, where, InferenceError), where, folder, question, choices)
+        except PerceptokError as error:
+            yield QuestionFailure(where, str(error))
 
-    Answers gather in `OUTPUT.partial`. A run that was interrupted, killed or out of disk is continued by the same call;
-    what changed on disk since then, or could not be read, is asked again.
+
+def _parse_line(values: Any, where: str, folder: Path, question: str | None, choices: tuple[str, ...]) -> FileQuestion:
+    if isinstance(values, dict) and "turns" in values:
+        return _convert_record(PerceptionRecord.from_dict(values, where), folder)
+    if not isinstance(values, dict) or not isinstance(values.get("image"), str) or not values["image"]:
+        raise InferenceError(f"{where}: expected an object with an image, a single path; write two images as two lines")
+    if unknown := sorted(values.keys() - _LINE_KEYS):
+        raise InferenceError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_LINE_KEYS))}")
+    text = values.get("question", question)
+    if not isinstance(text, str):
+        raise InferenceError(f"{where}: has no question; write one in the line, or give one for all (--question)")
+    name = values.get("name", values.get("id", values["image"]))
+    allowed = values.get("choices", choices)
+    strings = isinstance(allowed, list | tuple) and all(isinstance(choice, str) for choice in allowed)
+    if not isinstance(name, str | int) or not strings:
+        raise InferenceError(f"{where}: name must be a string, choices a list of strings")
+    return FileQuestion(folder / values["image"], text, str(name), tuple(allowed), _parse_markers(values, where))
+
+
+def _convert_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
+    """The first question of a record, with its markers in the image's pixels."""
+    if len(record.images) != 1:
+        raise InferenceError(f"record {record.id!r} has {len(record.images)} images; a question needs exactly one")
+    markers = {}
+    for marker in record.evidence.markers:
+        if record.frame is None:
+            raise InferenceError(f"record {record.id!r} has markers, but no frame that maps them to the image's pixels")
+        x, y = record.frame.to_image([marker.x, marker.y]).tolist()
+        markers[marker.letter] = (x, y)
+    return FileQuestion(folder / record.images[0], record.turns[0].text, record.id, record.choices, markers)
+
+
+def _parse_markers(values: dict[str, Any], where: str) -> dict[str, tuple[float, float]]:
+    markers = values.get("markers", {})
+    if not isinstance(markers, dict) or not all(map(_is_point, markers.values())):
+        raise InferenceError(f"{where}: markers map letters to points, such as {{'A': [120, 45.5]}}; got {markers!r}")
+    return {letter: (float(x), float(y)) for letter, (x, y) in markers.items()}
+
+
+def _is_point(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(number) in (int, float) and isfinite(number) for number in value)
+    )
+
+
+def write_answer_page(
+    path: Path, lines: Iterable[Mapping[str, Any]], codec: DepthCodec, *, title: str, force: bool = False
+) -> int:
+    """Write an HTML page of answers.
 
     Args:
-        pipe: The pipeline; its `config` says how.
-        asked: See `find_questions`.
-        output: The `.jsonl` to write.
-        outputs: Where depth maps and overlays go.
-        model: What the model is called; a partial output of another one is refused.
-        force: Replace an existing output, and start over.
-        advance: Called after every question.
+        path: The page to write.
+        lines: Parsed lines of the file that `answer_files` wrote.
+        codec: The codec of the lines' depth codes.
+        title: Title of the page.
+        force: Replace an existing page.
 
     Returns:
-        What could not be answered or written; all others are in the output.
+        How many answers are on the page.
 
     Raises:
-        OutputError: The output exists, cannot be written, or a partial one belongs to another run.
+        InferenceError: `lines` is empty or holds something else than answers, or its codes are another codec's.
+        OutputError: The page exists, or cannot be written.
     """
-    target = Path(output)
-    if target.suffix != ".jsonl":
-        raise OutputError(f"{target}: answers are written to .jsonl")
-    if target.exists() and not force:
-        raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
-    run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "asked": _digest(asked)}
-    names = file_names(asked)
-    stamps = [stamp_of(one.image) for one in asked]
-    with Journal[dict[str, Any]](target, run, stamps, start_over=force and target.exists()) as journal:
-        todo = journal.todo
-        for _ in range(len(asked) - len(todo)):
-            advance()
-        results = answers_with_pictures(pipe, [asked[index] for index in todo], outputs, names)
-        for index, (result, written) in zip(todo, results, strict=True):
-            values = (
-                {"failure": list(result)} if isinstance(result, QuestionFailure) else {**result.to_dict(), **written}
+    answers = list(lines)
+    if not answers:
+        raise InferenceError(f"{path}: no answers to show")
+    cases = (case_from_line(answer, codec) for answer in answers)
+    return write_page(path, cases, title=title, tables=[_summarize(answers)], force=force)
+
+
+def case_from_line(line: Mapping[str, Any], codec: DepthCodec) -> Case:
+    """Convert a line of `answer_files` to a case of the page; an image that cannot be read any more is left out.
+
+    Raises:
+        InferenceError: The line is not an answer, or its codes are another codec's.
+    """
+    try:
+        frame = ImageFrame.from_dict(line["frame"])
+        if line["codes"] is not None and line["codec"] != codec.fingerprint:
+            raise InferenceError(
+                f"{line['name']}: its codes are of the codec {line['codec']}, this one is {codec.fingerprint}; pass "
+                "the codec of the model that answered"
             )
-            journal.add(index, values)
-            advance()
-        lines = list(journal.results())
-        with atomic_write(target, force=force) as file:
-            for values in lines:
-                if "failure" not in values:
-                    file.write((json.dumps(values) + "\n").encode())
-        journal.remove()
-    return [QuestionFailure(*values["failure"]) for values in lines if "failure" in values]
+        nearness = None
+        if line["codes"] is not None:
+            depth = resample_to_image(codec.decode(np.reshape(line["codes"], (10, 10)))[0], frame)
+            nearness = np.where(depth.valid, depth.values, np.float32(np.nan))
+        markers = {point["letter"]: (point["x"], point["y"]) for point in [*line["points"], *line["markers"]]}
+        return Case(
+            line["name"],
+            _read_jpeg(line.get("image", "")),
+            text=line["text"],
+            prompt=line["question"],
+            markers=[(letter, x, y) for letter, (x, y) in markers.items()],
+            boxes=line["boxes"],
+            box_labels=line["labels"],
+            frame=frame.image_size,
+            codes=line["codes"],
+            depth=nearness,
+            verdict=None if line["valid"] else "invalid",
+            facts={
+                "answer": line["answer"],
+                "tokens": line["tokens"],
+                "constrained": line["constrained"],
+                "problems": "; ".join(line["problems"]),
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InferenceError(f"a line is not an answer of perceptok llava infer (it lacks {error})") from error
 
 
-def _opened(one: FileQuestion) -> Request | QuestionFailure:
+def _read_jpeg(path: str) -> bytes | None:
+    """The image, turned upright and scaled, as JPEG; None where it cannot be read."""
     try:
-        return Request(open_image(one.image), one.question, one.choices, one.markers, one.name)
-    except PerceptokError as error:
-        return QuestionFailure(one.name, str(error))
+        image = open_image(path)
+    except ImageError:
+        return None
+    image.thumbnail((_PAGE_IMAGE_SIDE, _PAGE_IMAGE_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
-def _answered(pipe: PerceptionPipeline, requests: Sequence[Request]) -> list[PerceptionAnswer | QuestionFailure]:
-    """The answers of a batch; where one question spoils it, each by itself."""
-    if not requests:
-        return []
-    try:
-        return list(pipe.answers(requests))
-    except (InferenceError, ConstraintError, DepthMapError) as error:
-        if len(requests) == 1:
-            return [QuestionFailure(requests[0].name, str(error))]
-        return [result for one in requests for result in _answered(pipe, [one])]
-
-
-def file_names(asked: Sequence[FileQuestion]) -> dict[str, str]:
-    """Name -> name of its pictures without suffix; where two would share one, they keep their suffixes."""
-    short = [str(Path(one.name).with_suffix("")) if Path(one.name).name else one.name for one in asked]
-    return {one.name: stem if short.count(stem) == 1 else one.name for one, stem in zip(asked, short, strict=True)}
-
-
-def _placed(folder: Path, name: str) -> Path:
-    target = resolve_inside(folder, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
-
-
-def _digest(asked: Sequence[FileQuestion]) -> str:
-    return hashlib.sha256("\n".join(map(repr, asked)).encode("utf-8", "surrogatepass")).hexdigest()
+def _summarize(lines: list[Mapping[str, Any]]) -> Table:
+    rows = [
+        ["answers", str(len(lines))],
+        ["valid", str(sum(line["valid"] for line in lines))],
+        ["with a depth map", str(sum(line["codes"] is not None for line in lines))],
+        ["boxes", str(sum(len(line["boxes"]) for line in lines))],
+        ["tokens per answer, mean", f"{sum(line['tokens'] for line in lines) / len(lines):.0f}"],
+    ]
+    note = "invalid marks answers with something malformed, missing or cut off."
+    return Table("Answers", ["", ""], rows, note=note)

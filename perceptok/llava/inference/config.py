@@ -1,4 +1,4 @@
-"""How a pipeline asks: every switch of inference as a document, and what `generate` is told for it."""
+"""Settings of inference, and the arguments of `generate` that they stand for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from perceptok.config import read_config
 from perceptok.decoding import GrammarConfig
 from perceptok.errors import ConfigError
 
-__all__ = ["Consistency", "InferenceConfig", "generation_settings", "seeded"]
+__all__ = [
+    "Consistency",
+    "InferenceConfig",
+    "build_generation_settings",
+    "seed_sampling",
+]
 
 
 Consistency = Literal["count", "list", "marker"]
@@ -20,21 +25,22 @@ Consistency = Literal["count", "list", "marker"]
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """The switches of `PerceptionPipeline`; deterministic and held to the grammar unless it says otherwise.
+    """Settings of `PerceptionPipeline`; by default decoding is greedy and constrained to the grammar.
 
     Attributes:
-        constraints: Hold the answer to the grammar: no block of 99 codes, no broken box, no stray perception token.
-        grammar: What an answer may hold; None is depth and boxes where the model knows them, and one block at most,
-            since there is one image.
-        force_block: The answer begins with a depth block ("first") or holds one ("somewhere").
-        consistency: Hold the conclusion to the answer's own evidence, in AURORA's words: the "count" of boxes, the
-            numbers of a "list" of boxes, the nearest "marker" of those that come with the question.
-        max_new_tokens: The budget of an answer; a block takes 102 of it. No block or box is begun that it would cut.
-        batch_size: Questions that go through the model at once.
-        temperature: 0 takes the likeliest token always; above, tokens are drawn.
-        top_p: Of draws: the likeliest tokens that have this share together.
-        seed: Of draws; the same seed gives the same answers for the same batches.
-        skip_forced: Tokens that the grammar leaves no choice about cost no pass through the model.
+        constraints: Constrain answers to the grammar: no malformed block or box, no perception token outside them.
+        grammar: What an answer may contain; None allows depth blocks and boxes where the model has the tokens, and at
+            most one block, since a question is about one image.
+        force_block: The answer begins with a depth block ("first") or contains one ("somewhere").
+        consistency: Constrain the conclusion, as AURORA words it, to the answer's own evidence: the "count" of boxes,
+            the numbers of a "list" of boxes, the nearest "marker" of those given with the question.
+        max_new_tokens: Maximum number of tokens of an answer; a depth block takes 102. A block or box that would not
+            fit is not begun.
+        batch_size: Questions per batch.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Nucleus sampling: the smallest set of most likely tokens with this total probability, in (0, 1].
+        seed: Seed of sampling; the same seed gives the same answers for the same batches.
+        skip_forced: Skip the model's forward pass for tokens that the grammar determines.
 
     Raises:
         ConfigError: A value out of range, or `force_block` without constraints.
@@ -54,38 +60,52 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1; got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not self.temperature >= 0:
-            raise ConfigError(f"temperature is 0 (no draws) or above; got {self.temperature}")
+            raise ConfigError(f"temperature must be 0 (greedy decoding) or above; got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is a share, above 0 and up to 1; got {self.top_p}")
+            raise ConfigError(f"top_p must be a probability above 0 and up to 1; got {self.top_p}")
         unknown = set(self.consistency) - set(get_args(Consistency))
         if unknown:
-            raise ConfigError(f"consistency is of {', '.join(get_args(Consistency))}; got {', '.join(sorted(unknown))}")
+            raise ConfigError(
+                f"consistency must be among {', '.join(get_args(Consistency))}; got {', '.join(sorted(unknown))}"
+            )
         if self.force_block is not None and not self.constraints:
             raise ConfigError("force_block is a constraint; it needs constraints: true")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> InferenceConfig:
-        """From YAML or JSON; raises ConfigError as `read_config`."""
+        """Read settings from YAML or JSON.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds unknown keys or values out of range.
+        """
         return read_config(cls, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """The settings as plain JSON types."""
         return {**asdict(self), "consistency": list(self.consistency)}
 
-    def held_to(self, depth: bool, boxes: Literal["aurora", "compact"] | None) -> GrammarConfig:
-        """The grammar of a model that knows depth blocks and boxes or not."""
+    def resolve_grammar(self, depth: bool, boxes: Literal["aurora", "compact"] | None) -> GrammarConfig:
+        """The grammar for a model with or without depth tokens, and with boxes in this notation or none."""
         grammar = self.grammar or GrammarConfig(depth=depth, boxes=boxes, max_blocks=1 if depth else None)
         return replace(grammar, force_block=self.force_block) if self.force_block else grammar
 
 
-def generation_settings(config: InferenceConfig, budget: int, ends: tuple[int, ...], padding: int) -> dict[str, Any]:
-    """Settings of `generate`, all of them said: what a checkpoint's generation_config asks for does not count.
+def build_generation_settings(
+    config: InferenceConfig, budget: int, ends: tuple[int, ...], padding: int
+) -> dict[str, Any]:
+    """All decoding arguments of `generate`, which overrule the checkpoint's generation_config.
 
-    A repetition penalty, say, would push a depth map away from its own codes.
+    A repetition penalty of the checkpoint, for example, would push a depth map away from its own codes.
+
+    Args:
+        config: The settings.
+        budget: Maximum number of new tokens.
+        ends: Ids that end a sequence; empty for none.
+        padding: Id of the padding token.
     """
-    how: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "max_new_tokens": budget,
         "min_length": 0,
         "num_beams": 1,
@@ -99,17 +119,17 @@ def generation_settings(config: InferenceConfig, budget: int, ends: tuple[int, .
         "pad_token_id": padding,
     }
     if not config.temperature:
-        how |= {"top_k": 50, "top_p": 1.0}  # transformers warns of draws' settings other than its defaults
-    return how
+        settings |= {"top_k": 50, "top_p": 1.0}  # transformers warns of sampling settings other than its defaults
+    return settings
 
 
 @contextmanager
-def seeded(config: InferenceConfig) -> Iterator[None]:
-    """Draws from a generator of their own: the caller's stays where it was."""
+def seed_sampling(config: InferenceConfig) -> Iterator[None]:
+    """Seed sampling, and restore the state of the caller's random generator afterwards."""
     if not config.temperature:
         yield
         return
-    import torch  # a configuration is read without it
+    import torch  # so that reading a configuration does not import it
 
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

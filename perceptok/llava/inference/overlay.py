@@ -18,13 +18,21 @@ from perceptok.errors import InferenceError
 from perceptok.files import atomic_write
 from perceptok.images import colorize_nearness
 
-__all__ = ["NamedPoint", "SeenPoint", "Sheet", "draw_seen", "draw_sheet", "points_in_text", "write_picture"]
+__all__ = [
+    "FramePoint",
+    "ImagePoint",
+    "OverlayContent",
+    "draw_annotations",
+    "draw_overlay",
+    "find_points",
+    "write_image",
+]
 
 
 _POINT = re.compile(r"\b[Pp]oint ([A-Z]) is located at \(x = (\d{1,6}(?:\.\d{1,6})?),? y = (\d{1,6}(?:\.\d{1,6})?)\)")
 
 
-class NamedPoint(NamedTuple):
+class FramePoint(NamedTuple):
     """A lettered point in pixels of the frame."""
 
     letter: str
@@ -32,7 +40,7 @@ class NamedPoint(NamedTuple):
     y: float
 
 
-class SeenPoint(NamedTuple):
+class ImagePoint(NamedTuple):
     """A lettered point in the image's own pixels, with the nearness that the answer's depth block gives it."""
 
     letter: str
@@ -41,11 +49,11 @@ class SeenPoint(NamedTuple):
     nearness: float | None
 
 
-def points_in_text(text: str) -> list[NamedPoint]:
+def find_points(text: str) -> list[FramePoint]:
     """The points of a text in their order, in pixels of the frame; of a letter named twice the first."""
-    found: dict[str, NamedPoint] = {}
+    found: dict[str, FramePoint] = {}
     for match in _POINT.finditer(text):
-        found.setdefault(match[1], NamedPoint(match[1], float(match[2]), float(match[3])))
+        found.setdefault(match[1], FramePoint(match[1], float(match[2]), float(match[3])))
     return list(found.values())
 
 
@@ -72,7 +80,7 @@ class _Canvas(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
+class OverlayContent:
     """What is drawn.
 
     Attributes:
@@ -91,16 +99,16 @@ class Sheet:
     depth: DepthMap | None
     boxes: np.ndarray
     labels: Sequence[str]
-    points: Sequence[SeenPoint]
+    points: Sequence[ImagePoint]
     question: str
     text: str
     answer: str | None
     problems: Sequence[str]
 
 
-def draw_sheet(sheet: Sheet) -> Image.Image:
+def draw_overlay(sheet: OverlayContent) -> Image.Image:
     """Image and depth map side by side, then question, answer and what is wrong, in RGB."""
-    panels = [draw_seen(sheet)]
+    panels = [draw_annotations(sheet)]
     if sheet.depth is not None:
         panels.append(_drawn_depth(sheet, sheet.depth))
     width = max(sum(one.width + _GAP for one in panels) + _GAP, 640)
@@ -118,7 +126,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     return drawn
 
 
-def draw_seen(sheet: Sheet) -> Image.Image:
+def draw_annotations(sheet: OverlayContent) -> Image.Image:
     """The image alone, with its boxes and points."""
     canvas = _scaled(sheet.image)
     _draw_boxes(canvas, sheet.boxes, sheet.labels)
@@ -127,7 +135,7 @@ def draw_seen(sheet: Sheet) -> Image.Image:
     return canvas.picture
 
 
-def write_picture(picture: Image.Image, path: str | os.PathLike[str], *, force: bool = False) -> None:
+def write_image(picture: Image.Image, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a picture as PNG, or JPEG by its suffix; raises InferenceError for another, OutputError as usual."""
     target = Path(path)
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -148,7 +156,7 @@ def _scaled(image: Image.Image) -> _Canvas:
     return _Canvas(image.resize(size, filtering).convert("RGB"), (size[0] / width, size[1] / height))
 
 
-def _drawn_depth(sheet: Sheet, depth: DepthMap) -> Image.Image:
+def _drawn_depth(sheet: OverlayContent, depth: DepthMap) -> Image.Image:
     colours = colorize_nearness(depth.values if depth.values.size <= 4_000_000 else depth.values[::4, ::4])
     valid = depth.valid if depth.values.size <= 4_000_000 else depth.valid[::4, ::4]
     colours[~valid] = (225, 228, 232)  # what the model did not see has no colour of depth
@@ -219,7 +227,7 @@ def _pill(
     draw.text((x + 6 - left, y + 4 - top), said, fill="white", font=font)
 
 
-def _draw_point(canvas: _Canvas, point: SeenPoint) -> None:
+def _draw_point(canvas: _Canvas, point: ImagePoint) -> None:
     draw = ImageDraw.Draw(canvas.picture)
     x, y = point.x * canvas.scale[0], point.y * canvas.scale[1]
     for radius, colour in ((9, "white"), (7, _RED), (4, "white")):
@@ -235,7 +243,7 @@ class _Line(NamedTuple):
     height: int
 
 
-def _caption(sheet: Sheet, width: int) -> list[_Line]:
+def _caption(sheet: OverlayContent, width: int) -> list[_Line]:
     problems = list(sheet.problems[:_MOST_PROBLEMS])
     if len(sheet.problems) > _MOST_PROBLEMS:
         problems.append(f"{len(sheet.problems) - _MOST_PROBLEMS} more")

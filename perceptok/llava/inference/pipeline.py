@@ -1,4 +1,4 @@
-"""`PerceptionPipeline`: images and questions in, answers with decoded evidence out."""
+"""`PerceptionPipeline` answers questions about images, with decoded depth maps and boxes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.inference.answer import PerceptionAnswer, read_answer_spans, require_choices
-from perceptok.llava.inference.config import InferenceConfig, generation_settings, seeded
+from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
+from perceptok.llava.inference.config import (
+    InferenceConfig,
+    build_generation_settings,
+    seed_sampling,
+)
 from perceptok.llava.inference.streaming import Update, stream_updates
 from perceptok.llava.loading import check_parts, encode_inputs, get_perception_settings, load_llava, suffix_ids
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter
@@ -45,7 +49,15 @@ if TYPE_CHECKING:
     from perceptok.llava.inference.config import Consistency
     from perceptok.llava.loading import Bits
 
-__all__ = ["IMAGE", "EvidenceRows", "PerceptionPipeline", "Request", "chat_prompt", "ids_after", "prompt_inputs"]
+__all__ = [
+    "IMAGE",
+    "BatchConsistency",
+    "PerceptionPipeline",
+    "Request",
+    "build_prompt",
+    "encode_after",
+    "encode_prompts",
+]
 
 
 _COUNT_CUES = (("masks,", " we conclude there are"), ("image.", " We conclude there are"))
@@ -53,20 +65,20 @@ _LIST_CUE = ("cars:\n", "Bounding box")
 _MARKER_CUE = ("map,", " the answer is that point")
 
 
-class EvidenceRows(LogitsProcessor):
-    """One set of consistency processors for each row of a batch, whose questions differ.
+class BatchConsistency(LogitsProcessor):
+    """Applies separate consistency processors to each row of a batch, since the questions differ.
 
     Args:
-        kinds: What is held: "count", "list", "marker".
-        tokenizer: The model's.
-        vocab: Its perception tokens.
-        prompt_length: Ids of the prompts.
-        markers: Of each row: letter -> x, y in its image's pixels; a row without is not held by "marker".
-        frames: How each row's image lay in what the model saw.
-        nearness: Codes (10, 10) -> a map (S, S) of the frame.
+        kinds: The kinds of consistency: "count", "list", "marker".
+        tokenizer: The model's tokenizer.
+        vocab: Perception tokens of the model.
+        prompt_length: Number of tokens of the prompts.
+        markers: For each row: letter -> x, y in its image's pixels; "marker" does not apply to a row without any.
+        frames: For each row: maps its image to the model's input.
+        nearness: Decodes codes (10, 10) to nearness (S, S) of the frame.
 
     Raises:
-        InferenceError: A marker outside the frame, or a tokenizer that joins a cue with what follows.
+        InferenceError: A marker outside the frame, or a tokenizer that joins a cue with the text after it.
     """
 
     def __init__(
@@ -79,126 +91,129 @@ class EvidenceRows(LogitsProcessor):
         frames: Sequence[ImageFrame],
         nearness: Callable[[np.ndarray], np.ndarray],
     ) -> None:
-        digits = _digits_of(tokenizer) if "count" in kinds else None
         self.rows: list[list[CountConsistency | MarkerConsistency]] = []
-        for places, frame in zip(markers, frames, strict=True):
+        for row_markers, frame in zip(markers, frames, strict=True):
             row: list[CountConsistency | MarkerConsistency] = []
             if "count" in kinds:
-                row += [_count(tokenizer, vocab, *cue, prompt_length, digits) for cue in _COUNT_CUES]
+                row += [_build_count(tokenizer, vocab, *cue, prompt_length) for cue in _COUNT_CUES]
             if "list" in kinds:
-                row.append(_numbers(tokenizer, vocab, prompt_length))
-            if "marker" in kinds and places:
-                row.append(_nearest(tokenizer, vocab, places, frame, nearness, prompt_length))
+                row.append(_build_list(tokenizer, vocab, prompt_length))
+            if "marker" in kinds and row_markers:
+                row.append(_build_marker(tokenizer, vocab, row_markers, frame, nearness, prompt_length))
             self.rows.append(row)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V), each row held by its own."""
-        held = scores
-        for number, row in enumerate(self.rows):
-            for one in row:
-                ids, before = input_ids[number : number + 1], held[number : number + 1]
-                after = one(ids, before)
+        """Scores (B, V) after each row's own processors; `scores` itself where nothing changes."""
+        constrained = scores
+        for index, row in enumerate(self.rows):
+            for processor in row:
+                before = constrained[index : index + 1]
+                after = processor(input_ids[index : index + 1], before)
                 if after is not before:
-                    held = held.clone() if held is scores else held
-                    held[number] = after[0]
-        return held
+                    constrained = constrained.clone() if constrained is scores else constrained
+                    constrained[index] = after[0]
+        return constrained
 
     def overruled(self, row: int) -> int:
-        """How often the evidence of a row's answer said something else than the model would have."""
-        return sum(one.interventions.changed for one in self.rows[row])
+        """How often the evidence of a row changed the token that the model would have written."""
+        return sum(processor.interventions.changed for processor in self.rows[row])
 
 
-def ids_after(tokenizer: Any, before: str, text: str) -> list[int]:
-    """Ids of a text where it follows another; raises InferenceError where a token spans the border."""
-    first, both = (list(tokenizer.encode(one, add_special_tokens=False)) for one in (before, before + text))
+def encode_after(tokenizer: Any, before: str, text: str) -> list[int]:
+    """Token ids of a text after another text; raises InferenceError where a token spans both."""
+    first, both = (list(tokenizer.encode(part, add_special_tokens=False)) for part in (before, before + text))
     if both[: len(first)] != first:
         raise InferenceError(f"the tokenizer joins {text!r} with {before!r} before it; leave consistency out")
     return both[len(first) :]
 
 
-def _count(
-    tokenizer: Any, vocab: PerceptionVocabulary, before: str, cue: str, prompt_length: int, digits: NumberIds | None
+def _build_count(
+    tokenizer: Any, vocab: PerceptionVocabulary, before: str, cue: str, prompt_length: int
 ) -> CountConsistency:
     return CountConsistency(
         vocab,
-        ids_after(tokenizer, before, cue),
-        lambda number: ids_after(tokenizer, before + cue, f" {number}"),
+        encode_after(tokenizer, before, cue),
+        lambda number: encode_after(tokenizer, before + cue, f" {number}"),
         prompt_length=prompt_length,
-        digits=digits,
+        digits=_look_up_digits(tokenizer),
     )
 
 
-_known_digits: WeakKeyDictionary[Any, NumberIds] = WeakKeyDictionary()
+_digits_cache: WeakKeyDictionary[Any, NumberIds] = WeakKeyDictionary()
 
 
-def _digits_of(tokenizer: Any) -> NumberIds:
-    """`find_number_ids`, looked up once for each tokenizer: every batch asks for them."""
-    if tokenizer not in _known_digits:
-        _known_digits[tokenizer] = find_number_ids(tokenizer)
-    return _known_digits[tokenizer]
+def _look_up_digits(tokenizer: Any) -> NumberIds:
+    """`find_number_ids`, computed once per tokenizer, since every batch needs them."""
+    if tokenizer not in _digits_cache:
+        _digits_cache[tokenizer] = find_number_ids(tokenizer)
+    return _digits_cache[tokenizer]
 
 
-def _numbers(tokenizer: Any, vocab: PerceptionVocabulary, prompt_length: int) -> ListConsistency:
+def _build_list(tokenizer: Any, vocab: PerceptionVocabulary, prompt_length: int) -> ListConsistency:
     before, cue = _LIST_CUE
     return ListConsistency(
         vocab,
-        ids_after(tokenizer, before, cue),
-        lambda number: ids_after(tokenizer, before + cue, f" {number}:"),
+        encode_after(tokenizer, before, cue),
+        lambda number: encode_after(tokenizer, before + cue, f" {number}:"),
         prompt_length=prompt_length,
     )
 
 
-def _nearest(
+def _build_marker(
     tokenizer: Any,
     vocab: PerceptionVocabulary,
-    places: Mapping[str, tuple[float, float]],
+    markers: Mapping[str, tuple[float, float]],
     frame: ImageFrame,
     nearness: Callable[[np.ndarray], np.ndarray],
     prompt_length: int,
 ) -> MarkerConsistency:
     before, cue = _MARKER_CUE
-    shares = frame.to_frame(np.array(list(places.values()), dtype=np.float64)) / frame.size
-    outside = [letter for letter, share in zip(places, shares, strict=True) if (share < 0).any() or (share > 1).any()]
-    if outside:
-        raise InferenceError(f"marker {outside[0]} at {places[outside[0]]} lies outside what the model sees")
-    inner = np.nextafter(1.0, 0.0)  # the right and bottom edges belong to the last pixels
+    points = frame.to_frame(np.array(list(markers.values()), dtype=np.float64)) / frame.size
+    for (letter, place), point in zip(markers.items(), points, strict=True):
+        if (point < 0).any() or (point > 1).any():
+            raise InferenceError(
+                f"marker {letter} at {place} lies outside what the model sees of the image; move it or leave it out"
+            )
+    last = np.nextafter(1.0, 0.0)  # the right and bottom edges belong to the last pixels
     return MarkerConsistency(
         vocab,
-        ids_after(tokenizer, before, cue),
-        {letter: ids_after(tokenizer, before + cue, f" {letter}") for letter in places},
-        {letter: (min(float(x), inner), min(float(y), inner)) for letter, (x, y) in zip(places, shares, strict=True)},
+        encode_after(tokenizer, before, cue),
+        {letter: encode_after(tokenizer, before + cue, f" {letter}") for letter in markers},
+        {letter: (min(float(x), last), min(float(y), last)) for letter, (x, y) in zip(markers, points, strict=True)},
         nearness,
         prompt_length=prompt_length,
     )
 
 
 IMAGE = "<image>"
-"""Where the picture stands in a question; a question without it gets the picture first."""
+"""Place of the image in a question; without it the image comes first."""
 
 
-def chat_prompt(processor: Any, question: str, vocab: PerceptionVocabulary) -> str:
-    """The text of a prompt with one picture and one question, up to where the answer begins.
+def build_prompt(processor: Any, question: str, vocab: PerceptionVocabulary) -> str:
+    """The text of a prompt with one image and one question, up to where the answer begins.
 
-    Perception tokens and the tokenizer's control tokens that a user typed are kept from becoming tokens.
+    Perception tokens and control tokens that a user typed are escaped, so that they are tokenised as plain text.
 
     Args:
-        processor: The model's; its chat template, or LLaVA-1.5's `USER: ... ASSISTANT:` where it has none.
-        question: May hold `<image>` once, where the picture shall stand.
-        vocab: The perception tokens.
+        processor: The model's processor; its chat template is used, or LLaVA-1.5's `USER: ... ASSISTANT:`.
+        question: The question; may contain `<image>` once, at the place of the image.
+        vocab: Perception tokens of the model.
 
     Raises:
-        InferenceError: An empty question, `<image>` more than once, or a template that leaves the picture out.
+        InferenceError: An empty question, `<image>` more than once, or a chat template without exactly one image.
     """
     if not isinstance(question, str) or not question.strip():
-        raise InferenceError(f"a question is a text that is not empty; got {question!r}")
+        raise InferenceError(f"a question must be a string that is not empty; got {question!r}")
     before, image, after = question.partition(IMAGE)
     if IMAGE in after:
         count = question.count(IMAGE)
-        raise InferenceError(f"a question has one picture; this one says {IMAGE} {count} times: ask of each by itself")
+        raise InferenceError(
+            f"a question has one image, but this one has {IMAGE} {count} times: ask about each image separately"
+        )
     parts = [before, after] if image else ["", question]
-    said = [_harmless(part.strip("\n") if image else part, processor.tokenizer, vocab) for part in parts]
-    content = [{"type": "text", "text": said[0]}] if said[0].strip() else []
-    content += [{"type": "image"}, *([{"type": "text", "text": said[1]}] if said[1].strip() else [])]
+    first, last = (_escape_tokens(part.strip("\n") if image else part, processor.tokenizer, vocab) for part in parts)
+    content = [{"type": "text", "text": first}] if first.strip() else []
+    content += [{"type": "image"}, *([{"type": "text", "text": last}] if last.strip() else [])]
     token = str(getattr(processor, "image_token", None) or IMAGE)
     if getattr(processor, "chat_template", None):
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -207,41 +222,42 @@ def chat_prompt(processor: Any, question: str, vocab: PerceptionVocabulary) -> s
         text = f"USER: {token}\n{' '.join(texts)} ASSISTANT:"
     if str(text).count(token) != 1:
         raise InferenceError(
-            f"the model's chat template writes the picture's place, {token}, {str(text).count(token)} times; expected "
-            "once: look at processor.chat_template"
+            f"the model's chat template writes the image token {token} {str(text).count(token)} times; expected once: "
+            "check processor.chat_template"
         )
     return str(text)
 
 
-def prompt_inputs(processor: Any, prompts: Sequence[str], pictures: Sequence[Any]) -> dict[str, Any]:
-    """What the model's `generate` takes: prompts of any lengths padded on the left, each with its picture.
+def encode_prompts(processor: Any, prompts: Sequence[str], images: Sequence[Any]) -> dict[str, Any]:
+    """Inputs of the model's `generate`: prompts padded on the left, each with its image.
 
     Raises:
-        InferenceError: The processor refuses them; the message is its own.
+        InferenceError: The processor rejects them, or tokenises a prompt with an image differently.
     """
     suffixes = [suffix_ids(processor, prompt) for prompt in prompts]
     try:
-        inputs = encode_inputs(processor, prompts, [[picture] for picture in pictures], suffixes, padding_side="left")
+        inputs = encode_inputs(processor, prompts, [[image] for image in images], suffixes, padding_side="left")
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InferenceError(f"{type(processor).__name__} takes no such prompts and pictures ({error})") from error
+        raise InferenceError(f"{type(processor).__name__} rejects the prompts and images ({error})") from error
     for ids, suffix in zip(inputs["input_ids"].numpy(), suffixes, strict=True):
         if not np.array_equal(ids[len(ids) - len(suffix) :], suffix):
             raise InferenceError(
-                f"{type(processor).__name__} tokenises a prompt otherwise with pictures than without, so that it is "
-                "not the one of training; its template and tokenizer contradict each other"
+                f"{type(processor).__name__} tokenises a prompt differently with an image than without, so that the "
+                "prompt is not that of training; check that its chat template and tokenizer belong together"
             )
     return inputs
 
 
-def _harmless(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:
-    r"""Text in which no token stands that only we or the template may write: `</s>` becomes `<\/s>`."""
-    control = {str(one) for one in getattr(tokenizer, "all_special_tokens", ())}
-    control |= {one.content for one in getattr(tokenizer, "added_tokens_decoder", {}).values() if one.special}
-    named = sorted((one for one in control if len(one) > 1 and not one.isspace()), key=len, reverse=True)
-    kept = sanitize_text(text, vocab)
-    if not named or not any(one in kept for one in named):
-        return kept
-    return re.sub("|".join(map(re.escape, named)), lambda found: f"{found[0][0]}\\{found[0][1:]}", kept)
+def _escape_tokens(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:
+    r"""Escape perception tokens and control tokens, which only the template may write: `</s>` becomes `<\/s>`."""
+    control = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
+    control |= {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
+    control = {token for token in control if len(token) > 1 and not token.isspace()}
+    text = sanitize_text(text, vocab)
+    if not control:
+        return text
+    longest_first = sorted(control, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: f"{match[0][0]}\\{match[0][1:]}", text)
 
 
 Markers = Mapping[str, tuple[float, float]]
@@ -251,31 +267,31 @@ class Request(NamedTuple):
     """One question about one image.
 
     Attributes:
-        image: In RGB; see `open_image`.
-        question: In words; may hold `<image>` once.
-        choices: What the answer may be; empty for anything.
+        image: The image, in RGB and upright, as `open_image` returns it.
+        question: The question; may contain `<image>` once, at the place of the image.
+        choices: The allowed answers, single letters or whole numbers; empty for any.
         markers: Letter -> x, y in the image's pixels, of points that the question is about.
-        name: For files and pages.
+        name: Name of the answer in files and pages.
     """
 
     image: Image.Image
     question: str
     choices: tuple[str, ...] = ()
-    markers: Markers = {}  # noqa: RUF012 - never changed
+    markers: Markers = {}  # noqa: RUF012 - not modified
     name: str = ""
 
 
 class PerceptionPipeline:
-    """A model that writes perception tokens, asked about images.
+    """Answers questions about images with a model that writes perception tokens.
 
     Args:
         model: A multimodal model of transformers, extended with the vocabulary.
-        processor: Its processor.
-        vocab: Its perception tokens.
-        codec: Whose codes the DEPTH tokens mean; without it the shipped one.
-        frame: How images reach the model: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`.
-        config: The switches; each call may change some.
-        box_codec: How box codes become coordinates; an edge is the middle of its bin.
+        processor: The model's processor.
+        vocab: Perception tokens of the model.
+        codec: The depth codec that the model was trained with; by default the shipped one.
+        frame: How images are resized for the model: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`.
+        config: The settings; each call may override some.
+        box_codec: Decodes boxes; by default an edge is decoded to the centre of its bin.
 
     Raises:
         VocabularyError: Model, tokenizer, vocabulary and codec do not fit together.
@@ -315,35 +331,35 @@ class PerceptionPipeline:
         device: str | torch.device = "cpu",
         config: InferenceConfig | None = None,
     ) -> Self:
-        """An adapter that training saved, or a merged model: with its rows, manifest, codec and frame.
+        """Load an adapter or a merged model, with its token rows, manifest, codec and frame.
 
         Args:
-            folder: What `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote.
-            base: Of an adapter: where its base is, if not where it was.
-            codec: Instead of the saved copy; it has to be the same codec.
-            bits: Load the language model in 4 or 8 bits; see `load_llava`, as for `dtype` and `device`.
-            dtype: Of the weights.
-            device: Where the model and the codec compute.
-            config: The switches.
+            folder: A folder that `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote.
+            base: The adapter's base, if it is not where it was at training.
+            codec: Used instead of the saved copy; must be the same codec.
+            bits: Quantise the language model to 4 or 8 bits with bitsandbytes.
+            dtype: Data type of the weights; "auto" is that of the checkpoint.
+            device: Device of the model and the codec.
+            config: The settings.
 
         Raises:
-            CheckpointError: No such folder, a damaged one, or a model that was not trained on perception tokens.
+            CheckpointError: The folder does not exist, is damaged, or its model was not trained on perception tokens.
             VocabularyError: Model, tokenizer, manifest and codec do not fit together.
         """
-        place = find_adapter_folder(folder)
-        if (place / ADAPTER_FILE).is_file():
-            loaded = load_adapter(place, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
+        path = find_adapter_folder(folder)
+        if (path / ADAPTER_FILE).is_file():
+            loaded = load_adapter(path, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
             model, processor, vocab, frame = loaded.model, loaded.processor, loaded.vocab, loaded.frame
             codec = loaded.codec
         else:
-            if not (place / MANIFEST).is_file():
+            if not (path / MANIFEST).is_file():
                 raise CheckpointError(
-                    f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception "
-                    "tokens; pass a folder that `perceptok llava train` or `merge` wrote"
+                    f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception tokens; "
+                    "name a folder that `perceptok llava train` or `merge` wrote"
                 )
-            if codec is None and (place / "codec").is_dir():
-                codec = DepthCodec.from_pretrained(place / "codec")
-            model, processor, vocab = load_llava(place, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
+            if codec is None and (path / "codec").is_dir():
+                codec = DepthCodec.from_pretrained(path / "codec")
+            model, processor, vocab = load_llava(path, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
             frame = FrameRule.parse(get_perception_settings(model)["frame"])
         codec = (codec or DepthCodec.from_pretrained()).to(device)
         return cls(model, processor, vocab, codec=codec, frame=frame, config=config)
@@ -365,54 +381,59 @@ class PerceptionPipeline:
         markers: Markers | None = None,
         **changes: Any,
     ) -> PerceptionAnswer | list[PerceptionAnswer]:
-        """Ask.
+        """Answer questions about images.
 
         Args:
             images: A file, bytes, a Pillow image or an array; or a list of them.
             questions: One for all images, or a list: one for each image, or several for one image.
-            choices: What every answer may be, such as ("A", "B"); empty for anything.
+            choices: The allowed answers, such as ("A", "B"); empty for any.
             markers: Letter -> x, y in the image's pixels, of points that the questions are about.
-            **changes: Switches of `InferenceConfig` for this call.
+            **changes: Settings of `InferenceConfig` for this call.
 
         Returns:
             One answer for one image and one question, else a list in their order.
 
         Raises:
-            InferenceError: An image or a question that cannot be asked, or a prompt as long as the model's context.
-            ConstraintError: A budget too small for what the grammar forces.
+            ImageError: An image cannot be read.
+            InferenceError: Images and questions do not pair, a question, choice or marker is not valid, or the prompt
+                is as long as the model's context.
+            ConfigError: An unknown setting, or a value out of range.
+            ConstraintError: `max_new_tokens` is too small for what the grammar requires.
         """
-        one = isinstance(questions, str) and not isinstance(images, list | tuple)
-        pictures: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        if len(pictures) == 1:
-            pictures *= len(asked)
-        if len(asked) == 1:
-            asked *= len(pictures)
-        if len(pictures) != len(asked):
+        single = isinstance(questions, str) and not isinstance(images, list | tuple)
+        sources: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        texts = [questions] if isinstance(questions, str) else list(questions)
+        if len(sources) == 1:
+            sources *= len(texts)
+        if len(texts) == 1:
+            texts *= len(sources)
+        if len(sources) != len(texts):
             raise InferenceError(
-                f"{len(pictures)} images and {len(asked)} questions do not pair; give one of either, or as many"
+                f"{len(sources)} images and {len(texts)} questions do not pair; pass one of either, or equally many"
             )
-        several = next((number for number, one in enumerate(pictures) if isinstance(one, list | tuple)), None)
-        if several is not None:
-            raise InferenceError(
-                f"question {several} has {len(pictures[several])} images; a depth block describes one: ask of each"
-            )
-        opened: dict[int, Image.Image] = {}
-        for source in pictures:  # one image with several questions is opened once
+        opened: dict[int, Image.Image] = {}  # an image with several questions is opened once
+        for index, source in enumerate(sources):
+            if isinstance(source, list | tuple):
+                raise InferenceError(
+                    f"question {index} has {len(source)} images, expected one: ask about each separately"
+                )
             if id(source) not in opened:
                 opened[id(source)] = open_image(source)
         requests = [
-            Request(opened[id(source)], question, tuple(choices), markers or {})
-            for source, question in zip(pictures, asked, strict=True)
+            Request(opened[id(source)], text, tuple(choices), markers or {})
+            for source, text in zip(sources, texts, strict=True)
         ]
         answers = list(self.answers(requests, **changes))
-        return answers[0] if one else answers
+        return answers[0] if single else answers
 
     def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
-        """Answers in the order of the requests, batch by batch; raises as a call does."""
-        config = self._changed(changes)
+        """Yield answers in the order of the requests, batch by batch; raises the errors of `__call__`."""
+        config = self._override(changes)
         for start in range(0, len(requests), config.batch_size):
-            yield from self._batch(requests[start : start + config.batch_size], config)
+            batch = requests[start : start + config.batch_size]
+            prepared = self._prepare(batch, config)
+            for row, ids in enumerate(self._generate(prepared, config)):
+                yield self._parse(batch[row], ids, prepared, row, config)
 
     def stream(
         self,
@@ -423,135 +444,132 @@ class PerceptionPipeline:
         markers: Markers | None = None,
         **changes: Any,
     ) -> Iterator[Update]:
-        """What is known so far, as the model writes: text, rows of the depth map, boxes, and at last the answer.
+        """Yield updates while the model generates: text, rows of the depth map, boxes, and finally the answer.
 
-        The model runs in a thread of its own; closing the generator stops it at its next token.
+        The model runs in a separate thread; closing the generator stops it at its next token. Errors are those of
+        `__call__`.
 
         Args:
-            image: As for a call.
-            question: As for a call.
-            choices: As for a call.
-            markers: As for a call.
-            **changes: As for a call.
+            image: A file, bytes, a Pillow image or an array.
+            question: The question; may contain `<image>` once, at the place of the image.
+            choices: The allowed answers, such as ("A", "B"); empty for any.
+            markers: Letter -> x, y in the image's pixels, of points that the question is about.
+            **changes: Settings of `InferenceConfig` for this call.
         """
-        config = self._changed(changes)
+        config = self._override(changes)
         request = Request(open_image(image), question, tuple(choices), markers or {})
-        prepared = self._prepared([request], config)
+        prepared = self._prepare([request], config)
         tokenizer = self.processor.tokenizer
 
-        def run(watch: StoppingCriteria) -> PerceptionAnswer:
-            ids = self._generated(prepared, config, [watch])
-            return self._read(request, ids[0], prepared, 0, config)
+        def run(watcher: StoppingCriteria) -> PerceptionAnswer:
+            ids = self._generate(prepared, config, [watcher])
+            return self._parse(request, ids[0], prepared, 0, config)
 
         yield from stream_updates(
-            run, prepared.length, self.vocab, tokenizer, self._ends(), self.codec, prepared.frames[0], self.box_codec
+            run, prepared.length, self.vocab, tokenizer, self._end_ids, self.codec, prepared.frames[0], self.box_codec
         )
 
-    def prompted(self, image: ImageSource, question: str) -> dict[str, Any]:
-        """What the model takes of one image and question, up to where the answer begins: ids, mask, pixels.
+    def prepare_inputs(self, image: ImageSource, question: str) -> dict[str, Any]:
+        """Inputs of the model for one image and question, up to where the answer begins, on the model's device.
+
+        Returns:
+            `input_ids` and `attention_mask` (1, T) int64, `pixel_values` and whatever else the processor makes.
 
         Raises:
-            InferenceError: As a call.
+            ImageError: The image cannot be read.
+            InferenceError: The question is empty or has more than one image, or fills the model's context.
         """
-        return self._prepared([Request(open_image(image), question)], self.config).inputs
+        return self._prepare([Request(open_image(image), question)], self.config).inputs
 
-    # Inside -----------------------------------------------------------------------------------------------------
-
-    def _changed(self, changes: Mapping[str, Any]) -> InferenceConfig:
+    def _override(self, changes: Mapping[str, Any]) -> InferenceConfig:
         try:
             return replace(self.config, **changes)
         except TypeError as error:
             known = ", ".join(self.config.to_dict())
-            raise ConfigError(f"unknown switches: {', '.join(changes)}; known are {known}") from error
+            raise ConfigError(f"unknown settings: {', '.join(changes)}; known are {known}") from error
 
-    def _batch(self, requests: Sequence[Request], config: InferenceConfig) -> list[PerceptionAnswer]:
-        prepared = self._prepared(requests, config)
-        written = self._generated(prepared, config)
-        return [
-            self._read(request, ids, prepared, row, config)
-            for row, (request, ids) in enumerate(zip(requests, written, strict=True))
-        ]
-
-    def _prepared(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
-        for one in requests:
-            require_choices(one.choices)
-            require_choices(tuple(one.markers))
-        frames = [self.frame.make_frame(one.image.size, self.processor) for one in requests]
-        prompts = [chat_prompt(self.processor, one.question, self.vocab) for one in requests]
-        inputs = prompt_inputs(self.processor, prompts, [self.frame.apply(one.image) for one in requests])
-        placed: dict[str, Any] = {}
+    def _prepare(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
+        for request in requests:
+            check_choices(request.choices)
+            check_choices(tuple(request.markers))
+        frames = [self.frame.make_frame(request.image.size, self.processor) for request in requests]
+        prompts = [build_prompt(self.processor, request.question, self.vocab) for request in requests]
+        inputs = encode_prompts(self.processor, prompts, [self.frame.apply(request.image) for request in requests])
         for name, value in inputs.items():
-            on_device = value.to(self.model.device) if isinstance(value, Tensor) else value
-            floating = isinstance(on_device, Tensor) and on_device.is_floating_point()
-            placed[name] = on_device.to(self.model.dtype) if floating else on_device
-        length = placed["input_ids"].shape[1]
-        evidence = None
+            if isinstance(value, Tensor):
+                dtype = self.model.dtype if value.is_floating_point() else value.dtype
+                inputs[name] = value.to(self.model.device, dtype)
+        length = inputs["input_ids"].shape[1]
+        consistency = None
         if config.consistency:
-            markers = [one.markers for one in requests]
-            evidence = EvidenceRows(
-                config.consistency, self.processor.tokenizer, self.vocab, length, markers, frames, self._decoded
+            consistency = BatchConsistency(
+                config.consistency,
+                self.processor.tokenizer,
+                self.vocab,
+                length,
+                [request.markers for request in requests],
+                frames,
+                lambda codes: np.asarray(self.codec.decode(codes)[0]),
             )
-        return _Prepared(placed, frames, length, min(config.max_new_tokens, self._room(length)), evidence)
+        return _Prepared(
+            inputs, frames, length, min(config.max_new_tokens, self._remaining_context(length)), consistency
+        )
 
-    def _decoded(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (10, 10) -> nearness (320, 320)."""
-        return np.asarray(self.codec.decode(codes)[0])
-
-    def _room(self, length: int) -> int:
-        """Tokens that the model's context leaves for an answer."""
+    def _remaining_context(self, length: int) -> int:
+        """Number of tokens that the model's context leaves for an answer."""
         text = self.model.config.get_text_config()
         context = getattr(text, "max_position_embeddings", None)
         if context is None:
             return 2**31
         if length >= context:
             raise InferenceError(
-                f"the prompt has {length} tokens, picture included; the model's context has {context}, so that no room "
-                "is left for an answer: shorten the question"
+                f"the prompt has {length} tokens, image included, and the model's context {context}: no tokens are left "
+                "for an answer; shorten the question"
             )
         return int(context) - length
 
-    def _generated(
+    def _generate(
         self, prepared: _Prepared, config: InferenceConfig, watchers: Sequence[StoppingCriteria] = ()
     ) -> list[list[int]]:
-        """The ids of each answer, from behind the prompt up to its end of sequence, that one included."""
+        """The ids of each answer, without the prompt, up to and including the end of sequence."""
         ids = prepared.inputs["input_ids"]
         extra: dict[str, Any] = {}
         if config.constraints:
-            held = self._constraint(config).for_prompt(ids, prepared.budget)
-            extra["logits_processor"] = [held]
+            extra["logits_processor"] = [self._get_constraint(config).for_prompt(ids, prepared.budget)]
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
-        if prepared.evidence is not None:
-            extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.evidence]
+        if prepared.consistency is not None:
+            extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.consistency]
         if watchers:
             extra["stopping_criteria"] = list(watchers)
         padding = find_pad_token_id(self.model, self.processor.tokenizer)
-        how = generation_settings(config, prepared.budget, self._ends(), padding)
-        with seeded(config), torch.inference_mode():
-            out = self.model.generate(**prepared.inputs, **how, **extra)
-        ends = set(self._ends())
+        settings = build_generation_settings(config, prepared.budget, self._end_ids, padding)
+        with seed_sampling(config), torch.inference_mode():
+            out = self.model.generate(**prepared.inputs, **settings, **extra)
+        ends = set(self._end_ids)
         rows = []
         for row in out[:, ids.shape[1] :].tolist():
-            end = next((place for place, one in enumerate(row) if one in ends), len(row))
+            end = next((index for index, token_id in enumerate(row) if token_id in ends), len(row))
             rows.append(row[: end + 1])
         return rows
 
-    def _ends(self) -> tuple[int, ...]:
+    @property
+    def _end_ids(self) -> tuple[int, ...]:
         return find_eos_token_ids(self.model, self.processor.tokenizer)
 
-    def _constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
+    def _get_constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
         tokenizer = self.processor.tokenizer
-        grammar = config.held_to(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
+        grammar = config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
         if grammar not in self._constraints:
             self._constraints[grammar] = PerceptionLogitsProcessor(
-                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self._ends() or None
+                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self._end_ids or None
             )
         return self._constraints[grammar]
 
-    def _read(
+    def _parse(
         self, request: Request, ids: Sequence[int], prepared: _Prepared, row: int, config: InferenceConfig
     ) -> PerceptionAnswer:
-        ended = bool(ids) and ids[-1] in self._ends()
-        answer = read_answer_spans(
+        ended = bool(ids) and ids[-1] in self._end_ids
+        answer = parse_answer(
             ids[:-1] if ended else ids,
             ended=ended,
             question=request.question,
@@ -566,14 +584,16 @@ class PerceptionPipeline:
             markers=request.markers,
             name=request.name,
         )
-        return answer if prepared.evidence is None else replace(answer, overruled=prepared.evidence.overruled(row))
+        return (
+            answer if prepared.consistency is None else replace(answer, overruled=prepared.consistency.overruled(row))
+        )
 
 
 class _Prepared(NamedTuple):
-    """A batch as `generate` takes it."""
+    """A batch of requests: inputs of `generate`, frames, prompt length, budget and consistency."""
 
     inputs: dict[str, Any]
     frames: list[ImageFrame]
     length: int
     budget: int
-    evidence: EvidenceRows | None
+    consistency: BatchConsistency | None

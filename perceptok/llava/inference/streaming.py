@@ -1,4 +1,4 @@
-"""An answer while it is written: text, rows of the depth map as they fill, boxes, and the whole answer at last."""
+"""Streams an answer while it is generated: text, rows of the depth map, boxes, and finally the whole answer."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from transformers import StoppingCriteria
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.decoding import StreamEvent, TokenStream
 from perceptok.depth import DepthMap
-from perceptok.llava.inference.answer import PerceptionAnswer, depth_of_image
+from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
 from perceptok.tokens import DEPTH_GRID
 from perceptok.vocabulary import PerceptionVocabulary
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
 
-__all__ = ["Update", "partial_depth", "stream_updates"]
+__all__ = ["Update", "decode_partial_block", "stream_updates"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Update:
-    """One thing that became known.
+    """One update of a streamed answer.
 
     Attributes:
-        kind: "text", "row" (a row of the open block is complete), "depth" (the block is), "box", "problem", or at last
-            "answer".
-        text: Of "text" what is new, a block in one piece: together they are the answer's text. Of "problem" what is
-            wrong.
-        row: Of "row": its number, 0..9.
-        codes: Of "row" (10,), of "depth" (10, 10), of "box" (4,), int64.
-        depth: Of "row" and "depth": the image's depth map so far, in its own pixels; not valid where rows are to come.
-        box: Of "box": x1, y1, x2, y2 in the image's pixels, (4,) float64.
-        answer: Of "answer".
+        kind: "text", "row" (a row of the open depth block is complete), "depth" (the block is), "box", "problem", or
+            finally "answer".
+        text: For "text", the new text, a block in one piece; the pieces joined are the answer's text. For "problem",
+            what is wrong.
+        row: For "row": its index, 0..9.
+        codes: int64: (10,) for "row", (10, 10) for "depth", (4,) for "box".
+        depth: For "row" and "depth": the depth map of the image so far, in its pixels; invalid where rows are missing.
+        box: For "box": x1, y1, x2, y2 in the image's pixels, (4,) float64.
+        answer: For "answer": the whole answer.
     """
 
     kind: Literal["text", "row", "depth", "box", "problem", "answer"]
@@ -54,22 +54,21 @@ class Update:
         return f"Update({self.kind!r}, {self.text!r}, row={self.row})"
 
 
-def partial_depth(codec: DepthCodec, codes: np.ndarray, frame: ImageFrame) -> DepthMap:
-    """The image's depth map of a block that is not complete.
+def decode_partial_block(codec: DepthCodec, codes: np.ndarray, frame: ImageFrame) -> DepthMap:
+    """Decode an incomplete depth block to the depth map of the image.
 
-    A cell that is to come is decoded as a copy of the last known row's, so that no edge appears that nobody wrote; the
-    mask says which pixels are known.
+    Missing rows are decoded as copies of the last complete row, so that no artificial edge appears; `valid` marks the
+    pixels of complete rows.
 
     Args:
-        codec: The model's.
-        codes: (10, 10) int64 with -1 for what is to come, from the first row on; a row counts once it is whole.
-        frame: How the image lay in what the model saw.
+        codec: The model's codec.
+        codes: (10, 10) int64, -1 for missing codes; at least the first row is complete.
+        frame: Maps the image to the model's input.
     """
     known = int((codes >= 0).all(axis=1).argmin()) if (codes < 0).any() else len(codes)
     filled = codes.copy()
     filled[known:] = codes[known - 1]
-    nearness = codec.decode(filled)[0]
-    depth = depth_of_image(nearness, frame)
+    depth = resample_to_image(codec.decode(filled)[0], frame)
     rows = np.floor((np.arange(frame.image_size[1]) + 0.5) * frame.scale[1] + frame.origin[1])
     return DepthMap(depth.values, depth.valid & (rows < known * frame.size / DEPTH_GRID[0])[:, None], "inverse")
 
@@ -84,65 +83,61 @@ def stream_updates(
     frame: ImageFrame,
     box_codec: BoxCodec,
 ) -> Iterator[Update]:
-    """Run a generation in a thread and tell what its tokens complete; an error in it is raised here.
+    """Generate in a thread and yield an update for whatever the new tokens complete.
 
     Args:
-        run: Generates with the stopping criteria given, and makes the answer.
-        prompt_length: Ids of the prompt.
-        vocab: What the ids mean.
-        tokenizer: Ids -> text.
+        run: Generates with the given stopping criteria, and returns the answer; what it raises is raised here.
+        prompt_length: Number of tokens of the prompt.
+        vocab: Perception tokens of the model.
+        tokenizer: The model's tokenizer.
         ends: Ids that end a sequence.
-        codec: Decodes rows.
-        frame: How the image lay in what the model saw.
+        codec: Decodes rows of depth blocks.
+        frame: Maps the image to the model's input.
         box_codec: Decodes boxes.
     """
-    watch = _Watch(prompt_length)
+    watcher = _Watcher(prompt_length)
 
     def work() -> None:
         try:
-            watch.tell(run(watch))
-        except BaseException as error:  # noqa: BLE001 - raised again where the caller is
-            watch.tell(error)
+            watcher.messages.put(run(watcher))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            watcher.messages.put(error)
 
     thread = threading.Thread(target=work, name="perceptok-stream", daemon=True)
     thread.start()
     reader = _Reader(vocab, tokenizer, frozenset(ends), codec, frame, box_codec)
     try:
         while True:
-            told = watch.told.get()
-            if isinstance(told, BaseException):
-                raise told
-            if isinstance(told, PerceptionAnswer):
+            message = watcher.messages.get()
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, PerceptionAnswer):
                 yield from reader.close()
-                yield Update("answer", answer=told)
+                yield Update("answer", answer=message)
                 return
-            yield from reader.read(told)
+            yield from reader.read(message)
     finally:
-        watch.stop.set()
+        watcher.stop.set()
         thread.join()
 
 
-class _Watch(StoppingCriteria):
-    """Hands each new id to the reading side, and ends the generation when nobody listens any more."""
+class _Watcher(StoppingCriteria):
+    """Passes each new token id to the reading thread, and stops generation once `stop` is set."""
 
-    def __init__(self, seen: int) -> None:
-        self.told: queue.SimpleQueue[int | PerceptionAnswer | BaseException] = queue.SimpleQueue()
+    def __init__(self, prompt_length: int) -> None:
+        self.messages: queue.SimpleQueue[int | PerceptionAnswer | BaseException] = queue.SimpleQueue()
         self.stop = threading.Event()
-        self._seen = seen
-
-    def tell(self, what: int | PerceptionAnswer | BaseException) -> None:
-        self.told.put(what)
+        self._length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:  # noqa: ARG002 - transformers' call
-        new = input_ids[0, self._seen :].tolist()
-        self._seen = input_ids.shape[1]
-        for one in new:
-            self.tell(one)
+        for token_id in input_ids[0, self._length :].tolist():
+            self.messages.put(token_id)
+        self._length = input_ids.shape[1]
         return torch.full((len(input_ids),), self.stop.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 class _Reader:
-    """Ids -> updates."""
+    """Converts token ids to updates."""
 
     def __init__(
         self,
@@ -164,23 +159,23 @@ class _Reader:
             return
         self._ids.append(token_id)
         for event in self._stream.feed(token_id):
-            yield from self._told(event)
-        yield from self._new_text(last=False)
+            yield from self._convert_event(event)
+        yield from self._read_new_text(last=False)
 
     def close(self) -> Iterator[Update]:
         for event in self._stream.close():
-            yield from self._told(event)
-        yield from self._new_text(last=True)
+            yield from self._convert_event(event)
+        yield from self._read_new_text(last=True)
 
-    def _told(self, event: StreamEvent) -> Iterator[Update]:
+    def _convert_event(self, event: StreamEvent) -> Iterator[Update]:
         if event.kind == "row":
             partial = self._stream.partial
             assert partial is not None
             yield Update(
-                "row", row=event.row, codes=event.codes, depth=partial_depth(self._codec, partial, self._frame)
+                "row", row=event.row, codes=event.codes, depth=decode_partial_block(self._codec, partial, self._frame)
             )
         elif event.kind == "depth" and event.codes is not None:
-            depth = depth_of_image(self._codec.decode(event.codes)[0], self._frame)
+            depth = resample_to_image(self._codec.decode(event.codes)[0], self._frame)
             yield Update("depth", codes=event.codes, depth=depth)
         elif event.kind == "box" and event.codes is not None:
             box = self._box_codec.decode(event.codes[None], frame=self._frame)[0]
@@ -188,8 +183,8 @@ class _Reader:
         elif event.kind == "problem":
             yield Update("problem", text=event.message)
 
-    def _new_text(self, *, last: bool) -> Iterator[Update]:
-        """What is new in the text; an open block waits for its end, half a character for its other half."""
+    def _read_new_text(self, *, last: bool) -> Iterator[Update]:
+        """The new text; text of an open block or of an incomplete character is held back until it is complete."""
         if self._stream.partial is not None and not last:
             return
         text = str(self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -9,8 +9,8 @@ import pytest
 
 import perceptok as pt
 from perceptok.errors import OutputError
-from perceptok.llava import FileQuestion, Outputs, PerceptionPipeline, answer_files, find_questions
-from perceptok.llava.inference.batch import file_names
+from perceptok.llava import FileQuestion, OutputFolders, PerceptionPipeline, answer_files, find_questions
+from perceptok.llava.inference.batch import assign_file_names
 from tests.llava.answering import leaning_pipeline, picture
 
 
@@ -30,14 +30,14 @@ def asked(tmp_path: Path) -> list[FileQuestion]:
 
 
 def test_lines_depth_maps_and_overlays(pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path) -> None:
-    where = Outputs(depth=tmp_path / "depth", overlay=tmp_path / "seen")
-    assert answer_files(pipe, asked, tmp_path / "out.jsonl", outputs=where) == []
+    where = OutputFolders(depth=tmp_path / "depth", overlay=tmp_path / "seen")
+    assert answer_files(pipe, asked, tmp_path / "out.jsonl", folders=where) == []
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [one["name"] for one in lines] == ["0.png", "1.png", "2.png", "3.png"]
-    for one in lines:
-        assert len(one["codes"]) == 100
-        assert pt.DepthMap.read(one["depth"], kind="inverse").values.shape == (20, 30)
-        assert Path(one["overlay"]).is_file()
+    assert [line["name"] for line in lines] == ["0.png", "1.png", "2.png", "3.png"]
+    for line in lines:
+        assert len(line["codes"]) == 100
+        assert pt.DepthMap.read(line["depth"], kind="inverse").values.shape == (20, 30)
+        assert Path(line["overlay"]).is_file()
     assert not (tmp_path / "out.jsonl.partial").exists()
 
 
@@ -93,9 +93,9 @@ def test_bad_images_cost_only_themselves(pipe: PerceptionPipeline, asked: list[F
     asked[2].image.unlink()
     more = [*asked, FileQuestion(asked[0].image, "<image><image>", "two"), FileQuestion(asked[0].image, "Why?", "last")]
     failures = answer_files(pipe, more, tmp_path / "out.jsonl")
-    assert [one.name for one in failures] == ["1.png", "2.png", "two"]
+    assert [failure.name for failure in failures] == ["1.png", "2.png", "two"]
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [one["name"] for one in lines] == ["0.png", "3.png", "last"]
+    assert [line["name"] for line in lines] == ["0.png", "3.png", "last"]
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/etc/out.png", "a/../../b.png", "null\0.png", "x" * 300 + ".png"])
@@ -103,15 +103,15 @@ def test_names_that_lead_elsewhere(
     pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path, name: str
 ) -> None:
     bad = FileQuestion(asked[0].image, "Why?", name)
-    failures = answer_files(pipe, [bad], tmp_path / "out.jsonl", outputs=Outputs(overlay=tmp_path / "seen"))
-    assert [one.name for one in failures] == [name]
+    failures = answer_files(pipe, [bad], tmp_path / "out.jsonl", folders=OutputFolders(overlay=tmp_path / "seen"))
+    assert [failure.name for failure in failures] == [name]
     assert not list(tmp_path.rglob("out.png")) + list(tmp_path.rglob("b.png"))
 
 
 def test_hostile_names_stay_one_line_each(pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path) -> None:
     names = ["a\nb.png", '"}{.png', "\x1b[2J.png", "\u2028.png", "é😀.png", "-rf.png"]
     more = [FileQuestion(asked[0].image, "Why? \n \x00 \u2028", name) for name in names]
-    assert answer_files(pipe, more, tmp_path / "o.jsonl", outputs=Outputs(overlay=tmp_path / "seen")) == []
+    assert answer_files(pipe, more, tmp_path / "o.jsonl", folders=OutputFolders(overlay=tmp_path / "seen")) == []
     lines = (tmp_path / "o.jsonl").read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["name"] for line in lines] == names
     assert all(line.isascii() for line in lines)
@@ -120,4 +120,4 @@ def test_hostile_names_stay_one_line_each(pipe: PerceptionPipeline, asked: list[
 
 def test_names_of_pictures_never_meet() -> None:
     asked = [FileQuestion(Path(), "?", name) for name in ("a.png", "b.png", "b.jpg", "c/b.png", "d")]
-    assert file_names(asked) == {"a.png": "a", "b.png": "b.png", "b.jpg": "b.jpg", "c/b.png": "c/b", "d": "d"}
+    assert assign_file_names(asked) == {"a.png": "a", "b.png": "b.png", "b.jpg": "b.jpg", "c/b.png": "c/b", "d": "d"}

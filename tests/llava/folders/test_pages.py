@@ -11,7 +11,7 @@ import pytest
 import perceptok as pt
 from perceptok.errors import InferenceError, OutputError
 from perceptok.llava import FileQuestion, answer_files, write_answer_page
-from perceptok.llava.inference.batch import case_of_line
+from perceptok.llava.inference.batch import case_from_line
 from tests.llava.answering import leaning_pipeline, picture
 
 
@@ -29,7 +29,7 @@ def lines(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
 
 
 def test_a_case_shows_what_the_answer_holds(lines: list[dict[str, object]], codec: pt.DepthCodec) -> None:
-    case = case_of_line(lines[0], codec)
+    case = case_from_line(lines[0], codec)
     assert case.image is not None
     assert case.markers == [("A", 3.0, 4.0)]
     assert case.frame == (30, 20)
@@ -51,7 +51,7 @@ def test_what_cannot_be_shown(lines: list[dict[str, object]], codec: pt.DepthCod
     with pytest.raises(InferenceError, match="no answers to show"):
         write_answer_page(tmp_path / "page.html", [], codec, title="none")
     with pytest.raises(InferenceError, match="its codes are of the codec other"):
-        case_of_line({**lines[0], "codec": "other"}, codec)
+        case_from_line({**lines[0], "codec": "other"}, codec)
     with pytest.raises(InferenceError, match="it lacks 'question'"):
-        case_of_line({key: value for key, value in lines[0].items() if key != "question"}, codec)
-    assert case_of_line({**lines[0], "image": "gone.png"}, codec).image is None
+        case_from_line({key: value for key, value in lines[0].items() if key != "question"}, codec)
+    assert case_from_line({**lines[0], "image": "gone.png"}, codec).image is None

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.llava import PerceptionAnswer
-from perceptok.llava.inference.answer import read_answer_spans
+from perceptok.llava.inference.answer import parse_answer
 from tests.llava.answering import picture
 from tests.llava.tiny import tiny_tokenizer
 
@@ -47,7 +47,7 @@ def answered(
         text: str, image: Image.Image | None = None, frame: ImageFrame | None = None, **given: Any
     ) -> PerceptionAnswer:
         image = image or picture(120, 80)
-        return read_answer_spans(
+        return parse_answer(
             tokenizer.encode(text, add_special_tokens=False),
             image=image,
             frame=frame or ImageFrame.squash(image.size),

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.pipeline import EvidenceRows, ids_after
+from perceptok.llava.inference.pipeline import BatchConsistency, encode_after
 
 FRAME = ImageFrame.squash((120, 80))
 BOX = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_9>,<PIXEL_9>)"
@@ -22,13 +22,15 @@ BOX = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_9>,<PIXEL_9>)"
 
 def rows_of(
     kinds: Sequence[Any], tokenizer: Any, codec: pt.DepthCodec, *markers: dict[str, tuple[float, float]]
-) -> EvidenceRows:
+) -> BatchConsistency:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
     places = markers or ({},)
-    return EvidenceRows(kinds, tokenizer, vocab, 0, places, [FRAME] * len(places), lambda codes: codec.decode(codes)[0])
+    return BatchConsistency(
+        kinds, tokenizer, vocab, 0, places, [FRAME] * len(places), lambda codes: codec.decode(codes)[0]
+    )
 
 
-def continued(rows: EvidenceRows, tokenizer: Any, text: str, steps: int) -> str:
+def continued(rows: BatchConsistency, tokenizer: Any, text: str, steps: int) -> str:
     """What a model without any preference writes after a text, where it is held; the likeliest is id 0."""
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     begun = len(ids)
@@ -53,11 +55,11 @@ def either(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -
 def test_the_count_is_that_of_the_boxes(either: Any, codec: pt.DepthCodec) -> None:
     text = f"Here they are:\n{BOX}\n{BOX}\nSince there are 7 distinct bounding boxes and masks, we conclude there are"
     rows = rows_of(["count"], either, codec)
-    steps = len(ids_after(either, "masks, we conclude there are", " 2"))
+    steps = len(encode_after(either, "masks, we conclude there are", " 2"))
     assert continued(rows, either, text, steps).strip() == "2"
     assert rows.overruled(0) == 1
     none = "There are no cars in the image. We conclude there are"
-    steps = len(ids_after(either, none, " 0"))
+    steps = len(encode_after(either, none, " 0"))
     assert continued(rows, either, none, steps).strip() == "0"
 
 
@@ -67,8 +69,8 @@ def test_no_digit_is_added_to_a_count(either: Any, codec: pt.DepthCodec) -> None
     rows = rows_of(["count"], either, codec)
     ids = either.encode(text, add_special_tokens=False)
     for behind in ("", ".", ","):
-        sequence = ids_after(either, "there are", f" 2{behind}")
-        begun = ids[: len(ids) - len(ids_after(either, "there are", " 2"))] + sequence
+        sequence = encode_after(either, "there are", f" 2{behind}")
+        begun = ids[: len(ids) - len(encode_after(either, "there are", " 2"))] + sequence
         held = rows(torch.tensor([begun]), torch.zeros(1, len(either)))[0]
         known = either.decode(sequence)
         for index in range(len(either)):
@@ -76,14 +78,14 @@ def test_no_digit_is_added_to_a_count(either: Any, codec: pt.DepthCodec) -> None
             number = re.fullmatch(r"[.,']?[0-9].*", grown, re.DOTALL) if behind == "" else re.match("[0-9]", grown)
             assert (held[index] == -torch.inf) == (number is not None), (behind, index, grown)
     # A word later digits are free again: "2 cars. 3 of them".
-    later = rows(torch.tensor([[*ids, *ids_after(either, "2", " cars.")]]), torch.zeros(1, len(either)))
+    later = rows(torch.tensor([[*ids, *encode_after(either, "2", " cars.")]]), torch.zeros(1, len(either)))
     assert bool(later.isfinite().all())
 
 
 def test_a_list_counts_its_own(either: Any, codec: pt.DepthCodec) -> None:
     rows = rows_of(["list"], either, codec)
     text = f"Here are the bounding boxes for the cars:\nBounding box 1: {BOX}\nBounding box"
-    steps = len(ids_after(either, "cars:\nBounding box", " 2:"))
+    steps = len(encode_after(either, "cars:\nBounding box", " 2:"))
     assert continued(rows, either, text, steps).strip() == "2:"
 
 
@@ -93,7 +95,7 @@ def test_the_nearest_marker_of_each_row(either: Any, codec: pt.DepthCodec, block
     text = f"The depth map for the image is {block}. Since B is higher on the depth map, the answer is that point"
     for places, expected in (({"A": left, "B": right}, "B"), ({"A": right, "B": left}, "A")):
         rows = rows_of(["marker"], either, codec, places)
-        assert continued(rows, either, text, len(ids_after(either, text, f" {expected}"))).strip() == expected
+        assert continued(rows, either, text, len(encode_after(either, text, f" {expected}"))).strip() == expected
     rows = rows_of(["marker"], either, codec, {}, {"A": left, "B": right}, {})
     scores = torch.zeros(3, len(either))
     held = rows(torch.tensor([either.encode(text, add_special_tokens=False)] * 3), scores)

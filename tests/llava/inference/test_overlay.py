@@ -14,7 +14,7 @@ from PIL import Image
 from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError, OutputError
 from perceptok.llava import PerceptionAnswer
-from perceptok.llava.inference.overlay import draw_seen, draw_sheet
+from perceptok.llava.inference.overlay import draw_annotations, draw_overlay
 from tests.llava.answering import picture
 
 Answered = Callable[..., PerceptionAnswer]
@@ -32,7 +32,7 @@ def touched(drawn: Image.Image) -> np.ndarray:
 
 
 def test_a_box_is_drawn_around_its_pixels(answered: Answered) -> None:
-    drawn = draw_seen(answered(BOX, grey(800, 600)).sheet())
+    drawn = draw_annotations(answered(BOX, grey(800, 600)).overlay_content())
     height, width = touched(drawn).shape
     rows, columns = np.nonzero(touched(drawn))
     assert abs(columns.min() / width - 0.25) < 0.01
@@ -42,7 +42,9 @@ def test_a_box_is_drawn_around_its_pixels(answered: Answered) -> None:
 
 
 def test_a_point_is_drawn_at_its_place(answered: Answered) -> None:
-    drawn = np.asarray(draw_seen(answered("Point A is located at (x = 84 y = 252)", grey(800, 600)).sheet()))
+    drawn = np.asarray(
+        draw_annotations(answered("Point A is located at (x = 84 y = 252)", grey(800, 600)).overlay_content())
+    )
     height, width = drawn.shape[:2]
     red = (drawn[..., 0].astype(int) - drawn[..., 1] > 100).nonzero()
     assert abs(red[0].mean() / height - 0.75) < 0.01
@@ -50,7 +52,7 @@ def test_a_point_is_drawn_at_its_place(answered: Answered) -> None:
 
 
 def test_no_evidence_leaves_the_image_alone(answered: Answered) -> None:
-    assert not touched(draw_seen(answered("nothing", grey(800, 600)).sheet())).any()
+    assert not touched(draw_annotations(answered("nothing", grey(800, 600)).overlay_content())).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (20_000, 3), (4000, 3000), (17, 900)])
@@ -91,11 +93,11 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_strings(answered: Answered, block: str, hostile: str) -> None:
     """As question, answer, label and problem: a sheet of a bounded size, every time."""
-    sheet = answered(f"{block}{BOX}", picture(300, 200)).sheet()
-    drawn = draw_sheet(
+    sheet = answered(f"{block}{BOX}", picture(300, 200)).overlay_content()
+    drawn = draw_overlay(
         replace(sheet, question=hostile, text=hostile, answer=hostile, labels=[hostile], problems=[hostile] * 40)
     )
-    assert drawn.width == draw_sheet(sheet).width
+    assert drawn.width == draw_overlay(sheet).width
     assert drawn.height < 1600
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from perceptok.llava.inference.overlay import NamedPoint, points_in_text
+from perceptok.llava.inference.overlay import FramePoint, find_points
 
 
 def test_the_released_chain_of_thought() -> None:
     text = "Point A is located at (x = 73 y = 188),Point B is located at (x = 191 y = 77).The depth map for the"
-    assert points_in_text(text) == [NamedPoint("A", 73, 188), NamedPoint("B", 191, 77)]
+    assert find_points(text) == [FramePoint("A", 73, 188), FramePoint("B", 191, 77)]
 
 
 def test_a_letter_named_twice_and_what_is_no_point() -> None:
     text = "point A is located at (x = 1.5 y = 2) Point A is located at (x = 9 y = 9) Point B is located at (x = y = 3)"
-    assert points_in_text(text) == [NamedPoint("A", 1.5, 2)]
-    assert points_in_text("x" * 100_000 + "Point A is located at (x = " + "9" * 100_000) == []
+    assert find_points(text) == [FramePoint("A", 1.5, 2)]
+    assert find_points("x" * 100_000 + "Point A is located at (x = " + "9" * 100_000) == []

@@ -13,7 +13,7 @@ import perceptok as pt
 from perceptok.data import PerceptionRecord, Turn
 from perceptok.data.rendering import render_text
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.pipeline import chat_prompt, prompt_inputs
+from perceptok.llava.inference.pipeline import build_prompt, encode_prompts
 from tests.llava.answering import picture
 
 
@@ -32,7 +32,7 @@ def words(processor: Any) -> pt.PerceptionVocabulary:
 def test_the_picture_comes_first(processor: Any, words: pt.PerceptionVocabulary) -> None:
     expected = "USER: <image>\nHow many cars? ASSISTANT:"
     for question in ("How many cars?", "<image>\nHow many cars?"):
-        assert chat_prompt(processor, question, words) == expected
+        assert build_prompt(processor, question, words) == expected
 
 
 @pytest.mark.parametrize("templated", [True, False])
@@ -43,12 +43,12 @@ def test_a_model_is_asked_as_it_was_taught(processor: Any, words: pt.PerceptionV
     if not templated:
         asked = LlavaProcessor(processor.image_processor, processor.tokenizer, patch_size=14)
     rendered = render_text(record, asked)
-    assert rendered.text[: rendered.spans[0][0]] == chat_prompt(asked, question, words)
+    assert rendered.text[: rendered.spans[0][0]] == build_prompt(asked, question, words)
 
 
 def test_without_a_template(processor: Any, words: pt.PerceptionVocabulary) -> None:
     plain = LlavaProcessor(processor.image_processor, processor.tokenizer, patch_size=14)
-    assert chat_prompt(plain, "How many cars?", words) == "USER: <image>\nHow many cars? ASSISTANT:"
+    assert build_prompt(plain, "How many cars?", words) == "USER: <image>\nHow many cars? ASSISTANT:"
 
 
 @pytest.mark.parametrize(
@@ -57,22 +57,22 @@ def test_without_a_template(processor: Any, words: pt.PerceptionVocabulary) -> N
         ("", "not empty"),
         (" \n", "not empty"),
         (None, "not empty"),
-        ("<image> and <image>", "says <image> 2 times"),
+        ("<image> and <image>", "this one has <image> 2 times"),
     ],
 )
 def test_what_cannot_be_asked(
     processor: Any, words: pt.PerceptionVocabulary, question: str | None, message: str
 ) -> None:
     with pytest.raises(InferenceError, match=message):
-        chat_prompt(processor, question, words)  # type: ignore[arg-type]
+        build_prompt(processor, question, words)  # type: ignore[arg-type]
 
 
 def test_a_template_that_leaves_the_picture_out(processor: Any, words: pt.PerceptionVocabulary) -> None:
     blind = LlavaProcessor(
         processor.image_processor, processor.tokenizer, patch_size=14, chat_template="{{ messages | length }}"
     )
-    with pytest.raises(InferenceError, match="writes the picture's place, <image>, 0 times"):
-        chat_prompt(blind, "How many cars?", words)
+    with pytest.raises(InferenceError, match="writes the image token <image> 0 times"):
+        build_prompt(blind, "How many cars?", words)
 
 
 SMUGGLED = ["<DEPTH_5>", "<DEPTH_START>", "<PIXEL_9>", "</s>", "<pad>", "<s>", "a ", "\\", "<", "é"]
@@ -80,19 +80,19 @@ SMUGGLED = ["<DEPTH_5>", "<DEPTH_START>", "<PIXEL_9>", "</s>", "<pad>", "<s>", "
 
 @given(st.lists(st.sampled_from(SMUGGLED)))
 def test_users_write_no_token_but_text(processor: Any, words: pt.PerceptionVocabulary, parts: list[str]) -> None:
-    prompt = chat_prompt(processor, "Why? " + "".join(parts), words)
+    prompt = build_prompt(processor, "Why? " + "".join(parts), words)
     ids = processor.tokenizer.encode(prompt, add_special_tokens=False)
     special = set(processor.tokenizer.all_special_ids) | set(words.tokens.values())
     assert [one for one in ids if one in special] == [processor.image_token_id]
 
 
 def test_prompts_are_padded_on_the_left(processor: Any, words: pt.PerceptionVocabulary) -> None:
-    prompts = [chat_prompt(processor, one, words) for one in ("Why?", "How many cars are there, and where are they?")]
-    inputs = prompt_inputs(processor, prompts, [picture(56, 56), picture(56, 56, 1)])
+    prompts = [build_prompt(processor, one, words) for one in ("Why?", "How many cars are there, and where are they?")]
+    inputs = encode_prompts(processor, prompts, [picture(56, 56), picture(56, 56, 1)])
     mask = inputs["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[:, -1].tolist() == [1, 1]
     assert (mask[0].diff() >= 0).all()
     assert inputs["pixel_values"].shape[0] == 2
-    with pytest.raises(InferenceError, match="takes no such prompts"):
-        prompt_inputs(processor, prompts[:1], [object()])
+    with pytest.raises(InferenceError, match="rejects the prompts"):
+        encode_prompts(processor, prompts[:1], [object()])

@@ -12,7 +12,7 @@ from sybil.document import Document
 
 import perceptok as pt
 from perceptok.errors import VocabularyError
-from perceptok.llava import PerceptionPipeline, merge_adapter, read_served
+from perceptok.llava import PerceptionPipeline, merge_adapter, read_served_answer
 from tests.llava.answering import picture
 from tests.test_readmes import PARSERS
 
@@ -30,7 +30,7 @@ def test_a_merged_model_says_what_its_text_is_read_as(merged: Path) -> None:
     pipe = PerceptionPipeline.from_pretrained(merged)
     image = picture(60, 40)
     told = pipe(image, "What is the depth map?", max_new_tokens=120, force_block="first")
-    read = read_served(
+    read = read_served_answer(
         told.text,
         image,
         told.question,
@@ -50,7 +50,7 @@ def test_another_codec(merged: Path, codec: pt.DepthCodec) -> None:
     pipe = PerceptionPipeline.from_pretrained(merged)
     other = pt.DepthCodec(codec.model, codec.preprocessing.__class__(resize="area"))
     with pytest.raises(VocabularyError, match="codec that lies beside the model"):
-        read_served("", picture(3, 3), "Why?", vocab=pipe.vocab, tokenizer=pipe.processor.tokenizer, codec=other)
+        read_served_answer("", picture(3, 3), "Why?", vocab=pipe.vocab, tokenizer=pipe.processor.tokenizer, codec=other)
 
 
 def test_the_page_runs(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

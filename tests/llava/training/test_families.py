@@ -56,7 +56,7 @@ def test_a_constrained_answer_and_the_merged_models(trained: Trained) -> None:
     again = merged(picture, "What is the depth map?", **asked)
     assert len(again.blocks) == 1
     # Merging rounds: the codes are the same but for near ties of a random model.
-    given = trained.pipe.prompted(picture, "What is the depth map?")
+    given = trained.pipe.prepare_inputs(picture, "What is the depth map?")
     with torch.no_grad():
         first, second = (one.model(**given).logits[0, -1] for one in (trained.pipe, merged))
     assert torch.allclose(first, second, atol=1e-4)
@@ -73,7 +73,7 @@ def test_a_prompt_is_the_same_in_training_and_inference(trained: Trained) -> Non
         logits = pipe.model(**model_takes).logits
     for row, sample in enumerate(samples.samples):
         first = int((batch["labels"][row] != -100).int().argmax())
-        given = pipe.prompted(sample.images[0], questions[sample.id])
+        given = pipe.prepare_inputs(sample.images[0], questions[sample.id])
         assert torch.equal(given["input_ids"][0], batch["input_ids"][row, :first]), sample.text
         with torch.no_grad():
             asked = pipe.model(**given).logits[0, -1]
