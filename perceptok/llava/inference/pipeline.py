@@ -354,8 +354,8 @@ class PerceptionPipeline:
         else:
             if not (path / MANIFEST).is_file():
                 raise CheckpointError(
-                    f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception tokens; "
-                    "name a folder that `perceptok llava train` or `merge` wrote"
+                    f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception "
+                    "tokens; name a folder that `perceptok llava train` or `merge` wrote"
                 )
             if codec is None and (path / "codec").is_dir():
                 codec = DepthCodec.from_pretrained(path / "codec")
@@ -523,8 +523,8 @@ class PerceptionPipeline:
             return 2**31
         if length >= context:
             raise InferenceError(
-                f"the prompt has {length} tokens, image included, and the model's context {context}: no tokens are left "
-                "for an answer; shorten the question"
+                f"the prompt has {length} tokens, image included, and the model's context {context}: no tokens are "
+                "left for an answer; shorten the question"
             )
         return int(context) - length
 
