@@ -73,11 +73,11 @@ def stats(
     force: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
 ) -> None:
     """Count tasks, regimes, answers, markers, codes; and, of a built folder, what was rejected and why."""
-    from perceptok.data import read_records, record_statistics
+    from perceptok.data import compute_statistics, read_records
     from perceptok.errors import RecordError
     from perceptok.files import atomic_write, parse_json
 
-    found = record_statistics(read_records(_file_of(records)))
+    found = compute_statistics(read_records(_file_of(records)))
     rows = [[task, regime, str(count)] for (task, regime), count in sorted(found.kinds.items())]
     print_table(f"{found.records} records", ("task", "regime", "records"), rows)
     for task, counts in sorted(found.answers.items()):
@@ -141,12 +141,12 @@ def show(
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
     """Show records on one page: image, markers, boxes, decoded depth, question and answer."""
-    from perceptok.data import read_records, record_statistics
+    from perceptok.data import compute_statistics, read_records
     from perceptok.depth import DepthCodec
     from perceptok.pages import Table, write_page
 
     source = _file_of(records)
-    found = record_statistics(read_records(source))
+    found = compute_statistics(read_records(source))
     step = max(1, -(-found.records // count))
     chosen = (one for number, one in enumerate(read_records(source)) if number % step == 0)
     loaded = DepthCodec.from_pretrained(codec)

@@ -6,8 +6,8 @@ from .markers import (
 from .recipes import DataRecipe as DataRecipe
 from .record_files import (
     check_records as check_records,
+    compute_statistics as compute_statistics,
     read_records as read_records,
-    record_statistics as record_statistics,
     write_records as write_records,
 )
 from .records import (

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
-from perceptok.data.record_files import Form, read_records, write_records
+from perceptok.data.record_files import RecordForm, read_records, write_records
 from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
@@ -124,7 +124,7 @@ _AT_ONCE = 8
 """Candidates of one piece of work; part of what makes a build reproducible, so no option."""
 
 _PACKAGES = ("numpy", "onnxruntime", "pillow", "torch", "transformers")
-_FORMS: dict[str, tuple[str, Form]] = {
+_FORMS: dict[str, tuple[str, RecordForm]] = {
     "llava": ("records_llava.json", "llava"),
     "chat": ("records_chat.jsonl", "chat"),
     "parquet": ("records.parquet", "records"),

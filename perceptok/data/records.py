@@ -1,34 +1,35 @@
-"""One sample of training or test data: images, a conversation, what it rests on, and where it came from."""
+"""One training or test sample: images, a conversation, the evidence of its answer, and its provenance."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from perceptok.boxes import ImageFrame
+from perceptok.config import validate_json
 from perceptok.data.soft_codes import SoftCodes
 from perceptok.errors import PerceptokError, RecordError
-from perceptok.files import parse_json
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 
-__all__ = ["IMAGE_TAG", "JSON", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "Turn"]
-
-
-JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
-"""What a JSON text can say."""
+__all__ = ["IMAGE_TAG", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "Turn"]
 
 Task = Literal["depth", "counting"]
 Regime = Literal["atomic", "cot", "direct"]
 
+Number: TypeAlias = int | float
+"""Of JSON: an integer stays one, so that a record that is read is written as the same bytes."""
+
 IMAGE_TAG = "<image>"
-"""An image in a text of LLaVA's form. Turns never hold it: a record's images stand before its first turn."""
+"""Stands for an image in texts of LLaVA's form. Turns do not contain it: images precede the first turn."""
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
-_ROLES = {"user": "human", "assistant": "gpt"}
+_ROLES = ("user", "assistant")
+_LLAVA_ROLES = {"user": "human", "assistant": "gpt"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Marker:
     """
 
     letter: str
-    x: float
-    y: float
-    level: float | None = None
+    x: Number
+    y: Number
+    level: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ class Evidence:
     """What an answer rests on; what does not apply is None or empty.
 
     Attributes:
-        codes: 100 depth codes, row-major.
+        codes: 100 depth codes in 0..127, row-major.
         codec: Fingerprint of the codec that made them.
         markers: Drawn on the image.
-        boxes: Coordinate codes x1, y1, x2, y2 of each instance, in the order of the answer; () says that there is none.
+        boxes: Coordinate codes x1, y1, x2, y2 in 0..335 of each instance, in the order of the answer; () for a count
+            of zero.
         plural: What is counted, e.g. "dogs".
-        soft: What the codec says of the map's cells beside their codes; None where the map was not at hand.
+        soft: The nearest codes of each cell with their distances; None where the depth map was not available.
+
+    Raises:
+        RecordError: A value is out of range, or contradicts another; the message names it.
     """
 
     codes: tuple[int, ...] | None = None
@@ -76,6 +81,37 @@ class Evidence:
     plural: str | None = None
     soft: SoftCodes | None = None
 
+    def __post_init__(self) -> None:
+        codes = self.codes
+        if codes is not None and (len(codes) != _CELLS or not _are_codes(codes, DEPTH.size)):
+            _refuse("evidence.codes", f"{_CELLS} integers 0..{DEPTH.size - 1}", codes)
+        if self.soft is not None and codes != self.soft.nearest:
+            _refuse("evidence.soft.codes", "the code of evidence.codes first in each cell", self.soft.nearest)
+        letters = [marker.letter for marker in self.markers]
+        if len({*letters}) != len(letters) or not all(letters):
+            _refuse("evidence.markers", "different letters", letters)
+        for index, marker in enumerate(self.markers):
+            if marker.level is not None and not 0 <= marker.level <= 1:
+                _refuse(f"evidence.markers.{index}.level", "0..1 or null", marker.level)
+        for index, box in enumerate(self.boxes or ()):
+            if len(box) != 4 or not _are_codes(box, PIXEL.size):
+                _refuse(f"evidence.boxes.{index}", f"four integers 0..{PIXEL.size - 1}", box)
+            if box[0] > box[2] or box[1] > box[3]:
+                _refuse(f"evidence.boxes.{index}", "x1 <= x2 and y1 <= y2", box)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evidence as JSON types, in a fixed order of keys."""
+        values: dict[str, Any] = {
+            "codes": None if self.codes is None else list(self.codes),
+            "codec": self.codec,
+            "markers": [{"letter": m.letter, "x": m.x, "y": m.y, "level": m.level} for m in self.markers],
+            "boxes": None if self.boxes is None else [list(box) for box in self.boxes],
+            "plural": self.plural,
+        }
+        if self.soft is not None:
+            values["soft"] = {"codes": list(self.soft.codes), "distances": list(self.soft.distances)}
+        return values
+
 
 @dataclass(frozen=True)
 class PerceptionRecord:
@@ -84,18 +120,18 @@ class PerceptionRecord:
     Attributes:
         id: Unique within its file.
         images: Paths relative to the records' folder, with `/`; they stand before the first turn.
-        turns: "user" and "assistant" in turn, beginning with the user. A test record may end with the user.
+        turns: "user" and "assistant" alternately, beginning with the user. A test record may end with the user.
         task: "depth" or "counting".
         regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer) or "direct" (the answer alone).
         difficulty: Larger = harder, >= 0.
         frame: How the image lies in the model's square; None where it is not known.
-        answer: The right answer, a letter or a number; None where the tokens are all that is asked.
+        answer: The right answer, a letter or a number; None where only tokens are asked for.
         choices: Answers to choose from; empty for an open question.
         evidence: What the answer rests on.
-        provenance: Where it came from: source, specialist, seed, template, ...
+        provenance: JSON types by name: source, specialist, seed, template, ...
 
     Raises:
-        RecordError: A field has another type, is out of range, or contradicts another; the message names it.
+        RecordError: A value is out of range, or contradicts another; the message names it.
     """
 
     id: str
@@ -103,19 +139,43 @@ class PerceptionRecord:
     turns: tuple[Turn, ...]
     task: Task
     regime: Regime
-    difficulty: float = 0.0
+    difficulty: Number = 0.0
     frame: ImageFrame | None = None
     answer: str | None = None
     choices: tuple[str, ...] = ()
     evidence: Evidence = Evidence()
-    provenance: Mapping[str, JSON] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(self)
+        if not self.id.strip():
+            _refuse("id", "text that is not empty", self.id)
+        for image in self.images:
+            _check_image_path(image)
+        if not self.turns:
+            _refuse("turns", "one turn or more", self.turns)
+        for index, turn in enumerate(self.turns):
+            if turn.role != _ROLES[index % 2]:
+                _refuse(f"turns.{index}.role", f"{_ROLES[index % 2]!r} (user and assistant alternate)", turn.role)
+            if not turn.text or IMAGE_TAG in turn.text:
+                _refuse(f"turns.{index}.text", f"text without {IMAGE_TAG} that is not empty", turn.text)
+        if self.task not in get_args(Task):
+            _refuse("task", f"one of {', '.join(get_args(Task))}", self.task)
+        if self.regime not in get_args(Regime):
+            _refuse("regime", f"one of {', '.join(get_args(Regime))}", self.regime)
+        if not 0 <= self.difficulty < math.inf:
+            _refuse("difficulty", "a finite number >= 0", self.difficulty)
+        if len({*self.choices}) != len(self.choices):
+            _refuse("choices", "different answers", self.choices)
+        if self.choices and self.answer is not None and self.answer not in self.choices:
+            _refuse("answer", f"one of {self.choices}", self.answer)
+        limit = math.inf if self.frame is None else self.frame.size
+        for index, marker in enumerate(self.evidence.markers):
+            for axis, value in (("x", marker.x), ("y", marker.y)):
+                if not (0 <= value <= limit and value < math.inf):
+                    _refuse(f"evidence.markers.{index}.{axis}", f"frame pixels 0..{limit}", value)
 
-    def to_dict(self) -> dict[str, JSON]:
+    def to_dict(self) -> dict[str, Any]:
         """The record as JSON types, in a fixed order of keys."""
-        evidence = self.evidence
         return {
             "id": self.id,
             "images": list(self.images),
@@ -126,34 +186,27 @@ class PerceptionRecord:
             "frame": None if self.frame is None else self.frame.to_dict(),
             "answer": self.answer,
             "choices": list(self.choices),
-            "evidence": {
-                "codes": None if evidence.codes is None else list(evidence.codes),
-                "codec": evidence.codec,
-                "markers": [{"letter": m.letter, "x": m.x, "y": m.y, "level": m.level} for m in evidence.markers],
-                "boxes": None if evidence.boxes is None else [list(box) for box in evidence.boxes],
-                "plural": evidence.plural,
-                **({} if evidence.soft is None else {"soft": _soft_dict(evidence.soft)}),
-            },
+            "evidence": self.evidence.to_dict(),
             "provenance": {key: self.provenance[key] for key in sorted(self.provenance)},
         }
 
     @classmethod
     def from_dict(cls, values: object, name: str = "record") -> PerceptionRecord:
-        """The inverse of `to_dict`; what is missing takes its default.
+        """Read a record from JSON types, as `to_dict` gives them; missing keys take their default.
 
         Args:
             values: The record as JSON types.
             name: Where it comes from, for messages.
 
         Raises:
-            RecordError: A key is unknown or missing, or a value is not what it should be; the message gives the name,
-                the record's id and the field.
+            RecordError: A key is unknown or missing, or a value has another type or is out of range; the message gives
+                the name, the record's id and the field.
         """
         try:
-            return _read_record(values)
-        except RecordError as error:
-            known = values.get("id") if isinstance(values, Mapping) else None
-            raise RecordError(f"{name}{f', record {known!r}' if isinstance(known, str) else ''}: {error}") from error
+            line = json.dumps(values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(f"{name}: expected JSON types; {error}") from error
+        return cls.from_json(line, name)
 
     def to_json(self) -> str:
         """The record as one line of JSON: the same bytes for the same record."""
@@ -161,24 +214,40 @@ class PerceptionRecord:
 
     @classmethod
     def from_json(cls, line: str | bytes, name: str = "record") -> PerceptionRecord:
-        """The inverse of `to_json`; raises as `from_dict`, also for what is no JSON."""
-        return cls.from_dict(parse_json(line, name, RecordError), name)
+        """Read a record from one line of JSON, as `to_json` gives it; missing keys take their default.
 
-    def to_llava(self, *, whole: bool = True) -> dict[str, JSON]:
+        Args:
+            line: The text; bytes are UTF-8.
+            name: Where it comes from, for messages.
+
+        Raises:
+            RecordError: Not valid JSON, a key is unknown or missing, or a value has another type or is out of range;
+                the message gives the name, the record's id and the field.
+        """
+        text = line.encode(errors="surrogatepass") if isinstance(line, str) else line
+        text = text.removeprefix(codecs.BOM_UTF8)
+        try:
+            return validate_json(cls, text, name, RecordError)
+        except PerceptokError as error:
+            field_name = "" if isinstance(error, RecordError) else "frame: "
+            message = str(error).removeprefix(f"{name}: ")
+            raise RecordError(f"{name}{_describe_id(text)}: {field_name}{message}") from error
+
+    def to_llava(self, *, lossless: bool = True) -> dict[str, Any]:
         """The form that LLaVA's and AURORA's trainers read: `id`, `image`, `conversations`, a line `<image>` first.
 
         Args:
-            whole: Keep what this form has no room for under the key "perceptok", which trainers pass over.
+            lossless: Keep what this form cannot express under the key "perceptok", which trainers ignore.
         """
         texts = [turn.text for turn in self.turns]
         texts[0] = f"{IMAGE_TAG}\n" * len(self.images) + texts[0]
-        entry: dict[str, JSON] = {"id": self.id}
+        entry: dict[str, Any] = {"id": self.id}
         if self.images:
             entry["image"] = self.images[0] if len(self.images) == 1 else list(self.images)
         entry["conversations"] = [
-            {"from": _ROLES[turn.role], "value": text} for turn, text in zip(self.turns, texts, strict=True)
+            {"from": _LLAVA_ROLES[turn.role], "value": text} for turn, text in zip(self.turns, texts, strict=True)
         ]
-        return {**entry, "perceptok": self._rest()} if whole else entry
+        return {**entry, "perceptok": self._remaining_fields()} if lossless else entry
 
     def to_messages(self, folder: str | Path | None = None) -> list[dict[str, Any]]:
         """Chat messages for a processor's chat template.
@@ -199,170 +268,35 @@ class PerceptionRecord:
             messages.append({"role": turn.role, "content": content})
         return messages
 
-    def to_chat(self) -> dict[str, JSON]:
-        """A row for TRL's trainers: `messages` beside `images`, and the rest under "perceptok"."""
-        return {"id": self.id, "images": list(self.images), "messages": self.to_messages(), "perceptok": self._rest()}
+    def to_chat(self) -> dict[str, Any]:
+        """A row for TRL's trainers: `messages` beside `images`, and the other fields under "perceptok"."""
+        row = {"id": self.id, "images": list(self.images), "messages": self.to_messages()}
+        return {**row, "perceptok": self._remaining_fields()}
 
-    def _rest(self) -> dict[str, JSON]:
+    def _remaining_fields(self) -> dict[str, Any]:
         return {key: value for key, value in self.to_dict().items() if key not in ("id", "images", "turns")}
 
 
-def _check(record: PerceptionRecord) -> None:
-    _require(isinstance(record.id, str) and bool(record.id.strip()), "id", "text that is not empty", record.id)
-    for image in record.images:
-        _check_path(image)
-    _require(bool(record.turns), "turns", "a turn or more", record.turns)
-    for index, turn in enumerate(record.turns):
-        role = "assistant" if index % 2 else "user"
-        _require(turn.role == role, f"turns[{index}].role", f"{role!r} (user and assistant in turn)", turn.role)
-        _require(isinstance(turn.text, str) and bool(turn.text), f"turns[{index}].text", "text", turn.text)
-        _require(IMAGE_TAG not in turn.text, f"turns[{index}].text", f"text without {IMAGE_TAG}", turn.text)
-    _require(record.task in get_args(Task), "task", f"one of {', '.join(get_args(Task))}", record.task)
-    _require(record.regime in get_args(Regime), "regime", f"one of {', '.join(get_args(Regime))}", record.regime)
-    _require(_number(record.difficulty) and record.difficulty >= 0, "difficulty", "a number from 0", record.difficulty)
-    answer = record.answer
-    _require(answer is None or isinstance(answer, str), "answer", "text or null", answer)
-    if record.choices:
-        _require(len({*record.choices}) == len(record.choices), "choices", "different answers", record.choices)
-        _require(answer is None or answer in record.choices, "answer", f"one of {record.choices}", answer)
-    _check_evidence(record.evidence, math.inf if record.frame is None else record.frame.size)
+def _are_codes(values: tuple[int, ...], size: int) -> bool:
+    return all(type(value) is int and 0 <= value < size for value in values)
 
 
-def _check_evidence(evidence: Evidence, side: float) -> None:
-    codes, boxes = evidence.codes, evidence.boxes
-    if codes is not None:
-        _require(len(codes) == _CELLS, "evidence.codes", f"{_CELLS} codes", f"{len(codes)} of them")
-        for code in codes:
-            _require(_whole(code, DEPTH.size), "evidence.codes", f"integers 0..{DEPTH.size - 1}", code)
-    if evidence.soft is not None:
-        _require(codes == evidence.soft.nearest, "evidence.soft.codes", "the block's own codes first", "others")
-    letters = [marker.letter for marker in evidence.markers]
-    _require(len({*letters}) == len(letters), "evidence.markers", "different letters", letters)
-    for index, marker in enumerate(evidence.markers):
-        place, level = f"evidence.markers[{index}]", marker.level
-        _require(isinstance(marker.letter, str) and bool(marker.letter), f"{place}.letter", "text", marker.letter)
-        for axis in ("x", "y"):
-            value = getattr(marker, axis)
-            _require(_number(value) and 0 <= value <= side, f"{place}.{axis}", f"frame pixels 0..{side}", value)
-        _require(level is None or (_number(level) and 0 <= level <= 1), f"{place}.level", "0..1 or null", level)
-    for index, box in enumerate(boxes or ()):
-        place = f"evidence.boxes[{index}]"
-        whole = len(box) == 4 and all(_whole(code, PIXEL.size) for code in box)
-        _require(whole, place, f"four integers 0..{PIXEL.size - 1}", box)
-        _require(box[0] <= box[2] and box[1] <= box[3], place, "x1 <= x2 and y1 <= y2", box)
+def _check_image_path(image: str) -> None:
+    path = PurePosixPath(image)
+    has_drive = len(image) > 1 and image[1] == ":"
+    if not image or "\0" in image or "\\" in image or path.is_absolute() or ".." in path.parts or has_drive:
+        _refuse("images", "a path relative to the records' folder, with / and without ..", image)
 
 
-def _check_path(image: object) -> None:
-    if isinstance(image, str) and image and "\0" not in image:
-        path = PurePosixPath(image)
-        drive = len(image) > 1 and image[1] == ":"
-        if not path.is_absolute() and ".." not in path.parts and "\\" not in image and not drive:
-            return
-    raise RecordError(f"images: expected a path relative to the records' folder, with / and without ..; got {image!r}")
+def _refuse(name: str, expected: str, value: object) -> NoReturn:
+    raise RecordError(f"{name}: expected {expected}; got {value!r:.80}")
 
 
-def _read_record(values: object) -> PerceptionRecord:
-    record = _object(values, "the record", _FIELDS)
-    for key in ("id", "images", "turns", "task", "regime"):
-        if key not in record:
-            raise RecordError(f"{key}: missing")
-    turns = []
-    for index, turn in enumerate(_list(record["turns"], "turns")):
-        parts = _object(turn, f"turns[{index}]", ("role", "text"))
-        turns.append(Turn(parts.get("role"), parts.get("text")))  # type: ignore[arg-type] # checked by the record
-    frame = record.get("frame")
+def _describe_id(text: bytes) -> str:
+    """The id of a record that is refused, for messages."""
     try:
-        placed = None if frame is None else ImageFrame.from_dict(frame)
-    except PerceptokError as error:
-        raise RecordError(f"frame: {error}") from error
-    except TypeError as error:
-        raise RecordError(f"frame: {error}") from error
-    provenance = record.get("provenance", {})
-    return PerceptionRecord(
-        record["id"],
-        tuple(_list(record["images"], "images")),
-        tuple(turns),
-        record["task"],
-        record["regime"],
-        record.get("difficulty", 0.0),
-        placed,
-        record.get("answer"),
-        tuple(_list(record.get("choices", []), "choices")),
-        _read_evidence(record.get("evidence", {})),
-        _object(provenance, "provenance", None),
-    )
-
-
-_FIELDS = (
-    "id",
-    "images",
-    "turns",
-    "task",
-    "regime",
-    "difficulty",
-    "frame",
-    "answer",
-    "choices",
-    "evidence",
-    "provenance",
-)
-
-
-def _read_evidence(values: object) -> Evidence:
-    parts = _object(values, "evidence", ("codes", "codec", "markers", "boxes", "plural", "soft"))
-    codes, boxes = parts.get("codes"), parts.get("boxes")
-    markers = []
-    for index, marker in enumerate(_list(parts.get("markers", []), "evidence.markers")):
-        point = _object(marker, f"evidence.markers[{index}]", ("letter", "x", "y", "level"))
-        markers.append(Marker(point.get("letter"), point.get("x"), point.get("y"), point.get("level")))  # type: ignore[arg-type]
-    for key in ("codec", "plural"):
-        _require(isinstance(parts.get(key), str | None), f"evidence.{key}", "text or null", parts.get(key))
-    return Evidence(
-        None if codes is None else tuple(_list(codes, "evidence.codes")),
-        parts.get("codec"),
-        tuple(markers),
-        None
-        if boxes is None
-        else tuple(
-            tuple(_list(box, f"evidence.boxes[{index}]")) for index, box in enumerate(_list(boxes, "evidence.boxes"))
-        ),
-        parts.get("plural"),
-        None if parts.get("soft") is None else _read_soft(parts["soft"]),
-    )
-
-
-def _soft_dict(soft: SoftCodes) -> dict[str, JSON]:
-    return {"codes": list(soft.codes), "distances": list(soft.distances)}
-
-
-def _read_soft(values: object) -> SoftCodes:
-    parts = _object(values, "evidence.soft", ("codes", "distances"))
-    codes, distances = (_list(parts.get(key), f"evidence.soft.{key}") for key in ("codes", "distances"))
-    return SoftCodes(tuple(codes), tuple(distances))
-
-
-def _object(values: object, name: str, known: tuple[str, ...] | None) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise RecordError(f"{name}: expected an object, got {values!r:.60}")
-    if known is not None and (unknown := sorted(values.keys() - {*known})):
-        raise RecordError(f"{name}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    return values
-
-
-def _list(values: object, name: str) -> list[Any]:
-    if not isinstance(values, list):
-        raise RecordError(f"{name}: expected a list, got {values!r:.60}")
-    return values
-
-
-def _require(fine: bool, name: str, expected: str, got: object) -> None:
-    if not fine:
-        raise RecordError(f"{name}: expected {expected}, got {got!r:.80}")
-
-
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _whole(value: object, size: int) -> bool:
-    return type(value) is int and 0 <= value < size
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    identity = values.get("id") if isinstance(values, dict) else None
+    return f", record {identity!r}" if isinstance(identity, str) else ""

@@ -1,4 +1,4 @@
-"""The soft codes of a depth map: what a teacher says of each cell beside its nearest code."""
+"""The nearest codes of each cell of a depth map, with their distances: what a soft teacher needs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from perceptok.depth import Depth, DepthCodec
 from perceptok.errors import RecordError
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
-__all__ = ["SoftCodes", "code_spread", "soft_codes"]
-
+__all__ = ["SoftCodes", "code_spread", "find_soft_codes"]
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 
 
 @dataclass(frozen=True)
 class SoftCodes:
-    """Of each cell of a map the nearest codes of a codec, and how much farther than the nearest each of them is.
+    """The k nearest codes of each cell of a depth map, and how much farther than the nearest each of them is.
 
-    A temperature makes them the teacher of AURORA's Eq. 1: see `probabilities`.
+    A temperature turns them into the teacher distribution of AURORA's Eq. 1 (arXiv 2412.03548): `probabilities`.
 
     Attributes:
-        codes: 100 cells row by row, k codes each, the nearest first, all different.
-        distances: Of each the squared distance to the cell's feature less that of the nearest, in units of the mean
-            squared distance between two of the codec's vectors: from 0, not falling within a cell.
+        codes: 100 cells row by row, k codes each, the nearest first, all different, 0..127.
+        distances: For each code the squared distance to the cell's feature minus that of the nearest code, in units of
+            the mean squared distance between two vectors of the codebook: >= 0, not falling within a cell.
 
     Raises:
-        RecordError: Another number of them, or values out of range or order.
+        RecordError: Their numbers differ or are not multiples of 100, or values are out of range or order.
     """
 
     codes: tuple[int, ...]
@@ -47,71 +46,75 @@ class SoftCodes:
             )
         for code in self.codes:
             if type(code) is not int or not 0 <= code < DEPTH.size:
-                raise RecordError(f"evidence.soft.codes: expected integers 0..{DEPTH.size - 1}, got {code!r:.80}")
-        for value in self.distances:
-            if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-                raise RecordError(f"evidence.soft.distances: expected numbers from 0, got {value!r:.80}")
-        codes, distances = self._cells()
-        if any(len({*cell}) < len(cell) for cell in codes.tolist()):
-            raise RecordError("evidence.soft.codes: a cell names a code twice")
+                raise RecordError(f"evidence.soft.codes: expected integers 0..{DEPTH.size - 1}; got {code!r:.80}")
+        for distance in self.distances:
+            if not 0 <= distance < math.inf:
+                raise RecordError(f"evidence.soft.distances: expected finite numbers >= 0; got {distance!r:.80}")
+        codes, distances = self._to_arrays()
+        if (np.diff(np.sort(codes, axis=1), axis=1) == 0).any():
+            raise RecordError("evidence.soft.codes: a cell lists a code twice")
         if (np.diff(distances, axis=1) < 0).any() or distances[:, 0].any():
-            raise RecordError(
-                "evidence.soft.distances: expected 0 for a cell's nearest code, and none nearer than that"
-            )
+            raise RecordError("evidence.soft.distances: expected 0 for a cell's first code, then ascending distances")
 
     @property
     def nearest(self) -> tuple[int, ...]:
-        """The nearest code of each cell: those of the map's block."""
+        """The nearest code of each cell, (100,): those of the map's block."""
         return self.codes[:: len(self.codes) // _CELLS]
 
     def probabilities(self, temperature: float) -> NDArray[np.float32]:
-        """What `DepthCodec.encode_soft` says of the map, of its k nearest codes: (100, 128), rows sum to 1.
+        """The distribution of `DepthCodec.encode_soft` over the k nearest codes.
 
         Args:
             temperature: Positive, in units of the mean squared distance between two code vectors.
-        """
-        codes, distances = self._cells()
-        odds = np.exp(-distances / temperature)
-        found = np.zeros((_CELLS, DEPTH.size), dtype=np.float32)
-        np.put_along_axis(found, codes, odds / odds.sum(axis=1, keepdims=True), axis=1)
-        return found
 
-    def _cells(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        Returns:
+            (100, 128) float32, rows sum to 1.
+        """
+        codes, distances = self._to_arrays()
+        weights = np.exp(-distances / temperature)
+        probabilities = np.zeros((_CELLS, DEPTH.size), dtype=np.float32)
+        np.put_along_axis(probabilities, codes, weights / weights.sum(axis=1, keepdims=True), axis=1)
+        return probabilities
+
+    def _to_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Codes and distances, (100, k) each."""
         codes = np.array(self.codes, dtype=np.int64).reshape(_CELLS, -1)
         return codes, np.array(self.distances, dtype=np.float64).reshape(_CELLS, -1)
 
 
 def code_spread(codebook: Tensor) -> float:
-    """The mean squared distance between two vectors of a codebook (K, D) float32.
+    """Compute the mean squared distance between two vectors of a codebook, the unit of a soft teacher's temperature.
 
-    It is the unit of a soft teacher's temperature.
+    Args:
+        codebook: (K, D) float32.
     """
     vectors = codebook.detach().double()
     return float(torch.cdist(vectors, vectors).square().sum() / (len(vectors) * (len(vectors) - 1)))
 
 
-def soft_codes(codec: DepthCodec, maps: Depth, codes: NDArray[np.int64], most: int) -> list[SoftCodes]:
-    """The soft codes of depth maps.
+def find_soft_codes(codec: DepthCodec, maps: Depth, codes: NDArray[np.int64], count: int) -> list[SoftCodes]:
+    """Find the nearest codes of each cell of depth maps.
 
     Args:
         codec: Whose codes.
-        maps: As for `DepthCodec.encode`.
-        codes: (B, 10, 10), what it gave for them: each comes first in its cell.
-        most: Codes of a cell that are kept, 1..128.
+        maps: B depth maps, in any form that `DepthCodec.encode` takes.
+        codes: (B, 10, 10), the codec's codes of the maps: each comes first in its cell.
+        count: Codes of each cell, 1..128.
 
     Raises:
-        DepthMapError: As `DepthCodec.encode`.
+        DepthMapError: A map cannot be encoded.
     """
-    # At the spread's own temperature no probability vanishes: their logarithms are the distances.
-    found = codec.encode_soft(maps, temperature=code_spread(codec.codebook)).reshape(-1, 100, codec.codebook.shape[0])
-    distances = -np.log(found.astype(np.float64))
-    first = codes.reshape(len(found), 100, 1)
-    distances = np.maximum(distances - np.take_along_axis(distances, first, axis=2), 0)  # equals may round otherwise
+    # At a temperature of the spread itself no probability vanishes: their logarithms are the distances.
+    soft = codec.encode_soft(maps, temperature=code_spread(codec.codebook)).reshape(-1, _CELLS, codec.codebook.shape[0])
+    distances = -np.log(soft.astype(np.float64))
+    first = codes.reshape(len(soft), _CELLS, 1)
+    distances = np.maximum(
+        distances - np.take_along_axis(distances, first, axis=2), 0
+    )  # equal ones may differ by rounding
     np.put_along_axis(distances, first, -1.0, axis=2)
-    order = np.argsort(distances, axis=2, kind="stable")[:, :, :most]
-    away = np.maximum(np.take_along_axis(distances, order, axis=2), 0).round(5)
+    order = np.argsort(distances, axis=2, kind="stable")[:, :, :count]
+    nearest = np.maximum(np.take_along_axis(distances, order, axis=2), 0).round(5)
     return [
-        SoftCodes(tuple(kept.ravel().tolist()), tuple(near.ravel().tolist()))
-        for kept, near in zip(order, away, strict=True)
+        SoftCodes(tuple(cells.ravel().tolist()), tuple(values.ravel().tolist()))
+        for cells, values in zip(order, nearest, strict=True)
     ]

@@ -16,7 +16,7 @@ from perceptok.boxes import BoxCodec, FrameMode, ImageBoxes, ImageFrame, labelle
 from perceptok.data.markers import LETTERS, MarkerProtocol, draw_markers, place_markers
 from perceptok.data.prompts import PromptSet
 from perceptok.data.records import Evidence, Marker, PerceptionRecord, Regime, Task, Turn
-from perceptok.data.soft_codes import SoftCodes, soft_codes
+from perceptok.data.soft_codes import SoftCodes, find_soft_codes
 from perceptok.data.sources import Sample
 from perceptok.depth import DepthCodec, DepthMap, Nearness, block_to_text
 from perceptok.errors import BoxError, ConfigError, DataError, DepthMapError, MissingExtraError
@@ -217,7 +217,7 @@ def make_depth_records(
     encoded = setting.codec.encode(maps)
     codes = iter(encoded)
     most = setting.soft_codes
-    soft = iter(soft_codes(setting.codec, maps, encoded, most) if most else [None] * len(maps))
+    soft = iter(find_soft_codes(setting.codec, maps, encoded, most) if most else [None] * len(maps))
     results: list[TaskRecord | str] = []
     for one in ready:
         if isinstance(one, str):

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from perceptok.data import Evidence, PerceptionRecord, SoftCodes, Turn, code_spread
-from perceptok.data.soft_codes import soft_codes
+from perceptok.data.soft_codes import find_soft_codes
 from perceptok.depth import DepthCodec
 from perceptok.errors import RecordError
 
@@ -30,14 +30,14 @@ def maps() -> list[np.ndarray]:
 def test_all_codes_are_the_codecs_own_teacher(codec: DepthCodec, maps: list[np.ndarray], temperature: float) -> None:
     wanted = codec.encode_soft(maps, temperature=temperature * code_spread(codec.codebook)).reshape(2, 100, 128)
     codes = codec.encode(maps)
-    for soft, one, own in zip(soft_codes(codec, maps, codes, 128), wanted, codes, strict=True):
+    for soft, one, own in zip(find_soft_codes(codec, maps, codes, 128), wanted, codes, strict=True):
         np.testing.assert_allclose(soft.probabilities(temperature), one, atol=2e-3)
         assert soft.nearest == tuple(own.ravel().tolist())
 
 
 def test_the_nearest_few_share_it_among_them(codec: DepthCodec, maps: list[np.ndarray]) -> None:
     whole = codec.encode_soft(maps, temperature=0.05 * code_spread(codec.codebook)).reshape(-1, 128)
-    found = np.concatenate([one.probabilities(0.05) for one in soft_codes(codec, maps, codec.encode(maps), 8)])
+    found = np.concatenate([one.probabilities(0.05) for one in find_soft_codes(codec, maps, codec.encode(maps), 8)])
     kept = np.where(whole >= np.sort(whole, axis=1)[:, -8:-7], whole, 0)
     np.testing.assert_allclose(found, kept / kept.sum(axis=1, keepdims=True), atol=2e-3)
 
@@ -49,7 +49,7 @@ def record(soft: SoftCodes, codes: tuple[int, ...]) -> PerceptionRecord:
 
 def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) -> None:
     codes = codec.encode(maps[:1])
-    (soft,) = soft_codes(codec, maps[:1], codes, 4)
+    (soft,) = find_soft_codes(codec, maps[:1], codes, 4)
     one = record(soft, soft.nearest)
     assert PerceptionRecord.from_json(one.to_json()) == one
     assert "soft" not in replace(one, evidence=Evidence(soft.nearest)).to_json()

@@ -9,7 +9,7 @@ from PIL import Image
 
 import perceptok as pt
 from perceptok.data import Evidence, PerceptionRecord, Turn, write_records
-from perceptok.data.soft_codes import soft_codes
+from perceptok.data.soft_codes import find_soft_codes
 from perceptok.depth import block_to_text
 
 
@@ -48,7 +48,7 @@ def write_some_records(
         turns = (Turn("user", question), Turn("assistant", answer))
         evidence = Evidence()
         if regime != "direct":
-            kept = soft_codes(codec, nearness, codes[None], soft)[0] if soft and regime == "cot" else None
+            kept = find_soft_codes(codec, nearness, codes[None], soft)[0] if soft and regime == "cot" else None
             evidence = Evidence(tuple(int(one) for one in codes.ravel()), codec.fingerprint, soft=kept)
         records.append(PerceptionRecord(f"r{number}", (name,), turns, "depth", regime, evidence=evidence))  # type: ignore[arg-type]
     write_records(folder / "records.jsonl", records, force=True)

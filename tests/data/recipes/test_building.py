@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from perceptok.data import DataRecipe, build_data, check_records, read_records, record_statistics
+from perceptok.data import DataRecipe, build_data, check_records, compute_statistics, read_records
 from perceptok.errors import ConfigError, DataError, EngineError, OutputError
 from perceptok.jobs import LocalEngine, RayEngine
 
@@ -129,7 +129,7 @@ def test_the_manifest_says_what_was_rejected_and_why(built: Path, recipe: DataRe
 
 
 def test_no_count_is_asked_too_often(built: Path) -> None:
-    counts = record_statistics(
+    counts = compute_statistics(
         record for record in read_records(built / "records.jsonl") if record.task == "counting"
     ).instances
     assert sum(counts.values()) == 8

@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 from perceptok.boxes import ImageFrame
 from perceptok.boxes.text import box_answer_to_text
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
-from perceptok.data.record_files import record_from_chat, record_from_llava
+from perceptok.data.record_files import parse_chat_entry, parse_llava_entry
 from perceptok.depth import block_to_text
 from perceptok.errors import RecordError
 
@@ -74,12 +74,12 @@ def test_json_brings_a_record_back(record: PerceptionRecord) -> None:
 
 @given(records)
 def test_llava_and_chat_form_bring_a_record_back(record: PerceptionRecord) -> None:
-    assert record_from_llava(json.loads(json.dumps(record.to_llava()))) == record
-    assert record_from_chat(json.loads(json.dumps(record.to_chat()))) == record
+    assert parse_llava_entry(json.loads(json.dumps(record.to_llava()))) == record
+    assert parse_chat_entry(json.loads(json.dumps(record.to_chat()))) == record
 
 
 def test_llava_form_is_the_released_one() -> None:
-    assert depth_record().to_llava(whole=False) == {
+    assert depth_record().to_llava(lossless=False) == {
         "id": "depth-cot-0",
         "image": "images/küche 1.png",
         "conversations": [
@@ -147,7 +147,7 @@ def test_released_samples_are_read(answer: str, task: str, regime: str, value: s
         "image": "a/1.jpg",
         "conversations": [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": answer}],
     }
-    record = record_from_llava(entry)
+    record = parse_llava_entry(entry)
     assert (record.id, record.task, record.regime, record.answer) == ("7", task, regime, value)
     assert record.evidence == evidence
     assert record.turns[0].text == "Q?"
@@ -181,12 +181,12 @@ def entry_with(**changes: Any) -> dict[str, Any]:
 )
 def test_entries_that_are_none(entry: object, message: str) -> None:
     with pytest.raises(RecordError, match=message):
-        record_from_llava(entry, "f.json, item 3")
+        parse_llava_entry(entry, "f.json, item 3")
 
 
 def test_what_the_text_does_not_tell_can_be_said() -> None:
     turns = [{"from": "human", "value": "Q?\n<image>"}, {"from": "gpt", "value": "Blue."}]
-    record = record_from_llava(entry_with(conversations=turns), task="depth", regime="direct")
+    record = parse_llava_entry(entry_with(conversations=turns), task="depth", regime="direct")
     assert (record.task, record.regime, record.turns[0].text) == ("depth", "direct", "Q?")
 
 
