@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NoReturn, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, get_args
+
+from pydantic import PlainValidator
 
 from perceptok.boxes import ImageFrame
 from perceptok.config import validate_json
@@ -28,6 +30,9 @@ IMAGE_TAG = "<image>"
 """Stands for an image in texts of LLaVA's form. Turns do not contain it: images precede the first turn."""
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
+_MAX_FLOAT = sys.float_info.max
+"""Larger integers of JSON overflow a float; NaN and infinity are not below it."""
+
 _ROLES = ("user", "assistant")
 _LLAVA_ROLES = {"user": "human", "assistant": "gpt"}
 
@@ -83,8 +88,12 @@ class Evidence:
 
     def __post_init__(self) -> None:
         codes = self.codes
-        if codes is not None and (len(codes) != _CELLS or not _are_codes(codes, DEPTH.size)):
-            _refuse("evidence.codes", f"{_CELLS} integers 0..{DEPTH.size - 1}", codes)
+        if codes is not None:
+            if len(codes) != _CELLS:
+                _refuse("evidence.codes", f"{_CELLS} codes", len(codes))
+            for code in codes:
+                if type(code) is not int or not 0 <= code < DEPTH.size:
+                    _refuse("evidence.codes", f"integers 0..{DEPTH.size - 1}", code)
         if self.soft is not None and codes != self.soft.nearest:
             _refuse("evidence.soft.codes", "the code of evidence.codes first in each cell", self.soft.nearest)
         letters = [marker.letter for marker in self.markers]
@@ -94,7 +103,7 @@ class Evidence:
             if marker.level is not None and not 0 <= marker.level <= 1:
                 _refuse(f"evidence.markers.{index}.level", "0..1 or null", marker.level)
         for index, box in enumerate(self.boxes or ()):
-            if len(box) != 4 or not _are_codes(box, PIXEL.size):
+            if len(box) != 4 or not all(type(code) is int and 0 <= code < PIXEL.size for code in box):
                 _refuse(f"evidence.boxes.{index}", f"four integers 0..{PIXEL.size - 1}", box)
             if box[0] > box[2] or box[1] > box[3]:
                 _refuse(f"evidence.boxes.{index}", "x1 <= x2 and y1 <= y2", box)
@@ -140,7 +149,7 @@ class PerceptionRecord:
     task: Task
     regime: Regime
     difficulty: Number = 0.0
-    frame: ImageFrame | None = None
+    frame: Annotated[ImageFrame, PlainValidator(_read_frame)] | None = None
     answer: str | None = None
     choices: tuple[str, ...] = ()
     evidence: Evidence = Evidence()
@@ -162,16 +171,16 @@ class PerceptionRecord:
             _refuse("task", f"one of {', '.join(get_args(Task))}", self.task)
         if self.regime not in get_args(Regime):
             _refuse("regime", f"one of {', '.join(get_args(Regime))}", self.regime)
-        if not 0 <= self.difficulty < math.inf:
+        if not 0 <= self.difficulty <= _MAX_FLOAT:
             _refuse("difficulty", "a finite number >= 0", self.difficulty)
         if len({*self.choices}) != len(self.choices):
             _refuse("choices", "different answers", self.choices)
         if self.choices and self.answer is not None and self.answer not in self.choices:
             _refuse("answer", f"one of {self.choices}", self.answer)
-        limit = math.inf if self.frame is None else self.frame.size
+        limit = _MAX_FLOAT if self.frame is None else self.frame.size
         for index, marker in enumerate(self.evidence.markers):
             for axis, value in (("x", marker.x), ("y", marker.y)):
-                if not (0 <= value <= limit and value < math.inf):
+                if not 0 <= value <= limit:
                     _refuse(f"evidence.markers.{index}.{axis}", f"frame pixels 0..{limit}", value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,10 +237,8 @@ class PerceptionRecord:
         text = text.removeprefix(codecs.BOM_UTF8)
         try:
             return validate_json(cls, text, name, RecordError)
-        except PerceptokError as error:
-            field_name = "" if isinstance(error, RecordError) else "frame: "
-            message = str(error).removeprefix(f"{name}: ")
-            raise RecordError(f"{name}{_describe_id(text)}: {field_name}{message}") from error
+        except RecordError as error:
+            raise RecordError(f"{name}{_describe_id(text)}: {str(error).removeprefix(f'{name}: ')}") from error
 
     def to_llava(self, *, lossless: bool = True) -> dict[str, Any]:
         """The form that LLaVA's and AURORA's trainers read: `id`, `image`, `conversations`, a line `<image>` first.
@@ -277,8 +284,12 @@ class PerceptionRecord:
         return {key: value for key, value in self.to_dict().items() if key not in ("id", "images", "turns")}
 
 
-def _are_codes(values: tuple[int, ...], size: int) -> bool:
-    return all(type(value) is int and 0 <= value < size for value in values)
+def _read_frame(values: Any) -> ImageFrame:
+    """Every key is required: a frame with a guessed offset would put markers elsewhere."""
+    try:
+        return ImageFrame.from_dict(values)
+    except (PerceptokError, TypeError) as error:
+        raise RecordError(f"frame: {error}") from error
 
 
 def _check_image_path(image: str) -> None:

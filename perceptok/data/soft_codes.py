@@ -54,7 +54,7 @@ class SoftCodes:
         if (np.diff(np.sort(codes, axis=1), axis=1) == 0).any():
             raise RecordError("evidence.soft.codes: a cell lists a code twice")
         if (np.diff(distances, axis=1) < 0).any() or distances[:, 0].any():
-            raise RecordError("evidence.soft.distances: expected 0 for a cell's first code, then ascending distances")
+            raise RecordError("evidence.soft.distances: expected 0 for a cell's nearest code, then ascending distances")
 
     @property
     def nearest(self) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ def test_a_check_names_what_is_wrong(folder: Path) -> None:
     (folder / "twice.jsonl").write_text("\n".join([*lines, lines[0]]))
     done = run("check", folder / "twice.jsonl", "--no-images")
     assert done.returncode == 1
-    assert "stands twice" in done.stderr
+    assert "occurs twice" in done.stderr
 
 
 def test_what_is_refused(folder: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) ->
     one = record(soft, soft.nearest)
     assert PerceptionRecord.from_json(one.to_json()) == one
     assert "soft" not in replace(one, evidence=Evidence(soft.nearest)).to_json()
-    with pytest.raises(RecordError, match=r"evidence.soft.codes: expected the block's own codes first"):
+    with pytest.raises(RecordError, match=r"soft.codes: expected the code of evidence.codes first in each cell"):
         record(soft, ((soft.nearest[0] + 1) % 128, *soft.nearest[1:]))
 
 
@@ -62,9 +62,9 @@ def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) ->
     [
         ((1,) * 99, (0.0,) * 99, "k codes and k distances for each of 100 cells; got 99"),
         ((1,) * 100, (0.0,) * 200, "got 100 and 200"),
-        ((128,) * 100, (0.0,) * 100, r"codes: expected integers 0..127, got 128"),
-        ((1,) * 100, (float("nan"),) * 100, "numbers from 0, got nan"),
-        ((1, 1) * 100, (0.0, 0.5) * 100, "names a code twice"),
+        ((128,) * 100, (0.0,) * 100, r"codes: expected integers 0..127; got 128"),
+        ((1,) * 100, (float("nan"),) * 100, "finite numbers >= 0; got nan"),
+        ((1, 1) * 100, (0.0, 0.5) * 100, "lists a code twice"),
         ((1, 2) * 100, (0.5, 0.0) * 100, "expected 0 for a cell's nearest code"),
     ],
 )

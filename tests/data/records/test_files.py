@@ -99,7 +99,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     problems = list(check_records(path))
     assert [problem.name.rpartition(", ")[2] for problem in problems] == ["line 2", "line 3", "line 5", "line 6"]
     assert "not valid JSON" in problems[0].reason
-    assert "the id 'depth-cot-0' stands twice" in problems[1].reason
+    assert "the id 'depth-cot-0' occurs twice" in problems[1].reason
     assert "not found" in problems[2].reason
     assert "images: missing" in problems[3].reason
     with pytest.raises(RecordError, match=r"set\.jsonl, line 2: not valid JSON"):
@@ -134,6 +134,6 @@ def test_outputs_that_are_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "a.jsonl", many(1))
     with pytest.raises(OutputError, match="exists already"):
         write_records(tmp_path / "a.jsonl", many(2))
-    with pytest.raises(RecordError, match="no Unicode"):
+    with pytest.raises(RecordError, match="text that is not valid Unicode"):
         write_records(tmp_path / "b.jsonl", [depth_record(images=("a\udce4.png",))])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
