@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-__all__ = ["config_from_dict", "parse_yaml", "read_config", "read_mapping", "validate_json"]
+__all__ = [
+    "apply_overrides",
+    "config_from_dict",
+    "find_config_file",
+    "list_presets",
+    "parse_overrides",
+    "parse_yaml",
+    "read_config",
+    "read_mapping",
+    "validate_json",
+]
 
 Config = TypeVar("Config")
 
@@ -101,6 +111,75 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{os.fspath(path)}: expected an object of settings; got {values!r}")
     return values
+
+
+def list_presets(package: str) -> dict[str, str]:
+    """List the configurations that a package ships, in the YAML files of its folder `presets`.
+
+    Args:
+        package: A package of perceptok, such as "data".
+
+    Returns:
+        What each is for (the comment in its first line), by name, in alphabetical order.
+    """
+    paths = sorted((Path(__file__).parent / package / "presets").glob("*.yaml"))
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in paths}
+
+
+def find_config_file(source: str | os.PathLike[str], package: str) -> Path:
+    """Find a configuration: a file, or a preset of a package by its name.
+
+    Args:
+        source: A path, which goes before a preset of the same name; or a name of `list_presets`.
+        package: The package whose presets are meant, such as "data".
+
+    Raises:
+        ConfigError: There is neither; the message lists the presets.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    presets = list_presets(package)
+    if os.fspath(source) in presets:
+        return Path(__file__).parent / package / "presets" / f"{source}.yaml"
+    raise ConfigError(f"{path}: no such file{', and not a preset: ' if presets else ''}{', '.join(presets)}")
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Parse command line words such as `--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing` into settings.
+
+    Values are read as YAML; a name without a value is true; several values are a list.
+
+    Raises:
+        ConfigError: A word without a setting's name before it.
+    """
+    values: dict[str, list[Any]] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            values[name] = [parse_yaml(value, name)] if equals else []
+        elif name is not None:
+            values[name].append(parse_yaml(word, name))
+        else:
+            raise ConfigError(f"unexpected argument {word!r}; settings are given as --name value")
+    return {name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()}
+
+
+def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Set settings in place, nested ones by dotted names such as `lora.r`.
+
+    Raises:
+        ConfigError: A name leads into a setting that is not an object.
+    """
+    for name, value in overrides.items():
+        *groups, key = name.split(".")
+        target: Any = values
+        for depth, group in enumerate(groups, 1):
+            target = target.setdefault(group, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{'.'.join(groups[:depth])} has no setting {'.'.join([*groups[depth:], key])}")
+        target[key] = value
 
 
 def _read_values(path: str | os.PathLike[str]) -> object:

@@ -412,7 +412,8 @@ def train(
     Settings of the file can be overridden: `perceptok llava train train.yaml --learning_rate 1e-4 --lora.r 64`. For
     several processes: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
     """
-    from perceptok.llava import FinetuneConfig, parse_overrides
+    from perceptok.config import parse_overrides
+    from perceptok.llava import FinetuneConfig
 
     if explain:
         from perceptok.llava import explain as explain_settings

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from perceptok.config import config_from_dict
+from perceptok.config import (
+    apply_overrides,
+    config_from_dict,
+    find_config_file,
+    list_presets,
+    parse_overrides,
+    read_mapping,
+)
 from perceptok.errors import ConfigError
 
 
@@ -83,3 +91,33 @@ def test_refused_by_name(values: Any, message: str) -> None:
         values = {"steps": 1, **values}
     with pytest.raises(ConfigError, match=message):
         config_from_dict(Outer, values)
+
+
+def test_overrides_from_command_line_words() -> None:
+    words = "--rate 1e-4 --inner.size 3 --on --off=false --names a b"
+    overrides = parse_overrides(words.split())
+    assert overrides == {"rate": 1e-4, "inner.size": 3, "on": True, "off": False, "names": ["a", "b"]}
+    values: dict[str, Any] = {"rate": 1, "inner": {"size": 1, "kind": "x"}}
+    apply_overrides(values, {**overrides, "new.deep.key": 5})
+    assert values["inner"] == {"size": 3, "kind": "x"}
+    assert values["new"] == {"deep": {"key": 5}}
+    with pytest.raises(ConfigError, match=r"rate has no setting deep\.key"):
+        apply_overrides(values, {"rate.deep.key": 1})
+    with pytest.raises(ConfigError, match="name: not valid YAML"):
+        parse_overrides(["--name", "{"])
+    with pytest.raises(ConfigError, match="unexpected argument 'extra'"):
+        parse_overrides(["extra"])
+
+
+@pytest.mark.parametrize("package", ["data", "depth", "evaluation", "llava"])
+def test_a_preset_is_found_by_its_name_and_a_file_before_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, purpose in list_presets(package).items():
+        assert purpose
+        assert read_mapping(find_config_file(name, package))
+        Path(name).write_text("{}")
+        assert find_config_file(name, package) == Path(name)
+    with pytest.raises(ConfigError, match=r"missing\.yaml: no such file"):
+        find_config_file("missing.yaml", package)

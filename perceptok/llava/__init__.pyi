@@ -39,7 +39,6 @@ from .training.config import (
     MonitoringSettings as MonitoringSettings,
     ObjectiveSettings as ObjectiveSettings,
     explain as explain,
-    parse_overrides as parse_overrides,
 )
 from .training.finetuning import (
     DryRun as DryRun,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Self, get_type_hints
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, get_type_hints
 import torch
 from transformers import TrainingArguments
 
-from perceptok.config import config_from_dict, parse_yaml, read_mapping
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing
 from perceptok.vocabulary import Init
@@ -27,7 +27,6 @@ __all__ = [
     "ObjectiveSettings",
     "PerceptionSettings",
     "explain",
-    "parse_overrides",
 ]
 
 # ruff: noqa: RUF009 - `_setting` makes a field, as `dataclasses.field` does
@@ -311,15 +310,22 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """Read a configuration from YAML or JSON.
 
         Args:
-            path: The file; unknown keys are refused.
+            path: The file, or the name of a preset; unknown keys are refused.
             overrides: Settings that replace those of the file, nested ones by dotted names or as mappings.
 
         Raises:
             ConfigError: The file cannot be read, or a setting is unknown or not valid.
         """
+        path = find_config_file(path, "llava")
         values = read_mapping(path)
-        for name, value in (overrides or {}).items():
-            _assign(values, name.split("."), value)
+        lists = ("records", "lora.target_modules")
+        apply_overrides(
+            values,
+            {
+                name: [value] if name in lists and isinstance(value, str) else value
+                for name, value in (overrides or {}).items()
+            },
+        )
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -411,39 +417,6 @@ def _explain_setting(setting: Field[Any], name: str, text: str) -> ConfigSetting
     kind = setting.type.__name__ if isinstance(setting.type, type) else str(setting.type).replace("typing.", "")
     default = _default_of(setting)
     return ConfigSetting(name, kind, "required" if default is MISSING else repr(default), text)
-
-
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Parse command line words such as `--learning_rate 1e-4 --lora.r 64 --gradient_checkpointing` into settings.
-
-    Values are read as YAML; a name without a value is true; several values are a list.
-
-    Raises:
-        ConfigError: A word without a setting's name before it.
-    """
-    values: dict[str, list[Any]] = {}
-    name = None
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            values[name] = [parse_yaml(value, name)] if equals else []
-        elif name is not None:
-            values[name].append(parse_yaml(word, name))
-        else:
-            raise ConfigError(f"unexpected argument {word!r}; settings are given as --name value")
-    return {name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()}
-
-
-def _assign(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
-    """Set a nested setting; a single value of a list becomes a list."""
-    if len(names) == 1:
-        is_list = names[0] in ("records", "target_modules") and isinstance(value, str)
-        values[names[0]] = [value] if is_list else value
-        return
-    inner = values.setdefault(names[0], {})
-    if not isinstance(inner, dict):
-        raise ConfigError(f"{names[0]} has no setting {'.'.join(names[1:])}")
-    _assign(inner, names[1:], value)
 
 
 def _check_type(value: Any, hint: Any, name: str) -> Any:
