@@ -161,7 +161,7 @@ def draw(
 
 
 @app.command(name="eval")
-def evaluate(
+def evaluate_boxes(
     predictions: Annotated[
         str,
         typer.Argument(

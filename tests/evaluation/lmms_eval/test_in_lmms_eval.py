@@ -53,7 +53,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_task_is_listed_and_loaded(tmp_path: Path) -> None:
     """The hub's data sets are put beside as saved ones in their layout; all else is as the files say."""
     datasets = pytest.importorskip("datasets")
-    from tests.evaluation.lmms_eval.test_functions import EXPECTED, hardblink, published
+    from tests.evaluation.lmms_eval.test_tasks import EXPECTED, hardblink, published
 
     updates = {}
     for name in EXPECTED:
