@@ -23,6 +23,7 @@ __all__ = [
     "SpecialistError",
     "TrainingError",
     "VocabularyError",
+    "get_first_line",
 ]
 
 
@@ -115,3 +116,8 @@ class MissingExtraError(PerceptokError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}; install it with `pip install 'perceptok[{extra}]'`")
+
+
+def get_first_line(error: BaseException) -> str:
+    """The first line of an error's message, for a message of our own; its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from perceptok.errors import ImageError
+from perceptok.errors import ImageError, get_first_line
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -32,7 +32,7 @@ __all__ = [
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 """A file, its bytes, a Pillow image, or an array (H, W) or (H, W, 3) of uint8."""
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Larger images are refused before they are decoded; from here on Pillow warns of decompression bombs."""
@@ -105,11 +105,11 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a readable image (of no format that Pillow knows)") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {_first_line(error)}; {_limit()}") from error
+        raise ImageError(f"{name}: {get_first_line(error)}; {_limit()}") from error
     except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
         if is_path and ("\0" in name or (isinstance(error, OSError) and error.errno is not None)):
             raise ImageError(f"{name!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
-        raise ImageError(f"{name}: not a readable image ({_first_line(error)})") from error
+        raise ImageError(f"{name}: not a readable image ({get_first_line(error)})") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -122,10 +122,6 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 def _limit() -> str:
     return f"at most {MAX_IMAGE_PIXELS:,} pixels are allowed: scale it down first"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _array_to_image(array: np.ndarray) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, get_first_line
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec, MapFile, NearnessRange, ReadOptions
@@ -226,4 +226,4 @@ def load_codec(codec: str | None, device: str) -> DepthCodec:
     try:
         return loaded.to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
-        raise ConfigError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"the device {device!r} cannot be used: {get_first_line(error)}") from error

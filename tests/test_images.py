@@ -151,10 +151,10 @@ def test_a_half_transparent_layer_is_composited_over_white() -> None:
 
 
 def test_images_are_found_by_name_in_order(tmp_path: Path) -> None:
-    for name in ("b/ä ö.png", "a.PNG", "b/c.jpg", "notes.txt"):
+    for name in ("b/ä ö.png", "a.PNG", "b/c.jpg", "b.gif", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert find_images(tmp_path) == ["a.PNG", "b/c.jpg", "b/ä ö.png"]
+    assert find_images(tmp_path) == ["a.PNG", "b.gif", "b/c.jpg", "b/ä ö.png"]
     with pytest.raises(ImageError, match="image folder not found"):
         find_images(tmp_path / "gone")
     (tmp_path / "empty").mkdir()

@@ -17,11 +17,11 @@ from .inference.batch import (
     find_questions as find_questions,
     write_answer_page as write_answer_page,
 )
-from .inference.config import InferenceConfig as InferenceConfig
 from .inference.pipeline import (
+    InferenceConfig as InferenceConfig,
     PerceptionPipeline as PerceptionPipeline,
-    Request as Request,
 )
+from .inference.questions import Request as Request
 from .loading import load_llava as load_llava
 from .original import import_original as import_original
 from .saving import (

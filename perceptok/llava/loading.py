@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from perceptok.config import config_from_dict
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, RecordError, VocabularyError
+from perceptok.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    RecordError,
+    VocabularyError,
+    get_first_line,
+)
 from perceptok.llava.framing import FrameRule
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import MANIFEST, Init, PerceptionVocabulary, extend_vocabulary
@@ -163,7 +170,7 @@ def load_base(
         model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path_or_id, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"no multimodal model loads from {path_or_id} ({_first_line(error)}); expected a checkpoint that "
+            f"no multimodal model loads from {path_or_id} ({get_first_line(error)}); expected a checkpoint that "
             "AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
         ) from error
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
@@ -207,10 +214,6 @@ def _quantization(bits: int) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=_NOT_QUANTIZED,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _choose_frame(frame: str | FrameRule | None, recorded: Any) -> FrameRule:
@@ -322,7 +325,7 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
             processor = _without_videos(kind).from_pretrained(path_or_id, **options)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(
-            f"no processor loads from {path_or_id} ({_first_line(error)}); save the model's processor there"
+            f"no processor loads from {path_or_id} ({get_first_line(error)}); save the model's processor there"
         ) from error
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -45,6 +45,7 @@ __all__ = [
     "export_adapter",
     "find_adapter_folder",
     "load_adapter",
+    "load_saved_codec",
     "merge_adapter",
     "probe_logits",
     "save_adapter",
@@ -90,7 +91,7 @@ def save_adapter(
     vocab: PerceptionVocabulary,
     codec: DepthCodec | None = None,
     frame: str | FrameRule = "squash",
-    config: object = None,
+    config: Mapping[str, Any] | None = None,
     *,
     base: str | os.PathLike[str] | None = None,
     verify: Verify = "reload",
@@ -111,7 +112,7 @@ def save_adapter(
         vocab: Its vocabulary.
         codec: The depth codec of the DEPTH tokens; a copy is saved.
         frame: How images were framed.
-        config: The training configuration: a dataclass or a mapping of JSON types.
+        config: The training configuration, as JSON types.
         base: Where the base will be found; by default where the model was loaded from.
         verify: "reload" loads everything again, base included, and compares logits on a fixed question; "file" compares
             the saved tensors with the model's, bit for bit, for checkpoints within a run.
@@ -132,16 +133,13 @@ def save_adapter(
         "base": {"source": source, "sample": get_perception_settings(model).get("base")},
         "frame": rule.to_dict(),
         "codec": manifest.codec_fingerprint,
-        "config": _to_json_types(config),
+        "config": dict(config or {}),
         "versions": _get_versions(),
     }
     target = Path(folder)
     with atomic_folder(target, force=force) as place, _translate_errors(target):
         _save_lora(model, place, state_dict)
-        processor.save_pretrained(place)
-        manifest.save_pretrained(place)
-        if codec is not None:
-            codec.save_pretrained(place / "codec")
+        _save_companions(place, processor, manifest, codec)
         (place / ADAPTER_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if state_dict is None:
             verify_adapter(model, vocab, place)
@@ -150,9 +148,8 @@ def save_adapter(
         if verify == "reload":
             expected = probe_logits(model, processor, vocab, rule)
             dtype = _get_base_dtype(model)
-            again = load_adapter(place, base=source, dtype=dtype, device=next(model.parameters()).device)
-            logits = probe_logits(again.model, again.processor, again.vocab, again.frame)
-            _check_logits(logits, expected, str(target), tolerance=_tolerance(dtype))
+            loaded = load_adapter(place, base=source, dtype=dtype, device=next(model.parameters()).device)
+            _check_logits(_probe_adapter(loaded), expected, str(target), tolerance=_tolerance(dtype))
     return target
 
 
@@ -168,6 +165,14 @@ def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCode
             f"{manifest.codec_fingerprint}: codes of two codecs do not mix"
         )
     return manifest
+
+
+def _save_companions(folder: Path, processor: Any, manifest: PerceptionVocabulary, codec: DepthCodec | None) -> None:
+    """Write what an adapter and a merged model have beside their weights."""
+    processor.save_pretrained(folder)
+    manifest.save_pretrained(folder)
+    if codec is not None:
+        codec.save_pretrained(folder / "codec")
 
 
 def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -187,13 +192,6 @@ def _get_base_name(model: PeftModel) -> str:
 def _get_base_dtype(model: PeftModel) -> torch.dtype:
     embeddings = cast(Any, model.get_base_model()).get_input_embeddings()
     return cast(torch.dtype, getattr(embeddings, "base_layer", embeddings).weight.dtype)
-
-
-def _to_json_types(config: object) -> dict[str, Any]:
-    if config is None:
-        return {}
-    values = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
-    return cast("dict[str, Any]", json.loads(json.dumps(values)))
 
 
 def _get_versions() -> dict[str, str]:
@@ -272,8 +270,7 @@ def load_adapter(
     names = _read_tensor_names(place / _WEIGHTS_FILE)
     processor = load_processor(place)
     tokenizer = cast(Any, processor).tokenizer
-    if codec is None and (place / "codec").is_dir():
-        codec = DepthCodec.from_pretrained(place / "codec")
+    codec = codec or load_saved_codec(place)
     fingerprint = None if codec is None else codec.fingerprint
     vocab = PerceptionVocabulary.from_pretrained(place, tokenizer, codec_fingerprint=fingerprint)
     model = load_base(source, bits=bits, dtype=dtype, device=device)
@@ -305,6 +302,11 @@ def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
     place = find_complete_folder(folder)
     inner = place / "adapter"
     return inner if not (place / ADAPTER_FILE).exists() and (inner / ADAPTER_FILE).exists() else place
+
+
+def load_saved_codec(folder: Path) -> DepthCodec | None:
+    """The copy of the depth codec in the folder of an adapter or a merged model; None where there is none."""
+    return DepthCodec.from_pretrained(folder / "codec") if (folder / "codec").is_dir() else None
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -375,7 +377,7 @@ def merge_adapter(
         OutputError: The folder exists, or cannot be written.
     """
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
-    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = _probe_adapter(loaded)
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
     with atomic_folder(target, force=force) as place:
@@ -414,7 +416,7 @@ def export_adapter(
     from peft import PeftModel
 
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
-    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = _probe_adapter(loaded)
     target = Path(output)
     with atomic_folder(target, force=force) as place:
         lora = place / "lora"
@@ -448,10 +450,11 @@ def _remove_lora(model: Any) -> Any:
 
 def _save_base(model: Any, loaded: LoadedAdapter, folder: Path) -> None:
     model.save_pretrained(folder)
-    loaded.processor.save_pretrained(folder)
-    loaded.vocab.save_pretrained(folder)
-    if loaded.codec is not None:
-        loaded.codec.save_pretrained(folder / "codec")
+    _save_companions(folder, loaded.processor, loaded.vocab, loaded.codec)
+
+
+def _probe_adapter(loaded: LoadedAdapter) -> Tensor:
+    return probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizer
 
 import perceptok as pt
 from perceptok.llava import InferenceConfig, PerceptionPipeline
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
 
 __all__ = ["codec", "tiny_adapter", "tiny_llava"]
@@ -90,7 +90,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_ratio_of_constrained_to_free(pipe: PerceptionPipeline, batch: int) -> None:
-    images = [picture(60, 40, number) for number in range(batch)]
+    images = [make_image(60, 40, number) for number in range(batch)]
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(ROUNDS):
         for kind, how in KINDS.items():
@@ -108,7 +108,7 @@ def test_ratio_of_constrained_to_free(pipe: PerceptionPipeline, batch: int) -> N
 
 def test_start_of_the_command(tiny_adapter: Path, tmp_path: Path) -> None:
     """What `perceptok llava infer` costs beside its model: against importing torch and transformers' LLaVA alone."""
-    picture(60, 40).save(tmp_path / "a.png")
+    make_image(60, 40).save(tmp_path / "a.png")
     ask = ["perceptok_cli.main", "llava", "infer", str(tiny_adapter), str(tmp_path / "a.png"), "-q", "Why?"]
     commands = {
         "help": ["-m", "perceptok_cli.main", "llava", "infer", "--help"],

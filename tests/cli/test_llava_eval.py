@@ -14,7 +14,7 @@ import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok_cli.main import app
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
 
 __all__ = ["codec", "tiny_adapter", "tiny_llava"]
@@ -33,7 +33,7 @@ def records(tmp_path: Path, codec: pt.DepthCodec) -> Path:
     found = []
     for number in range(4):
         name = f"{number}.png"
-        picture(40, 30, number).save(tmp_path / name)
+        make_image(40, 30, number).save(tmp_path / name)
         turns = (Turn("user", "Which point is the closest?"), Turn("assistant", "(A)"))
         frame = ImageFrame.squash((40, 30), 336)
         evidence = Evidence(codes, codec.fingerprint, markers)

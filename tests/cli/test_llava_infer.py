@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import perceptok as pt
 from perceptok_cli.main import app
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
 
 __all__ = ["codec", "tiny_adapter", "tiny_llava"]
@@ -26,7 +26,7 @@ def run(*words: object, stdin: str | None = None) -> Result:
 def images(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for number in range(3):
-        picture(30, 20, number).save(tmp_path / "in" / f"{number}.png")
+        make_image(30, 20, number).save(tmp_path / "in" / f"{number}.png")
     return tmp_path / "in"
 
 

@@ -17,7 +17,7 @@ from perceptok.errors import EvaluationError, OutputError
 from perceptok.evaluation import replacement_test, write_replacement
 from perceptok.evaluation.replacement import CutAnswer, Replacement, ReplacementKind, continue_after
 from perceptok.llava import PerceptionPipeline
-from tests.llava.answering import leaning_pipeline, picture
+from tests.llava.answering import leaning_pipeline, make_image
 
 QUESTION = "Which point is the closest to the camera?"
 
@@ -33,7 +33,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Percep
     turns = (Turn("user", QUESTION), Turn("assistant", "(A)"))
     found = []
     for number in range(3):
-        picture(60, 40, number).save(folder / f"{number}.png")
+        make_image(60, 40, number).save(folder / f"{number}.png")
         codes = tuple(int(code) for code in np.random.default_rng(number).integers(128, size=100))
         record = PerceptionRecord(
             str(number),

@@ -22,8 +22,8 @@ def leaning_pipeline(folder: Path, codec: pt.DepthCodec, *, frame: str = "squash
     return PerceptionPipeline(model, processor, vocab, codec=codec, frame=frame)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth picture of its own for each seed."""
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth image that depends on the seed."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.randint(0, 255, (1, 3, 2, 2), generator=generator).float()
     smooth = torch.nn.functional.interpolate(corners, (height, width), mode="bilinear", align_corners=True)

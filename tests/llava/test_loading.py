@@ -105,7 +105,7 @@ def test_the_language_model_alone_is_quantised(bits: Any, codec: pt.DepthCodec, 
     pytest.importorskip("bitsandbytes")
     base = save_llava_of(tmp_path / "base", {"hidden_size": 128, "intermediate_size": 256})
     model, processor, vocab = load_llava(base, codec=codec, bits=bits, dtype=torch.float32)
-    kinds = {name: type(one).__name__ for name, one in model.named_modules() if "Linear" in type(one).__name__}
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if "Linear" in type(module).__name__}
     assert len(kinds) > 20
     for name, kind in kinds.items():
         assert (kind == f"Linear{bits}bit" or kind == f"Linear{bits}bitLt") == ("language_model" in name), name

@@ -91,14 +91,16 @@ def test_names_as_other_releases_write_them(tiny_llava: Path, codec: pt.DepthCod
     folder = tmp_path / "original"
     tensors = original_files(folder)
     first = import_original(folder, tiny_llava, tmp_path / "first", codec=codec, first_id=FIRST)
-    lora = {name.replace(".weight", ".default.weight"): one for name, one in tensors.items() if ".lora_" in name}
-    others = {name.removeprefix("base_model.model."): one for name, one in tensors.items() if ".lora_" not in name}
+    lora = {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items() if ".lora_" in name}
+    others = {
+        name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items() if ".lora_" not in name
+    }
     torch.save(lora, folder / "adapter_model.bin")
     torch.save(others, folder / "non_lora_trainables.bin")
     second = import_original(folder, tiny_llava, tmp_path / "second", codec=codec, first_id=FIRST)
-    files = [load_file(one / "adapter_model.safetensors") for one in (first, second)]
+    files = [load_file(folder / "adapter_model.safetensors") for folder in (first, second)]
     assert files[0].keys() == files[1].keys()
-    assert all(torch.equal(one, files[1][name]) for name, one in files[0].items())
+    assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
 
 
 def test_a_token_before_the_first_shifts_nothing_silently(tiny_llava: Path, tmp_path: Path) -> None:
@@ -118,8 +120,8 @@ class Bomb:
 def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -> None:
     folder = tmp_path / "original"
     tensors = original_files(folder)
-    others = {name: one for name, one in tensors.items() if ".lora_" not in name}
-    lora = {name: one for name, one in tensors.items() if ".lora_" in name}
+    others = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
 
     def refused(message: str) -> None:
         with pytest.raises(CheckpointError, match=message):
@@ -135,7 +137,7 @@ def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -
     stranger = "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"
     torch.save({**lora, stranger: torch.ones(4, 32)}, folder / "adapter_model.bin")
     refused(r"layers.9.self_attn.q_proj.lora_A.weight has no counterpart in Llava")
-    torch.save({name: one[:, :8] for name, one in lora.items()}, folder / "adapter_model.bin")
+    torch.save({name: tensor[:, :8] for name, tensor in lora.items()}, folder / "adapter_model.bin")
     refused(r"the LoRA of .*q_proj is .*, the layer \(32, 32\); is this the same size")
     (folder / "adapter_model.bin").write_bytes(b"cut")
     refused("tensors cannot be read safely")

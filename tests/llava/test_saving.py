@@ -49,8 +49,8 @@ def test_there_and_back(
     assert loaded.frame == pt.llava.FrameRule()
     # Moved together, base and adapter find each other.
     (tmp_path / "moved").mkdir()
-    for one in ("base", "out"):
-        (tmp_path / one).rename(tmp_path / "moved" / one)
+    for name in ("base", "out"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
     load_adapter(tmp_path / "moved" / "out")
 
 
@@ -71,7 +71,7 @@ def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec
     weights = load_file(stranger / "model.safetensors")
     shutil.rmtree(stranger)
     save_tiny_llava(stranger)
-    weights = {name: one + 0.1 for name, one in load_file(stranger / "model.safetensors").items()}
+    weights = {name: tensor + 0.1 for name, tensor in load_file(stranger / "model.safetensors").items()}
     save_file(weights, stranger / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"\d+ of \d+ sampled weights differ; pass the right one"):
         load_adapter(folder, base=stranger)
@@ -87,8 +87,10 @@ def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec
 def test_pure_lora_needs_its_extended_base(tiny_llava: Path, trained: Callable[..., Trained], tmp_path: Path) -> None:
     model, processor, vocab = trained()
     folder = save_adapter(tmp_path / "out", model, processor, vocab, verify="file")
-    kept = {name: one for name, one in load_file(folder / "adapter_model.safetensors").items() if "token" not in name}
-    save_file(kept, folder / "adapter_model.safetensors")
+    lora = {
+        name: tensor for name, tensor in load_file(folder / "adapter_model.safetensors").items() if "token" not in name
+    }
+    save_file(lora, folder / "adapter_model.safetensors")
     with pytest.raises(VocabularyError, match=r"has no rows of perception tokens, and its base .* was never extended"):
         load_adapter(folder)
 

@@ -1,1 +1,1 @@
-"""Asking a model: pictures and prompts in, answers with depth, boxes and points in the image's own pixels out."""
+"""Inference: questions about images in, answers with depth map, boxes and points in the image's pixels out."""

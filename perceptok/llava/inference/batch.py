@@ -19,10 +19,11 @@ from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import atomic_write, parse_json, resolve_inside
-from perceptok.images import IMAGE_SUFFIXES, open_image
+from perceptok.images import find_images, open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
-from perceptok.llava.inference.pipeline import PerceptionPipeline, Request
+from perceptok.llava.inference.pipeline import PerceptionPipeline
+from perceptok.llava.inference.questions import Request
 from perceptok.pages import Case, Table, write_page
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ __all__ = [
     "write_answer_page",
 ]
 
-_IMAGE_SUFFIXES = tuple(sorted((*IMAGE_SUFFIXES, ".gif")))
 _LINE_KEYS = {"name", "id", "image", "question", "choices", "markers"}
 
 _PAGE_IMAGE_SIDE = 1280
@@ -274,7 +274,8 @@ def find_questions(
         The questions, and the lines that could not be read.
 
     Raises:
-        InferenceError: An input does not exist or has no images in it, or an image has no question.
+        InferenceError: An input does not exist, or an image has no question.
+        ImageError: A folder has no images.
     """
     items: list[FileQuestion | QuestionFailure] = []
     for source in inputs:
@@ -313,10 +314,7 @@ def _read_input(
             raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error
         return
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
-        if not files:
-            raise InferenceError(f"{path}: no images in this folder; known are {', '.join(_IMAGE_SUFFIXES)}")
-        images = [(file, file.relative_to(path).as_posix()) for file in files]
+        images = [(path / name, name) for name in find_images(path)]
     elif path.is_file():
         images = [(path, path.name)]
     else:

@@ -1,12 +1,12 @@
-"""`PerceptionPipeline` answers questions about images, with decoded depth maps and boxes."""
+"""The pipeline that answers questions about images, with decoded depth maps and boxes, and its settings."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,8 +16,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from perceptok.boxes import BoxCodec, ImageFrame
+from perceptok.config import read_config
 from perceptok.decoding import (
     CountConsistency,
+    GrammarConfig,
     ListConsistency,
     MarkerConsistency,
     NumberIds,
@@ -32,32 +34,91 @@ from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
-from perceptok.llava.inference.config import (
-    InferenceConfig,
-    build_generation_settings,
-    seed_sampling,
-)
+from perceptok.llava.inference.questions import Markers, Request, build_prompt, encode_prompts
 from perceptok.llava.inference.streaming import Update, stream_updates
-from perceptok.llava.loading import check_parts, encode_inputs, get_perception_settings, load_llava, suffix_ids
-from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter
+from perceptok.llava.loading import check_parts, get_perception_settings, load_llava
+from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
 from perceptok.tokens import DEPTH, PIXEL
-from perceptok.vocabulary import MANIFEST, PerceptionVocabulary, sanitize_text
+from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
 
 if TYPE_CHECKING:
     from transformers import StoppingCriteria
 
-    from perceptok.llava.inference.config import Consistency
     from perceptok.llava.loading import Bits
 
-__all__ = [
-    "IMAGE",
-    "BatchConsistency",
-    "PerceptionPipeline",
-    "Request",
-    "build_prompt",
-    "encode_after",
-    "encode_prompts",
-]
+__all__ = ["BatchConsistency", "Consistency", "InferenceConfig", "PerceptionPipeline", "encode_after"]
+
+
+Consistency = Literal["count", "list", "marker"]
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Settings of `PerceptionPipeline`; by default decoding is greedy and constrained to the grammar.
+
+    Attributes:
+        constraints: Constrain answers to the grammar: no malformed block or box, no perception token outside them.
+        grammar: What an answer may contain; None allows depth blocks and boxes where the model has the tokens, and at
+            most one block, since a question is about one image.
+        force_block: The answer begins with a depth block ("first") or contains one ("somewhere").
+        consistency: Constrain the conclusion, as AURORA words it, to the answer's own evidence: the "count" of boxes,
+            the numbers of a "list" of boxes, the nearest "marker" of those given with the question.
+        max_new_tokens: Maximum number of tokens of an answer; a depth block takes 102. A block or box that would not
+            fit is not begun.
+        batch_size: Questions per batch.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Nucleus sampling: the smallest set of most likely tokens with this total probability, in (0, 1].
+        seed: Seed of sampling; the same seed gives the same answers for the same batches.
+        skip_forced: Skip the model's forward pass for tokens that the grammar determines.
+
+    Raises:
+        ConfigError: A value out of range, or `force_block` without constraints.
+    """
+
+    constraints: bool = True
+    grammar: GrammarConfig | None = None
+    force_block: Literal["first", "somewhere"] | None = None
+    consistency: tuple[Consistency, ...] = ()
+    max_new_tokens: int = 512
+    batch_size: int = 8
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    skip_forced: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature must be 0 (greedy decoding) or above; got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be a probability above 0 and up to 1; got {self.top_p}")
+        unknown = set(self.consistency) - set(get_args(Consistency))
+        if unknown:
+            raise ConfigError(
+                f"consistency must be among {', '.join(get_args(Consistency))}; got {', '.join(sorted(unknown))}"
+            )
+        if self.force_block is not None and not self.constraints:
+            raise ConfigError("force_block is a constraint; it needs constraints: true")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> InferenceConfig:
+        """Read settings from YAML or JSON.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds unknown keys or values out of range.
+        """
+        return read_config(cls, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON types."""
+        return {**asdict(self), "consistency": list(self.consistency)}
+
+    def resolve_grammar(self, depth: bool, boxes: Literal["aurora", "compact"] | None) -> GrammarConfig:
+        """The grammar for a model with or without depth tokens, and with boxes in this notation or none."""
+        grammar = self.grammar or GrammarConfig(depth=depth, boxes=boxes, max_blocks=1 if depth else None)
+        return replace(grammar, force_block=self.force_block) if self.force_block else grammar
 
 
 _COUNT_CUES = (("masks,", " we conclude there are"), ("image.", " We conclude there are"))
@@ -169,10 +230,11 @@ def _build_marker(
 ) -> MarkerConsistency:
     before, cue = _MARKER_CUE
     points = frame.to_frame(np.array(list(markers.values()), dtype=np.float64)) / frame.size
-    for (letter, place), point in zip(markers.items(), points, strict=True):
+    for (letter, position), point in zip(markers.items(), points, strict=True):
         if (point < 0).any() or (point > 1).any():
             raise InferenceError(
-                f"marker {letter} at {place} lies outside what the model sees of the image; move it or leave it out"
+                f"marker {letter} at {position} lies outside the part of the image that the model sees; move it or "
+                "leave it out"
             )
     last = np.nextafter(1.0, 0.0)  # the right and bottom edges belong to the last pixels
     return MarkerConsistency(
@@ -183,102 +245,6 @@ def _build_marker(
         nearness,
         prompt_length=prompt_length,
     )
-
-
-IMAGE = "<image>"
-"""Place of the image in a question; without it the image comes first."""
-
-
-def build_prompt(processor: Any, question: str, vocab: PerceptionVocabulary) -> str:
-    """The text of a prompt with one image and one question, up to where the answer begins.
-
-    Perception tokens and control tokens that a user typed are escaped, so that they are tokenised as plain text.
-
-    Args:
-        processor: The model's processor; its chat template is used, or LLaVA-1.5's `USER: ... ASSISTANT:`.
-        question: The question; may contain `<image>` once, at the place of the image.
-        vocab: Perception tokens of the model.
-
-    Raises:
-        InferenceError: An empty question, `<image>` more than once, or a chat template without exactly one image.
-    """
-    if not isinstance(question, str) or not question.strip():
-        raise InferenceError(f"a question must be a string that is not empty; got {question!r}")
-    before, image, after = question.partition(IMAGE)
-    if IMAGE in after:
-        count = question.count(IMAGE)
-        raise InferenceError(
-            f"a question has one image, but this one has {IMAGE} {count} times: ask about each image separately"
-        )
-    parts = [before, after] if image else ["", question]
-    first, last = (_escape_tokens(part.strip("\n") if image else part, processor.tokenizer, vocab) for part in parts)
-    content = [{"type": "text", "text": first}] if first.strip() else []
-    content += [{"type": "image"}, *([{"type": "text", "text": last}] if last.strip() else [])]
-    token = str(getattr(processor, "image_token", None) or IMAGE)
-    if getattr(processor, "chat_template", None):
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    else:
-        texts = [part["text"] for part in content if part["type"] == "text"]
-        text = f"USER: {token}\n{' '.join(texts)} ASSISTANT:"
-    if str(text).count(token) != 1:
-        raise InferenceError(
-            f"the model's chat template writes the image token {token} {str(text).count(token)} times; expected once: "
-            "check processor.chat_template"
-        )
-    return str(text)
-
-
-def encode_prompts(processor: Any, prompts: Sequence[str], images: Sequence[Any]) -> dict[str, Any]:
-    """Inputs of the model's `generate`: prompts padded on the left, each with its image.
-
-    Raises:
-        InferenceError: The processor rejects them, or tokenises a prompt with an image differently.
-    """
-    suffixes = [suffix_ids(processor, prompt) for prompt in prompts]
-    try:
-        inputs = encode_inputs(processor, prompts, [[image] for image in images], suffixes, padding_side="left")
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InferenceError(f"{type(processor).__name__} rejects the prompts and images ({error})") from error
-    for ids, suffix in zip(inputs["input_ids"].numpy(), suffixes, strict=True):
-        if not np.array_equal(ids[len(ids) - len(suffix) :], suffix):
-            raise InferenceError(
-                f"{type(processor).__name__} tokenises a prompt differently with an image than without, so that the "
-                "prompt is not that of training; check that its chat template and tokenizer belong together"
-            )
-    return inputs
-
-
-def _escape_tokens(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:
-    r"""Escape perception tokens and control tokens, which only the template may write: `</s>` becomes `<\/s>`."""
-    control = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
-    control |= {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
-    control = {token for token in control if len(token) > 1 and not token.isspace()}
-    text = sanitize_text(text, vocab)
-    if not control:
-        return text
-    longest_first = sorted(control, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), lambda match: f"{match[0][0]}\\{match[0][1:]}", text)
-
-
-Markers = Mapping[str, tuple[float, float]]
-
-
-class Request(NamedTuple):
-    """One question about one image.
-
-    Attributes:
-        image: The image, in RGB and upright, as `open_image` returns it.
-        question: The question; may contain `<image>` once, at the place of the image.
-        choices: The allowed answers, single letters or whole numbers; empty for any.
-        markers: Letter -> x, y in the image's pixels, of points that the question is about.
-        name: Name of the answer in files and pages.
-    """
-
-    image: Image.Image
-    question: str
-    choices: tuple[str, ...] = ()
-    markers: Markers = {}  # noqa: RUF012 - not modified
-    name: str = ""
 
 
 class PerceptionPipeline:
@@ -357,8 +323,7 @@ class PerceptionPipeline:
                     f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST}: the model was not trained on perception "
                     "tokens; name a folder that `perceptok llava train` or `merge` wrote"
                 )
-            if codec is None and (path / "codec").is_dir():
-                codec = DepthCodec.from_pretrained(path / "codec")
+            codec = codec or load_saved_codec(path)
             model, processor, vocab = load_llava(path, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
             frame = FrameRule.parse(get_perception_settings(model)["frame"])
         codec = (codec or DepthCodec.from_pretrained()).to(device)
@@ -542,8 +507,8 @@ class PerceptionPipeline:
         if watchers:
             extra["stopping_criteria"] = list(watchers)
         padding = find_pad_token_id(self.model, self.processor.tokenizer)
-        settings = build_generation_settings(config, prepared.budget, self._end_ids, padding)
-        with seed_sampling(config), torch.inference_mode():
+        settings = _build_generation_settings(config, prepared.budget, self._end_ids, padding)
+        with _seed_sampling(config), torch.inference_mode():
             out = self.model.generate(**prepared.inputs, **settings, **extra)
         ends = set(self._end_ids)
         rows = []
@@ -597,3 +562,45 @@ class _Prepared(NamedTuple):
     length: int
     budget: int
     consistency: BatchConsistency | None
+
+
+def _build_generation_settings(
+    config: InferenceConfig, budget: int, ends: tuple[int, ...], padding: int
+) -> dict[str, Any]:
+    """All decoding arguments of `generate`, which overrule the checkpoint's generation_config.
+
+    A repetition penalty of the checkpoint, for example, would push a depth map away from its own codes.
+
+    Args:
+        config: The settings.
+        budget: Maximum number of new tokens.
+        ends: Ids that end a sequence; empty for none.
+        padding: Id of the padding token.
+    """
+    settings: dict[str, Any] = {
+        "max_new_tokens": budget,
+        "min_length": 0,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "do_sample": config.temperature > 0,
+        "top_k": 0,
+        "top_p": config.top_p,
+        "temperature": config.temperature or 1.0,
+        "eos_token_id": list(ends) or None,
+        "pad_token_id": padding,
+    }
+    if not config.temperature:
+        settings |= {"top_k": 50, "top_p": 1.0}  # transformers warns of sampling settings other than its defaults
+    return settings
+
+
+@contextmanager
+def _seed_sampling(config: InferenceConfig) -> Iterator[None]:
+    """Seed sampling, and restore the state of the caller's random generator afterwards."""
+    if not config.temperature:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        yield

@@ -11,7 +11,7 @@ import perceptok as pt
 from perceptok.errors import OutputError
 from perceptok.llava import FileQuestion, OutputFolders, PerceptionPipeline, answer_files, find_questions
 from perceptok.llava.inference.batch import assign_file_names
-from tests.llava.answering import leaning_pipeline, picture
+from tests.llava.answering import leaning_pipeline, make_image
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def pipe(tiny_llava: Path, codec: pt.DepthCodec) -> PerceptionPipeline:
 def asked(tmp_path: Path) -> list[FileQuestion]:
     (tmp_path / "in").mkdir()
     for number in range(4):
-        picture(30, 20, number).save(tmp_path / "in" / f"{number}.png")
+        make_image(30, 20, number).save(tmp_path / "in" / f"{number}.png")
     return find_questions([tmp_path / "in"], question="What is the depth map?")[0]
 
 
@@ -60,7 +60,7 @@ def test_an_interrupted_run_goes_on(
     assert len(partial.read_text().splitlines()) == 4
     with partial.open("a") as file:
         file.write('{"name": "half a li')  # what a kill leaves
-    picture(31, 20).save(asked[0].image)  # changed since: its answer is not the one in the file any more
+    make_image(31, 20).save(asked[0].image)  # changed since: its answer is not the one in the file any more
     calls: list[int] = []
     generate = pipe.model.generate
     monkeypatch.setattr(

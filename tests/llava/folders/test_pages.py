@@ -12,7 +12,7 @@ import perceptok as pt
 from perceptok.errors import InferenceError, OutputError
 from perceptok.llava import FileQuestion, answer_files, write_answer_page
 from perceptok.llava.inference.batch import case_from_line
-from tests.llava.answering import leaning_pipeline, picture
+from tests.llava.answering import leaning_pipeline, make_image
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def lines(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     pipe.config = pt.llava.InferenceConfig(max_new_tokens=104, force_block="first")
     asked = []
     for number, name in enumerate(("plain.png", "</script><script>alert(1)</script>")):
-        picture(30 + number, 20, number).save(folder / f"{number}.png")
+        make_image(30 + number, 20, number).save(folder / f"{number}.png")
         asked.append(FileQuestion(folder / f"{number}.png", f"{name}?", name, markers={"A": (3.0, 4.0)}))
     answer_files(pipe, asked, folder / "out.jsonl")
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]

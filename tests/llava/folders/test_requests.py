@@ -1,4 +1,4 @@
-"""What a command is asked: every way of naming questions, and lines that are none."""
+"""Every way to give questions, and malformed lines."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ import pytest
 
 import perceptok as pt
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
-from perceptok.errors import InferenceError
+from perceptok.errors import ImageError, InferenceError
 from perceptok.llava import find_questions
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("b.png", "a.JPG", "deep/a.png"):
-        picture(4, 3).save(tmp_path / "in" / name)
+        make_image(4, 3).save(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path / "in"
 
 
 def lines(path: Path, *values: object) -> Path:
-    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in values))
+    path.write_text("".join((value if isinstance(value, str) else json.dumps(value)) + "\n" for value in values))
     return path
 
 
 def test_folders_and_files(images: Path) -> None:
-    asked, failures = find_questions([images, images / "b.png"], question="Why?", choices=("A", "B"))
-    assert [one.name for one in asked] == ["a.JPG", "b.png", "deep/a.png", "b-2.png"]
-    assert {one.question for one in asked} == {"Why?"}
-    assert asked[0].choices == ("A", "B")
+    questions, failures = find_questions([images, images / "b.png"], question="Why?", choices=("A", "B"))
+    assert [question.name for question in questions] == ["a.JPG", "b.png", "deep/a.png", "b-2.png"]
+    assert {question.question for question in questions} == {"Why?"}
+    assert questions[0].choices == ("A", "B")
     assert failures == []
 
 
 def test_lines(images: Path) -> None:
     path = lines(
-        images / "asked.jsonl",
+        images / "questions.jsonl",
         {"image": "b.png"},
         {"image": "b.png", "question": "How many?", "id": 7, "choices": ["1", "2"]},
         "",
         {"image": "deep/a.png", "name": "x/y.png", "markers": {"A": [1, 2.5]}},
         {"image": "b.png"},
     )
-    asked, failures = find_questions([path], question="Why?")
+    questions, failures = find_questions([path], question="Why?")
     assert failures == []
-    assert [one.name for one in asked] == ["b.png", "7", "x/y.png", "b-2.png"]
-    assert [one.question for one in asked] == ["Why?", "How many?", "Why?", "Why?"]
-    assert asked[0].image == images / "b.png"
-    assert asked[1].choices == ("1", "2")
-    assert asked[2].markers == {"A": (1.0, 2.5)}
+    assert [question.name for question in questions] == ["b.png", "7", "x/y.png", "b-2.png"]
+    assert [question.question for question in questions] == ["Why?", "How many?", "Why?", "Why?"]
+    assert questions[0].image == images / "b.png"
+    assert questions[1].choices == ("1", "2")
+    assert questions[2].markers == {"A": (1.0, 2.5)}
 
 
 def test_records(images: Path) -> None:
@@ -68,20 +68,20 @@ def test_records(images: Path) -> None:
     )
     twice = replace(record, id="r2", images=("b.png", "b.png"))
     lost = replace(record, id="r3", frame=None)
-    path = lines(images / "records.jsonl", *(one.to_json() for one in (record, twice, lost)))
-    asked, failures = find_questions([path])
-    assert [one.name for one in asked] == ["r1"]
-    assert asked[0].question == "Which point?"
-    assert asked[0].choices == ("A", "B")
-    assert asked[0].markers == {"A": (2.0, 1.0), "B": (0.0, 0.0)}
+    path = lines(images / "records.jsonl", *(item.to_json() for item in (record, twice, lost)))
+    questions, failures = find_questions([path])
+    assert [question.name for question in questions] == ["r1"]
+    assert questions[0].question == "Which point?"
+    assert questions[0].choices == ("A", "B")
+    assert questions[0].markers == {"A": (2.0, 1.0), "B": (0.0, 0.0)}
     assert len(failures) == 2
     assert "has 2 images" in failures[0].reason
     assert "no frame" in failures[1].reason
 
 
 def test_standard_input(images: Path) -> None:
-    asked, _ = find_questions(["-"], question="Why?", lines=[json.dumps({"image": str(images / "b.png")})])
-    assert asked[0].image == images / "b.png"
+    questions, _ = find_questions(["-"], question="Why?", lines=[json.dumps({"image": str(images / "b.png")})])
+    assert questions[0].image == images / "b.png"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_standard_input(images: Path) -> None:
     ],
 )
 def test_a_bad_line_costs_only_itself(images: Path, line: str, reason: str) -> None:
-    path = lines(images / "asked.jsonl", {"image": "b.png"}, line, {"image": "deep/a.png"})
-    asked, failures = find_questions([path], question="Why?")
-    assert [one.name for one in asked] == ["b.png", "deep/a.png"]
+    path = lines(images / "questions.jsonl", {"image": "b.png"}, line, {"image": "deep/a.png"})
+    questions, failures = find_questions([path], question="Why?")
+    assert [question.name for question in questions] == ["b.png", "deep/a.png"]
     assert len(failures) == 1
     assert failures[0].name == f"{path}, line 2"
     assert reason in failures[0].reason
@@ -115,5 +115,5 @@ def test_refusals(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="no question about this input"):
         find_questions([images])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InferenceError, match="no images in this folder"):
+    with pytest.raises(ImageError, match="no images found"):
         find_questions([tmp_path / "empty"], question="Why?")

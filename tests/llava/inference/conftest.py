@@ -14,7 +14,7 @@ import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.llava import PerceptionAnswer
 from perceptok.llava.inference.answer import parse_answer
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 from tests.llava.tiny import tiny_tokenizer
 
 
@@ -46,7 +46,7 @@ def answered(
     def read(
         text: str, image: Image.Image | None = None, frame: ImageFrame | None = None, **given: Any
     ) -> PerceptionAnswer:
-        image = image or picture(120, 80)
+        image = image or make_image(120, 80)
         return parse_answer(
             tokenizer.encode(text, add_special_tokens=False),
             image=image,

@@ -13,7 +13,7 @@ import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.errors import DepthMapError, InferenceError, OutputError
 from perceptok.llava import PerceptionAnswer
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 
 Answered = Callable[..., PerceptionAnswer]
 
@@ -23,11 +23,11 @@ def test_a_chain_of_thought_about_depth(answered: Answered, block: str, codec: p
         "Point A is located at (x = 28 y = 168),Point B is located at (x = 308 y = 168).The depth map for the image is "
         f"{block}. Since point B has a higher pixel value on the depth map, the answer is that point B is closer."
     )
-    answer = answered(text, picture(120, 80), choices=("A", "B"), markers={"B": (110.0, 40.0)})
+    answer = answered(text, make_image(120, 80), choices=("A", "B"), markers={"B": (110.0, 40.0)})
     assert answer.text == text
     assert answer.valid
     assert answer.answer == "B"
-    assert [(one.letter, one.x, one.y) for one in answer.points] == [("A", 10.0, 40.0), ("B", 110.0, 40.0)]
+    assert [(point.letter, point.x, point.y) for point in answer.points] == [("A", 10.0, 40.0), ("B", 110.0, 40.0)]
     assert answer.codes is not None
     np.testing.assert_array_equal(answer.codes, codec.from_text(block))
     assert answer.depth is not None
@@ -46,9 +46,9 @@ def test_boxes_come_back_in_the_images_pixels(answered: Answered) -> None:
     frame = ImageFrame.letterbox((300, 100))
     boxes = np.array([[10.0, 20.0, 60.0, 90.0], [100.0, 0.0, 299.0, 99.0]])
     codec = pt.BoxCodec(decode="center")
-    first, second = (codec.to_text(codec.encode(one[None], frame=frame)) for one in boxes)
+    first, second = (codec.to_text(codec.encode(box[None], frame=frame)) for box in boxes)
     text = f"Here are the bounding boxes for the cars:\nBounding box 1: {first}\n Bounding box 2: {second}"
-    answer = answered(text, picture(300, 100), frame)
+    answer = answered(text, make_image(300, 100), frame)
     assert answer.valid, answer.problems
     assert np.abs(answer.boxes - boxes).max() <= 0.5 / frame.scale[0] + 1e-9
     assert answer.labels == ("Bounding box 1", "Bounding box 2")
@@ -75,7 +75,7 @@ def test_two_blocks(answered: Answered, block: str, codec: pt.DepthCodec) -> Non
         ("Point A is located at (x = 400 y = 3)", "point A lies outside the frame"),
     ],
 )
-def test_what_is_malformed_is_said_and_not_mended(answered: Answered, text: str, problem: str) -> None:
+def test_malformed_output_is_reported_and_not_repaired(answered: Answered, text: str, problem: str) -> None:
     answer = answered(text)
     assert not answer.valid
     assert problem in answer.problems[0]
@@ -86,15 +86,15 @@ def test_what_is_malformed_is_said_and_not_mended(answered: Answered, text: str,
 
 
 def test_an_answer_that_was_cut(answered: Answered) -> None:
-    assert answered("The depth", ended=False).problems == ("the answer was cut off: the budget of tokens is spent",)
+    assert answered("The depth", ended=False).problems == ("the answer was cut off at the maximum number of tokens",)
 
 
 def test_a_box_in_the_padding(answered: Answered) -> None:
     text = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_50>,<PIXEL_200>)"
-    assert answered(text, picture(300, 100), ImageFrame.letterbox((300, 100))).problems == (
-        "box 1 reaches out of the image, into its padding",
+    assert answered(text, make_image(300, 100), ImageFrame.letterbox((300, 100))).problems == (
+        "box 1 reaches out of the image into the padding",
     )
-    assert answered("(<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_335>)", picture(3, 2)).valid
+    assert answered("(<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_335>)", make_image(3, 2)).valid
 
 
 def test_no_answer_among_the_choices(answered: Answered) -> None:
@@ -129,7 +129,7 @@ def test_nothing_written(answered: Answered) -> None:
 
 
 def test_one_pixel(answered: Answered, block: str) -> None:
-    answer = answered(f"{block} (<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_335>)", picture(1, 1))
+    answer = answered(f"{block} (<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_335>)", make_image(1, 1))
     assert answer.depth is not None
     assert answer.depth.values.shape == (1, 1)
     np.testing.assert_allclose(answer.boxes, [[0, 0, 1, 1]], atol=0.002)
@@ -143,9 +143,9 @@ def test_saving(answered: Answered, block: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(back.values, answer.depth.values, atol=1 / 65535)
     with pytest.raises(OutputError, match="exists already"):
         answer.save_depth(tmp_path / "depth.png")
-    with pytest.raises(InferenceError, match="no whole depth block"):
+    with pytest.raises(InferenceError, match="no complete depth block"):
         answered("none").save_depth(tmp_path / "none.png")
-    cropped = answered(block, picture(120, 80), ImageFrame.center_crop((120, 80)))
+    cropped = answered(block, make_image(120, 80), ImageFrame.center_crop((120, 80)))
     with pytest.raises(DepthMapError):
         cropped.save_depth(tmp_path / "cropped.png")
     cropped.save_depth(tmp_path / "cropped.npz")

@@ -15,7 +15,7 @@ from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError, OutputError
 from perceptok.llava import PerceptionAnswer
 from perceptok.llava.inference.overlay import draw_annotations, draw_overlay
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 
 Answered = Callable[..., PerceptionAnswer]
 
@@ -58,18 +58,18 @@ def test_no_evidence_leaves_the_image_alone(answered: Answered) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (20_000, 3), (4000, 3000), (17, 900)])
 def test_any_size(answered: Answered, block: str, size: tuple[int, int]) -> None:
     text = f"Point A is located at (x = 0 y = 336) {block}{BOX}"
-    drawn = answered(text, picture(*size), markers={"Z": (size[0], size[1])}).overlay()
+    drawn = answered(text, make_image(*size), markers={"Z": (size[0], size[1])}).overlay()
     assert 400 <= drawn.width <= 2000
     assert 100 <= drawn.height <= 1600
 
 
 def test_boxes_in_the_padding_are_drawn_inside(answered: Answered) -> None:
     text = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_335>,<PIXEL_10>)(<PIXEL_0>,<PIXEL_0>,<PIXEL_0>,<PIXEL_0>)"
-    assert answered(text, picture(300, 100), ImageFrame.letterbox((300, 100))).overlay().height > 100
+    assert answered(text, make_image(300, 100), ImageFrame.letterbox((300, 100))).overlay().height > 100
 
 
 def test_what_a_crop_hides_has_no_colour(answered: Answered, block: str) -> None:
-    sheet = answered(block, picture(600, 300), ImageFrame.center_crop((600, 300)))
+    sheet = answered(block, make_image(600, 300), ImageFrame.center_crop((600, 300)))
     assert sheet.depth is not None
     drawn = np.asarray(sheet.overlay())
     assert (drawn == (225, 228, 232)).all(axis=2).any()
@@ -93,7 +93,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_strings(answered: Answered, block: str, hostile: str) -> None:
     """As question, answer, label and problem: a sheet of a bounded size, every time."""
-    sheet = answered(f"{block}{BOX}", picture(300, 200)).overlay_content()
+    sheet = answered(f"{block}{BOX}", make_image(300, 200)).overlay_content()
     drawn = draw_overlay(
         replace(sheet, question=hostile, text=hostile, answer=hostile, labels=[hostile], problems=[hostile] * 40)
     )

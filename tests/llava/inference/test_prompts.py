@@ -1,4 +1,4 @@
-"""Prompts: the model's own template, one picture, and no token that a user could smuggle in."""
+"""Prompts: the model's own template, one image, and no token from a user's text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import perceptok as pt
 from perceptok.data import PerceptionRecord, Turn
 from perceptok.data.rendering import render_text
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.pipeline import build_prompt, encode_prompts
-from tests.llava.answering import picture
+from perceptok.llava.inference.questions import build_prompt, encode_prompts
+from tests.llava.answering import make_image
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def words(processor: Any) -> pt.PerceptionVocabulary:
     return pt.PerceptionVocabulary.from_tokenizer(processor.tokenizer)
 
 
-def test_the_picture_comes_first(processor: Any, words: pt.PerceptionVocabulary) -> None:
+def test_the_image_comes_first(processor: Any, words: pt.PerceptionVocabulary) -> None:
     expected = "USER: <image>\nHow many cars? ASSISTANT:"
     for question in ("How many cars?", "<image>\nHow many cars?"):
         assert build_prompt(processor, question, words) == expected
@@ -67,7 +67,7 @@ def test_what_cannot_be_asked(
         build_prompt(processor, question, words)  # type: ignore[arg-type]
 
 
-def test_a_template_that_leaves_the_picture_out(processor: Any, words: pt.PerceptionVocabulary) -> None:
+def test_a_template_that_leaves_the_image_out(processor: Any, words: pt.PerceptionVocabulary) -> None:
     blind = LlavaProcessor(
         processor.image_processor, processor.tokenizer, patch_size=14, chat_template="{{ messages | length }}"
     )
@@ -83,12 +83,15 @@ def test_users_write_no_token_but_text(processor: Any, words: pt.PerceptionVocab
     prompt = build_prompt(processor, "Why? " + "".join(parts), words)
     ids = processor.tokenizer.encode(prompt, add_special_tokens=False)
     special = set(processor.tokenizer.all_special_ids) | set(words.tokens.values())
-    assert [one for one in ids if one in special] == [processor.image_token_id]
+    assert [token_id for token_id in ids if token_id in special] == [processor.image_token_id]
 
 
 def test_prompts_are_padded_on_the_left(processor: Any, words: pt.PerceptionVocabulary) -> None:
-    prompts = [build_prompt(processor, one, words) for one in ("Why?", "How many cars are there, and where are they?")]
-    inputs = encode_prompts(processor, prompts, [picture(56, 56), picture(56, 56, 1)])
+    prompts = [
+        build_prompt(processor, question, words)
+        for question in ("Why?", "How many cars are there, and where are they?")
+    ]
+    inputs = encode_prompts(processor, prompts, [make_image(56, 56), make_image(56, 56, 1)])
     mask = inputs["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[:, -1].tolist() == [1, 1]

@@ -13,7 +13,7 @@ from sybil.document import Document
 import perceptok as pt
 from perceptok.errors import VocabularyError
 from perceptok.llava import PerceptionPipeline, merge_adapter, read_served_answer
-from tests.llava.answering import picture
+from tests.llava.answering import make_image
 from tests.test_readmes import PARSERS
 
 PAGE = Path(pt.__file__).parent / "llava" / "SERVING.md"
@@ -28,34 +28,36 @@ def merged(tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_a_merged_model_says_what_its_text_is_read_as(merged: Path) -> None:
     pipe = PerceptionPipeline.from_pretrained(merged)
-    image = picture(60, 40)
-    told = pipe(image, "What is the depth map?", max_new_tokens=120, force_block="first")
+    image = make_image(60, 40)
+    answer = pipe(image, "What is the depth map?", max_new_tokens=120, force_block="first")
     read = read_served_answer(
-        told.text,
+        answer.text,
         image,
-        told.question,
+        answer.question,
         vocab=pipe.vocab,
         tokenizer=pipe.processor.tokenizer,
         codec=pipe.codec,
         frame=pipe.frame,
-        ended=told.ended,
+        ended=answer.ended,
     )
     assert read.codes is not None
-    np.testing.assert_array_equal(read.codes, told.codes)
-    np.testing.assert_array_equal(read.boxes, told.boxes)
-    assert read.problems == told.problems
+    np.testing.assert_array_equal(read.codes, answer.codes)
+    np.testing.assert_array_equal(read.boxes, answer.boxes)
+    assert read.problems == answer.problems
 
 
 def test_another_codec(merged: Path, codec: pt.DepthCodec) -> None:
     pipe = PerceptionPipeline.from_pretrained(merged)
     other = pt.DepthCodec(codec.model, codec.preprocessing.__class__(resize="area"))
-    with pytest.raises(VocabularyError, match="codec that lies beside the model"):
-        read_served_answer("", picture(3, 3), "Why?", vocab=pipe.vocab, tokenizer=pipe.processor.tokenizer, codec=other)
+    with pytest.raises(VocabularyError, match="codec that was saved with the model"):
+        read_served_answer(
+            "", make_image(3, 3), "Why?", vocab=pipe.vocab, tokenizer=pipe.processor.tokenizer, codec=other
+        )
 
 
 def test_the_page_runs(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "merged").symlink_to(merged)
-    picture(60, 40).save(tmp_path / "kitchen.jpg")
+    make_image(60, 40).save(tmp_path / "kitchen.jpg")
     monkeypatch.chdir(tmp_path)
     ran = 0
     for example in Document.parse(str(PAGE), *PARSERS).examples():

@@ -50,7 +50,7 @@ def test_a_constrained_answer_and_the_merged_models(trained: Trained) -> None:
     assert len(answer.blocks) == 1
     assert answer.depth is not None
     assert answer.depth.values.shape == answer.image.size[::-1]
-    assert set(answer.problems) <= {"the answer was cut off: the budget of tokens is spent"}
+    assert set(answer.problems) <= {"the answer was cut off at the maximum number of tokens"}
     merged = PerceptionPipeline.from_pretrained(merge_adapter(trained.folder / "run", trained.folder / "merged"))
     assert not hasattr(merged.model, "peft_config")
     again = merged(picture, "What is the depth map?", **asked)
