@@ -1,4 +1,4 @@
-"""A procedural world with exact ground truth: depth maps and colour images that need no download."""
+"""Procedural scenes with exact ground truth: depth maps and color images that need no download."""
 
 import lazy_loader
 

@@ -2,6 +2,7 @@ from .images.rendering import (
     PLURALS as PLURALS,
     ProceduralImages as ProceduralImages,
     SceneImage as SceneImage,
+    VisibleObject as VisibleObject,
     render_image as render_image,
 )
 from .images.splits import SplitName as SplitName

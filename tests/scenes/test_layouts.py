@@ -1,4 +1,4 @@
-"""Sampled scenes: reproducible, with something to see, and no camera inside a thing."""
+"""Sampled scenes: reproducible, informative, and without a camera inside an object."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from perceptok.errors import ConfigError
 from perceptok.scenes import render, sample_scene
 from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS
 
-DIGEST = """
+PRINT_HASHES = """
 import hashlib
 from perceptok.scenes.raycast import render
 from perceptok.scenes.layouts.sampling import sample_scene
 for index in (7, 2):
-    seen = render(sample_scene(11, index), 40, 40)
-    print(hashlib.sha256(seen.depth.tobytes() + seen.instance.tobytes()).hexdigest())
+    view = render(sample_scene(11, index), 40, 40)
+    print(hashlib.sha256(view.depth.tobytes() + view.instance.tobytes()).hexdigest())
 """
 
 
-def test_the_same_in_another_process_and_order() -> None:
-    output = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
+def test_another_process_and_order_give_the_same_scenes() -> None:
+    output = subprocess.run([sys.executable, "-c", PRINT_HASHES], capture_output=True, text=True, check=True).stdout
     expected = []
     for index in (2, 7):
-        seen = render(sample_scene(11, index), 40, 40)
-        expected.append(hashlib.sha256(seen.depth.tobytes() + seen.instance.tobytes()).hexdigest())
+        view = render(sample_scene(11, index), 40, 40)
+        expected.append(hashlib.sha256(view.depth.tobytes() + view.instance.tobytes()).hexdigest())
     assert output.split() == expected[::-1]
 
 
-def test_other_numbers_give_other_scenes() -> None:
+def test_different_numbers_give_different_scenes() -> None:
     depths = [render(sample_scene(*pair), 30, 30).depth for pair in ((0, 1), (1, 0), (0, 2), (1, 1))]
     for i, first in enumerate(depths):
         assert all(not np.array_equal(first, second) for second in depths[i + 1 :])
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_every_layout_shows_something(kind: str) -> None:
+def test_every_layout_is_informative(kind: str) -> None:
     for index in range(3):
         scene = sample_scene(21, index, kind)
         assert scene.kind == kind
@@ -50,14 +50,14 @@ def test_every_layout_shows_something(kind: str) -> None:
         assert hit.max() > 1.08 * hit.min()
 
 
-def test_no_solid_is_about_the_camera() -> None:
+def test_no_solid_encloses_the_camera() -> None:
     for index in range(30):
         scene = sample_scene(4, index)
-        for thing in scene.objects:
-            for part in thing.primitives:
+        for item in scene.objects:
+            for part in item.primitives:
                 if part.shape.solid:
                     local = np.linalg.solve(part.axes, scene.camera.position - part.center)
-                    assert (np.abs(local) > part.shape.extents).any(), (index, thing.category)
+                    assert (np.abs(local) > part.shape.extents).any(), (index, item.category)
 
 
 def test_all_layouts_occur_and_their_shares_sum_to_one() -> None:

@@ -71,7 +71,7 @@ def rays(count: int, inside: bool) -> tuple[np.ndarray, np.ndarray]:
     return origins, towards / np.linalg.norm(towards, axis=1, keepdims=True)
 
 
-def marched(field: Field, belongs: Membership, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def march(field: Field, belongs: Membership, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """First crossing of field = 0 at which the point belongs to the surface; inf where there is none."""
     s = np.linspace(0, LENGTH, STEPS + 1)
     values = field(origins[:, None] + s[:, None] * directions[:, None])
@@ -91,18 +91,18 @@ def marched(field: Field, belongs: Membership, origins: np.ndarray, directions: 
     ("name", "inside"),
     [(name, inside) for name in CASES for inside in (False, True) if (name, inside) != ("capsule", True)],
 )
-def test_entry_agrees_with_marching(name: str, inside: bool) -> None:
+def test_intersections_agree_with_marching(name: str, inside: bool) -> None:
     shape, field, belongs = CASES[name]
     origins, directions = rays(250, inside)
-    expected = marched(field, belongs, origins, directions)
+    expected = march(field, belongs, origins, directions)
     assert np.isfinite(expected).sum() > 20
     columns = [column.astype(np.float32) for column in (*origins.T, *directions.T)]
     with np.errstate(all="ignore"):
-        found = shape.entry(tuple(columns[:3]), tuple(columns[3:]), 0.0)
+        found = shape.intersect(tuple(columns[:3]), tuple(columns[3:]), 0.0, shape.parameter)
     found = np.where(np.isnan(found), np.inf, found).astype(np.float64)
     assert (found <= expected + 2e-3).all()
     earlier = found < expected - 2e-3
-    # Marching steps over a chord shorter than its step, so what it lacks must still be on the surface.
+    # Marching misses chords shorter than its step; what it misses must still be on the surface.
     assert earlier.sum() <= 3
     hit = np.isfinite(found)
     points = origins[hit] + found[hit, None] * directions[hit]
@@ -115,8 +115,8 @@ def test_hits_before_the_start_do_not_count(name: str) -> None:
     origins, directions = rays(200, inside=False)
     columns = [column.astype(np.float32) for column in (*origins.T, *directions.T)]
     with np.errstate(all="ignore"):
-        first = shape.entry(tuple(columns[:3]), tuple(columns[3:]), 0.0)
-        later = shape.entry(tuple(columns[:3]), tuple(columns[3:]), 3.5)
+        first = shape.intersect(tuple(columns[:3]), tuple(columns[3:]), 0.0, shape.parameter)
+        later = shape.intersect(tuple(columns[:3]), tuple(columns[3:]), 3.5, shape.parameter)
     assert not (later < 3.5).any()
     behind = first >= 3.5
     np.testing.assert_array_equal(later[behind], first[behind])
@@ -128,7 +128,7 @@ def test_the_surface_lies_within_its_extents(name: str) -> None:
     origins, directions = rays(400, inside=False)
     columns = [column.astype(np.float32) for column in (*origins.T, *directions.T)]
     with np.errstate(all="ignore"):
-        found = shape.entry(tuple(columns[:3]), tuple(columns[3:]), 0.0)
+        found = shape.intersect(tuple(columns[:3]), tuple(columns[3:]), 0.0, shape.parameter)
     hit = np.isfinite(found)
     points = origins[hit] + found[hit, None] * directions[hit]
     assert (np.abs(points) <= np.array(shape.extents) + 1e-4).all()
@@ -140,13 +140,13 @@ def test_normals_are_the_gradient_of_the_reference(name: str) -> None:
     origins, directions = rays(200, inside=False)
     columns = [column.astype(np.float32) for column in (*origins.T, *directions.T)]
     with np.errstate(all="ignore"):
-        found = shape.entry(tuple(columns[:3]), tuple(columns[3:]), 0.0)
+        found = shape.intersect(tuple(columns[:3]), tuple(columns[3:]), 0.0, shape.parameter)
     hit = np.isfinite(found)
     points = origins[hit] + found[hit, None] * directions[hit]
     step = 1e-4
     gradient = np.stack([field(points + step * e) - field(points - step * e) for e in np.eye(3)], axis=1)
     gradient /= np.linalg.norm(gradient, axis=1, keepdims=True)
-    normals = shape.normal(points)
+    normals = np.stack(np.broadcast_arrays(*shape.compute_gradients(*points.T, shape.parameter)), axis=1)
     normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
     agree = np.abs((gradient * normals).sum(axis=1))
     assert np.mean(agree > 0.999) > 0.97  # finite differences fail across a rim

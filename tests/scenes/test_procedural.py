@@ -1,13 +1,22 @@
-"""The sequence of procedural depth maps."""
+"""Procedural depth maps: the sequence, sensor effects that remove and disturb only, and soft estimates."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
-from perceptok.errors import ConfigError
-from perceptok.scenes import ProceduralDepthMaps
+from perceptok.errors import ConfigError, DepthMapError
+from perceptok.scenes import Camera, ProceduralDepthMaps, Scene, SceneObject, box, quad, render
+from perceptok.scenes.procedural import (
+    EFFECTS,
+    add_noise,
+    degrade,
+    drop_shadowed,
+    quantize_disparity,
+    smooth_estimate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +64,7 @@ def test_it_is_a_sequence() -> None:
     np.testing.assert_array_equal(maps[-1][0], maps[2][0])
     np.testing.assert_array_equal(maps[1:][0][0], maps[1][0])
     for index in (3, -4):
-        with pytest.raises(IndexError, match="3 maps"):
+        with pytest.raises(IndexError, match="3 items"):
             maps[index]
 
 
@@ -64,17 +73,121 @@ def test_the_maps_spread_about_the_statistics_of_real_ones(maps: list[tuple[np.n
     means = np.array([nearness.mean() for nearness, _ in maps])
     assert 0.25 < means.mean() < 0.5
     assert means.std() > 0.08
-    lost = []
+    errors = []
     for nearness, _ in maps:
         small = nearness[:90, :90].reshape(10, 9, 10, 9).mean(axis=(1, 3))
         large = ndimage.zoom(small, 9, order=1, grid_mode=True, mode="nearest")
-        lost.append(float(np.sqrt(np.mean((large - nearness[:90, :90]) ** 2))))
-    assert 0.04 < np.mean(lost) < 0.09
-    assert np.percentile(lost, 10) < 0.03
-    assert np.percentile(lost, 90) > 0.08
+        errors.append(float(np.sqrt(np.mean((large - nearness[:90, :90]) ** 2))))
+    assert 0.04 < np.mean(errors) < 0.09
+    assert np.percentile(errors, 10) < 0.03
+    assert np.percentile(errors, 90) > 0.08
 
 
 @pytest.mark.parametrize("arguments", [(-1, 1, 64), (0, -1, 64), (0, 1, 16)])
-def test_bad_arguments(arguments: tuple[int, int, int]) -> None:
+def test_bad_arguments_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match="size"):
         ProceduralDepthMaps(*arguments)
+
+
+@pytest.fixture(scope="module")
+def depth() -> np.ndarray:
+    """A box before a wall, the upper part sky, with a hole."""
+    wall = SceneObject("wall", (quad((4, 0, -2), (0, 9, 0), (0.5, 0, 3)),))
+    item = SceneObject("box", (box((2, 0, 0), (0.6, 0.8, 0.8)),))
+    values = render(Scene((wall, item), Camera.aimed((0.0, 0.0, 0.0), fov=70)), 96, 128).depth
+    values = np.where(np.isfinite(values), values, np.float32(0))
+    values[60:70, 10:30] = 0
+    assert 0.6 < np.mean(values > 0) < 0.98
+    return values
+
+
+@pytest.mark.parametrize("effect", [effect for effect, _ in EFFECTS], ids=lambda effect: effect.__name__)
+def test_effects_never_invent_values(effect: object, depth: np.ndarray) -> None:
+    assert callable(effect)
+    before = depth.copy()
+    for seed in range(4):
+        after = effect(depth, np.random.default_rng(seed))
+        np.testing.assert_array_equal(depth, before)
+        assert after.shape == depth.shape
+        assert after.dtype == np.float32
+        assert np.isfinite(after).all()
+        assert (after >= 0).all()
+        np.testing.assert_array_equal(after, effect(depth, np.random.default_rng(seed)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_degrade_only_invalidates(depth: np.ndarray, seed: int) -> None:
+    after = degrade(depth, np.random.default_rng(seed))
+    assert (after[depth == 0] == 0).all()
+    valid = after > 0
+    assert after.dtype == np.float32
+    if valid.any():
+        assert 0.2 * depth[depth > 0].min() < after[valid].min()
+        assert after[valid].max() < 2.5 * depth.max()
+
+
+def test_every_missing_value_is_read_as_zero() -> None:
+    values = np.ones((8, 8))
+    values[0, :3] = (np.nan, np.inf, 0)
+    after = degrade(values, np.random.default_rng(0), perfect=1.0)
+    assert (after[0, :3] == 0).all()
+    assert (after.ravel()[3:] == 1).all()
+
+
+def test_noise_grows_with_the_square_of_depth() -> None:
+    near = add_noise(np.full((200, 200), 1, np.float32), np.random.default_rng(3)) - 1
+    far = add_noise(np.full((200, 200), 3, np.float32), np.random.default_rng(3)) - 3
+    assert far.std() == pytest.approx(9 * near.std(), rel=1e-3)
+
+
+def test_quantized_steps_are_of_equal_disparity() -> None:
+    ramp = np.tile((1 / np.linspace(0.25, 2, 20_000)).astype(np.float32), (8, 1))
+    steps = np.unique(1 / quantize_disparity(ramp, np.random.default_rng(1))[0])
+    assert 3 < steps.size < 2000
+    np.testing.assert_allclose(np.diff(steps), np.diff(steps).mean(), rtol=0.02)
+
+
+def test_shadows_lie_beside_near_objects_on_one_side() -> None:
+    plane = np.full((40, 200), 3, np.float32)
+    plane[:, 90:110] = 1
+    sides = set()
+    for seed in range(12):
+        lost = drop_shadowed(plane, np.random.default_rng(seed)) == 0
+        assert not lost[:, 90:110].any()
+        left, right = bool(lost[:, :90].any()), bool(lost[:, 110:].any())
+        assert not (left and right)
+        columns = np.nonzero(lost[0])[0]
+        if columns.size:
+            assert np.ptp(columns) == columns.size - 1
+            assert columns[0] == 110 or columns[-1] == 89
+            sides.add("left" if left else "right")
+    assert sides == {"left", "right"}
+
+
+def test_an_estimate_is_soft_and_keeps_the_range() -> None:
+    nearness = np.zeros((320, 320), np.float32)
+    nearness[100:200, 100:200] = 1
+    steepest = []
+    for seed in range(6):
+        soft = smooth_estimate(nearness, np.random.default_rng(seed))
+        assert soft.shape == nearness.shape
+        assert soft.min() == 0
+        assert soft.max() == 1
+        steepest.append(np.abs(np.diff(soft, axis=1)).max())
+        assert np.corrcoef(soft.ravel(), nearness.ravel())[0, 1] > 0.6
+    assert max(steepest) < 0.9
+    assert np.median(steepest) < 0.4
+
+
+def test_bad_maps_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(DepthMapError, match="8 x 8"):
+        degrade(np.ones((3, 40)), rng)
+    with pytest.raises(DepthMapError, match="8 x 8"):
+        degrade(np.ones((2, 40, 40)), rng)
+    with pytest.raises(DepthMapError, match="negative"):
+        degrade(np.full((9, 9), -1.0), rng)
+    for bad in (np.ones(9), np.full((9, 9), 2.0), np.full((9, 9), np.nan)):
+        with pytest.raises(DepthMapError, match="nearness"):
+            smooth_estimate(bad, rng)

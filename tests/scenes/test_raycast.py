@@ -1,4 +1,4 @@
-"""The camera, the culling and what a rendering says of its scene."""
+"""The camera, culling, and renderings of simple scenes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from perceptok.scenes.primitives import capsule, disc, turn
 angles = st.floats(-180, 180)
 
 
-def looking_along_x(*things: SceneObject, fov: float = 60.0, aspect: float = 1.0) -> Scene:
-    return Scene(things, Camera.aimed((0.0, 0.0, 0.0), fov=fov, aspect=aspect))
+def scene_along_x(*objects: SceneObject, fov: float = 60.0, aspect: float = 1.0) -> Scene:
+    return Scene(objects, Camera.aimed((0.0, 0.0, 0.0), fov=fov, aspect=aspect))
 
 
 @settings(max_examples=50, deadline=None)
@@ -41,7 +41,7 @@ def test_the_axes_of_a_level_camera() -> None:
 
 def test_depth_of_a_sphere_is_the_closed_form() -> None:
     """z-depth of a sphere in float64, straight from the quadratic with the ray (x, y, 1)."""
-    scene = looking_along_x(SceneObject("ball", (ellipsoid((3, 0.4, 0.2), 0.9),)))
+    scene = scene_along_x(SceneObject("ball", (ellipsoid((3, 0.4, 0.2), 0.9),)))
     depth = render(scene, 61, 61).depth
     t = np.tan(np.radians(30))
     x = ((np.arange(61) + 0.5) / 61 * 2 - 1) * t
@@ -57,7 +57,7 @@ def test_depth_of_a_sphere_is_the_closed_form() -> None:
 
 def test_a_small_far_sphere_keeps_its_precision() -> None:
     ball = ellipsoid((500.0, 0.0, 0.0), 0.05)
-    depth = render(looking_along_x(SceneObject("ball", (ball,)), fov=1.0), 4001, 1).depth
+    depth = render(scene_along_x(SceneObject("ball", (ball,)), fov=1.0), 4001, 1).depth
     seen = np.isfinite(depth)
     assert abs(seen.sum() - 0.1 / (2 * 500 * np.tan(np.radians(0.5))) * 4001) < 2
     assert depth[seen].min() == pytest.approx(499.95, abs=1e-4)
@@ -65,7 +65,7 @@ def test_a_small_far_sphere_keeps_its_precision() -> None:
 
 def test_a_box_is_seen_from_inside_too() -> None:
     room = SceneObject("room", (box((0, 0, 0), (8, 4, 3)),))
-    depth = render(looking_along_x(room, fov=90), 33, 33).depth
+    depth = render(scene_along_x(room, fov=90), 33, 33).depth
     assert depth[16, 16] == pytest.approx(4.0, rel=1e-6)
     assert depth.max() <= 4.0001
     assert np.isfinite(depth).all()
@@ -73,7 +73,7 @@ def test_a_box_is_seen_from_inside_too() -> None:
 
 def test_depth_is_z_and_not_the_distance_along_the_ray() -> None:
     wall = SceneObject("wall", (quad((2, 0, 0), (0, 50, 0), (0, 0, 50)),))
-    np.testing.assert_allclose(render(looking_along_x(wall, fov=120), 20, 30).depth, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(render(scene_along_x(wall, fov=120), 20, 30).depth, 2.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -88,13 +88,13 @@ def test_culling_changes_nothing(kind: str) -> None:
 def test_boxes_and_masks_agree(index: int) -> None:
     rendering = render(sample_scene(5, index, "room"), 90, 120)
     boxes = rendering.boxes()
-    assert {found.instance for found in boxes} == set(np.unique(rendering.instance[rendering.instance >= 0]))
-    assert set(rendering.masks) == {found.instance for found in boxes}
-    for found in boxes:
-        rows, columns = np.nonzero(rendering.mask(found.instance))
-        assert found.xyxy == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert found.pixels == rows.size
-        assert found.category == rendering.scene.objects[found.instance].category
+    assert {item.instance for item in boxes} == set(np.unique(rendering.instance[rendering.instance >= 0]))
+    assert set(rendering.masks) == {item.instance for item in boxes}
+    for item in boxes:
+        rows, columns = np.nonzero(rendering.mask(item.instance))
+        assert item.xyxy == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert item.pixels == rows.size
+        assert item.category == rendering.scene.objects[item.instance].category
     np.testing.assert_array_equal(rendering.instance >= 0, np.isfinite(rendering.depth))
     assert sum(mask.sum() for mask in rendering.masks.values()) == (rendering.instance >= 0).sum()
 
@@ -102,17 +102,17 @@ def test_boxes_and_masks_agree(index: int) -> None:
 def test_an_object_of_many_primitives_is_one_instance() -> None:
     left = SceneObject("dumbbell", (ellipsoid((3, 1, 0), 0.3), ellipsoid((3, -1, 0), 0.3)))
     right = SceneObject("stick", (capsule((4, -1, 0), (4, 1, 0), 0.1),))
-    rendering = render(looking_along_x(left, right), 64, 64)
+    rendering = render(scene_along_x(left, right), 64, 64)
     assert set(np.unique(rendering.instance)) == {-1, 0, 1}
-    assert [found.category for found in rendering.boxes()] == ["dumbbell", "stick"]
-    assert [found.category for found in rendering.boxes("stick")] == ["stick"]
+    assert [item.category for item in rendering.boxes()] == ["dumbbell", "stick"]
+    assert [item.category for item in rendering.boxes("stick")] == ["stick"]
     assert rendering.boxes(min_pixels=10_000) == []
 
 
 def test_normals_of_a_sphere_and_of_a_wall() -> None:
     ball = SceneObject("ball", (ellipsoid((3, 0, 0), (0.9, 0.5, 0.7), turn(30)),))
     wall = SceneObject("wall", (disc((6, 0, 0), (1, 0.5, 0.2), 9),))
-    rendering = render(looking_along_x(ball, wall), 50, 50)
+    rendering = render(scene_along_x(ball, wall), 50, 50)
     normals = rendering.normals
     np.testing.assert_allclose(np.linalg.norm(normals, axis=-1)[rendering.instance >= 0], 1, rtol=1e-5)
     facing = -np.array([1, 0.5, 0.2]) / np.linalg.norm([1, 0.5, 0.2])
@@ -127,32 +127,32 @@ def test_normals_of_a_sphere_and_of_a_wall() -> None:
     np.testing.assert_allclose(normals[rows, columns], expected, atol=1e-3)
 
 
-def test_the_picture_is_lit_from_the_light() -> None:
+def test_the_image_is_lit_from_the_light() -> None:
     ball = SceneObject("ball", (ellipsoid((3, 0, 0), 1.0),), color=(1.0, 0.0, 0.0))
     scene = Scene((ball,), Camera.aimed((0.0, 0.0, 0.0)), light=(-0.3, 0.0, 1.0))
     rendering = render(scene, 64, 64)
-    picture = rendering.rgb()
-    assert picture.shape == (64, 64, 3)
-    assert picture.dtype == np.uint8
-    red = picture[..., 0].astype(int)
+    image = rendering.rgb()
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    red = image[..., 0].astype(int)
     assert red[22, 32] > red[42, 32] + 50
-    assert (picture[rendering.mask(0)][:, 1:] == 0).all()
+    assert (image[rendering.mask(0)][:, 1:] == 0).all()
 
 
 def test_an_empty_scene_is_all_sky() -> None:
-    rendering = render(looking_along_x(), 8, 9)
+    rendering = render(scene_along_x(), 8, 9)
     assert np.isinf(rendering.depth).all()
     assert (rendering.instance == -1).all()
     assert rendering.boxes() == []
     assert rendering.rgb().shape == (8, 9, 3)
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one row"):
-        render(looking_along_x(), 0, 5)
+        render(scene_along_x(), 0, 5)
     with pytest.raises(ConfigError, match="fov"):
         Camera.aimed((0.0, 0.0, 0.0), fov=0.5)
     with pytest.raises(ConfigError, match="aspect"):
         Camera.aimed((0.0, 0.0, 0.0), aspect=0.0)
     with pytest.raises(ConfigError, match="instances"):
-        render(looking_along_x(), 4, 4).mask(0)
+        render(scene_along_x(), 4, 4).mask(0)

@@ -1,40 +1,28 @@
-"""One call: a colour picture with its exact depth, instances, boxes and counts."""
+"""Color images of procedural scenes with their exact depth, instances, boxes and counts."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from perceptok.errors import ConfigError
-from perceptok.scenes.images.materials import dress
-from perceptok.scenes.images.shading import develop, hang_lights, shade
+from perceptok.scenes.images.materials import sample_materials
+from perceptok.scenes.images.shading import expose, sample_lighting, shade
 from perceptok.scenes.images.splits import Split, find_split
-from perceptok.scenes.layouts.gatherings import GATHERINGS, Difficulty, gather
-from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS, worth_seeing
-from perceptok.scenes.primitives import Primitive
-from perceptok.scenes.procedural import nearness_of
-from perceptok.scenes.raycast import Camera, Rendering, Scene, SceneObject, render
-
-__all__ = [
-    "HOLDERS",
-    "PLURALS",
-    "ProceduralImages",
-    "SceneImage",
-    "Sight",
-    "hash_image",
-    "render_image",
-    "sights",
-]
-
+from perceptok.scenes.layouts.gatherings import GATHERINGS, Difficulty, sample_gathering
+from perceptok.scenes.layouts.sampling import LAYOUTS, is_informative, sample_aspect
+from perceptok.scenes.primitives import Floats, Primitive
+from perceptok.scenes.procedural import ProceduralSequence, compute_nearness
+from perceptok.scenes.raycast import CORNERS, Camera, Rendering, Scene, SceneObject, render
 
 PLURALS: dict[str, str] = {
     "ball": "balls",
@@ -67,29 +55,29 @@ PLURALS: dict[str, str] = {
     "tree": "trees",
     "vase": "vases",
 }
-"""Category -> plural, of everything that is ever asked for."""
+"""Category -> plural, of all classes that can be counted."""
 
-HOLDERS = frozenset({"shelf", "rack", "cabinet"})
-"""Categories that have small things within them, which are not instances of their own."""
+_HOLDERS = frozenset({"shelf", "rack", "cabinet"})
+"""Categories that contain small things, which are not instances of their own."""
+_SMALL = frozenset({"ball", "banana", "book", "bottle", "bowl", "box", "can", "cup", "laptop", "plate", "pot", "vase"})
+"""Categories of the small things that holders contain."""
 
-SMALL_THINGS = frozenset(
-    {"ball", "banana", "book", "bottle", "bowl", "box", "can", "cup", "laptop", "plate", "pot", "vase"}
-)
-"""Categories that may lie unnamed within holders."""
-
-LEAST_PIXELS = 48 / 336**2
-LEAST_SHARE = 0.3
+_MIN_PIXELS = 48 / 336**2
+_MIN_SHARE = 0.3
+_MIN_SIZE = 64
+_ATTEMPTS = 60
+_COARSE = 112
 
 
-class Sight(NamedTuple):
-    """How one object is seen.
+class VisibleObject(NamedTuple):
+    """What an image shows of an object.
 
     Attributes:
-        instance: Its number.
-        category: What it is.
+        instance: Its instance number.
+        category: Its class.
         xyxy: Box of its visible pixels.
-        pixels: How many those are.
-        share: That box over the box of the whole object within the picture's frame, 0 .. 1.
+        pixels: Number of visible pixels.
+        share: Area of that box over the area of the whole object's box within the frame, 0 .. 1.
         clear: Whether a person would count it: `pixels` at least 48 of 336 x 336 and `share` at least 0.3.
     """
 
@@ -101,36 +89,34 @@ class Sight(NamedTuple):
     clear: bool
 
 
-def sights(seen: Rendering) -> list[Sight]:
-    """All objects that are seen at all, in the order of their numbers."""
-    height, width = seen.depth.shape
-    boxes = seen.boxes()
-    whole = _whole_boxes(seen, [box.instance for box in boxes])
-    least = max(2.0, LEAST_PIXELS * height * width)
-    found = []
+def list_visible(view: Rendering) -> list[VisibleObject]:
+    """All objects with visible pixels, in the order of their instance numbers."""
+    boxes = view.boxes()
+    whole = _find_whole_boxes(view, [box.instance for box in boxes])
+    min_pixels = max(2.0, _MIN_PIXELS * view.depth.size)
+    visible = []
     for box, (x0, y0, x1, y1) in zip(boxes, whole.tolist(), strict=True):
         a, b, c, d = box.xyxy
         share = (c - a) * (d - b) / max((x1 - x0) * (y1 - y0), (c - a) * (d - b))
-        clear = box.pixels >= least and share >= LEAST_SHARE
-        found.append(Sight(box.instance, box.category, box.xyxy, box.pixels, share, clear))
-    return found
+        clear = box.pixels >= min_pixels and share >= _MIN_SHARE
+        visible.append(VisibleObject(box.instance, box.category, box.xyxy, box.pixels, share, clear))
+    return visible
 
 
-def _whole_boxes(seen: Rendering, instances: list[int]) -> NDArray[np.float64]:
-    """Boxes of whole objects within the frame as if nothing stood before them, (n, 4).
+def _find_whole_boxes(view: Rendering, instances: list[int]) -> Floats:
+    """Boxes of objects within the frame as if nothing occluded them, (N, 4).
 
-    The corners of every part's box are projected, pulled in as a round part fills but the middle of its box.
+    The corners of every part's box are projected, scaled down because round parts do not fill their boxes.
     """
-    height, width = seen.depth.shape
-    camera = seen.scene.camera
+    height, width = view.depth.shape
+    camera = view.scene.camera
     result = np.zeros((len(instances), 4))
     if not instances:
         return result
-    things = [seen.scene.objects[number].primitives for number in instances]
-    parts = [part for thing in things for part in thing]
-    starts = np.cumsum([0, *(len(thing) for thing in things[:-1])])
-    signs = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-    corners = signs * np.array([part.shape.extents for part in parts])[:, None, :] * 0.8
+    objects = [view.scene.objects[number].primitives for number in instances]
+    parts = [part for primitives in objects for part in primitives]
+    starts = np.cumsum([0, *(len(primitives) for primitives in objects[:-1])])
+    corners = CORNERS * np.array([part.shape.extents for part in parts])[:, None, :] * 0.8
     axes = np.stack([part.axes for part in parts])
     points = np.einsum("nij,nkj->nki", axes, corners) + np.stack([part.center for part in parts])[:, None]
     local = (points - camera.position) @ camera.rotation
@@ -143,32 +129,27 @@ def _whole_boxes(seen: Rendering, instances: list[int]) -> NDArray[np.float64]:
     return result
 
 
-_ATTEMPTS = 60
-_COARSE = 112
-_LEAST_SIZE = 64
-
-
 @dataclass(frozen=True, eq=False)
 class SceneImage:
-    """A picture and the whole truth about it.
+    """An image and its ground truth.
 
     Attributes:
         image: (H, W, 3) uint8, sRGB.
         depth: (H, W) float32, z-depth in metres, exact; inf where there is sky.
-        instance: (H, W) int32, number of the object seen; -1 sky.
-        sights: What is seen of each object, in the order of their numbers.
-        kind: The layout family.
+        instance: (H, W) int32, instance number of the visible object; -1 sky.
+        visible: The visible objects, in the order of their instance numbers.
+        kind: The layout.
         split: "train" or "heldout".
-        seed: The number that names the family of pictures.
-        index: Which one of that family.
-        target: The class that gathers there by design; None in other layouts.
-        scene: The geometry, for who wants more.
+        seed: The seed of the family of images.
+        index: Number of the image in that family.
+        target: The class that gathers by design; None in other layouts.
+        scene: The geometry.
     """
 
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
     instance: NDArray[np.int32]
-    sights: tuple[Sight, ...]
+    visible: tuple[VisibleObject, ...]
     kind: str
     split: str
     seed: int
@@ -178,48 +159,46 @@ class SceneImage:
 
     @cached_property
     def masks(self) -> dict[int, NDArray[np.bool_]]:
-        """Instance number -> its visible pixels, (H, W) bool, of all that are seen."""
-        return {sight.instance: np.equal(self.instance, sight.instance) for sight in self.sights}
+        """Instance number -> its visible pixels, (H, W) bool, of all visible objects."""
+        return {item.instance: np.equal(self.instance, item.instance) for item in self.visible}
 
     @cached_property
     def countable(self) -> tuple[str, ...]:
-        """The classes of which every instance in sight is clearly seen, so that the count is unambiguous."""
-        names = {sight.category for sight in self.sights} & PLURALS.keys()
-        unclear = {sight.category for sight in self.sights if not sight.clear}
-        return tuple(sorted(names - unclear - self._unnamed))
+        """The classes of which every visible instance is clear, so that the count is unambiguous."""
+        names = {item.category for item in self.visible} & PLURALS.keys()
+        unclear = {item.category for item in self.visible if not item.clear}
+        return tuple(sorted(names - unclear - self._unlabelled))
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """Class -> number of its instances, for the countable ones."""
-        numbers = Counter(sight.category for sight in self.sights)
+        numbers = Counter(item.category for item in self.visible)
         return {name: numbers[name] for name in self.countable}
 
     @cached_property
     def absent(self) -> tuple[str, ...]:
-        """Classes of `PLURALS` that are nowhere in the picture, for questions whose answer is 0."""
-        names = {sight.category for sight in self.sights}
-        return tuple(sorted(PLURALS.keys() - names - self._unnamed))
+        """Classes of `PLURALS` that are nowhere in the image, for questions whose answer is 0."""
+        names = {item.category for item in self.visible}
+        return tuple(sorted(PLURALS.keys() - names - self._unlabelled))
 
     def boxes(self, category: str) -> list[tuple[int, int, int, int]]:
         """Exact boxes [x_min, y_min, x_max + 1, y_max + 1] of the visible pixels, in the order of instances."""
-        return [sight.xyxy for sight in self.sights if sight.category == category]
+        return [item.xyxy for item in self.visible if item.category == category]
 
     def nearness(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Inverse depth stretched to [0, 1], 1 = nearest, (H, W) float32, and the valid pixels (H, W) bool.
+        """Inverse depth scaled to [0, 1], 1 = nearest, (H, W) float32, and the valid pixels (H, W) bool.
 
         The sky is infinitely far: nearness 0 and valid.
         """
-        return nearness_of(self.depth)
+        return compute_nearness(self.depth)
 
     @property
-    def _unnamed(self) -> frozenset[str]:
-        """Classes of which some may lie on shelves without being instances."""
-        holders = any(sight.category in HOLDERS for sight in self.sights)
-        unnamed = SMALL_THINGS if holders or self.kind == "people" else frozenset()
-        stacked = any(
-            sight.category == "book" and len(self.scene.objects[sight.instance].primitives) > 1 for sight in self.sights
-        )
-        return unnamed | ({"book"} if stacked else set())
+    def _unlabelled(self) -> frozenset[str]:
+        """Classes that may be visible, within holders or stacks, without being instances."""
+        holders = any(item.category in _HOLDERS for item in self.visible)
+        books = (self.scene.objects[item.instance] for item in self.visible if item.category == "book")
+        stacked = any(len(book.primitives) > 1 for book in books)
+        return (_SMALL if holders or self.kind == "people" else frozenset()) | ({"book"} if stacked else set())
 
 
 def render_image(
@@ -231,57 +210,51 @@ def render_image(
     kind: str | None = None,
     difficulty: Difficulty | None = None,
 ) -> SceneImage:
-    """The picture of a pair of numbers; the same in any process and in any order.
+    """Render an image with its ground truth; equal arguments give equal images in any process and in any order.
 
     Args:
-        seed: Names a family of pictures, >= 0.
-        index: Which picture of that family, >= 0.
-        size: Edge length in pixels, at least 64. A view of any aspect is squashed into its square.
-        split: "train" or "heldout"; they share neither texture nor lens nor arrangement (`splits.SPLITS`).
-        kind: A layout family of that split; drawn by their shares where None.
-        difficulty: Of the gatherings; the defaults where None.
+        seed: The seed of a family of images, >= 0.
+        index: Number of the image in that family, >= 0.
+        size: Edge length in pixels, at least 64. A view of any aspect is squashed into the square.
+        split: "train" or "heldout"; they share no texture, field of view, proportion or arrangement.
+        kind: A layout; drawn with the split's probabilities where None.
+        difficulty: Of gatherings; the defaults where None.
 
     Raises:
         ConfigError: A number is out of range, or the split or the kind is unknown.
     """
-    if seed < 0 or index < 0 or size < _LEAST_SIZE:
+    if seed < 0 or index < 0 or size < _MIN_SIZE:
         raise ConfigError(
-            f"seed and index must be >= 0 and size >= {_LEAST_SIZE}; got seed {seed}, index {index}, size {size}"
+            f"seed and index must be >= 0 and size >= {_MIN_SIZE}; got seed {seed}, index {index}, size {size}"
         )
-    world = find_split(split)
+    settings = find_split(split)
     if kind is not None and kind not in LAYOUTS and kind not in GATHERINGS:
         raise ConfigError(f"kind must be one of {', '.join([*GATHERINGS, *LAYOUTS])}; got {kind!r}")
-    rng = np.random.default_rng([seed, index, world.number, 336])
-    scene, target = _sample(rng, world, kind, difficulty or Difficulty())
-    seen = render(scene, size, size)
-    dressing = dress(scene.objects, rng, world)
-    rig = hang_lights(scene, seen.surfaces.points, rng)
-    image = develop(shade(seen, dressing, rig, rng), rng)
-    return SceneImage(
-        image, seen.depth, seen.instance, tuple(sights(seen)), scene.kind, split, seed, index, target, scene
-    )
+    rng = np.random.default_rng([seed, index, settings.number, 336])
+    scene, target = _sample_scene(rng, settings, kind, difficulty or Difficulty())
+    view = render(scene, size, size)
+    materials = sample_materials(scene.objects, rng, settings)
+    lighting = sample_lighting(scene, view.surfaces.points, rng)
+    image = expose(shade(view, materials, lighting, rng), rng)
+    visible = tuple(list_visible(view))
+    return SceneImage(image, view.depth, view.instance, visible, scene.kind, split, seed, index, target, scene)
 
 
-def hash_image(picture: SceneImage) -> str:
-    """SHA-256 of a picture's image, depth, instances and sights: equal for equal pictures."""
-    parts = (
-        picture.image.tobytes(),
-        picture.depth.tobytes(),
-        picture.instance.tobytes(),
-        repr(picture.sights).encode(),
-    )
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+def hash_image(image: SceneImage) -> str:
+    """SHA-256 of an image's pixels, depth, instances and visible objects."""
+    arrays = image.image.tobytes() + image.depth.tobytes() + image.instance.tobytes()
+    return hashlib.sha256(arrays + repr([tuple(item) for item in image.visible]).encode()).hexdigest()
 
 
-class ProceduralImages(Sequence[SceneImage]):
-    """A sequence of pictures, made anew at every access; item i depends on seed, i, size and split only.
+class ProceduralImages(ProceduralSequence[SceneImage]):
+    """A sequence of images, rendered at every access; item i depends on seed, i, size, split and difficulty only.
 
     Args:
-        seed: Names the family of pictures, >= 0.
-        length: Number of pictures.
+        seed: The seed of the family of images, >= 0.
+        length: Number of images.
         size: Edge length in pixels, at least 64.
         split: "train" or "heldout".
-        difficulty: Of the gatherings.
+        difficulty: Of gatherings.
 
     Raises:
         ConfigError: For arguments out of range.
@@ -290,94 +263,69 @@ class ProceduralImages(Sequence[SceneImage]):
     def __init__(
         self, seed: int, length: int, size: int = 336, *, split: str = "train", difficulty: Difficulty | None = None
     ) -> None:
-        if seed < 0 or length < 0 or size < _LEAST_SIZE:
-            raise ConfigError(
-                f"seed and length must be >= 0 and size >= {_LEAST_SIZE}; got {seed}, {length} and {size}"
-            )
-        self.seed, self.length, self.size, self.split = seed, length, size, find_split(split).name
-        self.difficulty = difficulty
+        super().__init__(seed, length, size, _MIN_SIZE)
+        self.split, self.difficulty = find_split(split).name, difficulty
 
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> SceneImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[SceneImage]: ...
-    def __getitem__(self, index: int | slice) -> SceneImage | list[SceneImage]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.length))]
-        number = index + self.length if index < 0 else index
-        if not 0 <= number < self.length:
-            raise IndexError(f"index {index} is outside a sequence of {self.length} pictures")
-        return render_image(self.seed, number, self.size, split=self.split, difficulty=self.difficulty)
+    def _make(self, index: int) -> SceneImage:
+        return render_image(self.seed, index, self.size, split=self.split, difficulty=self.difficulty)
 
 
-def _sample(rng: Generator, world: Split, kind: str | None, difficulty: Difficulty) -> tuple[Scene, str | None]:
-    names, shares = list(world.families), list(world.families.values())
+def _sample_scene(rng: Generator, split: Split, kind: str | None, difficulty: Difficulty) -> tuple[Scene, str | None]:
+    """A scene of a split, and the class that gathers in it."""
     best: tuple[int, Scene, str] | None = None
-    drawn = kind or names[rng.choice(len(names), p=shares)]
+    drawn = kind or list(split.layouts)[rng.choice(len(split.layouts), p=list(split.layouts.values()))]
     for attempt in range(_ATTEMPTS):
-        aspect = float(rng.choice([a for a, _ in ASPECTS], p=[share for _, share in ASPECTS]))
-        fov = rng.uniform(*world.fov)
-        stretch = rng.uniform(*world.stretch)
+        aspect, fov, stretch = sample_aspect(rng), rng.uniform(*split.fov), rng.uniform(*split.stretch)
         if drawn not in GATHERINGS:
-            scene = LAYOUTS[drawn][0](rng, aspect)
-            scene = _stretched(replace(scene, camera=_upright(scene.camera, fov, rng)), stretch)
-            if worth_seeing(scene, plain=False):
+            scene = _stretch(_replace_camera(LAYOUTS[drawn][0](rng, aspect), fov, rng), stretch)
+            if is_informative(scene, plain=False):
                 return scene, None
             continue
-        scene, target, count = gather(rng, aspect, drawn, difficulty, world.arrangements, fov)
-        scene = replace(scene, camera=_upright(scene.camera, fov, rng))
-        scene, left = _cleared(_stretched(scene, stretch), target, count)
-        if left == count:
+        scene, target, count = sample_gathering(rng, aspect, drawn, difficulty, split.arrangements, fov)
+        scene, remaining = _remove_unclear(_stretch(_replace_camera(scene, fov, rng), stretch), target, count)
+        if remaining == count:
             return scene, target
-        if left >= difficulty.count[0] and (best is None or count - left < best[0]):
-            best = (count - left, scene, target)
+        if remaining >= difficulty.count[0] and (best is None or count - remaining < best[0]):
+            best = (count - remaining, scene, target)
         if best is not None and attempt >= 3:
             return best[1], best[2]
     raise AssertionError(f"{_ATTEMPTS} degenerate scenes in a row")
 
 
-def _cleared(scene: Scene, target: str, count: int) -> tuple[Scene, int]:
-    """The scene without the gathered things that are not clearly seen, cut to `count` of the target.
+def _remove_unclear(scene: Scene, target: str, count: int) -> tuple[Scene, int]:
+    """The scene without countable objects that are not clear, and with at most `count` of the target; their number.
 
-    What goes only uncovers others, so those that were clear stay so.
+    Removing an object only uncovers others, so those that were clear remain clear.
     """
-    seen = sights(render(scene, _COARSE, _COARSE))
-    clear = {sight.instance for sight in seen if sight.clear}
-    visible = {sight.instance for sight in seen}
-    kept: list[SceneObject] = []
+    visible = list_visible(render(scene, _COARSE, _COARSE))
+    clear = {item.instance: item.clear for item in visible}
+    objects: list[SceneObject] = []
     number = 0
-    for instance, thing in enumerate(scene.objects):
-        if thing.category in PLURALS and instance not in clear and (instance in visible or thing.category == target):
+    for instance, item in enumerate(scene.objects):
+        if item.category in PLURALS and not clear.get(instance, item.category != target):
             continue
-        if thing.category == target:
-            number += 1
-            if number > count:
-                continue
-        kept.append(thing)
-    return replace(scene, objects=tuple(kept)), min(number, count)
+        number += item.category == target
+        if item.category != target or number <= count:
+            objects.append(item)
+    return replace(scene, objects=tuple(objects)), min(number, count)
 
 
-def _upright(camera: Camera, fov: float, rng: Generator) -> Camera:
-    """The same view with another lens, held upright: sensors hang in any way, photographers do not."""
-    x, y, z = camera.rotation[:, 2].tolist()
+def _replace_camera(scene: Scene, fov: float, rng: Generator) -> Scene:
+    """The same view with another lens, held upright: sensors are mounted at any roll, photographers keep it small."""
+    x, y, z = scene.camera.rotation[:, 2].tolist()
     yaw, pitch = math.degrees(math.atan2(y, x)), math.degrees(math.asin(max(-1.0, min(1.0, z))))
     roll = float(np.clip(rng.normal() * 2, -6, 6))
-    return Camera.aimed(camera.position, yaw=yaw, pitch=pitch, roll=roll, fov=fov, aspect=camera.aspect)
+    camera = Camera.aimed(scene.camera.position, yaw=yaw, pitch=pitch, roll=roll, fov=fov, aspect=scene.camera.aspect)
+    return replace(scene, camera=camera)
 
 
-def _stretched(scene: Scene, factor: float) -> Scene:
-    """The whole world drawn out upwards: other proportions of everything, still exact."""
+def _stretch(scene: Scene, factor: float) -> Scene:
+    """The whole scene stretched upwards, which changes all proportions and stays exact."""
     up = np.array([1.0, 1.0, factor])
-    objects = tuple(
-        replace(
-            thing,
-            primitives=tuple(
-                Primitive(part.shape, part.center * up, part.axes * up[:, None]) for part in thing.primitives
-            ),
-        )
-        for thing in scene.objects
-    )
-    return replace(scene, objects=objects, camera=replace(scene.camera, position=scene.camera.position * up))
+
+    def stretch(item: SceneObject) -> SceneObject:
+        parts = (Primitive(part.shape, part.center * up, part.axes * up[:, None]) for part in item.primitives)
+        return replace(item, primitives=tuple(parts))
+
+    camera = replace(scene.camera, position=scene.camera.position * up)
+    return replace(scene, objects=tuple(stretch(item) for item in scene.objects), camera=camera)

@@ -1,4 +1,4 @@
-"""Two worlds that share no texture and no lens: what pictures are trained on, and what they are tested on."""
+"""The two splits of images, for training and for testing, which share no texture and no field of view."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from typing import Literal
 
 from perceptok.errors import ConfigError
 
-__all__ = ["SPLITS", "Split", "SplitName", "find_split"]
-
 SplitName = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The parameters by which the worlds of two splits differ, beside their seeds.
+    """The parameters by which two splits differ, besides their seeds.
 
     Attributes:
         name: "train" or "heldout".
         number: Enters every seed.
-        families: Layout family -> its share.
+        layouts: Layout -> its probability.
         fov: Least and greatest horizontal field of view, degrees.
-        stretch: Least and greatest vertical stretch of everything; it alters the proportions of all things.
-        arrangements: How gathered things stand: "scatter", "row", "ring" or "grid".
-        hue: Where in each sixth of the colour circle the colours of paint, cloth and plastic lie, 0 .. 1.
+        stretch: Least and greatest vertical stretch of the whole scene, which changes all proportions.
+        arrangements: How gathered objects are arranged: "scatter", "row", "ring" or "grid".
+        hue: Where in each sixth of the color circle the hues of paint, cloth and plastic lie, 0 .. 1.
         patterns: Kind of surface -> names of its textures.
-        palette: Which of two ranges of natural colours (wood, stone, grass) is used, 0 or 1.
+        palette: Which of two ranges of natural colors (wood, stone, grass) is used, 0 or 1.
     """
 
     name: SplitName
     number: int
-    families: dict[str, float]
+    layouts: dict[str, float]
     fov: tuple[float, float]
     stretch: tuple[float, float]
     arrangements: tuple[str, ...]
@@ -39,14 +37,14 @@ class Split:
     palette: int
 
 
+_GATHERINGS = {"gathering on a floor": 0.2, "gathering on a table": 0.17, "gathering in a yard": 0.1}
+
 SPLITS: dict[str, Split] = {
     "train": Split(
         name="train",
         number=1,
-        families={
-            "gathering on a floor": 0.2,
-            "gathering on a table": 0.17,
-            "gathering in a yard": 0.1,
+        layouts={
+            **_GATHERINGS,
             "bin": 0.04,
             "corridor": 0.05,
             "landscape": 0.04,
@@ -76,10 +74,8 @@ SPLITS: dict[str, Split] = {
     "heldout": Split(
         name="heldout",
         number=2,
-        families={
-            "gathering on a floor": 0.2,
-            "gathering on a table": 0.17,
-            "gathering in a yard": 0.1,
+        layouts={
+            **_GATHERINGS,
             "bin": 0.03,
             "field": 0.04,
             "foliage": 0.03,
@@ -112,11 +108,7 @@ SPLITS: dict[str, Split] = {
 
 
 def find_split(name: str) -> Split:
-    """A split by its name.
-
-    Raises:
-        ConfigError: There is none of that name.
-    """
+    """The split of a name; raises ConfigError where there is none."""
     if name not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}; got {name!r}")
     return SPLITS[name]

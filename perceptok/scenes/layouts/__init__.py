@@ -1,1 +1,1 @@
-"""Layouts of procedural scenes, one module each, and the parts that they are built from."""
+"""Layouts of procedural scenes, and the objects that they place."""

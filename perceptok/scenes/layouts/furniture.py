@@ -8,32 +8,18 @@ import numpy as np
 from numpy.random import Generator
 
 from perceptok.scenes.layouts.tableware import clutter
-from perceptok.scenes.primitives import Primitive, box, capsule, cylinder, disc, ellipsoid, place, quad, tilt, turn
-
-__all__ = [
-    "FURNITURE",
-    "Parts",
-    "bed",
-    "bin_open",
-    "cabinet",
-    "chair",
-    "curtain",
-    "desk_screen",
-    "floor_lamp",
-    "frame",
-    "hanging_lamp",
-    "heap",
-    "ladder",
-    "rack",
-    "shelf",
-    "sofa",
-    "stairs",
-    "stool",
-    "table",
-    "window_bars",
-]
-
-Parts = list[Primitive]
+from perceptok.scenes.primitives import (
+    Parts,
+    box,
+    capsule,
+    cylinder,
+    disc,
+    ellipsoid,
+    place,
+    quad,
+    tilt,
+    turn,
+)
 
 
 def _legs(rng: Generator, length: float, width: float, height: float, thickness: float, splay: float) -> Parts:
@@ -239,19 +225,11 @@ def bin_open(rng: Generator, length: float, width: float, height: float) -> Part
     wall = rng.uniform(0.004, 0.03)
     lean = rng.uniform(0.0, 0.15) * height
     parts = [quad((0, 0, 0.002), (length / 2, 0, 0), (0, width / 2, 0))]
-    for angle, reach, across in (
-        (0, length, width),
-        (90, width, length),
-        (180, length, width),
-        (270, width, length),
-    ):
+    for angle, reach, across in ((0, length, width), (90, width, length), (180, length, width), (270, width, length)):
         foot = np.array([reach / 2, 0.0, 0.0])
         rise = np.array([lean, 0.0, height])
         side = np.array([0.0, across / 2 + lean, 0.0])
-        wall_parts = [
-            quad(foot + rise / 2, side, rise / 2),
-            quad(foot + rise / 2 + [wall, 0, 0], side, rise / 2),
-        ]
+        wall_parts = [quad(foot + rise / 2, side, rise / 2), quad(foot + rise / 2 + [wall, 0, 0], side, rise / 2)]
         wall_parts.append(box(foot + rise + [wall / 2, 0, 0], (wall * 1.6, across + 2 * lean + wall, 0.008)))
         parts += place(wall_parts, rotation=turn(angle))
     return parts
@@ -317,7 +295,7 @@ def curtain(rng: Generator) -> Parts:
 
 
 def heap(rng: Generator) -> Parts:
-    """A soft heap: clothes, sacks, cushions, soil."""
+    """A soft heap of clothes, sacks, cushions or soil."""
     size = rng.uniform(0.25, 0.9)
     parts = []
     for _ in range(rng.integers(4, 14)):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.primitives import Primitive, box, capsule, ellipsoid
-
-__all__ = ["person"]
+from perceptok.scenes.primitives import Parts, box, capsule, ellipsoid
 
 
-def person(rng: Generator, *, sitting: bool = False) -> list[Primitive]:
+def person(rng: Generator, *, sitting: bool = False) -> Parts:
     """A person of 1.2 to 1.95 m in a random everyday pose.
 
     Args:
-        rng: The source of all choices.
+        rng: The random generator.
         sitting: Sitting on something 0.45 m high instead of standing or walking.
     """
     tall = rng.uniform(1.2, 1.95)
@@ -46,7 +44,7 @@ def person(rng: Generator, *, sitting: bool = False) -> list[Primitive]:
 
 def _leg(
     rng: Generator, pelvis: np.ndarray, side: int, unit: float, wide: float, stride: float, sitting: bool
-) -> list[Primitive]:
+) -> Parts:
     hip = pelvis + np.array([0, side * 0.09 * wide, 0])
     if sitting:
         knee = hip + np.array([0.42 * unit, side * rng.uniform(0.0, 0.12), 0.02])
@@ -62,7 +60,7 @@ def _leg(
     ]
 
 
-def _arm(rng: Generator, chest: np.ndarray, side: int, unit: float, wide: float) -> list[Primitive]:
+def _arm(rng: Generator, chest: np.ndarray, side: int, unit: float, wide: float) -> Parts:
     shoulder = chest + np.array([0, side * 0.2 * unit * wide, 0.1 * unit])
     raised, swing = rng.uniform(-1.4, 0.6) if rng.random() < 0.5 else -1.35, rng.uniform(-0.5, 0.9)
     upper = np.array([np.cos(raised) * swing, side * np.cos(raised) * 0.6, np.sin(raised)])
@@ -70,8 +68,4 @@ def _arm(rng: Generator, chest: np.ndarray, side: int, unit: float, wide: float)
     bend = np.array([rng.uniform(0.0, 1.0), side * rng.uniform(-0.6, 0.3), rng.uniform(-1.0, 0.5)])
     hand = elbow + bend / np.linalg.norm(bend) * 0.27 * unit
     thick = 0.05 * unit * wide
-    return [
-        capsule(shoulder, elbow, thick),
-        capsule(elbow, hand, thick * 0.8),
-        ellipsoid(hand, (0.06, 0.045, 0.06)),
-    ]
+    return [capsule(shoulder, elbow, thick), capsule(elbow, hand, thick * 0.8), ellipsoid(hand, (0.06, 0.045, 0.06))]

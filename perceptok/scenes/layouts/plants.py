@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from perceptok.scenes.primitives import Primitive, capsule, cylinder, disc, ellipsoid, leaf, place
-
-__all__ = ["bush", "crop", "grass", "leaves", "potted", "spray", "tree"]
-
-Parts = list[Primitive]
+from perceptok.scenes.primitives import Parts, capsule, cylinder, disc, ellipsoid, leaf, place
 
 
 def leaves(rng: Generator, center: np.ndarray, spread: np.ndarray, count: int, length: float) -> Parts:

@@ -1,4 +1,4 @@
-"""Small things for tables, shelves and bins: standing on z = 0, about the origin, in metres."""
+"""Small objects for tables, shelves and bins: standing on z = 0, about the origin, in metres."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from perceptok.scenes.primitives import (
-    Primitive,
+    Parts,
     bowl,
     box,
     capsule,
@@ -21,10 +21,6 @@ from perceptok.scenes.primitives import (
     tilt,
     turn,
 )
-
-__all__ = ["SMALL", "clutter", "small_thing"]
-
-Parts = list[Primitive]
 
 
 def _cup(rng: Generator) -> Parts:
@@ -87,10 +83,7 @@ def _bowl(rng: Generator) -> Parts:
 
 def _plate(rng: Generator) -> Parts:
     radius = rng.uniform(0.08, 0.15)
-    return [
-        cylinder((0, 0, 0.02), (0, 0, 0), radius, 0.6, closed=False),
-        disc((0, 0, 0.004), (0, 0, 1), radius * 0.65),
-    ]
+    return [cylinder((0, 0, 0.02), (0, 0, 0), radius, 0.6, closed=False), disc((0, 0, 0.004), (0, 0, 1), radius * 0.65)]
 
 
 def _books(rng: Generator) -> Parts:
@@ -178,19 +171,19 @@ SMALL: dict[str, Callable[[Generator], Parts]] = {
 _NAMES = sorted(SMALL)
 
 
-def small_thing(rng: Generator) -> tuple[str, Parts]:
-    """A random category and an example of it."""
+def small_object(rng: Generator) -> tuple[str, Parts]:
+    """A random category and an object of it."""
     name = _NAMES[rng.integers(len(_NAMES))]
     return name, SMALL[name](rng)
 
 
 def clutter(rng: Generator, count: int, length: float, width: float, height: float, tallest: float = 0.5) -> Parts:
-    """Parts of `count` small things on a surface at z = `height`, spread over length (x) by width (y)."""
+    """Parts of `count` small objects on a surface at z = `height`, spread over length (x) by width (y)."""
     parts: Parts = []
     for _ in range(count):
         at = (rng.uniform(-0.5, 0.5) * length, rng.uniform(-0.5, 0.5) * width, height)
         rotation = turn(rng.uniform(0, 360))
         if rng.random() < 0.08:
             rotation = rotation @ tilt(90.0)
-        parts += place(small_thing(rng)[1], at, rotation, min(1.0, tallest / 0.3))
+        parts += place(small_object(rng)[1], at, rotation, min(1.0, tallest / 0.3))
     return parts

@@ -1,4 +1,4 @@
-"""Pictures and their truth: exact, the same everywhere, countable, and of two worlds that share nothing."""
+"""Images and their ground truth: exact, reproducible, countable, and of two splits that share no texture or lens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perceptok.scenes.images.rendering import ProceduralImages, hash_image
 from perceptok.scenes.images.splits import SPLITS
 from perceptok.scenes.layouts.gatherings import GATHERINGS
 
-DIGEST = """
+PRINT_HASHES = """
 from perceptok.scenes.images.rendering import hash_image, render_image
 for index in (7, 2):
     print(hash_image(render_image(11, index, 80)))
@@ -24,92 +24,92 @@ print(hash_image(render_image(11, 2, 80, split="heldout")))
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[SceneImage]:
+def images() -> list[SceneImage]:
     return [*ProceduralImages(1, 14, 112), *ProceduralImages(1, 10, 112, split="heldout")]
 
 
-def test_the_same_in_another_process_and_order() -> None:
-    output = subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True).stdout
+def test_another_process_and_order_give_the_same_images() -> None:
+    output = subprocess.run([sys.executable, "-c", PRINT_HASHES], capture_output=True, text=True, check=True).stdout
     heldout = hash_image(render_image(11, 2, 80, split="heldout"))
     expected = [hash_image(render_image(11, index, 80)) for index in (2, 7)]
     assert output.split() == [*expected[::-1], heldout]
     assert len({*expected, heldout}) == 3
 
 
-def test_shapes_and_types(pictures: list[SceneImage]) -> None:
-    for picture in pictures:
-        assert picture.image.shape == (112, 112, 3)
-        assert picture.image.dtype == np.uint8
-        assert picture.depth.shape == picture.instance.shape == (112, 112)
-        assert picture.depth.dtype == np.float32
-        assert (picture.depth > 0).all()
-        np.testing.assert_array_equal(picture.instance >= 0, np.isfinite(picture.depth))
-        nearness, valid = picture.nearness()
+def test_shapes_and_types(images: list[SceneImage]) -> None:
+    for image in images:
+        assert image.image.shape == (112, 112, 3)
+        assert image.image.dtype == np.uint8
+        assert image.depth.shape == image.instance.shape == (112, 112)
+        assert image.depth.dtype == np.float32
+        assert (image.depth > 0).all()
+        np.testing.assert_array_equal(image.instance >= 0, np.isfinite(image.depth))
+        nearness, valid = image.nearness()
         assert (nearness.min(), nearness.max()) == (0, 1)
         assert valid.all()
 
 
-def test_depth_is_that_of_the_scene_without_culling(pictures: list[SceneImage]) -> None:
-    for picture in pictures[::5]:
-        np.testing.assert_array_equal(picture.depth, render(picture.scene, 112, 112, cull=False).depth)
+def test_depth_is_that_of_the_scene_without_culling(images: list[SceneImage]) -> None:
+    for image in images[::5]:
+        np.testing.assert_array_equal(image.depth, render(image.scene, 112, 112, cull=False).depth)
 
 
-def test_boxes_masks_and_counts_are_those_of_the_instances(pictures: list[SceneImage]) -> None:
-    for picture in pictures:
-        assert {one.instance for one in picture.sights} == set(np.unique(picture.instance[picture.instance >= 0]))
-        for one in picture.sights:
-            rows, columns = np.nonzero(picture.masks[one.instance])
-            assert one.xyxy == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            assert one.pixels == rows.size
-            assert 0 < one.share <= 1
-        numbers = Counter(one.category for one in picture.sights)
-        assert set(picture.counts) == set(picture.countable)
-        for name, number in picture.counts.items():
-            assert number == numbers[name] == len(picture.boxes(name))
-            assert all(one.clear for one in picture.sights if one.category == name)
-        assert not set(picture.absent) & set(numbers)
-        assert set(picture.countable) | set(picture.absent) <= PLURALS.keys()
+def test_boxes_masks_and_counts_are_those_of_the_instances(images: list[SceneImage]) -> None:
+    for image in images:
+        assert {item.instance for item in image.visible} == set(np.unique(image.instance[image.instance >= 0]))
+        for item in image.visible:
+            rows, columns = np.nonzero(image.masks[item.instance])
+            assert item.xyxy == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            assert item.pixels == rows.size
+            assert 0 < item.share <= 1
+        numbers = Counter(item.category for item in image.visible)
+        assert set(image.counts) == set(image.countable)
+        for name, number in image.counts.items():
+            assert number == numbers[name] == len(image.boxes(name))
+            assert all(item.clear for item in image.visible if item.category == name)
+        assert not set(image.absent) & set(numbers)
+        assert set(image.countable) | set(image.absent) <= PLURALS.keys()
 
 
 @pytest.mark.parametrize("kind", GATHERINGS)
-def test_gatherings_have_as_many_as_asked_for(kind: str) -> None:
+def test_gatherings_have_a_number_of_targets_in_the_range(kind: str) -> None:
     found = []
     for index in range(6):
-        picture = render_image(3, index, 112, kind=kind, difficulty=Difficulty(count=(2, 15)))
-        assert picture.kind == kind
-        assert picture.target is not None
-        found.append(picture.counts.get(picture.target))
-    sure = [number for number in found if number is not None]
-    assert len(sure) >= 5
-    assert all(2 <= number <= 15 for number in sure)
-    assert len(set(sure)) >= 3
+        image = render_image(3, index, 112, kind=kind, difficulty=Difficulty(count=(2, 15)))
+        assert image.kind == kind
+        assert image.target is not None
+        found.append(image.counts.get(image.target))
+    counts = [number for number in found if number is not None]
+    assert len(counts) >= 5
+    assert all(2 <= number <= 15 for number in counts)
+    assert len(set(counts)) >= 3
 
 
-def test_difficulty_is_obeyed() -> None:
+def test_difficulty_sets_count_others_and_occlusion() -> None:
     kind = "gathering on a table"
     for index in range(4):
-        picture = render_image(5, index, 112, kind=kind, difficulty=Difficulty(count=(4, 4), others=0))
-        assert picture.counts.get(str(picture.target), 4) == 4
-        assert {one.category for one in picture.sights} & set(GATHERINGS[kind]) == {picture.target}
+        image = render_image(5, index, 112, kind=kind, difficulty=Difficulty(count=(4, 4), others=0))
+        assert image.counts.get(str(image.target), 4) == 4
+        assert {item.category for item in image.visible} & set(GATHERINGS[kind]) == {image.target}
     hidden, apart = (
         np.mean(
-            [one.share for index in range(5) for one in render_image(6, index, 112, kind=kind, difficulty=d).sights]
+            [item.share for index in range(5) for item in render_image(6, index, 112, kind=kind, difficulty=d).visible]
         )
         for d in (Difficulty(occlusion=1.0), Difficulty(occlusion=0.0))
     )
     assert hidden < apart
 
 
-def test_the_depth_gap_is_kept() -> None:
+def test_distances_differ_by_the_depth_gap() -> None:
     kind = "gathering on a floor"
     difficulty = Difficulty(count=(3, 4), others=0, depth_gap=0.1)
     for index in range(3):
-        picture = render_image(8, index, 112, kind=kind, difficulty=difficulty)
-        eye = picture.scene.camera.position[:2]
-        things = [thing for thing in picture.scene.objects if thing.category == picture.target]
-        spots = [np.mean([part.center[:2] for part in thing.primitives], axis=0) for thing in things]
+        image = render_image(8, index, 112, kind=kind, difficulty=difficulty)
+        eye = image.scene.camera.position[:2]
+        objects = [item for item in image.scene.objects if item.category == image.target]
+        spots = [np.mean([part.center[:2] for part in item.primitives], axis=0) for item in objects]
         away = np.sort([np.linalg.norm(spot - eye) for spot in spots])
-        # Of their middles, which lie a little off the points on which things stand.
+        # Of the objects' middles, which lie a little off the points on which they stand.
         assert (away[1:] / away[:-1] > 1.02).all()
 
 
@@ -121,22 +121,22 @@ def test_the_splits_share_no_texture_lens_proportion_or_arrangement() -> None:
     for name in ("fov", "stretch", "hue"):
         (_, high), (low, _) = getattr(train, name), getattr(heldout, name)
         assert high <= low
-    assert {"hall", "field"} <= heldout.families.keys() - train.families.keys()
+    assert {"hall", "field"} <= heldout.layouts.keys() - train.layouts.keys()
     for split in SPLITS.values():
-        assert sum(split.families.values()) == pytest.approx(1)
-        for picture in ProceduralImages(2, 6, 64, split=split.name):
-            assert split.fov[0] <= picture.scene.camera.fov <= split.fov[1]
-            assert picture.kind in split.families
+        assert sum(split.layouts.values()) == pytest.approx(1)
+        for image in ProceduralImages(2, 6, 64, split=split.name):
+            assert split.fov[0] <= image.scene.camera.fov <= split.fov[1]
+            assert image.kind in split.layouts
 
 
-def test_pictures_are_textured_and_lit(pictures: list[SceneImage]) -> None:
-    """Within single objects colours vary, and more than one flat tone a face would."""
+def test_images_are_textured_and_lit(images: list[SceneImage]) -> None:
+    """Colors vary within single objects, by more than a flat tone for each face would."""
     spreads = []
-    for picture in pictures:
-        bright = picture.image.mean(axis=2)
+    for image in images:
+        bright = image.image.mean(axis=2)
         assert 15 < bright.mean() < 240
-        largest = max(picture.sights, key=lambda one: one.pixels)
-        spreads.append(bright[picture.masks[largest.instance]].std())
+        largest = max(image.visible, key=lambda item: item.pixels)
+        spreads.append(bright[image.masks[largest.instance]].std())
     assert np.median(spreads) > 6
 
 
@@ -145,7 +145,7 @@ def test_it_is_a_sequence() -> None:
     assert len(few) == 3
     assert hash_image(few[-1]) == hash_image(few[2]) == hash_image(few[1:][1])
     for index in (3, -4):
-        with pytest.raises(IndexError, match="3 pictures"):
+        with pytest.raises(IndexError, match="3 items"):
             few[index]
 
 

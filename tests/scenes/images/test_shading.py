@@ -1,4 +1,4 @@
-"""Textures, shadows, darkened corners and the camera, each against what must be so."""
+"""Textures, shadows, ambient occlusion and the camera."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from perceptok.scenes import Camera, Rendering, Scene, SceneObject, box, ellipsoid, quad, render
-from perceptok.scenes.images.materials import EDGE, PATTERNS, bank, sample
-from perceptok.scenes.images.shading import Light, develop, occlusion, shadow, spread
+from perceptok.scenes.images.materials import EDGE, PATTERNS, make_textures, sample_textures
+from perceptok.scenes.images.shading import Light, cast_shadow, expose, measure_occlusion, upsample
 
 FLOOR = SceneObject("floor", (quad((0, 0, 0), (5, 0, 0), (0, 5, 0)),))
 
 
-def planes(seen: Rendering) -> np.ndarray:
-    """World points of every pixel, (3, H, W), of a scene that fills the picture."""
-    points = np.empty((3, seen.depth.size), dtype=np.float32)
-    points[:, seen.surfaces.pixels] = seen.surfaces.points
-    return points.reshape(3, *seen.depth.shape)
+def points_of_pixels(view: Rendering) -> np.ndarray:
+    """World points of every pixel, (3, H, W), of a scene without sky."""
+    points = np.empty((3, view.depth.size), dtype=np.float32)
+    points[:, view.surfaces.pixels] = view.surfaces.points
+    return points.reshape(3, *view.depth.shape)
 
 
 def from_above(*things: SceneObject) -> Scene:
@@ -24,10 +24,10 @@ def from_above(*things: SceneObject) -> Scene:
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_patterns_repeat_without_a_seam_and_are_no_constant(name: str) -> None:
-    tiles = bank()
-    start = tiles.numbers[name] * tiles.length
-    tile = tiles.texels[start : start + EDGE**2].reshape(EDGE, EDGE).astype(int)
+def test_patterns_repeat_without_a_seam_and_are_not_constant(name: str) -> None:
+    textures = make_textures()
+    start = textures.numbers[name] * textures.length
+    tile = textures.texels[start : start + EDGE**2].reshape(EDGE, EDGE).astype(int)
     assert tile.std() > 5
     # Across the seam neighbours differ no more than within: of noise, of joints, of stripes.
     for axis in (0, 1):
@@ -37,11 +37,11 @@ def test_patterns_repeat_without_a_seam_and_are_no_constant(name: str) -> None:
 
 
 def test_sampling_is_bilinear_and_periodic() -> None:
-    tiles, number = bank(), bank().numbers["clouds"]
+    textures, number = make_textures(), make_textures().numbers["clouds"]
     rng = np.random.default_rng(0)
     u, v = rng.uniform(-3, 3, (2, 500)).astype(np.float32)
-    start = number * tiles.length
-    tile = tiles.texels[start : start + EDGE**2].reshape(EDGE, EDGE) / 255
+    start = number * textures.length
+    tile = textures.texels[start : start + EDGE**2].reshape(EDGE, EDGE) / 255
     x, y = u.astype(float) * EDGE, v.astype(float) * EDGE
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     dx, dy = x - left, y - top
@@ -51,17 +51,17 @@ def test_sampling_is_bilinear_and_periodic() -> None:
             slow += weight_x * weight_y * tile[row % EDGE, column % EDGE]
     pattern = np.full(500, number, dtype=np.int32)
     fine = np.full(500, 1e-3, dtype=np.float32)
-    np.testing.assert_allclose(sample(pattern, u, v, fine), slow, atol=2e-3)
-    np.testing.assert_allclose(sample(pattern, u + 1, v - 2, fine), slow, atol=2e-3)
+    np.testing.assert_allclose(sample_textures(pattern, u, v, fine), slow, atol=2e-3)
+    np.testing.assert_allclose(sample_textures(pattern, u + 1, v - 2, fine), slow, atol=2e-3)
 
 
 def test_far_textures_fade_into_their_mean() -> None:
-    tiles = bank()
-    for name, number in tiles.numbers.items():
-        start = number * tiles.length
-        mean = tiles.texels[start : start + EDGE**2].mean() / 255
+    textures = make_textures()
+    for name, number in textures.numbers.items():
+        start = number * textures.length
+        mean = textures.texels[start : start + EDGE**2].mean() / 255
         u = np.linspace(0, 1, 50, dtype=np.float32)
-        far = sample(np.full(50, number, np.int32), u, u, np.full(50, 3.0, dtype=np.float32))
+        far = sample_textures(np.full(50, number, np.int32), u, u, np.full(50, 3.0, dtype=np.float32))
         np.testing.assert_allclose(far, mean, atol=0.02, err_msg=name)
 
 
@@ -70,10 +70,10 @@ def test_a_ball_throws_its_shadow_away_from_the_light(reference: float) -> None:
     ball = SceneObject("ball", (ellipsoid((0, 0, 1), 0.4),))
     way = np.array([0.0, 1.0, 1.0]) / np.sqrt(2)
     light = Light(way * (4 if np.isfinite(reference) else 400), (1, 1, 1), reference, True, 1.0)
-    seen = render(from_above(FLOOR, ball), 120, 120)
-    surfaces = seen.surfaces
-    lit = shadow(seen.scene, light, surfaces.points, surfaces.normals)
-    on_floor = surfaces.each(np.arange(2)) == 0
+    view = render(from_above(FLOOR, ball), 120, 120)
+    surfaces = view.surfaces
+    lit = cast_shadow(view.scene, light, surfaces.points, surfaces.normals)
+    on_floor = surfaces.expand(np.arange(2)) == 0
     x, y, _ = surfaces.points.astype(float)
     # The ball's shadow on the floor is about the point opposite to the light.
     if np.isfinite(reference):
@@ -88,11 +88,11 @@ def test_a_ball_throws_its_shadow_away_from_the_light(reference: float) -> None:
 
 def test_corners_are_darker_than_open_ground() -> None:
     wall = SceneObject("wall", (box((0, 1, 0.5), (4, 0.2, 1.0)),))
-    seen = render(from_above(FLOOR, wall), 128, 128)
-    points = planes(seen)
-    normals = np.moveaxis(seen.normals, -1, 0)
-    open_sky = occlusion(points, normals, 0.6)
-    floor = (seen.instance == 0) & (np.abs(points[0]) < 1.5)
+    view = render(from_above(FLOOR, wall), 128, 128)
+    points = points_of_pixels(view)
+    normals = np.moveaxis(view.normals, -1, 0)
+    open_sky = measure_occlusion(points, normals, 0.6)
+    floor = (view.instance == 0) & (np.abs(points[0]) < 1.5)
     away = 0.9 - points[1]
     assert open_sky[floor & (away > 0) & (away < 0.12)].mean() < 0.85
     assert open_sky[floor & (away > 0.8)].mean() > 0.97
@@ -104,15 +104,15 @@ def test_spreading_keeps_to_the_depth_of_the_neighbours() -> None:
     depth = np.full((12, 12), 2.0, dtype=np.float32)
     depth[:, 7:] = 5.0
     maps = np.where(depth[::2, ::2] > 3, 1.0, 0.25).astype(np.float32)[None]
-    np.testing.assert_allclose(spread(maps, depth[::2, ::2], depth)[0], np.where(depth > 3, 1.0, 0.25), atol=1e-3)
+    np.testing.assert_allclose(upsample(maps, depth[::2, ::2], depth)[0], np.where(depth > 3, 1.0, 0.25), atol=1e-3)
 
 
 def test_more_light_is_brighter_and_noise_is_drawn_from_the_generator() -> None:
     ramp = np.broadcast_to(np.linspace(0.02, 0.6, 64, dtype=np.float32), (3, 64, 64))
-    picture = develop(ramp, np.random.default_rng(3))
-    assert picture.shape == (64, 64, 3)
-    assert picture.dtype == np.uint8
-    columns = picture.astype(float).mean(axis=(0, 2))
+    image = expose(ramp, np.random.default_rng(3))
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    columns = image.astype(float).mean(axis=(0, 2))
     assert (np.diff(columns[::8]) > 0).all()
-    np.testing.assert_array_equal(picture, develop(ramp, np.random.default_rng(3)))
-    assert not np.array_equal(picture, develop(ramp, np.random.default_rng(4)))
+    np.testing.assert_array_equal(image, expose(ramp, np.random.default_rng(3)))
+    assert not np.array_equal(image, expose(ramp, np.random.default_rng(4)))
