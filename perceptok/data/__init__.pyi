@@ -14,6 +14,7 @@ from .records import (
     Evidence as Evidence,
     Marker as Marker,
     PerceptionRecord as PerceptionRecord,
+    Regime as Regime,
     Turn as Turn,
 )
 from .rendering import render_record as render_record

@@ -6,6 +6,7 @@ from .auxiliary import (
 from .curriculum import (
     CurriculumSampler as CurriculumSampler,
     LinearSchedule as LinearSchedule,
+    Mixture as Mixture,
     Schedule as Schedule,
     TemperatureSchedule as TemperatureSchedule,
     curriculum_probabilities as curriculum_probabilities,

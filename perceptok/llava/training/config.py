@@ -14,8 +14,10 @@ import torch
 from transformers import TrainingArguments
 
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.data import Regime
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing
+from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import Init
 
 __all__ = [
@@ -93,17 +95,18 @@ class ObjectiveSettings:
 class CurriculumSettings:
     """The order in which regimes are drawn."""
 
-    kind: Literal["linear", "temperature", "proportional"] = _setting(
-        "linear: the released recipe, ten passes with 100 % atomic samples falling to 10 %; temperature: Eqs. 3 and 4; "
-        "proportional: no curriculum, each regime as often as it has records.",
+    kind: Literal["linear", "aurora", "temperature", "proportional", "sequential"] = _setting(
+        "linear: every step mixes the regimes, and the share of atomic samples falls from pass to pass; aurora: the "
+        "order of AURORA's released files, in which the atomic samples of a pass come first and the list of the others "
+        "follows, repeated (an epoch is all passes); temperature: Eqs. 3 and 4; proportional: no curriculum, each "
+        "regime as often as it has records; sequential: the records in the order of their files.",
         "linear",
     )
-    first: float = _setting("linear: share of atomic samples in the first pass.", 1.0)
-    last: float = _setting("linear: share of atomic samples in the last pass.", 0.1)
-    passes: int = _setting("linear: number of passes.", 10)
+    first: float = _setting("linear, aurora: share of atomic samples in the first pass.", 1.0)
+    last: float = _setting("linear, aurora: share of atomic samples in the last pass.", 0.1)
+    passes: int = _setting("linear, aurora: number of passes.", 10)
     others: Mapping[str, float] = _setting(
-        "linear: regimes beside atomic with their shares of the rest; empty for equal shares of those that have "
-        "records.",
+        "linear: shares of the regimes beside atomic in the rest; empty for equal shares of those that have records.",
         factory=dict,
     )
     difficulties: Mapping[str, float] = _setting(
@@ -114,6 +117,12 @@ class CurriculumSettings:
         "temperature: lambda of Eq. 4; negative lets the temperature rise and the mixture spread from easy to hard.",
         -0.95,
     )
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "passes", "tau0")
+        for name in ("first", "last"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"curriculum.{name} is a share in [0, 1]; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -139,9 +148,24 @@ class PerceptionSettings:
     records: tuple[str, ...] = _setting(
         "Files of records (.jsonl, .json, .parquet); images are relative to each. Required.", ()
     )
+    regimes: tuple[Regime, ...] = _setting(
+        "Regimes to train on, such as [direct] for a baseline without perception tokens; empty for all records.", ()
+    )
     codec: str | None = _setting("Folder or Hub id of the depth codec; none for the shipped one.", None)
+    tokens: Literal["both", "depth", "boxes"] = _setting(
+        "Perception tokens of the vocabulary: the 130 of depth (AURORA's depth model), the 336 of boxes (its counting "
+        "model), or both.",
+        "both",
+    )
+    system: str | None = _setting(
+        "System sentence that every conversation begins with; none for that of the chat template.", None
+    )
     frame: Framing = _setting("How images are framed; AURORA squashes.", "squash")
-    init: Init = _setting("Initialization of new rows; codebook gives similar codes similar rows.", "codebook")
+    init: Init = _setting(
+        "Initialization of new rows; codebook gives similar codes similar rows, normal is that of "
+        "resize_token_embeddings.",
+        "codebook",
+    )
     rows: Literal["new_rows", "full"] = _setting(
         "Train only the rows of perception tokens (small adapters), or whole token matrices, as AURORA.", "new_rows"
     )
@@ -153,6 +177,11 @@ class PerceptionSettings:
         "Learning rate of the projector between vision tower and language model; 0 freezes it.", 2e-5
     )
     warmup_ratio: float = _setting("Share of the steps with linear warmup, where warmup_steps is not set.", 0.03)
+    effective_batch_size: int | None = _setting(
+        "Number of samples of an optimizer step over all processes, instead of gradient_accumulation_steps, which is "
+        "then effective_batch_size / (per_device_train_batch_size x processes).",
+        None,
+    )
     max_length: int = _setting("Maximum length of a sample in tokens, its image's included; AURORA's 2048.", 2048)
     too_long: Literal["drop", "refuse"] = _setting(
         "Longer samples are dropped and counted, or refused; none is ever truncated.", "drop"
@@ -168,6 +197,10 @@ class PerceptionSettings:
         if self.load_in_4bit and self.load_in_8bit:
             raise ConfigError("load_in_4bit and load_in_8bit exclude each other")
         _require_positive(self, "max_length")
+        if len({*self.regimes}) != len(self.regimes):
+            raise ConfigError(f"regimes are named once; got {', '.join(self.regimes)}")
+        if self.effective_batch_size is not None:
+            _require_positive(self, "effective_batch_size")
 
 
 _OWN = tuple(setting.name for setting in fields(PerceptionSettings))
@@ -220,9 +253,10 @@ _LAUNCH_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 class FinetuneConfig(PerceptionSettings, TrainingArguments):
     """A fine-tuning run: `transformers.TrainingArguments` and perceptok's own settings.
 
-    Every setting of TrainingArguments keeps its meaning; some have other defaults (AURORA's, arXiv 2412.03548, where
-    it states them), and those that would break the curriculum, the loss or resuming have one value and are refused
-    otherwise. Where no accelerator is available, `use_cpu` is set.
+    Every setting of TrainingArguments keeps its meaning; some have other defaults, and those that would break the
+    curriculum, the loss or resuming have one value and are refused otherwise. The recipe of AURORA (arXiv 2412.03548)
+    is in the presets `aurora-depth` and `aurora-counting`; the defaults differ from it (`perceptok llava presets`).
+    Where no accelerator is available, `use_cpu` is set.
 
     Raises:
         ConfigError: A setting of the wrong type or out of range, one that is fixed, or settings that contradict each
@@ -257,6 +291,10 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             _require_positive(self, "save_total_limit")
         if self.max_steps == 0:
             raise ConfigError("max_steps is at least 1, or -1 for as many as num_train_epochs needs; got 0")
+        if self.effective_batch_size is not None:
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
+            samples = self.per_device_train_batch_size * processes
+            self.gradient_accumulation_steps = self.count_step_samples(processes) // samples
         self._choose_precision()
         if not torch.accelerator.is_available():
             self.use_cpu = True
@@ -305,12 +343,28 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         steps = self.warmup_steps or self.warmup_ratio
         return int(steps) if steps >= 1 else math.ceil(num_training_steps * steps)
 
+    def count_step_samples(self, processes: int) -> int:
+        """Number of samples of an optimizer step over all processes.
+
+        Raises:
+            ConfigError: `effective_batch_size` is not a multiple of what the processes take at once.
+        """
+        at_once = self.per_device_train_batch_size * processes
+        if self.effective_batch_size is None:
+            return at_once * self.gradient_accumulation_steps
+        if self.effective_batch_size % at_once:
+            raise ConfigError(
+                f"effective_batch_size {self.effective_batch_size} is not a multiple of per_device_train_batch_size "
+                f"{self.per_device_train_batch_size} x {processes} processes; change either"
+            )
+        return self.effective_batch_size
+
     @classmethod
     def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Self:
         """Read a configuration from YAML or JSON.
 
         Args:
-            path: The file, or the name of a preset; unknown keys are refused.
+            path: The file, or the name of a preset (`perceptok llava presets`); unknown keys are refused.
             overrides: Settings that replace those of the file, nested ones by dotted names or as mappings.
 
         Raises:
@@ -318,7 +372,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """
         path = find_config_file(path, "llava")
         values = read_mapping(path)
-        lists = ("records", "lora.target_modules")
+        lists = ("records", "regimes", "lora.target_modules")
         apply_overrides(
             values,
             {
@@ -342,6 +396,10 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
                 near = difflib.get_close_matches(str(key), known, 1)
                 hint = f"did you mean {near[0]}?" if near else "--explain lists all settings"
                 raise ConfigError(f"unknown key in {cls.__name__}: {key}; {hint}")
+        if values.get("effective_batch_size") is not None and "gradient_accumulation_steps" in values:
+            raise ConfigError(
+                "effective_batch_size determines gradient_accumulation_steps; set one of them and leave the other out"
+            )
         own = {key: values[key] for key in values if key in _OWN}
         settings = config_from_dict(PerceptionSettings, own, name=cls.__name__)
         hints = get_type_hints(cls)
@@ -355,6 +413,8 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         skipped = {*_OWN, *_DERIVED, *(() if torch.accelerator.is_available() else ("use_cpu",))}
         if not self.fsdp:
             skipped.add("fsdp_config")  # filled in by TrainingArguments
+        if self.effective_batch_size is not None:
+            skipped.add("gradient_accumulation_steps")  # depends on the number of processes
         for setting in fields(self):
             value = everything.get(setting.name)
             if setting.init and setting.name not in skipped and value not in (_default_of(setting), []):
@@ -365,6 +425,11 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
     def frame_rule(self) -> FrameRule:
         """The frame of every image."""
         return FrameRule(self.frame)
+
+    @property
+    def token_sets(self) -> tuple[TokenSet, ...]:
+        """The token sets of the vocabulary."""
+        return {"depth": (DEPTH,), "boxes": (PIXEL,), "both": (DEPTH, PIXEL)}[self.tokens]
 
     @property
     def bits(self) -> Literal[4, 8] | None:

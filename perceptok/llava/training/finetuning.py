@@ -24,14 +24,8 @@ from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import GenerationMonitor, RunLog, check_report_to, has_perception_tokens
 from perceptok.llava.training.objective import Objective, make_lora_config, parameter_groups
 from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, TrainingSample, read_samples
-from perceptok.llava.training.trainer import (
-    MicroBatches,
-    PerceptionTrainer,
-    count_steps,
-    find_last_checkpoint,
-    make_schedule,
-)
-from perceptok.losses import CurriculumSampler
+from perceptok.llava.training.sampling import Curriculum, MicroBatches, count_steps, make_curriculum
+from perceptok.llava.training.trainer import PerceptionTrainer, find_last_checkpoint
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary import PerceptionVocabulary
 
@@ -69,6 +63,7 @@ class PreparedRun:
         vocab: Its vocabulary.
         codec: The depth codec.
         samples: The training samples.
+        curriculum: The samples of each step.
         steps: Number of optimizer steps.
         step_size: Number of samples of a step, over all processes.
         checkpoint: The checkpoint to resume from, or None.
@@ -79,6 +74,7 @@ class PreparedRun:
     vocab: PerceptionVocabulary
     codec: DepthCodec
     samples: RecordSamples
+    curriculum: Curriculum
     steps: int
     step_size: int
     checkpoint: Path | None
@@ -112,8 +108,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     if is_main:
         _write_config(output, config)
     log = RunLog(output / "logs") if is_main else None
-    if log is not None and run.checkpoint is not None:
-        log.forget_after(int(run.checkpoint.name.rpartition("-")[2]))
+    if log is not None:
+        log.forget_after(0 if run.checkpoint is None else int(run.checkpoint.name.rpartition("-")[2]))
     trainer = _make_trainer(config, run, log)
     with _without_checkpointing_warning():
         outcome = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
@@ -141,9 +137,7 @@ def _make_trainer(config: FinetuneConfig, run: PreparedRun, log: RunLog | None) 
     if config.process_index:
         args.disable_tqdm = True
     size = config.per_device_train_batch_size
-    batches = MicroBatches(
-        _make_sampler(config, run), batch_size=size, rank=config.process_index, world_size=config.world_size
-    )
+    batches = MicroBatches(run.curriculum, batch_size=size, rank=config.process_index, world_size=config.world_size)
     teacher = SoftTeacher.from_settings(config.objective, run.codec)
     collator = Collator(run.processor, run.vocab, config.frame_rule, teacher)
     objective = Objective(config.objective, run.vocab, run.codec)
@@ -154,18 +148,16 @@ def _make_trainer(config: FinetuneConfig, run: PreparedRun, log: RunLog | None) 
     return trainer
 
 
-def _make_sampler(config: FinetuneConfig, run: PreparedRun) -> CurriculumSampler:
-    sizes = run.samples.sizes
-    seed = config.seed if config.data_seed is None else config.data_seed
-    schedule = make_schedule(config.curriculum, sizes)
-    return CurriculumSampler(sizes, schedule, total_steps=run.steps, batch_size=run.step_size, seed=seed)
-
-
 def _make_monitor(config: FinetuneConfig, run: PreparedRun) -> GenerationMonitor:
     samples = run.samples
     if config.monitoring.records is not None:
         samples = read_samples(
-            (config.monitoring.records,), run.processor, run.vocab, config.frame_rule, max_length=config.max_length
+            (config.monitoring.records,),
+            run.processor,
+            run.vocab,
+            config.frame_rule,
+            max_length=config.max_length,
+            system=config.system,
         )
     selected = [sample for sample in samples.samples if has_perception_tokens(sample, run.vocab)]
     return GenerationMonitor(
@@ -223,11 +215,13 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1) -> PreparedRun:
         max_length=config.max_length,
         too_long=config.too_long,
         codec_fingerprint=codec.fingerprint,
+        regimes=config.regimes,
+        system=config.system,
     )
-    step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-    steps = count_steps(len(samples), step_size, config.max_steps, config.num_train_epochs)
-    make_schedule(config.curriculum, samples.sizes)
-    return PreparedRun(model, processor, vocab, codec, samples, steps, step_size, checkpoint)
+    step_size = config.count_step_samples(processes)
+    steps = count_steps(config, samples, step_size)
+    curriculum = make_curriculum(config, samples, steps, step_size)
+    return PreparedRun(model, processor, vocab, codec, samples, curriculum, steps, step_size, checkpoint)
 
 
 def _load_model(
@@ -249,7 +243,14 @@ def _load_model(
         )
         return loaded.model, loaded.processor, loaded.vocab
     model, processor, vocab = load_llava(
-        source, codec=codec, frame=config.frame_rule, init=config.init, bits=config.bits, dtype=dtype, seed=config.seed
+        source,
+        config.token_sets,
+        codec=codec,
+        frame=config.frame_rule,
+        init=config.init,
+        bits=config.bits,
+        dtype=dtype,
+        seed=config.seed,
     )
     with _without_checkpointing_warning():
         return peft.get_peft_model(model, make_lora_config(model, vocab, config)), processor, vocab
@@ -340,10 +341,9 @@ def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
         soft = sum(sample.soft is not None for sample in blocks)
         yield Fact("soft teacher", f"{soft} of {len(blocks)} records with a block have soft codes of their map")
     yield Fact("steps", f"{run.steps} of {run.step_size} samples")
-    schedule = make_schedule(config.curriculum, samples.sizes)
     for place, step in (("first", 0), ("last", run.steps - 1)):
-        shares = schedule.probabilities(step, run.steps)
-        mixture = ", ".join(f"{name} {share:.0%}" for name, share in zip(schedule.tasks, shares, strict=True))
+        shares = run.curriculum.mixture(step, step + 1).expected
+        mixture = ", ".join(f"{regime} {share:.0%}" for regime, share in shares.items())
         yield Fact(f"mixture of the {place} step", mixture)
     parameters = list(run.model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -185,10 +185,11 @@ class Objective:
         num_tokens = torch.as_tensor(num_tokens, device=losses.device).clamp(min=1)
         num_codes = num_codes.to(losses.device).clamp(min=1)
         total = self.settings.cross_entropy * losses.sum() / num_tokens
-        if self.settings.distillation:
+        has_codes = self.vocab.has(DEPTH)
+        if self.settings.distillation and has_codes:
             distilled = self._distill(logits, input_ids, labels, losses, supervised, teacher)
             total = total + self.settings.distillation * distilled / num_codes
-        if self.settings.reconstruction:
+        if self.settings.reconstruction and has_codes:
             total = total + self.settings.reconstruction * self._reconstruct(logits, input_ids, labels, num_codes)
         rows = supervised.nonzero()[:, 0]
         sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses.detach())

@@ -77,14 +77,22 @@ class RecordSamples(Dataset[TrainingSample]):
 
     Attributes:
         samples: The sorted samples.
+        regimes: The regime of each.
         sizes: Number of samples of each regime, in that order.
+        file_order: (N,) int64, indices of the samples in the order of the files.
+        atomic_records: Number of atomic records in the files, whether they are trained on or not.
         dropped: Number of records that were too long.
     """
 
-    def __init__(self, samples: Sequence[TrainingSample], regimes: Sequence[str], dropped: int) -> None:
+    def __init__(
+        self, samples: Sequence[TrainingSample], regimes: Sequence[str], *, atomic_records: int, dropped: int
+    ) -> None:
         order = sorted(range(len(samples)), key=lambda index: regimes[index])
         self.samples = [samples[index] for index in order]
+        self.regimes = [regimes[index] for index in order]
         self.sizes = dict(sorted(Counter(regimes).items()))
+        self.file_order = np.argsort(order)
+        self.atomic_records = atomic_records
         self.dropped = dropped
 
     def __len__(self) -> int:
@@ -103,6 +111,8 @@ def read_samples(
     max_length: int,
     too_long: str = "drop",
     codec_fingerprint: str | None = None,
+    regimes: Sequence[str] = (),
+    system: str | None = None,
 ) -> RecordSamples:
     """Read files of records and render every record.
 
@@ -114,6 +124,8 @@ def read_samples(
         max_length: Maximum length of a sample in tokens, its images' included.
         too_long: "drop" longer samples, or "refuse" them.
         codec_fingerprint: Fingerprint of the model's codec, which the records' codes have to be of; None to not check.
+        regimes: Regimes to read; empty for all.
+        system: The system sentence that conversations begin with; None for that of the chat template.
 
     Raises:
         RecordError: A record cannot be read or rendered, has no image, its image is missing, or its codes are of
@@ -121,22 +133,27 @@ def read_samples(
         TrainingError: No sample is left, or some are too long under "refuse"; the message says how many.
     """
     samples: list[TrainingSample] = []
-    regimes: list[str] = []
+    sample_regimes: list[str] = []
     long: list[TrainingSample] = []
     counter = _ImageTokenCounter(processor, frame)
+    atomic_records = left_out = 0
     for path, record in _read_all(paths):
+        atomic_records += record.regime == "atomic"
+        if regimes and record.regime not in regimes:
+            left_out += 1
+            continue
         codec = record.evidence.codec
         if None not in (codec, codec_fingerprint) and codec != codec_fingerprint:
             raise RecordError(
                 f"{path}, record {record.id!r}: its depth codes are of the codec {codec}, the model's of "
                 f"{codec_fingerprint}: codes of two codecs do not mix; encode the maps anew, or train with that codec"
             )
-        sample = _make_sample(record, path.parent, processor, vocab, counter)
+        sample = _make_sample(record, path.parent, processor, vocab, counter, system)
         if sample.length > max_length:
             long.append(sample)
         else:
             samples.append(sample)
-            regimes.append(record.regime)
+            sample_regimes.append(record.regime)
     if long and too_long == "refuse":
         raise TrainingError(
             f"{len(long)} of {len(long) + len(samples)} records are longer than max_length={max_length}, first "
@@ -145,8 +162,10 @@ def read_samples(
         )
     if not samples:
         reason = f"all {len(long)} are longer than max_length={max_length}" if long else "the files are empty"
+        if left_out and not long:
+            reason = f"none of {left_out} is of the regimes {', '.join(regimes)}"
         raise TrainingError(f"no record to train on in {', '.join(paths)}: {reason}")
-    return RecordSamples(samples, regimes, len(long))
+    return RecordSamples(samples, sample_regimes, atomic_records=atomic_records, dropped=len(long))
 
 
 def _read_all(paths: Sequence[str]) -> Iterator[tuple[Path, PerceptionRecord]]:
@@ -156,14 +175,19 @@ def _read_all(paths: Sequence[str]) -> Iterator[tuple[Path, PerceptionRecord]]:
 
 
 def _make_sample(
-    record: PerceptionRecord, folder: Path, processor: Any, vocab: PerceptionVocabulary, counter: _ImageTokenCounter
+    record: PerceptionRecord,
+    folder: Path,
+    processor: Any,
+    vocab: PerceptionVocabulary,
+    counter: _ImageTokenCounter,
+    system: str | None,
 ) -> TrainingSample:
     if not record.images:
         raise RecordError(f"record {record.id!r}: images: a training sample has at least one image; got none")
     images = tuple(folder / image for image in record.images)
     if missing := [path for path in images if not path.is_file()]:
         raise RecordError(f"record {record.id!r}: images: file not found: {missing[0]}")
-    rendered = render_record(record, processor, vocab)
+    rendered = render_record(record, processor, vocab, system=system)
     ids = np.array(rendered.ids, dtype=np.int32)
     positions = np.flatnonzero(ids == counter.image_token_id)
     if len(positions) != len(images):
@@ -257,6 +281,8 @@ class Collator:
 
     def count_codes(self, labels: Tensor) -> int:
         """Number of supervised depth codes in a batch of labels."""
+        if not self.vocab.has(DEPTH):
+            return 0
         return int((self.vocab.codes(labels[:, 1:], DEPTH) >= 0).sum())
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-import math
 import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,13 +23,13 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from perceptok.errors import ConfigError, TrainingError
+from perceptok.errors import TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json
 from perceptok.llava.saving import Verify, save_adapter
-from perceptok.llava.training.config import CurriculumSettings, FinetuneConfig
+from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import log_images
 from perceptok.llava.training.objective import (
     Objective,
@@ -41,108 +39,18 @@ from perceptok.llava.training.objective import (
     parameter_groups,
 )
 from perceptok.llava.training.samples import IGNORE_INDEX, NOT_FOR_MODEL, Collator, RecordSamples
-from perceptok.losses import CurriculumSampler, LinearSchedule, Schedule, TemperatureSchedule
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
     from perceptok.llava.training.monitoring import GenerationMonitor, RunLog
+    from perceptok.llava.training.sampling import MicroBatches
 
 __all__ = [
-    "MicroBatches",
     "PerceptionTrainer",
-    "ProportionalSchedule",
-    "count_steps",
     "find_last_checkpoint",
-    "make_schedule",
     "read_state",
     "write_state",
 ]
-
-
-@dataclass(frozen=True)
-class ProportionalSchedule:
-    """No curriculum: every regime is drawn as often as it has records.
-
-    Attributes:
-        sizes: Number of records of each regime.
-    """
-
-    sizes: Mapping[str, int]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The regimes."""
-        return tuple(self.sizes)
-
-    def probabilities(self, step: int, total_steps: int) -> np.ndarray:  # noqa: ARG002 - it is the same at every step
-        """Shares of the regimes, the same at every step."""
-        counts = np.array(list(self.sizes.values()), dtype=np.float64)
-        return np.asarray(counts / counts.sum())
-
-
-class MicroBatches(Sampler[list[int]]):
-    """The batches of one process: the steps of a curriculum, each split into equal parts.
-
-    A step holds the same samples for any number of processes and accumulated batches.
-    """
-
-    def __init__(self, curriculum: CurriculumSampler, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        """Set up a sampler.
-
-        Args:
-            curriculum: Gives the samples of each step.
-            batch_size: Batch size of each process; times `world_size` it divides the curriculum's.
-            rank: Index of this process.
-            world_size: Number of processes.
-        """
-        assert curriculum.batch_size % (batch_size * world_size) == 0
-        self.curriculum = curriculum
-        self.batch_size = batch_size
-        self._rank, self._world_size = rank, world_size
-        self._parts = curriculum.batch_size // (batch_size * world_size)
-        self.drop_last = True
-
-    def __len__(self) -> int:
-        """Number of batches of this process."""
-        return len(self.curriculum) * self._parts
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.curriculum:
-            for part in range(self._parts):
-                begin = (part * self._world_size + self._rank) * self.batch_size
-                yield step[begin : begin + self.batch_size]
-
-
-def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
-    """Make the schedule for the regimes that have records.
-
-    Raises:
-        ConfigError: The linear curriculum without atomic records or without others, or a regime without a difficulty.
-    """
-    if settings.kind == "proportional":
-        return ProportionalSchedule(dict(sizes))
-    if settings.kind == "temperature":
-        missing = [regime for regime in sizes if regime not in settings.difficulties]
-        if missing:
-            raise ConfigError(f"curriculum.difficulties has no difficulty for the regime {missing[0]}; add it")
-        return TemperatureSchedule(
-            {regime: settings.difficulties[regime] for regime in sizes}, settings.tau0, settings.lam
-        )
-    others = settings.others or {regime: 1.0 for regime in sizes if regime != "atomic"}
-    if "atomic" not in sizes or not others or set(others) | {"atomic"} != set(sizes):
-        raise ConfigError(
-            f"the linear curriculum goes from atomic records to {', '.join(others) or 'others'}; the files hold "
-            f"{', '.join(f'{count} {regime}' for regime, count in sizes.items())}. Add the missing records, or set "
-            "curriculum.kind: proportional"
-        )
-    return LinearSchedule(
-        atomic=("atomic",), others=others, first=settings.first, last=settings.last, passes=settings.passes
-    )
-
-
-def count_steps(records: int, step_size: int, max_steps: int, num_train_epochs: float) -> int:
-    """Number of optimizer steps: `max_steps` where it is positive, else as many as the epochs need."""
-    return max_steps if max_steps > 0 else max(1, math.ceil(num_train_epochs * records / step_size))
 
 
 class PerceptionTrainer(Trainer):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import perceptok as pt
 from perceptok.errors import ConfigError, MissingExtraError, OutputError, RecordError, TrainingError
 from perceptok.llava import FinetuneConfig, finetune
+from perceptok.llava.training.finetuning import prepare_run
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_tiny_llava
 
@@ -111,20 +112,11 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
 
 def drawn(settings: FinetuneConfig, steps: int) -> set[str]:
     """Numbers of the records that the first steps draw."""
-    from perceptok.llava.training.finetuning import prepare_run
-    from perceptok.llava.training.trainer import MicroBatches, make_schedule
-    from perceptok.losses import CurriculumSampler
+    from perceptok.llava.training.sampling import MicroBatches
 
-    ready = prepare_run(settings)
-    sampler = CurriculumSampler(
-        ready.samples.sizes,
-        make_schedule(settings.curriculum, ready.samples.sizes),
-        total_steps=ready.steps,
-        batch_size=ready.step_size,
-        seed=settings.seed,
-    )
-    batches = list(MicroBatches(sampler, batch_size=settings.per_device_train_batch_size))
-    return {ready.samples[index].id.removeprefix("r") for batch in batches[:steps] for index in batch}
+    run = prepare_run(settings)
+    batches = list(MicroBatches(run.curriculum, batch_size=settings.per_device_train_batch_size))
+    return {run.samples[index].id.removeprefix("r") for batch in batches[:steps] for index in batch}
 
 
 def test_computing_activations_twice_changes_nothing(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
@@ -153,6 +145,7 @@ def test_computing_activations_twice_changes_nothing(tiny_llava: Path, records: 
         {"objective": {"teacher": "soft", "reconstruction": 1.0}, "gradient_checkpointing": False},
         {"curriculum": {"kind": "temperature"}, "frame": "letterbox", "init": "normal"},
         {"curriculum": {"kind": "proportional"}, "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]}},
+        {"curriculum": {"kind": "sequential"}, "effective_batch_size": 8, "system": "A chat."},
     ],
 )
 def test_other_settings(tiny_llava: Path, records: Path, tmp_path: Path, more: dict[str, Any]) -> None:
@@ -160,6 +153,16 @@ def test_other_settings(tiny_llava: Path, records: Path, tmp_path: Path, more: d
     assert result.steps == 2
     assert result.loss == result.loss  # no NaN
     assert pt.llava.load_adapter(result.adapter).frame.mode == more.get("frame", "squash")
+
+
+@pytest.mark.parametrize(("tokens", "regimes"), [("depth", ["cot"]), ("boxes", ["direct"])])
+def test_one_token_set_alone(tiny_llava: Path, records: Path, tmp_path: Path, tokens: str, regimes: list[str]) -> None:
+    """The two models of AURORA: 130 tokens for depth, 336 for boxes."""
+    result = finetune(config(tiny_llava, records, tmp_path / "run", max_steps=1, tokens=tokens, regimes=regimes))
+    loaded = pt.llava.load_adapter(result.adapter)
+    assert len(loaded.vocab.all_ids) == {"depth": 130, "boxes": 336}[tokens]
+    pipe = pt.PerceptionPipeline.from_pretrained(result.adapter)
+    assert pipe(records.parent / "0.png", "Which point is the closest?", max_new_tokens=4).text is not None
 
 
 def test_a_loss_that_is_not_finite_names_its_records(records: Path, tmp_path: Path) -> None:
@@ -183,8 +186,14 @@ def test_a_board_that_is_not_installed_stops_it_at_once(tiny_llava: Path, record
 
 def test_settings_that_do_not_fit(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
     direct = write_some_records(tmp_path / "direct", codec, 3, regimes=("direct",))
-    with pytest.raises(ConfigError, match=r"goes from atomic records to .*; the files hold 3 direct"):
-        finetune(config(tiny_llava, direct, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"the list of 3 records that are not atomic, .* at most 2 of its 3 samples"):
+        finetune(config(tiny_llava, direct, tmp_path / "run", curriculum={"kind": "aurora", "last": 0.5}))
+    with pytest.raises(ConfigError, match=r"curriculum.others has no share for the regime direct; add it"):
+        finetune(config(tiny_llava, direct, tmp_path / "run", curriculum={"others": {"cot": 1.0}}))
+    with pytest.raises(TrainingError, match=r"no record to train on in .*: none of 3 is of the regimes atomic, cot"):
+        finetune(config(tiny_llava, direct, tmp_path / "run", regimes=["atomic", "cot"]))
+    with pytest.raises(ConfigError, match=r"effective_batch_size 6 is not a multiple of .* 4 x 1 processes"):
+        config(tiny_llava, direct, tmp_path / "run", effective_batch_size=6)
     with pytest.raises(ConfigError, match=r"lora.target_modules are among .*q_proj.*; got x_proj"):
         finetune(config(tiny_llava, direct, tmp_path / "run", lora={"target_modules": ["x_proj"]}))
     mixed = {"curriculum": {"kind": "proportional"}}

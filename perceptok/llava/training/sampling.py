@@ -1,0 +1,224 @@
+"""Which samples each optimizer step holds, mixed by a schedule or in a fixed order, and each process's part of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch.utils.data import Sampler
+
+from perceptok.errors import ConfigError
+from perceptok.llava.training.config import CurriculumSettings, FinetuneConfig
+from perceptok.llava.training.samples import RecordSamples
+from perceptok.losses import CurriculumSampler, LinearSchedule, Mixture, Schedule, TemperatureSchedule
+
+__all__ = [
+    "Curriculum",
+    "MicroBatches",
+    "OrderedSampler",
+    "ProportionalSchedule",
+    "count_steps",
+    "make_curriculum",
+    "make_pass_order",
+    "make_schedule",
+]
+
+
+@dataclass(frozen=True)
+class ProportionalSchedule:
+    """No curriculum: the same shares at every step.
+
+    Attributes:
+        weights: Regime -> weight, such as its number of records.
+    """
+
+    weights: Mapping[str, float]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The regimes."""
+        return tuple(self.weights)
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:  # noqa: ARG002 - it is the same at every step
+        """Shares of the regimes, the same at every step."""
+        weights = np.array(list(self.weights.values()), dtype=np.float64)
+        return np.asarray(weights / weights.sum())
+
+
+class OrderedSampler(Sampler[list[int]]):
+    """The steps of a fixed order of samples, which begins again at its end.
+
+    Attributes:
+        batch_size: Number of samples of a step, over all processes.
+        step: The next step.
+    """
+
+    drop_last = True
+
+    def __init__(self, order: ArrayLike, regimes: Sequence[str], *, total_steps: int, batch_size: int) -> None:
+        """Set up a sampler.
+
+        Args:
+            order: (N,) int64, indices of samples, any number of times each.
+            regimes: The regime of every sample.
+            total_steps: Number of steps.
+            batch_size: Number of samples of a step, over all processes.
+        """
+        self._order, self._regimes = np.asarray(order, dtype=np.int64), np.asarray(regimes)
+        self._total_steps, self.batch_size = total_steps, batch_size
+        self.step = 0
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self._total_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self._total_steps):
+            self.step = step + 1
+            yield self._take(step, step + 1).tolist()
+
+    def mixture(self, first: int = 0, last: int | None = None) -> Mixture:
+        """What is drawn at the steps first <= step < last, without `last` all until now; over all processes."""
+        drawn = self._regimes[self._take(first, self.step if last is None else last)]
+        counts = {str(regime): int((drawn == regime).sum()) for regime in np.unique(self._regimes)}
+        shares = {regime: count / max(1, len(drawn)) for regime, count in counts.items()}
+        return Mixture(counts, shares, shares)
+
+    def _take(self, first: int, last: int) -> np.ndarray:
+        """The samples of the steps first <= step < last."""
+        return self._order[np.arange(first * self.batch_size, last * self.batch_size) % len(self._order)]
+
+
+Curriculum = CurriculumSampler | OrderedSampler
+
+
+def make_curriculum(config: FinetuneConfig, samples: RecordSamples, steps: int, step_size: int) -> Curriculum:
+    """Make the batches of a run.
+
+    Args:
+        config: The configuration.
+        samples: The training samples.
+        steps: Number of optimizer steps.
+        step_size: Number of samples of a step, over all processes.
+
+    Raises:
+        ConfigError: A curriculum that these samples do not fit.
+    """
+    seed = config.seed if config.data_seed is None else config.data_seed
+    if (order := make_order(config.curriculum, samples, seed)) is not None:
+        return OrderedSampler(order, samples.regimes, total_steps=steps, batch_size=step_size)
+    schedule = make_schedule(config.curriculum, samples.sizes)
+    return CurriculumSampler(samples.sizes, schedule, total_steps=steps, batch_size=step_size, seed=seed)
+
+
+def make_order(settings: CurriculumSettings, samples: RecordSamples, seed: int) -> np.ndarray | None:
+    """The fixed order of one epoch; None where a schedule mixes each step."""
+    if settings.kind == "aurora":
+        return make_pass_order(settings, samples, seed)
+    return samples.file_order if settings.kind == "sequential" else None
+
+
+def make_pass_order(settings: CurriculumSettings, samples: RecordSamples, seed: int) -> np.ndarray:
+    """The order of AURORA's released training files: `passes` passes, one after the other.
+
+    Of N atomic records, a pass takes int(N * share) without replacement, then the list of the other records, in the
+    order of their files, as often as it fits whole into the rest of N. Without atomic samples (`regimes`) only the
+    second part is left, and without others only the first.
+
+    Returns:
+        Indices of samples, int64.
+
+    Raises:
+        ConfigError: The other records are more than the largest rest of a pass.
+    """
+    is_atomic = np.array([regime == "atomic" for regime in samples.regimes])
+    atomic = np.flatnonzero(is_atomic)
+    others = samples.file_order[~is_atomic[samples.file_order]]
+    size = samples.atomic_records or len(samples)
+    order: list[np.ndarray] = []
+    rests = []
+    for number in range(settings.passes):
+        share = settings.first + (settings.last - settings.first) * number / max(1, settings.passes - 1)
+        count = int(round(size * share, 6))
+        drawn = np.random.default_rng((seed, number)).permutation(atomic)[:count]
+        rests.append(size - count)
+        order += [drawn, *[others] * (rests[-1] // max(1, len(others)))]
+    if len(others) > max(rests):
+        raise ConfigError(
+            f"curriculum.kind: aurora repeats the list of {len(others)} records that are not atomic, which does not "
+            f"fit into any pass: at most {max(rests)} of its {size} samples are left. Add atomic records, lower "
+            "curriculum.last, or set curriculum.kind: linear"
+        )
+    if not any(map(len, order)):
+        raise ConfigError("curriculum.kind: aurora draws no sample: the records are atomic and first and last are 0")
+    return np.concatenate(order)
+
+
+def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
+    """Make the schedule for the regimes that have records.
+
+    Raises:
+        ConfigError: A regime without a difficulty (temperature) or without a share (linear).
+    """
+    if settings.kind == "temperature":
+        missing = [regime for regime in sizes if regime not in settings.difficulties]
+        if missing:
+            raise ConfigError(f"curriculum.difficulties has no difficulty for the regime {missing[0]}; add it")
+        return TemperatureSchedule(
+            {regime: settings.difficulties[regime] for regime in sizes}, settings.tau0, settings.lam
+        )
+    if settings.kind == "proportional":
+        return ProportionalSchedule(dict(sizes))
+    others = {regime: settings.others.get(regime, 0.0) if settings.others else 1.0 for regime in sizes}
+    others.pop("atomic", None)
+    if missing := [regime for regime, weight in others.items() if not weight > 0]:
+        raise ConfigError(f"curriculum.others has no share for the regime {missing[0]}; add it")
+    if "atomic" not in sizes:
+        return ProportionalSchedule(others)
+    if not others:
+        return LinearSchedule(others={}, first=1.0, last=1.0)
+    return LinearSchedule(others=others, first=settings.first, last=settings.last, passes=settings.passes)
+
+
+def count_steps(config: FinetuneConfig, samples: RecordSamples, step_size: int) -> int:
+    """Number of optimizer steps: `max_steps` where it is positive, else as many as the epochs need."""
+    if config.max_steps > 0:
+        return config.max_steps
+    order = make_order(config.curriculum, samples, config.seed)
+    return max(1, math.ceil(config.num_train_epochs * len(samples if order is None else order) / step_size))
+
+
+class MicroBatches(Sampler[list[int]]):
+    """The batches of one process: the steps of a curriculum, each split into equal parts.
+
+    A step holds the same samples for any number of processes and accumulated batches.
+    """
+
+    def __init__(self, curriculum: Curriculum, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        """Set up a sampler.
+
+        Args:
+            curriculum: Gives the samples of each step.
+            batch_size: Batch size of each process; times `world_size` it divides the curriculum's.
+            rank: Index of this process.
+            world_size: Number of processes.
+        """
+        assert curriculum.batch_size % (batch_size * world_size) == 0
+        self.curriculum = curriculum
+        self.batch_size = batch_size
+        self._rank, self._world_size = rank, world_size
+        self._parts = curriculum.batch_size // (batch_size * world_size)
+        self.drop_last = True
+
+    def __len__(self) -> int:
+        """Number of batches of this process."""
+        return len(self.curriculum) * self._parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.curriculum:
+            for part in range(self._parts):
+                begin = (part * self._world_size + self._rank) * self.batch_size
+                yield step[begin : begin + self.batch_size]
