@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,25 +11,24 @@ import typer
 from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from perceptok.data import PerceptionRecord
-    from perceptok.depth import DepthCodec
-    from perceptok.pages import Case
+    from perceptok.data import BuildReport
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Images and annotations become records that train and test a model.")
 
 Records = Annotated[
-    Path, typer.Argument(help="A file of records (.jsonl, .json, .parquet), or a folder that was built.")
+    Path, typer.Argument(help="A file of records (.jsonl, .json, .parquet), or the folder of a data set.")
 ]
 
 
 @app.command()
 def build(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; its paths are relative to it.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; its paths are relative to its folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records, images and manifest.")],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; the output does not depend on it. Default: 1; of Ray 2.")
+        int | None,
+        typer.Option(min=1, help="Number of processes; the output does not depend on it. Default: 1; with Ray 2."),
     ] = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Processes of this machine, or of a Ray cluster (extra ray).")
@@ -38,32 +36,31 @@ def build(
     address: Annotated[
         str | None, typer.Option(help="Ray: the cluster's address; default: RAY_ADDRESS, or this machine.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace a data set that is there.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing data set.")] = False,
 ) -> None:
-    """Build a data set. A run that was killed is continued by the same command, to the same bytes."""
+    """Build a data set. An interrupted build is resumed by the same command and gives the same bytes."""
     from perceptok.data import DataRecipe, build_data
     from perceptok.errors import ConfigError
     from perceptok.jobs import LocalEngine, RayEngine
 
     if address is not None and engine != "ray":
-        raise ConfigError(f"--address {address} is of a Ray cluster; say --engine ray too, or leave it out")
-    chosen = DataRecipe.read(recipe)
-    with progress_bar("building", sum(config.count for config in chosen.sets)) as advance:
+        raise ConfigError(f"--address {address} is for a Ray cluster; add --engine ray, or leave it out")
+    settings = DataRecipe.read(recipe)
+    with progress_bar("building", sum(config.count for config in settings.sets)) as advance:
 
-        def report(added: int) -> None:
+        def advance_by(added: int) -> None:
             for _ in range(added):
                 advance()
 
-        with RayEngine(workers or 2, address) if engine == "ray" else LocalEngine(workers or 1) as spread:
-            built = build_data(chosen, output, engine=spread, force=force, advance=report)
+        with RayEngine(workers or 2, address) if engine == "ray" else LocalEngine(workers or 1) as workers_engine:
+            report = build_data(settings, output, engine=workers_engine, force=force, advance=advance_by)
     rows = [
-        [config.name, str(config.records), str(config.candidates), str(config.candidates - config.records)]
-        for config in built.sets
+        [built.name, str(built.records), str(built.candidates), str(built.candidates - built.records)]
+        for built in report.sets
     ]
-    print_table(f"{built.records} records in {output}", ("set", "records", "images looked at", "rejected"), rows)
-    for config in built.sets:
-        for reason, count in sorted(config.rejected.items(), key=lambda item: -item[1]):
-            note(f"  {config.name}: {count} rejected: {reason}")
+    print_table(f"{report.records} records in {output}", ("set", "records", "images tried", "rejected"), rows)
+    for name, count, reason in _list_rejections(report):
+        note(f"  {name}: {count} rejected: {reason}")
 
 
 @app.command()
@@ -72,118 +69,70 @@ def stats(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the counts as JSON too.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
 ) -> None:
-    """Count tasks, regimes, answers, markers, codes; and, of a built folder, what was rejected and why."""
-    from perceptok.data import compute_statistics, read_records
-    from perceptok.errors import RecordError
-    from perceptok.files import atomic_write, parse_json
+    """Count tasks, regimes, answers, markers and codes; for the folder of a data set also rejections by reason."""
+    from perceptok.data import BuildReport, compute_statistics, read_records
+    from perceptok.files import atomic_write
 
-    found = compute_statistics(read_records(_file_of(records)))
-    rows = [[task, regime, str(count)] for (task, regime), count in sorted(found.kinds.items())]
-    print_table(f"{found.records} records", ("task", "regime", "records"), rows)
-    for task, counts in sorted(found.answers.items()):
-        ordered = sorted(counts.items(), key=lambda item: (len(item[0]), item[0]))
+    statistics = compute_statistics(read_records(records))
+    rows = [[task, regime, str(count)] for (task, regime), count in sorted(statistics.kinds.items())]
+    print_table(f"{statistics.records} records", ("task", "regime", "records"), rows)
+    for task, counts in sorted(statistics.answers.items()):
         total = sum(counts.values())
+        rows = [
+            [answer, str(count), f"{count / total:.1%}"]
+            for answer, count in sorted(counts.items(), key=lambda item: (len(item[0]), item[0]))
+        ]
+        print_table(f"answers: {task}", ("answer", "records", "share"), rows)
+    if statistics.markers:
+        rows = [[str(number), str(count)] for number, count in sorted(statistics.markers.items())]
+        print_table("markers per image", ("markers", "images"), rows)
         print_table(
-            f"answers: {task}", ("answer", "records", "share"), [[a, str(n), f"{n / total:.1%}"] for a, n in ordered]
-        )
-    if found.markers:
-        print_table(
-            "markers an image", ("markers", "images"), [[str(n), str(c)] for n, c in sorted(found.markers.items())]
-        )
-        print_table(
-            "where markers lie (quarters of the frame)",
+            "positions of markers (quarters of the frame)",
             ("rows", "0-1/4", "1/4-1/2", "1/2-3/4", "3/4-1"),
-            [[f"{row}/4", *map(str, counts)] for row, counts in enumerate(found.positions, 1)],
+            [[f"{row}/4", *map(str, counts)] for row, counts in enumerate(statistics.positions, 1)],
         )
-    if found.codes_used:
-        note(f"depth codes used: {found.codes_used} of {len(found.codes)}")
-    manifest = records / "manifest.json"
-    if records.is_dir() and manifest.is_file():
-        told = parse_json(manifest.read_bytes(), str(manifest), RecordError)
-        print_table("rejected", ("set", "images", "reason"), _rejections(told))
+    if statistics.num_used_codes:
+        note(f"depth codes used: {statistics.num_used_codes} of {len(statistics.codes)}")
+    if (records / "manifest.json").is_file():
+        print_table("rejected", ("set", "images", "reason"), _list_rejections(BuildReport.read(records)))
     if output:
         with atomic_write(output, force=force) as file:
-            file.write((json.dumps(found.to_dict(), indent=2) + "\n").encode())
+            file.write((json.dumps(statistics.to_dict(), indent=2) + "\n").encode())
+
+
+def _list_rejections(report: BuildReport) -> list[list[str]]:
+    """Set, number and reason, the most frequent reason of each set first."""
+    return [
+        [built.name, str(count), reason]
+        for built in report.sets
+        for reason, count in sorted(built.rejected.items(), key=lambda item: -item[1])
+    ]
 
 
 @app.command()
 def check(
     records: Records,
-    images: Annotated[bool, typer.Option(help="Look for the images too.")] = True,
+    images: Annotated[bool, typer.Option(help="Report missing image files too.")] = True,
 ) -> None:
-    """Say everything that is wrong with a file of records: damaged ones, ids that stand twice, images missing."""
+    """List the problems of a file of records: damaged records, repeated ids, missing images."""
     from perceptok.data import check_records
 
-    problems = list(check_records(_file_of(records), images=images))
+    problems = list(check_records(records, images=images))
     finish([(problem.name, problem.reason) for problem in problems], len(problems))
-    note("nothing is wrong")
-
-
-def _rejections(manifest: object) -> Sequence[Sequence[str]]:
-    sets = manifest.get("sets", []) if isinstance(manifest, dict) else []
-    return [
-        [str(config["name"]), str(count), str(reason)]
-        for config in sets
-        for reason, count in sorted(config["rejected"].items(), key=lambda item: -item[1])
-    ]
-
-
-def _file_of(records: Path) -> Path:
-    return records / "records.jsonl" if records.is_dir() else records
+    note("no problems found")
 
 
 @app.command()
 def show(
     records: Records,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
-    count: Annotated[int, typer.Option(min=1, help="How many records, spread evenly over the file.")] = 48,
-    codec: Annotated[str | None, typer.Option(help="A codec's folder; by default the weights of the package.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of records, spread evenly over the file.")] = 48,
+    codec: Annotated[str | None, typer.Option(help="Folder of a codec. Default: the weights of the package.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
-    """Show records on one page: image, markers, boxes, decoded depth, question and answer."""
-    from perceptok.data import compute_statistics, read_records
+    """Write a page of records: image, markers, boxes, decoded depth, question and answer."""
+    from perceptok.data import write_records_page
     from perceptok.depth import DepthCodec
-    from perceptok.pages import Table, write_page
 
-    source = _file_of(records)
-    found = compute_statistics(read_records(source))
-    step = max(1, -(-found.records // count))
-    chosen = (one for number, one in enumerate(read_records(source)) if number % step == 0)
-    loaded = DepthCodec.from_pretrained(codec)
-    rows = [[task, regime, str(number)] for (task, regime), number in sorted(found.kinds.items())]
-    shown = write_page(
-        output,
-        (_case(record, source.parent, loaded) for record in chosen),
-        title=f"Records of {source.parent.name or source.name}",
-        tables=[Table(f"{found.records} records", ("task", "regime", "records"), rows)],
-        note=f"Every {step}. of {found.records} records; maps are what the codec makes of their tokens.",
-        force=force,
-    )
+    shown = write_records_page(records, output, count=count, codec=DepthCodec.from_pretrained(codec), force=force)
     note(f"{shown} records in {output}")
-
-
-def _case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
-    from perceptok.pages import Case
-
-    evidence, codes, depth = record.evidence, record.evidence.codes, None
-    if codes is not None and evidence.codec in (None, codec.fingerprint):
-        depth = codec.decode([list(codes[at : at + 10]) for at in range(0, len(codes), 10)])[0]
-    image = folder / record.images[0] if record.images else None
-    return Case(
-        record.id,
-        image=image.read_bytes() if image is not None and image.is_file() else None,
-        text=record.turns[-1].text,
-        prompt=record.turns[0].text,
-        markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],
-        boxes=evidence.boxes or (),
-        frame=None if record.frame is None else (record.frame.size, record.frame.size),
-        codes=codes,
-        depth=depth,
-        facts={
-            "task": record.task,
-            "regime": record.regime,
-            "answer": record.answer,
-            "difficulty": record.difficulty,
-            "source": str(record.provenance.get("image", "")),
-        },
-    )

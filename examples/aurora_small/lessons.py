@@ -128,7 +128,7 @@ def _arrays(
 def markers_of(view: small.YardView, count: int, rng: np.random.Generator) -> tuple[Marker, ...]:
     """Points by AURORA's rules in HardBLINK's band of height, one fewer where so many do not fit."""
     nearness = np.asarray(Image.fromarray(view.nearness).resize((SIDE, SIDE), Image.Resampling.NEAREST))
-    rules = MarkerProtocol(distance=34.0, area="middle", margin=_RADIUS + 1)  # a patch has 33.6 pixels
+    rules = MarkerProtocol(min_distance=34.0, area="middle", margin=_RADIUS + 1)  # a patch has 33.6 pixels
     while count >= 2:
         try:
             return place_markers(nearness, np.ones_like(nearness, bool), count, rng, rules)

@@ -1,4 +1,7 @@
-from .building import build_data as build_data
+from .building import (
+    BuildReport as BuildReport,
+    build_data as build_data,
+)
 from .markers import (
     MarkerProtocol as MarkerProtocol,
     place_markers as place_markers,
@@ -10,6 +13,7 @@ from .record_files import (
     read_records as read_records,
     write_records as write_records,
 )
+from .record_pages import write_records_page as write_records_page
 from .records import (
     Evidence as Evidence,
     Marker as Marker,

@@ -1,4 +1,4 @@
-"""Building: candidates in a drawn order, accepted until a set is full, kept on the way, written at the end."""
+"""Building a data set: candidates in a random order, accepted until each set is complete, with a journal to resume."""
 
 from __future__ import annotations
 
@@ -16,130 +16,123 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from perceptok.config import config_from_dict
 from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
-from perceptok.data.record_files import RecordForm, read_records, write_records
+from perceptok.data.record_files import RECORDS_FILE, RecordForm, write_records
 from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
-from perceptok.errors import DataError, OutputError
-from perceptok.files import atomic_write, lock_output
+from perceptok.errors import DataError, OutputError, RecordError
+from perceptok.files import atomic_write, lock_output, parse_json
 from perceptok.jobs import Engine, Journal, LocalEngine
 
-__all__ = [
-    "BuildReport",
-    "Candidate",
-    "RecordMaker",
-    "Rejection",
-    "SetReport",
-    "build_data",
-    "make_generator",
-]
+__all__ = ["BuildReport", "Candidate", "RecordMaker", "SetReport", "build_data", "make_generator"]
 
+MANIFEST_FILE = "manifest.json"
 
-class Rejection(NamedTuple):
-    """A sample that no record was made of, and why."""
-
-    name: str
-    reason: str
-
-
-class FinishedPiece(NamedTuple):
-    """The records and rejections of one piece of work."""
-
-    records: list[PerceptionRecord]
-    rejected: list[Rejection]
-
-
-def _encode_piece(piece: FinishedPiece) -> str:
-    records = [record.to_dict() for record in piece.records]
-    return json.dumps({"records": records, "rejected": [list(rejection) for rejection in piece.rejected]})
-
-
-def _decode_piece(_: int, values: Any) -> FinishedPiece:
-    records = [PerceptionRecord.from_dict(record) for record in values["records"]]
-    return FinishedPiece(records, [Rejection(name, reason) for name, reason in values["rejected"]])
-
-
-class Candidate(NamedTuple):
-    """What became of one sample: a record with the bytes of its picture, or the reason why there is none."""
-
-    name: str
-    record: PerceptionRecord | None
-    picture: bytes
-    reason: str
-
-
-@dataclass(frozen=True)
-class RecordMaker:
-    """Makes the records of some samples of one set; pickled with the recipe's text and little else."""
-
-    recipe: str
-    set_name: str
-
-    def __call__(self, names: tuple[str, ...]) -> list[Candidate]:
-        """A candidate for each name. What comes out depends on recipe, set and names only."""
-        here = open_recipe(self.recipe)
-        config = next(config for config in here.recipe.sets if config.name == self.set_name)
-        depth = config.task == "depth"
-        samples = here.source(config.source).read(names, depth=depth, boxes=not depth)
-        results: list[TaskRecord | str] = [sample if isinstance(sample, str) else "" for sample in samples]
-        known = [
-            (at, one, make_generator(here.recipe.seed, config, one.name)) for at, one in _enumerate_samples(samples)
-        ]
-        if depth:
-            made = make_depth_records([(one, rng) for _, one, rng in known], config, here.setting)
-        else:
-            made = [make_counting_record(one, rng, config, here.setting, here.plurals) for _, one, rng in known]
-        for (at, _, _), one in zip(known, made, strict=True):
-            results[at] = one
-        return [
-            Candidate(name, None, b"", result)
-            if isinstance(result, str)
-            else Candidate(name, result.record, _encode_image(result.picture, here.recipe.image_format), "")
-            for name, result in zip(names, results, strict=True)
-        ]
-
-
-def _enumerate_samples(samples: list[Sample | str]) -> list[tuple[int, Sample]]:
-    return [(at, sample) for at, sample in enumerate(samples) if not isinstance(sample, str)]
-
-
-def make_generator(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
-    """What is drawn from for one sample, or for a set's order: the same whatever else is built, and in any process."""
-    key = "\0".join([config.source, config.stream or config.name, *names])
-    words = np.frombuffer(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), dtype=np.uint32)
-    return np.random.default_rng([seed, *words.tolist()])
-
-
-def _encode_image(picture: Image.Image, form: str) -> bytes:
-    buffer = io.BytesIO()
-    if form == "png":
-        picture.save(buffer, format="PNG")
-    else:
-        picture.save(buffer, format="JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
-
-
-_AT_ONCE = 8
-"""Candidates of one piece of work; part of what makes a build reproducible, so no option."""
+_BATCH_SIZE = 8
+"""Candidates that are made together. Results may depend on it, so it is not a setting."""
 
 _PACKAGES = ("numpy", "onnxruntime", "pillow", "torch", "transformers")
-_FORMS: dict[str, tuple[str, RecordForm]] = {
+_EXPORTS: dict[str, tuple[str, RecordForm]] = {
     "llava": ("records_llava.json", "llava"),
     "chat": ("records_chat.jsonl", "chat"),
     "parquet": ("records.parquet", "records"),
 }
 
 
+class Rejection(NamedTuple):
+    """A sample without a record, and the reason."""
+
+    image: str
+    reason: str
+
+
+Outcome = PerceptionRecord | Rejection
+"""What became of a candidate; one line of a set's journal."""
+
+
+class Candidate(NamedTuple):
+    """A record with the bytes of its image file, or the reason why a sample has none."""
+
+    name: str
+    record: PerceptionRecord | None
+    image: bytes
+    reason: str
+
+
 @dataclass(frozen=True)
-class SetReport:
-    """What became of one set.
+class RecordMaker:
+    """Makes the candidates of one set; it is pickled with the recipe's text and little else.
 
     Attributes:
-        name: Of the set.
-        records: Number of records made.
-        candidates: Samples that were looked at.
-        rejected: Reason -> how many samples; numbers in reasons are left out, so that like ones count together.
+        recipe: The recipe as JSON text.
+        set_name: Name of the set.
+    """
+
+    recipe: str
+    set_name: str
+
+    def __call__(self, names: tuple[str, ...]) -> list[Candidate]:
+        """Make a candidate of each sample; the result depends on the recipe, the set and the names alone."""
+        resources = open_recipe(self.recipe)
+        recipe, context = resources.recipe, resources.context
+        config = next(config for config in recipe.sets if config.name == self.set_name)
+        depth = config.task == "depth"
+        source = resources.open_source(config.source)
+        results: dict[str, Sample | TaskRecord | str] = dict(
+            zip(names, source.read(names, depth=depth, boxes=not depth), strict=True)
+        )
+        samples = [
+            (sample, make_generator(recipe.seed, config, name))
+            for name, sample in results.items()
+            if isinstance(sample, Sample)
+        ]
+        if depth:
+            made = make_depth_records(samples, config, context)
+        else:
+            made = [make_counting_record(sample, rng, config, context, resources.plurals) for sample, rng in samples]
+        results |= {sample.name: result for (sample, _), result in zip(samples, made, strict=True)}
+        return [
+            Candidate(name, result.record, _encode_image(result.image, recipe.image_format), "")
+            if isinstance(result, TaskRecord)
+            else Candidate(name, None, b"", str(result))
+            for name, result in results.items()
+        ]
+
+
+def make_generator(seed: int, config: SetConfig, *names: str) -> np.random.Generator:
+    """Make the random generator of one sample, or of a set's order; it depends on nothing else that is built.
+
+    Args:
+        seed: The recipe's.
+        config: Of the set; sets of one source and stream have the same generators.
+        names: The sample's name; none for the set's order.
+    """
+    key = "\0".join([config.source, config.stream or config.name, *names])
+    words = np.frombuffer(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), dtype=np.uint32)
+    return np.random.default_rng([seed, *words.tolist()])
+
+
+def _encode_image(image: Image.Image, image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    if image_format == "png":
+        image.save(buffer, format="PNG")
+    else:
+        image.save(buffer, format="JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """Numbers of a set that was built.
+
+    Attributes:
+        name: Name of the set.
+        records: Number of records.
+        candidates: Number of samples that were tried.
+        rejected: Reason -> number of samples; numbers and paths in reasons are replaced by #, so that like reasons are
+            counted together.
     """
 
     name: str
@@ -150,11 +143,11 @@ class SetReport:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What `build_data` made.
+    """The result of `build_data`.
 
     Attributes:
-        folder: Where.
-        sets: One report each.
+        folder: Folder of the data set.
+        sets: A report of each set.
     """
 
     folder: Path
@@ -162,8 +155,25 @@ class BuildReport:
 
     @property
     def records(self) -> int:
-        """Of all sets."""
-        return sum(config.records for config in self.sets)
+        """Number of records of all sets."""
+        return sum(report.records for report in self.sets)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> BuildReport:
+        """Read the report of a folder that `build_data` made.
+
+        Raises:
+            RecordError: The folder has no manifest, or it is damaged.
+        """
+        path = Path(folder) / MANIFEST_FILE
+        try:
+            values = parse_json(path.read_bytes(), str(path), RecordError)
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+        reports = values.get("sets") if isinstance(values, dict) else None
+        if not isinstance(reports, list):
+            raise RecordError(f"{path}: not the manifest of a data set; expected an object with `sets`")
+        return cls(Path(folder), tuple(config_from_dict(SetReport, report, error=RecordError) for report in reports))
 
 
 def build_data(
@@ -176,67 +186,67 @@ def build_data(
 ) -> BuildReport:
     """Build a data set: `records.jsonl`, `images/`, `manifest.json` and `rejected.jsonl`.
 
-    A run that was killed or found the disk full is continued by the same call. The bytes of every file are the same
-    however often a run was stopped and whatever engine did the work. The folder is held alone until the build ends.
+    A build that was killed, or found the disk full, is resumed by the same call. The bytes of every file are the same
+    however often it was interrupted and whatever engine was used. The folder is locked until the build ends.
 
     Args:
-        recipe: What is built.
-        output: A folder; made where missing.
+        recipe: The recipe.
+        output: A folder; it is made where missing.
         engine: Spreads the work: `LocalEngine` or `perceptok.jobs.RayEngine`; default: this process alone.
-        force: Build again what is there already.
+        force: Replace an existing data set, or an unfinished one.
         advance: Called with the number of records that were added.
 
     Returns:
-        What became of each set; the manifest says the same.
+        The numbers of each set, which the manifest has too.
 
     Raises:
-        DataError: A set has fewer samples than are asked for, or too many were rejected; the message says why. What was
-            made is kept.
-        OutputError: The folder holds a data set already, or an unfinished one of another recipe; another process builds
-            in it; or it cannot be written.
+        DataError: A source has fewer samples than a set asks for, or too many were rejected; the message says why.
+            Finished records are kept.
+        OutputError: The folder has a data set, or an unfinished one of another recipe; another process builds in it; or
+            it cannot be written.
     """
     folder = Path(output)
-    located = recipe.located()
-    text = json.dumps(located.to_dict(), sort_keys=True)
-    here = open_recipe(text)
+    resolved = recipe.resolve_paths()
+    text = json.dumps(resolved.to_dict(), sort_keys=True)
+    resources = open_recipe(text)
     for config in recipe.sets:
-        available = len(here.source(config.source).names)
+        available = len(resources.open_source(config.source).names)
         if available < config.count:
             raise DataError(
                 f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
             )
-    reports, journals = [], []
-    with _held(folder, force), ExitStack() as stack:
+    builders = []
+    with _lock_folder(folder, force), ExitStack() as stack:
         for config in recipe.sets:
-            # Of paths on this machine: an unfinished build of other files is not continued.
-            journal = Journal[FinishedPiece](
+            # The fingerprint of absolute paths: an unfinished build of other files is not resumed.
+            journal = Journal[Outcome](
                 folder / f".{config.name}",
-                {"recipe": located.fingerprint},
-                encode=_encode_piece,
-                decode=_decode_piece,
+                {"recipe": resolved.fingerprint},
+                encode=_encode_outcome,
+                decode=_decode_outcome,
                 start_over=force,
             )
-            stack.enter_context(journal)
-            reports.append(_build_set(text, here, config, journal, folder, engine or LocalEngine(), advance))
-            journals.append(journal)
-        _write_files(recipe, here, folder, reports, journals)
-        for journal in journals:
-            journal.remove()
-    return BuildReport(folder, tuple(reports))
+            builders.append(_SetBuilder(config, resources, stack.enter_context(journal), folder))
+            builders[-1].build(text, engine or LocalEngine(), advance)
+        report = BuildReport(folder, tuple(builder.make_report() for builder in builders))
+        _write_files(recipe, resources, report, builders)
+        for builder in builders:
+            builder.journal.remove()
+    return report
 
 
 @contextmanager
-def _held(folder: Path, force: bool) -> Iterator[None]:
-    """A folder without a finished data set, in which one process builds at a time."""
+def _lock_folder(folder: Path, force: bool) -> Iterator[None]:
+    """Make and lock a folder without a finished data set."""
     try:
         (folder / "images").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
     with lock_output(folder):
-        manifest = folder / "manifest.json"
+        manifest = folder / MANIFEST_FILE
         if manifest.exists() and not force:
             raise OutputError(
-                f"{folder} holds a data set already; choose another folder, or build again with force (--force)"
+                f"{folder} has a data set already; choose another folder, or build again with force (--force)"
             )
         try:
             manifest.unlink(missing_ok=True)
@@ -245,165 +255,174 @@ def _held(folder: Path, force: bool) -> Iterator[None]:
         yield
 
 
-def _build_set(
-    text: str,
-    here: RecipeResources,
-    config: SetConfig,
-    journal: Journal[FinishedPiece],
-    folder: Path,
-    engine: Engine,
-    advance: Callable[[int], object],
-) -> SetReport:
-    names = list(here.source(config.source).names)
-    order = make_generator(here.recipe.seed, config).permutation(len(names))
-    pieces = [
-        tuple(names[index] for index in order[at : at + _AT_ONCE].tolist()) for at in range(0, len(order), _AT_ONCE)
-    ]
-    chosen = _Choice(config)
-    reasons: Counter[str] = Counter()
-    for piece in journal.results():
-        for record in piece.records:
-            chosen.take(record)
-        reasons.update(_reason_kind(rejection.reason) for rejection in piece.rejected)
-    advance(chosen.count)
-    todo = iter(pieces[len(journal) :])
-    work = RecordMaker(text, config.name)
-    if chosen.count < config.count:
-        for candidates in engine.map(work, todo):
-            kept, rejected = _accept_candidates(candidates, chosen, config, folder, here.recipe.image_format)
-            journal.add(len(journal), FinishedPiece(kept, rejected))
-            reasons.update(_reason_kind(rejection.reason) for rejection in rejected)
-            advance(len(kept))
-            if chosen.count >= config.count:
-                break
-    if chosen.count < config.count:
-        common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons.most_common(3))
-        raise DataError(
-            f"set {config.name} asks for {config.count} records, {chosen.count} could be made of {len(names)} images; "
-            f"the others were rejected: {common}. Ask for fewer, or add images"
-        )
-    looked = chosen.count + sum(reasons.values())
-    return SetReport(config.name, chosen.count, looked, dict(sorted(reasons.items())))
+def _encode_outcome(outcome: Outcome) -> str:
+    return outcome.to_json() if isinstance(outcome, PerceptionRecord) else json.dumps(outcome._asdict())
 
 
-def _records_of(journal: Journal[FinishedPiece]) -> Iterator[PerceptionRecord]:
-    return (record for piece in journal.results() for record in piece.records)
+def _decode_outcome(_: int, values: Any) -> Outcome:
+    return Rejection(**values) if "reason" in values else PerceptionRecord.from_dict(values)
 
 
-def _rejections_of(journal: Journal[FinishedPiece]) -> Iterator[Rejection]:
-    return (rejection for piece in journal.results() for rejection in piece.rejected)
+def _is_rejection(text: str) -> bool:
+    """Whether a text of `_encode_outcome` is that of a rejection, by its first key."""
+    return text.startswith('{"image": ')
 
 
-class _Choice:
-    """Which candidates a set takes: as many as it wants, no count more often than it says."""
+class _SetBuilder:
+    """Accepts candidates of a set until it is complete, and keeps the outcome of each in a journal."""
 
-    def __init__(self, config: SetConfig) -> None:
-        self.config, self.count = config, 0
+    def __init__(self, config: SetConfig, resources: RecipeResources, journal: Journal[Outcome], folder: Path) -> None:
+        self.config, self.resources, self.journal, self.folder = config, resources, journal, folder
+        self.records = 0
         self.instances: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
+        for outcome in journal.results():
+            self._count(outcome)
 
-    def refusal(self, record: PerceptionRecord) -> str:
-        """Why a record is not taken; "" where it is."""
-        boxes = record.evidence.boxes
-        if boxes is not None and self.instances[len(boxes)] >= self.config.most_of_a_count:
-            return f"balance: there are {self.config.most_of_a_count} records with this count"
-        return ""
+    def build(self, recipe: str, engine: Engine, advance: Callable[[int], object]) -> None:
+        """Add candidates until the set is complete; raises DataError where there are not enough."""
+        names = self.resources.open_source(self.config.source).names
+        order = make_generator(self.resources.recipe.seed, self.config).permutation(len(names)).tolist()
+        advance(self.records)
+        # A batch that was interrupted is made again as a whole, since results may depend on the batch.
+        start = len(self.journal) // _BATCH_SIZE * _BATCH_SIZE
+        batches = (
+            tuple(names[index] for index in order[first : first + _BATCH_SIZE])
+            for first in range(start, len(order), _BATCH_SIZE)
+        )
+        if self.records < self.config.count:
+            for candidates in engine.map(RecordMaker(recipe, self.config.name), batches):
+                before = self.records
+                for index, candidate in enumerate(candidates, start):
+                    if index not in self.journal and self.records < self.config.count:
+                        self._add(index, candidate)
+                start += len(candidates)
+                advance(self.records - before)
+                if self.records >= self.config.count:
+                    return
+        if self.records < self.config.count:
+            common = "; ".join(f"{reason} ({number} times)" for reason, number in self.reasons.most_common(3))
+            raise DataError(
+                f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "
+                f"{len(names)} images; the others were rejected: {common}. Ask for fewer, or add images"
+            )
 
-    def take(self, record: PerceptionRecord) -> None:
-        """Count it."""
-        self.count += 1
-        if record.evidence.boxes is not None:
-            self.instances[len(record.evidence.boxes)] += 1
+    def make_report(self) -> SetReport:
+        """Report the numbers so far."""
+        candidates = self.records + sum(self.reasons.values())
+        return SetReport(self.config.name, self.records, candidates, dict(sorted(self.reasons.items())))
+
+    def read_lines(self) -> Iterator[str]:
+        """Read the records as the JSON text that the journal has of them."""
+        for index in self.journal:
+            if not _is_rejection(text := self.journal.read_text(index)):
+                yield text
+
+    def read_rejections(self) -> Iterator[Rejection]:
+        """Read the rejections."""
+        for index in self.journal:
+            if _is_rejection(text := self.journal.read_text(index)):
+                yield Rejection(**json.loads(text))
+
+    def _add(self, index: int, candidate: Candidate) -> None:
+        """Add the outcome of a candidate; the image is written before its record."""
+        record, reason = candidate.record, candidate.reason
+        if record is not None and record.evidence.boxes is not None:
+            limit = self.config.max_per_count
+            if self.instances[len(record.evidence.boxes)] >= limit:
+                reason = f"balance: there are {limit} records with this count"
+        if record is None or reason:
+            outcome: Outcome = Rejection(candidate.name, reason)
+        else:
+            image = _name_image(self.config, self.records, self.resources.recipe)
+            _write_image(self.folder / image, candidate.image)
+            outcome = replace(record, id=f"{self.config.name}-{self.records:06d}", images=(image,))
+        self.journal.add(index, outcome)
+        self._count(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Rejection):
+            self.reasons[_generalize_reason(outcome.reason)] += 1
+            return
+        self.records += 1
+        if outcome.evidence.boxes is not None:
+            self.instances[len(outcome.evidence.boxes)] += 1
 
 
-def _accept_candidates(
-    candidates: list[Candidate], chosen: _Choice, config: SetConfig, folder: Path, form: str
-) -> tuple[list[PerceptionRecord], list[Rejection]]:
-    kept: list[PerceptionRecord] = []
-    rejected: list[Rejection] = []
-    for candidate in candidates:
-        if chosen.count >= config.count:
-            break
-        reason = candidate.reason if candidate.record is None else chosen.refusal(candidate.record)
-        if candidate.record is None or reason:
-            rejected.append(Rejection(candidate.name, reason))
-            continue
-        number = f"{chosen.count:06d}"
-        image = f"images/{config.name}/{number}.{form}"
-        record = replace(candidate.record, id=f"{config.name}-{number}", images=(image,))
-        target = folder / image
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {target.parent}: {error.strerror}") from error
-        with atomic_write(target, force=True) as file:
-            file.write(candidate.picture)
-        chosen.take(record)
-        kept.append(record)
-    return kept, rejected
+def _name_image(config: SetConfig, number: int, recipe: DataRecipe) -> str:
+    return f"images/{config.name}/{number:06d}.{recipe.image_format}"
 
 
-def _reason_kind(reason: str) -> str:
-    """A reason without the numbers and names that differ from sample to sample."""
-    words = []
-    for word in reason.split():
-        words.append("#" if any(letter.isdigit() for letter in word) or "/" in word else word)
-    return " ".join(words)
+def _write_image(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    with atomic_write(path, force=True) as file:
+        file.write(data)
+
+
+def _generalize_reason(reason: str) -> str:
+    """Replace the numbers and paths in a reason, which differ from sample to sample, by #."""
+    words = reason.split()
+    return " ".join("#" if any(map(str.isdigit, word)) or "/" in word else word for word in words)
 
 
 def _write_files(
-    recipe: DataRecipe,
-    here: RecipeResources,
-    folder: Path,
-    reports: list[SetReport],
-    journals: list[Journal[FinishedPiece]],
+    recipe: DataRecipe, resources: RecipeResources, report: BuildReport, builders: list[_SetBuilder]
 ) -> None:
-    def records() -> Iterator[PerceptionRecord]:
-        for journal in journals:
-            yield from _records_of(journal)
+    """Write the records, their exports, the rejections and the manifest."""
+    folder = report.folder
 
-    files: dict[str, str] = {}
-    write_records(folder / "records.jsonl", records(), force=True)
-    names = ["records.jsonl"]
-    for form in recipe.also:
-        name, kind = _FORMS[form]
-        write_records(folder / name, records(), form=kind, force=True)
+    def read_lines() -> Iterator[str]:
+        for builder in builders:
+            yield from builder.read_lines()
+
+    with atomic_write(folder / RECORDS_FILE, force=True) as file:
+        for line in read_lines():
+            file.write(f"{line}\n".encode())
+    names = [RECORDS_FILE]
+    for export in recipe.export:
+        name, form = _EXPORTS[export]
+        write_records(folder / name, map(PerceptionRecord.from_json, read_lines()), form=form, force=True)
         names.append(name)
     with atomic_write(folder / "rejected.jsonl", force=True) as file:
-        for config, journal in zip(recipe.sets, journals, strict=True):
-            for rejection in _rejections_of(journal):
-                line = {"set": config.name, "image": rejection.name, "reason": rejection.reason}
-                file.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
-    for name in [*names, "rejected.jsonl"]:
-        files[name] = _hash_file(folder / name)
-    digest = hashlib.sha256()
-    for record in read_records(folder / "records.jsonl"):
-        for image in record.images:
-            digest.update(f"{image} {_hash_file(folder / image)}\n".encode())
-    manifest: dict[str, Any] = {
+        for builder in builders:
+            for rejection in builder.read_rejections():
+                file.write((json.dumps({"set": builder.config.name, **rejection._asdict()}) + "\n").encode())
+    names.append("rejected.jsonl")
+    images = hashlib.sha256()
+    for builder in builders:
+        for number in range(builder.records):
+            image = _name_image(builder.config, number, recipe)
+            images.update(f"{image} {_hash_file(folder / image)}\n".encode())
+    manifest = {
         "perceptok": metadata.version("perceptok"),
-        "versions": _versions(),
+        "versions": _find_versions(),
         "recipe": recipe.to_dict(),
         "recipe_fingerprint": recipe.fingerprint,
         "seed": recipe.seed,
-        "codec": here.setting.codec.fingerprint,
-        "prompts": here.setting.prompts.label,
-        "sources": {name: here.source(name).fingerprint for name in sorted({config.source for config in recipe.sets})},
-        "sets": [asdict(report) for report in reports],
-        "files": files,
-        "images": digest.hexdigest(),
+        "codec": resources.context.codec.fingerprint,
+        "prompts": resources.context.prompts.label,
+        "sources": {
+            name: resources.open_source(name).fingerprint for name in sorted({config.source for config in recipe.sets})
+        },
+        "sets": [asdict(set_report) for set_report in report.sets],
+        "files": {name: _hash_file(folder / name) for name in names},
+        "images": images.hexdigest(),
     }
-    with atomic_write(folder / "manifest.json", force=True) as file:
+    with atomic_write(folder / MANIFEST_FILE, force=True) as file:
         file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _versions() -> dict[str, str]:
-    known = {}
+def _find_versions() -> dict[str, str]:
+    versions = {}
     for package in _PACKAGES:
         try:
-            known[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return known
+    return versions
 
 
 def _hash_file(path: Path) -> str:

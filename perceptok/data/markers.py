@@ -1,4 +1,4 @@
-"""Markers: where lettered points are put on an image, and how they are drawn."""
+"""Markers: where lettered points are placed on an image, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ __all__ = ["LETTERS", "MarkerProtocol", "draw_markers", "place_markers"]
 
 LETTERS = "ABCDEFGH"
 
-_TRIES = 40
-_RING, _WIDTH = 4, 2
-_ABOVE, _LABEL_HEIGHT, _FONT_SIZE = 26, 15, 12
+MIDDLE_BAND = (95 / 336, 228 / 336)
+"""The band of HardBLINK's markers: measured on 178 of its images, rows 95 to 228 of 336 hold 98 % of them."""
+
+_RELEASED_LIMIT = 301 / 336
+"""AURORA draws x and y of its training markers from 0..300 of 336, so that a letter is never cut off."""
+
+_MAX_TRIES = 40
+_RING_RADIUS, _RING_WIDTH = 4, 2
+_LABEL_OFFSET, _LABEL_HEIGHT, _FONT_SIZE = 26, 15, 12
 
 
 @dataclass(frozen=True)
 class MarkerProtocol:
-    """How markers are placed; the defaults are AURORA's (arXiv 2412.03548).
+    """How markers are placed; the distances are those of AURORA's released code (arXiv 2412.03548).
 
     Attributes:
-        distance: Least distance of two markers in frame pixels.
-        gap: Least difference of two markers' grey levels, of 255.
-        area: "anywhere", or "middle" for the band of height in which HardBLINK's markers lie.
-        margin: Least distance from the frame's edges, so that a circle is whole.
+        min_distance: Minimum distance of two markers in frame pixels.
+        min_level_gap: Minimum difference of two markers' grey levels, of 255.
+        area: "anywhere"; "middle" for the band of rows in which HardBLINK's markers lie; "released" for the area of
+            AURORA's training markers, x and y in 0..300 of 336.
+        margin: Minimum distance from the frame's edges, so that a circle is complete.
     """
 
-    distance: float = 20.0
-    gap: int = 20
-    area: Literal["anywhere", "middle"] = "anywhere"
+    min_distance: float = 20.0
+    min_level_gap: int = 20
+    area: Literal["anywhere", "middle", "released"] = "anywhere"
     margin: int = 5
 
     def __post_init__(self) -> None:
-        if not (self.distance >= 0 and 0 <= self.gap <= 255 and self.margin >= 0):
+        if not (self.min_distance >= 0 and 0 <= self.min_level_gap <= 255 and self.margin >= 0):
             raise ConfigError(
-                f"markers need distance >= 0, gap 0..255, margin >= 0; got {self.distance}, {self.gap}, {self.margin}"
+                "markers need min_distance >= 0, min_level_gap 0..255 and margin >= 0; got "
+                f"{self.min_distance}, {self.min_level_gap} and {self.margin}"
             )
-
-
-MIDDLE = (95 / 336, 228 / 336)
-"""The band of HardBLINK's markers: measured on 178 of its images, rows 95 to 228 of 336 hold 98 % of them."""
 
 
 def place_markers(
@@ -55,54 +59,63 @@ def place_markers(
     rng: np.random.Generator,
     protocol: MarkerProtocol | None = None,
 ) -> tuple[Marker, ...]:
-    """Put markers on an image by its depth.
+    """Place markers on an image according to its depth.
 
-    A point never lies on an invalid pixel or on grey level 0, the farthest.
+    A marker never lies on an invalid pixel or on grey level 0, the farthest.
 
     Args:
         nearness: (S, S) float32 in [0, 1] of the frame, 1 = nearest.
         valid: (S, S) bool.
-        count: 2 .. 8 markers.
-        rng: What is drawn from; the same state gives the same markers.
+        count: Number of markers, 2..8.
+        rng: The same state gives the same markers.
         protocol: Distances and area.
 
     Returns:
-        Markers in the order of their letters, whole pixels, `level` the pixel's grey level of 255 as nearness; letters
-        say nothing about depth.
+        Markers in the order of their letters, at whole pixels; `level` is the pixel's grey level divided by 255. The
+        letters are shuffled, so that they do not correlate with depth.
 
     Raises:
-        DataError: No such points were found; the message says what was in the way.
-        ConfigError: Another count.
+        DataError: No placement was found; the message says why.
+        ConfigError: `count` is out of range.
     """
     rules = protocol or MarkerProtocol()
     if not 2 <= count <= len(LETTERS):
         raise ConfigError(f"an image has 2 to {len(LETTERS)} markers; got {count}")
-    side = len(nearness)
     grey = np.rint(nearness * 255).astype(np.int64)
-    allowed = valid & (grey > 0)
-    allowed[: rules.margin], allowed[:, : rules.margin] = False, False
-    allowed[side - rules.margin :], allowed[:, side - rules.margin :] = False, False
-    if rules.area == "middle":
-        low, high = (round(edge * side) for edge in MIDDLE)
-        allowed[:low], allowed[high:] = False, False
-    rows, columns = np.nonzero(allowed)
+    rows, columns = np.nonzero(valid & (grey > 0) & _make_area(len(nearness), rules))
     levels = grey[rows, columns]
-    # With whole levels a gap apart, more points than this never fit; most hopeless images are told by it at once.
-    if len(levels) == 0 or (rules.gap and np.ptp(levels) < rules.gap * (count - 1)):
+    # More markers than this range of levels allows: most images without a placement are recognized at once.
+    if len(levels) == 0 or (rules.min_level_gap and np.ptp(levels) < rules.min_level_gap * (count - 1)):
         found = "none" if len(levels) == 0 else f"levels {levels.min()}..{levels.max()}"
-        raise DataError(f"no {count} markers with grey levels {rules.gap} apart: the pixels allowed have {found}")
-    for _ in range(_TRIES):
+        raise DataError(
+            f"no {count} markers with grey levels {rules.min_level_gap} apart: the pixels allowed have {found}"
+        )
+    for _ in range(_MAX_TRIES):
         chosen = _try_placement(rows, columns, levels, count, rng, rules)
         if chosen is not None:
-            letters = rng.permutation(count)
+            order = np.asarray(chosen)[rng.permutation(count)].tolist()
             return tuple(
-                Marker(LETTERS[index], int(columns[at]), int(rows[at]), float(levels[at] / 255))
-                for index, at in enumerate(np.asarray(chosen)[letters].tolist())
+                Marker(letter, int(columns[index]), int(rows[index]), float(levels[index] / 255))
+                for letter, index in zip(LETTERS, order, strict=False)
             )
     raise DataError(
-        f"no {count} markers at least {rules.distance:g} pixels and {rules.gap} grey levels apart were found in "
-        f"{_TRIES} tries"
+        f"no {count} markers at least {rules.min_distance:g} pixels and {rules.min_level_gap} grey levels apart were "
+        f"found in {_MAX_TRIES} tries"
     )
+
+
+def _make_area(side: int, rules: MarkerProtocol) -> NDArray[np.bool_]:
+    """The pixels (S, S) that the protocol allows."""
+    allowed = np.zeros((side, side), dtype=bool)
+    low, high = rules.margin, side - rules.margin
+    allowed[low:high, low:high] = True
+    if rules.area == "middle":
+        first, end = (round(edge * side) for edge in MIDDLE_BAND)
+        allowed[:first], allowed[end:] = False, False
+    elif rules.area == "released":
+        end = round(_RELEASED_LIMIT * side)
+        allowed[end:], allowed[:, end:] = False, False
+    return allowed
 
 
 def _try_placement(
@@ -113,37 +126,40 @@ def _try_placement(
     rng: np.random.Generator,
     rules: MarkerProtocol,
 ) -> list[int] | None:
-    left = np.arange(len(rows))
+    """Draw pixels one after the other from those far enough from the ones before; None where too few are left."""
+    remaining = np.arange(len(rows))
     chosen: list[int] = []
-    while len(left):
-        at = int(left[rng.integers(len(left))])
-        chosen.append(at)
+    while len(remaining):
+        index = int(remaining[rng.integers(len(remaining))])
+        chosen.append(index)
         if len(chosen) == count:
             return chosen
-        apart = (rows[left] - rows[at]) ** 2 + (columns[left] - columns[at]) ** 2 >= rules.distance**2
-        left = left[apart & (np.abs(levels[left] - levels[at]) >= max(rules.gap, 1))]
+        squared = (rows[remaining] - rows[index]) ** 2 + (columns[remaining] - columns[index]) ** 2
+        gaps = np.abs(levels[remaining] - levels[index])
+        remaining = remaining[(squared >= rules.min_distance**2) & (gaps >= max(rules.min_level_gap, 1))]
     return None
 
 
-def draw_markers(picture: Image.Image, markers: tuple[Marker, ...]) -> Image.Image:
-    """A copy of a picture with its markers, as HardBLINK's images show them.
+def draw_markers(image: Image.Image, markers: tuple[Marker, ...]) -> Image.Image:
+    """Draw markers on a copy of an image, as HardBLINK's images show them.
 
-    A red circle of radius 4 and width 2; above it, 26 pixels up, a black box with the letter in white. Where that would
-    leave the picture the box lies below the circle, or as far left as it has to.
+    A red circle of radius 4 and width 2; 26 pixels above its centre a black box with the letter in white. Where the box
+    would leave the image, it lies below the circle, or farther left.
 
     Args:
-        picture: RGB, in the frame that the markers' coordinates refer to.
-        markers: What to draw.
+        image: RGB, in the frame of the markers' coordinates.
+        markers: The markers.
     """
-    drawn = picture.convert("RGB")
+    drawn = image.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=_FONT_SIZE)
     for marker in markers:
         x, y = marker.x, marker.y
-        canvas.ellipse((x - _RING, y - _RING, x + _RING, y + _RING), outline=(255, 0, 0), width=_WIDTH)
-        wide = round(font.getlength(marker.letter)) + 2
-        left = min(max(x - 1, 0), picture.width - wide)
-        top = y - _ABOVE if y >= _ABOVE else y + _ABOVE - _LABEL_HEIGHT + 1
-        canvas.rectangle((left, top, left + wide - 1, top + _LABEL_HEIGHT - 1), fill=(0, 0, 0))
+        ring = (x - _RING_RADIUS, y - _RING_RADIUS, x + _RING_RADIUS, y + _RING_RADIUS)
+        canvas.ellipse(ring, outline=(255, 0, 0), width=_RING_WIDTH)
+        width = round(font.getlength(marker.letter)) + 2
+        left = min(max(x - 1, 0), image.width - width)
+        top = y - _LABEL_OFFSET if y >= _LABEL_OFFSET else y + _LABEL_OFFSET - _LABEL_HEIGHT + 1
+        canvas.rectangle((left, top, left + width - 1, top + _LABEL_HEIGHT - 1), fill=(0, 0, 0))
         canvas.text((left + 1, top), marker.letter, fill=(255, 255, 255), font=font)
     return drawn

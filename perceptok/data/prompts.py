@@ -14,7 +14,7 @@ from perceptok.errors import ConfigError
 
 __all__ = ["PROMPTS", "PromptSet"]
 
-_PLACES = {
+_VARIABLES = {
     "depth_atomic": (),
     "depth_atomic_answer": ("block",),
     "depth_question": (),
@@ -34,7 +34,7 @@ _PLACES = {
     "count_none": ("plural",),
     "count_direct": ("count",),
 }
-"""Template -> what may stand in its braces; each must be there, but for `size`, and `plural` in thinking."""
+"""Template -> its variables, which it must have, except for those in `_OPTIONAL`."""
 
 _OPTIONAL = ("size", "plural")
 
@@ -48,23 +48,21 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Every text of one way to ask and answer.
+    """The templates of questions and answers.
 
-    Braces name what is filled in, `{{` and `}}` are braces themselves. An empty `point` or `depth_map` leaves that step
-    of the chain of thought out.
+    Braces enclose variables; `{{` and `}}` are literal braces. An empty `point` or `depth_map` leaves that step of the
+    chain of thought out. The attributes that are not listed here are the templates.
 
     Attributes:
-        name: For provenance.
-        version: Raised whenever a text changes; records say which they were made with.
-        numerals: Codes and coordinates as decimal numbers instead of tokens.
-        box_numerals: Coordinates of boxes alone as decimal numbers.
-        wordings: Question template -> other wordings of it, drawn from where a set asks for `wording: pool`; the
-            template itself belongs to the pool.
-
-    The other attributes are the texts, see `PROMPTS["aurora"]`.
+        name: Name of the set; records state it in their provenance.
+        version: Raised whenever a text changes; records state it too.
+        numerals: Write codes and coordinates as decimal numbers instead of tokens.
+        box_numerals: Write the coordinates of boxes as decimal numbers instead of tokens.
+        wordings: Question template -> other wordings of it. Where a set of records has `wording: pool`, each record's
+            wording is drawn from these and the template itself.
 
     Raises:
-        ConfigError: A template names something that it is not given, or lacks what it must say.
+        ConfigError: A template has an unknown variable or lacks one.
     """
 
     name: str
@@ -107,50 +105,52 @@ class PromptSet:
     wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key, allowed in _PLACES.items():
+        for key, allowed in _VARIABLES.items():
             for text in (getattr(self, key), *self.wordings.get(key, ())):
                 _check_template(f"template {key} of {self.name}", text, allowed)
-        unknown = sorted(self.wordings.keys() - _PLACES.keys())
+        unknown = sorted(self.wordings.keys() - _VARIABLES.keys())
         if unknown:
-            raise ConfigError(f"wordings of {self.name}: no template {unknown[0]!r}; there are {', '.join(_PLACES)}")
+            raise ConfigError(
+                f"wordings of {self.name}: unknown template {unknown[0]!r}; templates are {', '.join(_VARIABLES)}"
+            )
 
     @property
     def label(self) -> str:
-        """Name and version, for provenance."""
+        """Name and version, as records state them."""
         return f"{self.name}/{self.version}"
 
     @classmethod
-    def named(cls, name: str, changes: Mapping[str, Any] | None = None) -> PromptSet:
-        """A named set, some of its texts replaced; raises ConfigError for an unknown name or text."""
+    def from_name(cls, name: str, changes: Mapping[str, Any] | None = None) -> PromptSet:
+        """Take a set of `PROMPTS` and replace some of its texts; raises ConfigError for an unknown name or text."""
         if name not in PROMPTS:
             raise ConfigError(f"prompts are {', '.join(PROMPTS)}; got {name!r}")
-        known = PROMPTS[name]
+        prompts = PROMPTS[name]
         if not changes:
-            return known
-        values = {field.name: getattr(known, field.name) for field in fields(cls)}
+            return prompts
+        values = {field.name: getattr(prompts, field.name) for field in fields(cls)}
         return config_from_dict(cls, {**values, "name": f"{name}, changed", **changes})
 
     def write(self, key: str, **values: object) -> str:
-        """A template filled in."""
+        """Fill in a template."""
         return str(getattr(self, key)).format(**values)
 
     def ask(self, key: str, rng: np.random.Generator | None = None, **values: object) -> str:
-        """A question filled in; with `rng`, one of its wordings."""
+        """Fill in a question; with `rng`, a wording of it that is drawn at random."""
         pool = (getattr(self, key), *self.wordings.get(key, ()))
-        chosen = pool[0] if rng is None else pool[int(rng.integers(len(pool)))]
-        return str(chosen).format(**values)
+        template = pool[0] if rng is None else pool[int(rng.integers(len(pool)))]
+        return str(template).format(**values)
 
 
 def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
     try:
-        found = {part for _, part, _, _ in string.Formatter().parse(text) if part is not None}
+        found = {variable for _, variable, _, _ in string.Formatter().parse(text) if variable is not None}
     except ValueError as error:
-        raise ConfigError(f"{name}: {error}; a brace is written twice") from error
+        raise ConfigError(f"{name}: {error}; write a literal brace twice") from error
     if unknown := sorted(found - {*allowed}):
         raise ConfigError(
-            f"{name}: unknown variable {{{unknown[0]}}}; known are {', '.join(allowed) or 'none'}. Got {text!r}"
+            f"{name}: unknown variable {{{unknown[0]}}}; its variables are {', '.join(allowed) or 'none'}. Got {text!r}"
         )
-    missing = [name for name in allowed if name not in found and name not in _OPTIONAL]
+    missing = [variable for variable in allowed if variable not in found and variable not in _OPTIONAL]
     if missing and text:
         raise ConfigError(f"{name}: lacks {{{missing[0]}}}; got {text!r}")
 

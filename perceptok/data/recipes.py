@@ -1,4 +1,4 @@
-"""What a data set is made of: sources, sets, prompts, seed; read from YAML or JSON."""
+"""Recipes of data sets, in YAML or JSON: sources, sets, prompts and a seed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ __all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", 
 
 @dataclass(frozen=True)
 class SpecialistConfig:
-    """A network that sees depth or boxes.
+    """A network that estimates depth or detects boxes.
 
     Attributes:
         form: "onnx_depth", "transformers_depth", "yolox_onnx" or "transformers_boxes".
         model: A file, or for transformers a folder or hub id.
-        kind: Depth: what its output says, "inverse" or "metric".
-        unit: Depth: of a metric output.
-        mean: `onnx_depth`: subtracted from channels in 0..255.
-        std: `onnx_depth`: what they are divided by then.
-        classes: `yolox_onnx`: a text file with a class a line.
-        score: Boxes: least confidence.
+        kind: Depth: kind of its output, "inverse" or "metric".
+        unit: Depth: unit of a metric output.
+        mean: `onnx_depth`: subtracted from the channels, which are in 0..255.
+        std: `onnx_depth`: the channels are divided by it after the subtraction.
+        classes: `yolox_onnx`: a text file with one class a line.
+        score_threshold: Boxes: minimum confidence.
         device: "cpu" or "cuda".
-        batch_size: transformers: pictures that go through at once.
+        batch_size: transformers: images of one size in a batch.
+
+    Raises:
+        ConfigError: A depth network without a kind, or a YOLOX network without its classes.
     """
 
     form: Literal["onnx_depth", "transformers_depth", "yolox_onnx", "transformers_boxes"]
@@ -49,35 +52,38 @@ class SpecialistConfig:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     classes: str | None = None
-    score: float = 0.5
+    score_threshold: float = 0.5
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: int = 1
 
     def __post_init__(self) -> None:
         if self.form.endswith("depth") and self.kind is None:
-            raise ConfigError(f"specialist {self.model}: say kind: inverse or kind: metric, what its numbers mean")
+            raise ConfigError(f"specialist {self.model}: set kind: inverse or kind: metric, what its numbers mean")
         if self.form == "yolox_onnx" and self.classes is None:
-            raise ConfigError(f"specialist {self.model}: say classes:, a text file with the name of a class a line")
+            raise ConfigError(f"specialist {self.model}: set classes:, a text file with the name of one class a line")
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where pictures, depth and boxes come from. Paths are relative to the recipe's file.
+    """A source of images, depth and boxes. Paths are relative to the recipe's file.
 
     Attributes:
         images: A folder of images; None for the procedural world.
         depth: A folder of depth maps with the images' names.
-        depth_kind: Of these maps: "metric" or "inverse", where the files do not say it.
-        depth_unit: Of metric maps: "m", "mm", ...
-        depth_scale: Instead of a unit.
-        depth_invalid: Values that mark holes.
-        depth_specialist: Instead of a folder of maps.
+        depth_kind: Kind of these maps, "metric" or "inverse"; None where the files state it.
+        depth_unit: Unit of metric maps: "m", "mm", ...
+        depth_scale: Metres per stored number, instead of a unit.
+        depth_invalid: Stored numbers that mark missing values.
+        depth_specialist: Estimates depth, instead of a folder of maps.
         annotations: A COCO or LVIS file.
-        box_specialist: Instead of annotations.
+        box_specialist: Detects boxes, instead of annotations.
         scenes: Number of procedural scenes, instead of images.
-        scene_seed: Which family of scenes.
+        scene_seed: Scenes of different seeds are different.
         scene_split: "train" or "heldout".
-        scene_difficulty: Counts, occlusion and depth gaps of scenes with gathered things.
+        scene_difficulty: Counts, occlusion and depth gaps of scenes with many objects.
+
+    Raises:
+        ConfigError: Two sources of images, depth or boxes, or a specialist of the wrong form.
     """
 
     images: str | None = None
@@ -98,44 +104,41 @@ class SourceConfig:
         if (self.images is None) == (self.scenes is None):
             raise ConfigError("a source has images: a folder, or scenes: a number; and not both")
         if self.scenes is not None and any((self.depth, self.depth_specialist, self.annotations, self.box_specialist)):
-            raise ConfigError("the procedural world knows its depth and boxes; leave the others out")
+            raise ConfigError("procedural scenes have their own depth and boxes; leave the other sources of them out")
         if self.depth is not None and self.depth_specialist is not None:
             raise ConfigError("depth comes from a folder or from a specialist; got both")
         if self.annotations is not None and self.box_specialist is not None:
             raise ConfigError("boxes come from annotations or from a specialist; got both")
-        for one, part, wanted in (
-            (self.depth_specialist, "depth_specialist", "depth"),
-            (self.box_specialist, "box_specialist", "box"),
-        ):
-            if one is not None and ("depth" in one.form) != (wanted == "depth"):
-                raise ConfigError(f"{part} cannot be of the form {one.form}")
+        for name, specialist in (("depth", self.depth_specialist), ("box", self.box_specialist)):
+            if specialist is not None and ("depth" in specialist.form) != (name == "depth"):
+                raise ConfigError(f"{name}_specialist cannot be of the form {specialist.form}")
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """A data set, exactly: the same recipe over the same files gives the same bytes.
+    """A recipe of a data set: the same recipe over the same files gives the same bytes.
 
     Attributes:
-        sources: Name -> where pictures come from.
-        sets: What is built, in this order.
-        seed: Of everything that is drawn.
-        frame: How pictures are brought into the square.
-        size: Side of the square; records have tokens for 336.
-        prompts: "aurora", "no_coordinates", "no_depth", "numerals" or "box_numerals".
-        templates: Texts that replace those of the prompts.
-        codec: A codec's folder; None for the weights that come with perceptok.
-        soft_codes: Depth: how many of the codec's nearest codes each cell keeps, with their distances, for training
-            with a soft teacher (32, say: 8 leave out 29 % of its weight at the default temperature, measured on smooth
-            noise); 0 for none.
+        sources: Name -> source of images.
+        sets: The sets of records, in the order in which they are built.
+        seed: Of all random draws.
+        frame: How images are fitted into the square.
+        size: Side of the square in pixels; records have coordinate tokens for 336.
+        prompts: Name of a prompt set: "aurora", "no_coordinates", "no_depth", "numerals" or "box_numerals".
+        templates: Texts that replace those of the prompt set.
+        codec: Folder of a codec; None for the weights that come with perceptok.
+        soft_codes: Depth: number of nearest codes that each cell keeps, with their distances, for training with a soft
+            teacher (32, say: 8 leave out 29 % of its weight at the default temperature, measured on smooth noise);
+            0 for none.
         plurals: A JSON table of plurals.
         image_format: "jpg" (quality 95) or "png".
-        cache: A folder for what specialists say, shared between runs; None for none.
-        also: Further files of the same records: "llava", "chat", "parquet".
-        folder: Where its paths lead from; `read` puts the folder of the recipe's file before it. Neither compared nor
-            part of `to_dict` and `fingerprint`, which are the same on every machine.
+        cache_dir: Folder where the results of specialists are cached, shared between runs; None for no cache.
+        export: Further files of the same records: "llava", "chat", "parquet".
+        folder: The folder that the paths are relative to; `read` sets it. It is not part of `to_dict`, `fingerprint`
+            and comparisons, which are the same on every machine.
 
     Raises:
-        ConfigError: A value out of range, two sets of one name, a set of a source that is not there.
+        ConfigError: A value is out of range, two sets have one name, or a set names an unknown source.
     """
 
     sources: Mapping[str, SourceConfig]
@@ -149,105 +152,116 @@ class DataRecipe:
     soft_codes: int = 0
     plurals: str | None = None
     image_format: Literal["jpg", "png"] = "jpg"
-    cache: str | None = None
-    also: tuple[Literal["llava", "chat", "parquet"], ...] = ()
+    cache_dir: str | None = None
+    export: tuple[Literal["llava", "chat", "parquet"], ...] = ()
     folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.seed < 0 or not 64 <= self.size <= 336:
             raise ConfigError(f"need seed >= 0 and size 64..336; got {self.seed} and {self.size}")
         if not 0 <= self.soft_codes <= DEPTH.size:
-            raise ConfigError(f"soft_codes is a number of codes, 0..{DEPTH.size}; got {self.soft_codes}")
+            raise ConfigError(f"soft_codes is a number of codes in 0..{DEPTH.size}; got {self.soft_codes}")
         names = [config.name for config in self.sets]
         if not names or len({*names}) != len(names):
-            raise ConfigError(f"a recipe has sets of different names; got {names}")
+            raise ConfigError(f"a recipe has one or more sets with different names; got {names}")
         for config in self.sets:
             if config.source not in self.sources:
                 raise ConfigError(
-                    f"set {config.name}: unknown source {config.source!r}, only {', '.join(self.sources)}"
+                    f"set {config.name}: unknown source {config.source!r}; sources are {', '.join(self.sources)}"
                 )
-        PromptSet.named(self.prompts, self.templates)
+        PromptSet.from_name(self.prompts, self.templates)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> DataRecipe:
-        """A recipe from YAML or JSON; its paths lead from its folder.
+        """Read a recipe from YAML or JSON; its paths are relative to its folder.
 
         Raises:
-            ConfigError: As `read_config`.
+            ConfigError: The file cannot be read, or a setting is unknown, missing or not valid.
         """
         recipe = read_config(cls, path)
         return replace(recipe, folder=str(Path(path).parent / recipe.folder))
 
     @classmethod
     def from_dict(cls, values: object) -> DataRecipe:
-        """A recipe of JSON types; raises ConfigError as `config_from_dict`."""
+        """Build a recipe from JSON types; raises ConfigError for unknown, missing or invalid settings."""
         return config_from_dict(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types, paths as the recipe says them."""
+        """Convert to JSON types, with the paths as they are in the recipe."""
         values = dict(json.loads(json.dumps(asdict(self))))
         del values["folder"]
         return values
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything in it."""
+        """Hash of all settings."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def located(self) -> DataRecipe:
-        """The same recipe with absolute paths, for this machine and any process on it."""
+    def resolve_paths(self) -> DataRecipe:
+        """Make the paths absolute, for this machine and any process on it."""
         folder = Path(self.folder).resolve()
 
-        def led(path: str | None) -> str | None:
+        def resolve(path: str | None) -> str | None:
             return None if path is None else str(folder / path)
 
-        def led_specialist(one: SpecialistConfig | None) -> SpecialistConfig | None:
-            if one is None:
+        def resolve_specialist(specialist: SpecialistConfig | None) -> SpecialistConfig | None:
+            if specialist is None:
                 return None
+            model = specialist.model
             # A hub id is not a path.
-            here = one.form.endswith("onnx") or one.form == "onnx_depth" or (folder / one.model).exists()
-            return replace(one, model=str(folder / one.model) if here else one.model, classes=led(one.classes))
+            is_path = not specialist.form.startswith("transformers") or (folder / model).exists()
+            return replace(
+                specialist,
+                model=str(folder / model) if is_path else model,
+                classes=resolve(specialist.classes),
+            )
 
         sources = {
             name: replace(
                 source,
-                images=led(source.images),
-                depth=led(source.depth),
-                annotations=led(source.annotations),
-                depth_specialist=led_specialist(source.depth_specialist),
-                box_specialist=led_specialist(source.box_specialist),
+                images=resolve(source.images),
+                depth=resolve(source.depth),
+                annotations=resolve(source.annotations),
+                depth_specialist=resolve_specialist(source.depth_specialist),
+                box_specialist=resolve_specialist(source.box_specialist),
             )
             for name, source in self.sources.items()
         }
-        parts = {name: led(getattr(self, name)) for name in ("codec", "plurals", "cache")}
-        return replace(self, sources=sources, folder="", **parts)  # type: ignore[arg-type] # strings stay strings
+        return replace(
+            self,
+            sources=sources,
+            codec=resolve(self.codec),
+            plurals=resolve(self.plurals),
+            cache_dir=resolve(self.cache_dir),
+            folder="",
+        )
 
 
 class RecipeResources:
-    """A recipe with its codec, prompts, plurals and sources."""
+    """The codec, prompts, plurals and sources of a recipe."""
 
     def __init__(self, recipe: DataRecipe) -> None:
         self.recipe = recipe
         codec = DepthCodec.from_pretrained(None if recipe.codec is None else Path(recipe.codec))
-        prompts = PromptSet.named(recipe.prompts, recipe.templates)
-        self.setting = TaskContext(prompts, codec, recipe.frame, recipe.size, recipe.soft_codes)
+        prompts = PromptSet.from_name(recipe.prompts, recipe.templates)
+        self.context = TaskContext(prompts, codec, recipe.frame, recipe.size, recipe.soft_codes)
         self.plurals = Plurals(recipe.plurals)
         self._sources: dict[str, Source] = {}
 
-    def source(self, name: str) -> Source:
-        """One of the recipe's sources."""
+    def open_source(self, name: str) -> Source:
+        """Open one of the recipe's sources; the same object at every call."""
         if name not in self._sources:
-            self._sources[name] = _source(self.recipe.sources[name], self.recipe)
+            self._sources[name] = _open_source(self.recipe.sources[name], self.recipe)
         return self._sources[name]
 
 
 @lru_cache(maxsize=2)
 def open_recipe(recipe: str) -> RecipeResources:
-    """What a recipe, as JSON text, opens; the same object at every call in one process."""
+    """Open the resources of a recipe, given as JSON text; the same object at every call in one process."""
     return RecipeResources(DataRecipe.from_dict(json.loads(recipe)))
 
 
-def _source(config: SourceConfig, recipe: DataRecipe) -> Source:
+def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
     if config.scenes is not None:
         return ProceduralSource(
             config.scene_seed,
@@ -267,16 +281,16 @@ def _source(config: SourceConfig, recipe: DataRecipe) -> Source:
             invalid=config.depth_invalid,
         )
     elif config.depth_specialist is not None:
-        depth = _depth_specialist(config.depth_specialist)
-        depth = depth if recipe.cache is None else CachedDepth(depth, recipe.cache)
+        depth = _make_depth_specialist(config.depth_specialist)
+        depth = depth if recipe.cache_dir is None else CachedDepth(depth, recipe.cache_dir)
     detector: BoxSpecialist | None = None
     if config.box_specialist is not None:
-        detector = _box_specialist(config.box_specialist)
-        detector = detector if recipe.cache is None else CachedBoxes(detector, recipe.cache)
+        detector = _make_box_specialist(config.box_specialist)
+        detector = detector if recipe.cache_dir is None else CachedBoxes(detector, recipe.cache_dir)
     return FolderSource(config.images, depth=depth, annotations=config.annotations, detector=detector)
 
 
-def _depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
+def _make_depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
     assert config.kind is not None
     if config.form == "onnx_depth":
         from perceptok.data.specialists.onnx_models import OnnxDepth
@@ -296,7 +310,7 @@ def _depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
     )
 
 
-def _box_specialist(config: SpecialistConfig) -> BoxSpecialist:
+def _make_box_specialist(config: SpecialistConfig) -> BoxSpecialist:
     if config.form == "yolox_onnx":
         from perceptok.data.specialists.onnx_models import YoloxOnnx
 
@@ -304,9 +318,11 @@ def _box_specialist(config: SpecialistConfig) -> BoxSpecialist:
         try:
             lines = Path(config.classes).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config.classes}: the classes cannot be read ({error})") from error
+            raise ConfigError(f"{config.classes}: the file of classes cannot be read ({error})") from error
         classes = [line.strip() for line in lines if line.strip()]
-        return YoloxOnnx(config.model, classes=classes, score=config.score, device=config.device)
+        return YoloxOnnx(config.model, classes=classes, score_threshold=config.score_threshold, device=config.device)
     from perceptok.data.specialists.transformers_models import TransformersBoxes
 
-    return TransformersBoxes(config.model, score=config.score, device=config.device, batch_size=config.batch_size)
+    return TransformersBoxes(
+        config.model, score_threshold=config.score_threshold, device=config.device, batch_size=config.batch_size
+    )

@@ -1,4 +1,4 @@
-"""Files of records: JSON lines, LLaVA's JSON, chat rows and Parquet, read and written one record at a time."""
+"""Files of records: JSON lines, LLaVA JSON, chat rows and Parquet, read and written one record at a time."""
 
 from __future__ import annotations
 
@@ -33,42 +33,43 @@ __all__ = [
 ]
 
 RECORDS_FILE = "records.jsonl"
-"""The records of a folder that was built."""
+"""Name of the file of records in a folder that `build_data` made."""
 
 RecordForm = Literal["records", "llava", "chat"]
-"""What a line or list item holds: `PerceptionRecord.to_dict`, `to_llava` or `to_chat`."""
+"""Form of a line or list item: that of `PerceptionRecord.to_dict`, `to_llava` or `to_chat`."""
 
 _ROWS = 1000
-"""Records in a row group of Parquet, which is in memory at once."""
+"""Records in a row group of Parquet, which is in memory as a whole."""
 
 _JSON_COLUMNS = ("frame", "evidence", "provenance")
-"""Columns of Parquet whose values are JSON texts: their shape varies from record to record."""
+"""Columns of Parquet with JSON text, since their fields vary from record to record."""
 
 
 def write_records(
     path: str | Path, records: Iterable[PerceptionRecord], *, form: RecordForm | None = None, force: bool = False
 ) -> int:
-    """Write records as they come; memory does not grow with their number.
+    """Write records one at a time; memory does not grow with their number.
 
     Args:
-        path: `.jsonl` (a record a line), `.json` (a list, LLaVA's form) or `.parquet` (readable by `datasets`; turns
-            are a column of (role, text)). The folder must exist; images are relative to it.
-        records: What to write.
-        form: Of `.jsonl` and `.json`: "records" (default of `.jsonl`), "llava" (default of `.json`) or "chat" for TRL.
+        path: `.jsonl` (one record a line), `.json` (a list in the LLaVA format) or `.parquet` (readable by `datasets`;
+            turns are a column of (role, text)). The folder must exist; the images' paths are relative to it.
+        records: The records.
+        form: Form of `.jsonl` and `.json`: "records" (default of `.jsonl`), "llava" (default of `.json`) or "chat" for
+            TRL.
         force: Replace an existing file.
 
     Returns:
         The number of records.
 
     Raises:
-        RecordError: Another suffix, a form that the suffix does not allow, or text that is not valid Unicode.
+        RecordError: The suffix or the form is unknown, they do not fit, or a text is not valid Unicode.
         OutputError: The file exists or cannot be written; no partial file is left behind.
         MissingExtraError: Parquet without the extra `parquet`.
     """
     target = Path(path)
     suffix = _check_suffix(target)
     if suffix == ".parquet" and form not in (None, "records"):
-        raise RecordError(f"{target}: Parquet holds records, not the form {form!r}; leave form out")
+        raise RecordError(f"{target}: Parquet files have records, not the form {form!r}; leave form out")
     serializers: dict[str, Callable[[PerceptionRecord], Any]] = {
         "records": PerceptionRecord.to_dict,
         "llava": PerceptionRecord.to_llava,
@@ -99,11 +100,11 @@ def read_records(
     """Read the records of a file, one at a time; the form of each line or item is recognized by its keys.
 
     Args:
-        path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made. Files of LLaVA's form from elsewhere
-            are read too.
-        task: Of entries from elsewhere whose text does not show it.
-        regime: Of entries from elsewhere whose text does not show it.
-        check_images: Raise for an image that is not in the folder of the file.
+        path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made. LLaVA JSON of other programs is read
+            too.
+        task: Task of entries of other programs whose answer is in an unknown form.
+        regime: Regime of such entries.
+        check_images: Raise for an image file that is missing.
 
     Raises:
         RecordError: The file cannot be read, or a record is not valid; the message names file, line or item, and field.
@@ -119,7 +120,12 @@ def read_records(
 
 
 class RecordProblem(NamedTuple):
-    """A record that cannot be used, by file and line or item, and the reason."""
+    """A problem of a record.
+
+    Attributes:
+        name: File, and line or item.
+        reason: The problem.
+    """
 
     name: str
     reason: str
@@ -130,13 +136,13 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
 
     Args:
         path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made.
-        images: Look for the images too.
+        images: Report missing image files too.
 
     Raises:
         RecordError: The file itself cannot be read to its end, after the problems before it were yielded.
     """
     source = find_records_file(path)
-    seen: set[int] = set()  # hashes: some 60 bytes a record, all that grows with their number
+    seen: set[int] = set()  # hashes of ids: some 60 bytes for each record
     for name, entry in _read_entries(source):
         try:
             record = _parse_entry(entry, name, None, None)
@@ -161,7 +167,7 @@ def _find_missing_images(record: PerceptionRecord, folder: Path) -> list[Path]:
 
 
 def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
-    """(name for messages, entry) of a file; of JSON lines the entry is still bytes."""
+    """Read (name for messages, entry) of a file; entries of JSON lines are bytes that are not parsed yet."""
     suffix = _check_suffix(source)
     try:
         if suffix == ".jsonl":
@@ -181,7 +187,7 @@ def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
 
 def _check_suffix(path: Path) -> str:
     if path.suffix.lower() not in (".jsonl", ".json", ".parquet"):
-        raise RecordError(f"{path}: records are in .jsonl, .json (LLaVA) or .parquet")
+        raise RecordError(f"{path}: files of records are .jsonl, .json (LLaVA) or .parquet")
     return path.suffix.lower()
 
 
@@ -256,17 +262,17 @@ def parse_llava_entry(
 ) -> PerceptionRecord:
     """Read a record from an entry of a LLaVA JSON file: `id`, `image`, `conversations` with `from` and `value`.
 
-    What `PerceptionRecord.to_llava` wrote is restored completely. Of other entries task, regime, evidence and answer
-    are read from the text where it is in one of AURORA's forms (arXiv 2412.03548); the frame stays unknown.
+    An entry of `PerceptionRecord.to_llava` is restored completely. For other entries task, regime, evidence and answer
+    are read from an answer in one of AURORA's forms (arXiv 2412.03548); their frame is unknown.
 
     Args:
         entry: The entry as JSON types.
-        name: Where it comes from, for messages.
-        task: Of entries whose text is in no known form.
-        regime: Of entries whose text is in no known form.
+        name: File and item, for messages.
+        task: Task of an entry whose answer is in an unknown form.
+        regime: Regime of such an entry.
 
     Raises:
-        RecordError: Not such an entry; or task and regime are neither known nor given.
+        RecordError: Not a valid entry; or its answer is in an unknown form, and task and regime are not given.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
         raise RecordError(f"{name}: expected an object with `conversations`; got {entry!r:.60}")
@@ -289,7 +295,19 @@ def parse_llava_entry(
 def parse_chat_entry(
     entry: object, name: str = "entry", *, task: Task | None = None, regime: Regime | None = None
 ) -> PerceptionRecord:
-    """Read a record from a chat row, `messages` and `images`, as `parse_llava_entry` does from an entry of LLaVA's."""
+    """Read a record from a chat row: `id`, `messages` and `images`.
+
+    A row of `PerceptionRecord.to_chat` is restored completely; others as by `parse_llava_entry`.
+
+    Args:
+        entry: The row as JSON types.
+        name: File and item, for messages.
+        task: Task of a row whose answer is in an unknown form.
+        regime: Regime of such a row.
+
+    Raises:
+        RecordError: Not a valid row; or its answer is in an unknown form, and task and regime are not given.
+    """
     if not isinstance(entry, dict) or not isinstance(entry.get("messages"), list):
         raise RecordError(f"{name}: expected an object with `messages`; got {entry!r:.60}")
     turns, tags = [], 0
@@ -329,18 +347,18 @@ def _make_record(
         return PerceptionRecord.from_dict({**rest, **values}, name)
     if not turns or turns[-1]["role"] != "assistant":
         raise RecordError(f"{name}: expected a conversation that ends with an answer")
-    found = _parse_answer(turns[-1]["text"], name)
-    task, regime = task or found.task, regime or found.regime
+    parsed = _parse_answer(turns[-1]["text"], name)
+    task, regime = task or parsed.task, regime or parsed.regime
     if task is None or regime is None:
         raise RecordError(
             f"{name}: the answer {turns[-1]['text']!r:.60} is in none of AURORA's forms; pass task= and regime="
         )
-    values |= {"task": task, "regime": regime, "answer": found.answer, "evidence": found.evidence.to_dict()}
+    values |= {"task": task, "regime": regime, "answer": parsed.answer, "evidence": parsed.evidence.to_dict()}
     return PerceptionRecord.from_dict({**values, "provenance": {"read_from": "LLaVA form"}}, name)
 
 
 def _remove_image_tags(text: str, count: int, name: str) -> str:
-    """The first turn's text without its image tags, which may stand before or behind it."""
+    """Remove the image tags before or after the first turn's text."""
     rest, found = text, 0
     while rest.startswith(IMAGE_TAG):
         rest, found = rest.removeprefix(IMAGE_TAG).removeprefix("\n"), found + 1
@@ -348,7 +366,7 @@ def _remove_image_tags(text: str, count: int, name: str) -> str:
         rest, found = rest.removesuffix(IMAGE_TAG).removesuffix("\n"), found + 1
     if found != count or IMAGE_TAG in rest:
         raise RecordError(
-            f"{name}: conversations.0.value: expected {IMAGE_TAG} once for each of {count} images, before or behind "
+            f"{name}: conversations.0.value: expected {IMAGE_TAG} once for each of {count} images, before or after "
             f"the question; got {text!r:.60}"
         )
     return rest
@@ -370,7 +388,7 @@ class _ParsedAnswer(NamedTuple):
 
 
 def _parse_answer(text: str, name: str) -> _ParsedAnswer:
-    """Task, regime, answer and evidence, as far as the text is in one of AURORA's forms."""
+    """Parse task, regime, answer and evidence of an answer in one of AURORA's forms; None where it is in another."""
     regime: Regime
     blocks = _BLOCK.findall(text)
     if len(blocks) == 1:
@@ -399,8 +417,8 @@ def _parse_answer(text: str, name: str) -> _ParsedAnswer:
     return _ParsedAnswer()
 
 
-_PARTS = 4
-"""Marker positions are counted in this many rows and columns of the frame."""
+_GRID = 4
+"""Number of rows and columns of the frame in which marker positions are counted."""
 
 
 @dataclass(frozen=True)
@@ -413,8 +431,8 @@ class RecordStatistics:
         answers: Task -> answer -> number of records, over records that have an answer.
         markers: Number of markers -> number of records.
         instances: Number of boxes -> number of records.
-        codes: (128,) how often each depth code occurs in the evidence.
-        positions: (4, 4) number of markers in each part of the frame, rows first.
+        codes: (128,) occurrences of each depth code in the evidence.
+        positions: (4, 4) number of markers in each cell of a grid over the frame, row-major.
     """
 
     records: int = 0
@@ -423,15 +441,15 @@ class RecordStatistics:
     markers: Counter[int] = field(default_factory=Counter)
     instances: Counter[int] = field(default_factory=Counter)
     codes: tuple[int, ...] = (0,) * DEPTH.size
-    positions: tuple[tuple[int, ...], ...] = ((0,) * _PARTS,) * _PARTS
+    positions: tuple[tuple[int, ...], ...] = ((0,) * _GRID,) * _GRID
 
     @property
-    def codes_used(self) -> int:
-        """Number of the 128 codes that occur in the evidence at all."""
+    def num_used_codes(self) -> int:
+        """Number of the 128 depth codes that occur in the evidence."""
         return sum(count > 0 for count in self.codes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON types."""
+        """Convert to JSON types."""
         return {
             "records": self.records,
             "kinds": {f"{task} {regime}": count for (task, regime), count in sorted(self.kinds.items())},
@@ -439,20 +457,20 @@ class RecordStatistics:
             "markers": {str(number): count for number, count in sorted(self.markers.items())},
             "instances": {str(number): count for number, count in sorted(self.instances.items())},
             "codes": list(self.codes),
-            "codes_used": self.codes_used,
+            "num_used_codes": self.num_used_codes,
             "positions": [list(row) for row in self.positions],
         }
 
 
 def compute_statistics(records: Iterable[PerceptionRecord]) -> RecordStatistics:
-    """Count tasks, answers, markers, instances and codes of records, which are read one at a time."""
+    """Count tasks, answers, markers, instances and codes of records; they are read one at a time."""
     total = 0
     kinds: Counter[tuple[str, str]] = Counter()
     answers: dict[str, Counter[str]] = {}
     markers: Counter[int] = Counter()
     instances: Counter[int] = Counter()
     codes: Counter[int] = Counter()
-    positions = [[0] * _PARTS for _ in range(_PARTS)]
+    positions = [[0] * _GRID for _ in range(_GRID)]
     for record in records:
         total += 1
         kinds[record.task, record.regime] += 1
@@ -466,7 +484,7 @@ def compute_statistics(records: Iterable[PerceptionRecord]) -> RecordStatistics:
             markers[len(evidence.markers)] += 1
         if record.frame is not None:
             for marker in evidence.markers:
-                row, column = (min(int(at * _PARTS / record.frame.size), _PARTS - 1) for at in (marker.y, marker.x))
+                row, column = (min(int(value * _GRID / record.frame.size), _GRID - 1) for value in (marker.y, marker.x))
                 positions[row][column] += 1
     return RecordStatistics(
         total,

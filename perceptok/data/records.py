@@ -24,14 +24,14 @@ Task = Literal["depth", "counting"]
 Regime = Literal["atomic", "cot", "direct"]
 
 Number: TypeAlias = int | float
-"""Of JSON: an integer stays one, so that a record that is read is written as the same bytes."""
+"""A number of JSON; an integer stays an integer, so that a record that is read is written as the same bytes."""
 
 IMAGE_TAG = "<image>"
-"""Stands for an image in texts of LLaVA's form. Turns do not contain it: images precede the first turn."""
+"""Stands for an image in texts of the LLaVA format. Turns do not contain it: images precede the first turn."""
 
 _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 _MAX_FLOAT = sys.float_info.max
-"""Larger integers of JSON overflow a float; NaN and infinity are not below it."""
+"""Limit of difficulties and coordinates: larger integers overflow a float, and NaN and infinity exceed it."""
 
 _ROLES = ("user", "assistant")
 _LLAVA_ROLES = {"user": "human", "assistant": "gpt"}
@@ -53,7 +53,7 @@ class Marker:
         letter: Its label, "A", "B", ...
         x: Frame pixels, 0..frame.size.
         y: Frame pixels, 0..frame.size.
-        level: Nearness of its pixel, 0..1, 1 = nearest; None where it is not known.
+        level: Nearness of its pixel, 0..1, 1 = nearest; None if unknown.
     """
 
     letter: str
@@ -64,16 +64,16 @@ class Marker:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an answer rests on; what does not apply is None or empty.
+    """The evidence of an answer; what does not apply is None or empty.
 
     Attributes:
         codes: 100 depth codes in 0..127, row-major.
-        codec: Fingerprint of the codec that made them.
-        markers: Drawn on the image.
+        codec: Fingerprint of the codec of the codes; None if unknown.
+        markers: Lettered points on the image.
         boxes: Coordinate codes x1, y1, x2, y2 in 0..335 of each instance, in the order of the answer; () for a count
             of zero.
-        plural: What is counted, e.g. "dogs".
-        soft: The nearest codes of each cell with their distances; None where the depth map was not available.
+        plural: The category that is counted, e.g. "dogs".
+        soft: The nearest codes of each cell with their distances; None where they were not asked for.
 
     Raises:
         RecordError: A value is out of range, or contradicts another; the message names it.
@@ -109,7 +109,7 @@ class Evidence:
                 _refuse(f"evidence.boxes.{index}", "x1 <= x2 and y1 <= y2", box)
 
     def to_dict(self) -> dict[str, Any]:
-        """The evidence as JSON types, in a fixed order of keys."""
+        """Convert to JSON types, in a fixed order of keys."""
         values: dict[str, Any] = {
             "codes": None if self.codes is None else list(self.codes),
             "codec": self.codec,
@@ -128,15 +128,15 @@ class PerceptionRecord:
 
     Attributes:
         id: Unique within its file.
-        images: Paths relative to the records' folder, with `/`; they stand before the first turn.
-        turns: "user" and "assistant" alternately, beginning with the user. A test record may end with the user.
+        images: Paths relative to the records' folder, with `/`; the images precede the first turn.
+        turns: "user" and "assistant" alternate, the user first. A test record may end with the user.
         task: "depth" or "counting".
         regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer) or "direct" (the answer alone).
         difficulty: Larger = harder, >= 0.
-        frame: How the image lies in the model's square; None where it is not known.
-        answer: The right answer, a letter or a number; None where only tokens are asked for.
+        frame: Geometry of the image in the model's square; None if unknown.
+        answer: The correct answer, a letter or a number; None where only perception tokens are asked for.
         choices: Answers to choose from; empty for an open question.
-        evidence: What the answer rests on.
+        evidence: Codes, markers or boxes of the answer.
         provenance: JSON types by name: source, specialist, seed, template, ...
 
     Raises:
@@ -184,7 +184,7 @@ class PerceptionRecord:
                     _refuse(f"evidence.markers.{index}.{axis}", f"frame pixels 0..{limit}", value)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON types, in a fixed order of keys."""
+        """Convert to JSON types, in a fixed order of keys."""
         return {
             "id": self.id,
             "images": list(self.images),
@@ -218,7 +218,7 @@ class PerceptionRecord:
         return cls.from_json(line, name)
 
     def to_json(self) -> str:
-        """The record as one line of JSON: the same bytes for the same record."""
+        """Convert to one line of JSON, the same bytes for the same record."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -241,10 +241,10 @@ class PerceptionRecord:
             raise RecordError(f"{name}{_describe_id(text)}: {str(error).removeprefix(f'{name}: ')}") from error
 
     def to_llava(self, *, lossless: bool = True) -> dict[str, Any]:
-        """The form that LLaVA's and AURORA's trainers read: `id`, `image`, `conversations`, a line `<image>` first.
+        """Convert to the LLaVA format, which AURORA reads too: `id`, `image`, `conversations`, a line `<image>` first.
 
         Args:
-            lossless: Keep what this form cannot express under the key "perceptok", which trainers ignore.
+            lossless: Keep the other fields under the key "perceptok", which trainers ignore.
         """
         texts = [turn.text for turn in self.turns]
         texts[0] = f"{IMAGE_TAG}\n" * len(self.images) + texts[0]
@@ -257,13 +257,13 @@ class PerceptionRecord:
         return {**entry, "perceptok": self._remaining_fields()} if lossless else entry
 
     def to_messages(self, folder: str | Path | None = None) -> list[dict[str, Any]]:
-        """Chat messages for a processor's chat template.
+        """Convert to chat messages for a processor's chat template.
 
         Args:
-            folder: Of the records; with it every image part has the `path` that processors read.
+            folder: The records' folder; with it every image part has the `path` that processors read.
 
         Returns:
-            One message a turn, `content` a list of parts, the images before the first text.
+            One message for each turn; `content` is a list of parts, with the images before the first text.
         """
         images: list[dict[str, str]] = [
             {"type": "image"} if folder is None else {"type": "image", "path": str(Path(folder) / image)}
@@ -276,7 +276,7 @@ class PerceptionRecord:
         return messages
 
     def to_chat(self) -> dict[str, Any]:
-        """A row for TRL's trainers: `messages` beside `images`, and the other fields under "perceptok"."""
+        """Convert to a row for TRL's trainers: `messages` and `images`, and the other fields under "perceptok"."""
         row = {"id": self.id, "images": list(self.images), "messages": self.to_messages()}
         return {**row, "perceptok": self._remaining_fields()}
 
@@ -285,7 +285,7 @@ class PerceptionRecord:
 
 
 def _read_frame(values: Any) -> ImageFrame:
-    """Every key is required: a frame with a guessed offset would put markers elsewhere."""
+    """Read a frame, every key of which is required: a guessed offset would move the markers."""
     try:
         return ImageFrame.from_dict(values)
     except (PerceptokError, TypeError) as error:
@@ -304,7 +304,7 @@ def _refuse(name: str, expected: str, value: object) -> NoReturn:
 
 
 def _describe_id(text: bytes) -> str:
-    """The id of a record that is refused, for messages."""
+    """Describe an invalid record by its id, for messages."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):

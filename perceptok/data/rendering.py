@@ -1,13 +1,16 @@
-"""Records -> text and token ids with a loss mask: which tokens a model is taught to write."""
+"""Rendering: a record as text and token ids, with a loss mask of the supervised tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perceptok.data.records import PerceptionRecord
 from perceptok.errors import RecordError
 from perceptok.tokens import DEPTH, PIXEL
+
+if TYPE_CHECKING:
+    from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["LLAVA_SYSTEM", "RenderedRecord", "RenderedText", "render_record", "render_text"]
 
@@ -15,24 +18,16 @@ LLAVA_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
-"""The system text that LLaVA-1.5 was trained with; transformers' template of the same model has none."""
-
-
-class Tokens(Protocol):
-    """What is asked of a vocabulary."""
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        """Token -> id of every perception token."""
+"""The system text that LLaVA-1.5 was trained with; the chat template of transformers' LLaVA-1.5 has none."""
 
 
 class RenderedText(NamedTuple):
     """A conversation as text.
 
     Attributes:
-        text: All of it, with one image token for each image.
-        spans: First character and one past the last of each stretch that is taught: from behind the generation prompt
-            to the end of the assistant's turn, its closing token included.
+        text: The text, with one image token for each image.
+        spans: Start and end of each supervised span in characters: from the end of the generation prompt to the end of
+            the assistant's turn, its closing token included.
     """
 
     text: str
@@ -44,8 +39,8 @@ class RenderedRecord(NamedTuple):
 
     Attributes:
         ids: Token ids; one for each image, which the processor expands.
-        loss_mask: True for the tokens that are taught; as long as ids.
-        text: What was tokenised.
+        loss_mask: True for supervised tokens; as long as ids.
+        text: The text that was tokenized.
     """
 
     ids: tuple[int, ...]
@@ -54,31 +49,33 @@ class RenderedRecord(NamedTuple):
 
 
 def render_record(
-    record: PerceptionRecord, processor: Any, vocab: Tokens, *, system: str | None = None
+    record: PerceptionRecord, processor: Any, vocab: PerceptionVocabulary, *, system: str | None = None
 ) -> RenderedRecord:
-    """Token ids and loss mask of one record.
+    """Render a record as token ids with a loss mask.
 
-    Taught are exactly the tokens that a model has to write after the generation prompt: of each assistant's turn the
-    text and the token that closes it, nothing of questions, images and roles.
+    Supervised are exactly the tokens that a model has to generate after the generation prompt: the text of each
+    assistant's turn and the token that closes it, and nothing of questions, images and roles.
 
     Args:
-        record: What is taught; it ends with the assistant's turn.
-        processor: A processor or fast tokenizer; see `render_text`.
-        vocab: Of the same tokenizer, with the perception tokens of the record.
-        system: See `render_text`.
+        record: A record that ends with the assistant's turn.
+        processor: A processor, or a fast tokenizer for a record without images. Without a chat template the form of
+            LLaVA-1.5 is used.
+        vocab: The vocabulary of the same tokenizer, with the perception tokens of the record.
+        system: A system text to begin with; `LLAVA_SYSTEM` is the one that LLaVA-1.5 was trained with.
 
     Raises:
         RecordError: The record has no answer; a perception token of its text is not one token of this tokenizer; the
-            tokenizer gives no offsets; or as `render_text`.
+            tokenizer gives no offsets or has no end token where one is needed; or the template omits or changes an
+            answer.
     """
     if record.turns[-1].role != "assistant":
-        raise RecordError(f"record {record.id!r}: turns: expected an answer at the end, which would be taught")
+        raise RecordError(f"record {record.id!r}: turns: expected an answer at the end to supervise")
     rendered = render_text(record, processor, system=system)
     tokenizer = getattr(processor, "tokenizer", processor)
     if not getattr(tokenizer, "is_fast", False):
         raise RecordError(f"{type(tokenizer).__name__} gives no offsets of its tokens; load the fast tokenizer")
-    starts_whole = bool(tokenizer.bos_token) and rendered.text.startswith(tokenizer.bos_token)
-    encoded = tokenizer(rendered.text, add_special_tokens=not starts_whole, return_offsets_mapping=True)
+    has_start_token = bool(tokenizer.bos_token) and rendered.text.startswith(tokenizer.bos_token)
+    encoded = tokenizer(rendered.text, add_special_tokens=not has_start_token, return_offsets_mapping=True)
     ids = tuple(encoded["input_ids"])
     _require_whole_tokens(record, rendered.text, ids, vocab.tokens)
     spans = iter(rendered.spans)
@@ -97,94 +94,93 @@ def render_record(
 
 
 def render_text(record: PerceptionRecord, processor: Any, *, system: str | None = None) -> RenderedText:
-    """One record as text, and the stretches of it that are taught.
+    """Render a record as text, and find its supervised spans.
 
     Args:
         record: Any record.
-        processor: Anything with a chat template; without one the form of LLaVA-1.5 is used:
-            `USER: <image>` newline `question ASSISTANT: answer</s>USER: ...`. Where a template closes no turn of the
-            assistant (as that of transformers' LLaVA-1.5), the tokenizer's end token does.
-        system: A system text to begin with; `LLAVA_SYSTEM` for what LLaVA-1.5 was trained with.
+        processor: A processor or tokenizer with a chat template; without one the form of LLaVA-1.5 is used:
+            `USER: <image>` newline `question ASSISTANT: answer</s>USER: ...`. Where the template does not close the
+            assistant's turns (that of transformers' LLaVA-1.5 does not), the tokenizer's end token is added.
+        system: A system text to begin with; `LLAVA_SYSTEM` is the one that LLaVA-1.5 was trained with.
 
     Raises:
-        RecordError: The template leaves out or changes an answer, or the tokenizer has no end token where one is
-            needed.
+        RecordError: The template omits or changes an answer, or the tokenizer has no end token where one is needed.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     if getattr(processor, "chat_template", None) is None:
-        return _llava_text(record, tokenizer, system)
-    messages = _messages(record, plain=processor is tokenizer)
+        return _render_llava(record, tokenizer, system)
+    messages = _make_messages(record, plain=processor is tokenizer)
     if system is not None:
         content: Any = system if processor is tokenizer else [{"type": "text", "text": system}]
         messages.insert(0, {"role": "system", "content": content})
-    text, shown = "", 0
+    text, rendered_end = "", 0
     spans: list[tuple[int, int]] = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        opened = processor.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+        prompt = processor.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
         closed = processor.apply_chat_template(messages[: index + 1], tokenize=False)
         answer = record.turns[index - len(messages) + len(record.turns)].text
-        at = closed.find(answer, len(opened))
-        if not closed.startswith(opened) or at < 0 or closed[len(opened) : at].strip():
+        answer_start = closed.find(answer, len(prompt))
+        if not closed.startswith(prompt) or answer_start < 0 or closed[len(prompt) : answer_start].strip():
             raise RecordError(
                 f"record {record.id!r}: the chat template does not write the answer after its own generation prompt, "
-                f"so that what is taught would not be what is asked for; it wrote {closed[-80:]!r}"
+                f"so that the supervised text would not be what a model is asked for; it wrote {closed[-80:]!r}"
             )
-        ended = closed[at + len(answer) :].rstrip()
-        # What the template wrote since the last answer, then the answer and what closes it.
-        text += opened[shown:]
-        begin = len(text)
-        text += closed[len(opened) : at + len(answer)] + (ended or _end_token(tokenizer, record))
-        spans.append((begin, len(text)))
-        shown = at + len(answer) + len(ended)
+        closing = closed[answer_start + len(answer) :].rstrip()
+        # What the template wrote since the last answer, then the answer and its closing token.
+        text += prompt[rendered_end:]
+        start = len(text)
+        text += closed[len(prompt) : answer_start + len(answer)] + (closing or _get_end_token(tokenizer, record))
+        spans.append((start, len(text)))
+        rendered_end = answer_start + len(answer) + len(closing)
     whole = processor.apply_chat_template(messages, tokenize=False)
-    return RenderedText((text + whole[shown:]).rstrip() if spans else whole, tuple(spans))
+    return RenderedText((text + whole[rendered_end:]).rstrip() if spans else whole, tuple(spans))
 
 
-def _messages(record: PerceptionRecord, *, plain: bool) -> list[dict[str, Any]]:
-    """Messages for a processor, or for a text tokenizer's template, whose contents are plain text."""
+def _make_messages(record: PerceptionRecord, *, plain: bool) -> list[dict[str, Any]]:
+    """Make messages for a processor, or plain ones for a text tokenizer's chat template."""
     if not plain:
         return record.to_messages()
     if record.images:
         raise RecordError(
-            f"record {record.id!r}: images: a tokenizer's chat template has no place for them; pass the processor"
+            f"record {record.id!r}: images: a tokenizer's chat template does not take images; pass the processor"
         )
     return [{"role": turn.role, "content": turn.text} for turn in record.turns]
 
 
-def _llava_text(record: PerceptionRecord, tokenizer: Any, system: str | None) -> RenderedText:
+def _render_llava(record: PerceptionRecord, tokenizer: Any, system: str | None) -> RenderedText:
     text = f"{system} " if system else ""
     spans: list[tuple[int, int]] = []
     for index, turn in enumerate(record.turns):
         if turn.role == "user":
             text += "USER: " + "<image>\n" * (len(record.images) if index == 0 else 0) + turn.text + " ASSISTANT:"
         else:
-            begin = len(text)
-            text += f" {turn.text}{_end_token(tokenizer, record)}"
-            spans.append((begin, len(text)))
+            start = len(text)
+            text += f" {turn.text}{_get_end_token(tokenizer, record)}"
+            spans.append((start, len(text)))
     return RenderedText(text, tuple(spans))
 
 
-def _end_token(tokenizer: Any, record: PerceptionRecord) -> str:
+def _get_end_token(tokenizer: Any, record: PerceptionRecord) -> str:
     if not tokenizer.eos_token:
         raise RecordError(f"record {record.id!r}: {type(tokenizer).__name__} has no end token, so no turn ever ends")
     return str(tokenizer.eos_token)
 
 
 def _require_whole_tokens(record: PerceptionRecord, text: str, ids: tuple[int, ...], known: Mapping[str, int]) -> None:
-    """Every perception token of the text is one id: a tokenizer that was not extended would split it silently."""
+    """Raise RecordError unless every perception token of the text is one id: others would be split silently."""
     pieces = [match[0] for pattern in (DEPTH.pattern, PIXEL.pattern) for match in pattern.finditer(text)]
     missing = next((piece for piece in pieces if piece not in known), None)
     if missing:
         raise RecordError(
             f"record {record.id!r}: the vocabulary has no {missing}; extend the tokenizer with extend_vocabulary, or "
-            "sanitise text that only looks like a token"
+            "sanitize text that only looks like a token"
         )
-    ours = {*known.values()}
-    found = sum(index in ours for index in ids)
+    perception_ids = {*known.values()}
+    found = sum(index in perception_ids for index in ids)
     if found != len(pieces):
         raise RecordError(
-            f"record {record.id!r}: {len(pieces)} perception tokens became {found} ids; the vocabulary is not of this "
-            "tokenizer"
+            f"record {record.id!r}: {len(pieces)} perception tokens became {found} ids; the vocabulary is that of "
+            "another tokenizer"
         )

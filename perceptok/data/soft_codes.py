@@ -1,4 +1,4 @@
-"""The nearest codes of each cell of a depth map, with their distances: what a soft teacher needs."""
+"""Soft codes: the nearest codes of each cell of a depth map with their distances, for training with a soft teacher."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CELLS = DEPTH_GRID[0] * DEPTH_GRID[1]
 
 @dataclass(frozen=True)
 class SoftCodes:
-    """The k nearest codes of each cell of a depth map, and how much farther than the nearest each of them is.
+    """The k nearest codes of each cell of a depth map and their distances.
 
-    A temperature turns them into the teacher distribution of AURORA's Eq. 1 (arXiv 2412.03548): `probabilities`.
+    `probabilities` turns them into the teacher distribution of AURORA's Eq. 1 (arXiv 2412.03548).
 
     Attributes:
-        codes: 100 cells row by row, k codes each, the nearest first, all different, 0..127.
+        codes: k different codes in 0..127 for each of 100 cells, row-major, the nearest first.
         distances: For each code the squared distance to the cell's feature minus that of the nearest code, in units of
-            the mean squared distance between two vectors of the codebook: >= 0, not falling within a cell.
+            the mean squared distance between two vectors of the codebook; >= 0, ascending within a cell.
 
     Raises:
         RecordError: Their numbers differ or are not multiples of 100, or values are out of range or order.
@@ -58,11 +58,11 @@ class SoftCodes:
 
     @property
     def nearest(self) -> tuple[int, ...]:
-        """The nearest code of each cell, (100,): those of the map's block."""
+        """The nearest code of each cell, (100,): the codes of the map's block."""
         return self.codes[:: len(self.codes) // _CELLS]
 
     def probabilities(self, temperature: float) -> NDArray[np.float32]:
-        """The distribution of `DepthCodec.encode_soft` over the k nearest codes.
+        """Compute the distribution of `DepthCodec.encode_soft` over the k nearest codes.
 
         Args:
             temperature: Positive, in units of the mean squared distance between two code vectors.
@@ -96,21 +96,20 @@ def find_soft_codes(codec: DepthCodec, maps: Depth, codes: NDArray[np.int64], co
     """Find the nearest codes of each cell of depth maps.
 
     Args:
-        codec: Whose codes.
+        codec: The codec of the codes.
         maps: B depth maps, in any form that `DepthCodec.encode` takes.
-        codes: (B, 10, 10), the codec's codes of the maps: each comes first in its cell.
-        count: Codes of each cell, 1..128.
+        codes: (B, 10, 10) int64, the codec's codes of the maps; they are listed first in their cells.
+        count: Number of codes of each cell, 1..128.
 
     Raises:
         DepthMapError: A map cannot be encoded.
     """
-    # At a temperature of the spread itself no probability vanishes: their logarithms are the distances.
+    # At this temperature no probability underflows, and the distances are their negative logarithms.
     soft = codec.encode_soft(maps, temperature=code_spread(codec.codebook)).reshape(-1, _CELLS, codec.codebook.shape[0])
     distances = -np.log(soft.astype(np.float64))
     first = codes.reshape(len(soft), _CELLS, 1)
-    distances = np.maximum(
-        distances - np.take_along_axis(distances, first, axis=2), 0
-    )  # equal ones may differ by rounding
+    # Equal distances may differ by rounding, so that a difference may fall below 0.
+    distances = np.maximum(distances - np.take_along_axis(distances, first, axis=2), 0)
     np.put_along_axis(distances, first, -1.0, axis=2)
     order = np.argsort(distances, axis=2, kind="stable")[:, :, :count]
     nearest = np.maximum(np.take_along_axis(distances, order, axis=2), 0).round(5)

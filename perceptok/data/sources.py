@@ -1,10 +1,10 @@
-"""One picture and what is known of it."""
+"""Sources of samples: folders of images with depth and boxes, and the procedural world."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,59 +24,68 @@ __all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and what is known of it.
+    """An image with its depth and boxes.
 
     Attributes:
         name: Unique in its source, with `/`.
-        picture: RGB, upright.
-        depth: Of the same view, of any resolution; None where it is not known.
-        boxes: In the picture's pixels; None where they are not known.
-        complete: Whether every instance of every category that `boxes` names in `labels.categories` has a box, but for
-            those listed as not exhaustive: then a category without a box is not in the picture.
-        facts: JSON types, for provenance.
+        image: RGB, upright.
+        depth: A map of the same view, of any resolution; None if unknown.
+        boxes: In the image's pixels; None if unknown.
+        complete: Whether every instance of every category in `boxes.labels.categories` has a box, except for the
+            categories listed as not exhaustive: then a category without a box is absent from the image.
+        provenance: JSON types by name.
     """
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     depth: DepthMap | None = None
     boxes: ImageBoxes | None = None
     complete: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """A source of samples."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of every sample, in a stable order; cheap."""
+        """Names of all samples, in a stable order; cheap."""
 
     @property
     def fingerprint(self) -> str:
-        """Of all that the samples depend on besides the files themselves, for the manifest."""
+        """Hash of all that the samples depend on besides the files themselves, for the manifest."""
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
-        """The samples of these names with what is asked for, or the reason why one cannot be had."""
+        """Read samples by name.
+
+        Args:
+            names: Some of `names`.
+            depth: Whether depth is asked for.
+            boxes: Whether boxes are asked for.
+
+        Returns:
+            For each name the sample, or the reason why it cannot be read.
+        """
 
 
-_NUMBERS = {name: number for number, name in enumerate(sorted(PLURALS))}
+_CATEGORY_IDS = {name: number for number, name in enumerate(sorted(PLURALS))}
 
 
 class ProceduralSource:
-    """Pictures 0 .. count - 1 of a seed; see `perceptok.scenes.images.render_image`.
+    """Procedural images of a seed, with exact depth, boxes and counts.
 
-    Depth is exact; the sky is infinitely far, nearness 0. Boxes are those of classes that are clearly seen throughout;
-    absent are those that are nowhere in the picture.
+    The sky is infinitely far: nearness 0. Boxes are those of the categories that are clearly visible throughout; absent
+    are the categories without any instance in the image.
 
     Args:
-        seed: Names the family of pictures; families of different seeds share none.
-        count: How many.
-        size: Side of the square pictures.
-        split: "train" or "heldout", which share neither texture nor lens nor arrangement.
-        difficulty: Of gatherings.
+        seed: Images of different seeds are different.
+        count: Number of images.
+        size: Side of the square images in pixels.
+        split: "train" or "heldout", which share no texture, lens or arrangement.
+        difficulty: Counts, occlusion and depth gaps of scenes with many objects.
 
     Raises:
-        DataError: Numbers out of range.
+        DataError: A number is out of range.
     """
 
     def __init__(
@@ -95,57 +104,61 @@ class ProceduralSource:
 
     @property
     def names(self) -> Sequence[str]:
-        """`SPLIT-SEED-NUMBER`."""
+        """`SPLIT-SEED-NUMBER` for each image."""
         return [f"{self.split}-{self.seed}-{index:06d}" for index in range(self.count)]
 
     @property
     def fingerprint(self) -> str:
-        """Everything that a picture depends on."""
+        """The settings that the images depend on."""
         return f"procedural {self.split} {self.seed} {self.count} {self.size} {self.difficulty}"
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:  # noqa: ARG002
-        """See `Source.read`; depth and boxes come in any case."""
-        return [self._sample(name) for name in names]
+        """Render the images of some names; they always have depth and boxes."""
+        return [self._render(name) for name in names]
 
-    def _sample(self, name: str) -> Sample:
+    def _render(self, name: str) -> Sample:
         index = int(name.rpartition("-")[2])
-        seen = render_image(self.seed, index, self.size, split=self.split, difficulty=self.difficulty)
-        nearness, valid = seen.nearness()
-        facts = {"layout": seen.kind, "split": seen.split, "scene_seed": seen.seed, "scene": seen.index}
+        scene = render_image(self.seed, index, self.size, split=self.split, difficulty=self.difficulty)
+        nearness, valid = scene.nearness()
         return Sample(
             name,
-            Image.fromarray(seen.image),
+            Image.fromarray(scene.image),
             DepthMap(nearness, valid, "inverse"),
-            _boxes(name, seen),
+            _find_boxes(name, scene),
             complete=True,
-            facts=facts,
+            provenance={
+                "layout": scene.kind,
+                "split": scene.split,
+                "scene_seed": scene.seed,
+                "scene": scene.index,
+            },
         )
 
 
-def _boxes(name: str, seen: SceneImage) -> ImageBoxes:
-    known = [(category, box) for category in seen.countable for box in seen.boxes(category)]
+def _find_boxes(name: str, scene: SceneImage) -> ImageBoxes:
+    boxes = [(category, box) for category in scene.countable for box in scene.boxes(category)]
     labels = BoxLabels(
-        category_ids=tuple(_NUMBERS[category] for category, _ in known),
-        negative_category_ids=tuple(_NUMBERS[category] for category in seen.absent),
-        categories={number: category for category, number in _NUMBERS.items()},
+        category_ids=tuple(_CATEGORY_IDS[category] for category, _ in boxes),
+        negative_category_ids=tuple(_CATEGORY_IDS[category] for category in scene.absent),
+        categories={number: category for category, number in _CATEGORY_IDS.items()},
     )
-    height, width = seen.depth.shape
-    corners = np.array([box for _, box in known], dtype=np.float64).reshape(-1, 4)
+    height, width = scene.depth.shape
+    corners = np.array([box for _, box in boxes], dtype=np.float64).reshape(-1, 4)
     return ImageBoxes(name, width, height, corners, labels)
 
 
 class DepthFolder:
-    """A folder of depth maps that mirrors a folder of images: the same names but for the suffix.
+    """A folder of depth maps with the names of a folder of images, except for the suffix.
 
     Args:
         folder: Of the maps.
-        kind: As for `DepthMap.read`; so are the others.
-        unit: See there.
-        scale: See there.
-        invalid: See there.
+        kind: "metric" or "inverse"; None where the files state it.
+        unit: Unit of metric maps.
+        scale: Metres per stored number, instead of a unit.
+        invalid: Stored numbers that mark missing values.
 
     Raises:
-        DataError: No such folder.
+        DataError: The folder is missing.
     """
 
     def __init__(
@@ -163,23 +176,23 @@ class DepthFolder:
             raise DataError(f"{self.folder}: folder of depth maps not found")
 
     def read(self, name: str, size: tuple[int, int]) -> DepthMap | None:
-        """The map of an image, None where there is none.
+        """Read the map of an image; None where it has none.
 
         Args:
             name: Of the image.
-            size: Its width and height; the map may have another resolution, but not another shape.
+            size: Width and height of the image; the map may have another resolution, but not another aspect ratio.
 
         Raises:
-            DataError: It cannot be read, there are two, or its aspect ratio differs by more than a pixel.
+            DataError: The map cannot be read, there are two, or its aspect ratio differs by more than a pixel.
         """
         stem = self.folder / name
-        found = [stem.with_suffix(suffix) for suffix in FORMATS if stem.with_suffix(suffix).is_file()]
-        if not found:
+        paths = [stem.with_suffix(suffix) for suffix in FORMATS if stem.with_suffix(suffix).is_file()]
+        if not paths:
             return None
-        if len(found) > 1:
-            raise DataError(f"two depth maps: {found[0].name} and {found[1].name}")
+        if len(paths) > 1:
+            raise DataError(f"two depth maps: {paths[0].name} and {paths[1].name}")
         try:
-            depth = DepthMap.read(found[0], **self.options)
+            depth = DepthMap.read(paths[0], **self.options)
         except DepthMapError as error:
             raise DataError(str(error)) from error
         (rows, columns), (width, height) = depth.values.shape, size
@@ -191,16 +204,16 @@ class DepthFolder:
 
 
 class FolderSource:
-    """A folder of images.
+    """A folder of images, with depth from files or a specialist, and boxes from annotations or a detector.
 
     Args:
-        images: The folder; or, with annotations, where their file names lead from.
+        images: The folder. With annotations, their file names are relative to it.
         depth: A folder of maps, or a specialist; None where depth is not asked for.
         annotations: A COCO or LVIS file: then its images are the samples.
-        detector: Boxes without annotations; what it does not find is not known to be absent.
+        detector: Detects boxes where there are no annotations; what it does not find is not known to be absent.
 
     Raises:
-        DataError: The folder is missing or empty, or the annotations name an image twice.
+        DataError: The folder is missing or has no images, or the annotations name an image twice.
         AnnotationError: The annotations cannot be read.
     """
 
@@ -224,72 +237,72 @@ class FolderSource:
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """Sorted; of the annotations where there are any, whether or not the file is there."""
+        """Sorted names of the images; with annotations those that they list, whether or not the files exist."""
         return sorted(self._boxes) if self._file else find_images(self.images)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the names, the annotations' categories, and the specialists."""
+        """Hash of the names and the specialists' fingerprints."""
         parts = [str(len(self.names)), *self.names]
-        for one in (self.depth, self.detector):
-            if isinstance(one, DepthSpecialist | BoxSpecialist):
-                parts.append(one.fingerprint)
+        for specialist in (self.depth, self.detector):
+            if isinstance(specialist, DepthSpecialist | BoxSpecialist):
+                parts.append(specialist.fingerprint)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
-        """See `Source.read`."""
-        pictures: list[Image.Image | str] = [self._open_image(name) for name in names]
-        good = [at for at, one in enumerate(pictures) if not isinstance(one, str)]
-        shown = [one for one in pictures if not isinstance(one, str)]
-        known = [names[at] for at in good]
-        depths = self._read_depths(known, shown) if depth else [None] * len(good)
-        seen = self._read_boxes(known, shown) if boxes else [None] * len(good)
-        results: list[Sample | str] = [one if isinstance(one, str) else "" for one in pictures]
-        for at, picture, one, found in zip(good, shown, depths, seen, strict=True):
-            if isinstance(one, str):
-                results[at] = one
-            else:
-                complete = self._file is not None
-                results[at] = Sample(names[at], picture, one, found, complete, self._facts(depth, boxes))
-        return results
+        """Read samples by name; for each name the sample, or the reason why it cannot be read."""
+        results: dict[str, Sample | str] = {name: self._open_image(name) for name in names}
+        samples = [sample for sample in results.values() if isinstance(sample, Sample)]
+        if boxes:
+            samples = self._add_boxes(samples)
+        completed = self._add_depth(samples) if depth else samples
+        results |= {sample.name: result for sample, result in zip(samples, completed, strict=True)}
+        return [results[name] for name in names]
 
-    def _open_image(self, name: str) -> Image.Image | str:
+    def _open_image(self, name: str) -> Sample | str:
         try:
-            return open_image(self.images / name)
+            name.encode()
+        except UnicodeEncodeError:
+            return "the file name is not valid UTF-8; rename the file"
+        try:
+            return Sample(name, open_image(self.images / name), complete=self._file is not None)
         except ImageError as error:
             return str(error)
 
-    def _read_depths(self, names: list[str], pictures: list[Image.Image]) -> Sequence[DepthMap | str | None]:
+    def _add_depth(self, samples: list[Sample]) -> Sequence[Sample | str]:
+        if self.depth is None:
+            return samples
         if isinstance(self.depth, DepthFolder):
-            found: list[DepthMap | str | None] = []
-            for name, picture in zip(names, pictures, strict=True):
-                try:
-                    found.append(self.depth.read(name, picture.size))
-                except DataError as error:
-                    found.append(str(error))
-            return found
-        return [None] * len(names) if self.depth is None else self.depth.estimate(pictures)
+            return [_add_stored_depth(sample, self.depth) for sample in samples]
+        maps = self.depth.estimate([sample.image for sample in samples])
+        provenance = {"depth_specialist": self.depth.fingerprint}
+        return [
+            replace(sample, depth=depth, provenance={**sample.provenance, **provenance})
+            for sample, depth in zip(samples, maps, strict=True)
+        ]
 
-    def _read_boxes(self, names: list[str], pictures: list[Image.Image]) -> Sequence[ImageBoxes | None]:
+    def _add_boxes(self, samples: list[Sample]) -> list[Sample]:
         if self._file is not None:
-            return [_with_every_category(self._boxes[name], self._file) for name in names]
-        return [None] * len(names) if self.detector is None else self.detector.detect(pictures, names)
-
-    def _facts(self, depth: bool, boxes: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
-        if depth and isinstance(self.depth, DepthSpecialist):
-            facts["depth_specialist"] = self.depth.fingerprint
-        if boxes and self._file is None and self.detector is not None:
-            facts["box_specialist"] = self.detector.fingerprint
-        return facts
+            return [replace(sample, boxes=_add_categories(self._boxes[sample.name], self._file)) for sample in samples]
+        if self.detector is None:
+            return samples
+        detected = self.detector.detect([sample.image for sample in samples], [sample.name for sample in samples])
+        provenance = {"box_specialist": self.detector.fingerprint}
+        return [
+            replace(sample, boxes=boxes, provenance=provenance) for sample, boxes in zip(samples, detected, strict=True)
+        ]
 
 
-def _with_every_category(image: ImageBoxes, file: AnnotationFile) -> ImageBoxes:
-    """COCO annotates every category of the file in every image: one without a box is absent. LVIS names those."""
-    labels = image.labels
-    if labels.negative_category_ids is not None:
+def _add_stored_depth(sample: Sample, folder: DepthFolder) -> Sample | str:
+    try:
+        return replace(sample, depth=folder.read(sample.name, sample.image.size))
+    except DataError as error:
+        return str(error)
+
+
+def _add_categories(image: ImageBoxes, file: AnnotationFile) -> ImageBoxes:
+    """Add all categories of a COCO file, whose images are annotated with every category; LVIS lists the absent ones."""
+    if image.labels.negative_category_ids is not None:
         return image
-    every = {item["id"]: item["name"] for item in file.header["categories"]}
-    values = {name: getattr(labels, name) for name in labels.__dataclass_fields__}
-    full = BoxLabels(**{**values, "categories": every})
-    return ImageBoxes(image.name, image.width, image.height, image.boxes, full, image.image_id)
+    categories = {item["id"]: item["name"] for item in file.header["categories"]}
+    return replace(image, labels=replace(image.labels, categories=categories))

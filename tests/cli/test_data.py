@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_statistics(folder: Path) -> None:
     done = run("stats", folder / "out", "-o", folder / "stats.json")
     assert done.returncode == 0, done.stderr
-    for part in ("answers: counting", "answers: depth", "markers an image", "rejected"):
+    for part in ("answers: counting", "answers: depth", "markers per image", "rejected"):
         assert part in done.stdout
     assert "depth codes used" in done.stderr
     told = json.loads((folder / "stats.json").read_text())
@@ -75,10 +75,10 @@ def test_what_is_refused(folder: Path) -> None:
     done = run("build", folder / "recipe.json", "-o", folder / "out")
     assert done.returncode == 2
     assert "error:" in done.stderr
-    assert "holds a data set already" in done.stderr
+    assert "has a data set already" in done.stderr
     done = run("build", folder / "recipe.json", "-o", folder / "more", "--address", "10.0.0.1:6379")
     assert done.returncode == 2
-    assert "say --engine ray too" in done.stderr
+    assert "add --engine ray" in done.stderr
     done = run("stats", folder / "gone.jsonl")
     assert done.returncode == 2
     assert "cannot be read" in done.stderr

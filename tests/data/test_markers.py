@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from perceptok.data import Marker, MarkerProtocol, place_markers
-from perceptok.data.markers import MIDDLE, draw_markers
+from perceptok.data.markers import MIDDLE_BAND, draw_markers
 from perceptok.errors import ConfigError, DataError
 
 SLOPE = np.tile(np.linspace(0, 1, 128, dtype=np.float32), (128, 1))
@@ -46,7 +46,7 @@ def test_markers_keep_the_protocol(seed: int, count: int, area: str, distance: f
         assert 5 <= x < 123
         assert 5 <= y < 123
         if area == "middle":
-            assert round(MIDDLE[0] * 128) <= y < round(MIDDLE[1] * 128)
+            assert round(MIDDLE_BAND[0] * 128) <= y < round(MIDDLE_BAND[1] * 128)
     for one, other in combinations(markers, 2):
         assert np.hypot(one.x - other.x, one.y - other.y) >= distance
         assert abs(grey[int(one.y), int(one.x)] - grey[int(other.y), int(other.x)]) >= max(gap, 1)
@@ -82,11 +82,11 @@ def test_a_map_whose_points_are_all_too_near_each_other() -> None:
     corner[60:70, 50:70] = True
     steep = np.tile((np.arange(128) % 20 / 20).astype(np.float32), (128, 1))
     with pytest.raises(DataError, match="no 2 markers at least 40 pixels and 20 grey levels apart"):
-        place_markers(steep, corner, 2, np.random.default_rng(0), MarkerProtocol(distance=40))
+        place_markers(steep, corner, 2, np.random.default_rng(0), MarkerProtocol(min_distance=40))
     with pytest.raises(ConfigError, match="2 to 8 markers"):
         place_markers(SLOPE, ALL, 1, np.random.default_rng(0))
-    with pytest.raises(ConfigError, match="distance >= 0"):
-        MarkerProtocol(distance=-1)
+    with pytest.raises(ConfigError, match="min_distance >= 0"):
+        MarkerProtocol(min_distance=-1)
 
 
 def rings(picture: Image.Image) -> tuple[np.ndarray, list[tuple[slice, slice]]]:

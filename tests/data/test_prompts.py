@@ -56,23 +56,26 @@ def test_wordings_are_drawn_from_a_pool_that_holds_the_template() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"depth_direct": "({winner})"}, r"template depth_direct of .*unknown variable \{winner\}; known are answer"),
+        (
+            {"depth_direct": "({winner})"},
+            r"template depth_direct of .*unknown variable \{winner\}; its variables are answer",
+        ),
         ({"depth_direct": "the nearest"}, r"template depth_direct of .*lacks \{answer\}"),
         ({"depth_question": "{}?"}, "unknown variable"),
-        ({"depth_question": "{"}, "a brace is written twice"),
+        ({"depth_question": "{"}, "write a literal brace twice"),
         ({"dept_question": "?"}, "PromptSet: unknown key 'dept_question'"),
-        ({"wordings": {"greeting": ("Hi",)}}, "no template 'greeting'"),
+        ({"wordings": {"greeting": ("Hi",)}}, "unknown template 'greeting'"),
         ({"wordings": {"count_question": ("How many {plurals}?",)}}, "unknown variable {plurals}"),
     ],
 )
 def test_templates_that_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PromptSet.named("aurora", changes)
+        PromptSet.from_name("aurora", changes)
 
 
 def test_texts_can_be_replaced() -> None:
-    changed = PromptSet.named("no_depth", {"depth_direct": "{{{answer}}}"})
+    changed = PromptSet.from_name("no_depth", {"depth_direct": "{{{answer}}}"})
     assert changed.write("depth_direct", answer="C") == "{C}"
     assert changed.label == "no_depth, changed/1"
     with pytest.raises(ConfigError, match="prompts are aurora, no_coordinates"):
-        PromptSet.named("auroa")
+        PromptSet.from_name("auroa")

@@ -1,1 +1,1 @@
-"""Vision specialists: networks that see depth or boxes, behind one protocol."""
+"""Vision specialists: networks that estimate depth or detect boxes, behind two protocols."""

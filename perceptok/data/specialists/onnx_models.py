@@ -1,4 +1,4 @@
-"""Specialists in ONNX files, run by onnxruntime: monocular depth, and YOLOX's detector."""
+"""Specialists in ONNX files, run by onnxruntime: monocular depth, and the detector YOLOX."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import numpy as np
 from PIL import Image
 
 from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, compute_iou
-from perceptok.data.specialists.specialist import Device, file_fingerprint, require_rgb
+from perceptok.data.specialists.specialist import Device, hash_file_and_settings, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import MissingExtraError, SpecialistError
 
 __all__ = ["OnnxDepth", "YoloxOnnx"]
-
 
 _STRIDES = (8, 16, 32)
 
@@ -34,28 +33,28 @@ class _OnnxFile:
 
     @cached_property
     def session(self) -> Any:
-        """The session; raises SpecialistError for a file that is none or a device that is not there."""
+        """The session; raises SpecialistError for a file that is not valid ONNX or a device that is not available."""
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError("onnxruntime", "specialist", "a specialist in an ONNX file") from error
         options = onnxruntime.SessionOptions()
-        # More threads would be in the way of worker processes.
+        # By default one thread: worker processes already use all cores.
         options.intra_op_num_threads = options.inter_op_num_threads = self.threads
         options.log_severity_level = 3
-        wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[self.device]
-        if wanted not in onnxruntime.get_available_providers():
-            raise SpecialistError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu, or say device: cpu")
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[self.device]
+        if provider not in onnxruntime.get_available_providers():
+            raise SpecialistError(f"this onnxruntime has no {provider}; install onnxruntime-gpu, or set device: cpu")
         if not self.path.is_file():
             raise SpecialistError(f"{self.path}: file not found")
         try:
-            return onnxruntime.InferenceSession(str(self.path), options, providers=[wanted])
+            return onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:
             raise SpecialistError(f"{self.path}: not an ONNX file that runs here ({str(error)[:200]})") from error
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Width and height of the picture that the network wants; raises SpecialistError where it is not fixed."""
+        """Width and height of the network's input; raises SpecialistError where they are not fixed."""
         shape = self.session.get_inputs()[0].shape
         if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]) or shape[1] != 3:
             raise SpecialistError(
@@ -64,27 +63,27 @@ class _OnnxFile:
         return shape[3], shape[2]
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """The first output of (B, 3, H, W) float32; one picture at a time where the file has room for one only."""
+        """Compute the first output for (B, 3, H, W) float32, in batches of the size that the file fixes, if it does."""
         entry = self.session.get_inputs()[0]
-        step = entry.shape[0] if isinstance(entry.shape[0], int) else len(pixels)
-        parts = [self.session.run(None, {entry.name: pixels[at : at + step]})[0] for at in range(0, len(pixels), step)]
-        return np.concatenate(parts)
+        batch_size = entry.shape[0] if isinstance(entry.shape[0], int) else len(pixels)
+        batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
+        return np.concatenate([self.session.run(None, {entry.name: batch})[0] for batch in batches])
 
 
 class OnnxDepth(_OnnxFile):
-    """A depth network in an ONNX file: one picture in, resized to its input; one map out.
+    """A depth network in an ONNX file: takes images resized to its input and gives a map of each.
 
     Args:
         path: The file; its input is (1 or batch, 3, height, width) float32.
-        kind: What its output says: "inverse" (larger = nearer) or "metric" (larger = farther). Never guessed.
-        unit: Of a metric output.
-        mean: Subtracted from red, green and blue in 0..255, before division by `std`. TCMonoDepth wants raw 0..255.
-        std: See `mean`.
+        kind: Kind of its output: "inverse" (larger = nearer) or "metric" (larger = farther). Never guessed.
+        unit: Unit of a metric output.
+        mean: Subtracted from red, green and blue in 0..255. TCMonoDepth takes 0..255 as they are.
+        std: Red, green and blue are divided by it after the subtraction.
         device: "cpu" or "cuda".
-        threads: Of onnxruntime.
+        threads: Threads of onnxruntime.
 
     Raises:
-        SpecialistError: A kind that is none.
+        SpecialistError: An unknown kind or device, or a metric kind without a unit.
     """
 
     def __init__(
@@ -100,31 +99,35 @@ class OnnxDepth(_OnnxFile):
     ) -> None:
         super().__init__(path, device, threads)
         if kind not in ("inverse", "metric"):
-            raise SpecialistError(f"kind is inverse or metric: what the network's numbers mean; got {kind!r}")
+            raise SpecialistError(f"kind is inverse or metric, what the network's numbers mean; got {kind!r}")
         if kind == "metric" and unit is None:
-            raise SpecialistError("a metric network has a unit; say unit: m (or mm, ...)")
+            raise SpecialistError("a metric network has a unit; set unit: m (or mm, ...)")
         self.kind: Kind = kind
         self.unit = unit
         self.mean, self.std = tuple(mean), tuple(std)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the file's bytes and of what is done around it."""
-        return file_fingerprint(self.path, f"depth {self.kind} {self.unit} {self.mean} {self.std}")
+        """Hash of the file's bytes and the settings."""
+        return hash_file_and_settings(self.path, f"depth {self.kind} {self.unit} {self.mean} {self.std}")
 
-    def estimate(self, pictures: Sequence[Image.Image]) -> list[DepthMap]:
-        """A map of each RGB picture, in the network's own size; raises SpecialistError for an output of other shape."""
-        require_rgb(pictures)
-        if not pictures:
+    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        """Estimate a map of each RGB image, in the network's own resolution.
+
+        Raises:
+            SpecialistError: An image is not RGB, or the network's output is not (batch, height, width).
+        """
+        require_rgb(images)
+        if not images:
             return []
         size = self.input_size
-        resized = [np.asarray(picture.resize(size, Image.Resampling.BILINEAR)) for picture in pictures]
+        resized = [np.asarray(image.resize(size, Image.Resampling.BILINEAR)) for image in images]
         mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
         pixels = (np.stack(resized).astype(np.float32) - mean) / std
         maps = self.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
         if maps.ndim == 4 and maps.shape[1] == 1:
             maps = maps[:, 0]
-        if maps.ndim != 3 or len(maps) != len(pictures):
+        if maps.ndim != 3 or len(maps) != len(images):
             raise SpecialistError(f"{self.path}: expected maps (batch, height, width), got {maps.shape}")
         return [DepthMap.from_array(depth_map, kind=self.kind, unit=self.unit) for depth_map in maps]
 
@@ -135,13 +138,13 @@ class YoloxOnnx(_OnnxFile):
     Args:
         path: The file; its output is (batch, anchors, 5 + classes), not yet decoded.
         classes: Name of each class.
-        score: Least confidence of a box, 0..1.
-        iou: Boxes of one class that overlap a better one by more are dropped.
+        score_threshold: Minimum confidence of a box, in (0, 1].
+        iou_threshold: For non-maximum suppression within a class, in (0, 1].
         device: "cpu" or "cuda".
-        threads: Of onnxruntime.
+        threads: Threads of onnxruntime.
 
     Raises:
-        SpecialistError: Thresholds out of range.
+        SpecialistError: A threshold out of range, or an unknown device.
     """
 
     def __init__(
@@ -149,69 +152,76 @@ class YoloxOnnx(_OnnxFile):
         path: str | Path,
         *,
         classes: Sequence[str],
-        score: float = 0.5,
-        iou: float = 0.45,
+        score_threshold: float = 0.5,
+        iou_threshold: float = 0.45,
         device: Device = "cpu",
         threads: int = 1,
     ) -> None:
         super().__init__(path, device, threads)
-        if not (0 < score <= 1 and 0 < iou <= 1):
-            raise SpecialistError(f"score and iou lie in (0, 1]; got {score}, {iou}")
-        self.classes, self.score, self.iou = tuple(classes), score, iou
+        if not (0 < score_threshold <= 1 and 0 < iou_threshold <= 1):
+            raise SpecialistError(
+                f"score_threshold and iou_threshold lie in (0, 1]; got {score_threshold} and {iou_threshold}"
+            )
+        self.classes = tuple(classes)
+        self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the file's bytes and of what is done around it."""
-        return file_fingerprint(self.path, f"yolox {self.classes} {self.score} {self.iou}")
+        """Hash of the file's bytes and the settings."""
+        return hash_file_and_settings(self.path, f"yolox {self.classes} {self.score_threshold} {self.iou_threshold}")
 
-    def detect(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
-        """The boxes of each RGB picture, best first; raises SpecialistError for an output of other shape."""
-        require_rgb(pictures)
-        if not pictures:
+    def detect(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
+        """Detect the boxes of each RGB image, the highest score first.
+
+        Raises:
+            SpecialistError: An image is not RGB, or the output does not fit `classes`.
+        """
+        require_rgb(images)
+        if not images:
             return []
         side = self.input_size[0]
         frames = [
-            ImageFrame.letterbox(picture.size, side, fill=114, align="start", resample="bilinear")
-            for picture in pictures
+            ImageFrame.letterbox(image.size, side, fill=114, align="start", resample="bilinear") for image in images
         ]
-        boxed = [np.asarray(frame.apply(picture)) for frame, picture in zip(frames, pictures, strict=True)]
-        pixels = np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2)
+        framed = [np.asarray(frame.apply(image)) for frame, image in zip(frames, images, strict=True)]
+        pixels = np.stack(framed)[..., ::-1].transpose(0, 3, 1, 2)
         raw = self.run(np.ascontiguousarray(pixels, dtype=np.float32))
-        grid, stride = _anchors(side)
+        grid, stride = _make_anchors(side)
         if raw.ndim != 3 or raw.shape[1:] != (len(grid), 5 + len(self.classes)):
             raise SpecialistError(
-                f"{self.path}: expected {(len(pictures), len(grid), 5 + len(self.classes))} (batch, anchors, "
+                f"{self.path}: expected {(len(images), len(grid), 5 + len(self.classes))} (batch, anchors, "
                 f"5 + classes), got {raw.shape}; are `classes` those of this network?"
             )
         centre, length = (raw[..., :2] + grid) * stride, np.exp(raw[..., 2:4]) * stride
         corners = np.concatenate([centre - length / 2, centre + length / 2], axis=-1).astype(np.float64)
         scores = raw[..., 4:5] * raw[..., 5:]
         return [
-            self._select_boxes(name, picture.size, frame.to_image(boxes), confidence)
-            for name, picture, frame, boxes, confidence in zip(names, pictures, frames, corners, scores, strict=True)
+            self._select_boxes(name, image.size, frame.to_image(boxes), confidence)
+            for name, image, frame, boxes, confidence in zip(names, images, frames, corners, scores, strict=True)
         ]
 
     def _select_boxes(self, name: str, size: tuple[int, int], boxes: np.ndarray, scores: np.ndarray) -> ImageBoxes:
-        """What is left of one picture's anchors after the threshold and non-maximum suppression by class."""
-        best = scores.argmax(axis=1)
-        confidence = scores[np.arange(len(scores)), best]
-        inside = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64))
-        seen = (confidence >= self.score) & (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
-        kept: list[int] = []
-        for at in sorted(np.flatnonzero(seen).tolist(), key=lambda index: -confidence[index]):
-            rivals = [other for other in kept if best[other] == best[at]]
-            if not rivals or compute_iou(inside[[at]], inside[rivals]).max() <= self.iou:
-                kept.append(at)
+        """Apply the threshold, and non-maximum suppression within each class, to one image's anchors."""
+        classes = scores.argmax(axis=1)
+        confidence = scores[np.arange(len(scores)), classes]
+        clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64))
+        has_area = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+        candidates = np.flatnonzero(has_area & (confidence >= self.score_threshold)).tolist()
+        accepted: list[int] = []
+        for anchor in sorted(candidates, key=lambda index: -confidence[index]):
+            same_class = [other for other in accepted if classes[other] == classes[anchor]]
+            if not same_class or compute_iou(clipped[[anchor]], clipped[same_class]).max() <= self.iou_threshold:
+                accepted.append(anchor)
         labels = BoxLabels(
-            category_ids=tuple(int(best[at]) for at in kept),
-            scores=tuple(float(confidence[at]) for at in kept),
+            category_ids=tuple(int(classes[anchor]) for anchor in accepted),
+            scores=tuple(float(confidence[anchor]) for anchor in accepted),
             categories=dict(enumerate(self.classes)),
         )
-        return ImageBoxes(name, *size, inside[kept], labels)
+        return ImageBoxes(name, *size, clipped[accepted], labels)
 
 
-def _anchors(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each anchor the cell (A, 2) as x, y, and the stride (A, 1)."""
+def _make_anchors(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of each anchor (A, 2) as x, y, and its stride (A, 1)."""
     cells, strides = [], []
     for stride in _STRIDES:
         rows, columns = np.mgrid[: side // stride, : side // stride]

@@ -1,4 +1,4 @@
-"""What a specialist is: pictures in, depth maps or boxes out, and a name for what exactly it computes."""
+"""Specialists: networks that estimate depth or detect boxes in RGB images, and caches of their results."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ __all__ = [
     "CachedDepth",
     "DepthSpecialist",
     "Device",
-    "file_fingerprint",
+    "hash_file_and_settings",
     "require_rgb",
 ]
 
 
 Device = Literal["cpu", "cuda"]
+
+Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -35,31 +37,35 @@ class DepthSpecialist(Protocol):
     """Estimates depth.
 
     Attributes:
-        fingerprint: Of weights and settings: equal fingerprints mean equal maps of equal pictures.
+        fingerprint: Hash of weights and settings: equal fingerprints mean equal maps of equal images.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Of weights and settings."""
+        """Hash of weights and settings."""
 
-    def estimate(self, pictures: Sequence[Image.Image]) -> list[DepthMap]:
-        """A depth map of each RGB picture, in the specialist's declared kind; its size may be another."""
+    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        """Estimate a depth map of each RGB image, in the declared kind; its resolution may differ from the image's."""
 
 
 @runtime_checkable
 class BoxSpecialist(Protocol):
-    """Detects objects; `fingerprint` as for `DepthSpecialist`."""
+    """Detects objects.
+
+    Attributes:
+        fingerprint: Hash of weights and settings: equal fingerprints mean equal boxes in equal images.
+    """
 
     @property
     def fingerprint(self) -> str:
-        """Of weights and settings."""
+        """Hash of weights and settings."""
 
-    def detect(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
-        """The boxes of each RGB picture in its pixels, with categories and scores, best first."""
+    def detect(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
+        """Detect the boxes of each RGB image, in its pixels, with categories and scores, the highest score first."""
 
 
-def file_fingerprint(path: Path, settings: str) -> str:
-    """A hash of a file's bytes and of settings; raises SpecialistError where the file cannot be read."""
+def hash_file_and_settings(path: Path, settings: str) -> str:
+    """Hash a file's bytes and settings; raises SpecialistError where the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -70,24 +76,19 @@ def file_fingerprint(path: Path, settings: str) -> str:
     return hashlib.sha256(f"{digest.hexdigest()} {settings}".encode()).hexdigest()[:16]
 
 
-def require_rgb(pictures: Sequence[Image.Image]) -> None:
-    """Raises SpecialistError unless every picture has mode RGB."""
-    for index, picture in enumerate(pictures):
-        if picture.mode != "RGB":
-            raise SpecialistError(
-                f'specialists see pictures of mode RGB; picture {index} is {picture.mode}: convert("RGB")'
-            )
-
-
-Answer = TypeVar("Answer")
+def require_rgb(images: Sequence[Image.Image]) -> None:
+    """Raise SpecialistError unless every image has mode RGB."""
+    for index, image in enumerate(images):
+        if image.mode != "RGB":
+            raise SpecialistError(f'specialists take images of mode RGB; image {index} is {image.mode}: convert("RGB")')
 
 
 class CachedDepth:
-    """A depth specialist that is asked once for each picture.
+    """A depth specialist that runs once for each image content.
 
     Args:
-        specialist: Who is asked.
-        folder: Where answers are kept, as NPZ; several processes and specialists may share it.
+        specialist: Estimates what is not in the cache.
+        folder: Of the cache, NPZ files; several processes and specialists may share it.
     """
 
     def __init__(self, specialist: DepthSpecialist, folder: str | Path) -> None:
@@ -98,26 +99,31 @@ class CachedDepth:
         """The specialist's."""
         return self.specialist.fingerprint
 
-    def estimate(self, pictures: Sequence[Image.Image]) -> list[DepthMap]:
-        """As the specialist; raises OutputError where the folder cannot be written."""
+    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        """Estimate a depth map of each RGB image; raises OutputError where the folder cannot be written."""
 
-        def kept(path: Path) -> DepthMap | None:
+        def read(path: Path) -> DepthMap | None:
             try:
                 return DepthMap.read(path)
             except DepthMapError:
-                return None  # damaged, by another program: asked for again
+                return None  # damaged by another program: estimated again
 
-        def keep(path: Path, answer: DepthMap) -> None:
-            answer.write(path, force=True)
+        def write(path: Path, depth: DepthMap) -> None:
+            depth.write(path, force=True)
 
-        def asked(indices: list[int]) -> list[DepthMap]:
-            return self.specialist.estimate([pictures[index] for index in indices])
+        def compute(indices: list[int]) -> list[DepthMap]:
+            return self.specialist.estimate([images[index] for index in indices])
 
-        return _query(pictures, self.folder, self.fingerprint, ".npz", kept, keep, asked)
+        return _use_cache(_find_cache_paths(images, self.folder, self.fingerprint, ".npz"), read, write, compute)
 
 
 class CachedBoxes:
-    """A box specialist that is asked once for each picture; as `CachedDepth`, answers are kept as JSON."""
+    """A box specialist that runs once for each image content.
+
+    Args:
+        specialist: Detects what is not in the cache.
+        folder: Of the cache, JSON files; several processes and specialists may share it.
+    """
 
     def __init__(self, specialist: BoxSpecialist, folder: str | Path) -> None:
         self.specialist, self.folder = specialist, Path(folder)
@@ -127,59 +133,58 @@ class CachedBoxes:
         """The specialist's."""
         return self.specialist.fingerprint
 
-    def detect(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
-        """As the specialist; raises OutputError where the folder cannot be written."""
+    def detect(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
+        """Detect the boxes of each RGB image; raises OutputError where the folder cannot be written."""
 
-        def kept(path: Path) -> dict[str, Any] | None:
+        def read(path: Path) -> dict[str, Any] | None:
             try:
                 values = parse_json(path.read_bytes(), str(path), SpecialistError)
             except (SpecialistError, OSError):
                 return None
             return values if isinstance(values, dict) else None
 
-        def keep(path: Path, answer: dict[str, Any]) -> None:
+        def write(path: Path, values: dict[str, Any]) -> None:
             with atomic_write(path, force=True) as file:
-                file.write(json.dumps(answer).encode())
+                file.write(json.dumps(values).encode())
 
-        def asked(indices: list[int]) -> list[dict[str, Any]]:
-            chosen = [pictures[index] for index in indices]
+        def compute(indices: list[int]) -> list[dict[str, Any]]:
+            chosen = [images[index] for index in indices]
             return [_to_json(boxes) for boxes in self.specialist.detect(chosen, [names[index] for index in indices])]
 
-        answers = _query(pictures, self.folder, self.fingerprint, ".json", kept, keep, asked)
+        paths = _find_cache_paths(images, self.folder, self.fingerprint, ".json")
+        results = _use_cache(paths, read, write, compute)
         return [
-            _from_json(answer, name, picture.size)
-            for answer, name, picture in zip(answers, names, pictures, strict=True)
+            _from_json(values, name, image.size) for values, name, image in zip(results, names, images, strict=True)
         ]
 
 
-def _query(
-    pictures: Sequence[Image.Image],
-    folder: Path,
-    fingerprint: str,
-    suffix: str,
-    kept: Callable[[Path], Answer | None],
-    keep: Callable[[Path, Answer], None],
-    asked: Callable[[list[int]], list[Answer]],
-) -> list[Answer]:
-    """The kept answers, and those of the specialist for the rest, which are then kept."""
-    paths = [
-        folder / fingerprint / _hash_content(picture)[:2] / f"{_hash_content(picture)}{suffix}" for picture in pictures
-    ]
-    answers = [kept(path) if path.is_file() else None for path in paths]
-    missing = [index for index, answer in enumerate(answers) if answer is None]
-    for index, answer in zip(missing, asked(missing) if missing else (), strict=True):
+def _find_cache_paths(images: Sequence[Image.Image], folder: Path, fingerprint: str, suffix: str) -> list[Path]:
+    hashes = [_hash_content(image) for image in images]
+    return [folder / fingerprint / content[:2] / f"{content}{suffix}" for content in hashes]
+
+
+def _use_cache(
+    paths: Sequence[Path],
+    read: Callable[[Path], Result | None],
+    write: Callable[[Path, Result], None],
+    compute: Callable[[list[int]], list[Result]],
+) -> list[Result]:
+    """Read the results that are in the cache; compute the others by their indices and write them."""
+    results = [read(path) if path.is_file() else None for path in paths]
+    missing = [index for index, result in enumerate(results) if result is None]
+    for index, result in zip(missing, compute(missing) if missing else (), strict=True):
         try:
             paths[index].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {paths[index].parent}: {error.strerror}") from error
-        keep(paths[index], answer)
-        answers[index] = answer
-    return [answer for answer in answers if answer is not None]
+        write(paths[index], result)
+        results[index] = result
+    return [result for result in results if result is not None]
 
 
-def _hash_content(picture: Image.Image) -> str:
-    header = f"{picture.mode} {picture.width} {picture.height} ".encode()
-    return hashlib.sha256(header + picture.tobytes()).hexdigest()
+def _hash_content(image: Image.Image) -> str:
+    header = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
 def _to_json(image: ImageBoxes) -> dict[str, Any]:

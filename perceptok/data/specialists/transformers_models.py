@@ -1,4 +1,4 @@
-"""Specialists of transformers: any depth estimator and any object detector that its auto classes load."""
+"""Specialists from transformers: any depth estimator and any object detector that its auto classes load."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class _Pretrained:
 
     def __init__(self, model: str | Path, device: Device, batch_size: int) -> None:
         if batch_size < 1:
-            raise SpecialistError(f"batch_size is a number of pictures from 1; got {batch_size}")
-        self.place, self.device, self.batch_size = str(model), device, batch_size
+            raise SpecialistError(f"batch_size is 1 or more images; got {batch_size}")
+        self.name_or_path, self.device, self.batch_size = str(model), device, batch_size
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("loaded", "fingerprint")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("model_and_processor", "fingerprint")}
 
     @cached_property
-    def loaded(self) -> tuple[Any, Any]:
-        """Model and image processor; raises SpecialistError where they cannot be loaded."""
+    def model_and_processor(self) -> tuple[Any, Any]:
+        """The model and its image processor; raises SpecialistError where they cannot be loaded."""
         import transformers
 
         try:
-            model = getattr(transformers, self.auto_class).from_pretrained(self.place, dtype=torch.float32)
-            processor = transformers.AutoImageProcessor.from_pretrained(self.place)  # type: ignore[no-untyped-call]
+            model = getattr(transformers, self.auto_class).from_pretrained(self.name_or_path, dtype=torch.float32)
+            processor = transformers.AutoImageProcessor.from_pretrained(self.name_or_path)  # type: ignore[no-untyped-call]
             return model.eval().to(self.device), processor
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise SpecialistError(f"{self.place}: cannot be loaded as {self.auto_class} ({error})") from error
+            raise SpecialistError(f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({error})") from error
 
-    def hashed(self, settings: str) -> str:
-        """Of every weight, the processor's settings and ours."""
-        model, processor = self.loaded
+    def compute_fingerprint(self, settings: str) -> str:
+        """Hash every weight, the processor's settings and ours."""
+        model, processor = self.model_and_processor
         digest = hashlib.sha256(
             f"{processor.to_json_string()} {model.config.to_json_string(False)} {settings}".encode()
         )
@@ -58,17 +58,17 @@ class _Pretrained:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def outputs(self, pictures: Sequence[Image.Image]) -> Iterator[tuple[list[int], Any]]:
-        """Of pictures of one size at a time: their indices and the model's output."""
-        require_rgb(pictures)
-        model, processor = self.loaded
+    def run_batches(self, images: Sequence[Image.Image]) -> Iterator[tuple[list[int], Any]]:
+        """Run the model on batches of images of one size; yields their indices and the model's output."""
+        require_rgb(images)
+        model, processor = self.model_and_processor
         groups: dict[tuple[int, int], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            groups.setdefault(picture.size, []).append(index)
+        for index, image in enumerate(images):
+            groups.setdefault(image.size, []).append(index)
         for group in groups.values():
-            for first in range(0, len(group), self.batch_size):
-                batch = group[first : first + self.batch_size]
-                inputs = processor(images=[pictures[index] for index in batch], return_tensors="pt").to(self.device)
+            for start in range(0, len(group), self.batch_size):
+                batch = group[start : start + self.batch_size]
+                inputs = processor(images=[images[index] for index in batch], return_tensors="pt").to(self.device)
                 with torch.inference_mode():
                     yield batch, model(**inputs)
 
@@ -78,14 +78,14 @@ class TransformersDepth(_Pretrained):
 
     Args:
         model: A folder or a hub id.
-        kind: What its output says: "inverse" (larger = nearer) or "metric" (larger = farther). Never guessed; one that
-            contradicts what the model's config says is refused.
-        unit: Of a metric output; these models write metres.
+        kind: Kind of its output: "inverse" (larger = nearer) or "metric" (larger = farther). Never guessed; one that
+            contradicts the model's config is refused.
+        unit: Unit of a metric output; default: metres, which these models give.
         device: "cpu" or "cuda".
-        batch_size: Pictures of one size that go through at once. Maps of another batch size differ by rounding.
+        batch_size: Images of one size in a batch. Maps made with other batch sizes differ by rounding.
 
     Raises:
-        SpecialistError: A kind that is none.
+        SpecialistError: An unknown kind, or a batch size below 1.
     """
 
     auto_class = "AutoModelForDepthEstimation"
@@ -101,41 +101,36 @@ class TransformersDepth(_Pretrained):
     ) -> None:
         super().__init__(model, device, batch_size)
         if kind not in ("inverse", "metric"):
-            raise SpecialistError(f"kind is inverse or metric: what the network's numbers mean; got {kind!r}")
+            raise SpecialistError(f"kind is inverse or metric, what the network's numbers mean; got {kind!r}")
         self.kind: Kind = kind
         self.unit: Unit | None = unit or ("m" if kind == "metric" else None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights, processor and settings."""
-        return self.hashed(f"depth {self.kind} {self.unit} {self.batch_size}")
+        """Hash of weights, processor and settings."""
+        return self.compute_fingerprint(f"depth {self.kind} {self.unit} {self.batch_size}")
 
-    def estimate(self, pictures: Sequence[Image.Image]) -> list[DepthMap]:
-        """A map of each RGB picture, in its own size.
+    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        """Estimate a map of each RGB image, in the image's size.
 
         Raises:
-            SpecialistError: The declared kind contradicts the model's config.
+            SpecialistError: The declared kind contradicts the model's config, or the model cannot be loaded.
         """
-        if not pictures:
+        if not images:
             return []
-        model, processor = self.loaded
-        said = "metric" if model.config.model_type in _METRIC_ONLY else None
-        said = {"relative": "inverse", "metric": "metric"}.get(
-            getattr(model.config, "depth_estimation_type", None) or "", said
-        )
-        if said not in (None, self.kind):
-            raise SpecialistError(f"{self.place} writes {said} depth, says its config; kind is declared as {self.kind}")
-        maps: list[DepthMap | None] = [None] * len(pictures)
-        for batch, output in self.outputs(pictures):
-            sizes = [(pictures[index].height, pictures[index].width) for index in batch]
+        model, processor = self.model_and_processor
+        self._check_kind(model.config)
+        maps: list[DepthMap | None] = [None] * len(images)
+        for batch, output in self.run_batches(images):
+            sizes = [(images[index].height, images[index].width) for index in batch]
             if model.config.model_type == "zoedepth":
                 padded = zip(output.predicted_depth, sizes, strict=True)
-                results = [_remove_padding(one, size, processor.do_pad) for one, size in padded]
+                results = [_remove_padding(depth, size, processor.do_pad) for depth, size in padded]
             else:
-                found = processor.post_process_depth_estimation(output, target_sizes=sizes)
-                results = [result["predicted_depth"] for result in found]
-            for index, one in zip(batch, results, strict=True):
-                values = one.float().cpu().numpy()
+                processed = processor.post_process_depth_estimation(output, target_sizes=sizes)
+                results = [result["predicted_depth"] for result in processed]
+            for index, depth in zip(batch, results, strict=True):
+                values = depth.float().cpu().numpy()
                 maps[index] = DepthMap.from_array(
                     # Interpolation overshoots at edges; a metric depth below zero is not valid.
                     values.clip(min=0) if self.kind == "metric" else values,
@@ -144,11 +139,23 @@ class TransformersDepth(_Pretrained):
                 )
         return [depth_map for depth_map in maps if depth_map is not None]
 
+    def _check_kind(self, config: Any) -> None:
+        """Raise SpecialistError where the model's config states another kind than the declared one."""
+        by_type = "metric" if config.model_type in _METRIC_ONLY else None
+        stated = {"relative": "inverse", "metric": "metric"}.get(
+            getattr(config, "depth_estimation_type", None) or "", by_type
+        )
+        if stated not in (None, self.kind):
+            raise SpecialistError(
+                f"{self.name_or_path} gives {stated} depth according to its config, but kind is declared as "
+                f"{self.kind}; declare kind: {stated}, or use a model of {self.kind} depth"
+            )
+
 
 def _remove_padding(depth: torch.Tensor, size: tuple[int, int], padded: bool) -> torch.Tensor:
-    """ZoeDepth's map (h, w) of a picture that its processor had reflected beyond its edges, brought to the picture.
+    """Remove from ZoeDepth's map (h, w) the reflected edges that its processor added, and resize it to the image.
 
-    As its own `post_process_depth_estimation` does, which needs torchvision: 3 sqrt(side / 2) pixels at each edge.
+    Its own `post_process_depth_estimation` does this with torchvision: 3 sqrt(side / 2) pixels at each edge.
     """
     rows, columns = (int(math.sqrt(side / 2) * 3) if padded else 0 for side in size)
     whole = (size[0] + 2 * rows, size[1] + 2 * columns)
@@ -161,48 +168,52 @@ class TransformersBoxes(_Pretrained):
 
     Args:
         model: A folder or a hub id.
-        score: Least confidence of a box, 0..1.
+        score_threshold: Minimum confidence of a box, in (0, 1].
         device: "cpu" or "cuda".
-        batch_size: As for `TransformersDepth`.
+        batch_size: Images of one size in a batch. Boxes found with other batch sizes differ by rounding.
 
     Raises:
-        SpecialistError: A threshold out of range.
+        SpecialistError: A threshold out of range, or a batch size below 1.
     """
 
     auto_class = "AutoModelForObjectDetection"
 
-    def __init__(self, model: str | Path, *, score: float = 0.5, device: Device = "cpu", batch_size: int = 1) -> None:
+    def __init__(
+        self, model: str | Path, *, score_threshold: float = 0.5, device: Device = "cpu", batch_size: int = 1
+    ) -> None:
         super().__init__(model, device, batch_size)
-        if not 0 < score <= 1:
-            raise SpecialistError(f"score lies in (0, 1]; got {score}")
-        self.score = score
+        if not 0 < score_threshold <= 1:
+            raise SpecialistError(f"score_threshold lies in (0, 1]; got {score_threshold}")
+        self.score_threshold = score_threshold
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights, processor and settings."""
-        return self.hashed(f"boxes {self.score} {self.batch_size}")
+        """Hash of weights, processor and settings."""
+        return self.compute_fingerprint(f"boxes {self.score_threshold} {self.batch_size}")
 
-    def detect(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
-        """The boxes of each RGB picture, cut at its edges, best first."""
-        if not pictures:
+    def detect(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
+        """Detect the boxes of each RGB image, clipped at its edges, the highest score first."""
+        if not images:
             return []
-        model, processor = self.loaded
+        model, processor = self.model_and_processor
         categories = {int(number): str(name) for number, name in model.config.id2label.items()}
-        found: list[ImageBoxes | None] = [None] * len(pictures)
-        for batch, output in self.outputs(pictures):
-            sizes = [(pictures[index].height, pictures[index].width) for index in batch]
-            results = processor.post_process_object_detection(output, threshold=self.score, target_sizes=sizes)
-            for index, one in zip(batch, results, strict=True):
-                width, height = pictures[index].size
-                boxes = one["boxes"].double().cpu()
+        detected: list[ImageBoxes | None] = [None] * len(images)
+        for batch, output in self.run_batches(images):
+            sizes = [(images[index].height, images[index].width) for index in batch]
+            results = processor.post_process_object_detection(
+                output, threshold=self.score_threshold, target_sizes=sizes
+            )
+            for index, result in zip(batch, results, strict=True):
+                width, height = images[index].size
+                boxes = result["boxes"].double().cpu()
                 boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]).double())
-                area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-                order = torch.argsort(-one["scores"].cpu(), stable=True)
-                order = order[area[order]]
+                has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+                order = torch.argsort(-result["scores"].cpu(), stable=True)
+                order = order[has_area[order]]
                 labels = BoxLabels(
-                    category_ids=tuple(one["labels"].cpu()[order].tolist()),
-                    scores=tuple(one["scores"].cpu()[order].tolist()),
+                    category_ids=tuple(result["labels"].cpu()[order].tolist()),
+                    scores=tuple(result["scores"].cpu()[order].tolist()),
                     categories=categories,
                 )
-                found[index] = ImageBoxes(names[index], width, height, boxes[order].numpy(), labels)
-        return [result for result in found if result is not None]
+                detected[index] = ImageBoxes(names[index], width, height, boxes[order].numpy(), labels)
+        return [boxes for boxes in detected if boxes is not None]

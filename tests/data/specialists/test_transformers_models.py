@@ -81,9 +81,11 @@ def test_a_metric_model_is_metric(tmp_path: Path, relative: Path) -> None:
     (one,) = TransformersDepth(place, kind="metric").estimate(PHOTOS[:1])
     assert one.kind == "metric"
     assert one.values.max() <= 10
-    with pytest.raises(SpecialistError, match="writes metric depth, says its config; kind is declared as inverse"):
+    with pytest.raises(
+        SpecialistError, match="gives metric depth according to its config, but kind is declared as inverse"
+    ):
         TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
-    with pytest.raises(SpecialistError, match="writes inverse depth"):
+    with pytest.raises(SpecialistError, match="gives inverse depth"):
         TransformersDepth(relative, kind="metric").estimate(PHOTOS[:1])
 
 
@@ -131,7 +133,7 @@ def test_zoedepth_is_metric_by_its_kind(tmp_path: Path) -> None:
     place = saved(tmp_path, hf.ZoeDepthForDepthEstimation(config), shown)
     maps = TransformersDepth(place, kind="metric").estimate(PHOTOS[:2])
     assert [one.values.shape for one in maps] == [(40, 60), (70, 50)]
-    with pytest.raises(SpecialistError, match="writes metric depth"):
+    with pytest.raises(SpecialistError, match="gives metric depth"):
         TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
 
 
@@ -148,7 +150,7 @@ def test_a_detector(tmp_path: Path) -> None:
     )
     shown = hf.YolosImageProcessor(size={"height": 64, "width": 64}, do_pad=False)
     place = saved(tmp_path, hf.YolosForObjectDetection(config), shown)
-    specialist = TransformersBoxes(place, score=0.01)
+    specialist = TransformersBoxes(place, score_threshold=0.01)
     found = specialist.detect(PHOTOS, ["a", "b", "c"])
     assert [(one.name, one.width, one.height) for one in found] == [("a", 60, 40), ("b", 50, 70), ("c", 60, 40)]
     assert sum(len(one.boxes) for one in found) > 0
@@ -161,8 +163,8 @@ def test_a_detector(tmp_path: Path) -> None:
         TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
     with pytest.raises(SpecialistError, match="cannot be loaded"):
         TransformersBoxes(tmp_path / "gone").detect(PHOTOS[:1], ["a"])
-    with pytest.raises(SpecialistError, match="score lies"):
-        TransformersBoxes(place, score=0)
+    with pytest.raises(SpecialistError, match="score_threshold lies"):
+        TransformersBoxes(place, score_threshold=0)
     with pytest.raises(SpecialistError, match="batch_size"):
         TransformersBoxes(place, batch_size=0)
     with pytest.raises(SpecialistError, match="kind is inverse or metric"):

@@ -116,7 +116,7 @@ def test_what_is_refused(shared: Path, tmp_path: Path, photos: list[Image.Image]
         OnnxDepth(path, kind="near")  # type: ignore[arg-type]
     with pytest.raises(SpecialistError, match="a metric network has a unit"):
         OnnxDepth(path, kind="metric")
-    with pytest.raises(SpecialistError, match="pictures of mode RGB; picture 0 is L"):
+    with pytest.raises(SpecialistError, match="images of mode RGB; image 0 is L"):
         OnnxDepth(path, kind="inverse").estimate([photos[0].convert("L")])
     with pytest.raises(SpecialistError, match="file not found"):
         OnnxDepth(tmp_path / "gone.onnx", kind="inverse").estimate(photos[:1])
@@ -125,5 +125,5 @@ def test_what_is_refused(shared: Path, tmp_path: Path, photos: list[Image.Image]
         OnnxDepth(tmp_path / "text.onnx", kind="inverse").estimate(photos[:1])
     with pytest.raises(SpecialistError, match="are `classes` those of this network"):
         YoloxOnnx(shared / "models" / "yolox_nano.onnx", classes=["a"]).detect(photos[:1], ["x"])
-    with pytest.raises(SpecialistError, match="score and iou"):
-        YoloxOnnx(path, classes=["a"], score=0)
+    with pytest.raises(SpecialistError, match="score_threshold and iou_threshold"):
+        YoloxOnnx(path, classes=["a"], score_threshold=0)

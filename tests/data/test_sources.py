@@ -84,7 +84,7 @@ def test_the_procedural_world_knows_everything() -> None:
     assert isinstance(sample, Sample)
     assert sample.depth is not None
     assert sample.boxes is not None
-    assert sample.picture.size == (64, 64)
+    assert sample.image.size == (64, 64)
     assert sample.depth.valid.all()
     assert sample.boxes.labels.negative_category_ids
     assert not {*sample.boxes.labels.category_ids} & {*sample.boxes.labels.negative_category_ids}

@@ -26,7 +26,7 @@ RECIPE = """
 seed: 1
 size: 128
 soft_codes: 2
-also: [llava, chat, parquet]
+export: [llava, chat, parquet]
 sources:
   rooms:
     images: images
@@ -37,7 +37,7 @@ sets:
   - {name: atomic, source: rooms, task: depth, regime: atomic, count: 6, wording: pool}
   - {name: cot, source: rooms, task: depth, regime: cot, count: 16, stream: reasoning, markers: [2, 3]}
   - {name: direct, source: rooms, task: depth, regime: direct, count: 16, stream: reasoning, markers: [2, 3]}
-  - {name: count, source: rooms, task: counting, regime: cot, count: 8, zeros: 0.3, most_of_a_count: 4}
+  - {name: count, source: rooms, task: counting, regime: cot, count: 8, zero_share: 0.3, max_per_count: 4}
 """
 
 
@@ -173,7 +173,7 @@ def test_a_recipe_is_the_same_wherever_it_lies(recipe: DataRecipe, folder: Path,
     moved = DataRecipe.read(tmp_path / "recipe.yaml")
     assert moved.fingerprint == recipe.fingerprint
     assert moved.to_dict()["sources"]["rooms"]["images"] == "images"
-    assert recipe.located().sources["rooms"].images == str(folder.resolve() / "images")
+    assert recipe.resolve_paths().sources["rooms"].images == str(folder.resolve() / "images")
     with pytest.raises(_Killed):
         build_data(recipe, tmp_path / "out", engine=_Dying(1))
     (tmp_path / "images").symlink_to(folder / "images")
@@ -221,12 +221,12 @@ def test_an_unfinished_build_of_another_recipe_is_not_continued(recipe: DataReci
     with pytest.raises(OutputError, match="the unfinished output of another run"):
         build_data(replace(recipe, seed=4), tmp_path)
     build_data(replace(recipe, seed=4), tmp_path, force=True)
-    with pytest.raises(OutputError, match="holds a data set already"):
+    with pytest.raises(OutputError, match="has a data set already"):
         build_data(recipe, tmp_path)
 
 
 def test_a_set_does_not_depend_on_its_neighbours(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:
-    build_data(replace(recipe, sets=recipe.sets[1:2], also=()), tmp_path)
+    build_data(replace(recipe, sets=recipe.sets[1:2], export=()), tmp_path)
     alone = [record.to_json() for record in read_records(tmp_path / "records.jsonl")]
     assert alone == [one.to_json() for one in read_records(built / "records.jsonl") if one.provenance["set"] == "cot"]
 
@@ -275,15 +275,15 @@ def test_a_full_disk(recipe: DataRecipe, folder: Path, built: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("sets: []\n", "sets of different names"),
+        ("sets: []\n", "sets with different names"),
         ("colour: red\n", "DataRecipe: unknown key 'colour'"),
         ("prompts: auroa\n", "prompts are aurora"),
         ("templates: {depth_direct: '({nearest})'}\n", r"unknown variable \{nearest\}"),
         ("size: 400\n", r"size 64\.\.336"),
         ("sources: {}\n", "unknown source 'rooms'"),
         ("sources: {rooms: {images: a, scenes: 3}}\n", "a source has images: a folder, or scenes"),
-        ("sources: {rooms: {scenes: 3, depth: a}}\n", "the procedural world knows"),
-        ("sources: {rooms: {images: a, depth_specialist: {form: onnx_depth, model: m}}}\n", "say kind: inverse or"),
+        ("sources: {rooms: {scenes: 3, depth: a}}\n", "procedural scenes have their own depth and boxes"),
+        ("sources: {rooms: {images: a, depth_specialist: {form: onnx_depth, model: m}}}\n", "set kind: inverse or"),
         (
             "sources: {rooms: {images: a, box_specialist: {form: onnx_depth, model: m, kind: inverse}}}\n",
             "box_specialist cannot be of the form onnx_depth",

@@ -38,7 +38,7 @@ def sample(categories: Sequence[int], boxes: object = None, complete: bool = Tru
 def result(
     codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any
 ) -> TaskRecord | str:
-    config = SetConfig("s", "x", "counting", regime, 1, **{"zeros": 0.0, **options})  # type: ignore[arg-type]
+    config = SetConfig("s", "x", "counting", regime, 1, **{"zero_share": 0.0, **options})  # type: ignore[arg-type]
     setting = TaskContext(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
     return make_counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
 
@@ -76,7 +76,7 @@ def test_the_other_regimes(codec: DepthCodec) -> None:
 
 
 def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
-    config = SetConfig("s", "x", "counting", "atomic", 1, zeros=0.0)
+    config = SetConfig("s", "x", "counting", "atomic", 1, zero_share=0.0)
     made = make_counting_record(
         sample([3]), np.random.default_rng(0), config, TaskContext(PROMPTS["numerals"], codec), PLURALS
     )
@@ -86,23 +86,23 @@ def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
 
 def test_zero_is_asked_of_what_is_known_to_be_absent(codec: DepthCodec) -> None:
     coco = sample([1, 2, 3])
-    assert answer(codec, coco, zeros=1.0) == "There are no horses in the image. We conclude there are 0 horses."
-    assert answer(codec, coco, "atomic", zeros=1.0) == "There are no horses in the image."
-    assert answer(codec, coco, "direct", zeros=1.0) == "0"
+    assert answer(codec, coco, zero_share=1.0) == "There are no horses in the image. We conclude there are 0 horses."
+    assert answer(codec, coco, "atomic", zero_share=1.0) == "There are no horses in the image."
+    assert answer(codec, coco, "direct", zero_share=1.0) == "0"
     lvis = sample([1], negative_category_ids=(2,))
-    assert answer(codec, lvis, "atomic", zeros=1.0) == "There are no cats in the image."
+    assert answer(codec, lvis, "atomic", zero_share=1.0) == "There are no cats in the image."
     detected = sample([1], complete=False)
-    assert result(codec, detected, zeros=1.0) == "no category is known to be absent from this image"
+    assert result(codec, detected, zero_share=1.0) == "no category is known to be absent from this image"
 
 
 def test_only_what_can_be_counted_is_asked(codec: DepthCodec) -> None:
     assert answer(codec, sample([1, 1, 2], not_exhaustive_category_ids=(1,)), "direct") == "1"
     assert answer(codec, sample([1, 1, 2], crowd=(False, True, False)), "direct") == "1"
-    assert answer(codec, sample([1, 1, 2]), "direct", most=1) == "1"
+    assert answer(codec, sample([1, 1, 2]), "direct", max_instances=1) == "1"
     assert answer(codec, sample([1, 1, 2]), "direct", categories=("cat",)) == "1"
     small = sample([1, 1, 2], [[0, 0, 1, 1], [5, 5, 50, 50], [5, 5, 50, 50]])
-    assert answer(codec, small, "direct", least_pixels=50.0) == "1"
-    assert "shown more than 1 times" in str(result(codec, sample([1, 1]), most=1))
+    assert answer(codec, small, "direct", min_box_area=50.0) == "1"
+    assert "shown more than 1 times" in str(result(codec, sample([1, 1]), max_instances=1))
     assert "not annotated exhaustively" in str(result(codec, sample([1], not_exhaustive_category_ids=(1,))))
     assert result(codec, sample([])) == "no category that may be asked is in this image"
     assert result(codec, Sample("a", Image.new("RGB", (9, 9)))) == "this image has no boxes"
@@ -145,7 +145,7 @@ def test_boxes_of_another_image_size_are_refused(codec: DepthCodec) -> None:
 )
 def test_the_order_of_boxes(codec: DepthCodec, order: str, first: int) -> None:
     boxes = [[100, 40, 110, 50], [0, 30, 10, 40], [50, 0, 60, 10], [10, 20, 90, 90]]
-    made = result(codec, sample([1] * 4, boxes), order=order)
+    made = result(codec, sample([1] * 4, boxes), box_order=order)
     assert isinstance(made, TaskRecord)
     assert made.record.evidence.boxes is not None
     assert made.record.evidence.boxes[0][0] == int(first * 336 / 200)
@@ -160,12 +160,12 @@ def test_plurals(shared: Path) -> None:
         "wine_glass": "wine glasses",
         "knife": "knives",
     }
-    assert {name: PLURALS.of(name) for name in known} == known
+    assert {name: PLURALS.pluralize(name) for name in known} == known
     table = Plurals(shared / "data" / "counting" / "lvis_plurals.json")
-    assert table.of("mouse_(computer_equipment)") == "mouses (computer equipment)"
-    assert PLURALS.of("mouse_(computer_equipment)") == "mice (computer equipment)"
-    with pytest.raises(DataError, match=r"'1234' has no plural; give one in the table"):
-        PLURALS.of("1234")
+    assert table.pluralize("mouse_(computer_equipment)") == "mouses (computer equipment)"
+    assert PLURALS.pluralize("mouse_(computer_equipment)") == "mice (computer equipment)"
+    with pytest.raises(DataError, match=r"'1234' has no plural; add it to the table"):
+        PLURALS.pluralize("1234")
 
 
 def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
         ({"count": -1}, "count >= 0"),
         ({"markers": (1,)}, "markers are numbers from 2"),
         ({"question": "pair"}, r"markers: \[2\]"),
-        ({"order": "random"}, "order is one of"),
+        ({"box_order": "random"}, "box_order is one of"),
         ({"regime": "zero-shot"}, "regime is one of"),
     ],
 )

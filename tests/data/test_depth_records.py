@@ -57,7 +57,7 @@ def test_soft_codes_on_request(codec: DepthCodec) -> None:
 
 
 def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> None:
-    record, picture = made(codec, "atomic")
+    record, image = made(codec, "atomic")
     depth = sample().depth
     assert depth is not None
     codes = codec.encode(depth)[0]
@@ -67,13 +67,13 @@ def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> No
         "What is the depth map for the image?",
         f"The depth map for the image is {block_to_text(codes)}.",
     )
-    assert picture.size == (336, 336)
+    assert image.size == (336, 336)
     assert record.frame == ImageFrame.squash((336, 336))
     assert record.provenance["image_frame"] == ImageFrame.squash((240, 180)).to_dict()
 
 
 def test_a_chain_of_thought_says_points_map_and_answer(codec: DepthCodec) -> None:
-    record, picture = made(codec, "cot", markers=(2,))
+    record, image = made(codec, "cot", markers=(2,))
     first, second = record.evidence.markers
     block = block_to_text(np.array(record.evidence.codes).reshape(10, 10))
     nearest = "A" if (first.level or 0) > (second.level or 0) else "B"
@@ -84,7 +84,7 @@ def test_a_chain_of_thought_says_points_map_and_answer(codec: DepthCodec) -> Non
         f"The depth map for the image is {block}. Since point {nearest} has a higher pixel value on the depth map, "
         f"the answer is that point {nearest} is closer to the camera."
     )
-    assert np.asarray(picture)[int(first.y), int(first.x) + 4].tolist() == [255, 0, 0]
+    assert np.asarray(image)[int(first.y), int(first.x) + 4].tolist() == [255, 0, 0]
 
 
 def test_levels_are_those_of_the_map_under_the_marker(codec: DepthCodec) -> None:
@@ -125,10 +125,10 @@ def test_blink_pairs_ask_with_choices(codec: DepthCodec) -> None:
 
 @pytest.mark.parametrize("mode", ["letterbox", "center_crop"])
 def test_in_other_frames_the_map_is_what_the_frame_shows(codec: DepthCodec, mode: str) -> None:
-    record, picture = made(codec, "direct", frame=mode)
+    record, image = made(codec, "direct", frame=mode)
     frame = ImageFrame.from_dict(record.provenance["image_frame"])  # type: ignore[arg-type]
     assert frame.mode == mode
-    assert picture.size == (336, 336)
+    assert image.size == (336, 336)
     depth = sample().depth
     assert depth is not None
     shown = frame_nearness(depth, frame)
@@ -142,9 +142,9 @@ def test_in_other_frames_the_map_is_what_the_frame_shows(codec: DepthCodec, mode
 def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
     flat = sample("flat")
     assert flat.depth is not None
-    flat = Sample("flat", flat.picture, DepthMap(np.ones((9, 9), np.float32), np.ones((9, 9), bool), "metric"))
-    nothing = Sample("holes", flat.picture, DepthMap(np.ones((9, 9), np.float32), np.zeros((9, 9), bool), "metric"))
-    without = Sample("none", flat.picture)
+    flat = Sample("flat", flat.image, DepthMap(np.ones((9, 9), np.float32), np.ones((9, 9), bool), "metric"))
+    nothing = Sample("holes", flat.image, DepthMap(np.ones((9, 9), np.float32), np.zeros((9, 9), bool), "metric"))
+    without = Sample("none", flat.image)
     config = SetConfig("s", "x", "depth", "direct", 1)
     rngs = [np.random.default_rng(seed) for seed in range(4)]
     results = make_depth_records(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from perceptok.data import PerceptionRecord, check_records, read_records, record_files as files, write_records
 from perceptok.errors import OutputError, RecordError
-from tests.data.records.test_record import depth_record
+from tests.data.test_records import depth_record
 
 
 def many(count: int) -> Iterator[PerceptionRecord]:
@@ -125,9 +125,9 @@ def test_files_that_are_missing_or_damaged(tmp_path: Path, name: str) -> None:
 
 
 def test_outputs_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"records are in .jsonl, .json \(LLaVA\) or .parquet"):
+    with pytest.raises(RecordError, match=r"files of records are .jsonl, .json \(LLaVA\) or .parquet"):
         write_records(tmp_path / "a.txt", [])
-    with pytest.raises(RecordError, match="Parquet holds records"):
+    with pytest.raises(RecordError, match="Parquet files have records"):
         write_records(tmp_path / "a.parquet", [], form="chat")
     with pytest.raises(RecordError, match="forms of records"):
         write_records(tmp_path / "a.jsonl", [], form="xml")  # type: ignore[arg-type]

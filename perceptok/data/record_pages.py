@@ -1,0 +1,76 @@
+"""Pages of records: one HTML file that shows images, markers, boxes, decoded depth, questions and answers."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from perceptok.data.record_files import compute_statistics, find_records_file, read_records
+from perceptok.data.records import PerceptionRecord
+from perceptok.depth import DepthCodec
+from perceptok.pages import Case, Table, write_page
+from perceptok.tokens import DEPTH_GRID
+
+__all__ = ["write_records_page"]
+
+
+def write_records_page(
+    records: str | Path, output: str | Path, *, count: int = 48, codec: DepthCodec | None = None, force: bool = False
+) -> int:
+    """Write a page of records that are spread evenly over a file.
+
+    Args:
+        records: A file of records, or a folder that `build_data` made.
+        output: The HTML file.
+        count: Maximum number of records.
+        codec: Decodes the records' codes; default: the weights that come with perceptok. Codes of another codec are
+            shown without their map.
+        force: Replace an existing file.
+
+    Returns:
+        The number of records on the page.
+
+    Raises:
+        RecordError: The records cannot be read.
+        OutputError: The file exists or cannot be written.
+    """
+    source = find_records_file(records)
+    codec = codec or DepthCodec.from_pretrained()
+    statistics = compute_statistics(read_records(source))
+    step = max(1, -(-statistics.records // count))
+    rows = [[task, regime, str(number)] for (task, regime), number in sorted(statistics.kinds.items())]
+    return write_page(
+        output,
+        (_make_case(record, source.parent, codec) for record in islice(read_records(source), 0, None, step)),
+        title=f"Records of {source.parent.name or source.name}",
+        tables=[Table(f"{statistics.records} records", ("task", "regime", "records"), rows)],
+        note=f"One of every {step} of {statistics.records} records; depth maps are decoded from the records' codes.",
+        force=force,
+    )
+
+
+def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
+    evidence, codes, depth = record.evidence, record.evidence.codes, None
+    if codes is not None and evidence.codec in (None, codec.fingerprint):
+        depth = codec.decode(np.array(codes).reshape(DEPTH_GRID))[0]
+    image = folder / record.images[0] if record.images else None
+    return Case(
+        record.id,
+        image=image.read_bytes() if image is not None and image.is_file() else None,
+        text=record.turns[-1].text,
+        prompt=record.turns[0].text,
+        markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],
+        boxes=evidence.boxes or (),
+        frame=None if record.frame is None else (record.frame.size, record.frame.size),
+        codes=codes,
+        depth=depth,
+        facts={
+            "task": record.task,
+            "regime": record.regime,
+            "answer": record.answer,
+            "difficulty": record.difficulty,
+            "source": str(record.provenance.get("image", "")),
+        },
+    )
