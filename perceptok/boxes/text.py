@@ -362,8 +362,19 @@ _NUMBER = r"[-+]?[0-9][0-9.]*+"
 _ITEM = rf"(?:{_TOKEN}|<[A-Za-z][^<>()\s,]*+>|{_NUMBER})"
 _COMMA = r"(?:\s*+,)?+\s*+"
 _COMMA_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
-_TOKEN_RUN = re.compile(rf"\(\s*+{_ITEM}(?:{_COMMA}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_COMMA_ON_LINE}{_TOKEN})*+")
-_NUMBER_RUN = re.compile(rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER})*+(?:\s*+,)?+")
+
+
+def _compile_run(word: str, any_run: str) -> re.Pattern[str]:
+    """A run of coordinates, where most are a bracket with four words, which are then groups 1 to 4."""
+    bracket = r"\s*+,\s*+".join([f"({word})"] * 4)
+    return re.compile(rf"\(\s*+{bracket}\s*+\)|{any_run}")
+
+
+_TOKEN_RUN = _compile_run(
+    f"{_STEM}[0-9]++>", rf"\(\s*+{_ITEM}(?:{_COMMA}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_COMMA_ON_LINE}{_TOKEN})*+"
+)
+# Two numerals are a point or prose.
+_NUMBER_RUN = _compile_run("[0-9]++", rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER}){{2,}}+(?:\s*+,)?+")
 _ITEMS = re.compile(_ITEM)
 _CLOSING = re.compile(r"\s*+\)")
 _ONLY_SPACE = re.compile(r"\s*+\Z")
@@ -474,6 +485,9 @@ class _Parser:
         run = _NUMBER_RUN if self.numerals else _TOKEN_RUN
         while match := run.search(self.text, position):
             start, position = match.span()
+            if match.lastindex:
+                yield self._read_box(match.groups(), start, position)
+                continue
             items = list(_ITEMS.finditer(self.text, start, position))
             opened = self.text[start] == "("
             closing = _CLOSING.match(self.text, position)
@@ -494,11 +508,11 @@ class _Parser:
     def _is_attempt(
         self, items: Sequence[re.Match[str]], opened: bool, closing: re.Match[str] | None, position: int
     ) -> bool:
-        """Whether a run was meant as a box: two numerals are a point or prose, and so are those without brackets."""
+        """Whether a run was meant as a box: numerals without brackets are prose, and so are three in one that is open."""
         if not self.numerals:
             return any(map(_is_token, items))
-        complete = opened and (closing or _ONLY_SPACE.match(self.text, position))
-        return len(items) >= (3 if complete else 4) and (opened or closing is not None)
+        is_closed = opened and (closing or _ONLY_SPACE.match(self.text, position))
+        return bool(is_closed) or (len(items) >= 4 and (opened or closing is not None))
 
     def _is_compact(self, items: Sequence[re.Match[str]], opened: bool) -> bool:
         """Whether a run is of tokens without commas, or without a bracket and with commas between boxes only."""
@@ -515,7 +529,7 @@ class _Parser:
             four = items[index : index + 4]
             start, end = four[0].start(), four[-1].end()
             if len(four) == 4:
-                yield self._read_box(four, start, end)
+                yield self._read_box([item.group() for item in four], start, end)
             else:
                 yield self._malformed(start, end, "coordinates", _wrong_count(len(four)))
 
@@ -530,7 +544,7 @@ class _Parser:
         commas = self.text.count(",", start, end)
         if commas != 3:
             return self._malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
-        return self._read_box(items, start, end)
+        return self._read_box([item.group() for item in items], start, end)
 
     def _read_unfinished(self, start: int, end: int, count: int) -> MalformedPiece:
         """A bracket in which something else follows before there are four coordinates."""
@@ -543,10 +557,10 @@ class _Parser:
         reason = f"expected coordinate {count + 1}, found {quote(found.strip())}"
         return self._malformed(start, rest.end() if found.endswith(")") else end, "token", reason)
 
-    def _read_box(self, items: Sequence[re.Match[str]], start: int, end: int) -> _BoxAndSpan | MalformedPiece:
-        codes = [self.codes.get(item.group(), -1) for item in items]
+    def _read_box(self, words: Sequence[str], start: int, end: int) -> _BoxAndSpan | MalformedPiece:
+        codes = [self.codes.get(word, -1) for word in words]
         if -1 in codes:
-            return self._malformed(start, end, *self._explain_word(items[codes.index(-1)].group()))
+            return self._malformed(start, end, *self._explain_word(words[codes.index(-1)]))
         if codes[0] <= codes[2] and codes[1] <= codes[3]:
             return codes, (start, end)
         column = int(codes[0] <= codes[2])
