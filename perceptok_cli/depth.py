@@ -3,100 +3,226 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import typer
+from typer.core import TyperCommand
 
-from perceptok.errors import ConfigError, MalformedBlockError, OutputError
+from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError, get_first_line
 from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
-from perceptok_cli.depth_options import (
-    BatchOption,
-    CodecOption,
-    DeviceOption,
-    ForceOption,
-    MapCommand,
-    Paths,
-    find_named_maps,
-    load_codec,
-)
-from perceptok_cli.depth_train import train_codec
 
 if TYPE_CHECKING:
-    from perceptok.depth import DepthScore
+    from perceptok.depth import DepthCodec, DepthScore, MapFile, MapSource, NearnessRange, ReadOptions
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Depth maps <-> 100 tokens.")
-app.command("train", cls=MapCommand)(train_codec)
+
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        help="Depth maps, folders, patterns, or lists (.txt, .csv); - reads file names from standard input."
+    ),
+]
+CodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        help="Folder or hub id of a codec; an AiT / AURORA .pt; molmoact:PATH (or hub id) for MolmoAct's, aurora:PATH; "
+        "default: the shipped one.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at once; results do not depend on it.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
-@app.command("show")
-def show_answer(
-    answer: Annotated[
-        str, typer.Argument(help="A model's answer, 100 integers, a file of it, or - for standard input.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
-    codec: CodecOption = None,
-    device: DeviceOption = "cpu",
-    stretch: Annotated[
-        bool | None,
+class _Reading(NamedTuple):
+    """How a command reads its maps, and which sources of lists it keeps."""
+
+    options: ReadOptions
+    sources: tuple[str, ...]
+
+
+_reading_app = typer.Typer(add_completion=False)
+
+
+@_reading_app.command()
+def _parse_reading(
+    kind: Annotated[
+        Literal["inverse", "metric", "relative"] | None,
         typer.Option(
-            "--stretch/--no-stretch",
-            help="Colours from the map's own least to its largest value; by default where the codec is MolmoAct's.",
+            "--kind",
+            help="What the files hold: metric (larger = farther), inverse (larger = nearer), or relative (larger = "
+            "farther, no unit).",
         ),
     ] = None,
-    force: ForceOption = False,
-) -> None:
-    """Draw the blocks in a model's answer, short or malformed ones too, and say what is wrong with them."""
-    from perceptok.depth import Preprocessing, draw_blocks, recover_blocks
-    from perceptok.files import atomic_write
+    unit: Annotated[Literal["mm", "cm", "m"] | None, typer.Option("--unit", help="Unit of metric files.")] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Metres per value of metric files, instead of a unit.")
+    ] = None,
+    invalid: Annotated[
+        list[float] | None, typer.Option("--invalid", help="A value in the files that marks holes; may be repeated.")
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", help="A file that is 0 at holes, or a folder of such files, named as the maps are."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="NPZ files with several arrays: the array that holds depth.")
+    ] = None,
+    mask_key: Annotated[
+        str | None, typer.Option("--mask-key", help="NPZ files: the array that is 0 or False at holes.")
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option("--channel", help="EXR files with several channels: the channel that holds depth.")
+    ] = None,
+    packing: Annotated[
+        Literal["sunrgbd", "carla24", "rgba_float"] | None,
+        typer.Option(
+            "--packing",
+            help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits in colours: metres, "
+            "to 1000), rgba_float (the bytes of a float in R, G, B, A).",
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Keep this source of a list only; may be repeated.")
+    ] = None,
+    sky: Annotated[
+        Literal["far", "hole"],
+        typer.Option("--sky", help="What +inf in depth means: far (nearness 0, beyond everything else) or a hole."),
+    ] = "far",
+    sky_value: Annotated[
+        list[float] | None, typer.Option("--sky-value", help="A value in the files that marks sky; may be repeated.")
+    ] = None,
+    percentiles: Annotated[
+        str | None,
+        typer.Option("--percentiles", help="LOW,HIGH of nearness that become 0 and 1, such as 1,99: for sensors."),
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option("--near", help="With --far: what nearness 1 stands for, in metres if metric.")
+    ] = None,
+    far: Annotated[
+        float | None, typer.Option("--far", help="With --near: what nearness 0 stands for; the same for every map.")
+    ] = None,
+    no_normalize: Annotated[
+        bool, typer.Option("--no-normalize", help="The maps hold nearness already, such as AURORA's 8-bit maps.")
+    ] = False,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Refuse files that declare more values; 2**27 take 0.5 GB.")
+    ] = 2**27,
+) -> _Reading:
+    from perceptok.depth import ReadOptions
 
-    text = _read_answer(answer)
+    options = ReadOptions(
+        kind=kind,
+        unit=unit,
+        scale=scale,
+        invalid=tuple(invalid or ()),
+        sky=sky,
+        sky_values=tuple(sky_value or ()),
+        key=key,
+        mask_key=mask_key,
+        channel=channel,
+        mask=mask,
+        packing=packing,
+        max_pixels=max_pixels,
+        range=_parse_range(percentiles, near, far, no_normalize),
+    )
+    return _Reading(options, tuple(source or ()))
+
+
+def _parse_range(percentiles: str | None, near: float | None, far: float | None, no_normalize: bool) -> NearnessRange:
+    from perceptok.depth import NearnessRange
+
+    is_fixed = (near, far) != (None, None)
+    if (percentiles is not None) + is_fixed + no_normalize > 1:
+        raise ConfigError("give one of --percentiles, --near with --far, and --no-normalize")
+    if no_normalize:
+        return NearnessRange.whole()
+    if percentiles is not None:
+        return NearnessRange.parse(f"percentiles {percentiles.replace(',', ' ')}")
+    if not is_fixed:
+        return NearnessRange()
+    if near is None or far is None:
+        raise ConfigError("--near and --far are given together")
+    return NearnessRange.fixed(near, far)
+
+
+class MapCommand(TyperCommand):
+    """A command that reads depth maps: it has the options of `_parse_reading` too, whose result is in `ctx.obj`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._reading = typer.main.get_command(_reading_app)
+        self.params += self._reading.params
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        assert self._reading.callback is not None
+        given = {str(option.name): ctx.params.pop(str(option.name)) for option in self._reading.params}
+        ctx.obj = self._reading.callback(**given)
+        return super().invoke(ctx)
+
+
+def find_named_maps(
+    ctx: typer.Context,
+    paths: list[str],
+    *,
+    every_source: bool = False,
+    frames: bool = False,
+    running: float | None = None,
+) -> list[MapFile]:
+    """The maps that a `MapCommand` was given.
+
+    Args:
+        ctx: The context of the command.
+        paths: Its arguments; `-` reads names from standard input.
+        every_source: Ignore `--source`.
+        frames: The maps are frames of clips.
+        running: The rate at which a clip's range follows its frames.
+    """
+    from perceptok.depth import find_maps
+
+    options, sources = ctx.obj
+    if running is not None:
+        options = replace(options, range=_follow_frames(options.range, running))
+    names: list[str] = []
+    for path in paths:
+        names += [line.strip() for line in sys.stdin if line.strip()] if path == "-" else [path]
+    return find_maps(names, options, sources=() if every_source else sources, frames=frames)
+
+
+def _follow_frames(first: NearnessRange, rate: float) -> NearnessRange:
+    """The range of clips that begins as another one and then follows the frames."""
+    from perceptok.depth import NearnessRange
+
+    if first.mode == "percentiles" and first.low is not None and first.high is not None:
+        return NearnessRange.running(rate, first.low, first.high)
+    if first.mode != "extremes":
+        raise ConfigError("--running goes with --percentiles at most; --near, --far and --no-normalize do not move")
+    return NearnessRange.running(rate)
+
+
+def load_codec(codec: str | None, device: str) -> DepthCodec:
+    """Load the codec that `--codec` names, on a device."""
+    from perceptok.depth import DepthCodec, load_aurora_checkpoint
+
+    project, _, checkpoint = (codec or "").partition(":")
+    if checkpoint and project in ("aurora", "molmoact"):
+        loaded = load_aurora_checkpoint(checkpoint, preprocessing=project)
+    elif codec is not None and codec.endswith((".pt", ".pth")):
+        loaded = load_aurora_checkpoint(codec)
+    else:
+        loaded = DepthCodec.from_pretrained(codec)
     try:
-        blocks = recover_blocks(text)
-    except MalformedBlockError:
-        if _begins_with_record(text):
-            raise ConfigError(f"{answer}: {_RECORDS}") from None
-        raise
-    loaded = load_codec(codec, device)
-    if stretch is None:
-        stretch = loaded.preprocessing == Preprocessing.from_name("molmoact")
-    image = draw_blocks(loaded, blocks, stretch=stretch)
-    with atomic_write(output, force=force) as file:
-        file.write(image)
-    for number, block in enumerate(blocks, 1):
-        for problem in block.problems:
-            note(f"block {number}: {problem}")
-    note(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} drawn in {output}")
-
-
-_RECORDS = "records of codes, not a model's answer; decode them to maps with `perceptok depth decode`"
-
-
-def _read_answer(answer: str) -> str:
-    if answer == "-":
-        return sys.stdin.read()
-    if answer.endswith((".npz", ".parquet")):
-        raise ConfigError(f"{answer}: {_RECORDS}")
-    try:
-        return Path(answer).read_text(encoding="utf-8") if Path(answer).is_file() else answer
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{answer}: not a text file that can be read ({error})") from error
-    except (OSError, ValueError):  # too long for the name of a file: an answer
-        return answer
-
-
-def _begins_with_record(text: str) -> bool:
-    """Whether the first line that is not blank is a record of `encode`, of a map or a frame."""
-    from perceptok.depth import DepthRecord
-
-    try:
-        DepthRecord.from_json(next(line for line in text.splitlines() if line.strip()))
-    except (MalformedBlockError, StopIteration):
-        return False
-    return True
+        return loaded.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
+        raise ConfigError(f"the device {device!r} cannot be used: {get_first_line(error)}") from error
 
 
 @app.command("encode", cls=MapCommand)
@@ -314,3 +440,166 @@ def inspect_codec(
         note(f"{len(maps) - len(failures)} maps drawn in {output}")
     warn_at_end(warnings, len(maps))
     finish(failures, len(maps))
+
+
+@app.command("train", cls=MapCommand)
+def train_codec(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for codec, log and checkpoint.")],
+    paths: Annotated[list[str] | None, typer.Argument(help="Depth maps, folders, patterns or lists.")] = None,
+    val: Annotated[list[str] | None, typer.Option("--val", help="Validation maps; may be repeated.")] = None,
+    procedural: Annotated[int, typer.Option(min=0, help="Number of procedural maps to add.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="A training.json; missing keys take their defaults.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="A codec to start from: a folder, a hub id, or `shipped`.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Number of optimizer steps, instead of the config's.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and render maps.")] = 0,
+    cpu: Annotated[bool, typer.Option(help="Train on the CPU.")] = False,
+    tensorboard: Annotated[bool, typer.Option(help="Write a TensorBoard log too.")] = False,
+) -> None:
+    """Train a depth codec. An interrupted run is resumed by the same command, to the same losses."""
+    from perceptok.config import read_mapping
+    from perceptok.depth import MapDataset, TrainingConfig, TrainingReport, model_config_to_dict, train_depth_codec
+    from perceptok.scenes import ProceduralDepthMaps
+
+    values = read_mapping(config) if config else {}
+    initial = load_codec(None if start == "shipped" else start, "cpu") if start else None
+    if initial is not None:
+        values.setdefault("model", model_config_to_dict(initial.model.config))
+    settings = TrainingConfig.from_dict(values | ({"max_steps": max_steps} if max_steps else {}))
+    files = find_named_maps(ctx, paths) if paths else []
+    val_files = find_named_maps(ctx, val, every_source=True) if val else []
+    _refuse_shared_files(files, val_files)
+    groups = _group_by_source(files)
+    if procedural:
+        groups["procedural"] = cast("MapSource", ProceduralDepthMaps(seed=settings.seed, length=procedural))
+    failures: list[str] = []
+    warnings: list[tuple[str, str]] = []
+    with progress_bar("reading maps", len(files) + procedural + len(val_files)) as advance:
+
+        def build(maps: dict[str, MapSource]) -> MapDataset:
+            return MapDataset.build(maps, workers=workers, advance=advance, failures=failures, warnings=warnings)
+
+        train_set = build(groups)
+        val_set = build(_group_by_source(val_files)) if val_files else None
+    warn_at_end(warnings, len(files) + len(val_files))
+    for reason in failures:
+        note(f"left out: {reason}")
+    if failures:
+        note(f"{len(failures)} of {len(files) + len(val_files)} files cannot be read and are left out")
+    writer = _open_tensorboard(output) if tensorboard else None
+
+    def report(result: TrainingReport) -> None:
+        error = "" if math.isnan(result.val_rmse) else f", validation RMSE {result.val_rmse:.4f}"
+        note(
+            f"step {result.step}: loss {result.loss:.5f}, {result.codes_used} codes, "
+            f"perplexity {result.perplexity:.1f}{error}"
+        )
+        if writer is not None:
+            for name, value in result._asdict().items():
+                writer.add_scalar(name, value, result.step)
+
+    with progress_bar("training", settings.max_steps) as tick:
+        train_depth_codec(
+            settings,
+            train_set,
+            val_set,
+            initial=initial,
+            output=output,
+            report=report,
+            advance=lambda _, loss: tick(None if math.isnan(loss) else f"loss {loss:.4f}"),
+            cpu=cpu,
+        )
+    note(f"codec saved in {output}")
+
+
+def _group_by_source(files: list[MapFile]) -> dict[str, MapSource]:
+    from perceptok.depth import MapFiles
+
+    names = dict.fromkeys(file.source for file in files)
+    return {name: MapFiles(tuple(file for file in files if file.source == name)) for name in names}
+
+
+def _refuse_shared_files(train_files: list[MapFile], val_files: list[MapFile]) -> None:
+    """Before any map is read; copies under other names are found by content later."""
+    both = {file.path.resolve() for file in train_files} & {file.path.resolve() for file in val_files}
+    if both:
+        raise ConfigError(f"{len(both)} files are both training and validation maps, such as {min(both)}")
+
+
+def _open_tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@app.command("show")
+def show_answer(
+    answer: Annotated[
+        str, typer.Argument(help="A model's answer, 100 integers, a file of it, or - for standard input.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
+    codec: CodecOption = None,
+    device: DeviceOption = "cpu",
+    stretch: Annotated[
+        bool | None,
+        typer.Option(
+            "--stretch/--no-stretch",
+            help="Colours from the map's own least to its largest value; by default where the codec is MolmoAct's.",
+        ),
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Draw the blocks in a model's answer, short or malformed ones too, and say what is wrong with them."""
+    from perceptok.depth import Preprocessing, draw_blocks, recover_blocks
+    from perceptok.files import atomic_write
+
+    text = _read_answer(answer)
+    try:
+        blocks = recover_blocks(text)
+    except MalformedBlockError:
+        if _begins_with_record(text):
+            raise ConfigError(f"{answer}: {_RECORDS}") from None
+        raise
+    loaded = load_codec(codec, device)
+    if stretch is None:
+        stretch = loaded.preprocessing == Preprocessing.from_name("molmoact")
+    image = draw_blocks(loaded, blocks, stretch=stretch)
+    with atomic_write(output, force=force) as file:
+        file.write(image)
+    for number, block in enumerate(blocks, 1):
+        for problem in block.problems:
+            note(f"block {number}: {problem}")
+    note(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} drawn in {output}")
+
+
+_RECORDS = "records of codes, not a model's answer; decode them to maps with `perceptok depth decode`"
+
+
+def _read_answer(answer: str) -> str:
+    if answer == "-":
+        return sys.stdin.read()
+    if answer.endswith((".npz", ".parquet")):
+        raise ConfigError(f"{answer}: {_RECORDS}")
+    try:
+        return Path(answer).read_text(encoding="utf-8") if Path(answer).is_file() else answer
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{answer}: not a text file that can be read ({error})") from error
+    except (OSError, ValueError):  # too long for the name of a file: an answer
+        return answer
+
+
+def _begins_with_record(text: str) -> bool:
+    """Whether the first line that is not blank is a record of `encode`, of a map or a frame."""
+    from perceptok.depth import DepthRecord
+
+    try:
+        DepthRecord.from_json(next(line for line in text.splitlines() if line.strip()))
+    except (MalformedBlockError, StopIteration):
+        return False
+    return True
