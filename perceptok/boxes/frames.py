@@ -225,21 +225,21 @@ class ImageFrame:
     @property
     def scale(self) -> tuple[float, float]:
         """Frame pixels per original pixel, along x and y."""
-        padded = self._padded_size
+        padded = self._size_with_padding
         return self.resized[0] / padded[0], self.resized[1] / padded[1]
 
     @property
     def origin(self) -> tuple[float, float]:
         """Where the original's (0, 0) lies in the frame, x and y; outside it where something is cropped."""
         return (
-            self.padding[0] * self.resized[0] / self._padded_size[0] + self.offset[0],
-            self.padding[1] * self.resized[1] / self._padded_size[1] + self.offset[1],
+            self.padding[0] * self.resized[0] / self._size_with_padding[0] + self.offset[0],
+            self.padding[1] * self.resized[1] / self._size_with_padding[1] + self.offset[1],
         )
 
     @property
     def window(self) -> tuple[float, float, float, float]:
         """The part of the frame that shows the image: x1, y1, x2, y2 in frame pixels."""
-        (left, top), padded = self.origin, self._padded_size
+        (left, top), padded = self.origin, self._size_with_padding
         # Multiplied before divided: without padding the edges are whole pixels.
         right = (self.padding[0] + self.image_size[0]) * self.resized[0] / padded[0] + self.offset[0]
         bottom = (self.padding[1] + self.image_size[1]) * self.resized[1] / padded[1] + self.offset[1]
@@ -334,13 +334,13 @@ class ImageFrame:
         channels = image.shape[2] if image.ndim == 3 else 1
         if len(self.fill) not in (1, channels):
             raise BoxError(f"the fill {self.fill} has {len(self.fill)} channels, the image {channels}; give one value")
-        for columns, rows in (self._padded_size, self.resized, self.shape):
+        for columns, rows in (self._size_with_padding, self.resized, self.shape):
             if columns * rows > MAX_FRAME_PIXELS:
                 raise BoxError(
                     f"an image of {columns} x {rows} pixels is larger than the limit of {MAX_FRAME_PIXELS}; "
                     "use a smaller frame, or its coordinates without an image"
                 )
-        padded = _paste(image, self.padding[:2], self._padded_size, self.fill)
+        padded = _paste(image, self.padding[:2], self._size_with_padding, self.fill)
         resized = _resize(padded, self.resized, RESAMPLING[self.resample])
         return _paste(resized, self.offset, self.shape, self.fill)
 
@@ -424,7 +424,7 @@ class ImageFrame:
         return cls.from_dict(parse_json(text, "an image frame is a JSON object", ConfigError))
 
     @property
-    def _padded_size(self) -> tuple[int, int]:
+    def _size_with_padding(self) -> tuple[int, int]:
         left, top, right, bottom = self.padding
         return self.image_size[0] + left + right, self.image_size[1] + top + bottom
 

@@ -40,7 +40,7 @@ class PointCodec:
             BoxError: Another shape, NaN or infinity, or a point outside the image (unless such are dropped).
         """
         array = _check_pairs(points, "points")
-        codes = np.asarray(self._corner_codec.encode(np.tile(array, 2), image_size=image_size, frame=frame))
+        codes = np.asarray(self._make_corner_codec.encode(np.tile(array, 2), image_size=image_size, frame=frame))
         return codes[:, :2]
 
     def decode(
@@ -48,7 +48,7 @@ class PointCodec:
     ) -> np.ndarray:
         """Codes (N, 2) -> points (N, 2) float64 in pixels of the image; raises BoxError for invalid codes."""
         codes = _check_point_codes(codes)
-        return np.asarray(self._corner_codec.decode(np.tile(codes, 2), image_size=image_size, frame=frame))[:, :2]
+        return np.asarray(self._make_corner_codec.decode(np.tile(codes, 2), image_size=image_size, frame=frame))[:, :2]
 
     def to_text(self, codes: ArrayLike) -> str:
         """Codes (N, 2) -> `(<PIXEL_x>,<PIXEL_y>)`, point after point.
@@ -82,16 +82,20 @@ class PointCodec:
             pair, between = [int(match[1]), int(match[2])], text[position : match.start()]
             valid = max(pair) < self.boxes.size and all(str(int(number)) == number for number in match.groups())
             if strict and (between.strip() or not valid):
-                raise _unexpected(position, between) if between.strip() else _unexpected(match.start(), match[0])
+                raise (
+                    _make_unexpected_error(position, between)
+                    if between.strip()
+                    else _make_unexpected_error(match.start(), match[0])
+                )
             position = match.end()
             if valid:
                 points.append(pair)
         if strict and text[position:].strip():
-            raise _unexpected(position, text[position:])
+            raise _make_unexpected_error(position, text[position:])
         return np.array(points, dtype=np.int64).reshape(-1, 2)
 
     @property
-    def _corner_codec(self) -> BoxCodec:
+    def _make_corner_codec(self) -> BoxCodec:
         """The box codec for two corners in one place: x first, edges continuous."""
         return BoxCodec(**{**self.boxes.to_dict(), "order": "xyxy", "inclusive": False, "degenerate": "keep"})
 
@@ -178,5 +182,5 @@ def _check_point_codes(codes: ArrayLike) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _unexpected(position: int, found: str) -> MalformedBoxError:
+def _make_unexpected_error(position: int, found: str) -> MalformedBoxError:
     return MalformedBoxError(f"expected (<PIXEL_x>,<PIXEL_y>) at character {position}, found {found[:40]!r}")

@@ -135,7 +135,7 @@ def convert_spelling(
         parsed = reader.parse(boxes)
         codes, box_labels = parsed.codes, parsed.labels
     converted = writer.from_fractions(reader.to_fractions(codes))
-    added, own = writer.error(), reader.error()
+    added, own = writer.compute_error(), reader.compute_error()
     return Conversion(
         text=writer.write(converted, box_labels),
         codes=converted,
@@ -226,7 +226,7 @@ class _Spelling(ABC):
         """Fractions -> codes."""
 
     @abstractmethod
-    def error(self) -> tuple[float, float]:
+    def compute_error(self) -> tuple[float, float]:
         """The largest quantization error along x and y, in fractions of the image."""
 
 
@@ -243,7 +243,7 @@ class _Binned(_Spelling):
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
         return np.asarray(np.minimum(np.floor(fractions * self.bins), self.bins - 1), dtype=np.int64)
 
-    def error(self) -> tuple[float, float]:
+    def compute_error(self) -> tuple[float, float]:
         return 0.5 / self.bins, 0.5 / self.bins
 
 
@@ -348,7 +348,7 @@ class _TokenSpelling(_Spelling):
         return numbers
 
     @staticmethod
-    def _text_before(run: re.Match[str]) -> str:
+    def _find_text_before(run: re.Match[str]) -> str:
         """The 400 characters before a run, in which its label is searched."""
         return run.string[max(0, run.start() - 400) : run.start()]
 
@@ -394,7 +394,7 @@ class _PaliGemma(_TokenSpelling):
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
         return np.floor(fractions[:, [1, 0, 3, 2]] * self.highest + 0.5).astype(np.int64)
 
-    def error(self) -> tuple[float, float]:
+    def compute_error(self) -> tuple[float, float]:
         return 0.5 / self.highest, 0.5 / self.highest
 
 
@@ -422,7 +422,7 @@ class _Florence2(_TokenSpelling, _Binned):
         return _check_codes(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
-        head = self._text_before(run)
+        head = self._find_text_before(run)
         return head[max(head.rfind("<"), head.rfind(">"), head.rfind("\n")) + 1 :].strip()
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
@@ -471,7 +471,7 @@ class _Kosmos2(_TokenSpelling):
         return _check_codes(boxes, 2), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str | None:
-        head = self._text_before(run)
+        head = self._find_text_before(run)
         if self._CONTINUED.search(head, max(0, len(head) - 60)):
             return None
         position = head.rfind("<phrase>")
@@ -501,7 +501,7 @@ class _Kosmos2(_TokenSpelling):
         far = np.maximum(np.ceil(fractions[:, 2:] * self.cells - 1).astype(np.int64), near)
         return np.stack([near[:, 1] * self.cells + near[:, 0], far[:, 1] * self.cells + far[:, 0]], axis=1)
 
-    def error(self) -> tuple[float, float]:
+    def compute_error(self) -> tuple[float, float]:
         return 1 / self.cells, 1 / self.cells
 
 
@@ -586,7 +586,7 @@ class _Qwen(_Spelling):
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
         return np.asarray(np.floor(fractions * np.array(self._limits) + 0.5), dtype=np.int64)
 
-    def error(self) -> tuple[float, float]:
+    def compute_error(self) -> tuple[float, float]:
         return 0.5 / self._limits[0], 0.5 / self._limits[1]
 
 

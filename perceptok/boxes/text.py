@@ -67,7 +67,7 @@ def boxes_to_text(codes: ArrayLike, *, form: BoxForm = "aurora", order: Order = 
         MalformedBoxError: Another shape or type, a code out of range, or an inverted box (x2 < x1 or y2 < y1).
         ValueError: Another form.
     """
-    return _write(_check(codes, size, order), form, size)
+    return _write(_check_boxes(codes, size, order), form, size)
 
 
 def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> np.ndarray:
@@ -93,11 +93,11 @@ def boxes_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy",
     if codes is None:
         codes = _read_codes(_SPACE.sub("", text.strip()), size)
     if codes is None:
-        raise _explain(text, size, order)
+        raise _make_error(text, size, order)
     return codes
 
 
-def _check(codes: ArrayLike, size: int, order: Order) -> np.ndarray:
+def _check_boxes(codes: ArrayLike, size: int, order: Order) -> np.ndarray:
     return check_codes(codes, size=size, order=order, error=MalformedBoxError, allow_single=True)
 
 
@@ -161,7 +161,7 @@ def _read_numbers(characters: np.ndarray, ends: np.ndarray, digits: int) -> np.n
     return values
 
 
-def _explain(text: str, size: int, order: Order) -> MalformedBoxError:
+def _make_error(text: str, size: int, order: Order) -> MalformedBoxError:
     """What is wrong with a text that is not a list of boxes: a malformed piece, or what stands between boxes."""
     parsed = parse_boxes(text, size=size, order=order)
     form: BoxForm = "numeral" if _STEM not in text else "aurora" if text.startswith("(") else "compact"
@@ -224,7 +224,7 @@ def labelled_boxes_to_text(
     Raises:
         MalformedBoxError: Invalid codes, or labels that do not fit them.
     """
-    boxes = _check(codes, size, order)
+    boxes = _check_boxes(codes, size, order)
     names = [f"{_NUMBERED} {number}" for number in range(1, len(boxes) + 1)] if labels is None else list(labels)
     if len(names) != len(boxes):
         raise MalformedBoxError(f"expected a label for each of {len(boxes)} boxes; got {len(names)}")
@@ -449,7 +449,7 @@ def parse_boxes(
     boxes: list[list[int]] = []
     spans: list[tuple[int, int]] = []
     malformed: list[MalformedPiece] = []
-    for piece in _Parser(text, _code_of_word(size, numerals), size, order, numerals).find_pieces():
+    for piece in _Parser(text, _make_code_table(size, numerals), size, order, numerals).find_pieces():
         if isinstance(piece, MalformedPiece):
             if strict:
                 raise piece.to_error()
@@ -464,7 +464,7 @@ def parse_boxes(
 
 
 @lru_cache(maxsize=16)
-def _code_of_word(size: int, numerals: bool) -> Mapping[str, int]:
+def _make_code_table(size: int, numerals: bool) -> Mapping[str, int]:
     return {str(code): code for code in range(size)} if numerals else TokenSet(PIXEL.name, size).codes
 
 
@@ -508,7 +508,7 @@ class _Parser:
     def _is_attempt(
         self, items: Sequence[re.Match[str]], opened: bool, closing: re.Match[str] | None, position: int
     ) -> bool:
-        """Whether a run was meant as a box: numerals without brackets are prose, and so are three in one that is open."""
+        """Whether a run was meant as a box: numerals without brackets are prose, so are three in an open one."""
         if not self.numerals:
             return any(map(_is_token, items))
         is_closed = opened and (closing or _ONLY_SPACE.match(self.text, position))
@@ -531,19 +531,19 @@ class _Parser:
             if len(four) == 4:
                 yield self._read_box([item.group() for item in four], start, end)
             else:
-                yield self._malformed(start, end, "coordinates", _wrong_count(len(four)))
+                yield self._make_malformed(start, end, "coordinates", _describe_count(len(four)))
 
     def _read_bracketed(
         self, start: int, end: int, items: Sequence[re.Match[str]], opened: bool, closed: bool
     ) -> _BoxAndSpan | MalformedPiece:
         if len(items) != 4:
-            return self._malformed(start, end, "coordinates", _wrong_count(len(items)))
+            return self._make_malformed(start, end, "coordinates", _describe_count(len(items)))
         if not (opened and closed):
             missing = "opening bracket is" if closed else "closing bracket is" if opened else "brackets are"
-            return self._malformed(start, end, "bracket", f"the {missing} missing")
+            return self._make_malformed(start, end, "bracket", f"the {missing} missing")
         commas = self.text.count(",", start, end)
         if commas != 3:
-            return self._malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
+            return self._make_malformed(start, end, "comma", f"four coordinates take 3 commas; found {commas}")
         return self._read_box([item.group() for item in items], start, end)
 
     def _read_unfinished(self, start: int, end: int, count: int) -> MalformedPiece:
@@ -552,20 +552,20 @@ class _Parser:
         assert rest is not None
         found = rest.group()
         if not found.strip():
-            reason = f"{_wrong_count(count)}, and the closing bracket is missing"
-            return self._malformed(start, end, "coordinates", reason)
+            reason = f"{_describe_count(count)}, and the closing bracket is missing"
+            return self._make_malformed(start, end, "coordinates", reason)
         reason = f"expected coordinate {count + 1}, found {quote(found.strip())}"
-        return self._malformed(start, rest.end() if found.endswith(")") else end, "token", reason)
+        return self._make_malformed(start, rest.end() if found.endswith(")") else end, "token", reason)
 
     def _read_box(self, words: Sequence[str], start: int, end: int) -> _BoxAndSpan | MalformedPiece:
         codes = [self.codes.get(word, -1) for word in words]
         if -1 in codes:
-            return self._malformed(start, end, *self._explain_word(words[codes.index(-1)]))
+            return self._make_malformed(start, end, *self._explain_word(words[codes.index(-1)]))
         if codes[0] <= codes[2] and codes[1] <= codes[3]:
             return codes, (start, end)
         column = int(codes[0] <= codes[2])
         axis = self.order[column]
-        return self._malformed(start, end, "order", f"{axis}2 = {codes[column + 2]} < {axis}1 = {codes[column]}")
+        return self._make_malformed(start, end, "order", f"{axis}2 = {codes[column + 2]} < {axis}1 = {codes[column]}")
 
     def _explain_word(self, word: str) -> tuple[Flaw, str]:
         number = word if self.numerals else word.removeprefix(_STEM).removesuffix(">")
@@ -574,7 +574,7 @@ class _Parser:
             return "range", f"{quote(word)} is outside 0..{self.size - 1}"
         return "token", f"{quote(word)} is not a coordinate; those are 0..{self.size - 1}, without leading zeros"
 
-    def _malformed(self, start: int, end: int, flaw: Flaw, reason: str) -> MalformedPiece:
+    def _make_malformed(self, start: int, end: int, flaw: Flaw, reason: str) -> MalformedPiece:
         return MalformedPiece(start, end, self.text[start:end], flaw, reason)
 
 
@@ -582,5 +582,5 @@ def _is_token(item: re.Match[str]) -> bool:
     return item.group().startswith(_STEM)
 
 
-def _wrong_count(coordinates: int) -> str:
+def _describe_count(coordinates: int) -> str:
     return f"{coordinates} coordinate{'s' if coordinates != 1 else ''} where a box has four"

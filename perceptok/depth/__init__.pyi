@@ -10,21 +10,19 @@ from .codec import (
 )
 from .depth_records import (
     DepthRecord as DepthRecord,
-    MapFailure as MapFailure,
     parse_depth_records as parse_depth_records,
     read_depth_records as read_depth_records,
     restore_frames as restore_frames,
     write_depth_records as write_depth_records,
 )
 from .folders import (
-    ClipSettings as ClipSettings,
     decode_records as decode_records,
     encode_files as encode_files,
     encode_maps as encode_maps,
 )
 from .formats.registry import FORMATS as FORMATS
-from .formats.stored import Kind as Kind
 from .map_files import (
+    MapFailure as MapFailure,
     MapFile as MapFile,
     MapFiles as MapFiles,
     ReadOptions as ReadOptions,
@@ -62,10 +60,12 @@ from .preprocessing import (
     resize_nearest as resize_nearest,
 )
 from .sequences import (
+    ClipSettings as ClipSettings,
     SequenceFrame as SequenceFrame,
-    clip_range as clip_range,
+    compute_clip_range as compute_clip_range,
     encode_sequence as encode_sequence,
 )
+from .stored_maps import Kind as Kind, Unit as Unit
 from .training.codec_trainer import (
     CollapseWarning as CollapseWarning,
     TrainingConfig as TrainingConfig,
@@ -77,4 +77,3 @@ from .training.map_dataset import (
     MapDataset as MapDataset,
     MapSource as MapSource,
 )
-from .units import Unit as Unit

@@ -202,7 +202,7 @@ def _recover_block(body: str, problems: list[str]) -> RecoveredBlock:
             matches.pop()
         inside = inside[: matches[-1].end()] if matches else ""
     if words := _ANY_TOKEN.sub(" ", inside).split():
-        problems = [*problems, f"{_count(len(words), 'word')} between the codes, such as {words[0][:20]!r}"]
+        problems = [*problems, f"{_format_count(len(words), 'word')} between the codes, such as {words[0][:20]!r}"]
     tokens = [match[0] for match in matches]
     return _fill_grid(tokens, [DEPTH.codes.get(token, -1) for token in tokens], "token", problems)
 
@@ -219,7 +219,7 @@ def _fill_grid(found: list[str], codes: list[int], what: str, problems: list[str
     if invalid:
         more = f" and {len(invalid) - 5} more" if len(invalid) > 5 else ""
         verb = "is not a code" if len(invalid) == 1 else "are not codes"
-        problems = [*problems, f"{_count(len(invalid), what)} that {verb}: {'; '.join(invalid[:5])}{more}"]
+        problems = [*problems, f"{_format_count(len(invalid), what)} that {verb}: {'; '.join(invalid[:5])}{more}"]
     if len(codes) != _CELLS:
         difference = abs(_CELLS - len(codes))
         consequence = "missing" if len(codes) < _CELLS else "not shown"
@@ -227,5 +227,5 @@ def _fill_grid(found: list[str], codes: list[int], what: str, problems: list[str
     return RecoveredBlock(grid.reshape(DEPTH_GRID), tuple(problems))
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"

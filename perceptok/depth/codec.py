@@ -146,10 +146,10 @@ class DepthCodec(ModelHubMixin):
                 or a range that does not fit it.
             ConfigError: A range for what is nearness already.
         """
-        with torch.no_grad(), self._full_precision():
-            codes = [self._encode(inputs)[0] for inputs in self._prepare_batches(depth, batch_size, range)]
-        joined = torch.cat(codes) if codes else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
-        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+        with torch.no_grad(), self._disable_autocast():
+            batches = [self._encode(inputs)[0] for inputs in self._prepare_batches(depth, batch_size, range)]
+        codes = torch.cat(batches) if batches else torch.empty((0, 10, 10), dtype=torch.int64, device=self.device)
+        return codes if isinstance(depth, Tensor) else codes.cpu().numpy()
 
     @overload
     def encode_soft(self, depth: Tensor, *, temperature: float = ..., batch_size: int = ...) -> Tensor: ...
@@ -186,13 +186,13 @@ class DepthCodec(ModelHubMixin):
         """
         if not temperature > 0:
             raise ValueError(f"the temperature must be positive; got {temperature}")
-        with torch.no_grad(), self._full_precision():
-            probs = [
-                _softmin(self.model.distances(self.model.features(inputs)), temperature)
+        with torch.no_grad(), self._disable_autocast():
+            batches = [
+                _compute_softmin(self.model.compute_distances(self.model.compute_features(inputs)), temperature)
                 for inputs in self._prepare_batches(depth, batch_size, range)
             ]
-        joined = torch.cat(probs) if probs else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
-        return joined if isinstance(depth, Tensor) else joined.cpu().numpy()
+        probs = torch.cat(batches) if batches else torch.empty((0, 10, 10, DEPTH.size), device=self.device)
+        return probs if isinstance(depth, Tensor) else probs.cpu().numpy()
 
     @overload
     def decode(self, codes: Tensor, *, batch_size: int = ..., clamp: bool = ...) -> Tensor: ...
@@ -216,11 +216,12 @@ class DepthCodec(ModelHubMixin):
         array = validate_codes(codes.cpu().numpy() if isinstance(codes, Tensor) else codes)
         grids = torch.from_numpy(array.reshape(-1, *array.shape[-2:])).to(self.device)
         size = self.preprocessing.size
-        with torch.no_grad(), self._full_precision():
-            maps = [self._decode(self.model.vectors(chunk)) for chunk in torch.split(grids, batch_size) if len(chunk)]
-        joined = torch.cat(maps) if maps else torch.empty((0, size, size), device=self.device)
-        joined = joined.clamp(0, 1) if clamp else joined
-        return joined if isinstance(codes, Tensor) else joined.cpu().numpy()
+        with torch.no_grad(), self._disable_autocast():
+            chunks = torch.split(grids, batch_size) if len(grids) else ()
+            batches = [self._decode(self.model.look_up_vectors(chunk)) for chunk in chunks]
+        maps = torch.cat(batches) if batches else torch.empty((0, size, size), device=self.device)
+        maps = maps.clamp(0, 1) if clamp else maps
+        return maps if isinstance(codes, Tensor) else maps.cpu().numpy()
 
     def decode_soft(self, probs: Tensor) -> Tensor:
         """Decode probabilities of codes; differentiable with respect to them (the decoder g of AURORA's Eq. 2).
@@ -237,7 +238,7 @@ class DepthCodec(ModelHubMixin):
         if probs.ndim not in (3, 4) or probs.shape[-3:] != (10, 10, DEPTH.size):
             raise MalformedBlockError(f"probabilities have shape (B, 10, 10, {DEPTH.size}); got {tuple(probs.shape)}")
         probs = probs.to(self.device, torch.float32).view(-1, 10, 10, DEPTH.size)
-        with self._full_precision():
+        with self._disable_autocast():
             return self._decode(probs @ self.model.codebook)
 
     def to_text(self, codes: Tensor | ArrayLike) -> str:
@@ -262,7 +263,7 @@ class DepthCodec(ModelHubMixin):
         Returns:
             Codes (B, 10, 10) int64, as `encode` gives them, and distances (B, 10, 10, 128) float32, on the device.
         """
-        with torch.no_grad(), self._full_precision():
+        with torch.no_grad(), self._disable_autocast():
             return self._encode(self._to_inputs(squares))
 
     @classmethod
@@ -325,7 +326,7 @@ class DepthCodec(ModelHubMixin):
         with atomic_write(save_directory / _CONFIG_NAME, force=True) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
 
-    def _full_precision(self) -> torch.autocast:
+    def _disable_autocast(self) -> torch.autocast:
         """Disables any surrounding autocast: in bfloat16 2 % of the codes would change."""
         return torch.autocast(self.device.type, enabled=False)
 
@@ -348,11 +349,11 @@ class DepthCodec(ModelHubMixin):
             return
         tensor = validate_nearness(cast("Tensor | ArrayLike", maps))
         for chunk in torch.split(tensor, batch_size) if len(tensor) else ():
-            yield self._to_inputs(self.preprocessing.square(chunk))
+            yield self._to_inputs(self.preprocessing.squash(chunk))
 
     def _square(self, depth: DepthMap | Nearness, chosen: NearnessRange | None) -> Tensor:
         nearness = depth.to_nearness(chosen) if isinstance(depth, DepthMap) else depth
-        return self.preprocessing.square(torch.from_numpy(copy_float32(nearness.values))[None])
+        return self.preprocessing.squash(torch.from_numpy(copy_float32(nearness.values))[None])
 
     def _to_inputs(self, squares: Tensor) -> Tensor:
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
@@ -367,8 +368,8 @@ class DepthCodec(ModelHubMixin):
 
     def _assign_codes(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes, distances, and (B,) whether rounding could decide a code otherwise at another batch size."""
-        features = self.model.features(inputs)
-        distances = self.model.distances(features)
+        features = self.model.compute_features(inputs)
+        distances = self.model.compute_distances(features)
         nearest = distances.topk(2, dim=-1, largest=False)
         first, second = self.model.codebook[nearest.indices].unbind(-2)
         squared_norms = features.square().sum(-1)
@@ -424,7 +425,7 @@ def _is_hub_id(name: str | Path) -> bool:
     return not isinstance(name, Path) and _HUB_ID.fullmatch(name) is not None
 
 
-def _softmin(distances: Tensor, temperature: float) -> Tensor:
+def _compute_softmin(distances: Tensor, temperature: float) -> Tensor:
     """Softmax of negative distances (..., K), relative to the smallest: all would overflow at a low temperature."""
     return ((distances.amin(-1, keepdim=True) - distances) / temperature).softmax(-1)
 

@@ -8,20 +8,20 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args
+from typing import Any, BinaryIO, get_args
 from zipfile import BadZipFile
 
 import numpy as np
 
 from perceptok.depth.blocks import block_from_text, block_to_text, validate_codes
-from perceptok.depth.formats.stored import Kind
+from perceptok.depth.map_files import MapFailure
 from perceptok.depth.maps import Nearness, NearnessRange
+from perceptok.depth.stored_maps import Kind
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
 from perceptok.files import parse_json, parse_number
 
 __all__ = [
     "DepthRecord",
-    "MapFailure",
     "parse_depth_records",
     "read_depth_records",
     "restore_frames",
@@ -34,13 +34,6 @@ MAX_SIDE = 2**20
 """Pixels of a side of a map in a record; the number of pixels in all is limited where records are decoded."""
 
 _FRAME_FIELDS = ("clip", "frame", "changed")
-
-
-class MapFailure(NamedTuple):
-    """A map or a record that could not be processed, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class DepthRecord:
     def to_json(self, *, text: bool = False) -> str:
         """One line of JSON; with `text`, the block of tokens beside the codes."""
         # Not `asdict`, which copies every code and takes eight times as long.
-        values: dict[str, Any] = {name: getattr(self, name) for name in _stored_names(self.frame is not None)}
+        values: dict[str, Any] = {name: getattr(self, name) for name in _list_stored_names(self.frame is not None)}
         if text:
             values["text"] = block_to_text(self.grid)
         return json.dumps(values)
@@ -150,7 +143,7 @@ class DepthRecord:
 _EXPECTED = ", ".join(field.name for field in fields(DepthRecord) if field.name not in _FRAME_FIELDS)
 
 
-def _stored_names(frames: bool) -> list[str]:
+def _list_stored_names(frames: bool) -> list[str]:
     """The fields that are written; those of frames only for frames."""
     return [field.name for field in fields(DepthRecord) if frames or field.name not in _FRAME_FIELDS]
 
@@ -298,7 +291,7 @@ def _to_columns(records: Sequence[DepthRecord]) -> dict[str, list[Any]]:
     frames = any(record.frame is not None for record in records)
     if frames and any(record.frame is None for record in records):
         raise OutputError("frames of clips and other maps are records of two kinds; write them to two files")
-    return {name: [getattr(record, name) for record in records] for name in _stored_names(frames)}
+    return {name: [getattr(record, name) for record in records] for name in _list_stored_names(frames)}
 
 
 def _write_npz(file: BinaryIO, columns: dict[str, list[Any]]) -> None:
@@ -320,7 +313,7 @@ def _read_npz(path: Path) -> Iterator[dict[str, Any]]:
     try:
         # Opened here: np.load leaves a file open that is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            columns = {name: saved[name] for name in _names_to_read(saved.files)}
+            columns = {name: saved[name] for name in _choose_columns(saved.files)}
         if "changed" in columns:
             _split_changes(columns)
         lengths = {len(column) for column in columns.values()}
@@ -351,7 +344,7 @@ def _split_changes(columns: dict[str, Any]) -> None:
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
     try:
         parquet = _import_parquet()
-        rows = parquet.read_table(path, columns=_names_to_read(parquet.read_schema(path).names)).to_pylist()
+        rows = parquet.read_table(path, columns=_choose_columns(parquet.read_schema(path).names)).to_pylist()
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
@@ -359,7 +352,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _names_to_read(stored: Sequence[str]) -> list[str]:
+def _choose_columns(stored: Sequence[str]) -> list[str]:
     """The columns to read; one with a default may be missing: an older version wrote the file."""
     return [field.name for field in fields(DepthRecord) if field.name in stored or field.default is MISSING]
 

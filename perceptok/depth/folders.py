@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -20,46 +20,23 @@ from perceptok.depth.codec import DepthCodec
 from perceptok.depth.depth_records import (
     RECORD_SUFFIXES,
     DepthRecord,
-    MapFailure,
     restore_frames,
     write_depth_records,
 )
-from perceptok.depth.formats.stored import MAX_PIXELS
-from perceptok.depth.map_files import MapFile
-from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
+from perceptok.depth.map_files import MapFailure, MapFile, try_reading
+from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import resize_nearest
-from perceptok.depth.sequences import ClipEncoder, SequenceFrame, check_clip_settings, initial_range, is_settled
-from perceptok.depth.units import Unit
-from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
+from perceptok.depth.sequences import ClipSettings, encode_clip, find_reusable_frames, group_clips
+from perceptok.depth.stored_maps import MAX_PIXELS, Unit
+from perceptok.errors import CheckpointError, ConfigError, OutputError, PerceptokError
 from perceptok.files import atomic_write, lock_output, resolve_distinct, resolve_inside
 from perceptok.jobs import Engine, Journal, map_in_order, stamp_of
 
-__all__ = ["ClipSettings", "decode_records", "encode_files", "encode_maps"]
+__all__ = ["decode_records", "encode_files", "encode_maps"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Encoded = DepthRecord | MapFailure
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """How frames of clips are encoded; the settings of `encode_sequence`.
-
-    Attributes:
-        hold: A cell keeps its code while that code's squared distance exceeds the nearest code's by less than this.
-        deadband: A cell keeps its code while its input moves by less nearness than this.
-        frames: Number of first frames, of those that can be read, that decide the range.
-
-    Raises:
-        ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
-    """
-
-    hold: float = 0.0
-    deadband: float = 0.0
-    frames: int = 8
-
-    def __post_init__(self) -> None:
-        check_clip_settings(self.hold, self.deadband, self.frames)
 
 
 def encode_maps(
@@ -156,7 +133,7 @@ def encode_files(
     with _open_journal(codec, maps, output, text=text, clips=clips, force=force) as journal:
         done = {index: journal[index] for index in journal}
         if clips is not None:
-            for index in done.keys() - _find_reusable(maps, done, clips):
+            for index in done.keys() - find_reusable_frames(maps, done, clips):
                 journal.forget(index)
                 del done[index]
         for index, result in done.items():
@@ -216,13 +193,13 @@ def _encode(
 ) -> Iterator[tuple[int, _Encoded]]:
     """Encode the maps that are not done; yields index and result."""
     if clips is not None:
-        for indices in _group_clips(maps):
+        for indices in group_clips(maps):
             before = [result for index in indices if isinstance(result := done.get(index), DepthRecord)]
             todo = [index for index in indices if index not in done]
-            yield from zip(todo, _encode_clip(codec, [maps[index] for index in todo], before, clips), strict=True)
+            yield from zip(todo, encode_clip(codec, [maps[index] for index in todo], before, clips), strict=True)
         return
     todo = [index for index in range(len(maps)) if index not in done]
-    batches = _batch([maps[index] for index in todo], batch_size)
+    batches = _split_into_batches([maps[index] for index in todo], batch_size)
     map_batches = _map_in_threads if engine is None else engine.map
     yield from zip(todo, chain.from_iterable(map_batches(_BatchEncoder(codec), batches)), strict=True)
 
@@ -243,7 +220,7 @@ class _BatchEncoder:
 
     def __call__(self, batch: list[MapFile]) -> list[_Encoded]:
         results: list[_Encoded] = []
-        for piece in _split_by_pixels((file, _read_map(file, MapFile.read_nearness)) for file in batch):
+        for piece in _split_by_pixels((file, try_reading(file, MapFile.read_nearness)) for file in batch):
             maps = [nearness for _, nearness in piece if isinstance(nearness, Nearness)]
             codes = iter(self.codec.encode(maps, batch_size=len(batch)))
             results += [
@@ -274,16 +251,7 @@ def _split_by_pixels(
         yield piece
 
 
-def _read_map(file: MapFile, read: Callable[[MapFile], Result]) -> Result | MapFailure:
-    try:
-        return read(file)
-    except DepthMapError as error:
-        return MapFailure(file.name, str(error))
-    except MemoryError:
-        return MapFailure(file.name, "there is not enough memory for it")
-
-
-def _batch(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def _split_into_batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     return (list(items[start : start + size]) for start in range(0, len(items), size))
 
 
@@ -298,99 +266,6 @@ def _map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> It
     workers = min(8, threads)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
         yield from map_in_order(pool, work, items, ahead=2 * workers)
-
-
-def _group_clips(maps: Sequence[MapFile]) -> list[list[int]]:
-    """The indices of each clip's frames: of the maps whose names have the same folder."""
-    clips: dict[str, list[int]] = {}
-    for index, file in enumerate(maps):
-        clips.setdefault(_clip_of(file), []).append(index)
-    return list(clips.values())
-
-
-def _clip_of(file: MapFile) -> str:
-    return str(PurePosixPath(file.name).parent)
-
-
-def _range_of(file: MapFile) -> NearnessRange | None:
-    """A clip's range as `encode_sequence` takes it."""
-    return None if file.options.range.mode == "extremes" else file.options.range
-
-
-def _find_reusable(maps: Sequence[MapFile], done: Mapping[int, _Encoded], clips: ClipSettings) -> set[int]:
-    """The frames that a continued run can build on.
-
-    These are whole clips, and a clip's frames up to its first gap if the state of the clip follows from them: they must
-    settle its range, and there must not be a deadband, which compares with inputs that are not in records. What follows
-    a gap rests on the frame that is missing.
-    """
-    reusable: set[int] = set()
-    for indices in _group_clips(maps):
-        beginning = indices[: next((n for n, index in enumerate(indices) if index not in done), len(indices))]
-        records = sum(isinstance(done[index], DepthRecord) for index in beginning)
-        needed = 1 if is_settled(_range_of(maps[indices[0]])) else clips.frames
-        if len(beginning) == len(indices) or (records >= needed and clips.deadband == 0):
-            reusable.update(beginning)
-    return reusable
-
-
-def _encode_clip(
-    codec: DepthCodec, files: Sequence[MapFile], before: Sequence[DepthRecord], clips: ClipSettings
-) -> Iterator[_Encoded]:
-    """Encode the frames of a clip in order; `before` are the records of its frames so far."""
-    if not files:
-        return
-    fingerprint, number = codec.fingerprint, len(before)
-    read = ((file, _read_map(file, MapFile.read)) for file in files)
-    waiting: deque[tuple[MapFile, DepthMap | MapFailure]] = deque()
-    try:
-        encoder = _start_clip(codec, read, waiting, _range_of(files[0]), before, clips)
-    except DepthMapError as error:
-        reason = f"its clip has no range: {error}"
-        for file, depth in chain(waiting, read):
-            yield depth if isinstance(depth, MapFailure) else MapFailure(file.name, reason)
-        return
-    while pair := waiting.popleft() if waiting else next(read, None):
-        file, depth = pair
-        if isinstance(depth, MapFailure):
-            yield depth
-            continue
-        try:
-            frame = encoder.encode(depth)
-        except DepthMapError as error:
-            yield MapFailure(file.name, f"{file.path}: {error}")
-            continue
-        yield _record_frame(file, frame, number, fingerprint)
-        number += 1
-
-
-def _start_clip(
-    codec: DepthCodec,
-    read: Iterator[tuple[MapFile, DepthMap | MapFailure]],
-    waiting: deque[tuple[MapFile, DepthMap | MapFailure]],
-    chosen: NearnessRange | None,
-    before: Sequence[DepthRecord],
-    clips: ClipSettings,
-) -> ClipEncoder:
-    """A clip at its beginning, or after the frames of `before`; the frames that decide its range are left waiting."""
-    if before:
-        (last,) = deque(restore_frames(before), maxlen=1)
-        current = chosen if chosen is not None and is_settled(chosen) else NearnessRange.fixed(last.near, last.far)
-        return ClipEncoder(codec, current, hold=clips.hold, running=chosen, codes=last.grid)
-    first: list[DepthMap] = []
-    while not is_settled(chosen) and len(first) < clips.frames and (pair := next(read, None)):
-        waiting.append(pair)
-        if isinstance(pair[1], DepthMap):
-            first.append(pair[1])
-    current = initial_range(first, chosen)
-    return ClipEncoder(codec, current, hold=clips.hold, deadband=clips.deadband, running=chosen)
-
-
-def _record_frame(file: MapFile, frame: SequenceFrame, number: int, fingerprint: str) -> DepthRecord:
-    whole = DepthRecord.from_codes(file.name, frame.codes, frame.nearness, fingerprint)
-    cells = tuple(np.flatnonzero(frame.changed).tolist())
-    codes = tuple(whole.codes[cell] for cell in cells)
-    return replace(whole, codes=codes, clip=_clip_of(file), frame=number, changed=cells)
 
 
 def decode_records(
@@ -468,7 +343,7 @@ def decode_records(
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     with lock_output(folder):
-        for failure in chain.from_iterable(_map_in_threads(decode, _batch(decodable, batch_size))):
+        for failure in chain.from_iterable(_map_in_threads(decode, _split_into_batches(decodable, batch_size))):
             failures += [failure] if failure else []
             advance()
     return failures

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from perceptok.depth.formats.registry import FORMATS
-from perceptok.depth.formats.stored import MAX_PIXELS, Kind
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
-from perceptok.depth.units import Packing, Sky, Unit
+from perceptok.depth.stored_maps import MAX_PIXELS, Kind, Packing, Sky, Unit
 from perceptok.errors import DepthMapError
 
-__all__ = ["MapFile", "MapFiles", "ReadOptions", "find_maps"]
+__all__ = ["MapFailure", "MapFile", "MapFiles", "ReadOptions", "find_maps", "try_reading"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,23 @@ class MapFile:
         return found
 
 
+class MapFailure(NamedTuple):
+    """A map or a record that could not be processed, and why."""
+
+    name: str
+    reason: str
+
+
+def try_reading(file: MapFile, read: Callable[[MapFile], Result]) -> Result | MapFailure:
+    """Read a map by a method of `MapFile`; a file that cannot be read becomes a `MapFailure`."""
+    try:
+        return read(file)
+    except DepthMapError as error:
+        return MapFailure(file.name, str(error))
+    except MemoryError:
+        return MapFailure(file.name, "there is not enough memory for it")
+
+
 @dataclass(frozen=True)
 class MapFiles(Sequence[Any]):
     """Files as a source of training maps, read on access.
@@ -146,7 +164,7 @@ def find_maps(
     found: list[MapFile] = []
     listed: list[MapFile] = []
     for path in paths:
-        files = _expand(str(path), options or ReadOptions())
+        files = _find_files(str(path), options or ReadOptions())
         (listed if frames and _is_list(Path(path)) else found).extend(files)
     if frames:
         found = sorted(found, key=lambda file: _split_numbers(file.name)) + listed
@@ -171,7 +189,7 @@ def _split_numbers(name: str) -> list[tuple[str, int]]:
     return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
 
 
-def _expand(named: str, options: ReadOptions) -> list[MapFile]:
+def _find_files(named: str, options: ReadOptions) -> list[MapFile]:
     path = Path(named)
     if _exists(path):
         if path.is_dir():
@@ -187,7 +205,7 @@ def _expand(named: str, options: ReadOptions) -> list[MapFile]:
         matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
         if not matches:
             raise DepthMapError(f"{named}: no file matches")
-        return [_name_within(_fixed_folders(path), match, options) for match in matches]
+        return [_make_map_file(_find_pattern_root(path), match, options) for match in matches]
     raise DepthMapError(f"{named[:200]}: no such file or folder")
 
 
@@ -202,14 +220,14 @@ def _is_list(path: Path) -> bool:
     return path.suffix.lower() in (".csv", ".txt") and _exists(path) and path.is_file()
 
 
-def _name_within(folder: Path, path: Path, options: ReadOptions) -> MapFile:
+def _make_map_file(folder: Path, path: Path, options: ReadOptions) -> MapFile:
     """A file that is named relative to a folder, whose source is the first folder of that name."""
     relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
     source = relative.parts[0] if len(relative.parts) > 1 else folder.resolve().name
     return MapFile(path, relative.as_posix(), source, options)
 
 
-def _fixed_folders(pattern: Path) -> Path:
+def _find_pattern_root(pattern: Path) -> Path:
     """The folders of a pattern before its first wildcard."""
     parts: list[str] = []
     for part in pattern.parts[:-1]:
@@ -239,7 +257,7 @@ def _find_in_folder(folder: Path, options: ReadOptions) -> list[MapFile]:
     maps = [path for path in files if not is_mask(path)]
     if not maps:
         raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}")
-    return [_name_within(folder, path, options) for path in maps]
+    return [_make_map_file(folder, path, options) for path in maps]
 
 
 def _walk(folder: Path, parents: frozenset[Path]) -> Iterator[Path]:
@@ -260,7 +278,7 @@ def _parse_lines(path: Path, options: ReadOptions) -> list[MapFile]:
     lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     if not lines:
         raise DepthMapError(f"{path}: the list is empty")
-    return [_name_within(path.parent, _resolve_line(path.parent, line), options) for line in lines]
+    return [_make_map_file(path.parent, _resolve_line(path.parent, line), options) for line in lines]
 
 
 def _resolve_line(folder: Path, line: str) -> Path:
@@ -326,5 +344,5 @@ def _parse_row(folder: Path, row: dict[str, str | None], options: ReadOptions) -
         scale = cells["metres_per_value"]
         options = replace(options, scale=float(Fraction(scale)) if scale else 1.0, unit=None)
         in_metres = bool(scale)
-    file = _name_within(folder, folder / cells["file"], options)
+    file = _make_map_file(folder, folder / cells["file"], options)
     return replace(file, source=cells.get("source") or file.source, in_metres=in_metres)

@@ -14,8 +14,19 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from perceptok.depth.formats.registry import Format, find_format, read_mask, read_stored
-from perceptok.depth.formats.stored import MAX_PIXELS, Kind, StoredMap, check_kind
-from perceptok.depth.units import Packing, Sky, Unit, interpret, is_packed_in_colours, to_file_numbers, unpack
+from perceptok.depth.stored_maps import (
+    MAX_PIXELS,
+    Kind,
+    Packing,
+    Sky,
+    StoredMap,
+    Unit,
+    check_kind,
+    interpret_numbers,
+    is_packed_in_colours,
+    to_file_numbers,
+    unpack,
+)
 from perceptok.errors import ConfigError, DepthMapError
 from perceptok.files import atomic_write
 
@@ -371,7 +382,9 @@ class DepthMap:
             if mask is not None:
                 stored = _apply_mask(stored, Path(mask))
             return cls(
-                *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
+                *interpret_numbers(
+                    stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values
+                )
             )
         except DepthMapError as error:
             raise DepthMapError(f"{os.fspath(path)}: {error}") from error
@@ -407,14 +420,16 @@ class DepthMap:
         """
         try:
             numbers = np.asarray(array)
-            mask = _join_masks(numbers.shape, array, valid)
+            mask = _combine_masks(numbers.shape, array, valid)
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that requires grad
             raise DepthMapError(
                 f"not an array of numbers ({error}); pass a NumPy array or a detached CPU tensor"
             ) from error
         stored = StoredMap(numbers, mask)
         return cls(
-            *interpret(stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values)
+            *interpret_numbers(
+                stored, kind=kind, unit=unit, scale=scale, invalid=invalid, sky=sky, sky_values=sky_values
+            )
         )
 
     def write(
@@ -449,11 +464,11 @@ class DepthMap:
         try:
             form = find_format(target)
             with atomic_write(target, force=force) as file:
-                file.write(form.encode(self._to_stored(form, unit, scale, bits)))
+                file.write(form.encode(self._make_stored_map(form, unit, scale, bits)))
         except DepthMapError as error:
             raise DepthMapError(f"{target}: {error}") from error
 
-    def _to_stored(self, form: Format, unit: Unit | None, scale: float | None, bits: int | None) -> StoredMap:
+    def _make_stored_map(self, form: Format, unit: Unit | None, scale: float | None, bits: int | None) -> StoredMap:
         bits = form.bits[0] if bits is None else bits
         if bits not in form.bits:
             raise DepthMapError(f"{form.name} is written with bits = {' or '.join(map(str, form.bits))}, not {bits}")
@@ -575,12 +590,14 @@ def _apply_mask(stored: StoredMap, path: Path) -> StoredMap:
     )
 
 
-def _join_masks(shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
+def _combine_masks(
+    shape: tuple[int, ...], array: npt.ArrayLike, valid: npt.ArrayLike | None
+) -> npt.NDArray[Any] | None:
     """The mask of a masked array and `valid` in one; None where both are missing."""
-    joined = None if valid is None else np.asarray(valid)
+    mask = None if valid is None else np.asarray(valid)
     if isinstance(valid, np.ma.MaskedArray):
-        joined = np.asarray(valid.filled(False))
+        mask = np.asarray(valid.filled(False))
     if isinstance(array, np.ma.MaskedArray):
         unmasked = ~np.ma.getmaskarray(array)
-        joined = unmasked if joined is None else joined & unmasked if joined.shape == shape else joined
-    return joined
+        mask = unmasked if mask is None else mask & unmasked if mask.shape == shape else mask
+    return mask

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perceptok.depth.codec import DepthCodec
-from perceptok.depth.depth_records import MapFailure
-from perceptok.depth.map_files import MapFile
+from perceptok.depth.map_files import MapFailure, MapFile, try_reading
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
 from perceptok.errors import DepthMapError
@@ -31,13 +30,13 @@ __all__ = [
     "MarkerPositions",
     "MetricErrors",
     "average_over_grid",
-    "closest_marker_hits",
-    "code_usage",
+    "compute_code_usage",
+    "compute_metric_errors",
+    "compute_squared_errors",
     "evaluate_depth_codec",
-    "metric_errors",
-    "pair_order_hits",
+    "find_closest_marker_hits",
+    "find_pair_order_hits",
     "sample_marker_positions",
-    "squared_errors",
 ]
 
 BASELINE_SIDES = (10, 14, 20)
@@ -79,13 +78,13 @@ class MarkerPositions:
     columns: np.ndarray
 
 
-def squared_errors(decoded: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+def compute_squared_errors(decoded: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean squared error of each map over its valid pixels; (B, S, S) -> (B,) float64."""
     error = (decoded.double() - target.double()).square() * valid
     return error.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1)
 
 
-def code_usage(counts: Tensor) -> CodeUsage:
+def compute_code_usage(counts: Tensor) -> CodeUsage:
     """Usage of the codes from their counts (K,) over a whole set.
 
     The perplexity of a single batch says little: it cannot exceed the number of tokens in it.
@@ -95,7 +94,7 @@ def code_usage(counts: Tensor) -> CodeUsage:
     return CodeUsage(int((counts > 0).sum()), float(entropy.exp()))
 
 
-def metric_errors(decoded: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> MetricErrors:
+def compute_metric_errors(decoded: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> MetricErrors:
     """Errors in metres of one map over its valid pixels, arrays of any one shape."""
     values, expected = decoded[valid].astype(np.float64), truth[valid].astype(np.float64)
     ratio = np.maximum(values / expected, expected / values)
@@ -148,14 +147,14 @@ def sample_marker_positions(
     return MarkerPositions(np.full_like(chosen, row), chosen)
 
 
-def closest_marker_hits(decoded: np.ndarray, target: np.ndarray, positions: MarkerPositions) -> np.ndarray:
+def find_closest_marker_hits(decoded: np.ndarray, target: np.ndarray, positions: MarkerPositions) -> np.ndarray:
     """Whether a decoded map (S, S) has the same closest marker as the truth, one bool per draw."""
     found = decoded[positions.rows, positions.columns].argmax(1)
     expected = target[positions.rows, positions.columns].argmax(1)
     return np.asarray(found == expected)
 
 
-def pair_order_hits(
+def find_pair_order_hits(
     decoded: np.ndarray, target: np.ndarray, valid: np.ndarray, pairs: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Whether pairs of points anywhere, at least 20 grey levels apart, keep their order; one bool each."""
@@ -254,10 +253,9 @@ def evaluate_depth_codec(
     failures: list[MapFailure] = []
     counts = torch.zeros(DEPTH.size)
     for index, file in enumerate(maps):
-        try:
-            nearness = file.read_nearness()
-        except DepthMapError as error:
-            failures.append(MapFailure(file.name, str(error)))
+        nearness = try_reading(file, MapFile.read_nearness)
+        if isinstance(nearness, MapFailure):
+            failures.append(nearness)
             advance()
             continue
         if outliers := nearness.find_outliers():
@@ -278,7 +276,7 @@ def evaluate_depth_codec(
     if not scores[0]:
         raise DepthMapError(f"none of the {len(maps)} maps can be read; the first: {failures[0].reason}")
     by_source = {side: _average_by_source(values) for side, values in scores.items()}
-    return DepthReport(by_source.pop(0), by_source, code_usage(counts), failures)
+    return DepthReport(by_source.pop(0), by_source, compute_code_usage(counts), failures)
 
 
 def _squash(nearness: Nearness) -> Nearness:
@@ -298,20 +296,22 @@ def _score(decoded: np.ndarray, truth: Nearness, in_metres: bool, rng: np.random
         found = DepthMap.from_nearness(Nearness(clamped, valid, truth.near, truth.far, truth.kind))
         expected = DepthMap.from_nearness(truth)
         if expected.valid.any():  # the sky has no metres
-            metres = metric_errors(found.values, expected.values, expected.valid)
+            metres = compute_metric_errors(found.values, expected.values, expected.valid)
     hits = [
-        closest_marker_hits(decoded, truth.values, sample_marker_positions(truth.values, valid, markers, _DRAWS, rng))
+        find_closest_marker_hits(
+            decoded, truth.values, sample_marker_positions(truth.values, valid, markers, _DRAWS, rng)
+        )
         for markers in _MARKERS
     ]
-    pairs = pair_order_hits(decoded, truth.values, valid, _PAIRS, rng)
+    pairs = find_pair_order_hits(decoded, truth.values, valid, _PAIRS, rng)
     return DepthScore(
         maps=1,
         rmse=float(np.sqrt(np.mean(error**2))),
         mae=float(np.mean(np.abs(error))),
         abs_rel=metres.abs_rel,
         delta_125=metres.delta_125,
-        markers=tuple(_mean(of_count) for of_count in hits),
-        pairs=_mean(pairs),
+        markers=tuple(_average_defined(of_count) for of_count in hits),
+        pairs=_average_defined(pairs),
     )
 
 
@@ -323,12 +323,12 @@ def _average_by_source(scores: list[tuple[str, DepthScore]]) -> dict[str, DepthS
 
 def _average(scores: list[DepthScore]) -> DepthScore:
     names = ("rmse", "mae", "abs_rel", "delta_125", "pairs")
-    means = {name: _mean([getattr(score, name) for score in scores]) for name in names}
-    markers = tuple(_mean(values) for values in zip(*(score.markers for score in scores), strict=True))
+    means = {name: _average_defined([getattr(score, name) for score in scores]) for name in names}
+    markers = tuple(_average_defined(values) for values in zip(*(score.markers for score in scores), strict=True))
     return DepthScore(maps=len(scores), markers=markers, **means)
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float:
+def _average_defined(values: Sequence[float] | np.ndarray) -> float:
     """The mean of the values that are defined: a map without relief has no markers, one without a scale no metres."""
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]

@@ -14,11 +14,10 @@ from PIL import Image, ImageDraw
 
 from perceptok.depth.blocks import RecoveredBlock
 from perceptok.depth.codec import DepthCodec
-from perceptok.depth.depth_records import MapFailure
-from perceptok.depth.map_files import MapFile
+from perceptok.depth.map_files import MapFailure, MapFile, try_reading
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
-from perceptok.errors import DepthMapError, EvaluationError
+from perceptok.errors import EvaluationError
 from perceptok.files import atomic_write
 from perceptok.images import colorize_nearness
 from perceptok.pages import Case, write_page
@@ -153,10 +152,9 @@ def draw_files(
 
     def read() -> Iterator[tuple[str, Nearness]]:
         for file in maps:
-            try:
-                nearness = file.read_nearness()
-            except DepthMapError as error:
-                failures.append(MapFailure(file.name, str(error)))
+            nearness = try_reading(file, MapFile.read_nearness)
+            if isinstance(nearness, MapFailure):
+                failures.append(nearness)
                 continue
             if outliers := nearness.find_outliers():
                 warn(file.name, str(outliers))

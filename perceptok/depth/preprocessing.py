@@ -79,7 +79,7 @@ class Preprocessing:
         """The settings as plain JSON types."""
         return asdict(self)
 
-    def square(self, maps: Tensor) -> Tensor:
+    def squash(self, maps: Tensor) -> Tensor:
         """Squash maps (B, H, W) of nearness to (B, size, size)."""
         if self.resize == "pillow-bilinear":
             return _resize_by_pillow(maps, self.size)

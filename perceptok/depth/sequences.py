@@ -1,28 +1,33 @@
-"""Codes of a camera's frames that stay where the scene stays: one range for the clip, and codes that are held."""
+"""Clips: one range for all frames of a camera, and codes that stay where the scene stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from perceptok.depth.codec import DepthCodec
+from perceptok.depth.depth_records import DepthRecord, restore_frames
+from perceptok.depth.map_files import MapFailure, MapFile, try_reading
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange, invert_scale
 from perceptok.depth.preprocessing import copy_float32
 from perceptok.errors import ConfigError, DepthMapError
 
 __all__ = [
     "ClipEncoder",
+    "ClipSettings",
     "SequenceFrame",
-    "check_clip_settings",
-    "clip_range",
+    "compute_clip_range",
+    "encode_clip",
     "encode_sequence",
-    "initial_range",
-    "is_settled",
+    "find_reusable_frames",
+    "group_clips",
 ]
 
 
@@ -32,6 +37,34 @@ class SequenceFrame(NamedTuple):
     codes: np.ndarray
     changed: np.ndarray
     nearness: Nearness
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How frames of clips are encoded. With both thresholds 0 every frame is encoded alone.
+
+    Attributes:
+        hold: A cell keeps its code while that code's squared distance to the cell's feature exceeds the nearest code's
+            by less than this. In units of squared distance between code vectors.
+        deadband: A cell keeps its code, too, while its own pixels stay: each of its 4x4 tiles' mean nearness within
+            this of what it was when the code was chosen. Every code depends on the whole map, so that codes change in
+            cells that stay wherever something moves beside them; this keeps them.
+        frames: Number of first frames, of those that can be read, that decide the range.
+
+    Raises:
+        ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
+    """
+
+    hold: float = 0.0
+    deadband: float = 0.0
+    frames: int = 8
+
+    def __post_init__(self) -> None:
+        if not (self.hold >= 0 and self.deadband >= 0) or self.frames < 1:
+            raise ConfigError(
+                "need hold >= 0, deadband >= 0 and at least one frame; got "
+                f"{self.hold}, {self.deadband} and {self.frames}"
+            )
 
 
 def encode_sequence(
@@ -49,14 +82,11 @@ def encode_sequence(
         codec: The codec.
         maps: Frames in order, of one kind.
         range: The clip's range. Percentiles, by default 1 and 99, and extremes are those of the first frames together,
-            which are held back until then; `NearnessRange.running` begins so and then moves, in inverse depth, a
+            which wait until then; `NearnessRange.running` begins so and then moves, in inverse depth, a
             `rate` of the way to each frame's own percentiles. Fixed ranges and "whole" are used as they are.
         hold: A cell keeps its code while that code's squared distance to the cell's feature exceeds the nearest code's
-            by less than this. In units of squared distance between code vectors.
-        deadband: A cell keeps its code, too, while its own pixels stay: each of its 4x4 tiles' mean nearness within
-            this of what it was when the code was chosen. Every code depends on the whole map, so that codes change in
-            cells that stay wherever something moves beside them; this holds them. With both 0 every frame is encoded
-            alone.
+            by less than this.
+        deadband: A cell keeps its code while the mean nearness of each of its 4x4 tiles moves by less than this.
         frames: Number of first frames that decide the range.
 
     Yields:
@@ -66,60 +96,40 @@ def encode_sequence(
         ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
         DepthMapError: A frame has nothing to encode, or the first frames give no range.
     """
-    check_clip_settings(hold, deadband, frames)
-    return _encode_frames(codec, iter(maps), range, hold, deadband, frames)
-
-
-def check_clip_settings(hold: float, deadband: float, frames: int) -> None:
-    """Raise ConfigError for settings that `encode_sequence` does not take."""
-    if not (hold >= 0 and deadband >= 0) or frames < 1:
-        raise ConfigError(f"need hold >= 0, deadband >= 0 and at least one frame; got {hold}, {deadband} and {frames}")
+    return _encode_frames(codec, iter(maps), range, ClipSettings(hold, deadband, frames))
 
 
 def _encode_frames(
-    codec: DepthCodec,
-    maps: Iterator[DepthMap],
-    chosen: NearnessRange | None,
-    hold: float,
-    deadband: float,
-    frames: int,
+    codec: DepthCodec, maps: Iterator[DepthMap], chosen: NearnessRange | None, settings: ClipSettings
 ) -> Iterator[SequenceFrame]:
-    first = [] if is_settled(chosen) else list(islice(maps, frames))
-    if not first and not is_settled(chosen):
+    first = [] if _is_constant(chosen) else list(islice(maps, settings.frames))
+    if not first and not _is_constant(chosen):
         return
-    encoder = ClipEncoder(codec, initial_range(first, chosen), hold=hold, deadband=deadband, running=chosen)
-    while first:  # one by one, so that no frame is kept longer than needed
+    encoder = ClipEncoder(codec, _find_initial_range(first, chosen), settings, running=chosen)
+    while first:  # one by one, so that no frame stays in memory longer than needed
         yield encoder.encode(first.pop(0))
     for depth in maps:
         yield encoder.encode(depth)
 
 
-def is_settled(chosen: NearnessRange | None) -> bool:
+def _is_constant(chosen: NearnessRange | None) -> bool:
     """Whether a range is known before the first frame."""
     return chosen is not None and chosen.mode in ("fixed", "whole")
 
 
-def initial_range(first: Sequence[DepthMap], chosen: NearnessRange | None) -> NearnessRange:
-    """The range in which a clip begins, fixed or whole: the one chosen, or that of its first frames together.
-
-    Args:
-        first: The first frames; not needed where `is_settled(chosen)`.
-        chosen: The clip's range as `encode_sequence` takes it.
-
-    Raises:
-        DepthMapError: The first frames give no range.
-    """
+def _find_initial_range(first: Sequence[DepthMap], chosen: NearnessRange | None) -> NearnessRange:
+    """The range in which a clip begins, fixed or whole: the one chosen, or that of its first frames together."""
     if chosen is None:
-        return clip_range(first)
-    if is_settled(chosen):
+        return compute_clip_range(first)
+    if _is_constant(chosen):
         return chosen
     if chosen.low is None or chosen.high is None:
-        return clip_range(first, low=0, high=100)
-    return clip_range(first, low=chosen.low, high=chosen.high)
+        return compute_clip_range(first, low=0, high=100)
+    return compute_clip_range(first, low=chosen.low, high=chosen.high)
 
 
-def clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: float = 99.0) -> NearnessRange:
-    """One fixed range for a clip: percentiles of the first frames' nearness, over all their pixels together.
+def compute_clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: float = 99.0) -> NearnessRange:
+    """Compute one fixed range for a clip: percentiles of the first frames' nearness, over all their pixels together.
 
     Args:
         first: Frames of one kind.
@@ -127,7 +137,7 @@ def clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: float = 99.
         high: Percentile that becomes 1.
 
     Raises:
-        DepthMapError: The frames are none, of several kinds, without a valid pixel, or all of one value.
+        DepthMapError: No frames, frames of several kinds, without a valid pixel, or all of one value.
     """
     frames = list(first)
     if not frames or len({frame.kind for frame in frames}) != 1:
@@ -143,32 +153,26 @@ def clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: float = 99.
 
 
 class ClipEncoder:
-    """Encodes a clip frame by frame: holds its range and the codes of the frame before.
+    """Encodes a clip frame by frame; its state is the range and the codes of the frame before.
 
     Args:
         codec: The codec.
         range: The range in which the clip begins or is continued, fixed or whole.
-        hold: A cell keeps its code while that is farther than the nearest by less than this squared distance.
-        deadband: A cell keeps its code while its input moves by less nearness than this.
+        settings: When cells keep their codes.
         running: The running range that the clip's range follows; any other range is ignored.
         codes: (10, 10) of the frame before; None at the clip's beginning. A deadband begins with the next frame.
-
-    Raises:
-        ConfigError: `hold` or `deadband` is negative.
     """
 
     def __init__(
         self,
         codec: DepthCodec,
         range: NearnessRange,  # noqa: A002 - the name of the thing
+        settings: ClipSettings,
         *,
-        hold: float = 0.0,
-        deadband: float = 0.0,
         running: NearnessRange | None = None,
         codes: np.ndarray | None = None,
     ) -> None:
-        check_clip_settings(hold, deadband, 1)
-        self.codec, self.range, self.hold, self.deadband = codec, range, hold, deadband
+        self.codec, self.range, self.settings = codec, range, settings
         self.running = running if running is not None and running.mode == "running" else None
         self.codes = codes
         self._inputs: np.ndarray | None = None
@@ -177,38 +181,38 @@ class ClipEncoder:
         """Encode the next frame; where it raises DepthMapError, as it has nothing to encode, the clip is unchanged."""
         chosen = self.range
         if self.running is not None and self.codes is not None:
-            chosen = _follow(chosen, depth, self.running)
+            chosen = _move_range(chosen, depth, self.running)
         nearness = depth.to_nearness(chosen)
-        square = self.codec.preprocessing.square(torch.from_numpy(copy_float32(nearness.values))[None])
+        square = self.codec.preprocessing.squash(torch.from_numpy(copy_float32(nearness.values))[None])
         nearest, distances = self.codec.find_nearest(square)
         codes = nearest[0].cpu().numpy()
-        keep = self._within_deadband(square[0].numpy()) | self._within_hold(distances[0].cpu().numpy())
+        stays = self._find_still_cells(square[0].numpy()) | self._find_close_codes(distances[0].cpu().numpy())
         if self.codes is None:
             changed = np.ones(codes.shape, np.bool_)
         else:
-            codes = np.where(keep, self.codes, codes)
+            codes = np.where(stays, self.codes, codes)
             changed = codes != self.codes
         self.range, self.codes = chosen, codes
         if self.running is not None:
             nearness = replace(nearness, range=self.running)
         return SequenceFrame(codes, changed, nearness)
 
-    def _within_hold(self, distances: np.ndarray) -> np.ndarray:
+    def _find_close_codes(self, distances: np.ndarray) -> np.ndarray:
         """(10, 10) bool, True where the code of the frame before is nearly the nearest."""
-        if self.codes is None or self.hold == 0:
+        if self.codes is None or self.settings.hold == 0:
             return np.zeros(distances.shape[:-1], np.bool_)
         current = np.take_along_axis(distances, self.codes[..., None], -1)[..., 0]
-        return np.asarray(current - distances.min(-1) < self.hold)
+        return np.asarray(current - distances.min(-1) < self.settings.hold)
 
-    def _within_deadband(self, square: np.ndarray) -> np.ndarray:
+    def _find_still_cells(self, square: np.ndarray) -> np.ndarray:
         """(10, 10) bool, True where a cell's input is nearly that for which its code was chosen."""
-        if self.deadband == 0:
+        if self.settings.deadband == 0:
             return np.zeros((10, 10), np.bool_)
         inputs = _average_tiles(square)
         if self._inputs is None:
             self._inputs = inputs
             return np.zeros((10, 10), np.bool_)
-        still = np.abs(inputs - self._inputs).max(-1) < self.deadband
+        still = np.abs(inputs - self._inputs).max(-1) < self.settings.deadband
         self._inputs = np.where(still[..., None], self._inputs, inputs)
         return np.asarray(still)
 
@@ -220,12 +224,12 @@ def _average_tiles(square: np.ndarray) -> np.ndarray:
     return np.asarray(tiles.transpose(0, 2, 1, 3).reshape(10, 10, 16))
 
 
-def _follow(before: NearnessRange, depth: DepthMap, running: NearnessRange) -> NearnessRange:
+def _move_range(before: NearnessRange, depth: DepthMap, running: NearnessRange) -> NearnessRange:
     """The range of the frame before, moved towards the frame's own; unchanged where the frame has no relief."""
     assert running.low is not None
     assert running.high is not None
     try:
-        own = clip_range([depth], low=running.low, high=running.high)
+        own = compute_clip_range([depth], low=running.low, high=running.high)
     except DepthMapError:
         return before
 
@@ -234,3 +238,109 @@ def _follow(before: NearnessRange, depth: DepthMap, running: NearnessRange) -> N
         return float(invert_scale(start + running.rate * (end - start), depth.kind))
 
     return NearnessRange.fixed(move(before.near, own.near), move(before.far, own.far))
+
+
+# --------------------------------------------------------------------------------------------- clips of files
+
+
+def group_clips(maps: Sequence[MapFile]) -> list[list[int]]:
+    """Group the indices of frames by clip: frames whose names have the same folder are one clip."""
+    clips: dict[str, list[int]] = {}
+    for index, file in enumerate(maps):
+        clips.setdefault(_find_clip(file), []).append(index)
+    return list(clips.values())
+
+
+def _find_clip(file: MapFile) -> str:
+    return str(PurePosixPath(file.name).parent)
+
+
+def _find_clip_range(file: MapFile) -> NearnessRange | None:
+    """A clip's range as `encode_sequence` takes it."""
+    return None if file.options.range.mode == "extremes" else file.options.range
+
+
+def find_reusable_frames(
+    maps: Sequence[MapFile], done: Mapping[int, DepthRecord | MapFailure], settings: ClipSettings
+) -> set[int]:
+    """Find the results that a continued run can build on, by index.
+
+    These are whole clips, and a clip's frames up to its first gap if the state of the clip follows from them: they must
+    decide its range, and there must not be a deadband, which compares with inputs that are not in records. What follows
+    a gap depends on the frame that is missing.
+    """
+    reusable: set[int] = set()
+    for indices in group_clips(maps):
+        beginning = indices[: next((n for n, index in enumerate(indices) if index not in done), len(indices))]
+        records = sum(isinstance(done[index], DepthRecord) for index in beginning)
+        needed = 1 if _is_constant(_find_clip_range(maps[indices[0]])) else settings.frames
+        if len(beginning) == len(indices) or (records >= needed and settings.deadband == 0):
+            reusable.update(beginning)
+    return reusable
+
+
+def encode_clip(
+    codec: DepthCodec, files: Sequence[MapFile], before: Sequence[DepthRecord], settings: ClipSettings
+) -> Iterator[DepthRecord | MapFailure]:
+    """Encode the frames of a clip in order; a frame that cannot be read is a failure, and the next one goes on.
+
+    Args:
+        codec: The codec.
+        files: The frames that are not encoded yet.
+        before: The records of the clip's frames so far.
+        settings: How frames are encoded.
+    """
+    if not files:
+        return
+    fingerprint, number, chosen = codec.fingerprint, len(before), _find_clip_range(files[0])
+    frames = ((file, try_reading(file, MapFile.read)) for file in files)
+    first: list[tuple[MapFile, DepthMap | MapFailure]] = []
+    try:
+        if before:
+            encoder = _continue_clip(codec, before, settings, chosen)
+        else:
+            first = _read_first(frames, 0 if _is_constant(chosen) else settings.frames)
+            known = [depth for _, depth in first if isinstance(depth, DepthMap)]
+            encoder = ClipEncoder(codec, _find_initial_range(known, chosen), settings, running=chosen)
+    except DepthMapError as error:
+        for file, depth in chain(first, frames):
+            yield depth if isinstance(depth, MapFailure) else MapFailure(file.name, f"its clip has no range: {error}")
+        return
+    while pair := first.pop(0) if first else next(frames, None):
+        file, depth = pair
+        if isinstance(depth, MapFailure):
+            yield depth
+            continue
+        try:
+            frame = encoder.encode(depth)
+        except DepthMapError as error:
+            yield MapFailure(file.name, f"{file.path}: {error}")
+            continue
+        yield _record_frame(file, frame, number, fingerprint)
+        number += 1
+
+
+def _read_first(
+    frames: Iterator[tuple[MapFile, DepthMap | MapFailure]], count: int
+) -> list[tuple[MapFile, DepthMap | MapFailure]]:
+    """Take frames until `count` of them could be read."""
+    first: list[tuple[MapFile, DepthMap | MapFailure]] = []
+    while count > 0 and (pair := next(frames, None)):
+        first.append(pair)
+        count -= isinstance(pair[1], DepthMap)
+    return first
+
+
+def _continue_clip(
+    codec: DepthCodec, before: Sequence[DepthRecord], settings: ClipSettings, chosen: NearnessRange | None
+) -> ClipEncoder:
+    (last,) = deque(restore_frames(before), maxlen=1)
+    current = chosen if chosen is not None and _is_constant(chosen) else NearnessRange.fixed(last.near, last.far)
+    return ClipEncoder(codec, current, settings, running=chosen, codes=last.grid)
+
+
+def _record_frame(file: MapFile, frame: SequenceFrame, number: int, fingerprint: str) -> DepthRecord:
+    record = DepthRecord.from_codes(file.name, frame.codes, frame.nearness, fingerprint)
+    cells = tuple(np.flatnonzero(frame.changed).tolist())
+    codes = tuple(record.codes[cell] for cell in cells)
+    return replace(record, codes=codes, clip=_find_clip(file), frame=number, changed=cells)

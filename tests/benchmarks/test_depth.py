@@ -62,8 +62,8 @@ def test_reference_one_by_one(benchmark, folder: Path, tmp_path: Path) -> None: 
             grey = np.asarray(Image.open(path)).astype(np.float32) / 65535
             maps = torch.from_numpy(grey)[None, None] * 2 - 1
             with torch.no_grad():
-                codes = model.distances(model.features(maps)).argmin(-1)
-                decoded = model.reconstruct(model.vectors(codes))[0, 0]
+                codes = model.compute_distances(model.compute_features(maps)).argmin(-1)
+                decoded = model.reconstruct(model.look_up_vectors(codes))[0, 0]
             levels = ((decoded + 1) / 2).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
             Image.fromarray(levels).save(tmp_path / path.name)
 

@@ -24,7 +24,7 @@ def tiny_codec(seed: int = 0, preprocessing: Preprocessing | None = None) -> Dep
     torch.manual_seed(seed)
     model = DepthVQVAE(TINY)
     with torch.no_grad():
-        features = model.features(2 * torch.rand(2, 1, 320, 320) - 1).flatten(0, 2)
+        features = model.compute_features(2 * torch.rand(2, 1, 320, 320) - 1).flatten(0, 2)
         model.codebook.copy_(features[torch.randperm(len(features))[:128]])
     return DepthCodec(model, preprocessing)
 
@@ -169,7 +169,7 @@ class TestSoft:
     def test_it_is_the_softmax_of_squared_distances(self, codec: DepthCodec) -> None:
         maps = random_maps(1)
         with torch.no_grad():
-            features = codec.model.features(torch.from_numpy(2 * maps - 1)[:, None])[0].double().numpy()
+            features = codec.model.compute_features(torch.from_numpy(2 * maps - 1)[:, None])[0].double().numpy()
         distances = ((features[:, :, None] - codec.codebook.double().numpy()) ** 2).sum(-1)
         weights = np.exp(-distances / 0.3)
         expected = weights / weights.sum(-1, keepdims=True)

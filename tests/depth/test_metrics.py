@@ -26,12 +26,12 @@ from perceptok.depth.metrics import (
     BASELINE_SIDES,
     MarkerPositions,
     average_over_grid,
-    closest_marker_hits,
-    code_usage,
-    metric_errors,
-    pair_order_hits,
+    compute_code_usage,
+    compute_metric_errors,
+    compute_squared_errors,
+    find_closest_marker_hits,
+    find_pair_order_hits,
     sample_marker_positions,
-    squared_errors,
 )
 from perceptok.errors import DepthMapError
 
@@ -50,18 +50,18 @@ class TestErrors:
             np.mean([(float(d) - float(t)) ** 2 for d, t, v in zip(*map(np.ravel, one), strict=True) if v])
             for one in zip(decoded, target, valid, strict=True)
         ]
-        got = squared_errors(*map(torch.from_numpy, (decoded, target, valid)))
+        got = compute_squared_errors(*map(torch.from_numpy, (decoded, target, valid)))
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
 
     def test_nothing_valid_is_no_error(self) -> None:
         maps = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
-        assert squared_errors(maps, 1 - maps, torch.zeros(1, 4, 4, dtype=torch.bool)).tolist() == [0.0]
+        assert compute_squared_errors(maps, 1 - maps, torch.zeros(1, 4, 4, dtype=torch.bool)).tolist() == [0.0]
 
     def test_metres_by_hand(self) -> None:
         truth = np.array([[1.0, 2.0], [4.0, 8.0]], np.float32)
         decoded = np.array([[1.2, 1.5], [4.0, 80.0]], np.float32)
         valid = np.array([[True, True], [True, False]])
-        errors = metric_errors(decoded, truth, valid)
+        errors = compute_metric_errors(decoded, truth, valid)
         assert errors.abs_rel == pytest.approx((0.2 + 0.25 + 0) / 3, rel=1e-6)
         # 1.2 / 1 and 4 / 4 are below 1.25; 2 / 1.5 is not.
         assert errors.delta_125 == pytest.approx(2 / 3)
@@ -73,7 +73,7 @@ class TestUsage:
         [([7] * 128, 128, 128.0), ([5, *[0] * 127], 1, 1.0), ([3, 3, *[0] * 126], 2, 2.0), ([0] * 128, 0, 1.0)],
     )
     def test_even_use(self, counts: list[int], used: int, perplexity: float) -> None:
-        usage = code_usage(torch.tensor(counts))
+        usage = compute_code_usage(torch.tensor(counts))
         assert usage.used == used
         assert usage.perplexity == pytest.approx(perplexity, rel=1e-9)
 
@@ -81,7 +81,7 @@ class TestUsage:
     @settings(max_examples=30)
     def test_any_use(self, counts: list[int]) -> None:
         shares = [count / sum(counts) for count in counts if count]
-        usage = code_usage(torch.tensor(counts))
+        usage = compute_code_usage(torch.tensor(counts))
         assert usage.perplexity == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-9)
         assert usage.used == len(shares)
 
@@ -151,13 +151,13 @@ class TestMarkers:
         hidden = sample_marker_positions(rng.random((320, 320)), ~everywhere, 3, 8, rng)
         for draw in (flat, hidden):
             assert draw.rows.shape == draw.columns.shape == (0, 3)
-            assert closest_marker_hits(everywhere, everywhere, draw).shape == (0,)
+            assert find_closest_marker_hits(everywhere, everywhere, draw).shape == (0,)
 
     def test_hits(self) -> None:
         target = np.array([[0.1, 0.5, 0.9]])
         decoded = np.array([[0.2, 0.8, 0.6]])
         draw = MarkerPositions(np.zeros((3, 2), int), np.array([[0, 1], [1, 2], [2, 0]]))
-        assert closest_marker_hits(decoded, target, draw).tolist() == [True, False, True]
+        assert find_closest_marker_hits(decoded, target, draw).tolist() == [True, False, True]
 
 
 class TestPairs:
@@ -165,7 +165,7 @@ class TestPairs:
         target = np.random.default_rng(0).random((30, 30))
         everywhere = np.ones_like(target, bool)
         for decoded, share in ((target / 2 + 0.1, 1.0), (1 - target, 0.0), (np.zeros_like(target), 0.0)):
-            hits = pair_order_hits(decoded, target, everywhere, 200, np.random.default_rng(1))
+            hits = find_pair_order_hits(decoded, target, everywhere, 200, np.random.default_rng(1))
             assert len(hits) == 200
             assert hits.mean() == share
 
@@ -173,13 +173,13 @@ class TestPairs:
         target = np.random.default_rng(0).random((30, 30))
         valid = np.random.default_rng(1).random((30, 30)) < 0.5
         decoded = np.where(valid, target, 1 - target)
-        assert pair_order_hits(decoded, target, valid, 200, np.random.default_rng(2)).all()
+        assert find_pair_order_hits(decoded, target, valid, 200, np.random.default_rng(2)).all()
 
     def test_pairs_alike_are_left_out(self) -> None:
         steps = np.where(np.arange(400).reshape(20, 20) < 200, 0.5, 0.55)
         everywhere = np.ones_like(steps, bool)
-        assert len(pair_order_hits(steps, steps, everywhere, 100, np.random.default_rng(0))) == 0
-        assert len(pair_order_hits(steps, steps, ~everywhere, 100, np.random.default_rng(0))) == 0
+        assert len(find_pair_order_hits(steps, steps, everywhere, 100, np.random.default_rng(0))) == 0
+        assert len(find_pair_order_hits(steps, steps, ~everywhere, 100, np.random.default_rng(0))) == 0
 
 
 def tiny_codec() -> DepthCodec:
@@ -239,7 +239,7 @@ class TestReport:
 
     def test_usage_is_that_of_all_maps(self, report: DepthReport, files: list[MapFile]) -> None:
         codes = tiny_codec().encode([file.read() for file in files[:3]])
-        assert report.usage == code_usage(torch.from_numpy(np.bincount(codes.ravel(), minlength=128)))
+        assert report.usage == compute_code_usage(torch.from_numpy(np.bincount(codes.ravel(), minlength=128)))
 
     def test_the_same_again_and_as_json(self, report: DepthReport, files: list[MapFile]) -> None:
         ticks: list[None] = []

@@ -35,7 +35,7 @@ class TestNearest:
     @settings(max_examples=30)
     def test_square_and_resize_agree(self, height: int, width: int, seed: int) -> None:
         values = np.random.default_rng(seed).random((2, height, width), dtype=np.float32)
-        squares = Preprocessing(size=17).square(torch.from_numpy(values)).numpy()
+        squares = Preprocessing(size=17).squash(torch.from_numpy(values)).numpy()
         np.testing.assert_array_equal(squares, np.stack([resize_nearest(one, 17, 17) for one in values]))
 
     def test_masks_stay_masks(self) -> None:
@@ -50,20 +50,20 @@ class TestSquare:
     def test_the_right_size_is_left_alone(self, resize: str) -> None:
         maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
         settings = Preprocessing.from_dict({"size": 8, "resize": resize})
-        torch.testing.assert_close(settings.square(maps), maps, rtol=0, atol=0)
+        torch.testing.assert_close(settings.squash(maps), maps, rtol=0, atol=0)
 
     @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (50, 3), (31, 33)])
     def test_area_keeps_a_constant_and_the_range(self, shape: tuple[int, int]) -> None:
         area = Preprocessing(size=10, resize="area")
-        torch.testing.assert_close(area.square(torch.full((1, *shape), 0.3)), torch.full((1, 10, 10), 0.3))
-        mixed = area.square(torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)))
+        torch.testing.assert_close(area.squash(torch.full((1, *shape), 0.3)), torch.full((1, 10, 10), 0.3))
+        mixed = area.squash(torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)))
         assert 0 <= float(mixed.min()) <= float(mixed.max()) <= 1
 
     def test_area_sees_what_nearest_skips(self) -> None:
         maps = torch.zeros(1, 100, 100)
         maps[:, ::10] = 1.0
-        assert float(Preprocessing(size=10, resize="area").square(maps).mean()) == pytest.approx(0.1, abs=0.02)
-        assert set(Preprocessing(size=10).square(maps).unique().tolist()) <= {0.0, 1.0}
+        assert float(Preprocessing(size=10, resize="area").squash(maps).mean()) == pytest.approx(0.1, abs=0.02)
+        assert set(Preprocessing(size=10).squash(maps).unique().tolist()) <= {0.0, 1.0}
 
 
 class TestScale:

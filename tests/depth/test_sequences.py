@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from perceptok.depth import DepthCodec, DepthMap, NearnessRange, clip_range, encode_sequence
+from perceptok.depth import DepthCodec, DepthMap, NearnessRange, compute_clip_range, encode_sequence
 from perceptok.errors import ConfigError, DepthMapError
 
 ROOM = (1 + 3 * np.indices((96, 128)).sum(0) / 222).astype(np.float32)
@@ -82,9 +82,9 @@ def test_bad_input(codec: DepthCodec) -> None:
         with pytest.raises(ConfigError, match="hold >= 0"):
             encode_sequence(codec, [], **options)  # type: ignore[arg-type]
     with pytest.raises(DepthMapError, match="no relief"):
-        clip_range([DepthMap.from_array(np.ones((4, 4)), kind="metric", unit="m")])
+        compute_clip_range([DepthMap.from_array(np.ones((4, 4)), kind="metric", unit="m")])
     with pytest.raises(DepthMapError, match="one kind"):
-        clip_range([])
+        compute_clip_range([])
 
 
 def test_a_range_in_encode(codec: DepthCodec) -> None:

@@ -189,11 +189,11 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         bound._prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
         bound._max_new_tokens = call.max_new_tokens
         grammar = self.grammar
-        needed = grammar.tokens_to_end(grammar.initial)
+        needed = grammar.count_tokens_to_end(grammar.initial)
         if isinstance(prompt, Tensor):
             symbols = np.append(self.symbols, -1)[np.clip(prompt.cpu().numpy(), -1, self.vocab.size)]
             states = [find_prompt_state(grammar, row) for row in symbols.tolist()]
-            needed = max((grammar.tokens_to_end(state) for state in states), default=0)
+            needed = max((grammar.count_tokens_to_end(state) for state in states), default=0)
         if call.max_new_tokens is not None and needed > call.max_new_tokens:
             raise ConstraintError(
                 f"the answer needs at least {needed} tokens for what is forced, or open at the end of the prompt; "
@@ -278,11 +278,11 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         text, special = allowed[:, [Symbol.TEXT]], allowed[:, symbols[special_ids]]
         forced = np.where(text[:, 0] | (special.sum(1) != 1), -1, special_ids[special.argmax(1)])
 
-        def to_bound(allowed: np.ndarray) -> Tensor:
+        def build_mask(allowed: np.ndarray) -> Tensor:
             return torch.where(torch.from_numpy(allowed), torch.inf, -torch.inf).to(device, dtype)
 
         ids, forced_ids = (torch.from_numpy(values).to(device) for values in (special_ids, forced))
-        return _Masks(to_bound(text), to_bound(special), ids, forced_ids)
+        return _Masks(build_mask(text), build_mask(special), ids, forced_ids)
 
     def _check_dead_ends(self, rows: Tensor, masked: Tensor, special: Tensor) -> None:
         if torch.compiler.is_compiling() or not len(masked):
@@ -345,19 +345,19 @@ def _read_call(
     """Read the generation config of a call, and the model's own for what the first leaves out."""
     configs = (generation_config, getattr(model, "generation_config", None))
 
-    def first(name: str) -> Any:
+    def find_setting(name: str) -> Any:
         return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
-    decoder_start = first("decoder_start_token_id")
+    decoder_start = find_setting("decoder_start_token_id")
     if model is not None and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         decoder_start = None
     elif model is not None and decoder_start is None:
         decoder_start = -1
-    eos_token_id = first("eos_token_id")
+    eos_token_id = find_setting("eos_token_id")
     return _Call(
         eos_token_ids=None if eos_token_id is None else list_eos_ids(eos_token_id),
-        max_new_tokens=first("max_new_tokens") if max_new_tokens is None else max_new_tokens,
-        other_ends=tuple(name for name in ("stop_strings", "max_time") if first(name) is not None),
+        max_new_tokens=find_setting("max_new_tokens") if max_new_tokens is None else max_new_tokens,
+        other_ends=tuple(name for name in ("stop_strings", "max_time") if find_setting(name) is not None),
         decoder_start=decoder_start,
     )
 

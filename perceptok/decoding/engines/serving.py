@@ -102,7 +102,7 @@ def check_budget(config: GrammarConfig | None, max_tokens: int | None) -> None:
     if config is None or max_tokens is None:
         return
     grammar = compile_grammar(config)
-    needed = grammar.tokens_to_end(grammar.initial)
+    needed = grammar.count_tokens_to_end(grammar.initial)
     if max_tokens < needed:
         raise ConstraintError(
             f"the answer needs at least {needed} tokens for what is forced; max_tokens is {max_tokens}: raise it"
@@ -133,7 +133,7 @@ def group_rows(rows: Iterable[tuple[int, PerceptionLogitsProcessor, int, int | N
         has_beginning = config.first != "any" or config.force_block == "first"
         remaining = None if max_tokens is None else max(1, max_tokens - written)
         if remaining is not None and (
-            remaining > _MAX_NEEDED or written + remaining < grammar.tokens_to_end(grammar.initial)
+            remaining > _MAX_NEEDED or written + remaining < grammar.count_tokens_to_end(grammar.initial)
         ):
             remaining = None  # far from the end, or too little from the beginning: then as far as it gets
         shown = min(written, 2) if has_beginning else 2

@@ -177,7 +177,7 @@ class Grammar:
                     return None
             elif coordinate == 1:
                 corner = (corner[0], code)
-            elif code < self._min_code(state):
+            elif code < self._find_min_code(state):
                 return None
         elif symbol == Symbol.EOS and self.needs_block(state):
             return None
@@ -187,7 +187,7 @@ class Grammar:
         """Whether a forced block has not begun yet."""
         return self.config.force_block is not None and state.blocks == 0
 
-    def tokens_to_end(self, state: State) -> int:
+    def count_tokens_to_end(self, state: State) -> int:
         """The minimum number of tokens until the answer may end, a forced block included."""
         # A block that must come first lies on every path from the first row already.
         forced = self.needs_block(state) and self.config.force_block == "somewhere"
@@ -203,14 +203,16 @@ class Grammar:
         """
         symbols = [symbol for symbol in Symbol if symbol != Symbol.PIXEL]
         steps = {symbol: self.advance(state, symbol) for symbol in (*symbols, _LAST_PIXEL)}
-        needed = {symbol: self.tokens_to_end(following) for symbol, following in steps.items() if following is not None}
-        if remaining is not None and self.tokens_to_end(state) <= remaining:
+        needed = {
+            symbol: self.count_tokens_to_end(following) for symbol, following in steps.items() if following is not None
+        }
+        if remaining is not None and self.count_tokens_to_end(state) <= remaining:
             needed = {symbol: count for symbol, count in needed.items() if count < remaining}
         if needed.pop(_LAST_PIXEL, None) is None:  # the order alone excludes codes, and never the largest
             return list(needed)
-        return [*needed, *range(Symbol.PIXEL + self._min_code(state), _LAST_PIXEL + 1)]
+        return [*needed, *range(Symbol.PIXEL + self._find_min_code(state), _LAST_PIXEL + 1)]
 
-    def _min_code(self, state: State) -> int:
+    def _find_min_code(self, state: State) -> int:
         coordinate = self.coordinate[state.control]
         return state.corner[coordinate - 2] if coordinate >= 2 and self.config.ordered else 0
 
@@ -226,7 +228,7 @@ class Grammar:
     def accepts(self, symbols: Iterable[int]) -> bool:
         """Whether a whole answer, with or without an end of sequence, is in the language."""
         state = self.run(symbols)
-        return state is not None and self.tokens_to_end(state) == 0
+        return state is not None and self.count_tokens_to_end(state) == 0
 
 
 def compile_grammar(config: GrammarConfig | None = None) -> Grammar:

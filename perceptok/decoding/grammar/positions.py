@@ -109,7 +109,7 @@ class StateRows:
         self.count = self.ordered + PIXEL.size
         self._budget_steps = self._find_budget_steps()
 
-    def states(self) -> list[State]:
+    def list_states(self) -> list[State]:
         """A state for every row, in their order."""
         config, controls = self.grammar.config, range(len(self.grammar.table))
         blocks = (0 if config.force_block is None else 1, config.max_blocks or 0, 0)
@@ -121,7 +121,7 @@ class StateRows:
     def allowed_symbols(self, remaining: int | None = None) -> np.ndarray:
         """Whether a symbol may come next, with so many tokens left: (count, SYMBOL_COUNT) bool."""
         table = np.zeros((self.count, SYMBOL_COUNT), dtype=bool)
-        for row, state in enumerate(self.states()):
+        for row, state in enumerate(self.list_states()):
             table[row, self.grammar.allowed_symbols(state, remaining)] = True
         return table
 
@@ -134,10 +134,12 @@ class StateRows:
     def _find_budget_steps(self) -> list[int]:
         grammar = self.grammar
         steps = set()
-        for state in self.states():
-            needed = {grammar.tokens_to_end(after) for symbol in Symbol if (after := grammar.advance(state, symbol))}
+        for state in self.list_states():
+            needed = {
+                grammar.count_tokens_to_end(after) for symbol in Symbol if (after := grammar.advance(state, symbol))
+            }
             if len(needed) > 1:
-                steps |= {count + 1 for count in needed} | {grammar.tokens_to_end(state)}
+                steps |= {count + 1 for count in needed} | {grammar.count_tokens_to_end(state)}
         return sorted(steps)
 
 

@@ -64,7 +64,7 @@ class TokenClasses:
             )
         return cls(config, classify_tokens(vocab, config, tokenizer=tokenizer, eos_token_ids=ends))
 
-    def ids(self, *symbols: int) -> list[int]:
+    def list_ids(self, *symbols: int) -> list[int]:
         """The ids of some symbols, ascending."""
         return [int(token_id) for token_id in np.flatnonzero(np.isin(self.symbols, symbols))]
 
@@ -77,7 +77,7 @@ class TokenClasses:
     @property
     def text(self) -> list[int]:
         """The ids of running text: all but perception tokens, ends of sequence, and what ends in "("."""
-        return self.ids(Symbol.TEXT, Symbol.COMMA, Symbol.CLOSE)
+        return self.list_ids(Symbol.TEXT, Symbol.COMMA, Symbol.CLOSE)
 
     @property
     def not_text(self) -> list[int]:
@@ -114,7 +114,7 @@ def build_productions(classes: TokenClasses, notation: Notation, root: str) -> d
     rules = {root: _write_beginning(config)} | notation.write_text_rules(classes)
     if config.depth:
         start, code, end = (
-            notation.write_tokens(classes.ids(symbol))
+            notation.write_tokens(classes.list_ids(symbol))
             for symbol in (Symbol.DEPTH_START, Symbol.DEPTH_CODE, Symbol.DEPTH_END)
         )
         rules |= {"code": [code], "block": [f"{start} code{{{CELLS}}} {end}"]}
@@ -148,12 +148,12 @@ def _write_beginning(config: GrammarConfig) -> list[str]:
 
 
 def _write_brackets(classes: TokenClasses, notation: Notation) -> dict[str, list[str]]:
-    reopening = classes.ids(Symbol.CLOSE_OPEN)
+    reopening = classes.list_ids(Symbol.CLOSE_OPEN)
     return {
-        "bracket": [notation.write_tokens(classes.ids(Symbol.OPEN))],
-        "opening": [notation.write_tokens(classes.ids(Symbol.OPEN, Symbol.CLOSE_OPEN))],
-        "comma": [notation.write_tokens(classes.ids(Symbol.COMMA))],
-        "closing": [notation.write_tokens(classes.ids(Symbol.CLOSE))],
+        "bracket": [notation.write_tokens(classes.list_ids(Symbol.OPEN))],
+        "opening": [notation.write_tokens(classes.list_ids(Symbol.OPEN, Symbol.CLOSE_OPEN))],
+        "comma": [notation.write_tokens(classes.list_ids(Symbol.COMMA))],
+        "closing": [notation.write_tokens(classes.list_ids(Symbol.CLOSE))],
         "reopening": [notation.write_tokens(reopening)] if reopening else [],
     }
 

@@ -115,12 +115,14 @@ def parse_generation(
     if isinstance(text_or_ids, str):
         text = text_or_ids
         pieces = list(_find_pieces_in_text(text, vocab))
-        spans, problems = _group_pieces(pieces, _text_gaps(text), lambda start, end: _add_brackets(text, start, end))
+        spans, problems = _group_pieces(pieces, _compile_gaps(text), lambda start, end: _add_brackets(text, start, end))
         return Generation(_add_text(spans, len(text)), tuple(problems))
     if vocab is None:
         raise VocabularyError("ids mean nothing without a vocabulary; give the one of their tokenizer")
     ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(token_id) for token_id in text_or_ids]
-    spans, problems = _group_pieces(list(_find_pieces_in_ids(ids, vocab)), _id_gap, lambda start, end: (start, end))
+    spans, problems = _group_pieces(
+        list(_find_pieces_in_ids(ids, vocab)), _describe_gap, lambda start, end: (start, end)
+    )
     return Generation(_add_text(spans, len(ids)), tuple(problems))
 
 
@@ -172,7 +174,7 @@ def _find_pieces_in_ids(ids: list[int], vocab: PerceptionVocabulary) -> Iterator
             yield _Piece("pixel", pixels[place], place, place + 1)
 
 
-def _text_gaps(text: str) -> _Gap:
+def _compile_gaps(text: str) -> _Gap:
     def gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
         if _SPACE_ON_LINE.fullmatch(text, start, end):
             return "nothing"
@@ -183,7 +185,7 @@ def _text_gaps(text: str) -> _Gap:
     return gap
 
 
-def _id_gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
+def _describe_gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
     return "nothing" if start == end else "comma" if end == start + 1 else "text"
 
 
@@ -219,7 +221,7 @@ def _group_pieces(pieces: list[_Piece], gap: _Gap, widen: _Widen) -> tuple[list[
     return spans, problems
 
 
-def _follows(pieces: list[_Piece], number: int, kind: str, gap: _Gap) -> bool:
+def _is_next(pieces: list[_Piece], number: int, kind: str, gap: _Gap) -> bool:
     """Whether a piece is of this kind and nothing but space stands before it."""
     if number >= len(pieces) or pieces[number].kind != kind:
         return False
@@ -227,7 +229,7 @@ def _follows(pieces: list[_Piece], number: int, kind: str, gap: _Gap) -> bool:
 
 
 def _find_end_of_codes(pieces: list[_Piece], number: int, gap: _Gap, limit: int | None = None) -> int:
-    while (limit is None or number < limit) and _follows(pieces, number, "code", gap):
+    while (limit is None or number < limit) and _is_next(pieces, number, "code", gap):
         number += 1
     return number
 
@@ -235,7 +237,7 @@ def _find_end_of_codes(pieces: list[_Piece], number: int, gap: _Gap, limit: int 
 def _read_block(pieces: list[_Piece], first: int, gap: _Gap) -> tuple[int, Span | Problem]:
     """The block that begins with a piece, and the number of the piece after it."""
     stop = _find_end_of_codes(pieces, first + 1, gap, limit=first + 1 + CELLS)
-    closed = _follows(pieces, stop, "end", gap)
+    closed = _is_next(pieces, stop, "end", gap)
     codes = [piece.code for piece in pieces[first + 1 : stop]]
     stop += closed
     start, end = pieces[first].start, pieces[stop - 1].end
@@ -251,16 +253,16 @@ def _read_block(pieces: list[_Piece], first: int, gap: _Gap) -> tuple[int, Span 
 def _read_box(pieces: list[_Piece], first: int, gap: _Gap, widen: _Widen) -> tuple[int, Span | Problem]:
     """The box that begins with a piece, and the number of the piece after it."""
 
-    def joined(number: int, by: str) -> bool:
+    def is_next_coordinate(number: int, by: str) -> bool:
         return (
             number < len(pieces)
             and pieces[number].kind == "pixel"
             and gap(pieces[number - 1].end, pieces[number].start) == by
         )
 
-    separator = "nothing" if joined(first + 1, "nothing") else "comma"
+    separator = "nothing" if is_next_coordinate(first + 1, "nothing") else "comma"
     stop = first + 1
-    while stop < first + 4 and joined(stop, separator):
+    while stop < first + 4 and is_next_coordinate(stop, separator):
         stop += 1
     start, end = pieces[first].start, pieces[stop - 1].end
     codes = [piece.code for piece in pieces[first:stop]]

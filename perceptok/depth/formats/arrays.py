@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.formats.stored import Kind, StoredMap, squeeze
+from perceptok.depth.stored_maps import Kind, StoredMap, squeeze
 from perceptok.errors import DepthMapError
 
 __all__ = ["count_values_npy", "count_values_npz", "decode_npy", "decode_npz", "encode_npy", "encode_npz"]

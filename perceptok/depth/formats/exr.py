@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.formats.stored import StoredMap, extract_channel
+from perceptok.depth.stored_maps import StoredMap, extract_channel
 from perceptok.errors import DepthMapError, MissingExtraError
 
 __all__ = ["count_values_exr", "decode_exr", "encode_exr"]
@@ -77,13 +77,13 @@ def _find_depth(channels: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         if len(candidates) == 1:
             return channels[candidates[0]]
         if candidates:
-            raise _ambiguous(channels, f"{len(candidates)} of them may be depth: {sorted(candidates)}")
+            raise _make_channel_error(channels, f"{len(candidates)} of them may be depth: {sorted(candidates)}")
     if len(layers) == 1:
         ((layer, parts),) = layers.items()
         colours = {last.upper(): name for last, name in parts.items()}
         if colours.keys() in ({"R", "G", "B"}, {"R", "G", "B", "A"}) and not _OTHER_NAME.search(layer):
             return extract_channel(np.stack([channels[colours[last]] for last in "RGBA" if last in colours], axis=-1))
-    raise _ambiguous(channels, "none of them is depth by its name")
+    raise _make_channel_error(channels, "none of them is depth by its name")
 
 
 def _find_z(parts: dict[str, str]) -> list[str]:
@@ -112,7 +112,7 @@ def _find_only_channel(channels: dict[str, npt.NDArray[Any]]) -> list[str]:
     return [] if is_component or _OTHER_NAME.search(name) else [name]
 
 
-def _ambiguous(channels: dict[str, npt.NDArray[Any]], reason: str) -> DepthMapError:
+def _make_channel_error(channels: dict[str, npt.NDArray[Any]], reason: str) -> DepthMapError:
     return DepthMapError(
         f"has the channels {sorted(channels)}; {reason}. Name the one that is depth (channel=..., --channel), "
         "or export depth as the only channel, or as one named Z"

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from perceptok.depth.formats.stored import StoredMap, extract_channel
+from perceptok.depth.stored_maps import StoredMap, extract_channel
 from perceptok.errors import DepthMapError
 
 __all__ = ["decode_pfm", "encode_pfm"]

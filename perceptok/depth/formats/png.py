@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from perceptok.depth.formats.stored import StoredMap, extract_channel
+from perceptok.depth.stored_maps import StoredMap, extract_channel
 from perceptok.errors import DepthMapError
 
 __all__ = ["count_values_png", "decode_png", "encode_png"]

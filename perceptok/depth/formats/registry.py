@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from perceptok.depth.formats import arrays, exr, pfm, png, tiff
-from perceptok.depth.formats.stored import MAX_PIXELS, StoredMap, squeeze
+from perceptok.depth.stored_maps import MAX_PIXELS, StoredMap, squeeze
 from perceptok.errors import DepthMapError, PerceptokError
 
 __all__ = ["FORMATS", "Format", "find_format", "read_mask", "read_stored"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from perceptok.depth.formats.stored import StoredMap, extract_channel
+from perceptok.depth.stored_maps import StoredMap, extract_channel
 from perceptok.errors import DepthMapError, MissingExtraError
 
 __all__ = ["count_values_tiff", "decode_tiff", "encode_tiff"]

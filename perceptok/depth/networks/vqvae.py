@@ -62,18 +62,18 @@ class DepthVQVAE(nn.Module):
             self.decoder = GridDecoder(config, DEPTH_GRID[0])
         self.register_buffer("codebook", torch.randn(config.codebook_size, config.codebook_dim))
 
-    def features(self, maps: Tensor) -> Tensor:
+    def compute_features(self, maps: Tensor) -> Tensor:
         """Maps (B, 1, 320, 320) in [-1, 1] -> features before quantisation (B, 10, 10, D), float32."""
         features: Tensor = self.encoder(maps)
         return features.float()
 
-    def distances(self, features: Tensor) -> Tensor:
+    def compute_distances(self, features: Tensor) -> Tensor:
         """Features (..., D) -> squared Euclidean distances to every code (..., K), float32."""
         with torch.autocast(features.device.type, enabled=False):
             flat = features.float()
             return flat.square().sum(-1, keepdim=True) + self.codebook.square().sum(-1) - 2 * (flat @ self.codebook.t())
 
-    def vectors(self, codes: Tensor) -> Tensor:
+    def look_up_vectors(self, codes: Tensor) -> Tensor:
         """Codes (B, 10, 10) int64 -> their vectors (B, 10, 10, D) float32."""
         return self.codebook[codes]
 

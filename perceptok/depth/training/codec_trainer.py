@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from perceptok.config import config_from_dict
 from perceptok.depth.codec import DepthCodec
-from perceptok.depth.metrics import code_usage, squared_errors
+from perceptok.depth.metrics import compute_code_usage, compute_squared_errors
 from perceptok.depth.networks.grid import GridConfig
 from perceptok.depth.networks.quantizer import Quantizer, QuantizerConfig
 from perceptok.depth.networks.vqvae import DepthVQVAE, ModelConfig, model_config_from_dict, model_config_to_dict
@@ -38,8 +38,8 @@ from perceptok.depth.training.map_dataset import (
     MapDataset,
     MapSource,
     augment,
+    compute_source_probabilities,
     corrupt_inputs,
-    source_probabilities,
 )
 from perceptok.errors import ConfigError, OutputError, TrainingError
 from perceptok.files import atomic_write, lock_output, parse_json
@@ -236,7 +236,7 @@ class _Learner(nn.Module):
 
     def forward(self, inputs: Tensor, maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets (B, S, S) in [-1, 1] and masks -> reconstruction loss, commitment loss, codes."""
-        quantized = self.quantizer(self.model.features(inputs[:, None]))
+        quantized = self.quantizer(self.model.compute_features(inputs[:, None]))
         error = (self.model.reconstruct(quantized.vectors)[:, 0] - maps) * valid
         pixels = valid.sum((1, 2)).clamp(min=1)
         # Map by map, so that a map with holes counts like one without, and parts of a batch average to the whole.
@@ -269,7 +269,7 @@ class _Trainer:
         self.train_set = train_set.to(self.device) if self.device.type != "cpu" else train_set
         self.val_set = val_set
         self.preprocessing = initial.preprocessing if initial is not None else Preprocessing()
-        probabilities = source_probabilities(
+        probabilities = compute_source_probabilities(
             train_set.sources, config.source_probabilities, config.max_source_probability, config.source_limits
         )
         names = np.array(train_set.sources)
@@ -308,14 +308,14 @@ class _Trainer:
 
     def _step(self, step: int, counts: Tensor) -> Tensor:
         """Take one optimizer step; adds to the counts of codes, returns (reconstruction, commitment) losses."""
-        torch.manual_seed(_seed_of_step(self.config.seed, step))
+        torch.manual_seed(_derive_seed(self.config.seed, step))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = self._compute_learning_rate(step)
         total = torch.zeros(2, device=self.device)
         last_replacement = round(self.config.quantizer.dead_code_ratio * self.config.max_steps)
         self.unwrapped.quantizer.replace_dead_codes(step < last_replacement)
         self.learner.train()
-        for inputs, maps, valid in self._micro_batches(step):
+        for inputs, maps, valid in self._draw_micro_batches(step):
             with self.accelerator.autocast():
                 loss, commitment, codes = self.learner(inputs, maps, valid)
             self.accelerator.backward((loss + commitment) / self.config.gradient_accumulation_steps)
@@ -326,10 +326,10 @@ class _Trainer:
         self.optimizer.zero_grad()
         return total
 
-    def _micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _draw_micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """This process's micro-batches of a step: inputs, targets and masks."""
         rng = np.random.default_rng([self.config.seed, step])
-        generator = torch.Generator().manual_seed(_seed_of_step(self.config.seed, step))
+        generator = torch.Generator().manual_seed(_derive_seed(self.config.seed, step))
         sources = rng.choice(len(self.groups), size=self.config.batch_size, p=self.probabilities)
         positions = rng.random(self.config.batch_size)
         indices = np.array(
@@ -354,14 +354,14 @@ class _Trainer:
         """Initialise the code vectors from the first batch, in every process alike, without learning from it."""
         torch.manual_seed(self.config.seed)
         with torch.no_grad():
-            inputs, _, _ = next(self._micro_batches(0))
-            features = self.unwrapped.model.features(inputs[:, None])
+            inputs, _, _ = next(self._draw_micro_batches(0))
+            features = self.unwrapped.model.compute_features(inputs[:, None])
             if self.initial is None:
                 self.unwrapped.quantizer.initialise(features)
             else:
                 self.unwrapped.quantizer.load_codebook(self.initial.codebook.to(self.device), features)
 
-    def _learning_rate(self, step: int) -> float:
+    def _compute_learning_rate(self, step: int) -> float:
         config = self.config
         if config.lr_scheduler_type == "cosine":
             decay = 0.5 + 0.5 * math.cos(math.pi * step / config.max_steps)
@@ -371,7 +371,7 @@ class _Trainer:
 
     def _evaluate(self, step: int, losses: Tensor, counts: Tensor) -> TrainingReport:
         loss, commitment_loss = self.accelerator.reduce(losses, "mean").tolist()
-        usage = code_usage(self.accelerator.reduce(counts, "sum"))
+        usage = compute_code_usage(self.accelerator.reduce(counts, "sum"))
         if not math.isfinite(loss + commitment_loss):
             raise TrainingError(
                 f"the loss is not finite at step {step}: lower learning_rate ({self.config.learning_rate:g}), or train "
@@ -383,28 +383,29 @@ class _Trainer:
     def _validate(self) -> float:
         """Mean over the validation maps of the RMSE in nearness, the maps divided among the processes."""
         assert self.val_set is not None
-        model = self._trained_model()
+        model = self._build_trained_model()
         own = np.arange(len(self.val_set))[self.accelerator.process_index :: self.accelerator.num_processes]
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         with torch.no_grad():
             for start in range(0, len(own), 32):
                 batch = self.val_set.load_batch(own[start : start + 32], self.device)
-                distances = model.distances(model.features(self.preprocessing.to_network(batch.maps)[:, None]))
-                maps = model.reconstruct(model.vectors(distances.argmin(-1)))[:, 0]
+                features = model.compute_features(self.preprocessing.to_network(batch.maps)[:, None])
+                distances = model.compute_distances(features)
+                maps = model.reconstruct(model.look_up_vectors(distances.argmin(-1)))[:, 0]
                 decoded = self.preprocessing.from_network(maps).clamp(0, 1)
-                rmse = squared_errors(decoded, batch.maps, batch.valid).sqrt()
+                rmse = compute_squared_errors(decoded, batch.maps, batch.valid).sqrt()
                 total += torch.stack([rmse.sum(), torch.tensor(float(len(rmse)), device=self.device)])
         summed, count = self.accelerator.reduce(total, "sum").tolist()
         return float(summed / count)
 
-    def _trained_model(self) -> DepthVQVAE:
+    def _build_trained_model(self) -> DepthVQVAE:
         """The model at this step, with the quantiser's code vectors."""
         model = self.unwrapped.model.eval()
         model.codebook.copy_(self.unwrapped.quantizer.codebook)
         return model
 
     def codec(self) -> DepthCodec:
-        model = self._trained_model().float()
+        model = self._build_trained_model().float()
         # Rounded here, once: the figures measured on this codec are then those of the saved one.
         for tensor in model.state_dict().values():
             tensor.copy_(tensor.half().float())
@@ -431,7 +432,7 @@ class _Trainer:
         return int(tensors["step"])
 
 
-def _seed_of_step(seed: int, step: int) -> int:
+def _derive_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 

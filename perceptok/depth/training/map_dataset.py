@@ -20,7 +20,7 @@ from torch import Tensor
 from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
 from perceptok.errors import DepthMapError, TrainingError
 
-__all__ = ["AugmentationConfig", "MapDataset", "MapSource", "augment", "corrupt_inputs", "source_probabilities"]
+__all__ = ["AugmentationConfig", "MapDataset", "MapSource", "augment", "compute_source_probabilities", "corrupt_inputs"]
 
 _LEVELS = 65535
 
@@ -159,35 +159,35 @@ def _pack(maps: MapSource, source: str, lenient: bool, index: int) -> _PackedMap
     return _PackedMap(source, levels, resize_nearest(valid, MAP_SIZE, MAP_SIZE), warning[0] if warning else None)
 
 
-def source_probabilities(
-    sources: Sequence[str], fixed: Mapping[str, float], limit: float, limits: Mapping[str, float]
+def compute_source_probabilities(
+    sources: Sequence[str], given: Mapping[str, float], limit: float, limits: Mapping[str, float]
 ) -> dict[str, float]:
     """The probability that a map is drawn from each source: by source, not by file, so that no recording dominates.
 
     Args:
         sources: The source of every map.
-        fixed: Probabilities that are given, e.g. {"procedural": 0.6}; the other sources divide the rest in proportion
+        given: Probabilities of given sources, e.g. {"procedural": 0.6}; the other sources divide the rest in proportion
             to the square root of their numbers of maps.
-        limit: No source that is not in `fixed` gets more than this fraction of the rest.
+        limit: No source that is not in `given` gets more than this fraction of the rest.
         limits: Smaller limits, by source.
 
     Returns:
         Source -> probability; they sum to 1.
 
     Raises:
-        TrainingError: The fixed probabilities sum to more than 1.
+        TrainingError: The given probabilities sum to more than 1.
     """
     counts = Counter(sources)
-    given = {name: probability for name, probability in fixed.items() if name in counts}
-    weights = {name: math.sqrt(count) for name, count in counts.items() if name not in given}
-    rest = 1 - sum(given.values())
+    known = {name: probability for name, probability in given.items() if name in counts}
+    weights = {name: math.sqrt(count) for name, count in counts.items() if name not in known}
+    rest = 1 - sum(known.values())
     if rest < -1e-9:
         raise TrainingError(f"the source probabilities sum to {1 - rest:g}; they must not exceed 1")
     if not weights:
-        total = sum(given.values())
-        return {name: probability / total for name, probability in given.items()}
+        total = sum(known.values())
+        return {name: probability / total for name, probability in known.items()}
     divided = _divide(weights, {name: min(limit, limits.get(name, 1.0)) for name in weights})
-    return {**given, **{name: rest * fraction for name, fraction in divided.items()}}
+    return {**known, **{name: rest * fraction for name, fraction in divided.items()}}
 
 
 def _divide(weights: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:

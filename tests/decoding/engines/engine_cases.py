@@ -144,10 +144,10 @@ def answer(grammar: Grammar, seed: int, length: int) -> list[int]:
     taken = [token for _, token in steps(grammar, seed, length)]
     state = grammar.run(places[taken].tolist())
     assert state is not None
-    while needed := grammar.tokens_to_end(state):
+    while needed := grammar.count_tokens_to_end(state):
         following = [(symbol, grammar.advance(state, symbol)) for symbol in grammar.allowed_symbols(state)]
         symbol, state = next(
-            (one, after) for one, after in following if after and grammar.tokens_to_end(after) < needed
+            (one, after) for one, after in following if after and grammar.count_tokens_to_end(after) < needed
         )
         taken.append(ids[symbol][0])
     return taken

@@ -82,7 +82,7 @@ def test_every_step_allows_what_the_grammar_allows(
             ended[row] = prompt[row][-1] == tokenizer.eos_token_id
     for state in states:
         assert state is not None
-        assert budget is None or processor.grammar.tokens_to_end(state) == 0
+        assert budget is None or processor.grammar.count_tokens_to_end(state) == 0
 
 
 def block_ids(vocab: pt.PerceptionVocabulary, codes: int = 100) -> list[int]:

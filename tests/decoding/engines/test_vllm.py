@@ -82,7 +82,7 @@ def alone(
 ) -> torch.Tensor:
     """The row of logits as one call of `generate` would have it."""
     processor = made(config)
-    least = processor.grammar.tokens_to_end(processor.grammar.initial)
+    least = processor.grammar.count_tokens_to_end(processor.grammar.initial)
     one = processor.for_prompt(len(prompt), None if budget is None or budget < least else budget)
     return one(torch.tensor([prompt + written]), row[None])[0]
 

@@ -111,7 +111,7 @@ def test_every_walk_under_the_mask_is_accepted_once_it_is_whole(config: GrammarC
     grammar, symbols = compile_grammar(config), walk(config, seed)
     state = grammar.run(symbols)
     assert state is not None
-    whole = grammar.tokens_to_end(state) == 0
+    whole = grammar.count_tokens_to_end(state) == 0
     assert grammar.accepts(symbols) == whole
     assert reference_accepts(config, symbols) == whole
 
@@ -168,7 +168,7 @@ def test_the_reference_refuses_something_and_accepts_something(config: GrammarCo
 @settings(max_examples=2)
 def test_nothing_is_left_open_when_the_budget_ends(config: GrammarConfig, budget: int, seed: int) -> None:
     grammar = compile_grammar(config)
-    if grammar.tokens_to_end(grammar.initial) > budget:
+    if grammar.count_tokens_to_end(grammar.initial) > budget:
         pytest.skip("asked for more than the budget holds")
     symbols = walk(config, seed, budget=budget)
     assert grammar.accepts(symbols)

@@ -45,7 +45,7 @@ class TestReference:
         codes = codec.encode(expected["gray"].astype(np.float32) / 255)
         np.testing.assert_array_equal(codes, expected["codes"])
         with torch.no_grad():
-            unclamped = codec.model.reconstruct(codec.model.vectors(torch.from_numpy(codes)))[:, 0].numpy()
+            unclamped = codec.model.reconstruct(codec.model.look_up_vectors(torch.from_numpy(codes)))[:, 0].numpy()
         np.testing.assert_allclose(unclamped, expected["recon"], rtol=0, atol=1e-5)
         np.testing.assert_allclose(codec.decode(codes), np.clip((expected["recon"] + 1) / 2, 0, 1), rtol=0, atol=1e-5)
 

@@ -119,8 +119,8 @@ class TestPillowBilinear:
     def test_bit_for_bit(self, shape: tuple[int, int]) -> None:
         gray = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         small = np.asarray(Image.fromarray(gray).resize((320, 320), Image.Resampling.BILINEAR))
-        square = Preprocessing.from_name("molmoact").square(torch.from_numpy(gray.astype(np.float32) / 255)[None])
+        square = Preprocessing.from_name("molmoact").squash(torch.from_numpy(gray.astype(np.float32) / 255)[None])
         assert np.array_equal(square[0].numpy(), small.astype(np.float32) / 255)
 
     def test_no_maps(self) -> None:
-        assert Preprocessing.from_name("molmoact").square(torch.empty(0, 4, 5)).shape == (0, 320, 320)
+        assert Preprocessing.from_name("molmoact").squash(torch.empty(0, 4, 5)).shape == (0, 320, 320)

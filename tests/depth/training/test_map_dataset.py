@@ -11,25 +11,30 @@ import torch
 from perceptok.depth import (
     MapDataset,
 )
-from perceptok.depth.training.map_dataset import AugmentationConfig, augment, corrupt_inputs, source_probabilities
+from perceptok.depth.training.map_dataset import (
+    AugmentationConfig,
+    augment,
+    compute_source_probabilities,
+    corrupt_inputs,
+)
 from perceptok.errors import TrainingError
 from perceptok.scenes import ProceduralDepthMaps
 
 
 def test_probabilities_are_by_source() -> None:
     sources = ["long"] * 900 + ["short"] * 9 + ["osd"] * 400 + ["procedural"] * 50 + ["one"] + ["two"]
-    probabilities = source_probabilities(sources, {"procedural": 0.6}, limit=0.25, limits={"osd": 0.1})
+    probabilities = compute_source_probabilities(sources, {"procedural": 0.6}, limit=0.25, limits={"osd": 0.1})
     assert sum(probabilities.values()) == pytest.approx(1)
     assert probabilities["procedural"] == pytest.approx(0.6)
     assert max(probabilities[name] for name in ("long", "short", "one", "two")) <= 0.4 * 0.25 / 0.85 * 1.2
-    assert source_probabilities(["only"] * 3, {}, limit=0.25, limits={}) == {"only": pytest.approx(1)}
+    assert compute_source_probabilities(["only"] * 3, {}, limit=0.25, limits={}) == {"only": pytest.approx(1)}
     with pytest.raises(TrainingError, match=r"sum to 1\.2"):
-        source_probabilities(["a", "b"], {"a": 0.6, "b": 0.6}, limit=0.25, limits={})
+        compute_source_probabilities(["a", "b"], {"a": 0.6, "b": 0.6}, limit=0.25, limits={})
 
 
 def test_limits_hold_where_they_can() -> None:
     sources = [name for index in range(8) for name in [f"s{index}"] * (10 if index else 1000)] + ["osd"] * 2000
-    probabilities = source_probabilities(sources, {}, limit=0.25, limits={"osd": 0.1})
+    probabilities = compute_source_probabilities(sources, {}, limit=0.25, limits={"osd": 0.1})
     assert probabilities["osd"] == pytest.approx(0.1)
     assert max(probabilities.values()) <= 0.25 + 1e-9
     assert sum(probabilities.values()) == pytest.approx(1)
