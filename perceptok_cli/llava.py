@@ -318,15 +318,13 @@ def evaluate_model(
 
 
 def run_small_demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is made and kept.")] = Path(
-        "perceptok-demo/llava"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("perceptok-demo/llava"),
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig; the defaults take ten minutes.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="Processor cores to use; 0 leaves it to PyTorch.")] = 0,
 ) -> None:
-    """Train a small LLaVA on procedural scenes until it writes depth, and show what it writes on unseen ones."""
+    """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes."""
     import torch
 
     from perceptok.config import read_config
@@ -343,7 +341,7 @@ def run_small_demo(
     )
     print_table(
         "Which of n marked points is nearest, read from the generated map",
-        ("points", "right", "by the mean map"),
+        ("points", "correct", "mean map"),
         [(count, f"{value:.1%}", f"{result.chance[count]:.1%}") for count, value in result.order.items()],
     )
     valid = ", ".join(f"{name} {value:.0%}" for name, value in result.valid.items())

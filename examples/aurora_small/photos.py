@@ -1,10 +1,10 @@
-"""Photographs with a specialist as the teacher: the same small model, two frozen towers, 254 pictures to learn from.
+"""Photographs with a specialist as the teacher: the same small model, two frozen towers, 254 training images.
 
     python examples/aurora_small/photos.py COCO_FOLDER ESTIMATOR.onnx -o perceptok-demo/photos
 
 The first tower is the model's own, MobileNetV2. The second is the encoder of the depth estimator that is also the
-teacher: its features were trained for depth, so that it says what the language model can write when its eyes know
-distance, and nothing about reading depth off ImageNet features. Learned from are the pictures and their mirror images.
+teacher: its features were trained for depth, so that it shows what the language model can learn from features that
+contain depth, and nothing about ImageNet features. The model is trained on the images and their mirror images.
 """
 
 from __future__ import annotations
@@ -31,86 +31,87 @@ HELD_OUT = 64
 ENCODER = ("/encoder/stage2/features.11/Concat_output_0", "/encoder/stage3/features.15/Concat_output_0")
 """The last outputs of the estimator's second and third stage: 96 channels of 24x40 and 192 of 12x20."""
 
-_TAUGHT = "A small LLaVA learned what a depth estimator says of photographs, and was asked about others. Its tower: "
+_NOTE = "A small LLaVA was trained on a depth estimator's maps of photographs, and tested on others. Its tower: "
 NOTES = {
-    "own": f"{_TAUGHT}MobileNetV2, trained on ImageNet.",
-    "encoder": f"{_TAUGHT}the encoder of that same estimator, whose features were trained for depth.",
+    "own": f"{_NOTE}MobileNetV2, trained on ImageNet.",
+    "encoder": f"{_NOTE}the encoder of that same estimator, whose features were trained for depth.",
 }
 
 Tower = Callable[[list[Image.Image]], torch.Tensor]
-"""Pictures -> features (N, 100, C), C being what the model takes."""
+"""Images -> features (N, 100, C), where C is the model's number of channels."""
 
 
-def own_tower(tower: GridTower) -> Tower:
-    """The model's own."""
+def use_own_tower(tower: GridTower) -> Tower:
+    """Use the model's own tower."""
 
     @torch.no_grad()
-    def features(pictures: list[Image.Image]) -> torch.Tensor:
+    def features(images: list[Image.Image]) -> torch.Tensor:
         side = tower.config.image_size
-        arrays = np.stack([np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures])
-        return tower(small.normalised(arrays)).last_hidden_state
+        arrays = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in images])
+        return tower(small.normalize_images(arrays)).last_hidden_state
 
     return features
 
 
-def estimators_encoder(path: Path, width: int) -> Tower:
-    """The encoder of a depth estimator, on the block's grid; standardised, padded with zeros to `width`."""
+def use_encoder(path: Path, width: int) -> Tower:
+    """Use the encoder of a depth estimator, pooled to the block's grid, standardized, padded to `width` channels."""
     import onnx
     import onnxruntime
 
     graph = onnx.load(str(path))
     graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in ENCODER)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    place = GridTower._positions(torch.zeros(1, GRID**2, 1))[0]
-    memory: dict[str, torch.Tensor] = {}
+    cells = torch.eye(GRID)
+    position = torch.cat([cells.repeat_interleave(GRID, dim=0), cells.repeat(GRID, 1)], dim=1)
+    statistics: dict[str, torch.Tensor] = {}
 
-    def features(pictures: list[Image.Image]) -> torch.Tensor:
-        found = []
-        for picture in pictures:
-            resized = picture.resize((320, 192), Image.Resampling.BILINEAR)
+    def features(images: list[Image.Image]) -> torch.Tensor:
+        outputs = []
+        for image in images:
+            resized = image.resize((320, 192), Image.Resampling.BILINEAR)
             pixels = np.asarray(resized, np.float32).transpose(2, 0, 1)[None]
             maps = session.run(list(ENCODER), {session.get_inputs()[0].name: pixels})
             pooled = [F.adaptive_avg_pool2d(torch.from_numpy(values), GRID)[0].flatten(1).T for values in maps]
-            found.append(torch.cat(pooled, dim=1))
-        seen = torch.stack(found)
-        if not memory:  # the first pictures are those that are learned from
-            memory["mean"], memory["deviation"] = seen.mean((0, 1)), seen.std((0, 1)).clamp_min(1e-3)
-        seen = (seen - memory["mean"]) / memory["deviation"]
-        empty = torch.zeros(len(seen), GRID**2, width - seen.shape[2] - place.shape[1])
-        return torch.cat([seen, empty, place.expand(len(seen), -1, -1)], dim=2)
+            outputs.append(torch.cat(pooled, dim=1))
+        stacked = torch.stack(outputs)
+        if not statistics:  # the first images are the training images
+            statistics.update(mean=stacked.mean((0, 1)), deviation=stacked.std((0, 1)).clamp_min(1e-3))
+        stacked = (stacked - statistics["mean"]) / statistics["deviation"]
+        empty = torch.zeros(len(stacked), GRID**2, width - stacked.shape[2] - position.shape[1])
+        return torch.cat([stacked, empty, position.expand(len(stacked), -1, -1)], dim=2)
 
     return features
 
 
-def views_of(
-    pictures: list[Image.Image], nearness: NDArray[np.float32], tower: Tower, codec: pt.DepthCodec
-) -> small.Views:
-    """Pictures as a model trains on them; nearness (N, 320, 320) is the teacher's."""
-    thumbnails = np.stack([np.asarray(picture.resize((160, 160), Image.Resampling.BICUBIC)) for picture in pictures])
-    soft = np.asarray(codec.encode_soft(nearness, temperature=0.02)).reshape(len(pictures), GRID**2, -1)
-    return small.Views(
+def make_dataset(
+    images: list[Image.Image], nearness: NDArray[np.float32], tower: Tower, codec: pt.DepthCodec
+) -> small.SmallDataset:
+    """The dataset of images and the teacher's nearness (N, 320, 320)."""
+    thumbnails = np.stack([np.asarray(image.resize((160, 160), Image.Resampling.BICUBIC)) for image in images])
+    soft = np.asarray(codec.encode_soft(nearness, temperature=0.02)).reshape(len(images), GRID**2, -1)
+    return small.SmallDataset(
         thumbnails,
         nearness[:, ::2, ::2].astype(np.float16),
         torch.from_numpy(np.asarray(codec.encode(nearness)).reshape(-1, GRID**2)),
-        tower(pictures).half(),
+        tower(images).half(),
         torch.from_numpy(soft.astype(np.float16)),
     )
 
 
-def estimated(pictures: list[Image.Image], specialist: OnnxDepth) -> NDArray[np.float32]:
-    """The specialist's maps as nearness (N, 320, 320)."""
+def estimate(images: list[Image.Image], specialist: OnnxDepth) -> NDArray[np.float32]:
+    """The specialist's nearness maps (N, 320, 320)."""
     maps = [
         depth_map.to_nearness().values
-        for start in range(0, len(pictures), 16)
-        for depth_map in specialist.estimate(pictures[start : start + 16])
+        for start in range(0, len(images), 16)
+        for depth_map in specialist.estimate(images[start : start + 16])
     ]
     resized = [Image.fromarray(nearness).resize((320, 320), Image.Resampling.BILINEAR) for nearness in maps]
     return np.stack([np.asarray(image, np.float32) for image in resized]).clip(0, 1)
 
 
-def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    """Left and right exchanged."""
-    return [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
+def flip(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Flip images horizontally."""
+    return [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,31 +129,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     specialist = OnnxDepth(options.estimator, kind="inverse")
     paths = sorted(path for path in options.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     photos = [open_image(path) for path in paths]
-    held, known = photos[: options.held_out], photos[options.held_out :]
-    known += mirrored(known)
-    depth = estimated(known, specialist), estimated(held, specialist)
+    held_out_photos, training_photos = photos[: options.held_out], photos[options.held_out :]
+    training_photos += flip(training_photos)
+    depth = estimate(training_photos, specialist), estimate(held_out_photos, specialist)
     for name in (options.only,) if options.only else ("own", "encoder"):
-        model, processor, vocab = small.starting_model(options.output, codec, small.DemoConfig())
+        model, processor, vocab = small.prepare_model(options.output, codec, small.DemoConfig())
         tower = model.model.vision_tower
-        see = own_tower(tower) if name == "own" else estimators_encoder(options.estimator, tower.config.hidden_size)
-        learned = views_of(known, depth[0], see, codec)
-        asked = views_of(held, depth[1], see, codec)
+        width = tower.config.hidden_size
+        compute_features = use_own_tower(tower) if name == "own" else use_encoder(options.estimator, width)
+        dataset = make_dataset(training_photos, depth[0], compute_features, codec)
+        held_out = make_dataset(held_out_photos, depth[1], compute_features, codec)
         config = small.SmallTraining(options.steps, 16, measure_every=max(1, options.steps // 6))
-        curve = small.train_depth(model, processor, vocab, learned, asked, config, _report)
-        answers = small.answer_depth(model, processor, vocab, codec, asked)
-        free = small.answer_depth(model, processor, vocab, codec, asked, constrained=False)
-        result = small.scored(
-            codec, learned, asked, answers, free, curve, {"training": round(curve[-1].processor_seconds, 1)}
+        curve = small.train_depth(model, processor, vocab, dataset, held_out, config, _print_progress)
+        answers = small.answer_depth(model, processor, vocab, codec, held_out)
+        free = small.answer_depth(model, processor, vocab, codec, held_out, constrained=False)
+        result = small.score_answers(
+            codec, dataset, held_out, answers, free, curve, {"training": round(curve[-1].processor_seconds, 1)}
         )
         with atomic_write(options.output / f"{name}.json", force=True) as file:
             file.write((json.dumps(asdict(result), indent=2) + "\n").encode())
-        small.write_demo_page(options.output / f"{name}.html", asked, answers, result, note=NOTES[name])
+        small.write_demo_page(options.output / f"{name}.html", held_out, answers, result, note=NOTES[name])
         print(
             name, json.dumps(result.rmse), json.dumps(result.order), json.dumps(result.chance), json.dumps(result.valid)
         )
 
 
-def _report(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, flush=True)
 
 

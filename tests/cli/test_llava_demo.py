@@ -1,4 +1,4 @@
-"""`perceptok llava demo` on real parts, at a size that teaches nothing: that everything is made, valid and kept."""
+"""`perceptok llava demo` on real parts with two updates: all files are written, valid and used again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY = """
 scenes: 6
 held_out: 2
 model: {layers: 1, pieces: 600}
-training: {steps: 2, batch_size: 2, measure_every: 1, bfloat16: false}
+training: {max_steps: 2, batch_size: 2, eval_steps: 1, bf16: false}
 """
 
 
@@ -31,7 +31,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
-def test_everything_is_made_valid_and_kept(tmp_path: Path) -> None:
+def test_all_files_are_written_valid_and_used_again(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     done = run(tmp_path, "-o", "out", "--config", "tiny.yaml", "--threads", "1")
     assert done.returncode == 0, done.stderr
@@ -39,26 +39,26 @@ def test_everything_is_made_valid_and_kept(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "demo.html").read_text()
     assert "Learning curve" in page
     assert page.count("DEPTH_START") >= 2
-    told = json.loads((tmp_path / "out" / "result.json").read_text())
-    # Whatever two updates taught, the grammar holds.
-    assert told["valid"]["constrained"] == 1.0
-    assert [one["step"] for one in told["curve"]] == [1, 2]
-    assert told["rmse"]["codec"] < told["rmse"]["mean map"] < told["rmse"]["generated"]
-    # The checkpoint is a LLaVA that loads again and keeps its record.
+    report = json.loads((tmp_path / "out" / "result.json").read_text())
+    # The grammar holds after any number of updates.
+    assert report["valid"]["constrained"] == 1.0
+    assert [point["step"] for point in report["curve"]] == [1, 2]
+    assert report["rmse"]["codec"] < report["rmse"]["mean map"] < report["rmse"]["generated"]
+    # The checkpoint is a LLaVA that loads again with its codec's fingerprint.
     codec = pt.DepthCodec.from_pretrained()
     model, _, vocab = pt.load_llava(tmp_path / "out" / "trained", codec=codec)
     assert isinstance(model.model.vision_tower, GridTower)
     assert vocab.codec_fingerprint == codec.fingerprint
-    known = next((tmp_path / "out").glob("model-*"))
-    start, _, _ = pt.load_llava(known, codec=codec)
-    moved = [
+    untrained = next((tmp_path / "out").glob("model-*"))
+    start, _, _ = pt.load_llava(untrained, codec=codec)
+    changed = [
         name
-        for (name, one), other in zip(model.state_dict().items(), start.state_dict().values(), strict=True)
-        if not torch.equal(one, other)
+        for (name, value), other in zip(model.state_dict().items(), start.state_dict().values(), strict=True)
+        if not torch.equal(value, other)
     ]
-    assert not any("vision_tower" in name for name in moved)
-    assert any("multi_modal_projector" in name for name in moved)
-    # A second run uses what is there.
+    assert not any("vision_tower" in name for name in changed)
+    assert any("multi_modal_projector" in name for name in changed)
+    # A second run uses the scenes again.
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
     assert len(times) == 2
     assert run(tmp_path, "-o", "out", "--config", "tiny.yaml", "--threads", "1").returncode == 0
@@ -75,4 +75,4 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_the_defaults_are_what_the_readme_measures() -> None:
     config = DemoConfig()
-    assert (config.scenes, config.training.steps, config.model.layers) == (2400, 400, 2)
+    assert (config.scenes, config.training.max_steps, config.model.layers) == (2400, 400, 2)

@@ -1,4 +1,4 @@
-"""A small LLaVA of real pretrained parts that trains on two cores, and the demonstration made of it."""
+"""A small LLaVA of real pretrained parts that trains on two cores, and the demonstration with it."""
 
 import lazy_loader
 

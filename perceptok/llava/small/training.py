@@ -1,0 +1,406 @@
+"""Training the small LLaVA: scenes with features computed once, atomic depth generation by Eq. 1, and answers.
+
+The scenes are yards in haze: a fixed camera, a floor, a back wall, and two to five objects on the floor. Haze fades
+every color with distance, so that depth can be told from a small patch: scenes that ten minutes of training can learn.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, parse_generation
+from perceptok.depth import DepthCodec
+from perceptok.errors import TrainingError
+from perceptok.files import atomic_write
+from perceptok.llava.grid_tower import GridTower
+from perceptok.llava.small.model import make_depth_batch, make_prompt_ids
+from perceptok.losses import distillation_loss, next_token_targets
+from perceptok.scenes import Camera, Rendering, Scene, SceneObject, box, cylinder, ellipsoid, place, quad, render
+from perceptok.vocabulary import PerceptionVocabulary, VocabularyAlignment
+
+_WALL = 9.0
+_EYE = 1.5
+_HAZE = 3.5
+"""Metres over which haze takes 1 - 1/e of a color."""
+_HAZE_COLOR = np.array([225, 230, 235], dtype=np.float32)
+_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+_CHUNK = 32
+_BATCH = 32
+_MAX_NEW_TOKENS = 128
+"""Tokens of an answer: the words before the block, 102 tokens, the full stop and the end."""
+
+
+@dataclass(frozen=True, eq=False)
+class YardImage:
+    """An image of a yard with its ground truth.
+
+    Attributes:
+        image: (size, size, 3) uint8.
+        nearness: (320, 320) float32 in [0, 1], 1 = nearest: inverse depth, scaled from its minimum to its maximum.
+        rendering: Depth in metres and instances, 320x320.
+    """
+
+    image: NDArray[np.uint8]
+    nearness: NDArray[np.float32]
+    rendering: Rendering
+
+
+def render_yard(seed: int, index: int, size: int = 160) -> YardImage:
+    """Render scene `index` of a seed: ground truth at the codec's 320x320, the image at size x size pixels."""
+    scene = _sample_yard(seed, index)
+    rendering = render(scene, 320, 320)
+    inverse = 1 / rendering.depth  # infinitely far is 0
+    nearness = (inverse - inverse.min()) / (inverse.max() - inverse.min())
+    small = rendering if size == 320 else render(scene, size, size)
+    clear = np.exp(-np.minimum(small.depth, 100.0) / _HAZE)[..., None]
+    image = small.rgb().astype(np.float32) * clear + _HAZE_COLOR * (1 - clear)
+    return YardImage(np.rint(image).astype(np.uint8), nearness.astype(np.float32), rendering)
+
+
+def _sample_yard(seed: int, index: int) -> Scene:
+    rng = np.random.default_rng([seed, index, 77])
+    objects = [
+        SceneObject("floor", (quad((4.5, 0, 0), (5.0, 0, 0), (0, 8.0, 0)),), (0.45, 0.5, 0.4)),
+        SceneObject("wall", (quad((_WALL, 0, 2), (0, 8.0, 0), (0, 0, 4.0)),), (0.5, 0.45, 0.45)),
+    ]
+    for _ in range(int(rng.integers(2, 6))):
+        away = 1 / rng.uniform(1 / 7.0, 1 / 2.0)
+        aside = rng.uniform(-0.5, 0.5) * away
+        wide, high = rng.uniform(0.35, 0.75), rng.uniform(0.7, 2.2)
+        kind = str(rng.choice(["box", "ball", "pillar"]))
+        if kind == "box":
+            part = box((0, 0, high / 2), (2 * wide, 2 * wide, high))
+        elif kind == "ball":
+            part = ellipsoid((0, 0, wide), wide)
+        else:
+            part = cylinder((0, 0, 0), (0, 0, high), wide * 0.7)
+        red, green, blue = rng.uniform(0.05, 0.6, 3).tolist()
+        objects.append(SceneObject(kind, place([part], (away + wide, aside, 0.0)), (red, green, blue)))
+    camera = Camera.aimed((0.0, 0.0, _EYE), pitch=-12, fov=60)
+    return Scene(tuple(objects), camera, "yard", light=(-0.6, 0.4, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class SmallDataset:
+    """Images in arrays, with the outputs of the frozen tower and of the codec.
+
+    Attributes:
+        images: (N, S, S, 3) uint8.
+        nearness: (N, 160, 160) float16, every second row and column.
+        codes: (N, 100) int64.
+        features: (N, 100, C) float16, of the tower.
+        teacher: (N, 100, 128) float16, the codec's probabilities (`encode_soft`); rows sum to 1 within float16.
+    """
+
+    images: NDArray[np.uint8]
+    nearness: NDArray[np.float16]
+    codes: Tensor
+    features: Tensor
+    teacher: Tensor
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def normalize_images(images: NDArray[np.uint8]) -> Tensor:
+    """Images (N, S, S, 3) uint8 -> the tower's input (N, 3, S, S) float32, as the image processor makes it."""
+    values = (images.astype(np.float32) / 255 - _MEAN) / _STD
+    return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def make_dataset(
+    seed: int,
+    count: int,
+    tower: GridTower,
+    codec: DepthCodec,
+    *,
+    temperature: float,
+    cache: str | os.PathLike[str] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> SmallDataset:
+    """Render scenes, and pass them through tower and codec once.
+
+    Args:
+        seed: The seed of the family of scenes.
+        count: Number of scenes.
+        tower: Frozen and calibrated.
+        codec: The teacher.
+        temperature: The temperature of `DepthCodec.encode_soft`.
+        cache: A file (`.npz`) that is read if it exists, and else written.
+        advance: Called after each scene.
+    """
+    path = None if cache is None else Path(cache)
+    if path is not None and path.is_file():
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        for _ in range(count):
+            advance()
+    else:
+        chunks = []
+        for start in range(0, count, _CHUNK):
+            views = []
+            for index in range(start, min(count, start + _CHUNK)):
+                views.append(render_yard(seed, index, tower.config.image_size))
+                advance()
+            chunks.append(_compute_arrays(views, tower, codec, temperature))
+        arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        if path is not None:
+            with atomic_write(path, force=True) as file:
+                np.savez(file, **arrays)
+    tensors = (torch.from_numpy(arrays[name]) for name in ("codes", "features", "teacher"))
+    return SmallDataset(arrays["images"], arrays["nearness"], *tensors)
+
+
+def _compute_arrays(
+    views: list[YardImage], tower: GridTower, codec: DepthCodec, temperature: float
+) -> dict[str, NDArray[Any]]:
+    images, nearness = np.stack([view.image for view in views]), np.stack([view.nearness for view in views])
+    with torch.no_grad():
+        features = tower(normalize_images(images)).last_hidden_state
+    soft = codec.encode_soft(nearness, temperature=temperature)
+    return {
+        "images": images,
+        "nearness": nearness[:, ::2, ::2].astype(np.float16),
+        "codes": codec.encode(nearness).reshape(-1, 100),
+        "features": features.half().numpy(),
+        "teacher": soft.reshape(len(views), 100, -1).astype(np.float16),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class DepthAnswer:
+    """An answer to the question for the depth map.
+
+    Attributes:
+        text: The generated text.
+        codes: (100,) int64 of its block; None unless there is exactly one valid block and nothing malformed.
+        depth: (160, 160) float32 nearness decoded from it, every second row and column, or None.
+    """
+
+    text: str
+    codes: NDArray[np.int64] | None
+    depth: NDArray[np.float32] | None
+
+
+@torch.no_grad()
+def answer_depth(
+    model: Any,
+    processor: Any,
+    vocab: PerceptionVocabulary,
+    codec: DepthCodec,
+    dataset: SmallDataset,
+    *,
+    constrained: bool = True,
+    bf16: bool = True,
+) -> list[DepthAnswer]:
+    """Generate the depth map of every image greedily, with or without the grammar."""
+    tokenizer = processor.tokenizer
+    prompt = torch.tensor(make_prompt_ids(processor))
+    grammar = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
+    constraint = PerceptionLogitsProcessor(vocab, grammar, tokenizer=tokenizer)
+    answers = []
+    for start in range(0, len(dataset), _BATCH):
+        features = dataset.features[start : start + _BATCH].float()
+        ids = prompt.expand(len(features), -1)
+        processors = [constraint.for_prompt(ids, max_new_tokens=_MAX_NEW_TOKENS)] if constrained else []
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=features,
+                logits_processor=processors,
+                max_new_tokens=_MAX_NEW_TOKENS,
+                do_sample=False,
+            )
+        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        answers += [_parse_answer(text, vocab, codec) for text in texts]
+    return answers
+
+
+def _parse_answer(text: str, vocab: PerceptionVocabulary, codec: DepthCodec) -> DepthAnswer:
+    parsed = parse_generation(text, vocab)
+    if len(parsed.blocks) != 1 or parsed.problems:
+        return DepthAnswer(text, None, None)
+    return DepthAnswer(text, parsed.blocks[0].reshape(-1), codec.decode(parsed.blocks[0])[0, ::2, ::2])
+
+
+def compute_rmse(maps: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> float:
+    """Root mean square error of nearness over all pixels of all maps, (N, H, W) each."""
+    return float(np.sqrt(np.mean((maps.astype(np.float64) - truth) ** 2)))
+
+
+def finds_nearest(
+    depth: NDArray[np.floating[Any]], points: NDArray[np.int64], truth: NDArray[np.floating[Any]]
+) -> bool:
+    """Whether a nearness map and the ground truth, (H, W) each, agree on the nearest of the points (n, 2), x and y."""
+    x, y = points[:, 0], points[:, 1]
+    return int(np.argmax(depth[y, x])) == int(np.argmax(truth[y, x]))
+
+
+@dataclass(frozen=True)
+class SmallTraining:
+    """Settings of the small LLaVA's training, named as in `transformers.TrainingArguments`.
+
+    Attributes:
+        max_steps: Number of updates.
+        batch_size: Scenes per update.
+        learning_rate: Peak learning rate of language model, new rows and projector; warmed up over a twentieth of the
+            updates, then decaying linearly to 0.
+        eval_steps: Updates between two evaluations of the held-out loss.
+        bf16: Compute in bfloat16 (twice as fast on a recent CPU), with weights in float32.
+        seed: The seed of the order of scenes.
+    """
+
+    max_steps: int = 400
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    eval_steps: int = 25
+    bf16: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of the learning curve.
+
+    Attributes:
+        step: Updates so far.
+        loss: Mean training loss since the last point.
+        held_out: Cross entropy of the true codes on held-out scenes, nats per code; ln 128 = 4.85 is uniform guessing.
+        accuracy: Share of codes that are the most likely, given the true ones before.
+        processor_seconds: Processor time of this process so far.
+    """
+
+    step: int
+    loss: float
+    held_out: float
+    accuracy: float
+    processor_seconds: float
+
+
+def train_depth(
+    model: Any,
+    processor: Any,
+    vocab: PerceptionVocabulary,
+    dataset: SmallDataset,
+    held_out: SmallDataset,
+    config: SmallTraining,
+    advance: Callable[[str], None] = lambda _: None,
+) -> list[CurvePoint]:
+    """Train atomic depth generation: Eq. 1 with the codec's soft codes, cross entropy on the other tokens.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    alignment = VocabularyAlignment.identity(dataset.teacher.shape[-1])
+
+    def compute_loss(scenes: Tensor) -> Tensor:
+        logits, ids, labels = _compute_logits(model, processor, vocab, dataset, scenes, config.bf16)
+        is_code = next_token_targets(ids, vocab, labels=labels).mask
+        teacher = dataset.teacher[scenes].float()
+        distillation = distillation_loss(logits, teacher, alignment, vocab, is_code, reduction="sum")
+        words = labels.roll(-1, dims=1).masked_fill(is_code, -100)
+        words[:, -1] = -100
+        loss = F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=-100, reduction="sum")
+        return (distillation + loss) / ((words != -100).sum() + is_code.sum())
+
+    def evaluate() -> tuple[float, float]:
+        return _evaluate(model, processor, vocab, held_out, config.bf16)
+
+    return optimize(model, len(dataset), compute_loss, evaluate, config, advance)
+
+
+def optimize(
+    model: Any,
+    count: int,
+    compute_loss: Callable[[Tensor], Tensor],
+    evaluate: Callable[[], tuple[float, float]],
+    config: SmallTraining,
+    advance: Callable[[str], None] = lambda _: None,
+) -> list[CurvePoint]:
+    """Train everything but the tower with AdamW on shuffled scenes; the model is left in evaluation mode.
+
+    Args:
+        model: The model.
+        count: Number of scenes.
+        compute_loss: Takes the numbers of a batch's scenes, (B,) int64 in 0 .. count - 1; returns a scalar.
+        evaluate: Returns held-out loss and accuracy.
+        config: The settings.
+        advance: Called after each update.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    model.requires_grad_(True)
+    model.model.vision_tower.requires_grad_(False)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.95))
+    generator = torch.Generator().manual_seed(config.seed)
+    order = torch.empty(0, dtype=torch.int64)
+    curve: list[CurvePoint] = []
+    losses: list[float] = []
+    start = time.process_time()
+    warmup_steps = max(1, config.max_steps // 20)
+    model.train()
+    for step in range(config.max_steps):
+        while len(order) < config.batch_size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        scenes, order = order[: config.batch_size], order[config.batch_size :]
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / warmup_steps) * (1 - step / config.max_steps)
+        loss = compute_loss(scenes)
+        if not bool(loss.isfinite()):
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {step}, scenes {scenes.tolist()}; lower the learning rate"
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        advance(f"loss {losses[-1]:.2f}")
+        if (step + 1) % config.eval_steps == 0 or step + 1 == config.max_steps:
+            model.eval()
+            held_out, accuracy = evaluate()
+            model.train()
+            mean = sum(losses) / len(losses)
+            curve.append(CurvePoint(step + 1, mean, held_out, accuracy, time.process_time() - start))
+            losses.clear()
+    model.eval()
+    model.requires_grad_(False)
+    return curve
+
+
+def _compute_logits(
+    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, scenes: Tensor, bf16: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, ids and labels from the last token of the question on: (B, T, V), (B, T) and (B, T)."""
+    ids, labels = make_depth_batch(processor, vocab, dataset.codes[scenes])
+    length = int((labels[0] != -100).sum()) + 1
+    features = dataset.features[scenes].float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(input_ids=ids, pixel_values=features, logits_to_keep=length).logits
+    return logits, ids[:, -length:], labels[:, -length:]
+
+
+@torch.no_grad()
+def _evaluate(
+    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, bf16: bool
+) -> tuple[float, float]:
+    """Cross entropy of the true codes of a batch, and the share of them that are the most likely, teacher-forced."""
+    scenes = torch.arange(min(_BATCH, len(dataset)))
+    logits, ids, _ = _compute_logits(model, processor, vocab, dataset, scenes, bf16)
+    mask = next_token_targets(ids, vocab).mask
+    scores, truth = logits.float()[mask], ids.roll(-1, dims=1)[mask]
+    return float(F.cross_entropy(scores, truth)), float((scores.argmax(-1) == truth).float().mean())
