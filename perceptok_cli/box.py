@@ -1,4 +1,4 @@
-"""`perceptok box`: annotation files to coordinate tokens and back, drawings, scores."""
+"""`perceptok box`: encode annotation files as coordinate tokens, decode, draw and score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         BoxFailure,
         BoxRecord,
         BoxScores,
-        GroundTruth,
         ImageBoxes,
         TextPrediction,
     )
@@ -45,21 +44,23 @@ def encode(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines, one for each image; - prints them.")],
     frame: Annotated[
         Literal["squash", "letterbox", "center_crop"],
-        typer.Option("--frame", help="What the model sees of an image: all of it squashed, all padded, its middle."),
+        typer.Option("--frame", help="How an image fits into the square: squashed, padded, or its centre cropped."),
     ] = "squash",
     size: Annotated[int, typer.Option("--size", min=1, help="Codes along a side.")] = 336,
     order: Annotated[Literal["xyxy", "yxyx"], typer.Option("--order", help="Order of the four codes.")] = "xyxy",
     rounding: Annotated[
-        Literal["floor", "round"], typer.Option("--rounding", help="Which code an edge takes; see BoxCodec.")
+        Literal["floor", "round"], typer.Option("--rounding", help="How an edge between two codes is rounded.")
     ] = "floor",
     decode_to: Annotated[
-        Literal["center", "corner"], typer.Option("--decode", help="What part of its bin a code stands for.")
+        Literal["center", "corner"], typer.Option("--decode", help="Point of its bin that a code is decoded to.")
     ] = "center",
     outside: Annotated[
-        Literal["clip", "raise", "drop"], typer.Option("--outside", help="Boxes that reach out of the image.")
+        Literal["clip", "raise", "drop"],
+        typer.Option("--outside", help="Policy for boxes that leave the image."),
     ] = "clip",
     degenerate: Annotated[
-        Literal["keep", "drop", "raise"], typer.Option("--degenerate", help="Boxes without width or height.")
+        Literal["keep", "drop", "raise"],
+        typer.Option("--degenerate", help="Policy for boxes without width or height."),
     ] = "keep",
     min_visible: Annotated[
         float,
@@ -69,15 +70,15 @@ def encode(
     ] = 0.0,
     text: Annotated[
         Literal["aurora", "compact", "numeral"] | None,
-        typer.Option("--text", help="Write tokens too, in this form."),
+        typer.Option("--text", help="Write the boxes as text too, in this form."),
     ] = None,
     header: Annotated[
         Path | None,
-        typer.Option("--header", help="For a list of results: the COCO or LVIS file that has their images."),
+        typer.Option("--header", help="For a list of results: the COCO or LVIS file of their images."),
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Encode the boxes of an annotation file to tokens."""
+    """Encode the boxes of an annotation file as tokens."""
     from perceptok.boxes import BoxCodec, BoxRecord
 
     codec = BoxCodec(size, rounding=rounding, decode=decode_to, order=order, outside=outside, degenerate=degenerate)
@@ -90,8 +91,7 @@ def encode(
             out.write((record.to_json(form=text) + "\n").encode())
             encoded += len(record.codes)
     boxes = sum(len(image.boxes) for image in images)
-    refused = len(failures) - len(unread)
-    dropped = boxes - encoded - refused
+    dropped = boxes - encoded - (len(failures) - len(unread))
     note(f"{encoded} boxes of {len(images)} images -> {output}" + (f"; {dropped} dropped" if dropped else ""))
     finish(failures, boxes + len(unread))
 
@@ -104,25 +104,25 @@ def decode(
         Path | None,
         typer.Option(
             "--header",
-            help="The file that they came from: everything else in it is kept, as outlines, licences, addresses and "
-            "all categories. Default: only what the records contain.",
+            help="The file that the records were made from; everything else in it (outlines, licences, all "
+            "categories) is kept. Default: only what the records contain.",
         ),
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Decode tokens to a COCO file, or to an LVIS file where they came from one."""
+    """Decode tokens to a COCO file, or to an LVIS file if they were made from one."""
     from perceptok.boxes import rewrite_annotations, write_annotations
 
     failures: list[BoxFailure] = []
-    left_out = 0
+    without_box = 0
     with _open_output(output, force) as out:
         images = [record.decode() for record in _read_records(records, failures)]
         if header:
-            left_out = rewrite_annotations(out, images, header)
+            without_box = rewrite_annotations(out, images, header)
         else:
             write_annotations(out, images)
-    left = f"; {left_out} annotations of {header} have no box in the records" if left_out else ""
-    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}{left}")
+    remark = f"; {without_box} annotations of {header} have no box in the records" if without_box else ""
+    note(f"{sum(len(image.boxes) for image in images)} boxes of {len(images)} images -> {output}{remark}")
     finish(failures, len(images) + len(failures))
 
 
@@ -133,31 +133,20 @@ def draw(
     output: Annotated[
         Path, typer.Option("--output", "-o", file_okay=False, help="Folder for PNG files, named as the images.")
     ],
-    framed: Annotated[bool, typer.Option("--framed", help="Draw on the image that the model sees.")] = False,
+    framed: Annotated[bool, typer.Option("--framed", help="Draw on the image in the model's frame.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Draw the boxes of the records on their images. Existing files are kept without --force."""
-    from perceptok.boxes import BoxFailure
-    from perceptok.files import resolve_inside
+    """Draw the boxes of records on their images. Existing files are kept unless --force is given."""
+    from perceptok.boxes import draw_records
 
     failures: list[BoxFailure] = []
-    to_draw = list(_read_records(records, failures))
-    total = len(to_draw) + len(failures)
-    drawn: set[Path] = set()
-    with progress_bar("drawing", len(to_draw)) as advance:
-        for record in to_draw:
-            try:
-                target = resolve_inside(output, record.name, suffix=".png")
-                if target in drawn:
-                    raise OutputError(f"{target} was already drawn for another record")
-                if force or not target.exists():
-                    _draw(record, resolve_inside(images, record.name), target, framed)
-                drawn.add(target)
-            except (PerceptokError, OSError) as error:
-                failures.append(BoxFailure(record.name, str(error)))
-            advance()
-    note(f"{len(drawn)} images in {output}")
-    finish(failures, total)
+    read = list(_read_records(records, failures))
+    with progress_bar("drawing", len(read)) as advance:
+        report = draw_records(read, images, output, framed=framed, force=force, advance=advance)
+    for name, remark in report.notes:
+        note(f"{name}: {remark}")
+    note(f"{report.drawn} images in {output}")
+    finish([*failures, *report.failures], len(read) + len(failures))
 
 
 @app.command(name="eval")
@@ -173,25 +162,25 @@ def evaluate_boxes(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """Score predicted boxes, or a model's answers, against the true ones."""
-    from perceptok.boxes import read_box_predictions, read_results, score_predictions
+    """Score predicted boxes, or a model's answers, against the ground truth."""
+    from perceptok.boxes import read_box_predictions, read_ground_truth, read_results, score_predictions
     from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
         raise OutputError(f"{output} exists already; replace it with --force")
-    failures: list[BoxFailure] = []
-    ground_truth = _read_ground_truth(truth, failures)
+    ground_truth = read_ground_truth(truth)
+    _report_repairs(truth, ground_truth.repairs)
     with _open_predictions(predictions) as (lines, is_list):
         predicted: Iterable[BoxRecord | ImageBoxes | TextPrediction | BoxFailure]
         if is_list:
-            known = [image.image for image in ground_truth.values()]
+            known = [image.image for image in ground_truth.images.values()]
             predicted = read_results("".join(lines), predictions, known)
         else:
             predicted = read_box_predictions(lines, predictions)
-        report = score_predictions(predicted, ground_truth)
-    failures += report.failures
+        report = score_predictions(predicted, ground_truth.images)
+    failures = [*ground_truth.failures, *report.failures]
     rows = [_make_row(label or "(all)", scores) for label, scores in report.by_label.items()]
-    print_table("Boxes against the truth, crowds left out", _HEADER, [*rows, _make_row("all", report.total)])
+    print_table("boxes against the ground truth, without crowds", _HEADER, [*rows, _make_row("all", report.total)])
     if report.crowds or report.unanswered:
         note(f"{report.crowds} crowds left out; {report.unanswered} images without a prediction are not scored")
     if output:
@@ -211,30 +200,17 @@ def _make_row(name: str, scores: BoxScores) -> list[str]:
     return [name, *counts, *("-" if math.isnan(mean) else format(mean, form) for mean, form in means)]
 
 
-def _draw(record: BoxRecord, source: Path, target: Path, framed: bool) -> None:
-    from perceptok.boxes import draw_record, orient_image
-    from perceptok.files import atomic_write
-    from perceptok.images import open_image
-
-    image = open_image(source, apply_orientation=False)
-    _, turned = orient_image(image, record.frame.image_size)
-    if turned:
-        note(f"{record.name}: turned as its EXIF orientation says; its boxes are of the turned image")
-    elif image.getexif().get(0x0112, 1) != 1:
-        note(f"{record.name}: has an EXIF orientation, but its boxes are of the image as it is stored")
-    drawn = draw_record(image, record, framed=framed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target, force=True) as file:
-        drawn.save(file, format="PNG")
-
-
 def _read_annotations(source: str) -> AnnotationFile:
     from perceptok.boxes import read_annotations
 
     annotations = read_annotations(sys.stdin if source == "-" else source, strict=False)
-    for repair in annotations.repairs:
-        note(f"repaired in {source}: {repair}")
+    _report_repairs(source, annotations.repairs)
     return annotations
+
+
+def _report_repairs(source: str | Path, repairs: Iterable[str]) -> None:
+    for repair in repairs:
+        note(f"repaired in {source}: {repair}")
 
 
 def _read_images(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
@@ -243,7 +219,7 @@ def _read_images(source: str) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure
 
 
 def _read_results(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequence[BoxFailure]]:
-    """The boxes of a list of results, on the images of an annotation file."""
+    """Read a list of results on the images of an annotation file."""
     from perceptok.boxes import ImageBoxes, read_results
 
     annotations = _read_annotations(str(header))
@@ -256,7 +232,7 @@ def _read_results(source: str, header: Path) -> tuple[Sequence[ImageBoxes], Sequ
 
 
 def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord]:
-    """The records of JSON lines; invalid lines are added to the failures."""
+    """Read the records of JSON lines; invalid lines are added to the failures."""
     from perceptok.boxes import BoxFailure, read_box_records
 
     with _open_lines(source) as lines:
@@ -267,27 +243,9 @@ def _read_records(source: str, failures: list[BoxFailure]) -> Iterator[BoxRecord
                 yield record
 
 
-def _read_ground_truth(source: Path, failures: list[BoxFailure]) -> dict[str, GroundTruth]:
-    from perceptok.boxes import BoxFailure, GroundTruth
-
-    images: Iterable[ImageBoxes | BoxRecord]
-    if source.suffix == ".jsonl":
-        images = _read_records(str(source), failures)
-    else:
-        images, unread = _read_images(str(source))
-        failures += unread
-    ground_truth: dict[str, GroundTruth] = {}
-    for image in images:
-        if image.name in ground_truth:
-            failures.append(BoxFailure(image.name, f"repeated in {source}; the first is kept"))
-        else:
-            ground_truth[image.name] = GroundTruth.from_boxes(image)
-    return ground_truth
-
-
 @contextmanager
 def _open_predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
-    """The lines of a file, and whether it is a JSON list rather than JSON lines."""
+    """Open the lines of a file, and find whether it is a JSON list rather than JSON lines."""
     with _open_lines(source) as lines:
         first = next(lines, "")
         yield chain([first], lines), first.removeprefix("\ufeff").lstrip().startswith("[")
@@ -321,6 +279,6 @@ def _open_output(output: Path, force: bool) -> Iterator[BinaryIO]:
     except OSError as error:
         if isinstance(error, PerceptokError | BrokenPipeError):
             raise
-        # What the buffer still holds would fail once more, with a traceback, when Python ends.
+        # The rest of the buffer would fail again, with a traceback, when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(f"cannot write standard output: {error.strerror}") from error

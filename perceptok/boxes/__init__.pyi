@@ -34,16 +34,20 @@ from .metrics import (
     BoxReport as BoxReport,
     BoxScores as BoxScores,
     GroundTruth as GroundTruth,
+    GroundTruthFile as GroundTruthFile,
     TextPrediction as TextPrediction,
     compute_iou as compute_iou,
     match_boxes as match_boxes,
     read_box_predictions as read_box_predictions,
+    read_ground_truth as read_ground_truth,
     score_boxes as score_boxes,
     score_predictions as score_predictions,
 )
 from .plots import (
+    DrawReport as DrawReport,
     draw_boxes as draw_boxes,
     draw_record as draw_record,
+    draw_records as draw_records,
 )
 from .points import (
     MolmoPoints as MolmoPoints,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -16,10 +17,11 @@ from scipy.optimize import linear_sum_assignment
 
 from perceptok.boxes.arrays import check_corners
 from perceptok.boxes.codec import BoxCodec
-from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes, number_lines
+from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes, number_lines, read_box_records
+from perceptok.boxes.datasets.coco import read_annotations
 from perceptok.boxes.frames import ImageFrame
 from perceptok.boxes.text import parse_boxes
-from perceptok.errors import BoxError, ConfigError, MalformedBoxError
+from perceptok.errors import AnnotationError, BoxError, ConfigError, MalformedBoxError
 from perceptok.files import parse_json
 
 if TYPE_CHECKING:
@@ -30,10 +32,12 @@ __all__ = [
     "BoxReport",
     "BoxScores",
     "GroundTruth",
+    "GroundTruthFile",
     "TextPrediction",
     "compute_iou",
     "match_boxes",
     "read_box_predictions",
+    "read_ground_truth",
     "score_boxes",
     "score_predictions",
 ]
@@ -269,6 +273,52 @@ class GroundTruth(NamedTuple):
         if isinstance(boxes, BoxRecord):
             return cls(boxes.decode(), boxes.frame, boxes.codec)
         return cls(boxes, ImageFrame.squash((boxes.width, boxes.height)), BoxCodec(decode="center"))
+
+
+class GroundTruthFile(NamedTuple):
+    """The content of a file of ground truth.
+
+    Attributes:
+        images: Ground truth by image name.
+        failures: Entries that were left out.
+        repairs: What does not follow the COCO format and was read all the same, each with how often.
+    """
+
+    images: dict[str, GroundTruth]
+    failures: tuple[BoxFailure, ...]
+    repairs: tuple[str, ...] = ()
+
+
+def read_ground_truth(path: str | Path) -> GroundTruthFile:
+    """Read ground truth from records (`.jsonl`) or from a COCO or LVIS file (any other suffix).
+
+    Of two entries for one image the first is kept; the second becomes a failure.
+
+    Raises:
+        AnnotationError: The file cannot be read, or is not such a file.
+    """
+    repairs: tuple[str, ...] = ()
+    boxes: list[ImageBoxes | BoxRecord | BoxFailure]
+    if Path(path).suffix == ".jsonl":
+        try:
+            with Path(path).open(encoding="utf-8-sig") as lines:
+                boxes = list(read_box_records(lines, str(path)))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise AnnotationError(f"{path}: cannot be read ({reason})") from error
+    else:
+        annotations = read_annotations(path, strict=False)
+        boxes, repairs = [*annotations.images, *annotations.failures], annotations.repairs
+    images: dict[str, GroundTruth] = {}
+    failures: list[BoxFailure] = []
+    for entry in boxes:
+        if isinstance(entry, BoxFailure):
+            failures.append(entry)
+        elif entry.name in images:
+            failures.append(BoxFailure(entry.name, f"repeated in {path}; the first is kept"))
+        else:
+            images[entry.name] = GroundTruth.from_boxes(entry)
+    return GroundTruthFile(images, tuple(failures), repairs)
 
 
 @dataclass(frozen=True)

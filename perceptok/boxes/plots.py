@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from perceptok.boxes.datasets.box_records import BoxRecord, ImageBoxes
+from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes
 from perceptok.boxes.frames import orient_image
-from perceptok.errors import BoxError
+from perceptok.errors import BoxError, PerceptokError
+from perceptok.files import atomic_write, resolve_inside
+from perceptok.images import open_image
 
-__all__ = ["draw_boxes", "draw_record"]
+__all__ = ["DrawReport", "draw_boxes", "draw_record", "draw_records"]
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#000075")
 
@@ -65,6 +70,75 @@ def draw_record(image: Image.Image, record: BoxRecord, *, framed: bool = False) 
     framed_image = record.frame.apply(_orient(image, boxes).convert("RGB"))
     corners = record.frame.to_frame(boxes.boxes)
     return draw_boxes(framed_image, ImageBoxes(boxes.name, *framed_image.size, corners, boxes.labels))
+
+
+class DrawReport(NamedTuple):
+    """The result of `draw_records`.
+
+    Attributes:
+        drawn: Number of images in the folder.
+        failures: Records that could not be drawn.
+        notes: (name, remark) of records whose image has an EXIF orientation.
+    """
+
+    drawn: int
+    failures: tuple[BoxFailure, ...]
+    notes: tuple[tuple[str, str], ...]
+
+
+def draw_records(
+    records: Sequence[BoxRecord],
+    images: str | Path,
+    output: str | Path,
+    *,
+    framed: bool = False,
+    force: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> DrawReport:
+    """Draw the boxes of records on their images and write PNG files with the images' names.
+
+    Args:
+        records: The records.
+        images: Folder of their images.
+        output: Folder of the PNG files; it is made where missing.
+        framed: Draw on the image in the record's frame, as the model sees it, instead of the original.
+        force: Replace existing files instead of keeping them.
+        advance: Called after each record.
+
+    Returns:
+        Counts, failures and remarks; a record that fails does not stop the others.
+    """
+    failures: list[BoxFailure] = []
+    notes: list[tuple[str, str]] = []
+    targets: set[Path] = set()
+    for record in records:
+        try:
+            target = resolve_inside(output, record.name, suffix=".png")
+            if target in targets:
+                failures.append(BoxFailure(record.name, f"{target} was already drawn for another record"))
+            elif force or not target.exists():
+                note = _draw_file(record, resolve_inside(images, record.name), target, framed)
+                notes += [(record.name, note)] if note else []
+            targets.add(target)
+        except (PerceptokError, OSError) as error:
+            failures.append(BoxFailure(record.name, str(error)))
+        advance()
+    return DrawReport(len(targets), tuple(failures), tuple(notes))
+
+
+def _draw_file(record: BoxRecord, source: Path, target: Path, framed: bool) -> str:
+    """Draw one record; returns a remark on the image's EXIF orientation, or ""."""
+    image = open_image(source, apply_orientation=False)
+    _, is_turned = orient_image(image, record.frame.image_size)
+    drawn = draw_record(image, record, framed=framed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target, force=True) as file:
+        drawn.save(file, format="PNG")
+    if is_turned:
+        return "turned as its EXIF orientation says; its boxes are of the turned image"
+    if image.getexif().get(0x0112, 1) != 1:
+        return "has an EXIF orientation, but its boxes are of the image as it is stored"
+    return ""
 
 
 def _orient(image: Image.Image, boxes: ImageBoxes) -> Image.Image:
