@@ -31,29 +31,29 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("cli")
-    (home / "recipe.json").write_text(json.dumps(RECIPE))
-    done = run("build", home / "recipe.json", "-o", home / "out")
-    assert done.returncode == 0, done.stderr
-    assert "4 records" in done.stdout
-    return home
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    process = run("build", folder / "recipe.json", "-o", folder / "out")
+    assert process.returncode == 0, process.stderr
+    assert "4 records" in process.stdout
+    return folder
 
 
 def test_statistics(folder: Path) -> None:
-    done = run("stats", folder / "out", "-o", folder / "stats.json")
-    assert done.returncode == 0, done.stderr
+    process = run("stats", folder / "out", "-o", folder / "stats.json")
+    assert process.returncode == 0, process.stderr
     for part in ("answers: counting", "answers: depth", "markers per image", "rejected"):
-        assert part in done.stdout
-    assert "depth codes used" in done.stderr
-    told = json.loads((folder / "stats.json").read_text())
-    assert told["records"] == 4
-    assert told["kinds"] == {"counting cot": 2, "depth cot": 2}
-    assert sum(told["codes"]) == 200
+        assert part in process.stdout
+    assert "depth codes used" in process.stderr
+    counts = json.loads((folder / "stats.json").read_text())
+    assert counts["records"] == 4
+    assert counts["kinds"] == {"counting cot": 2, "depth cot": 2}
+    assert sum(counts["codes"]) == 200
 
 
-def test_the_page_shows_every_record(folder: Path) -> None:
-    done = run("show", folder / "out", "-o", folder / "page.html")
-    assert done.returncode == 0, done.stderr
+def test_page_shows_every_record(folder: Path) -> None:
+    process = run("show", folder / "out", "-o", folder / "page.html")
+    assert process.returncode == 0, process.stderr
     page = (folder / "page.html").read_text(encoding="utf-8")
     for part in ("depth-000000", "count-000001", "closer to the camera"):
         assert part in page
@@ -62,23 +62,23 @@ def test_the_page_shows_every_record(folder: Path) -> None:
     assert "exists already" in again.stderr
 
 
-def test_a_check_names_what_is_wrong(folder: Path) -> None:
+def test_check_reports_problems(folder: Path) -> None:
     assert run("check", folder / "out").returncode == 0
     lines = (folder / "out" / "records.jsonl").read_text().splitlines()
     (folder / "twice.jsonl").write_text("\n".join([*lines, lines[0]]))
-    done = run("check", folder / "twice.jsonl", "--no-images")
-    assert done.returncode == 1
-    assert "occurs twice" in done.stderr
+    process = run("check", folder / "twice.jsonl", "--no-images")
+    assert process.returncode == 1
+    assert "occurs twice" in process.stderr
 
 
-def test_what_is_refused(folder: Path) -> None:
-    done = run("build", folder / "recipe.json", "-o", folder / "out")
-    assert done.returncode == 2
-    assert "error:" in done.stderr
-    assert "has a data set already" in done.stderr
-    done = run("build", folder / "recipe.json", "-o", folder / "more", "--address", "10.0.0.1:6379")
-    assert done.returncode == 2
-    assert "add --engine ray" in done.stderr
-    done = run("stats", folder / "gone.jsonl")
-    assert done.returncode == 2
-    assert "cannot be read" in done.stderr
+def test_invalid_arguments(folder: Path) -> None:
+    process = run("build", folder / "recipe.json", "-o", folder / "out")
+    assert process.returncode == 2
+    assert "error:" in process.stderr
+    assert "has a data set already" in process.stderr
+    process = run("build", folder / "recipe.json", "-o", folder / "more", "--address", "10.0.0.1:6379")
+    assert process.returncode == 2
+    assert "add --engine ray" in process.stderr
+    process = run("stats", folder / "gone.jsonl")
+    assert process.returncode == 2
+    assert "cannot be read" in process.stderr

@@ -1,4 +1,4 @@
-"""Counting records: which category is asked, what is left out, and the texts."""
+"""Counting records: choice of the category, rejections and texts."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def codec() -> DepthCodec:
 def sample(categories: Sequence[int], boxes: object = None, complete: bool = True, **labels: Any) -> Sample:
     count = len(categories)
     corners = [[10 * n, 5 * n, 10 * n + 20, 5 * n + 30] for n in range(count)] if boxes is None else boxes
-    known = BoxLabels(category_ids=tuple(categories), categories=NAMES, **labels)
-    image = ImageBoxes("a.png", 200, 100, np.array(corners, dtype=np.float64).reshape(-1, 4), known)
+    box_labels = BoxLabels(category_ids=tuple(categories), categories=NAMES, **labels)
+    image = ImageBoxes("a.png", 200, 100, np.array(corners, dtype=np.float64).reshape(-1, 4), box_labels)
     return Sample("a.png", Image.new("RGB", (200, 100)), None, image, complete)
 
 
-def result(
-    codec: DepthCodec, one: Sample, regime: str = "cot", frame: str = "squash", **options: Any
+def make(
+    codec: DepthCodec, image: Sample, regime: str = "cot", frame: str = "squash", **options: Any
 ) -> TaskRecord | str:
     config = SetConfig("s", "x", "counting", regime, 1, **{"zero_share": 0.0, **options})  # type: ignore[arg-type]
-    setting = TaskContext(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
-    return make_counting_record(one, np.random.default_rng(0), config, setting, PLURALS)
+    context = TaskContext(PROMPTS[options.pop("prompts", "aurora")], codec, frame)  # type: ignore[arg-type]
+    return make_counting_record(image, np.random.default_rng(0), config, context, PLURALS)
 
 
-def answer(codec: DepthCodec, one: Sample, regime: str = "cot", **options: Any) -> str:
-    made = result(codec, one, regime, **options)
-    assert isinstance(made, TaskRecord), made
-    return made.record.turns[1].text
+def answer(codec: DepthCodec, image: Sample, regime: str = "cot", **options: Any) -> str:
+    result = make(codec, image, regime, **options)
+    assert isinstance(result, TaskRecord), result
+    return result.record.turns[1].text
 
 
-def test_the_most_frequent_category_is_asked_in_the_frames_coordinates(codec: DepthCodec) -> None:
-    made = result(codec, sample([1, 2, 1]))
-    assert isinstance(made, TaskRecord)
-    record = made.record
+def test_question_is_about_most_frequent_category(codec: DepthCodec) -> None:
+    result = make(codec, sample([1, 2, 1]))
+    assert isinstance(result, TaskRecord)
+    record = result.record
     assert record.turns[0].text.startswith("How many dogs are in the image?\nTo answer")
     assert record.turns[1].text == (
         "Based on the analysis, here are the bounding boxes for the dogs:\n"
@@ -64,57 +64,57 @@ def test_the_most_frequent_category_is_asked_in_the_frames_coordinates(codec: De
     assert (record.answer, record.difficulty, record.evidence.plural) == ("2", 2.0, "dogs")
 
 
-def test_the_other_regimes(codec: DepthCodec) -> None:
+def test_atomic_and_direct_regimes(codec: DepthCodec) -> None:
     assert answer(codec, sample([1, 1]), "direct") == "2"
     assert answer(codec, sample([3]), "atomic") == (
         "Here are the bounding boxes for the bows (weapon):\n"
         "Bounding box 1: (<PIXEL_0>,<PIXEL_0>,<PIXEL_33>,<PIXEL_100>)"
     )
-    made = result(codec, sample([3]), "atomic")
-    assert isinstance(made, TaskRecord)
-    assert made.record.answer is None
+    result = make(codec, sample([3]), "atomic")
+    assert isinstance(result, TaskRecord)
+    assert result.record.answer is None
 
 
 def test_numerals_instead_of_tokens(codec: DepthCodec) -> None:
     config = SetConfig("s", "x", "counting", "atomic", 1, zero_share=0.0)
-    made = make_counting_record(
+    result = make_counting_record(
         sample([3]), np.random.default_rng(0), config, TaskContext(PROMPTS["numerals"], codec), PLURALS
     )
-    assert isinstance(made, TaskRecord)
-    assert made.record.turns[1].text.endswith("Bounding box 1: (0,0,33,100)")
+    assert isinstance(result, TaskRecord)
+    assert result.record.turns[1].text.endswith("Bounding box 1: (0,0,33,100)")
 
 
-def test_zero_is_asked_of_what_is_known_to_be_absent(codec: DepthCodec) -> None:
-    coco = sample([1, 2, 3])
-    assert answer(codec, coco, zero_share=1.0) == "There are no horses in the image. We conclude there are 0 horses."
-    assert answer(codec, coco, "atomic", zero_share=1.0) == "There are no horses in the image."
-    assert answer(codec, coco, "direct", zero_share=1.0) == "0"
+def test_zero_questions_are_about_absent_categories(codec: DepthCodec) -> None:
+    image = sample([1, 2, 3])
+    assert answer(codec, image, zero_share=1.0) == "There are no horses in the image. We conclude there are 0 horses."
+    assert answer(codec, image, "atomic", zero_share=1.0) == "There are no horses in the image."
+    assert answer(codec, image, "direct", zero_share=1.0) == "0"
     lvis = sample([1], negative_category_ids=(2,))
     assert answer(codec, lvis, "atomic", zero_share=1.0) == "There are no cats in the image."
     detected = sample([1], complete=False)
-    assert result(codec, detected, zero_share=1.0) == "no category is known to be absent from this image"
+    assert make(codec, detected, zero_share=1.0) == "no category is known to be absent from this image"
 
 
-def test_only_what_can_be_counted_is_asked(codec: DepthCodec) -> None:
+def test_only_countable_categories(codec: DepthCodec) -> None:
     assert answer(codec, sample([1, 1, 2], not_exhaustive_category_ids=(1,)), "direct") == "1"
     assert answer(codec, sample([1, 1, 2], crowd=(False, True, False)), "direct") == "1"
     assert answer(codec, sample([1, 1, 2]), "direct", max_instances=1) == "1"
     assert answer(codec, sample([1, 1, 2]), "direct", categories=("cat",)) == "1"
     small = sample([1, 1, 2], [[0, 0, 1, 1], [5, 5, 50, 50], [5, 5, 50, 50]])
     assert answer(codec, small, "direct", min_box_area=50.0) == "1"
-    assert "shown more than 1 times" in str(result(codec, sample([1, 1]), max_instances=1))
-    assert "not annotated exhaustively" in str(result(codec, sample([1], not_exhaustive_category_ids=(1,))))
-    assert result(codec, sample([])) == "no category that may be asked is in this image"
-    assert result(codec, Sample("a", Image.new("RGB", (9, 9)))) == "this image has no boxes"
+    assert "shown more than 1 times" in str(make(codec, sample([1, 1]), max_instances=1))
+    assert "not annotated exhaustively" in str(make(codec, sample([1], not_exhaustive_category_ids=(1,))))
+    assert make(codec, sample([])) == "no category that may be asked is in this image"
+    assert make(codec, Sample("a", Image.new("RGB", (9, 9)))) == "this image has no boxes"
 
 
-def test_what_a_crop_cuts_off_is_not_counted(codec: DepthCodec) -> None:
+def test_cropped_instances_are_not_counted(codec: DepthCodec) -> None:
     """The middle square of 200 x 100 is 50..150."""
-    shown = [[60, 10, 90, 30], [100, 10, 140, 60]]
-    made = result(codec, sample([1, 1, 2, 2, 2], [*shown, *shown, [0, 0, 20, 20]]), frame="center_crop")
-    assert isinstance(made, TaskRecord)
-    assert made.record.evidence.plural == "dogs"
-    assert made.record.evidence.boxes == ((33, 33, 134, 100), (168, 33, 302, 201))
+    visible = [[60, 10, 90, 30], [100, 10, 140, 60]]
+    result = make(codec, sample([1, 1, 2, 2, 2], [*visible, *visible, [0, 0, 20, 20]]), frame="center_crop")
+    assert isinstance(result, TaskRecord)
+    assert result.record.evidence.plural == "dogs"
+    assert result.record.evidence.boxes == ((33, 33, 134, 100), (168, 33, 302, 201))
 
 
 @pytest.mark.parametrize(
@@ -125,31 +125,31 @@ def test_what_a_crop_cuts_off_is_not_counted(codec: DepthCodec) -> None:
         ([20, 20, 20, 40], "without"),
     ],
 )
-def test_boxes_outside_the_image_or_without_area_are_refused(codec: DepthCodec, box: list[int], reason: str) -> None:
-    assert isinstance(result(codec, sample([1], [box])), str)
+def test_boxes_outside_or_without_area_are_rejected(codec: DepthCodec, box: list[int], reason: str) -> None:
+    assert isinstance(make(codec, sample([1], [box])), str)
 
 
-def test_a_rounded_edge_is_no_box_outside(codec: DepthCodec) -> None:
+def test_rounded_edges_are_accepted(codec: DepthCodec) -> None:
     assert answer(codec, sample([1], [[-0.3, 0, 200.4, 100.2]]), "direct") == "1"
 
 
-def test_boxes_of_another_image_size_are_refused(codec: DepthCodec) -> None:
-    one = sample([1])
-    other = Sample("a.png", Image.new("RGB", (100, 200)), None, one.boxes)
-    assert result(codec, other) == "the boxes are of an image of 200x100 pixels, the file has 100x200"
+def test_boxes_of_another_image_size_are_rejected(codec: DepthCodec) -> None:
+    original = sample([1])
+    other = Sample("a.png", Image.new("RGB", (100, 200)), None, original.boxes)
+    assert make(codec, other) == "the boxes are of an image of 200x100 pixels, the file has 100x200"
 
 
 @pytest.mark.parametrize(
     ("order", "first"),
     [("annotation", 100), ("left_to_right", 0), ("top_to_bottom", 50), ("largest_first", 10)],
 )
-def test_the_order_of_boxes(codec: DepthCodec, order: str, first: int) -> None:
+def test_box_order(codec: DepthCodec, order: str, first: int) -> None:
     boxes = [[100, 40, 110, 50], [0, 30, 10, 40], [50, 0, 60, 10], [10, 20, 90, 90]]
-    made = result(codec, sample([1] * 4, boxes), box_order=order)
-    assert isinstance(made, TaskRecord)
-    assert made.record.evidence.boxes is not None
-    assert made.record.evidence.boxes[0][0] == int(first * 336 / 200)
-    assert made.record.provenance["order"] == order
+    result = make(codec, sample([1] * 4, boxes), box_order=order)
+    assert isinstance(result, TaskRecord)
+    assert result.record.evidence.boxes is not None
+    assert result.record.evidence.boxes[0][0] == int(first * 336 / 200)
+    assert result.record.provenance["order"] == order
 
 
 def test_plurals(shared: Path) -> None:
@@ -168,7 +168,7 @@ def test_plurals(shared: Path) -> None:
         PLURALS.pluralize("1234")
 
 
-def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
+def test_invalid_tables_of_plurals(tmp_path: Path) -> None:
     for text, message in (("[]", "a JSON object"), ('{"a": 3}', "a JSON object"), ("{", "not valid JSON")):
         (tmp_path / "table.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
@@ -188,7 +188,7 @@ def test_tables_of_plurals_that_are_none(tmp_path: Path) -> None:
         ({"regime": "zero-shot"}, "regime is one of"),
     ],
 )
-def test_sets_that_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_sets(options: dict[str, Any], message: str) -> None:
     values = {"name": "a", "source": "x", "task": "depth", "regime": "cot", "count": 1, **options}
     with pytest.raises(ConfigError, match=message):
         SetConfig(**values)

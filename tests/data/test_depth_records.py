@@ -1,4 +1,4 @@
-"""Depth records: their texts, what they rest on, and in which frame."""
+"""Depth records: texts, evidence and frames."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ def sample(name: str = "a.png", shape: tuple[int, int] = (90, 120)) -> Sample:
     return Sample(name, Image.new("RGB", (shape[1] * 2, shape[0] * 2), "white"), depth)
 
 
-def made(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> TaskRecord:
+def make(codec: DepthCodec, regime: str, prompts: str = "aurora", frame: str = "squash", **options: Any) -> TaskRecord:
     config = SetConfig("s", "x", "depth", regime, 1, **options)  # type: ignore[arg-type]
-    setting = TaskContext(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
-    (one,) = make_depth_records([(sample(), np.random.default_rng(1))], config, setting)
-    assert isinstance(one, TaskRecord), one
-    return one
+    context = TaskContext(PROMPTS[prompts], codec, frame)  # type: ignore[arg-type]
+    (result,) = make_depth_records([(sample(), np.random.default_rng(1))], config, context)
+    assert isinstance(result, TaskRecord), result
+    return result
 
 
-def said(record: PerceptionRecord) -> tuple[str, str]:
+def get_texts(record: PerceptionRecord) -> tuple[str, str]:
     return record.turns[0].text, record.turns[1].text
 
 
 def test_soft_codes_on_request(codec: DepthCodec) -> None:
-    """Beside a block, never beside a direct label; the same of a squashed map and of a framed one."""
+    """Beside a block, never beside a direct label; the same of a squashed map and of a framed marker."""
     for frame in ("squash", "letterbox"):
-        for regime, kept in (("atomic", True), ("cot", True), ("direct", False)):
+        for regime, has_soft_codes in (("atomic", True), ("cot", True), ("direct", False)):
             config = SetConfig("s", "x", "depth", regime, 1)  # type: ignore[arg-type]
-            setting = TaskContext(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
-            (one,) = make_depth_records([(sample(), np.random.default_rng(1))], config, setting)
-            assert isinstance(one, TaskRecord), one
-            soft = one.record.evidence.soft
-            assert (soft is not None) == kept
-            assert soft is None or (len(soft.codes), soft.nearest) == (300, one.record.evidence.codes)
-    assert made(codec, "atomic")[0].evidence.soft is None
+            context = TaskContext(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
+            (result,) = make_depth_records([(sample(), np.random.default_rng(1))], config, context)
+            assert isinstance(result, TaskRecord), result
+            soft = result.record.evidence.soft
+            assert (soft is not None) == has_soft_codes
+            assert soft is None or (len(soft.codes), soft.nearest) == (300, result.record.evidence.codes)
+    assert make(codec, "atomic")[0].evidence.soft is None
 
 
-def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> None:
-    record, image = made(codec, "atomic")
+def test_atomic_record_has_codes_of_whole_map(codec: DepthCodec) -> None:
+    record, image = make(codec, "atomic")
     depth = sample().depth
     assert depth is not None
     codes = codec.encode(depth)[0]
     assert record.evidence.codes == tuple(codes.ravel().tolist())
     assert record.evidence.codec == codec.fingerprint
-    assert said(record) == (
+    assert get_texts(record) == (
         "What is the depth map for the image?",
         f"The depth map for the image is {block_to_text(codes)}.",
     )
@@ -72,14 +72,14 @@ def test_an_atomic_record_is_the_codes_of_the_whole_map(codec: DepthCodec) -> No
     assert record.provenance["image_frame"] == ImageFrame.squash((240, 180)).to_dict()
 
 
-def test_a_chain_of_thought_says_points_map_and_answer(codec: DepthCodec) -> None:
-    record, image = made(codec, "cot", markers=(2,))
+def test_chain_of_thought_has_points_map_and_answer(codec: DepthCodec) -> None:
+    record, image = make(codec, "cot", markers=(2,))
     first, second = record.evidence.markers
     block = block_to_text(np.array(record.evidence.codes).reshape(10, 10))
     nearest = "A" if (first.level or 0) > (second.level or 0) else "B"
     assert record.answer == nearest
     assert record.choices == ("A", "B")
-    assert said(record)[1] == (
+    assert get_texts(record)[1] == (
         f"Point A is located at (x = {first.x} y = {first.y}),Point B is located at (x = {second.x} y = {second.y})."
         f"The depth map for the image is {block}. Since point {nearest} has a higher pixel value on the depth map, "
         f"the answer is that point {nearest} is closer to the camera."
@@ -87,17 +87,17 @@ def test_a_chain_of_thought_says_points_map_and_answer(codec: DepthCodec) -> Non
     assert np.asarray(image)[int(first.y), int(first.x) + 4].tolist() == [255, 0, 0]
 
 
-def test_levels_are_those_of_the_map_under_the_marker(codec: DepthCodec) -> None:
+def test_marker_levels_match_the_map(codec: DepthCodec) -> None:
     """Looked up in the original map, which the frame squashes."""
-    record, _ = made(codec, "direct", markers=(5,))
+    record, _ = make(codec, "direct", markers=(5,))
     depth = sample().depth
     assert depth is not None
     nearness = depth.to_nearness().values
     for marker in record.evidence.markers:
         row, column = int((marker.y + 0.5) / 336 * 90), int((marker.x + 0.5) / 336 * 120)
         assert marker.level == pytest.approx(nearness[row, column], abs=0.5 / 255)
-    assert said(record)[1] == f"({record.answer})"
-    assert record.answer == max(record.evidence.markers, key=lambda one: one.level or 0).letter
+    assert get_texts(record)[1] == f"({record.answer})"
+    assert record.answer == max(record.evidence.markers, key=lambda marker: marker.level or 0).letter
     assert 5 <= record.difficulty <= 6
 
 
@@ -109,46 +109,48 @@ def test_levels_are_those_of_the_map_under_the_marker(codec: DepthCodec) -> None
         ("numerals", "The depth map for the image is ", "DEPTH"),
     ],
 )
-def test_variants(codec: DepthCodec, prompts: str, has: str, lacks: str) -> None:
-    record, _ = made(codec, "cot", prompts)
-    assert has in said(record)[1]
-    assert lacks not in said(record)[1]
+def test_prompt_variants(codec: DepthCodec, prompts: str, has: str, lacks: str) -> None:
+    record, _ = make(codec, "cot", prompts)
+    assert has in get_texts(record)[1]
+    assert lacks not in get_texts(record)[1]
     assert record.provenance["prompts"] == f"{prompts}/1"
     assert record.evidence.codes is not None
 
 
-def test_blink_pairs_ask_with_choices(codec: DepthCodec) -> None:
-    record, _ = made(codec, "direct", markers=(2,), question="pair", placement=MarkerProtocol(area="middle"))
-    assert said(record)[0].startswith("Two points are circled on the image, labeled by A and B beside each circle.")
-    assert all(95 <= one.y < 228 for one in record.evidence.markers)
+def test_pair_question(codec: DepthCodec) -> None:
+    record, _ = make(codec, "direct", markers=(2,), question="pair", placement=MarkerProtocol(area="middle"))
+    assert get_texts(record)[0].startswith(
+        "Two points are circled on the image, labeled by A and B beside each circle."
+    )
+    assert all(95 <= marker.y < 228 for marker in record.evidence.markers)
 
 
 @pytest.mark.parametrize("mode", ["letterbox", "center_crop"])
-def test_in_other_frames_the_map_is_what_the_frame_shows(codec: DepthCodec, mode: str) -> None:
-    record, image = made(codec, "direct", frame=mode)
+def test_map_is_what_other_frames_show(codec: DepthCodec, mode: str) -> None:
+    record, image = make(codec, "direct", frame=mode)
     frame = ImageFrame.from_dict(record.provenance["image_frame"])  # type: ignore[arg-type]
     assert frame.mode == mode
     assert image.size == (336, 336)
     depth = sample().depth
     assert depth is not None
     shown = frame_nearness(depth, frame)
-    for one in record.evidence.markers:
-        x, y = frame.to_image([one.x + 0.5, one.y + 0.5])
+    for marker in record.evidence.markers:
+        x, y = frame.to_image([marker.x + 0.5, marker.y + 0.5])
         assert 0 <= x <= 240
         assert 0 <= y <= 180
-        assert shown.valid[int(one.y), int(one.x)]
+        assert shown.valid[int(marker.y), int(marker.x)]
 
 
-def test_one_bad_sample_costs_only_itself(codec: DepthCodec) -> None:
+def test_invalid_samples_do_not_affect_others(codec: DepthCodec) -> None:
     flat = sample("flat")
     assert flat.depth is not None
     flat = Sample("flat", flat.image, DepthMap(np.ones((9, 9), np.float32), np.ones((9, 9), bool), "metric"))
-    nothing = Sample("holes", flat.image, DepthMap(np.ones((9, 9), np.float32), np.zeros((9, 9), bool), "metric"))
+    invalid = Sample("holes", flat.image, DepthMap(np.ones((9, 9), np.float32), np.zeros((9, 9), bool), "metric"))
     without = Sample("none", flat.image)
     config = SetConfig("s", "x", "depth", "direct", 1)
     rngs = [np.random.default_rng(seed) for seed in range(4)]
     results = make_depth_records(
-        list(zip([flat, nothing, without, sample()], rngs, strict=True)), config, TaskContext(PROMPTS["aurora"], codec)
+        list(zip([flat, invalid, without, sample()], rngs, strict=True)), config, TaskContext(PROMPTS["aurora"], codec)
     )
     assert "grey levels 20 apart" in str(results[0])
     assert "nothing to encode" in str(results[1])

@@ -1,4 +1,4 @@
-"""Markers keep the protocol, whatever the map; and their drawing is that of the published pictures."""
+"""Markers: placement follows the protocol on any map, and the drawing matches the published images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL = np.ones((128, 128), dtype=bool)
     st.floats(0, 30),
     st.integers(0, 40),
 )
-def test_markers_keep_the_protocol(seed: int, count: int, area: str, distance: float, gap: int) -> None:
+def test_markers_follow_the_protocol(seed: int, count: int, area: str, distance: float, gap: int) -> None:
     rng = np.random.default_rng(seed)
     nearness = ndimage.gaussian_filter(rng.random((128, 128)), 6)
     nearness = ((nearness - nearness.min()) / np.ptp(nearness)).astype(np.float32)
@@ -38,26 +38,26 @@ def test_markers_keep_the_protocol(seed: int, count: int, area: str, distance: f
         return
     grey = np.rint(nearness * 255).astype(int)
     assert [marker.letter for marker in markers] == list("ABCDE"[:count])
-    for one in markers:
-        x, y = int(one.x), int(one.y)
+    for marker in markers:
+        x, y = int(marker.x), int(marker.y)
         assert valid[y, x]
         assert grey[y, x] > 0
-        assert one.level == grey[y, x] / 255
+        assert marker.level == grey[y, x] / 255
         assert 5 <= x < 123
         assert 5 <= y < 123
         if area == "middle":
             assert round(MIDDLE_BAND[0] * 128) <= y < round(MIDDLE_BAND[1] * 128)
-    for one, other in combinations(markers, 2):
-        assert np.hypot(one.x - other.x, one.y - other.y) >= distance
-        assert abs(grey[int(one.y), int(one.x)] - grey[int(other.y), int(other.x)]) >= max(gap, 1)
+    for first, second in combinations(markers, 2):
+        assert np.hypot(first.x - second.x, first.y - second.y) >= distance
+        assert abs(grey[int(first.y), int(first.x)] - grey[int(second.y), int(second.x)]) >= max(gap, 1)
 
 
-def test_the_same_state_gives_the_same_markers_and_letters_tell_nothing() -> None:
-    def placed(seed: int) -> tuple[Marker, ...]:
+def test_markers_are_reproducible_and_letters_are_shuffled() -> None:
+    def place(seed: int) -> tuple[Marker, ...]:
         return place_markers(SLOPE, ALL, 4, np.random.default_rng(seed))
 
-    assert placed(3) == placed(3)
-    nearest = [max(placed(seed), key=lambda one: one.level or 0).letter for seed in range(200)]
+    assert place(3) == place(3)
+    nearest = [max(place(seed), key=lambda marker: marker.level or 0).letter for seed in range(200)]
     assert all(30 <= nearest.count(letter) <= 70 for letter in "ABCD")
 
 
@@ -70,13 +70,13 @@ def test_the_same_state_gives_the_same_markers_and_letters_tell_nothing() -> Non
         (np.where(SLOPE > 0.5, np.float32(0.6), np.float32(0.55)), ALL, r"levels 140\.\.153"),
     ],
 )
-def test_maps_that_admit_none(nearness: np.ndarray, valid: np.ndarray, message: str) -> None:
+def test_maps_without_placement(nearness: np.ndarray, valid: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         place_markers(nearness, valid, 2, np.random.default_rng(0))
 
 
-def test_a_map_whose_points_are_all_too_near_each_other() -> None:
-    """Enough grey levels, but all of them within a few pixels."""
+def test_map_whose_valid_pixels_are_too_close() -> None:
+    """Enough grey levels, but all within a few pixels."""
     corner = ALL.copy()
     corner[:] = False
     corner[60:70, 50:70] = True
@@ -89,33 +89,33 @@ def test_a_map_whose_points_are_all_too_near_each_other() -> None:
         MarkerProtocol(min_distance=-1)
 
 
-def rings(picture: Image.Image) -> tuple[np.ndarray, list[tuple[slice, slice]]]:
-    pixels = np.asarray(picture).astype(int)
+def find_rings(image: Image.Image) -> tuple[np.ndarray, list[tuple[slice, slice]]]:
+    pixels = np.asarray(image).astype(int)
     red = (pixels[..., 0] > 200) & (pixels[..., 1] < 70) & (pixels[..., 2] < 70)
     found = ndimage.find_objects(ndimage.label(ndimage.binary_dilation(red))[0])
-    return red, [where for where in found if red[where].sum() == 40]
+    return red, [region for region in found if red[region].sum() == 40]
 
 
-def test_the_look_is_the_published_one(shared: Path) -> None:
-    """Beside HardBLINK's own pictures: the ring's pixels are the same, and so is the box above it."""
+def test_drawing_matches_published_images(shared: Path) -> None:
+    """Compared with HardBLINK's images, the ring has the same pixels, and so has the box above it."""
     published = Image.open(shared / "data" / "hardblink" / "images" / "3" / "0.jpg").convert("RGB")
-    red, where = rings(published)
-    assert len(where) == 3
-    for rows, columns in where:
+    red, regions = find_rings(published)
+    assert len(regions) == 3
+    for rows, columns in regions:
         ring = red[rows, columns]
         x, y = (columns.start + columns.stop - 1) // 2, (rows.start + rows.stop - 1) // 2
         plain = Image.new("RGB", published.size, "white")
-        ours = draw_markers(plain, (Marker("B", x, y),))
-        mine, _ = rings(ours)
-        np.testing.assert_array_equal(mine[rows, columns], ring)
-        theirs = np.asarray(published.convert("L"))[y - 28 : y - 8, x - 4 : x + 12] < 60
-        box = np.asarray(ours.convert("L"))[y - 28 : y - 8, x - 4 : x + 12] < 60
+        drawn = draw_markers(plain, (Marker("B", x, y),))
+        drawn_red, _ = find_rings(drawn)
+        np.testing.assert_array_equal(drawn_red[rows, columns], ring)
+        published_box = np.asarray(published.convert("L"))[y - 28 : y - 8, x - 4 : x + 12] < 60
+        drawn_box = np.asarray(drawn.convert("L"))[y - 28 : y - 8, x - 4 : x + 12] < 60
         # JPEG and another font: the black of the box, not each pixel of the letter.
-        assert (theirs & box).sum() >= 0.85 * box.sum()
+        assert (published_box & drawn_box).sum() >= 0.85 * drawn_box.sum()
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (127, 0), (0, 127), (127, 127), (64, 10)])
-def test_a_letter_is_always_in_the_picture(x: int, y: int) -> None:
+def test_letter_is_inside_the_image(x: int, y: int) -> None:
     plain = Image.new("RGB", (128, 128), "grey")
     drawn = np.asarray(draw_markers(plain, (Marker("D", x, y),))).astype(int)
     assert (drawn.sum(axis=2) == 0).sum() > 60

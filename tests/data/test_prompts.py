@@ -1,4 +1,4 @@
-"""AURORA's texts byte for byte, the named variants, and templates that are refused."""
+"""Prompts: AURORA's texts byte for byte, the variants, and invalid templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perceptok.errors import ConfigError
 AURORA = PROMPTS["aurora"]
 
 
-def test_auroras_texts() -> None:
+def test_aurora_texts() -> None:
     assert AURORA.write("depth_question") + AURORA.write("depth_thinking", size=336) == (
         "Multiple points are circled on the image, labeled by letters beside each circle. Which point is the closest "
         "to the camera?\nTo answer this question, let's think through it step by step, and we know the image is "
@@ -33,10 +33,10 @@ def test_auroras_texts() -> None:
     assert AURORA.write("count_question", plural="dogs") == "How many dogs are in the image?"
 
 
-def test_variants_leave_a_step_out() -> None:
+def test_variants_omit_a_step() -> None:
     assert "coordinates" not in PROMPTS["no_coordinates"].depth_thinking
     assert "depth map" not in PROMPTS["no_depth"].depth_thinking
-    assert {one.label for one in PROMPTS.values()} == {
+    assert {prompts.label for prompts in PROMPTS.values()} == {
         "aurora/1",
         "no_coordinates/1",
         "no_depth/1",
@@ -45,12 +45,12 @@ def test_variants_leave_a_step_out() -> None:
     }
 
 
-def test_wordings_are_drawn_from_a_pool_that_holds_the_template() -> None:
+def test_wording_is_drawn_from_pool_with_template() -> None:
     rng = np.random.default_rng(0)
     drawn = {AURORA.ask("count_question", rng, plural="dogs") for _ in range(100)}
     assert len(drawn) == 1 + len(AURORA.wordings["count_question"])
     assert AURORA.ask("count_question", plural="dogs") in drawn
-    assert all("dogs" in one for one in drawn)
+    assert all("dogs" in question for question in drawn)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_wordings_are_drawn_from_a_pool_that_holds_the_template() -> None:
         ({"wordings": {"count_question": ("How many {plurals}?",)}}, "unknown variable {plurals}"),
     ],
 )
-def test_templates_that_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_templates(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PromptSet.from_name("aurora", changes)
 

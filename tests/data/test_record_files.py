@@ -1,4 +1,4 @@
-"""Files of records: every form there and back, memory, and what is wrong with a file."""
+"""Files of records: round trips of every form, memory, and problems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perceptok.errors import OutputError, RecordError
 from tests.data.test_records import depth_record
 
 
-def many(count: int) -> Iterator[PerceptionRecord]:
+def make_records(count: int) -> Iterator[PerceptionRecord]:
     record = depth_record()
     return (replace(record, id=f"r{index}", difficulty=float(index % 7)) for index in range(count))
 
@@ -34,17 +34,17 @@ def many(count: int) -> Iterator[PerceptionRecord]:
     ],
 )
 @pytest.mark.parametrize("count", [0, 1, 1010])
-def test_every_form_brings_records_back(tmp_path: Path, name: str, form: None, count: int) -> None:
+def test_every_form_round_trips(tmp_path: Path, name: str, form: None, count: int) -> None:
     path = tmp_path / name
-    assert write_records(path, many(count), form=form) == count
-    assert list(read_records(path)) == list(many(count))
+    assert write_records(path, make_records(count), form=form) == count
+    assert list(read_records(path)) == list(make_records(count))
     first = path.read_bytes()
-    write_records(path, many(count), form=form, force=True)
+    write_records(path, make_records(count), form=form, force=True)
     assert path.read_bytes() == first
 
 
-def test_a_json_file_is_one_list(tmp_path: Path) -> None:
-    write_records(tmp_path / "a.json", many(3))
+def test_json_file_is_a_list(tmp_path: Path) -> None:
+    write_records(tmp_path / "a.json", make_records(3))
     entries = json.loads((tmp_path / "a.json").read_text())
     assert [entry["id"] for entry in entries] == ["r0", "r1", "r2"]
 
@@ -52,20 +52,20 @@ def test_a_json_file_is_one_list(tmp_path: Path) -> None:
 def test_datasets_reads_parquet_and_chat_rows(tmp_path: Path) -> None:
     import datasets
 
-    write_records(tmp_path / "a.parquet", many(3))
+    write_records(tmp_path / "a.parquet", make_records(3))
     rows = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
     assert rows[1]["id"] == "r1"
     assert rows[1]["turns"][0] == {"role": "user", "text": "Which point is closest?"}
-    write_records(tmp_path / "chat.jsonl", many(3), form="chat")
+    write_records(tmp_path / "chat.jsonl", make_records(3), form="chat")
     chat = datasets.Dataset.from_json(str(tmp_path / "chat.jsonl"), cache_dir=str(tmp_path / "cache"))
     assert chat[2]["messages"][1]["content"][0]["text"] == "The answer is B."
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
-def test_memory_does_not_grow_with_the_records(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_constant(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four hundred records are 600 kB of text, and several times that as objects."""
 
-    def peak(work: Callable[[], object]) -> int:
+    def measure_peak(work: Callable[[], object]) -> int:
         tracemalloc.start()
         work()
         top = tracemalloc.get_traced_memory()[1]
@@ -74,15 +74,15 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path, name: str, monkey
 
     monkeypatch.setattr(files, "_ROWS", 20)
     path = tmp_path / name
-    write_records(path, many(400))
-    list(read_records(path))  # what is imported and remembered once does not count
-    allowed = 700_000  # chunks of 64 KiB as text and objects; a row group
-    assert peak(lambda: write_records(path, many(400), force=True)) < allowed
-    assert peak(lambda: deque(read_records(path), maxlen=1)) < allowed
-    assert peak(lambda: list(read_records(path))) > 2 * allowed
+    write_records(path, make_records(400))
+    list(read_records(path))  # imports and caches are not counted
+    limit = 700_000  # chunks of 64 KiB as text and objects; a row group
+    assert measure_peak(lambda: write_records(path, make_records(400), force=True)) < limit
+    assert measure_peak(lambda: deque(read_records(path), maxlen=1)) < limit
+    assert measure_peak(lambda: list(read_records(path))) > 2 * limit
 
 
-def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+def test_check_lists_every_problem(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images/küche 1.png")
     good = depth_record()
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
         list(read_records(path))
 
 
-def test_images_are_looked_for_on_request(tmp_path: Path) -> None:
+def test_missing_images_are_found_on_request(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     write_records(path, [depth_record()])
     assert list(read_records(path)) == [depth_record()]
@@ -115,7 +115,7 @@ def test_images_are_looked_for_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
-def test_files_that_are_missing_or_damaged(tmp_path: Path, name: str) -> None:
+def test_missing_and_damaged_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(RecordError, match="cannot be read"):
         list(read_records(path))
@@ -124,16 +124,16 @@ def test_files_that_are_missing_or_damaged(tmp_path: Path, name: str) -> None:
         list(read_records(path))
 
 
-def test_outputs_that_are_refused(tmp_path: Path) -> None:
+def test_invalid_outputs(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"files of records are .jsonl, .json \(LLaVA\) or .parquet"):
         write_records(tmp_path / "a.txt", [])
     with pytest.raises(RecordError, match="Parquet files have records"):
         write_records(tmp_path / "a.parquet", [], form="chat")
     with pytest.raises(RecordError, match="forms of records"):
         write_records(tmp_path / "a.jsonl", [], form="xml")  # type: ignore[arg-type]
-    write_records(tmp_path / "a.jsonl", many(1))
+    write_records(tmp_path / "a.jsonl", make_records(1))
     with pytest.raises(OutputError, match="exists already"):
-        write_records(tmp_path / "a.jsonl", many(2))
+        write_records(tmp_path / "a.jsonl", make_records(2))
     with pytest.raises(RecordError, match="text that is not valid Unicode"):
         write_records(tmp_path / "b.jsonl", [depth_record(images=("a\udce4.png",))])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]

@@ -1,4 +1,4 @@
-"""One record: what it accepts, its forms, and messages that name file, record and field."""
+"""Records: validation, formats, and messages that name file, record and field."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ records = st.builds(
     id=texts.filter(str.strip),
     images=st.lists(st.from_regex(r"\A[a-zä ]{1,5}/[0-9]+\.png\Z"), max_size=2).map(tuple),
     turns=st.lists(texts, min_size=1, max_size=4).map(
-        lambda said: tuple(Turn("assistant" if at % 2 else "user", text) for at, text in enumerate(said))
+        lambda texts: tuple(Turn("assistant" if index % 2 else "user", text) for index, text in enumerate(texts))
     ),
     task=st.sampled_from(["depth", "counting"]),
     regime=st.sampled_from(["atomic", "cot", "direct"]),
@@ -65,20 +65,20 @@ records = st.builds(
 
 
 @given(records)
-def test_json_brings_a_record_back(record: PerceptionRecord) -> None:
+def test_json_round_trip(record: PerceptionRecord) -> None:
     line = record.to_json()
-    again = PerceptionRecord.from_json(line)
-    assert again == record
-    assert again.to_json() == line
+    parsed = PerceptionRecord.from_json(line)
+    assert parsed == record
+    assert parsed.to_json() == line
 
 
 @given(records)
-def test_llava_and_chat_form_bring_a_record_back(record: PerceptionRecord) -> None:
+def test_llava_and_chat_round_trip(record: PerceptionRecord) -> None:
     assert parse_llava_entry(json.loads(json.dumps(record.to_llava()))) == record
     assert parse_chat_entry(json.loads(json.dumps(record.to_chat()))) == record
 
 
-def test_llava_form_is_the_released_one() -> None:
+def test_llava_format() -> None:
     assert depth_record().to_llava(lossless=False) == {
         "id": "depth-cot-0",
         "image": "images/küche 1.png",
@@ -89,7 +89,7 @@ def test_llava_form_is_the_released_one() -> None:
     }
 
 
-def test_messages_are_what_processors_read() -> None:
+def test_messages_for_processors() -> None:
     assert depth_record().to_messages("set") == [
         {
             "role": "user",
@@ -141,7 +141,7 @@ BOXES = ((1, 2, 30, 40), (5, 6, 335, 335))
         ),
     ],
 )
-def test_released_samples_are_read(answer: str, task: str, regime: str, value: str | None, evidence: Evidence) -> None:
+def test_released_samples(answer: str, task: str, regime: str, value: str | None, evidence: Evidence) -> None:
     entry = {
         "id": 7,
         "image": "a/1.jpg",
@@ -179,12 +179,12 @@ def entry_with(**changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_entries_that_are_none(entry: object, message: str) -> None:
+def test_invalid_entries(entry: object, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         parse_llava_entry(entry, "f.json, item 3")
 
 
-def test_what_the_text_does_not_tell_can_be_said() -> None:
+def test_task_and_regime_can_be_given() -> None:
     turns = [{"from": "human", "value": "Q?\n<image>"}, {"from": "gpt", "value": "Blue."}]
     record = parse_llava_entry(entry_with(conversations=turns), task="depth", regime="direct")
     assert (record.task, record.regime, record.turns[0].text) == ("depth", "direct", "Q?")
@@ -240,13 +240,13 @@ def test_what_the_text_does_not_tell_can_be_said() -> None:
         ({"colour": 1}, "unknown key 'colour'; known keys are id, images"),
     ],
 )
-def test_wrong_fields_are_named(change: dict[str, Any], message: str) -> None:
+def test_errors_name_the_invalid_field(change: dict[str, Any], message: str) -> None:
     values = {**depth_record().to_dict(), **change}
     with pytest.raises(RecordError, match=rf"^set\.jsonl, line 4(, record .*)?: .*{message}"):
         PerceptionRecord.from_json(json.dumps(values), "set.jsonl, line 4")
 
 
-def test_a_missing_field_is_named() -> None:
+def test_errors_name_the_missing_field() -> None:
     with pytest.raises(RecordError, match="line 1, record 'x': turns: missing"):
         PerceptionRecord.from_json('{"id": "x", "images": []}', "line 1")
     with pytest.raises(RecordError, match="line 2: not valid JSON"):

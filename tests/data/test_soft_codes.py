@@ -1,4 +1,4 @@
-"""Soft codes: what the codec says of a map, kept beside its codes in a record and brought back."""
+"""Soft codes: what the codec says of a map, nearest beside its codes in a record and brought back."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def codec() -> DepthCodec:
 def maps() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     smooth = [ndimage.gaussian_filter(rng.random((320, 320)), 12) for _ in range(2)]
-    return [((one - one.min()) / np.ptp(one)).astype(np.float32) for one in smooth]
+    return [((noise - noise.min()) / np.ptp(noise)).astype(np.float32) for noise in smooth]
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0])
-def test_all_codes_are_the_codecs_own_teacher(codec: DepthCodec, maps: list[np.ndarray], temperature: float) -> None:
-    wanted = codec.encode_soft(maps, temperature=temperature * code_spread(codec.codebook)).reshape(2, 100, 128)
+def test_all_codes_give_the_codecs_distribution(codec: DepthCodec, maps: list[np.ndarray], temperature: float) -> None:
+    expected = codec.encode_soft(maps, temperature=temperature * code_spread(codec.codebook)).reshape(2, 100, 128)
     codes = codec.encode(maps)
-    for soft, one, own in zip(find_soft_codes(codec, maps, codes, 128), wanted, codes, strict=True):
-        np.testing.assert_allclose(soft.probabilities(temperature), one, atol=2e-3)
-        assert soft.nearest == tuple(own.ravel().tolist())
+    for soft, distribution, map_codes in zip(find_soft_codes(codec, maps, codes, 128), expected, codes, strict=True):
+        np.testing.assert_allclose(soft.probabilities(temperature), distribution, atol=2e-3)
+        assert soft.nearest == tuple(map_codes.ravel().tolist())
 
 
-def test_the_nearest_few_share_it_among_them(codec: DepthCodec, maps: list[np.ndarray]) -> None:
+def test_nearest_codes_are_renormalized(codec: DepthCodec, maps: list[np.ndarray]) -> None:
     whole = codec.encode_soft(maps, temperature=0.05 * code_spread(codec.codebook)).reshape(-1, 128)
-    found = np.concatenate([one.probabilities(0.05) for one in find_soft_codes(codec, maps, codec.encode(maps), 8)])
-    kept = np.where(whole >= np.sort(whole, axis=1)[:, -8:-7], whole, 0)
-    np.testing.assert_allclose(found, kept / kept.sum(axis=1, keepdims=True), atol=2e-3)
+    found = np.concatenate([soft.probabilities(0.05) for soft in find_soft_codes(codec, maps, codec.encode(maps), 8)])
+    nearest = np.where(whole >= np.sort(whole, axis=1)[:, -8:-7], whole, 0)
+    np.testing.assert_allclose(found, nearest / nearest.sum(axis=1, keepdims=True), atol=2e-3)
 
 
 def record(soft: SoftCodes, codes: tuple[int, ...]) -> PerceptionRecord:
@@ -47,12 +47,12 @@ def record(soft: SoftCodes, codes: tuple[int, ...]) -> PerceptionRecord:
     return PerceptionRecord("r", ("a.png",), turns, "depth", "atomic", evidence=Evidence(codes, "x", soft=soft))
 
 
-def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) -> None:
+def test_record_round_trip(codec: DepthCodec, maps: list[np.ndarray]) -> None:
     codes = codec.encode(maps[:1])
     (soft,) = find_soft_codes(codec, maps[:1], codes, 4)
-    one = record(soft, soft.nearest)
-    assert PerceptionRecord.from_json(one.to_json()) == one
-    assert "soft" not in replace(one, evidence=Evidence(soft.nearest)).to_json()
+    original = record(soft, soft.nearest)
+    assert PerceptionRecord.from_json(original.to_json()) == original
+    assert "soft" not in replace(original, evidence=Evidence(soft.nearest)).to_json()
     with pytest.raises(RecordError, match=r"soft.codes: expected the code of evidence.codes first in each cell"):
         record(soft, ((soft.nearest[0] + 1) % 128, *soft.nearest[1:]))
 
@@ -68,6 +68,6 @@ def test_a_record_brings_them_back(codec: DepthCodec, maps: list[np.ndarray]) ->
         ((1, 2) * 100, (0.5, 0.0) * 100, "expected 0 for a cell's nearest code"),
     ],
 )
-def test_what_is_none(codes: tuple[int, ...], distances: tuple[float, ...], message: str) -> None:
+def test_invalid_soft_codes(codes: tuple[int, ...], distances: tuple[float, ...], message: str) -> None:
     with pytest.raises(RecordError, match=message):
         SoftCodes(codes, distances)

@@ -1,4 +1,4 @@
-"""Folders with maps and annotations: what belongs together, and what is wrong with one image only."""
+"""Sources: maps and annotations of images, and errors of single images."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_maps_go_with_images_of_their_name(folder: Path) -> None:
+def test_maps_are_found_by_image_name(folder: Path) -> None:
     source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", kind="metric", unit="mm"))
     assert source.names == ["a b.png", "c.png", "ü.png"]
-    whole, other, without = source.read(source.names, depth=True, boxes=False)
-    assert isinstance(whole, Sample)
-    assert whole.depth is not None
-    assert whole.depth.values.shape == (30, 40)
-    assert not whole.depth.valid[0, 0]
+    matching, other, without = source.read(source.names, depth=True, boxes=False)
+    assert isinstance(matching, Sample)
+    assert matching.depth is not None
+    assert matching.depth.values.shape == (30, 40)
+    assert not matching.depth.valid[0, 0]
     assert isinstance(other, str)
     assert "30x40 pixels, the image 80x60: another shape" in other
     assert isinstance(without, Sample)
     assert without.depth is None
 
 
-def test_maps_that_cannot_be_told_or_read(folder: Path) -> None:
+def test_ambiguous_and_unreadable_maps(folder: Path) -> None:
     np.save(folder / "depth" / "a b.npy", np.ones((30, 40), dtype=np.float32))
     (folder / "depth" / "c.png").write_bytes(b"no map")
     source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", kind="inverse"))
@@ -56,7 +56,7 @@ def test_maps_that_cannot_be_told_or_read(folder: Path) -> None:
         FolderSource(folder / "gone")
 
 
-def test_annotations_name_the_samples(folder: Path) -> None:
+def test_annotations_list_the_samples(folder: Path) -> None:
     images = [{"id": n, "file_name": name, "width": 80, "height": 60} for n, name in enumerate(["a b.png", "no.png"])]
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     boxes = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 30, 40]}]
@@ -64,20 +64,20 @@ def test_annotations_name_the_samples(folder: Path) -> None:
     path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
     source = FolderSource(folder / "images", annotations=path)
     assert source.names == ["a b.png", "no.png"]
-    there, missing = source.read(source.names, depth=False, boxes=True)
+    present, missing = source.read(source.names, depth=False, boxes=True)
     assert missing == f"{folder / 'images' / 'no.png'}: image file not found"
-    assert isinstance(there, Sample)
-    assert there.boxes is not None
-    assert there.boxes.labels.names == ("dog",)
-    assert there.boxes.labels.categories == {1: "dog", 2: "cat"}
-    assert there.complete
+    assert isinstance(present, Sample)
+    assert present.boxes is not None
+    assert present.boxes.labels.names == ("dog",)
+    assert present.boxes.labels.categories == {1: "dog", 2: "cat"}
+    assert present.complete
     images[1]["file_name"] = "a b.png"
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
     with pytest.raises(DataError, match=r"two images are called a b\.png"):
         FolderSource(folder / "images", annotations=path)
 
 
-def test_the_procedural_world_knows_everything() -> None:
+def test_procedural_source() -> None:
     source = ProceduralSource(5, 3, 64)
     assert source.names == ["train-5-000000", "train-5-000001", "train-5-000002"]
     (sample,) = source.read(source.names[1:2], depth=True, boxes=True)

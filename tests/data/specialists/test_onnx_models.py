@@ -26,7 +26,7 @@ def depth(shared: Path) -> OnnxDepth:
 @pytest.fixture(scope="module")
 def boxes(shared: Path) -> YoloxOnnx:
     classes = (shared / "models" / "coco_classes.txt").read_text().split("\n")
-    return YoloxOnnx(shared / "models" / "yolox_nano.onnx", classes=[one for one in classes if one.strip()])
+    return YoloxOnnx(shared / "models" / "yolox_nano.onnx", classes=[name for name in classes if name.strip()])
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def photos(shared: Path) -> list[Image.Image]:
     return [Image.open(name).convert("RGB") for name in names]
 
 
-def test_depth_sees_that_the_floor_is_nearer_than_the_ceiling(depth: OnnxDepth, photos: list[Image.Image]) -> None:
+def test_lower_rows_are_nearer_than_upper_rows(depth: OnnxDepth, photos: list[Image.Image]) -> None:
     assert isinstance(depth, DepthSpecialist)
     maps = depth.estimate(photos)
-    nearness = np.stack([one.to_nearness().values for one in maps])
+    nearness = np.stack([depth_map.to_nearness().values for depth_map in maps])
     assert nearness.shape == (6, 192, 320)
     assert nearness[:, -40:].mean() > nearness[:, :40].mean() + 0.1
     assert maps[0].kind == "inverse"
@@ -46,25 +46,25 @@ def test_depth_sees_that_the_floor_is_nearer_than_the_ceiling(depth: OnnxDepth, 
 
 def test_maps_do_not_depend_on_the_batch(depth: OnnxDepth, photos: list[Image.Image]) -> None:
     together = depth.estimate(photos[:3])
-    for one, picture in zip(together, photos, strict=False):
-        np.testing.assert_array_equal(one.values, depth.estimate([picture])[0].values)
+    for depth_map, image in zip(together, photos, strict=False):
+        np.testing.assert_array_equal(depth_map.values, depth.estimate([image])[0].values)
     assert depth.estimate([]) == []
 
 
-def test_the_detector_finds_what_is_annotated(boxes: YoloxOnnx, shared: Path) -> None:
-    """Of large annotated persons in twelve photos most are found, and most of what is found as one is annotated."""
+def test_detector_finds_annotated_persons(boxes: YoloxOnnx, shared: Path) -> None:
+    """Of the large annotated persons in twelve photos at least 70 % are found."""
     assert isinstance(boxes, BoxSpecialist)
-    told = json.loads((shared / "data" / "coco" / "instances.json").read_text())
-    person = next(one["id"] for one in told["categories"] if one["name"] == "person")
+    annotations = json.loads((shared / "data" / "coco" / "instances.json").read_text())
+    person = next(category["id"] for category in annotations["categories"] if category["name"] == "person")
     large: dict[int, list[Any]] = {}
-    for one in told["annotations"]:
-        if one["category_id"] == person and one["area"] > 96**2 and not one["iscrowd"]:
-            x, y, w, h = one["bbox"]
-            large.setdefault(one["image_id"], []).append([x, y, x + w, y + h])
-    chosen = [one for one in told["images"] if one["id"] in large][:12]
-    pictures = [Image.open(shared / "data" / "coco" / "images" / one["file_name"]).convert("RGB") for one in chosen]
+    for box in annotations["annotations"]:
+        if box["category_id"] == person and box["area"] > 96**2 and not box["iscrowd"]:
+            x, y, w, h = box["bbox"]
+            large.setdefault(box["image_id"], []).append([x, y, x + w, y + h])
+    chosen = [image for image in annotations["images"] if image["id"] in large][:12]
+    opened = [Image.open(shared / "data" / "coco" / "images" / image["file_name"]).convert("RGB") for image in chosen]
     hits = total = 0
-    for image, found in zip(chosen, boxes.detect(pictures, [one["file_name"] for one in chosen]), strict=True):
+    for image, found in zip(chosen, boxes.detect(opened, [image["file_name"] for image in chosen]), strict=True):
         persons = found.boxes[[name == "person" for name in found.labels.names]]
         truth = np.array(large[image["id"]], dtype=np.float64)
         total += len(truth)
@@ -77,40 +77,40 @@ def test_the_detector_finds_what_is_annotated(boxes: YoloxOnnx, shared: Path) ->
     assert hits >= 0.7 * total
 
 
-def test_answers_are_kept_by_content(
+def test_cache_is_by_image_content(
     depth: OnnxDepth, boxes: YoloxOnnx, photos: list[Image.Image], tmp_path: Path
 ) -> None:
-    cached, seen = CachedDepth(depth, tmp_path), CachedBoxes(boxes, tmp_path)
-    first, found = cached.estimate(photos[:3]), seen.detect(photos[:3], ["a", "b", "c"])
-    kept = sorted(tmp_path.rglob("*.*"))
-    assert len([one for one in kept if one.is_file()]) == 6
-    kept[-1].write_bytes(b"damaged")
-    again = cached.estimate([photos[2], photos[0]])
-    np.testing.assert_array_equal(again[0].values, first[2].values)
-    np.testing.assert_array_equal(again[1].values, first[0].values)
-    renamed = seen.detect(photos[:3], ["x", "y", "z"])
-    for one, other in zip(renamed, found, strict=True):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        assert one.labels.names == other.labels.names
-        assert one.labels.scores == other.labels.scores
-    assert [one.name for one in renamed] == ["x", "y", "z"]
-    assert sorted(tmp_path.rglob("*.*")) == kept
+    cached_depth, cached_boxes = CachedDepth(depth, tmp_path), CachedBoxes(boxes, tmp_path)
+    first, found = cached_depth.estimate(photos[:3]), cached_boxes.detect(photos[:3], ["a", "b", "c"])
+    files = sorted(tmp_path.rglob("*.*"))
+    assert len([path for path in files if path.is_file()]) == 6
+    files[-1].write_bytes(b"damaged")
+    repeated = cached_depth.estimate([photos[2], photos[0]])
+    np.testing.assert_array_equal(repeated[0].values, first[2].values)
+    np.testing.assert_array_equal(repeated[1].values, first[0].values)
+    renamed = cached_boxes.detect(photos[:3], ["x", "y", "z"])
+    for second, original in zip(renamed, found, strict=True):
+        np.testing.assert_array_equal(second.boxes, original.boxes)
+        assert second.labels.names == original.labels.names
+        assert second.labels.scores == original.labels.scores
+    assert [image.name for image in renamed] == ["x", "y", "z"]
+    assert sorted(tmp_path.rglob("*.*")) == files
 
 
-def test_a_kept_answer_needs_no_network(depth: OnnxDepth, photos: list[Image.Image], tmp_path: Path) -> None:
+def test_cached_result_does_not_load_the_network(depth: OnnxDepth, photos: list[Image.Image], tmp_path: Path) -> None:
     CachedDepth(depth, tmp_path).estimate(photos[:1])
-    asleep = pickle.loads(pickle.dumps(depth))  # noqa: S301 - our own bytes
-    CachedDepth(asleep, tmp_path).estimate(photos[:1])
-    assert "session" not in vars(asleep)
+    unpickled = pickle.loads(pickle.dumps(depth))  # noqa: S301 - our own bytes
+    CachedDepth(unpickled, tmp_path).estimate(photos[:1])
+    assert "session" not in vars(unpickled)
 
 
-def test_fingerprints_tell_settings_apart(depth: OnnxDepth, boxes: YoloxOnnx) -> None:
+def test_fingerprints_depend_on_settings(depth: OnnxDepth, boxes: YoloxOnnx) -> None:
     assert pickle.loads(pickle.dumps(depth)).fingerprint == depth.fingerprint  # noqa: S301
     other = OnnxDepth(depth.path, kind="inverse", std=(255, 255, 255))
     assert len({depth.fingerprint, other.fingerprint, boxes.fingerprint}) == 3
 
 
-def test_what_is_refused(shared: Path, tmp_path: Path, photos: list[Image.Image]) -> None:
+def test_invalid_specialists(shared: Path, tmp_path: Path, photos: list[Image.Image]) -> None:
     path = shared / "models" / "tcmonodepth_small_192x320.onnx"
     with pytest.raises(SpecialistError, match="kind is inverse or metric"):
         OnnxDepth(path, kind="near")  # type: ignore[arg-type]

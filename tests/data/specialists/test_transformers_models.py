@@ -46,7 +46,7 @@ def depth_anything(kind: str) -> Any:
     return hf.DepthAnythingForDepthEstimation(config)
 
 
-def saved(folder: Path, model: Any, processor: Any) -> Path:
+def save(folder: Path, model: Any, processor: Any) -> Path:
     torch.manual_seed(0)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -59,32 +59,32 @@ def processor() -> Any:
 
 @pytest.fixture(scope="module")
 def relative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("relative"), depth_anything("relative"), processor())
+    return save(tmp_path_factory.mktemp("relative"), depth_anything("relative"), processor())
 
 
-def test_depth_anything_gives_maps_in_the_pictures_size(relative: Path) -> None:
+def test_depth_anything_maps_have_image_size(relative: Path) -> None:
     specialist = TransformersDepth(relative, kind="inverse")
     maps = specialist.estimate(PHOTOS)
-    assert [one.values.shape for one in maps] == [(40, 60), (70, 50), (40, 60)]
-    assert {one.kind for one in maps} == {"inverse"}
-    for one, picture in zip(maps, PHOTOS, strict=True):
-        np.testing.assert_array_equal(one.values, specialist.estimate([picture])[0].values)
+    assert [depth_map.values.shape for depth_map in maps] == [(40, 60), (70, 50), (40, 60)]
+    assert {depth_map.kind for depth_map in maps} == {"inverse"}
+    for depth_map, image in zip(maps, PHOTOS, strict=True):
+        np.testing.assert_array_equal(depth_map.values, specialist.estimate([image])[0].values)
     batched = TransformersDepth(relative, kind="inverse", batch_size=4)
-    for one, other in zip(batched.estimate(PHOTOS), maps, strict=True):
-        np.testing.assert_allclose(one.values, other.values, atol=1e-5)
+    for batch_map, depth_map in zip(batched.estimate(PHOTOS), maps, strict=True):
+        np.testing.assert_allclose(batch_map.values, depth_map.values, atol=1e-5)
     assert batched.fingerprint != specialist.fingerprint
     assert pickle.loads(pickle.dumps(specialist)).fingerprint == specialist.fingerprint  # noqa: S301
 
 
-def test_a_metric_model_is_metric(tmp_path: Path, relative: Path) -> None:
-    place = saved(tmp_path, depth_anything("metric"), processor())
-    (one,) = TransformersDepth(place, kind="metric").estimate(PHOTOS[:1])
-    assert one.kind == "metric"
-    assert one.values.max() <= 10
+def test_metric_depth_anything(tmp_path: Path, relative: Path) -> None:
+    folder = save(tmp_path, depth_anything("metric"), processor())
+    (depth_map,) = TransformersDepth(folder, kind="metric").estimate(PHOTOS[:1])
+    assert depth_map.kind == "metric"
+    assert depth_map.values.max() <= 10
     with pytest.raises(
         SpecialistError, match="gives metric depth according to its config, but kind is declared as inverse"
     ):
-        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+        TransformersDepth(folder, kind="inverse").estimate(PHOTOS[:1])
     with pytest.raises(SpecialistError, match="gives inverse depth"):
         TransformersDepth(relative, kind="metric").estimate(PHOTOS[:1])
 
@@ -101,12 +101,12 @@ def test_dpt(tmp_path: Path) -> None:
         neck_hidden_sizes=[4, 4, 8, 8],
         fusion_hidden_size=8,
     )
-    place = saved(tmp_path, hf.DPTForDepthEstimation(config), hf.DPTImageProcessor(size={"height": 32, "width": 32}))
-    maps = TransformersDepth(place, kind="inverse").estimate(PHOTOS)
-    assert [one.values.shape for one in maps] == [(40, 60), (70, 50), (40, 60)]
+    folder = save(tmp_path, hf.DPTForDepthEstimation(config), hf.DPTImageProcessor(size={"height": 32, "width": 32}))
+    maps = TransformersDepth(folder, kind="inverse").estimate(PHOTOS)
+    assert [depth_map.values.shape for depth_map in maps] == [(40, 60), (70, 50), (40, 60)]
 
 
-def test_zoedepth_is_metric_by_its_kind(tmp_path: Path) -> None:
+def test_zoedepth_is_metric(tmp_path: Path) -> None:
     backbone = hf.BeitConfig(
         hidden_size=16,
         num_hidden_layers=4,
@@ -129,15 +129,15 @@ def test_zoedepth_is_metric_by_its_kind(tmp_path: Path) -> None:
         num_attractors=[4, 2, 2, 1],
         bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
     )
-    shown = hf.ZoeDepthImageProcessor(size={"height": 64, "width": 64})
-    place = saved(tmp_path, hf.ZoeDepthForDepthEstimation(config), shown)
-    maps = TransformersDepth(place, kind="metric").estimate(PHOTOS[:2])
-    assert [one.values.shape for one in maps] == [(40, 60), (70, 50)]
+    image_processor = hf.ZoeDepthImageProcessor(size={"height": 64, "width": 64})
+    folder = save(tmp_path, hf.ZoeDepthForDepthEstimation(config), image_processor)
+    maps = TransformersDepth(folder, kind="metric").estimate(PHOTOS[:2])
+    assert [depth_map.values.shape for depth_map in maps] == [(40, 60), (70, 50)]
     with pytest.raises(SpecialistError, match="gives metric depth"):
-        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+        TransformersDepth(folder, kind="inverse").estimate(PHOTOS[:1])
 
 
-def test_a_detector(tmp_path: Path) -> None:
+def test_detector(tmp_path: Path) -> None:
     config = hf.YolosConfig(
         hidden_size=16,
         num_hidden_layers=2,
@@ -148,24 +148,24 @@ def test_a_detector(tmp_path: Path) -> None:
         num_detection_tokens=12,
         id2label={0: "dog", 1: "cat"},
     )
-    shown = hf.YolosImageProcessor(size={"height": 64, "width": 64}, do_pad=False)
-    place = saved(tmp_path, hf.YolosForObjectDetection(config), shown)
-    specialist = TransformersBoxes(place, score_threshold=0.01)
+    image_processor = hf.YolosImageProcessor(size={"height": 64, "width": 64}, do_pad=False)
+    folder = save(tmp_path, hf.YolosForObjectDetection(config), image_processor)
+    specialist = TransformersBoxes(folder, score_threshold=0.01)
     found = specialist.detect(PHOTOS, ["a", "b", "c"])
-    assert [(one.name, one.width, one.height) for one in found] == [("a", 60, 40), ("b", 50, 70), ("c", 60, 40)]
-    assert sum(len(one.boxes) for one in found) > 0
-    for one in found:
-        assert {*one.labels.names} <= {"dog", "cat"}
-        assert (one.boxes >= 0).all()
-        assert (one.boxes <= [one.width, one.height] * 2).all()
-        assert list(one.labels.scores) == sorted(one.labels.scores, reverse=True)
+    assert [(boxes.name, boxes.width, boxes.height) for boxes in found] == [("a", 60, 40), ("b", 50, 70), ("c", 60, 40)]
+    assert sum(len(boxes.boxes) for boxes in found) > 0
+    for boxes in found:
+        assert {*boxes.labels.names} <= {"dog", "cat"}
+        assert (boxes.boxes >= 0).all()
+        assert (boxes.boxes <= [boxes.width, boxes.height] * 2).all()
+        assert list(boxes.labels.scores) == sorted(boxes.labels.scores, reverse=True)
     with pytest.raises(SpecialistError, match="cannot be loaded as AutoModelForDepthEstimation"):
-        TransformersDepth(place, kind="inverse").estimate(PHOTOS[:1])
+        TransformersDepth(folder, kind="inverse").estimate(PHOTOS[:1])
     with pytest.raises(SpecialistError, match="cannot be loaded"):
         TransformersBoxes(tmp_path / "gone").detect(PHOTOS[:1], ["a"])
     with pytest.raises(SpecialistError, match="score_threshold lies"):
-        TransformersBoxes(place, score_threshold=0)
+        TransformersBoxes(folder, score_threshold=0)
     with pytest.raises(SpecialistError, match="batch_size"):
-        TransformersBoxes(place, batch_size=0)
+        TransformersBoxes(folder, batch_size=0)
     with pytest.raises(SpecialistError, match="kind is inverse or metric"):
-        TransformersDepth(place, kind="deep")  # type: ignore[arg-type]
+        TransformersDepth(folder, kind="deep")  # type: ignore[arg-type]
