@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+Ask = Literal["published", "direct", "cot", "depth", "boxes"]
+
 
 def replace_blocks(
     model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
@@ -113,6 +115,17 @@ def answer_images(
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="The question for inputs without their own.")
     ] = None,
+    ask: Annotated[
+        Ask | None,
+        typer.Option(
+            "--ask",
+            help="How questions are worded: as they are (published, the default), or as in training: direct, cot (with "
+            "the chain of thought), depth (the answer is read off the map at the markers), boxes (they are counted).",
+        ),
+    ] = None,
+    plural: Annotated[
+        str | None, typer.Option("--plural", help="What is counted, such as dogs, for inputs that do not say it.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -160,6 +173,7 @@ def answer_images(
     from perceptok.llava import OutputFolders, answer_files, find_questions, write_answer_page
 
     overrides = {
+        "ask": ask,
         "constraints": constraints,
         "force_block": force_block,
         "consistency": tuple(consistency) if consistency else None,
@@ -176,7 +190,9 @@ def answer_images(
         if path is not None and path.exists() and not force:
             raise OutputError(f"{path} exists already; choose another path, or replace it with --force")
     allowed = [choice.strip() for choice in choices.split(",")] if choices else ()
-    questions, unread = find_questions(inputs, question=question, choices=allowed, lines=sys.stdin)
+    if question is None and settings.ask != "published":
+        question = ""  # the trained one
+    questions, unread = find_questions(inputs, question=question, choices=allowed, plural=plural, lines=sys.stdin)
     folders = OutputFolders(depth=save_depth, overlay=save_overlay)
     pipe = _load_pipeline(model, base, bits, dtype, device, settings)
     with progress_bar("answering", len(questions)) as advance:

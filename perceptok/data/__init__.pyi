@@ -6,6 +6,10 @@ from .markers import (
     MarkerProtocol as MarkerProtocol,
     place_markers as place_markers,
 )
+from .prompts import (
+    PROMPTS as PROMPTS,
+    PromptSet as PromptSet,
+)
 from .recipes import DataRecipe as DataRecipe
 from .record_files import (
     check_records as check_records,
@@ -19,9 +23,13 @@ from .records import (
     Marker as Marker,
     PerceptionRecord as PerceptionRecord,
     Regime as Regime,
+    Task as Task,
     Turn as Turn,
 )
-from .rendering import render_record as render_record
+from .rendering import (
+    LLAVA_SYSTEM as LLAVA_SYSTEM,
+    render_record as render_record,
+)
 from .soft_codes import (
     SoftCodes as SoftCodes,
     code_spread as code_spread,

@@ -21,7 +21,11 @@ from .inference.pipeline import (
     InferenceConfig as InferenceConfig,
     PerceptionPipeline as PerceptionPipeline,
 )
-from .inference.questions import Request as Request
+from .inference.questions import (
+    Ask as Ask,
+    Request as Request,
+    build_question as build_question,
+)
 from .loading import load_llava as load_llava
 from .original import import_original as import_original
 from .saving import (

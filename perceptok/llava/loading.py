@@ -53,7 +53,7 @@ __all__ = [
 Bits = Literal[4, 8]
 
 _SETTINGS = "perception_settings"
-"""Key in a model's config: the frame, the codec's fingerprint, and a sample of the base's weights."""
+"""Key in a model's config: frame, fingerprint of the codec, system text, and a sample of the base's weights."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """`owner/name`; anything else, also `./name` and `../name`, is a path."""
@@ -234,12 +234,19 @@ def get_perception_settings(model: Any) -> dict[str, Any]:
     return dict(getattr(model.config, _SETTINGS, None) or {})
 
 
-def set_perception_settings(model: PreTrainedModel, vocab: PerceptionVocabulary, rule: FrameRule) -> None:
-    """Record frame, codec fingerprint and a sample of the base's weights in the model's config."""
+def set_perception_settings(
+    model: PreTrainedModel, vocab: PerceptionVocabulary, rule: FrameRule, system: str | None = None
+) -> None:
+    """Record frame, codec fingerprint, system text and a sample of the base's weights in the model's config.
+
+    A system text that is recorded already is kept where `system` is None.
+    """
+    recorded = get_perception_settings(model)
     values = {
         "frame": rule.to_dict(),
         "codec": vocab.codec_fingerprint,
-        "base": get_perception_settings(model).get("base") or _sample_weights(model, vocab),
+        "system": system or recorded.get("system"),
+        "base": recorded.get("base") or _sample_weights(model, vocab),
     }
     setattr(model.config, _SETTINGS, values)
 
@@ -369,7 +376,17 @@ def _unpickle_without_videos(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def prepare_processor(processor: Any, model: PreTrainedModel, rule: FrameRule) -> None:
-    """Set a processor to the frame, and complete the settings that older LLaVA checkpoints lack, in place."""
+    """Set a processor to the frame, and complete the settings that older LLaVA checkpoints lack, in place.
+
+    Raises:
+        CheckpointError: The processor has no chat template, and the model is not a LLaVA-1.5, whose form is known.
+        BoxError: The image processor cannot be set to the frame.
+    """
+    if not getattr(processor, "chat_template", None) and model.config.model_type != "llava":
+        raise CheckpointError(
+            f"the processor of this {type(model).__name__} has no chat template, so its prompts are unknown; save "
+            "chat_template.jinja beside it, or set processor.chat_template and save the processor"
+        )
     vision: Any = getattr(model.config, "vision_config", None)
     if hasattr(processor, "patch_size") and processor.patch_size is None:
         processor.patch_size = vision.patch_size

@@ -73,6 +73,7 @@ class LoadedAdapter:
         vocab: The tokens' ids, with the codec's fingerprint.
         codec: The depth codec of the DEPTH tokens, or None where none was saved.
         frame: How images are framed.
+        system: The system text that the model was trained with; None for none.
         config: The training configuration, as JSON types; empty where none was saved.
     """
 
@@ -81,6 +82,7 @@ class LoadedAdapter:
     vocab: PerceptionVocabulary
     codec: DepthCodec | None
     frame: FrameRule
+    system: str | None
     config: Mapping[str, Any]
 
 
@@ -93,6 +95,7 @@ def save_adapter(
     frame: str | FrameRule = "squash",
     config: Mapping[str, Any] | None = None,
     *,
+    system: str | None = None,
     base: str | os.PathLike[str] | None = None,
     verify: Verify = "reload",
     state_dict: Mapping[str, Tensor] | None = None,
@@ -102,8 +105,8 @@ def save_adapter(
 
     The folder holds peft's two files (LoRA, rows of perception tokens, the projector where it was trained), the
     processor with its tokenizer, the manifest, the codec, and `perception_adapter.json`: base, frame, fingerprint of
-    the codec, configuration and versions. Weights are safetensors; nothing is pickled. The folder is written under a
-    temporary name and renamed when it is complete and verified.
+    the codec, system text, configuration and versions. Weights are safetensors; nothing is pickled. The folder is
+    written under a temporary name and renamed when it is complete and verified.
 
     Args:
         folder: Folder to write.
@@ -113,6 +116,7 @@ def save_adapter(
         codec: The depth codec of the DEPTH tokens; a copy is saved.
         frame: How images were framed.
         config: The training configuration, as JSON types.
+        system: The system text that the model was trained with; by default the one that its base records, if any.
         base: Where the base will be found; by default where the model was loaded from.
         verify: "reload" loads everything again, base included, and compares logits on a fixed question; "file" compares
             the saved tensors with the model's, bit for bit, for checkpoints within a run.
@@ -133,6 +137,7 @@ def save_adapter(
         "base": {"source": source, "sample": get_perception_settings(model).get("base")},
         "frame": rule.to_dict(),
         "codec": manifest.codec_fingerprint,
+        "system": system or get_perception_settings(model).get("system"),
         "config": dict(config or {}),
         "versions": _get_versions(),
     }
@@ -287,14 +292,15 @@ def load_adapter(
     extend_vocabulary(tokenizer, model, vocab.token_sets, existing=None if extended else "replace")
     rule = FrameRule.parse(record["frame"])
     prepare_processor(processor, model, rule)
-    set_perception_settings(model, vocab, rule)
+    set_perception_settings(model, vocab, rule, record.get("system"))
     try:
         with _translate_errors(Path(folder)):
             wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({error})") from error
     wrapped.train(trainable)
-    return LoadedAdapter(wrapped, processor, vocab, codec, rule, record["config"])
+    system = get_perception_settings(model).get("system")
+    return LoadedAdapter(wrapped, processor, vocab, codec, rule, system, record["config"])
 
 
 def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
@@ -325,7 +331,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has the format {version!r}, this release reads {_FORMAT}; upgrade perceptok")
     base = record.get("base")
     complete = isinstance(base, dict) and isinstance(base.get("source"), str) and isinstance(record.get("config"), dict)
-    if not complete or "frame" not in record:
+    if not complete or "frame" not in record or not isinstance(record.get("system"), str | None):
         raise CheckpointError(f"{path} lacks its base, frame or config; it was not written by save_adapter")
     return record
 
@@ -360,8 +366,9 @@ def merge_adapter(
 ) -> Path:
     """Merge an adapter into its base, write one plain checkpoint, and check that it gives the same logits.
 
-    transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it. Its
-    image processor ignores EXIF orientation and has no rules for transparency or 16-bit grey: give it images that
+    transformers and serving engines load it without perceptok; processor, manifest and codec lie beside it. Its chat
+    template begins with the system text that the model was trained with, unless the messages have one. Its image
+    processor ignores EXIF orientation and has no rules for transparency or 16-bit grey: give it images that
     `perceptok.images.open_image` opened and `FrameRule.apply` framed, as in training.
 
     Args:
@@ -377,6 +384,7 @@ def merge_adapter(
         OutputError: The folder exists, or cannot be written.
     """
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
+    _add_system(loaded.processor, loaded.system)
     expected = _probe_adapter(loaded)
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
@@ -416,6 +424,7 @@ def export_adapter(
     from peft import PeftModel
 
     loaded = load_adapter(folder, base=base, dtype=dtype, device=device)
+    _add_system(loaded.processor, loaded.system)
     expected = _probe_adapter(loaded)
     target = Path(output)
     with atomic_folder(target, force=force) as place:
@@ -446,6 +455,17 @@ def _remove_lora(model: Any) -> Any:
         if ".lora_B." in name:
             parameter.zero_()  # merging then adds nothing
     return model.merge_and_unload()
+
+
+def _add_system(processor: Any, system: str | None) -> None:
+    """Let the chat template begin with a system text where the messages have none, in place."""
+    if not system or not processor.chat_template or system in processor.chat_template:
+        return
+    message = json.dumps({"role": "system", "content": [{"type": "text", "text": system}]})
+    processor.chat_template = (
+        f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}"
+        f"{processor.chat_template}"
+    )
 
 
 def _save_base(model: Any, loaded: LoadedAdapter, folder: Path) -> None:

@@ -169,7 +169,7 @@ def paligemma(folder: Path) -> None:
     pictures = transformers.SiglipImageProcessor(size={"height": 56, "width": 56})
     pictures.image_seq_length = 16
     tokenizer = tiny_tokenizer("<image>")
-    processor = transformers.PaliGemmaProcessor(pictures, tokenizer)  # adds 1,152 tokens of its own
+    processor = transformers.PaliGemmaProcessor(pictures, tokenizer, chat_template=CHAT_TEMPLATE)  # adds 1,152 tokens
     image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     vision = {**VISION, "model_type": "siglip_vision_model", "projection_dim": 32, "vision_use_head": False}
     config = transformers.PaliGemmaConfig(

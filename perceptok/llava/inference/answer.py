@@ -26,6 +26,7 @@ from perceptok.llava.inference.overlay import (
     find_points,
     write_image,
 )
+from perceptok.llava.inference.questions import Ask
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = [
@@ -127,7 +128,8 @@ class PerceptionAnswer:
     Attributes:
         question: The question as it was asked.
         text: The generated text with its perception tokens, without the end of sequence.
-        answer: The final answer, such as "B" or "4", as `read_answer` finds it in the text; None where there is none.
+        answer: The final answer, such as "B" or "4": found in the text by `read_answer`, or, by the way to ask, read
+            off the map ("depth") or counted ("boxes"); None where there is none.
         spans: The text split into text, blocks and boxes, in order and without gaps.
         image: The image in RGB.
         frame: Maps the image to the model's input.
@@ -272,6 +274,7 @@ def parse_answer(
     codec: DepthCodec | None,
     box_codec: BoxCodec,
     constrained: bool,
+    ask: Ask = "published",
     choices: Sequence[str] = (),
     markers: Mapping[str, tuple[float, float]] | None = None,
     name: str = "",
@@ -289,6 +292,8 @@ def parse_answer(
         codec: Decodes depth blocks; None leaves them as codes.
         box_codec: Decodes boxes.
         constrained: Whether generation was constrained to the grammar.
+        ask: How the question was worded: "depth" reads the answer off the decoded map at the markers, "boxes" takes
+            the number of boxes, anything else reads the text.
         choices: The allowed answers; empty for any.
         markers: Letter -> x, y in the image's pixels, of points that the question is about.
         name: The caller's name for the question.
@@ -307,10 +312,19 @@ def parse_answer(
         problems.append(f"{len(blocks)} depth blocks of one image; depth and codes are those of the last")
     problems += [f"point {point.letter} lies outside the frame: x = {point.x:g} y = {point.y:g}" for point in outside]
     problems += _describe_boxes_outside(boxes, image.size, box_codec, frame)
-    letters = [*(markers or {}), *(point.letter for point in text_points)]
-    answer, reason = read_final_answer(text, choices, letters, boxes=len(box_codes) > 0)
-    if choices and answer is None:
-        problems.append(f"no answer among {', '.join(choices)}: {reason}")
+    located_markers = _locate_markers(markers or {}, frame, nearness)
+    if ask == "depth":
+        answer, reason = _find_nearest_marker(located_markers, has_map=nearness is not None)
+    elif ask == "boxes":
+        answer, reason = AnswerReading(str(len(box_codes)), "the number of boxes")
+    else:
+        letters = [*(markers or {}), *(point.letter for point in text_points)]
+        answer, reason = read_final_answer(text, choices, letters, boxes=len(box_codes) > 0)
+    if answer is not None and choices and answer not in choices:
+        answer, reason = None, f"the answer is {answer}, {reason}"
+    if answer is None and (choices or (ask == "depth" and markers)):
+        among = f" among {', '.join(choices)}" if choices else ""
+        problems.append(f"no answer{among}: {reason}")
     return PerceptionAnswer(
         question=question,
         text=text,
@@ -324,7 +338,7 @@ def parse_answer(
         box_codes=box_codes,
         labels=_read_labels(text, spans),
         points=points,
-        markers=_locate_markers(markers or {}, frame, nearness),
+        markers=located_markers,
         problems=tuple(problems),
         ended=ended,
         tokens=len(ids),
@@ -384,6 +398,19 @@ def _locate_markers(
     return _make_points(list(markers), image, frame.to_frame(image), frame, nearness)
 
 
+def _find_nearest_marker(markers: Sequence[ImagePoint], *, has_map: bool) -> AnswerReading:
+    """The marker with the largest nearness; None and the reason where not every marker has one."""
+    if not has_map:
+        return AnswerReading(None, "there is no complete depth block to read it from")
+    if not markers:
+        return AnswerReading(None, "there are no markers at which to read the depth map")
+    outside = [marker.letter for marker in markers if marker.nearness is None]
+    if outside:
+        return AnswerReading(None, f"marker {outside[0]} lies outside the part of the image that the model sees")
+    nearest = max(markers, key=lambda marker: marker.nearness or 0.0)
+    return AnswerReading(nearest.letter, "the nearest marker on the decoded map")
+
+
 def _make_points(
     letters: Sequence[str], in_image: np.ndarray, in_frame: np.ndarray, frame: ImageFrame, nearness: np.ndarray | None
 ) -> tuple[ImagePoint, ...]:
@@ -421,6 +448,7 @@ def read_served_answer(
     frame: str | FrameRule = "squash",
     ended: bool = True,
     constrained: bool = True,
+    ask: Ask = "published",
     choices: Sequence[str] = (),
     markers: Mapping[str, tuple[float, float]] | None = None,
 ) -> PerceptionAnswer:
@@ -436,6 +464,7 @@ def read_served_answer(
         frame: The frame of the image: "squash", "letterbox", or a `FrameRule` of these modes.
         ended: Whether the model ended the answer (`finish_reason` is "stop").
         constrained: Whether the request was constrained to the grammar.
+        ask: How the question was worded, as in `build_question`.
         choices: The allowed answers; empty for any.
         markers: Letter -> x, y in the image's pixels, of points that the question is about.
 
@@ -460,6 +489,7 @@ def read_served_answer(
         codec=codec,
         box_codec=BoxCodec(decode="center"),
         constrained=constrained,
+        ask=ask,
         choices=choices,
         markers=markers,
     )

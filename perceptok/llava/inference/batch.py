@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.boxes import ImageFrame
-from perceptok.data import PerceptionRecord
+from perceptok.data import PerceptionRecord, Task
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import atomic_write, parse_json, resolve_inside
 from perceptok.images import find_images, open_image
@@ -41,7 +41,7 @@ __all__ = [
     "write_answer_page",
 ]
 
-_LINE_KEYS = {"name", "id", "image", "question", "choices", "markers"}
+_LINE_KEYS = {"name", "id", "image", "question", "choices", "markers", "plural"}
 
 _PAGE_IMAGE_SIDE = 1280
 """Maximum side, in pixels, of an image on the page."""
@@ -53,10 +53,12 @@ class FileQuestion:
 
     Attributes:
         image: Path of the image.
-        question: The question's text.
+        question: The question's text; empty for the trained question of the setting `ask`.
         name: Its name in outputs: relative, with `/`, unique within a run.
         choices: The allowed answers; empty for any.
         markers: Letter -> (x, y) in the image's pixels.
+        task: "depth" or "counting"; by default found in the question, markers and plural.
+        plural: What is counted, such as "dogs"; by default found in the question.
     """
 
     image: Path
@@ -64,6 +66,8 @@ class FileQuestion:
     name: str
     choices: tuple[str, ...] = ()
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    task: Task | None = None
+    plural: str | None = None
 
 
 class QuestionFailure(NamedTuple):
@@ -230,7 +234,15 @@ def _open_request(question: FileQuestion) -> Request | QuestionFailure:
         image = open_image(question.image)
     except PerceptokError as error:
         return QuestionFailure(question.name, str(error))
-    return Request(image, question.question, question.choices, question.markers, question.name)
+    return Request(
+        image,
+        question.question,
+        question.choices,
+        question.markers,
+        question.name,
+        question.task,
+        question.plural,
+    )
 
 
 def _answer_batch(pipe: PerceptionPipeline, requests: Sequence[Request]) -> list[PerceptionAnswer | QuestionFailure]:
@@ -257,17 +269,19 @@ def find_questions(
     *,
     question: str | None = None,
     choices: Sequence[str] = (),
+    plural: str | None = None,
     lines: Iterable[str] = (),
 ) -> tuple[list[FileQuestion], list[QuestionFailure]]:
     """Read questions from images, folders and JSON lines, in a stable order; a malformed line fails only itself.
 
     Args:
         inputs: Images; folders, searched recursively for images; files of JSON lines (`.jsonl`), each an object with
-            `image` (relative to the file), and optionally `question`, `name` or `id`, `choices` and `markers`
+            `image` (relative to the file), and optionally `question`, `name` or `id`, `choices`, `plural` and `markers`
             ({"A": [x, y]} in pixels), or a `PerceptionRecord`, whose first question is asked; `-` reads such lines from
             `lines`, with images relative to the working folder.
-        question: The question for inputs that do not hold one.
+        question: The question for inputs that do not hold one; "" for the trained question of the setting `ask`.
         choices: The allowed answers for inputs that do not hold any.
+        plural: What is counted, for inputs that do not say it.
         lines: Lines of standard input.
 
     Returns:
@@ -277,9 +291,10 @@ def find_questions(
         InferenceError: An input does not exist, or an image has no question.
         ImageError: A folder has no images.
     """
+    defaults = _Defaults(question, tuple(choices), plural)
     items: list[FileQuestion | QuestionFailure] = []
     for source in inputs:
-        items += _read_input(os.fspath(source), question, tuple(choices), lines)
+        items += _read_input(os.fspath(source), defaults, lines)
     names: set[str] = set()
     questions: list[FileQuestion] = []
     for item in items:
@@ -287,6 +302,14 @@ def find_questions(
             questions.append(replace(item, name=_unique_name(item.name, names)))
             names.add(questions[-1].name)
     return questions, [item for item in items if isinstance(item, QuestionFailure)]
+
+
+class _Defaults(NamedTuple):
+    """What is asked about an input that does not say it."""
+
+    question: str | None
+    choices: tuple[str, ...]
+    plural: str | None
 
 
 def _unique_name(name: str, taken: set[str]) -> str:
@@ -299,17 +322,15 @@ def _unique_name(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _read_input(
-    source: str, question: str | None, choices: tuple[str, ...], lines: Iterable[str]
-) -> Iterator[FileQuestion | QuestionFailure]:
+def _read_input(source: str, defaults: _Defaults, lines: Iterable[str]) -> Iterator[FileQuestion | QuestionFailure]:
     if source == "-":
-        yield from _read_lines(lines, "standard input", Path(), question, choices)
+        yield from _read_lines(lines, "standard input", Path(), defaults)
         return
     path = Path(source)
     if path.is_file() and path.suffix.lower() == ".jsonl":
         try:
             with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from _read_lines(file, str(path), path.parent, question, choices)
+                yield from _read_lines(file, str(path), path.parent, defaults)
         except OSError as error:
             raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error
         return
@@ -319,41 +340,43 @@ def _read_input(
         images = [(path, path.name)]
     else:
         raise InferenceError(f"{path}: no such file or folder; name an image, a folder of images or a .jsonl")
-    if question is None:
+    if defaults.question is None:
         raise InferenceError(f"{source}: no question about this input; give one (--question)")
     for image, name in images:
-        yield FileQuestion(image, question, name, choices)
+        yield FileQuestion(image, defaults.question, name, defaults.choices, plural=defaults.plural)
 
 
 def _read_lines(
-    lines: Iterable[str], source: str, folder: Path, question: str | None, choices: tuple[str, ...]
+    lines: Iterable[str], source: str, folder: Path, defaults: _Defaults
 ) -> Iterator[FileQuestion | QuestionFailure]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{source}, line {number}"
         try:
-            yield _parse_line(parse_json(line, where, InferenceError), where, folder, question, choices)
+            yield _parse_line(parse_json(line, where, InferenceError), where, folder, defaults)
         except PerceptokError as error:
             yield QuestionFailure(where, str(error))
 
 
-def _parse_line(values: Any, where: str, folder: Path, question: str | None, choices: tuple[str, ...]) -> FileQuestion:
+def _parse_line(values: Any, where: str, folder: Path, defaults: _Defaults) -> FileQuestion:
     if isinstance(values, dict) and "turns" in values:
         return _convert_record(PerceptionRecord.from_dict(values, where), folder)
     if not isinstance(values, dict) or not isinstance(values.get("image"), str) or not values["image"]:
         raise InferenceError(f"{where}: expected an object with an image, a single path; write two images as two lines")
     if unknown := sorted(values.keys() - _LINE_KEYS):
         raise InferenceError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_LINE_KEYS))}")
-    text = values.get("question", question)
+    text = values.get("question", defaults.question)
     if not isinstance(text, str):
         raise InferenceError(f"{where}: has no question; write one in the line, or give one for all (--question)")
     name = values.get("name", values.get("id", values["image"]))
-    allowed = values.get("choices", choices)
-    strings = isinstance(allowed, list | tuple) and all(isinstance(choice, str) for choice in allowed)
-    if not isinstance(name, str | int) or not strings:
-        raise InferenceError(f"{where}: name must be a string, choices a list of strings")
-    return FileQuestion(folder / values["image"], text, str(name), tuple(allowed), _parse_markers(values, where))
+    choices = values.get("choices", defaults.choices)
+    plural = values.get("plural", defaults.plural)
+    strings = isinstance(choices, list | tuple) and all(isinstance(choice, str) for choice in choices)
+    if not isinstance(name, str | int) or not strings or not isinstance(plural, str | None):
+        raise InferenceError(f"{where}: name and plural must be strings, choices a list of strings")
+    markers = _parse_markers(values, where)
+    return FileQuestion(folder / values["image"], text, str(name), tuple(choices), markers, plural=plural)
 
 
 def _convert_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
@@ -366,7 +389,15 @@ def _convert_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
             raise InferenceError(f"record {record.id!r} has markers, but no frame that maps them to the image's pixels")
         x, y = record.frame.to_image([marker.x, marker.y]).tolist()
         markers[marker.letter] = (x, y)
-    return FileQuestion(folder / record.images[0], record.turns[0].text, record.id, record.choices, markers)
+    return FileQuestion(
+        folder / record.images[0],
+        record.turns[0].text,
+        record.id,
+        record.choices,
+        markers,
+        record.task,
+        record.evidence.plural,
+    )
 
 
 def _parse_markers(values: dict[str, Any], where: str) -> dict[str, tuple[float, float]]:

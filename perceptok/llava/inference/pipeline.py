@@ -17,6 +17,7 @@ from transformers import LogitsProcessor
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.config import read_config
+from perceptok.data import PROMPTS
 from perceptok.decoding import (
     CountConsistency,
     GrammarConfig,
@@ -34,7 +35,15 @@ from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
-from perceptok.llava.inference.questions import Markers, Request, build_prompt, encode_prompts
+from perceptok.llava.inference.questions import (
+    Ask,
+    Markers,
+    Request,
+    build_prompt,
+    build_question,
+    check_ask,
+    encode_prompts,
+)
 from perceptok.llava.inference.streaming import Update, stream_updates
 from perceptok.llava.loading import check_parts, get_perception_settings, load_llava
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
@@ -57,6 +66,10 @@ class InferenceConfig:
     """Settings of `PerceptionPipeline`; by default decoding is greedy and constrained to the grammar.
 
     Attributes:
+        ask: How questions are worded: "published" as they are; "direct", "cot", "depth" or "boxes" as `build_question`
+            words those of training. With "depth" the answer is the nearest marker on the decoded map, with "boxes" the
+            number of boxes; neither forces a block or a box.
+        prompts: Name of the templates that the model was trained with, such as "aurora".
         constraints: Constrain answers to the grammar: no malformed block or box, no perception token outside them.
         grammar: What an answer may contain; None allows depth blocks and boxes where the model has the tokens, and at
             most one block, since a question is about one image.
@@ -72,9 +85,11 @@ class InferenceConfig:
         skip_forced: Skip the model's forward pass for tokens that the grammar determines.
 
     Raises:
-        ConfigError: A value out of range, or `force_block` without constraints.
+        ConfigError: A value out of range, an unknown `ask` or `prompts`, or `force_block` without constraints.
     """
 
+    ask: Ask = "published"
+    prompts: str = "aurora"
     constraints: bool = True
     grammar: GrammarConfig | None = None
     force_block: Literal["first", "somewhere"] | None = None
@@ -87,6 +102,9 @@ class InferenceConfig:
     skip_forced: bool = True
 
     def __post_init__(self) -> None:
+        check_ask(self.ask)
+        if self.prompts not in PROMPTS:
+            raise ConfigError(f"prompts must be one of {', '.join(PROMPTS)}; got {self.prompts!r}")
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -257,6 +275,7 @@ class PerceptionPipeline:
         codec: The depth codec that the model was trained with; by default the shipped one.
         frame: How images are resized for the model: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`.
         config: The settings; each call may override some.
+        system: The system text that the model was trained with; None for none.
         box_codec: Decodes boxes; by default an edge is decoded to the centre of its bin.
 
     Raises:
@@ -273,6 +292,7 @@ class PerceptionPipeline:
         codec: DepthCodec | None = None,
         frame: str | FrameRule = "squash",
         config: InferenceConfig | None = None,
+        system: str | None = None,
         box_codec: BoxCodec | None = None,
     ) -> None:
         self.model = model.eval()
@@ -281,6 +301,7 @@ class PerceptionPipeline:
         self.codec = codec or DepthCodec.from_pretrained()
         self.frame = FrameRule.parse(frame)
         self.config = config or InferenceConfig()
+        self.system = system
         self.box_codec = box_codec or BoxCodec(decode="center")
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
         check_parts(model, processor.tokenizer, vocab, self.codec)
@@ -315,8 +336,8 @@ class PerceptionPipeline:
         path = find_adapter_folder(folder)
         if (path / ADAPTER_FILE).is_file():
             loaded = load_adapter(path, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
-            model, processor, vocab, frame = loaded.model, loaded.processor, loaded.vocab, loaded.frame
-            codec = loaded.codec
+            model, processor, vocab, codec = loaded.model, loaded.processor, loaded.vocab, loaded.codec
+            frame, system = loaded.frame, loaded.system
         else:
             if not (path / MANIFEST).is_file():
                 raise CheckpointError(
@@ -325,14 +346,17 @@ class PerceptionPipeline:
                 )
             codec = codec or load_saved_codec(path)
             model, processor, vocab = load_llava(path, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
-            frame = FrameRule.parse(get_perception_settings(model)["frame"])
+            settings = get_perception_settings(model)
+            frame, system = FrameRule.parse(settings["frame"]), settings.get("system")
         codec = (codec or DepthCodec.from_pretrained()).to(device)
-        return cls(model, processor, vocab, codec=codec, frame=frame, config=config)
+        return cls(model, processor, vocab, codec=codec, frame=frame, config=config, system=system)
 
     @overload
-    def __call__(self, images: ImageSource, questions: str, **changes: Any) -> PerceptionAnswer: ...
+    def __call__(self, images: ImageSource, questions: str = ..., **changes: Any) -> PerceptionAnswer: ...
     @overload
-    def __call__(self, images: Sequence[ImageSource], questions: str, **changes: Any) -> list[PerceptionAnswer]: ...
+    def __call__(
+        self, images: Sequence[ImageSource], questions: str = ..., **changes: Any
+    ) -> list[PerceptionAnswer]: ...
     @overload
     def __call__(
         self, images: ImageSource | Sequence[ImageSource], questions: Sequence[str], **changes: Any
@@ -340,19 +364,22 @@ class PerceptionPipeline:
     def __call__(
         self,
         images: ImageSource | Sequence[ImageSource],
-        questions: str | Sequence[str],
+        questions: str | Sequence[str] = "",
         *,
         choices: Sequence[str] = (),
         markers: Markers | None = None,
+        plural: str | None = None,
         **changes: Any,
     ) -> PerceptionAnswer | list[PerceptionAnswer]:
         """Answer questions about images.
 
         Args:
             images: A file, bytes, a Pillow image or an array; or a list of them.
-            questions: One for all images, or a list: one for each image, or several for one image.
+            questions: One for all images, or a list: one for each image, or several for one image. Empty for the
+                trained question of the setting `ask`.
             choices: The allowed answers, such as ("A", "B"); empty for any.
             markers: Letter -> x, y in the image's pixels, of points that the questions are about.
+            plural: What is counted, such as "dogs", where `ask` needs it and the questions do not say it.
             **changes: Settings of `InferenceConfig` for this call.
 
         Returns:
@@ -385,7 +412,7 @@ class PerceptionPipeline:
             if id(source) not in opened:
                 opened[id(source)] = open_image(source)
         requests = [
-            Request(opened[id(source)], text, tuple(choices), markers or {})
+            Request(opened[id(source)], text, tuple(choices), markers or {}, plural=plural)
             for source, text in zip(sources, texts, strict=True)
         ]
         answers = list(self.answers(requests, **changes))
@@ -403,10 +430,11 @@ class PerceptionPipeline:
     def stream(
         self,
         image: ImageSource,
-        question: str,
+        question: str = "",
         *,
         choices: Sequence[str] = (),
         markers: Markers | None = None,
+        plural: str | None = None,
         **changes: Any,
     ) -> Iterator[Update]:
         """Yield updates while the model generates: text, rows of the depth map, boxes, and finally the answer.
@@ -419,10 +447,11 @@ class PerceptionPipeline:
             question: The question; may contain `<image>` once, at the place of the image.
             choices: The allowed answers, such as ("A", "B"); empty for any.
             markers: Letter -> x, y in the image's pixels, of points that the question is about.
+            plural: What is counted, such as "dogs", where `ask` needs it and the question does not say it.
             **changes: Settings of `InferenceConfig` for this call.
         """
         config = self._override(changes)
-        request = Request(open_image(image), question, tuple(choices), markers or {})
+        request = Request(open_image(image), question, tuple(choices), markers or {}, plural=plural)
         prepared = self._prepare([request], config)
         tokenizer = self.processor.tokenizer
 
@@ -458,7 +487,8 @@ class PerceptionPipeline:
             check_choices(request.choices)
             check_choices(tuple(request.markers))
         frames = [self.frame.make_frame(request.image.size, self.processor) for request in requests]
-        prompts = [build_prompt(self.processor, request.question, self.vocab) for request in requests]
+        questions = [self._word_question(request, config) for request in requests]
+        prompts = [build_prompt(self.processor, question, self.vocab, self.system) for question in questions]
         inputs = encode_prompts(self.processor, prompts, [self.frame.apply(request.image) for request in requests])
         for name, value in inputs.items():
             if isinstance(value, Tensor):
@@ -476,8 +506,18 @@ class PerceptionPipeline:
                 frames,
                 lambda codes: np.asarray(self.codec.decode(codes)[0]),
             )
-        return _Prepared(
-            inputs, frames, length, min(config.max_new_tokens, self._remaining_context(length)), consistency
+        budget = min(config.max_new_tokens, self._remaining_context(length))
+        return _Prepared(inputs, questions, frames, length, budget, consistency)
+
+    def _word_question(self, request: Request, config: InferenceConfig) -> str:
+        task = request.task or ("depth" if request.markers and not request.question.strip() else None)
+        return build_question(
+            request.question,
+            config.ask,
+            task=task,
+            plural=request.plural,
+            size=self.frame.size,
+            prompts=PROMPTS[config.prompts],
         )
 
     def _remaining_context(self, length: int) -> int:
@@ -537,7 +577,8 @@ class PerceptionPipeline:
         answer = parse_answer(
             ids[:-1] if ended else ids,
             ended=ended,
-            question=request.question,
+            question=prepared.questions[row],
+            ask=config.ask,
             image=request.image,
             frame=prepared.frames[row],
             vocab=self.vocab,
@@ -555,9 +596,10 @@ class PerceptionPipeline:
 
 
 class _Prepared(NamedTuple):
-    """A batch of requests: inputs of `generate`, frames, prompt length, budget and consistency."""
+    """A batch of requests: inputs of `generate`, worded questions, frames, prompt length, budget and consistency."""
 
     inputs: dict[str, Any]
+    questions: list[str]
     frames: list[ImageFrame]
     length: int
     budget: int
