@@ -58,6 +58,7 @@ from .reports import (
 from .scoring import (
     Comparison as Comparison,
     Outcome as Outcome,
+    Prediction as Prediction,
     Score as Score,
     Scores as Scores,
     compare_scores as compare_scores,

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
 from perceptok.data import Evidence, PerceptionRecord, read_records
-from perceptok.decoding import AnswerReading, read_answer
+from perceptok.decoding import AnswerReading, read_answer, read_evidence
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
 from perceptok.files import parse_json
 from perceptok.images import open_image, read_image_size
@@ -50,6 +50,9 @@ _PUBLISHED: dict[str, dict[str, float]] = {
 }
 """Accuracy in percent as printed in arXiv 2412.03548, version 1."""
 
+WHOLE_BLOCK = "a whole block"
+"""What stands for the answer of an item that asks for a depth map."""
+
 
 @dataclass(frozen=True)
 class BenchmarkItem:
@@ -58,12 +61,14 @@ class BenchmarkItem:
     Attributes:
         id: Unique in its benchmark.
         question: The text that a model is asked.
-        answer: The correct answer: a letter of the choices, or a count in digits.
+        answer: The correct answer: a letter of the choices, a count in digits, or `WHOLE_BLOCK`.
         choices: Letter -> the text of that choice (which may be empty); empty where a count is asked for.
         image: The image file or its bytes; None where the image is not available.
         groups: How scores are broken down: name -> value, such as "markers" -> "5".
         markers: Letter -> x, y in pixels of the image, where they are known.
         evidence: What the correct answer rests on, where it is known.
+        target: What a text is scored by: its "answer"; for atomic questions one whole depth "block" and nothing
+            malformed, or the number of its whole "boxes".
 
     Raises:
         EvaluationError: The answer is neither one of the choices nor a count.
@@ -77,16 +82,26 @@ class BenchmarkItem:
     groups: Mapping[str, str] = field(default_factory=dict)
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     evidence: Evidence | None = None
+    target: Literal["answer", "block", "boxes"] = "answer"
 
     def __post_init__(self) -> None:
+        if self.target == "block" and self.answer == WHOLE_BLOCK:
+            return
         valid = self.answer in self.choices if self.choices else self.answer.isdecimal()
         if not valid:
             expected = f"one of {', '.join(self.choices)}" if self.choices else "a count in digits"
             raise EvaluationError(f"item {self.id}: its answer is {self.answer!r}; expected {expected}")
 
     def read(self, text: str) -> AnswerReading:
-        """The answer that `read_answer` finds in a text, given this item's choices."""
-        return read_answer(text, self.choices)
+        """The answer that `read_answer` finds in a text, given this item's choices; or what `target` names."""
+        if self.target == "answer":
+            return read_answer(text, self.choices)
+        written = read_evidence(text)
+        if written.problems:
+            return AnswerReading(None, "; ".join(written.problems))
+        if self.target == "boxes":
+            return AnswerReading(str(len(written.boxes)), "the number of boxes")
+        return AnswerReading(None if written.block is None else WHOLE_BLOCK, "the depth blocks of the text")
 
     def image_bytes(self) -> bytes | None:
         """The image file's bytes, None without an image; raises EvaluationError where it cannot be read."""
@@ -151,29 +166,31 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
 
     Args:
         name: One of `BENCHMARKS`.
-        data: For hardblink-N: the folder with `questions_N.jsonl`, `answers_N.jsonl` and `images/N`. For blink-count
-            and seed-count also a `..._questions.jsonl` with its `..._answers.jsonl` beside it. For the others rows:
-            JSON lines, Parquet, a folder, or a hub id such as `BLINK-Benchmark/BLINK` or `nyu-visionx/CV-Bench` (a
-            hub id is downloaded). For "records": a file that `perceptok data build` or `write_records` wrote.
-        images: The folder of the images that the rows name; by default the folder of the data.
+        data: For hardblink-N: the folder `hardblink` of AURORA's repository, or one with `questions_N.jsonl`,
+            `answers_N.jsonl` and `images/N`. For blink-count and seed-count: the folders `blink_counting` and
+            `seedbench` of that repository, or a `..._questions.jsonl` with its `..._answers.jsonl` beside it. The
+            folder that holds these three will do for each. For the others, and for these too, rows: JSON lines,
+            Parquet, a folder, or a hub id such as `BLINK-Benchmark/BLINK` or `nyu-visionx/CV-Bench` (a hub id is
+            downloaded). For "records" (with an answer) and "atomic" (without): a file that `perceptok data build` or
+            `write_records` wrote.
+        images: The folder of the images that the rows name; by default beside the data.
 
     Raises:
-        EvaluationError: An unknown name, missing or damaged files, or rows of another layout.
+        EvaluationError: An unknown name, missing or damaged files, rows of another layout, or answers to other
+            questions.
         MissingExtraError: A package that the layout needs is not installed.
     """
     path, folder = Path(data), Path(images) if images else None
     if name not in BENCHMARKS:
         raise EvaluationError(f"{name!r} is not a benchmark; the benchmarks are {', '.join(BENCHMARKS)}")
-    if name == "records":
-        items = tuple(_record_items(path, folder))
-    elif name.startswith("hardblink-"):
-        count = name.removeprefix("hardblink-")
-        letters = "ABCDE"[: int(count)]
-        questions, answers = path / f"questions_{count}.jsonl", path / f"answers_{count}.jsonl"
-        items = tuple(_question_file_items(questions, answers, folder or path / "images" / count, letters))
-    elif path.name.endswith("questions.jsonl"):
-        answers = path.with_name(path.name.replace("questions", "answers"))
-        items = tuple(_question_file_items(path, answers, folder or path.parent / "images", ""))
+    if name in ("records", "atomic"):
+        items = tuple(_record_items(path, folder, atomic=name == "atomic"))
+    elif (found := _find_question_files(name, path)) is not None:
+        letters = "ABCDE"[: int(name[-1])] if name.startswith("hardblink-") else ""
+        items = tuple(_question_file_items(found.questions, found.answers, folder or found.images, letters))
+    elif name not in _LAYOUTS:
+        names = " or ".join(files.questions for files in _QUESTION_FILES[name])
+        raise EvaluationError(f"{path}: the questions of {name} were not found; expected a folder with {names}")
     else:
         layout = _LAYOUTS[name]
         rows = _read_rows(data, config=layout.config, split=layout.split)
@@ -204,45 +221,112 @@ def item_from_row(name: str, row: dict[str, Any], images: Path | None = None) ->
 
 
 def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
-    """Turn a record with an answer into an item.
+    """Turn a record into an item.
 
     Args:
-        record: Its last user turn is the question; markers are given back in pixels of the image.
+        record: Its last user turn is the question; markers are given back in pixels of the image. A record without an
+            answer (regime atomic) is scored by its block or boxes.
         folder: The folder that the record's images are relative to.
 
     Raises:
-        EvaluationError: The record has no answer.
+        EvaluationError: The record has neither an answer nor evidence.
     """
-    if record.answer is None:
-        raise EvaluationError(f"record {record.id} has no answer; a benchmark needs records with answers")
-    is_depth = record.task == "depth"
+    evidence, is_depth = record.evidence, record.task == "depth"
+    answer, target = record.answer, "answer"
+    if answer is None and is_depth and evidence.codes is not None:
+        answer, target = WHOLE_BLOCK, "block"
+    elif answer is None and evidence.boxes is not None:
+        answer, target = str(len(evidence.boxes)), "boxes"
+    if answer is None:
+        raise EvaluationError(
+            f"record {record.id} has neither an answer nor the codes or boxes that its text should have; a benchmark "
+            "needs records with either"
+        )
     groups: dict[str, str] = {"task": record.task, "regime": record.regime}
-    groups |= {"markers": str(len(record.choices))} if is_depth else {"count": record.answer}
+    if target != "block":
+        groups |= {"markers": str(len(record.choices))} if is_depth else {"count": answer}
     markers: dict[str, tuple[float, float]] = {}
-    for marker in record.evidence.markers:
+    for marker in evidence.markers:
         x, y = (marker.x, marker.y) if record.frame is None else record.frame.to_image((marker.x, marker.y))
         markers[marker.letter] = (float(x), float(y))
     return BenchmarkItem(
         record.id,
         [turn.text for turn in record.turns if turn.role == "user"][-1],
-        record.answer,
+        answer,
         dict.fromkeys(record.choices, "") if is_depth else {},
         folder / record.images[0],
         groups,
         markers,
-        record.evidence,
+        evidence,
+        target,  # type: ignore[arg-type]
     )
 
 
-def _record_items(path: Path, images: Path | None) -> Iterator[BenchmarkItem]:
+def _record_items(path: Path, images: Path | None, *, atomic: bool) -> Iterator[BenchmarkItem]:
+    """Items of the records with an answer, or of those without."""
     try:
         for record in read_records(path):
-            if record.answer is not None:
+            if (record.answer is None) == atomic:
                 yield item_from_record(record, images or path.parent)
     except EvaluationError:
         raise
     except PerceptokError as error:
         raise EvaluationError(str(error)) from error
+
+
+class _QuestionFiles(NamedTuple):
+    """Names of a benchmark's files in LLaVA's layout, relative to its folder."""
+
+    questions: str
+    answers: str
+    images: str
+
+
+_QUESTION_FILES: Mapping[str, tuple[_QuestionFiles, ...]] = {
+    **{
+        f"hardblink-{n}": (
+            _QuestionFiles(f"questions_{n}.jsonl", f"answers_{n}.jsonl", f"images/{n}"),
+            _QuestionFiles(
+                f"questions/blink_{n}pointscenter_questions.jsonl",
+                f"answers/blink_{n}pointscenter_answers.jsonl",
+                f"images/blink{n}pointscenter",
+            ),
+        )
+        for n in (3, 4, 5)
+    },
+    "blink-count": (_QuestionFiles("blinkcounting_questions.jsonl", "blinkcounting_answers.jsonl", "images"),),
+    "seed-count": (_QuestionFiles("seedbench_questions.jsonl", "seedbench_answers.jsonl", "images"),),
+}
+"""Benchmark -> its files; the longer names of HardBLINK are those of AURORA's repository."""
+
+_REPOSITORY_FOLDERS = ("hardblink", "blink_counting", "seedbench")
+
+
+class _FoundFiles(NamedTuple):
+    """Paths of a benchmark's files in LLaVA's layout."""
+
+    questions: Path
+    answers: Path
+    images: Path
+
+
+def _find_question_files(name: str, path: Path) -> _FoundFiles | None:
+    """The files of LLaVA's layout in a folder or in one of AURORA's folders below it, or the given file of questions.
+
+    Returns:
+        None where there are none.
+    """
+    folders = (path, *(path / folder for folder in _REPOSITORY_FOLDERS))
+    for files in _QUESTION_FILES.get(name, ()):
+        if path.as_posix().endswith(f"/{files.questions}"):
+            folders = (path.parents[files.questions.count("/")],)
+        for folder in folders:
+            if (folder / files.questions).is_file():
+                return _FoundFiles(folder / files.questions, folder / files.answers, folder / files.images)
+    if path.name.endswith("questions.jsonl"):
+        answers = path.with_name(path.name.replace("questions", "answers"))
+        return _FoundFiles(path, answers, path.parent / "images")
+    return None
 
 
 def _question_file_items(questions: Path, answers: Path, images: Path, letters: str) -> Iterator[BenchmarkItem]:
@@ -255,7 +339,15 @@ def _question_file_items(questions: Path, answers: Path, images: Path, letters: 
                 f"{place}: question {question_id} has two answers, {answer_by_id[question_id]!r} and {text!r}; keep "
                 "the right one"
             )
-    for place, row in read_json_lines(questions):
+    rows = list(read_json_lines(questions))
+    question_ids = {str(row.get("question_id")) for _, row in rows}
+    if len(question_ids) != len(answer_by_id):
+        missing = sorted(question_ids - answer_by_id.keys()) or sorted(answer_by_id.keys() - question_ids)
+        raise EvaluationError(
+            f"{questions} has {len(question_ids)} questions and {answers} {len(answer_by_id)} answers, but every "
+            f"question has an answer in {answers.name} and the other way round; the first without is {missing[0]!r}"
+        )
+    for place, row in rows:
         if not {"question_id", "text"} <= row.keys() or str(row["question_id"]) not in answer_by_id:
             raise EvaluationError(f"{place}: a question has question_id and text, and an answer in {answers.name}")
         question_id = str(row["question_id"])
@@ -337,8 +429,8 @@ _LAYOUTS: Mapping[str, _RowLayout] = {
     "cvbench-count": _RowLayout(_cvbench_parser("count"), None, "test"),
     "seed-count": _RowLayout(_parse_seed_count, None, "test"),
 }
-BENCHMARKS = ("hardblink-3", "hardblink-4", "hardblink-5", *_LAYOUTS, "records")
-"""Names of all benchmarks; "records" is any set that `perceptok data` builds."""
+BENCHMARKS = ("hardblink-3", "hardblink-4", "hardblink-5", *_LAYOUTS, "records", "atomic")
+"""Names of all benchmarks; "records" and "atomic" are sets that `perceptok data` builds."""
 
 
 def _find_image(value: Any, folder: Path | None) -> Path | bytes | None:

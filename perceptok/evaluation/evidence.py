@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from perceptok.boxes import score_boxes
+from perceptok.data import Evidence
 from perceptok.decoding import read_evidence
 from perceptok.depth import MAP_SIZE, DepthCodec, resize_nearest
 from perceptok.errors import EvaluationError
@@ -66,6 +67,7 @@ class BoxEvidence(NamedTuple):
         follows: Whether the answer is that number.
         precision: Share of boxes that match a true box with an IoU of at least 0.5.
         recall: Share of true boxes that are matched.
+        iou: Mean over true boxes of the IoU of their match, 0 for one without.
         problems: What is malformed.
     """
 
@@ -73,6 +75,7 @@ class BoxEvidence(NamedTuple):
     follows: bool | None
     precision: float
     recall: float
+    iou: float
     problems: tuple[str, ...]
 
 
@@ -152,11 +155,12 @@ def check_boxes(text: str, *, answer: str | None = None, truth: ArrayLike | None
     """
     written = read_evidence(text)
     count = len(written.boxes)
-    precision = recall = float("nan")
+    precision = recall = iou = float("nan")
     if truth is not None:
         scores = score_boxes(_codes_to_edges(written.boxes), _codes_to_edges(truth), invalid=len(written.problems))
-        precision, recall = scores.precision_50, scores.recall_50
-    return BoxEvidence(count, None if answer is None else answer == str(count), precision, recall, written.problems)
+        precision, recall, iou = scores.precision_50, scores.recall_50, scores.mean_iou
+    follows = None if answer is None else answer == str(count)
+    return BoxEvidence(count, follows, precision, recall, iou, written.problems)
 
 
 def calibrate(quality: Sequence[float], right: Sequence[bool], bins: int = 4) -> Calibration:
@@ -237,6 +241,7 @@ class ItemEvidence:
                 "answer is the number of boxes": self.boxes.follows,
                 "precision": _nan_to_none(self.boxes.precision),
                 "recall": _nan_to_none(self.boxes.recall),
+                "IoU": _nan_to_none(self.boxes.iou),
             }
         if self.specialist_right is not None:
             figures["specialist is right"] = self.specialist_right
@@ -331,9 +336,13 @@ def check_evidence(
 def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | None) -> ItemEvidence:
     item, text, answer = outcome.item, outcome.text or "", outcome.reading.value
     truth = item.evidence
+    if item.target == "block":
+        assert truth is not None
+        teacher = _decode_codes(truth, codec)
+        return ItemEvidence(check_depth(text, codec, {}, (1, 1), truth=teacher), teacher=teacher)
     if not item.choices:
         boxes = None if truth is None or truth.boxes is None else np.array(truth.boxes).reshape(-1, 4)
-        return ItemEvidence(boxes=check_boxes(text, answer=answer, truth=boxes))
+        return ItemEvidence(boxes=check_boxes(text, answer=answer if item.target == "answer" else None, truth=boxes))
     size = item.image_size()
     if size is None:
         return ItemEvidence(check_depth(text, codec, {}, (1, 1)))
@@ -352,17 +361,22 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
             depth, None, estimate.nearness, estimate.letter == item.answer, estimate.decoded_letter == item.answer
         )
     markers = dict(item.markers) or _search_markers(item, text)
-    teacher: np.ndarray | None = None
+    teacher = None if truth is None else _decode_codes(truth, codec)
     codec_right: bool | None = None
-    if truth is not None and truth.codes is not None:
-        teacher = codec.decode(np.array(truth.codes, dtype=np.int64).reshape(DEPTH_GRID))[0]
-        if shown := sample_nearness(teacher, markers, size):
-            codec_right = nearest_marker(shown) == item.answer
+    if teacher is not None and (shown := sample_nearness(teacher, markers, size)):
+        codec_right = nearest_marker(shown) == item.answer
     levels = _true_levels(item)
     depth = check_depth(text, codec, markers, size, answer=answer, truth=teacher, levels=levels)
     return ItemEvidence(
         depth, None, teacher, None if levels is None else nearest_marker(levels) == item.answer, codec_right
     )
+
+
+def _decode_codes(evidence: Evidence, codec: DepthCodec) -> np.ndarray | None:
+    """The map (320, 320) of a record's own codes; None without codes."""
+    if evidence.codes is None:
+        return None
+    return np.asarray(codec.decode(np.array(evidence.codes, dtype=np.int64).reshape(DEPTH_GRID))[0])
 
 
 def _true_levels(item: BenchmarkItem) -> dict[str, float] | None:
@@ -409,6 +423,7 @@ def _summarize(items: Sequence[ItemEvidence], means: Mapping[str, tuple[int, flo
             "number of boxes is right": means.get("number of boxes is right", _mean([])),
             "precision of boxes, IoU 0.5": _mean([check.precision for check in boxes]),
             "recall of boxes, IoU 0.5": _mean([check.recall for check in boxes]),
+            "mean IoU of boxes": _mean([check.iou for check in boxes]),
         }
     return figures
 

@@ -16,6 +16,7 @@ from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem, read_json_
 __all__ = [
     "Comparison",
     "Outcome",
+    "Prediction",
     "Score",
     "Scores",
     "compare_scores",
@@ -28,6 +29,18 @@ __all__ = [
 _ID_KEYS = ("question_id", "id", "idx", "name")
 _TEXT_KEYS = ("text", "prediction", "output", "response", "answer")
 _RESAMPLES = 20_000
+
+
+class Prediction(NamedTuple):
+    """What a system wrote, with an answer that was read otherwise than from the text, such as off a decoded map.
+
+    Attributes:
+        text: What the system wrote.
+        read: The answer; None where there is none.
+    """
+
+    text: str
+    read: str | None
 
 
 class Score(NamedTuple):
@@ -119,17 +132,18 @@ class Comparison(NamedTuple):
     p_value: float
 
 
-def read_predictions(path: str | Path) -> dict[str, str]:
+def read_predictions(path: str | Path) -> dict[str, str | Prediction]:
     """Read predictions of any system: id -> text.
 
     Each line is a JSON object with an id (`question_id`, `id`, `idx` or `name`) and a text (`text`, `prediction`,
-    `output`, `response` or `answer`); the first of each that is present is taken.
+    `output`, `response` or `answer`); the first of each that is present is taken. A line with the key `read` gives a
+    `Prediction`.
 
     Raises:
         EvaluationError: The file cannot be read, a line is not UTF-8 or lacks either, or an id occurs twice; the
             message names the line.
     """
-    predictions: dict[str, str] = {}
+    predictions: dict[str, str | Prediction] = {}
     for place, row in read_json_lines(Path(path)):
         item_id = next((row[key] for key in _ID_KEYS if row.get(key) is not None), None)
         text = next((row[key] for key in _TEXT_KEYS if row.get(key) is not None), None)
@@ -139,17 +153,22 @@ def read_predictions(path: str | Path) -> dict[str, str]:
             )
         if str(item_id) in predictions:
             raise EvaluationError(f"{place}: the id {item_id!r} occurs twice; keep one prediction for each question")
-        predictions[str(item_id)] = str(text)
+        read = row.get("read")
+        if not isinstance(read, str | None):
+            raise EvaluationError(f"{place}: read is an answer in text, or null; got {read!r:.60}")
+        predictions[str(item_id)] = Prediction(str(text), read) if "read" in row else str(text)
     if not predictions:
         raise EvaluationError(f"{path} contains no predictions")
     return predictions
 
 
-def evaluate(predictions: Mapping[str, str], benchmark: Benchmark, *, missing: bool = False, seed: int = 0) -> Scores:
+def evaluate(
+    predictions: Mapping[str, str | Prediction], benchmark: Benchmark, *, missing: bool = False, seed: int = 0
+) -> Scores:
     """Score texts by one rule: exact match of the answer that `read_answer` finds.
 
     Args:
-        predictions: Id of an item -> what a system wrote.
+        predictions: Id of an item -> what a system wrote; a `Prediction` is scored by its own answer.
         benchmark: The items.
         missing: Count items without a prediction as unparsed, instead of refusing them.
         seed: Seed of the bootstrap.
@@ -170,7 +189,7 @@ def evaluate(predictions: Mapping[str, str], benchmark: Benchmark, *, missing: b
     return Scores(benchmark.name, compute_score(outcomes, seed), group_scores, outcomes, benchmark.published)
 
 
-def _check_ids(predictions: Mapping[str, str], benchmark: Benchmark, missing: bool) -> None:
+def _check_ids(predictions: Mapping[str, object], benchmark: Benchmark, missing: bool) -> None:
     known = {item.id for item in benchmark.items}
     if unknown := sorted(predictions.keys() - known):
         raise EvaluationError(
@@ -188,10 +207,13 @@ def _numeric_first(value: str) -> tuple[float, str]:
     return (float(value) if value.isdecimal() else float("inf"), value)
 
 
-def score_text(item: BenchmarkItem, text: str | None) -> Outcome:
+def score_text(item: BenchmarkItem, text: str | Prediction | None) -> Outcome:
     """Read one text as the answer to an item; None, no prediction, is unparsed."""
     if text is None:
         return Outcome(item, None, AnswerReading(None, "no prediction"), ())
+    if isinstance(text, Prediction):
+        reading = AnswerReading(text.read, "read off the perception tokens")
+        return Outcome(item, text.text, reading, read_evidence(text.text).problems)
     return Outcome(item, text, item.read(text), read_evidence(text).problems)
 
 

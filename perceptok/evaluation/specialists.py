@@ -129,7 +129,7 @@ def estimate_benchmark(
     for item in benchmark.items:
         if len(item.choices) < 2:
             raise EvaluationError(
-                f"{benchmark.name} asks for counts; depth is read at the markers of a depth benchmark"
+                f"{benchmark.name} asks for counts or tokens; depth is read at the markers of a depth benchmark"
             )
         image = item.open_image()
         markers = dict(item.markers) or find_markers(image, list(item.choices))

@@ -7,14 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from perceptok.boxes import ImageFrame
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
+from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import Benchmark, load_benchmark
-from perceptok.evaluation.benchmarks import BENCHMARKS, BenchmarkItem
+from perceptok.evaluation.benchmarks import BENCHMARKS, WHOLE_BLOCK, BenchmarkItem
 
 CVBENCH: list[dict[str, Any]] = [
     {"idx": 1, "type": "2D", "task": "Count", "question": "How many organs are there?", "choices": ["3", "2", "1"],
@@ -79,6 +81,90 @@ def test_hardblink(hardblink: Path) -> None:
     assert benchmark.items[2].image == hardblink / "images" / "3" / "2.jpg"
     assert benchmark.items[2].open_image().size == (336, 336)
     assert benchmark.published["AURORA"] == 66.9
+
+
+def test_the_layout_of_the_repository(tmp_path: Path) -> None:
+    """HardBLINK, BLINK counting and SEED as the authors' repository has them, all three in one folder."""
+    for markers in (3, 4, 5):
+        name = f"blink_{markers}pointscenter"
+        for kind in ("questions", "answers", f"images/blink{markers}pointscenter"):
+            (tmp_path / "hardblink" / kind).mkdir(parents=True, exist_ok=True)
+        rows = [{"question_id": n, "image": f"{n}.png", "text": "Which?", "category": "depth"} for n in range(2)]
+        write_lines(tmp_path / "hardblink" / "questions" / f"{name}_questions.jsonl", rows)
+        answers = [{"question_id": n, "text": f"({'ABCDE'[markers - 1 - n]})"} for n in range(2)]
+        write_lines(tmp_path / "hardblink" / "answers" / f"{name}_answers.jsonl", answers)
+        for number in range(2):
+            image = Image.new("RGB", (336, 336), (markers, number, 0))
+            image.save(tmp_path / "hardblink" / "images" / f"blink{markers}pointscenter" / f"{number}.png")
+    for folder, name in (("blink_counting", "blinkcounting"), ("seedbench", "seedbench")):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        (tmp_path / folder / "images" / "a.png").write_bytes(png())
+        write_lines(
+            tmp_path / folder / f"{name}_questions.jsonl", [{"question_id": "7", "image": "a.png", "text": "?"}]
+        )
+        write_lines(tmp_path / folder / f"{name}_answers.jsonl", [{"question_id": "7", "text": "4"}])
+    for markers in (3, 4, 5):
+        one_file = tmp_path / "hardblink" / "questions" / f"blink_{markers}pointscenter_questions.jsonl"
+        for data in (tmp_path, tmp_path / "hardblink", one_file):
+            items = load_benchmark(f"hardblink-{markers}", data).items
+            assert [item.answer for item in items] == ["ABCDE"[markers - 1], "ABCDE"[markers - 2]]
+            assert items[1].open_image().getpixel((0, 0)) == (markers, 1, 0)
+    for name, folder, file in (
+        ("blink-count", "blink_counting", "blinkcounting_questions.jsonl"),
+        ("seed-count", "seedbench", "seedbench_questions.jsonl"),
+    ):
+        for data in (tmp_path, tmp_path / folder, tmp_path / folder / file):
+            (item,) = load_benchmark(name, data).items
+            assert (item.id, item.answer, item.open_image().size) == ("7", "4", (20, 10))
+
+
+def test_answers_of_another_length_are_refused(hardblink: Path) -> None:
+    answers = hardblink / "answers_3.jsonl"
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[:2]))
+    with pytest.raises(EvaluationError, match=r"questions_3\.jsonl has 3 questions and .*answers_3\.jsonl 2 .* is '2'"):
+        load_benchmark("hardblink-3", hardblink)
+    answers.write_text("".join(lines) + json.dumps({"question_id": 9, "text": "(A)"}) + "\n")
+    with pytest.raises(EvaluationError, match=r"has 3 questions and .* 4 answers, .* the first without is '9'"):
+        load_benchmark("hardblink-3", hardblink)
+
+
+def test_a_folder_without_the_questions_says_which_files_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"a folder with questions_4\.jsonl or questions/blink_4pointscenter_"):
+        load_benchmark("hardblink-4", tmp_path)
+
+
+def test_atomic_records(tmp_path: Path) -> None:
+    """A block is scored as whole or not; boxes by their number."""
+    block = block_to_text(np.zeros((10, 10), dtype=np.int64))
+    box = "Bounding box 1: (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)"
+    rows = (
+        ("depth", f"The depth map for the image is {block}.", Evidence(codes=(0,) * 100)),
+        ("counting", f"Here are the bounding boxes for the cars:\n{box}", Evidence(boxes=((1, 2, 3, 4),))),
+        ("counting", "There are no cars in the image.", Evidence(boxes=(), plural="cars")),
+        ("counting", "(3)", Evidence()),
+    )
+    records = [
+        PerceptionRecord(
+            str(number), ("a.png",), (Turn("user", "?"), Turn("assistant", text)), task, "atomic", evidence=evidence
+        )  # type: ignore[arg-type]
+        for number, (task, text, evidence) in enumerate(rows)
+    ]
+    write_records(tmp_path / "records.jsonl", records[:3])
+    items = load_benchmark("atomic", tmp_path / "records.jsonl").items
+    assert [(item.target, item.answer) for item in items] == [("block", WHOLE_BLOCK), ("boxes", "1"), ("boxes", "0")]
+    for item, (_, text, _) in zip(items, rows, strict=False):
+        assert item.read(text).value == item.answer
+    assert items[0].read(block + block).value is None
+    assert items[0].read("No map.").value is None
+    assert items[0].read(block.replace("<DEPTH_0>", "", 1)).reason is not None
+    assert items[1].read(f"{box}\n{box.replace('1', '2', 1)}").value == "2"
+    assert items[1].read("Bounding box 1: (<PIXEL_1>,<PIXEL_2>)").value is None
+    write_records(tmp_path / "none.jsonl", records[3:])
+    with pytest.raises(EvaluationError, match="record 3 has neither an answer nor the codes or boxes"):
+        load_benchmark("atomic", tmp_path / "none.jsonl")
+    with pytest.raises(EvaluationError, match="records has no items"):
+        load_benchmark("records", tmp_path / "records.jsonl")
 
 
 def test_answers_that_contradict_each_other_are_refused(hardblink: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 import perceptok as pt
+from perceptok.data import Evidence
 from perceptok.decoding import read_evidence
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import Benchmark, check_evidence, evaluate
-from perceptok.evaluation.benchmarks import BenchmarkItem
+from perceptok.evaluation.benchmarks import WHOLE_BLOCK, BenchmarkItem
 from perceptok.evaluation.evidence import calibrate, check_boxes, check_depth
 
 RAMP = np.linspace(0, 1, 320, dtype=np.float32)[:, None].repeat(320, 1)
@@ -79,7 +80,9 @@ def test_markers_outside_are_refused(codec: pt.DepthCodec, block: str) -> None:
 def test_boxes_and_their_count() -> None:
     text = f"Bounding box 1: {BOX.format(0, 0, 99, 99)}\nBounding box 2: {BOX.format(200, 200, 299, 299)}\nthere are 2"
     truth = [[0, 0, 99, 99], [200, 200, 299, 279], [10, 300, 30, 330]]
-    assert check_boxes(text, answer="2", truth=truth) == (2, True, 1.0, pytest.approx(2 / 3), ())
+    assert check_boxes(text, answer="2", truth=truth) == (
+        2, True, 1.0, pytest.approx(2 / 3), pytest.approx(0.6), (),
+    )  # fmt: skip
     assert check_boxes(text, answer="3").follows is False
     assert check_boxes("There are no dogs.", answer="0", truth=[])[:2] == (0, True)
     upside_down = check_boxes(BOX.format(50, 50, 10, 10), answer="1", truth=truth)
@@ -118,3 +121,30 @@ def test_a_picture_that_is_too_small_for_its_markers_is_named(codec: pt.DepthCod
     scores = evaluate({"q7": f"{block} (A)"}, Benchmark("small", (item,)))
     with pytest.raises(EvaluationError, match="item q7: its marker B at 200, 5 lies outside its image of 30 x 20"):
         check_evidence(scores, codec)
+
+
+def test_atomic_items_are_measured_by_their_map_and_boxes(codec: pt.DepthCodec, block: str) -> None:
+    codes = tuple(int(code) for code in codec.encode(RAMP).ravel())
+    other = codec.to_text(codec.encode(np.ascontiguousarray(RAMP[::-1]))[0])
+    maps = tuple(
+        BenchmarkItem(name, "q", WHOLE_BLOCK, evidence=Evidence(codes=codes), target="block") for name in "xyz"
+    )
+    boxes = Evidence(boxes=((0, 0, 9, 9), (100, 100, 199, 199)))
+    counts = tuple(BenchmarkItem(name, "q", "2", evidence=boxes, target="boxes") for name in "uvw")
+    half = f"Bounding box 1: {BOX.format(0, 0, 9, 9)}\nBounding box 2: {BOX.format(100, 100, 199, 149)}"
+    texts = {"x": block, "y": other, "z": "no map", "u": half, "v": BOX.format(0, 0, 9, 9), "w": "There are none."}
+    scores = evaluate(texts, Benchmark("atomic", (*maps, *counts)))
+    assert [outcome.right for outcome in scores.outcomes] == [True, True, False, True, False, False]
+    report = check_evidence(scores, codec)
+    assert report is not None
+    assert report.figures["answers with one whole block"] == (3, pytest.approx(2 / 3))
+    first, second = report.items["x"].depth, report.items["y"].depth
+    assert first is not None
+    assert second is not None
+    assert first.rmse == 0
+    assert second.rmse > 0.5
+    assert report.figures["RMSE of the block against the teacher"] == (2, pytest.approx(second.rmse / 2))
+    assert report.items["x"].teacher is not None
+    assert report.figures["mean IoU of boxes"] == (3, pytest.approx((0.75 + 0.5 + 0) / 3))
+    assert report.figures["number of boxes is right"] == (3, pytest.approx(1 / 3))
+    assert report.figures["answer is the number of boxes"][0] == 0

@@ -18,6 +18,7 @@ from perceptok.errors import EvaluationError
 from perceptok.evaluation import (
     Benchmark,
     BenchmarkItem,
+    Prediction,
     compare_scores,
     evaluate,
     outcome_case,
@@ -157,3 +158,22 @@ def test_names_of_groups_are_no_formulas(tmp_path: Path) -> None:
     svg = re.search(r"data:image/svg\+xml;base64,([\w+/=]+)", (tmp_path / "page.html").read_text())
     assert svg is not None
     assert b"\0" not in base64.b64decode(svg[1])
+
+
+def test_answers_that_were_read_otherwise(tmp_path: Path) -> None:
+    """A line with `read` is scored by that answer; its text is checked all the same."""
+    lines = [
+        {"id": "0", "text": BLOCK, "read": "A"},
+        {"id": "1", "text": "(B)", "read": None},
+        {"id": "2", "text": "C"},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    predictions = read_predictions(tmp_path / "p.jsonl")
+    assert predictions == {"0": Prediction(BLOCK, "A"), "1": Prediction("(B)", None), "2": "C"}
+    scores = evaluate(predictions, benchmark(3))
+    assert [outcome.right for outcome in scores.outcomes] == [True, False, True]
+    assert scores.outcomes[0].text == BLOCK
+    assert scores.overall.unparsed == 1
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": "0", "text": BLOCK, "read": 3}))
+    with pytest.raises(EvaluationError, match="line 1: read is an answer in text, or null; got 3"):
+        read_predictions(tmp_path / "p.jsonl")

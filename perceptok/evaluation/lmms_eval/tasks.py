@@ -177,10 +177,15 @@ def write_task(benchmark: Benchmark, folder: str | Path, *, force: bool = False)
         The task's name, such as "perceptok_hardblink_5".
 
     Raises:
-        EvaluationError: An item without an image.
+        EvaluationError: An item without an image, or an atomic one.
         MissingExtraError: `datasets` is not installed.
         OutputError: A file exists already, or cannot be written.
     """
+    if any(item.target != "answer" for item in benchmark.items):
+        raise EvaluationError(
+            f"{benchmark.name} asks for perception tokens alone, which lmms-eval does not score; use `perceptok llava "
+            "eval`"
+        )
     docs, path = docs_from_benchmark(benchmark), Path(folder)
     task = f"perceptok_{benchmark.name.replace('-', '_')}"
     common = (tasks_folder() / "_common_yaml").read_text(encoding="utf-8")
