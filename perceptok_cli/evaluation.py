@@ -20,16 +20,10 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Answers scored on benchmarks.")
 
-BenchmarkOption = Annotated[
-    str,
-    typer.Option(
-        "--benchmark",
-        help="hardblink-3, -4, -5, blink-depth, blink-count, cvbench-depth, cvbench-count, seed-count, or records.",
-    ),
-]
-DataOption = Annotated[
-    str, typer.Option("--data", help="Folder, file or hub id of the benchmark; a hub id is downloaded.")
-]
+BENCHMARK_HELP = "hardblink-3, -4, -5, blink-depth, blink-count, cvbench-depth, cvbench-count, seed-count, records"
+DATA_HELP = "Folder, file or hub id of the benchmark; a hub id is downloaded."
+BenchmarkOption = Annotated[str, typer.Option("--benchmark", help=f"{BENCHMARK_HELP} or atomic.")]
+DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 ImagesOption = Annotated[Path | None, typer.Option("--images", help="Folder of the images, if not beside the data.")]
 MissingOption = Annotated[bool, typer.Option("--missing", help="Questions without a prediction count as wrong.")]
 OutputOption = Annotated[

@@ -13,8 +13,8 @@ import typer
 from perceptok.errors import ConfigError, OutputError, get_first_line
 from perceptok_cli.console import finish, note, print_table, progress_bar
 from perceptok_cli.evaluation import (
-    BenchmarkOption,
-    DataOption,
+    BENCHMARK_HELP,
+    DATA_HELP,
     ImagesOption,
     load_specialist,
     print_evidence,
@@ -278,11 +278,19 @@ def _format_text(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
 
 def evaluate_model(
     model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
-    benchmark: BenchmarkOption,
-    data: DataOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for predictions, scores and page.")],
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", help=f"{BENCHMARK_HELP}, atomic (records without an answer).")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
     images: ImagesOption = None,
-    constraints: Annotated[bool, typer.Option("--constraints/--no-constraints", help="Hold to the grammar.")] = True,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="YAML or JSON of benchmark and inference, or a preset; see llava presets."),
+    ] = None,
+    constraints: Annotated[
+        bool | None, typer.Option("--constraints/--no-constraints", help="Hold to the grammar, the default.")
+    ] = None,
     force_block: Annotated[
         Literal["first", "somewhere"] | None, typer.Option("--force-block", help="Every answer holds a depth block.")
     ] = None,
@@ -292,8 +300,10 @@ def evaluate_model(
     specialist: Annotated[
         Path | None, typer.Option("--specialist", help="A depth network (ONNX), as the ceiling and the teacher.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Budget of an answer.")] = 512,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at once.")] = 8,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Maximum number of tokens of an answer; 512.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Questions per batch; 8.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
     force: ForceOption = False,
@@ -303,20 +313,24 @@ def evaluate_model(
     The answers are written to predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
     interrupted run is resumed by the same command. Blocks and boxes are checked.
     """
-    from perceptok.evaluation import evaluate_pipeline, load_benchmark, model_stamp
-    from perceptok.llava import InferenceConfig, PerceptionPipeline
+    from perceptok.evaluation import EvaluationConfig, evaluate_pipeline, model_stamp
+    from perceptok.llava import PerceptionPipeline
 
     if (output / "scores.json").exists() and not force:
         raise OutputError(f"{output / 'scores.json'} exists already; replace it with --force")
-    items = load_benchmark(benchmark, data, images=images)
-    settings = InferenceConfig(
-        constraints=constraints,
-        force_block=force_block,
-        consistency=cast(Any, tuple(consistency or ())),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
-    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings)
+    overrides = {
+        "benchmark": benchmark,
+        "data": data,
+        "images": None if images is None else str(images),
+        "inference.constraints": constraints,
+        "inference.force_block": force_block,
+        "inference.consistency": consistency,
+        "inference.max_new_tokens": max_new_tokens,
+        "inference.batch_size": batch_size,
+    }
+    settings = EvaluationConfig.read(config, {name: value for name, value in overrides.items() if value is not None})
+    items = settings.load_benchmark()
+    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings.inference)
     with progress_bar("asking", len(items)) as advance:
         scores, evidence = evaluate_pipeline(
             pipe,
@@ -366,23 +380,28 @@ def run_small_demo(
 
 
 def run_grid(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe (YAML or JSON); see --choices.")] = None,
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe (YAML or JSON), or a preset; see presets.")] = None,
     choices: Annotated[bool, typer.Option("--choices", help="Print the cells that come with perceptok.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
 ) -> None:
     """Train and evaluate every cell of a grid; data, base and trainings that cells share are made once.
 
-    An interrupted grid is resumed by the same command; finished cells are not run again.
+    An interrupted grid is resumed by the same command; finished cells are not run again. Settings of the recipe can be
+    overridden: `perceptok llava ablate aurora-table-1 --base llava-1.5-13b --output run --benchmarks benchmarks`. For
+    several processes, which train each cell together: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main
+    llava ablate recipe.yaml`.
     """
+    from perceptok.config import parse_overrides
     from perceptok.evaluation import AblationRecipe, shipped_cells
 
     if choices:
         rows = [(cell.name, cell.description) for cell in shipped_cells().values()]
         print_table("Cells", ("cell", "what it changes"), rows)
         return
-    if recipe is None:
-        raise ConfigError("ablate needs a recipe; --choices prints the cells that come with perceptok")
-    grid = AblationRecipe.read(recipe)
+    if recipe is None or recipe.startswith("--"):
+        raise ConfigError("ablate needs a recipe, before any --name value; --choices prints the cells, presets recipes")
+    grid = AblationRecipe.read(recipe, parse_overrides(context.args))
     if plan:
         plan_rows = [
             (
@@ -397,10 +416,22 @@ def run_grid(
     from perceptok.evaluation import ABLATION_HEADER, ablation_rows, run_ablation, write_ablation
 
     results = run_ablation(grid, note)
+    if not results:  # in another process than the first
+        return
     print_table("Ablation", ABLATION_HEADER, ablation_rows(results))
     output = grid.resolve(grid.output)
     write_ablation(results, output)
     note(f"table and page in {output}")
+
+
+def print_presets() -> None:
+    """Print the configurations that come with perceptok; their names stand wherever a file is asked for."""
+    from perceptok.config import list_presets
+
+    rows = [("llava train", name, text) for name, text in list_presets("llava").items()]
+    for name, text in list_presets("evaluation").items():
+        rows.append(("llava ablate" if text.startswith("Ablation") else "llava eval --config", name, text))
+    print_table("Presets", ("for", "name", "what it is"), rows)
 
 
 app = typer.Typer(no_args_is_help=True, help="LLaVA and its kin: training, inference and evaluation.")
@@ -412,10 +443,14 @@ DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+_OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Settings of a command whose file of settings is overridden by `--name value`."""
+
+
+@app.command(context_settings=_OVERRIDABLE)
 def train(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Argument(help="A train.yaml (or .json) of settings; see --explain.")] = None,
+    config: Annotated[str | None, typer.Argument(help="A train.yaml (or .json), or a preset; see --explain.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print every setting, its default and meaning.")] = False,
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Load and check everything, print sizes and a sample, train nothing.")
@@ -423,8 +458,9 @@ def train(
 ) -> None:
     """Fine-tune a model on records. An interrupted run is resumed by the same command.
 
-    Settings of the file can be overridden: `perceptok llava train train.yaml --learning_rate 1e-4 --lora.r 64`. For
-    several processes: `accelerate launch --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
+    Settings of the file can be overridden: `perceptok llava train train.yaml --learning_rate 1e-4 --lora.r 64`; so are
+    those of a preset, such as `aurora-depth` (see `perceptok llava presets`). For several processes: `accelerate launch
+    --config_file ddp.yaml -m perceptok_cli.main llava train train.yaml`.
     """
     from perceptok.config import parse_overrides
     from perceptok.llava import FinetuneConfig
@@ -435,7 +471,7 @@ def train(
         for setting in explain_settings():
             typer.echo(f"{setting.name}: {setting.kind} = {setting.default}\n    {setting.help}")
         return
-    if config is None or str(config).startswith("--"):
+    if config is None or config.startswith("--"):
         raise ConfigError("train needs a file of settings, such as train.yaml, before any --name value; see --explain")
     settings = FinetuneConfig.read(config, parse_overrides(context.args))
     if dry:
@@ -500,4 +536,5 @@ app.command(name="infer")(answer_images)
 app.command(name="demo")(run_small_demo)
 app.command(name="eval")(evaluate_model)
 app.command(name="replace")(replace_blocks)
-app.command(name="ablate")(run_grid)
+app.command(name="ablate", context_settings=_OVERRIDABLE)(run_grid)
+app.command(name="presets")(print_presets)

@@ -10,6 +10,7 @@ from .ablation import (
     write_ablation as write_ablation,
 )
 from .asking import (
+    EvaluationConfig as EvaluationConfig,
     answer_benchmark as answer_benchmark,
     evaluate_pipeline as evaluate_pipeline,
     model_stamp as model_stamp,

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
-from perceptok.config import config_from_dict, read_config
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.data import DataRecipe, build_data
 from perceptok.depth import DepthCodec
 from perceptok.errors import ConfigError, OutputError
@@ -54,6 +56,7 @@ class AblationCell:
         train: Settings of `FinetuneConfig`; nested ones are merged.
         inference: Settings of `InferenceConfig`.
         benchmarks: Evaluate only on these benchmarks; empty for all tests.
+        untrained: Whether the base is asked as it is, extended and not trained.
 
     Raises:
         ConfigError: A name with other characters, or a setting that the recipe itself states.
@@ -66,12 +69,15 @@ class AblationCell:
     train: Changes = field(default_factory=dict)
     inference: Changes = field(default_factory=dict)
     benchmarks: tuple[str, ...] = ()
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ConfigError(f"a cell's name has letters, digits, - and _; got {self.name!r}")
         if taken := sorted({*_RESERVED} & {*self.train}):
             raise ConfigError(f"cell {self.name}: {taken[0]} is set by the recipe, not by a cell")
+        if self.untrained and (self.train or self.data or self.sets):
+            raise ConfigError(f"cell {self.name}: an untrained cell has settings of inference alone")
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,13 @@ class AblationTest:
 
     Attributes:
         name: Its name in tables and folders; letters, digits, - and _.
-        benchmark: One of `BENCHMARKS`; "records" for records.
-        data: The benchmark's files, relative to the recipe's file, or a hub id.
+        benchmark: One of `BENCHMARKS`; "records" for records, "atomic" for those that ask for tokens alone.
+        data: The benchmark's files, relative to the recipe's file, or a hub id; by default the recipe's `benchmarks`.
         recipe: Instead of `data`: a data recipe of held-out records, built for each cell that changes its questions.
         images: Folder of the benchmark's images.
 
     Raises:
-        ConfigError: A name with other characters, an unknown benchmark, or not exactly one of `data` and `recipe`.
+        ConfigError: A name with other characters, an unknown benchmark, or both `data` and `recipe`.
     """
 
     name: str
@@ -102,34 +108,36 @@ class AblationTest:
             raise ConfigError(
                 f"test {self.name}: {self.benchmark!r} is not a benchmark; they are {', '.join(BENCHMARKS)}"
             )
-        if (self.data is None) == (self.recipe is None):
-            raise ConfigError(
-                f"test {self.name} has either data (files) or recipe (of held-out records), not both and not none"
-            )
-        if self.recipe is not None and self.benchmark != "records":
-            raise ConfigError(f"test {self.name}: a recipe builds records; leave benchmark out")
+        if self.data is not None and self.recipe is not None:
+            raise ConfigError(f"test {self.name} has either data (files) or recipe (of held-out records), not both")
+        if self.recipe is not None and self.benchmark not in ("records", "atomic"):
+            raise ConfigError(f"test {self.name}: a recipe builds records; leave benchmark out, or set it to atomic")
 
 
 @dataclass(frozen=True)
 class AblationRecipe:
-    """A grid of runs. Paths are relative to the recipe's file.
+    """A grid of runs. Paths are relative to the recipe's file, those of a preset to the working directory.
 
     Attributes:
         base: Folder or hub id of the model that every cell starts from.
-        data: The file of the data recipe (`DataRecipe`) of the training records.
+        data: The data recipe (`DataRecipe`) of the training records: a file, or a preset's name.
         tests: The benchmarks that every cell is evaluated on.
         output: Folder of all outputs.
         cells: Names of shipped cells (see `shipped_cells`), or cells written out; the others are compared with the
             first.
+        data_settings: Settings of every data recipe, such as `sources`.
+        train_config: A train.yaml, or a preset's name, that `train` changes.
         train: Settings of every run, as in a train.yaml, without model_name_or_path, records, output_dir, codec and
             use_cpu.
         inference: Settings of every pipeline.
+        benchmarks: Folder of all benchmarks, for tests without `data` and `recipe`, as `load_benchmark` reads it.
         codec: Folder or hub id of a codec; none for the shipped one.
         device: "cpu" or "cuda".
         folder: The folder that its paths are relative to; `read` sets it.
 
     Raises:
-        ConfigError: An unknown cell or setting, two cells or tests of one name, a cell whose benchmark has no test.
+        ConfigError: An unknown cell or setting, two cells or tests of one name, a cell whose benchmark has no test, a
+            test without data.
     """
 
     base: str
@@ -137,8 +145,11 @@ class AblationRecipe:
     tests: tuple[AblationTest, ...]
     output: str
     cells: tuple[str | AblationCell, ...]
+    data_settings: Changes = field(default_factory=dict)
+    train_config: str | None = None
     train: Changes = field(default_factory=dict)
     inference: Changes = field(default_factory=dict)
+    benchmarks: str | None = None
     codec: str | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     folder: str = field(default="", compare=False)
@@ -156,12 +167,16 @@ class AblationRecipe:
         ):
             if not names or len({*names}) != len(names):
                 raise ConfigError(f"an ablation has {what} of different names; got {names}")
+        for test in self.tests:
+            if (test.data, test.recipe, self.benchmarks) == (None, None, None):
+                raise ConfigError(
+                    f"test {test.name} has neither data nor recipe; set benchmarks, the folder of all benchmarks"
+                )
         for cell in self.resolved_cells:
             if not self.tests_for(cell):
                 raise ConfigError(
                     f"cell {cell.name} is evaluated on {', '.join(cell.benchmarks)}; add a test with that benchmark"
                 )
-            self.finetune_config(cell, "base", ("records.jsonl",), "run")
             self.inference_config(cell)
 
     @property
@@ -171,10 +186,27 @@ class AblationRecipe:
         return tuple(known[cell] if isinstance(cell, str) else cell for cell in self.cells)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> AblationRecipe:
-        """Read a recipe from YAML or JSON; raises ConfigError where it is missing, malformed or has unknown keys."""
-        recipe = read_config(cls, path)
-        return replace(recipe, folder=str(Path(path).parent))
+    def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> AblationRecipe:
+        """Read a recipe from YAML or JSON.
+
+        Args:
+            path: The file, or the name of a preset (`perceptok llava presets`).
+            overrides: Settings that replace those of the file, nested ones by dotted names.
+
+        Raises:
+            ConfigError: The file is missing or malformed, or a setting of it or of a run is unknown or not valid.
+        """
+        file = find_config_file(path, "evaluation")
+        values = read_mapping(file)
+        apply_overrides(values, overrides or {})
+        try:
+            recipe = config_from_dict(cls, values, name=str(path))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        recipe = replace(recipe, folder=str(Path(path).parent) if Path(path).is_file() else "")
+        for cell in recipe.resolved_cells:
+            recipe.finetune_config(cell, "base", ("records.jsonl",), "run")
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; cells written out, without `folder`."""
@@ -190,10 +222,16 @@ class AblationRecipe:
         """The tests that a cell is evaluated on."""
         return tuple(test for test in self.tests if not cell.benchmarks or test.benchmark in cell.benchmarks)
 
+    def find_file(self, source: str, package: str) -> Path:
+        """The file of a path of the recipe, or of a package's preset; raises ConfigError where there is neither."""
+        return path if (path := self.resolve(source)).is_file() else find_config_file(source, package)
+
     def data_recipe(self, cell: AblationCell, path: str) -> DataRecipe:
         """A data recipe with the changes of a cell; raises ConfigError for unknown settings."""
-        recipe = DataRecipe.read(self.resolve(path))
-        values = recipe.to_dict()
+        recipe = DataRecipe.read(self.find_file(path, "data"))
+        if not self.resolve(path).is_file():
+            recipe = replace(recipe, folder=self.folder)
+        values = _merge(recipe.to_dict(), self.data_settings)
         for config in values["sets"]:
             if config["task"] == "depth" and config["regime"] != "atomic":
                 config |= cell.sets
@@ -201,7 +239,8 @@ class AblationRecipe:
 
     def finetune_config(self, cell: AblationCell, base: str, records: tuple[str, ...], output: str) -> FinetuneConfig:
         """The settings of a run with the changes of a cell; raises ConfigError for unknown settings."""
-        values = _merge(dict(self.train), cell.train)
+        config = {} if self.train_config is None else read_mapping(self.find_file(self.train_config, "llava"))
+        values = _merge(_merge(config, self.train), cell.train)
         reserved = {
             "model_name_or_path": base,
             "records": list(records),
@@ -252,15 +291,25 @@ def _digest(*values: object) -> str:
 
 
 Report = Callable[[str], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """The scores of one cell on one test."""
+    """The scores of one cell on one test.
+
+    Attributes:
+        cell: The cell.
+        test: The test.
+        scores: The scores of the answers.
+        figures: Figures of the answers' evidence, such as the error of the decoded map: name -> (number of items that
+            it is averaged over, value); empty where no answer has perception tokens.
+    """
 
     cell: AblationCell
     test: AblationTest
     scores: Scores
+    figures: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
 def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> list[CellScores]:
@@ -270,25 +319,63 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
     initialization), `runs/` (one fine-tuning for each different training: cells that differ in inference alone share
     one), and `cells/CELL/TEST/` with answers, scores and page.
 
+    Started by `accelerate launch` in several processes, all of them train; the first one does everything else, while
+    the others wait.
+
     Args:
         recipe: The grid. Cells may be added to a grid that was run; any other change is refused.
-        report: Called with a message when a part begins or is found finished.
+        report: Called in the first process with a message when a part begins or is found finished.
+
+    Returns:
+        The scores; in other processes than the first an empty list.
 
     Raises:
-        OutputError: The folder holds another ablation, or another process works in it.
+        OutputError: The folder holds another ablation, or another run works in it.
         ConfigError: Settings contradict each other.
     """
-    output = recipe.resolve(recipe.output)
-    output.mkdir(parents=True, exist_ok=True)
-    with lock_output(output):
-        _require_same(recipe, output)
-        return [result for cell in recipe.resolved_cells for result in _run_cell(recipe, cell, output, report)]
+    output, processes = recipe.resolve(recipe.output), _Processes(cpu=recipe.device == "cpu")
+    run = _AblationRun(recipe, output, report if processes.is_first else lambda _: None, processes)
+    with ExitStack() as stack:
+        if processes.is_first:
+            output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_output(output))
+            _require_same(recipe, output)
+        return [result for cell in recipe.resolved_cells for result in run.run_cell(cell)]
+
+
+class _Processes:
+    """The processes that run the same ablation; one, unless `accelerate launch` started several."""
+
+    def __init__(self, *, cpu: bool) -> None:
+        self.count, self.is_first = int(os.environ.get("WORLD_SIZE", "1")), True
+        if self.count > 1:
+            from accelerate import PartialState
+            from torch import distributed
+
+            # Joins the processes, unless a training configuration has done so.
+            self.is_first = PartialState(cpu=cpu).process_index == 0
+            # The others wait for as long as the first one builds data or asks questions.
+            self._group = distributed.new_group(backend="gloo", timeout=timedelta(days=100))
+
+    def run_in_first(self, work: Callable[[], Result]) -> Result:
+        """Run a function in the first process, and return its result in all of them."""
+        if self.count == 1:
+            return work()
+        from torch import distributed
+
+        results: list[Any] = [work() if self.is_first else None]
+        distributed.broadcast_object_list(results, src=0, group=self._group)
+        return cast(Result, results[0])
 
 
 def _require_same(recipe: AblationRecipe, output: Path) -> None:
     """Refuse a folder of another recipe, the files that it names included; further cells may be added."""
-    paths = [recipe.data, *(test.recipe for test in recipe.tests if test.recipe is not None)]
-    files = {path: recipe.resolve(path).read_text(encoding="utf-8", errors="replace") for path in paths}
+    paths = [(recipe.data, "data"), *((test.recipe, "data") for test in recipe.tests), (recipe.train_config, "llava")]
+    files = {
+        path: recipe.find_file(path, package).read_text(encoding="utf-8", errors="replace")
+        for path, package in paths
+        if path is not None
+    }
     now: dict[str, Any] = {**recipe.to_dict(), "files": files}
     path = output / "ablation.json"
     if path.exists():
@@ -309,84 +396,117 @@ def _require_same(recipe: AblationRecipe, output: Path) -> None:
         file.write((json.dumps(now, indent=1) + "\n").encode())
 
 
-def _run_cell(recipe: AblationRecipe, cell: AblationCell, output: Path, report: Report) -> list[CellScores]:
-    adapter: Path | None = None
-    pipe: PerceptionPipeline | None = None
-    results = []
-    for test in recipe.tests_for(cell):
-        folder = output / "cells" / cell.name / test.name
-        benchmark = _load_test(recipe, cell, test, output, report)
-        title = f"{cell.name}, {test.name}"
-        if (folder / "scores.json").exists():
-            report(f"{title}: finished already")
-            results.append(CellScores(cell, test, evaluate(read_predictions(folder / PREDICTIONS), benchmark)))
-            continue
-        if adapter is None or pipe is None:
-            adapter = _finetune_cell(recipe, cell, output, report)
-            config = recipe.inference_config(cell)
-            pipe = PerceptionPipeline.from_pretrained(adapter, device=recipe.device, config=config)
-        report(f"{title}: {len(benchmark)} questions")
-        scores, _ = evaluate_pipeline(pipe, benchmark, folder, system=title, model=model_stamp(adapter))
-        results.append(CellScores(cell, test, scores))
-    return results
+@dataclass(frozen=True)
+class _AblationRun:
+    """An ablation that runs: the recipe, its folder, and the processes that take part."""
+
+    recipe: AblationRecipe
+    output: Path
+    report: Report
+    processes: _Processes
+
+    def run_cell(self, cell: AblationCell) -> list[CellScores]:
+        """Train a cell, unless all its tests are finished, and evaluate it; empty in other processes than the first."""
+        run_in_first = self.processes.run_in_first
+        finished = [self._find_scores(cell, test).exists() for test in self.recipe.tests_for(cell)]
+        model = None
+        if run_in_first(lambda: not all(finished)):
+            base = run_in_first(lambda: self._extend_base(cell))
+            model = base if cell.untrained else self._finetune(cell, base)
+        results = list(self._evaluate(cell, model)) if self.processes.is_first else []
+        run_in_first(lambda: None)
+        return results
+
+    def _find_scores(self, cell: AblationCell, test: AblationTest) -> Path:
+        return self.output / "cells" / cell.name / test.name / "scores.json"
+
+    def _evaluate(self, cell: AblationCell, model: Path | None) -> Iterator[CellScores]:
+        """Evaluate a cell on its tests; what has scores is read again."""
+        pipe: PerceptionPipeline | None = None
+        for test in self.recipe.tests_for(cell):
+            path = self._find_scores(cell, test)
+            benchmark = self._load_test(cell, test)
+            title = f"{cell.name}, {test.name}"
+            if path.exists():
+                self.report(f"{title}: finished already")
+                scores = evaluate(read_predictions(path.with_name(PREDICTIONS)), benchmark)
+            else:
+                assert model is not None
+                pipe = pipe or self._load_pipeline(cell, model)
+                self.report(f"{title}: {len(benchmark)} questions")
+                scores, _ = evaluate_pipeline(pipe, benchmark, path.parent, system=title, model=model_stamp(model))
+            yield CellScores(cell, test, scores, _read_figures(path))
+
+    def _load_pipeline(self, cell: AblationCell, model: Path) -> PerceptionPipeline:
+        codec = DepthCodec.from_pretrained(self.recipe.codec_source) if cell.untrained else None
+        config = self.recipe.inference_config(cell)
+        return PerceptionPipeline.from_pretrained(model, codec=codec, device=self.recipe.device, config=config)
+
+    def _load_test(self, cell: AblationCell, test: AblationTest) -> Benchmark:
+        recipe = self.recipe
+        images = None if test.images is None else recipe.resolve(test.images)
+        if test.recipe is not None:
+            return load_benchmark(test.benchmark, self._build_records(cell, test.recipe), images=images)
+        data = test.data or recipe.benchmarks
+        assert data is not None
+        local = recipe.resolve(data)
+        return load_benchmark(test.benchmark, local if local.exists() else data, images=images)
+
+    def _build_records(self, cell: AblationCell, path: str) -> Path:
+        """The file of a data recipe's records, built where they do not exist yet."""
+        data = self.recipe.data_recipe(cell, path)
+        folder = self.output / "data" / data.fingerprint
+        if not (folder / "manifest.json").exists():
+            self.report(f"{cell.name}: building {sum(config.count for config in data.sets)} records of {path}")
+            build_data(data, folder)
+        return folder / "records.jsonl"
+
+    def _finetune(self, cell: AblationCell, base: Path) -> Path:
+        """The adapter of a cell, shared by all cells of the same training; every process trains."""
+        recipe, run_in_first = self.recipe, self.processes.run_in_first
+        records = run_in_first(lambda: self._build_records(cell, recipe.data))
+        start = recipe.finetune_config(cell, recipe.base, (str(records),), "run")
+        run = self.output / "runs" / _digest(start.to_dict(), records.parent.name)
+        if run_in_first(lambda: (run / "adapter").exists()):
+            self.report(f"{cell.name}: trained already")
+            return run / "adapter"
+        self.report(f"{cell.name}: training")
+        return finetune(recipe.finetune_config(cell, str(base), (str(records),), str(run))).adapter
+
+    def _extend_base(self, cell: AblationCell) -> Path:
+        """The base model with its new rows, saved once for all runs with the same initialization."""
+        recipe = self.recipe
+        config = recipe.finetune_config(cell, recipe.base, ("records.jsonl",), "run")
+        local = recipe.resolve(recipe.base)
+        source = str(local) if local.exists() else recipe.base
+        codec = DepthCodec.from_pretrained(recipe.codec_source)
+        frame = config.frame_rule
+        name = _digest(source, codec.fingerprint, frame.to_dict(), config.tokens, config.init, config.seed)
+        folder = self.output / "base" / name
+        if not folder.exists():
+            self.report("extending the base")
+            model, processor, vocab = load_llava(
+                source, config.token_sets, codec=codec, frame=frame, init=config.init, seed=config.seed
+            )
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(folder) as partial:
+                for part in (model, processor, vocab):
+                    part.save_pretrained(partial)
+        return folder
 
 
-def _load_test(
-    recipe: AblationRecipe, cell: AblationCell, test: AblationTest, output: Path, report: Report
-) -> Benchmark:
-    if test.recipe is not None:
-        return load_benchmark("records", _build_records(recipe, cell, test.recipe, output, report))
-    assert test.data is not None
-    data = recipe.resolve(test.data)
-    images = None if test.images is None else recipe.resolve(test.images)
-    return load_benchmark(test.benchmark, data if data.exists() else test.data, images=images)
-
-
-def _build_records(recipe: AblationRecipe, cell: AblationCell, path: str, output: Path, report: Report) -> Path:
-    """The file of a data recipe's records, built where they do not exist yet."""
-    data = recipe.data_recipe(cell, path)
-    folder = output / "data" / data.fingerprint
-    if not (folder / "manifest.json").exists():
-        report(f"{cell.name}: building {sum(config.count for config in data.sets)} records of {path}")
-        build_data(data, folder)
-    return folder / "records.jsonl"
-
-
-def _finetune_cell(recipe: AblationRecipe, cell: AblationCell, output: Path, report: Report) -> Path:
-    """The adapter of a cell, shared by all cells of the same training."""
-    records = _build_records(recipe, cell, recipe.data, output, report)
-    start = recipe.finetune_config(cell, recipe.base, (str(records),), "run")
-    base = _extend_base(recipe, start, output, report)
-    run = output / "runs" / _digest(start.to_dict(), records.parent.name)
-    if (run / "adapter").exists():
-        report(f"{cell.name}: trained already")
-        return run / "adapter"
-    report(f"{cell.name}: training")
-    return finetune(recipe.finetune_config(cell, str(base), (str(records),), str(run))).adapter
-
-
-def _extend_base(recipe: AblationRecipe, config: FinetuneConfig, output: Path, report: Report) -> Path:
-    """The base model with its new rows, saved once for all runs with the same initialization."""
-    local = recipe.resolve(recipe.base)
-    source = str(local) if local.exists() else recipe.base
-    codec = DepthCodec.from_pretrained(recipe.codec_source)
-    folder = output / "base" / _digest(source, codec.fingerprint, config.frame, config.init, config.seed)
-    if not folder.exists():
-        report("extending the base")
-        model, processor, vocab = load_llava(
-            source, codec=codec, frame=config.frame, init=config.init, seed=config.seed
-        )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder) as partial:
-            for part in (model, processor, vocab):
-                part.save_pretrained(partial)
-    return folder
+def _read_figures(path: Path) -> dict[str, tuple[int, float]]:
+    """Figures of the evidence in a scores.json that have a value."""
+    values = parse_json(path.read_bytes(), str(path), OutputError)
+    figures = values.get("evidence", {}).get("figures", {})
+    return {name: (row["items"], row["value"]) for name, row in figures.items() if row["value"] is not None}
 
 
 ABLATION_HEADER = (
     "test", "cell", "items", "right", "accuracy", "95 % interval", "unparsed", "invalid", "difference",
     "95 % interval of it", "p",
 )  # fmt: skip
+_FIGURE_HEADER = ("test", "evidence", "cell", "items", "value")
 _NOTE = (
     "Accuracies in percent, differences from the first cell in points, on the same items: bootstrap 95 % intervals, "
     "paired for differences; p is McNemar's exact test."
@@ -411,6 +531,7 @@ def ablation_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
 def write_ablation(results: Sequence[CellScores], folder: str | Path) -> None:
     """Write `ablation-table.json`, `.csv`, `.md` and `page.html`; existing files are replaced."""
     folder, rows = Path(folder), ablation_rows(results)
+    figure_rows = _figure_rows(results)
     descriptions = {result.cell.name: result.cell.description for result in results}
     values = []
     for result in _sort_by_test(results):
@@ -421,20 +542,34 @@ def write_ablation(results: Sequence[CellScores], folder: str | Path) -> None:
                 "cell": result.cell.name,
                 **result.scores.overall._asdict(),
                 "against the first cell": None if pair is None else pair._asdict(),
+                "evidence": {name: value for name, (_, value) in result.figures.items()},
             }
         )
     bullets = "".join(f"- {name}: {text}\n" for name, text in descriptions.items())
     texts = {
         "ablation-table.csv": to_csv([ABLATION_HEADER, *rows]),
-        "ablation-table.md": f"{to_markdown_table(ABLATION_HEADER, rows)}\n{_NOTE}\n\n{bullets}",
+        "ablation-table.md": (
+            f"{to_markdown_table(ABLATION_HEADER, rows)}\n{_NOTE}\n\n"
+            f"{to_markdown_table(_FIGURE_HEADER, figure_rows)}\n{bullets}"
+        ),
         "ablation-table.json": json.dumps(values, indent=1) + "\n",
     }
     write_texts(folder, texts, force=True)
     tables = [
         Table("Ablation", ABLATION_HEADER, rows, _NOTE),
+        Table("Evidence", _FIGURE_HEADER, figure_rows, "Shares and errors of nearness (0 to 1)."),
         Table("Cells", ("cell", "what it changes"), list(descriptions.items())),
     ]
     write_page(folder / "page.html", _cases(results), title="Ablation", tables=tables, force=True)
+
+
+def _figure_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
+    """Table rows below `_FIGURE_HEADER`: each figure of the evidence, by test, with its cells one below the other."""
+    return sorted(
+        (result.test.name, name, result.cell.name, str(items), f"{value:.4f}")
+        for result in results
+        for name, (items, value) in result.figures.items()
+    )
 
 
 def _sort_by_test(results: Sequence[CellScores]) -> list[CellScores]:

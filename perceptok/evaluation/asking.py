@@ -3,27 +3,76 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.depth import DepthMap
-from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem
+from perceptok.errors import ConfigError
+from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, load_benchmark
 from perceptok.evaluation.evidence import EvidenceReport, check_evidence
 from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Scores, evaluate
 from perceptok.evaluation.specialists import evaluate_specialist
 from perceptok.files import atomic_write
 from perceptok.jobs import Journal, Stamp, stamp_of
-from perceptok.llava import PerceptionPipeline, Request
+from perceptok.llava import InferenceConfig, PerceptionPipeline, Request
 
-__all__ = ["PREDICTIONS", "answer_benchmark", "evaluate_pipeline", "model_stamp"]
+__all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "model_stamp"]
 
 PREDICTIONS = "predictions.jsonl"
 """Name of the file of answers that `evaluate_pipeline` writes."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a model is evaluated on a benchmark.
+
+    Attributes:
+        benchmark: One of `BENCHMARKS`.
+        data: Folder, file or hub id of the benchmark; required, a preset leaves it to the user.
+        images: Folder of the images, if not beside the data.
+        inference: Settings of the pipeline.
+
+    Raises:
+        ConfigError: An unknown benchmark, or one without data.
+    """
+
+    benchmark: str
+    data: str = ""
+    images: str | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def __post_init__(self) -> None:
+        if self.benchmark not in BENCHMARKS:
+            raise ConfigError(f"{self.benchmark!r} is not a benchmark; the benchmarks are {', '.join(BENCHMARKS)}")
+        if not self.data:
+            raise ConfigError(f"data of {self.benchmark} is required: its folder, file or hub id (--data)")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str] | None, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a configuration from YAML or JSON.
+
+        Args:
+            path: The file, or the name of a preset (`perceptok llava presets`); None for the defaults.
+            overrides: Settings that replace those of the file, nested ones by dotted names.
+
+        Raises:
+            ConfigError: The file cannot be read, or a setting is unknown, missing or not valid.
+        """
+        values = {} if path is None else read_mapping(find_config_file(path, "evaluation"))
+        apply_overrides(values, overrides or {})
+        return config_from_dict(cls, values, name=cls.__name__ if path is None else str(path))
+
+    def load_benchmark(self) -> Benchmark:
+        """Load the benchmark; raises EvaluationError as the function of that name."""
+        return load_benchmark(self.benchmark, self.data, images=self.images)
 
 
 def evaluate_pipeline(

@@ -168,11 +168,11 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         name: One of `BENCHMARKS`.
         data: For hardblink-N: the folder `hardblink` of AURORA's repository, or one with `questions_N.jsonl`,
             `answers_N.jsonl` and `images/N`. For blink-count and seed-count: the folders `blink_counting` and
-            `seedbench` of that repository, or a `..._questions.jsonl` with its `..._answers.jsonl` beside it. The
-            folder that holds these three will do for each. For the others, and for these too, rows: JSON lines,
-            Parquet, a folder, or a hub id such as `BLINK-Benchmark/BLINK` or `nyu-visionx/CV-Bench` (a hub id is
-            downloaded). For "records" (with an answer) and "atomic" (without): a file that `perceptok data build` or
-            `write_records` wrote.
+            `seedbench` of that repository, or a `..._questions.jsonl` with its `..._answers.jsonl` beside it. For the
+            others, and for these too, rows: JSON lines, Parquet, a folder, or a hub id such as `BLINK-Benchmark/BLINK`
+            or `nyu-visionx/CV-Bench` (a hub id is downloaded). A folder that holds the three folders of the
+            repository, and rows in `blink` and `cvbench`, will do for each of these. For "records" (with an answer)
+            and "atomic" (without): a file that `perceptok data build` or `write_records` wrote.
         images: The folder of the images that the rows name; by default beside the data.
 
     Raises:
@@ -193,6 +193,8 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         raise EvaluationError(f"{path}: the questions of {name} were not found; expected a folder with {names}")
     else:
         layout = _LAYOUTS[name]
+        below = path / name.partition("-")[0]
+        data = below if below.is_dir() else data
         rows = _read_rows(data, config=layout.config, split=layout.split)
         base = folder or (path.parent if path.is_file() else None)
         items = tuple(item for item in (item_from_row(name, row, base) for row in rows) if item)

@@ -11,12 +11,14 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from perceptok.config import list_presets
 from perceptok.data import PerceptionRecord, build_data, read_records
 from perceptok.data.rendering import render_text
 from perceptok.errors import ConfigError, OutputError
-from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells
+from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells, write_ablation
 from perceptok.evaluation.ablation import AblationCell
 from perceptok_cli.main import app
+from tests.llava.training.test_distributed import launch_two
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -136,6 +138,10 @@ def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -
     assert grid.inference_config(known["full"]).constraints
     assert not grid.inference_config(known["no_constraints"]).constraints
     assert known["blink_style"].benchmarks == ("cvbench-depth",)
+    for name in ("direct", "atomic", "cot"):
+        assert runs[f"{name}_only"].regimes == (name,)
+    assert runs["soft_teacher"].objective.teacher == "soft"
+    assert known["untrained"].untrained
 
 
 def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
@@ -180,6 +186,67 @@ def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
         run_ablation(AblationRecipe.read(recipe))
 
 
+@pytest.mark.parametrize("name", [f"aurora-table-{number}" for number in range(1, 8)])
+def test_each_table_of_the_paper_is_a_preset(name: str) -> None:
+    recipe = AblationRecipe.read(name, {"base": "llava", "output": "out", "benchmarks": "benchmarks"})
+    assert recipe.resolved_cells[0].name in ("full", "blink_style")
+    assert list_presets("evaluation")[name].startswith("Ablation of AURORA's Table ")
+    for cell in recipe.resolved_cells:
+        config = recipe.finetune_config(cell, "base", ("r.jsonl",), "run")
+        assert (config.rows, config.effective_batch_size, config.objective.distillation) == ("full", 128, 0)
+        assert not recipe.inference_config(cell).constraints
+    with pytest.raises(ConfigError, match=rf"{name}: base: missing; output: missing"):
+        AblationRecipe.read(name)
+
+
+def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
+    """The base as it is, direct labels alone and atomic records alone, on held-out atomic records of both tasks."""
+    cells = [{"name": "untrained", "untrained": True}, "direct_only", "atomic_only"]
+    held_out = yaml.safe_load((folder / "data.yaml").read_text())
+    held_out |= {"seed": 9, "sets": [one for one in held_out["sets"] if one["regime"] == "atomic"]}
+    (folder / "atomic.yaml").write_text(yaml.safe_dump(held_out))
+    tests = [{"name": "atomic", "recipe": "atomic.yaml", "benchmark": "atomic"}]
+    inference = {"max_new_tokens": 110, "batch_size": 2, "force_block": "first"}
+    path = changed(folder, *cells, tests=tests, output="baselines", inference=inference)
+    results = run_ablation(AblationRecipe.read(path))
+    assert [one.cell.name for one in results] == ["untrained", "direct_only", "atomic_only"]
+    assert len(list((folder / "baselines" / "runs").iterdir())) == 2
+    for one in results:
+        assert one.scores.overall.items == 4
+        valid, share = one.figures["answers with one whole block"]
+        assert (valid, share) == (2, 1.0)  # forced
+        assert 0 < one.figures["RMSE of the block against the teacher"][1] < 1
+    write_ablation(results, folder / "baselines")
+    table = json.loads((folder / "baselines" / "ablation-table.json").read_text())
+    assert "mean IoU of boxes" in table[0]["evidence"]
+    assert (
+        "| atomic | RMSE of the block against the teacher | atomic_only | 2 |"
+        in (folder / "baselines" / "ablation-table.md").read_text()
+    )
+
+
+def test_two_processes_train_each_cell_together(folder: Path) -> None:
+    """By `accelerate launch`: the second process neither waits for the lock of the first nor runs cells of its own."""
+    train = {**yaml.safe_load((folder / "recipe.yaml").read_text())["train"], "max_steps": 2}
+    own = {"name": "wide", "train": {"lora": {"r": 3}}}
+    path = changed(folder, "full", own, "no_constraints", output="two", train=train)
+    command = ["-m", "perceptok_cli.main", "llava", "ablate", str(path)]
+    printed = launch_two("ddp", *command, folder=folder)
+    assert printed.count("full: training") == printed.count("wide: training") == 1
+    assert printed.count("table and page in") == 1
+    assert "no_constraints: trained already" in printed
+    runs = list((folder / "two" / "runs").iterdir())
+    assert len(runs) == 2
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "logs" / "log.jsonl").read_text().splitlines()]
+        assert lines[-1]["step"] == 2
+        assert (run / "adapter" / "perception_adapter.json").exists()
+    table = json.loads((folder / "two" / "ablation-table.json").read_text())
+    assert [one["cell"] for one in table] == ["full", "wide", "no_constraints"]
+    again = launch_two("ddp", *command, folder=folder)
+    assert again.count("finished already") == 3
+
+
 def test_refusals(folder: Path) -> None:
     for message, cells, more in (
         ("'no_luck' is not a shipped cell", ["no_luck"], {}),
@@ -187,6 +254,16 @@ def test_refusals(folder: Path) -> None:
         ("unknown key in FinetuneConfig: stepz", ["full"], {"train": {"stepz": 1}}),
         ("model_name_or_path is set by the recipe", ["full"], {"train": {"model_name_or_path": "x"}}),
         ("cells of different names", ["full", "full"], {}),
+        ("test t has neither data nor recipe; set benchmarks", ["full"], {"tests": [{"name": "t"}]}),
+        (
+            "leave benchmark out, or set it to atomic",
+            ["full"],
+            {
+                "tests": [{"name": "t", "recipe": "test.yaml", "benchmark": "seed-count"}],
+            },
+        ),
+        ("an untrained cell has settings of inference alone", [{"name": "x", "untrained": True, "sets": {"a": 1}}], {}),
+        ("train: unknown|no such file, and not a preset", ["full"], {"train_config": "aurora-deep"}),
         ("'mmlu' is not a benchmark", ["full"], {"tests": [{"name": "t", "benchmark": "mmlu", "data": "x"}]}),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -40,8 +40,8 @@ def alone(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     return made.to_dict()
 
 
-def launched(kind: str, *command: str, folder: Path) -> None:
-    """Two processes by `accelerate launch` with a configuration that is shipped, on the CPU."""
+def launch_two(kind: str, *command: str, folder: Path) -> str:
+    """Start two processes by `accelerate launch` with a shipped configuration, on the CPU; returns what they print."""
     shipped = files("perceptok.llava.training") / "launch" / f"{kind}.yaml"
     # What is another on a machine of two CPUs than on one of eight GPUs.
     here = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
@@ -49,6 +49,7 @@ def launched(kind: str, *command: str, folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(launch, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
@@ -58,9 +59,9 @@ def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> No
         settings["gradient_checkpointing"] = False
     (tmp_path / "train.json").write_text(json.dumps(settings))
     if kind == "ddp":
-        launched(kind, "-m", "perceptok_cli.main", "llava", "train", "train.json", folder=tmp_path)
+        launch_two(kind, "-m", "perceptok_cli.main", "llava", "train", "train.json", folder=tmp_path)
     else:
-        launched(kind, str(Path(__file__).with_name("train_in_two.py")), str(tmp_path), folder=tmp_path)
+        launch_two(kind, str(Path(__file__).with_name("train_in_two.py")), str(tmp_path), folder=tmp_path)
         found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
         assert found == [{"steps": 3, "sharded": True, "resumed": 2}] * 2
     assert losses(tmp_path / "run") == pytest.approx(losses(Path(alone["output_dir"])), rel=1e-4)
