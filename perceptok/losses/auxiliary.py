@@ -1,8 +1,8 @@
 """Further terms for depth tokens, all off by default.
 
-Perceptio (arXiv 2603.18795) names marker and count losses, to keep blocks well formed; only its abstract was at hand,
-and the formulas here are ours. Merging tokens by their probabilities is AURORA's (arXiv 2412.03548, Sec. 6.3), on the
-way to Eq. 2; `merging_loss` stops there, before the decoder.
+Perceptio (arXiv 2603.18795) has marker and count losses for well-formed blocks; only its abstract was available, and
+the formulas here are ours. Merging tokens by their probabilities is a step of AURORA's Eq. 2 (arXiv 2412.03548, Sec.
+6.3); `merging_loss` is computed after it, without the decoder.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["count_loss", "marker_loss", "merging_loss"]
 def marker_loss(
     logits: Tensor, targets: NextTokenTargets, vocab: PerceptionVocabulary, *, token_set: TokenSet = DEPTH
 ) -> Tensor:
-    """Start and end markers where they belong and nowhere else in a block.
+    """Loss of start and end markers at their positions, and of markers within a block.
 
-    -log p(marker) at the positions that predict one, and -log(1 - p(start) - p(end)) at those that predict a code,
+    -log p(marker) at the positions that predict a marker, and -log(1 - p(start) - p(end)) at those that predict a code,
     averaged over all of them.
 
     Args:
         logits: (B, T, V), unshifted.
         targets: From `next_token_targets` of the same sequences and set.
-        vocab: Which columns the markers are.
-        token_set: One with markers.
+        vocab: The vocabulary, which gives the markers' columns.
+        token_set: A set with markers.
 
     Returns:
         A scalar; zero with zero gradient where the batch has neither markers nor codes.
@@ -56,11 +56,11 @@ def count_loss(
     Args:
         logits: (B, T, V), unshifted.
         targets: From `next_token_targets` of the same sequences and set.
-        vocab: Which columns the codes are.
-        token_set: One with markers.
+        vocab: The vocabulary, which gives the codes' columns.
+        token_set: A set with markers.
 
     Returns:
-        A scalar; zero with zero gradient where the batch has no whole block.
+        A scalar; zero with zero gradient where the batch has no complete block.
     """
     at = targets.mask | targets.end
     inside = column_log_probs(logits, vocab.ids(token_set), at).exp().sum(-1)
@@ -91,15 +91,15 @@ def merging_loss(
 ) -> Tensor:
     """Squared distance of the soft token sum_k p_k e_k to the true code's vector, in units of the codebook's spread.
 
-    A wrong code costs little where its vector is near the true one: Eq. 2 in the space of codes, without the decoder.
-    1 is what the mean of the codebook would get on average.
+    A wrong code costs little where its vector is near the true one: Eq. 2 in the codebook's space, without the decoder.
+    The mean of the codebook has a loss of 1 on average.
 
     Args:
         logits: (B, T, V), unshifted.
-        codes: (B, T) int64, the specialist code that each position predicts; not looked at outside the mask.
+        codes: (B, T) int64, the specialist code that each position predicts; ignored outside the mask.
         codebook: (|V_spec|, D): `codec.codebook`.
         alignment: The map from the specialist's codes to codes of the token set.
-        vocab: Which columns of the logits they are.
+        vocab: The vocabulary, which gives the columns of the logits.
         mask: (B, T) bool, True where a code is predicted.
         temperature: Logits are divided by it.
         token_set: The auxiliary vocabulary.
@@ -111,9 +111,9 @@ def merging_loss(
         LossError: Another shape, or codes out of range.
     """
     if codebook.ndim != 2 or len(codebook) != len(alignment):
-        raise LossError(f"a codebook is ({len(alignment)}, D); got {tuple(codebook.shape)}")
+        raise LossError(f"a codebook must be ({len(alignment)}, D); got {tuple(codebook.shape)}")
     if codes.shape != mask.shape:
-        raise LossError(f"codes and mask have one shape; got {tuple(codes.shape)} and {tuple(mask.shape)}")
+        raise LossError(f"codes and mask must have the same shape; got {tuple(codes.shape)} and {tuple(mask.shape)}")
     ids = alignment.token_ids(vocab, token_set)
     probs = column_log_probs(logits, ids, mask, temperature=temperature, normalization="auxiliary").exp()
     vectors = codebook.detach().to(probs.device, probs.dtype)

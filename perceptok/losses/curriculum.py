@@ -1,11 +1,11 @@
-"""Which task to train on when: Eqs. 3 and 4 of AURORA (arXiv 2412.03548, Sec. 3.4), and its released recipe.
+"""The curriculum: Eqs. 3 and 4 of AURORA (arXiv 2412.03548, Sec. 3.4), and its released recipe.
 
-Under Eq. 3 a falling temperature moves the draw to the *smallest* difficulty: what is easy at the start is nearly all
-there is at the end. The text around the equations wants the opposite: difficulties rise from the atomic task to whole
-chains of thought, and tau(s) is to shift the draw "toward harder tasks". Both are to be had from the same formulas,
-whose lambda has no printed sign: with -1 < lambda < 0 the temperature *rises*, so that the draw starts on the easiest
-task and spreads out. `TemperatureSchedule` does that unless told otherwise. It can only spread: no task overtakes an
-easier one. The released data go further, from 100 % atomic samples to 10 %: `LinearSchedule`.
+Under Eq. 3 a falling temperature concentrates the draws on the *smallest* difficulty. The text around the equations
+states the opposite: difficulties rise from the atomic task to whole chains of thought, and tau(s) shifts the draws
+"toward harder tasks". Both follow from the same formulas, whose lambda has no printed sign: with -1 < lambda < 0 the
+temperature *rises*, so that the draws start on the easiest task and spread out. That is the default of
+`TemperatureSchedule`. It can only spread: no task becomes more likely than an easier one. The released data go further,
+from 100 % atomic samples to 10 %: `LinearSchedule`.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def curriculum_probabilities(difficulties: ArrayLike, temperature: float) -> np.
     """p(d_t, s) = exp(-d_t / tau(s)) / sum_i exp(-d_i / tau(s)) (Eq. 3, as printed).
 
     Args:
-        difficulties: (K,) finite; only differences matter.
-        temperature: tau > 0, in units of difficulty: near 0 the easiest task alone is drawn, far above all alike.
+        difficulties: (K,) finite; only their differences matter.
+        temperature: tau > 0, in units of difficulty; towards 0 only the easiest task is drawn, towards inf all equally.
 
     Returns:
         (K,) float64, summing to 1.
 
     Raises:
-        LossError: No task, a difficulty that is not finite, or a temperature that is not positive.
+        LossError: There is no task, a difficulty is not finite, or the temperature is not positive.
     """
     values = np.asarray(difficulties, dtype=np.float64)
     if values.ndim != 1 or not values.size:
-        raise LossError(f"difficulties are a list of at least one number; got shape {values.shape}")
+        raise LossError(f"difficulties must be a list of at least one number; got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise LossError(f"difficulties are finite; got {values[~np.isfinite(values)][0]}")
+        raise LossError(f"difficulties must be finite; got {values[~np.isfinite(values)][0]}")
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise LossError(f"the temperature tau is positive and finite; got {temperature}")
+        raise LossError(f"the temperature tau must be positive and finite; got {temperature}")
     weights = np.exp((values.min() - values) / temperature)
     return np.asarray(weights / weights.sum())
 
@@ -71,16 +71,16 @@ def curriculum_temperature(step: int, total_steps: int, tau0: float, lam: float)
         LossError: A value out of its range.
     """
     if not 0 <= step <= total_steps or total_steps <= 0:
-        raise LossError(f"steps are 0 <= step <= total_steps, with total_steps > 0; got {step} of {total_steps}")
+        raise LossError(f"steps must be 0 <= step <= total_steps, with total_steps > 0; got {step} of {total_steps}")
     if not (tau0 > 0 and math.isfinite(tau0)):
-        raise LossError(f"the temperature tau0 is positive and finite; got {tau0}")
+        raise LossError(f"the temperature tau0 must be positive and finite; got {tau0}")
     if not (lam > -1 and math.isfinite(lam)):
-        raise LossError(f"lam is above -1, or the temperature leaves the positive numbers; got {lam}")
+        raise LossError(f"lam must be above -1, so that temperatures are positive; got {lam}")
     return tau0 / (1 + lam * step / total_steps)
 
 
 class Schedule(Protocol):
-    """How often each task is drawn, step by step."""
+    """The share of each task at each step."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class TemperatureSchedule:
         return tuple(self.difficulties)
 
     def probabilities(self, step: int, total_steps: int) -> np.ndarray:
-        """Shares of the tasks at a step; see `Schedule`."""
+        """Shares of the tasks at a step 0 <= step <= total_steps: (K,), summing to 1, in the order of `tasks`."""
         temperature = curriculum_temperature(step, total_steps, self.tau0, self.lam)
         return curriculum_probabilities(list(self.difficulties.values()), temperature)
 
@@ -127,12 +127,12 @@ class TemperatureSchedule:
 class LinearSchedule:
     """The released recipe (Sec. 8): ten passes, in which the share of atomic samples falls 100 %, 90 %, ... 10 %.
 
-    The paper besides asks an image's two other questions, with and without reasoning, one right after the other; here
-    every task has an order of its own.
+    In the paper the two other questions of an image, with and without reasoning, follow each other; here every task has
+    an order of its own.
 
     Attributes:
-        atomic: Tasks that are learned first; they share their part equally.
-        others: Task -> relative weight in the rest, e.g. {"cot": 1, "direct": 1}.
+        atomic: Tasks of the first passes; their shares are equal.
+        others: Task -> relative weight in the remaining share, e.g. {"cot": 1, "direct": 1}.
         first: Share of atomic samples in the first pass.
         last: Share in the last pass.
         passes: Number of passes of equal length; with more passes than steps the share falls at every step.
@@ -149,13 +149,13 @@ class LinearSchedule:
         _check_tasks(self.tasks)
         for name in ("first", "last"):
             if not 0 <= getattr(self, name) <= 1:
-                raise LossError(f"{name} is a share in 0..1; got {getattr(self, name)}")
+                raise LossError(f"{name} must be a share in 0..1; got {getattr(self, name)}")
         if self.passes < 1:
-            raise LossError(f"passes is at least 1; got {self.passes}")
+            raise LossError(f"passes must be at least 1; got {self.passes}")
         if not all(weight > 0 and math.isfinite(weight) for weight in self.others.values()):
-            raise LossError(f"weights are positive and finite; got {dict(self.others)}")
+            raise LossError(f"weights must be positive and finite; got {dict(self.others)}")
         if not self.others and (self.first < 1 or self.last < 1):
-            raise LossError("without other tasks the atomic share is 1 throughout; name the others")
+            raise LossError("without other tasks the atomic share must be 1 throughout; name the others")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -163,9 +163,9 @@ class LinearSchedule:
         return (*self.atomic, *self.others)
 
     def probabilities(self, step: int, total_steps: int) -> np.ndarray:
-        """Shares of the tasks at a step; see `Schedule`. Raises LossError for a step beyond the run."""
+        """Shares of the tasks at a step 0 <= step <= total_steps: (K,), summing to 1; LossError for another step."""
         if not 0 <= step <= total_steps or total_steps <= 0:
-            raise LossError(f"steps are 0 <= step <= total_steps; got {step} of {total_steps}")
+            raise LossError(f"steps must be 0 <= step <= total_steps; got {step} of {total_steps}")
         number = min(self.passes - 1, step * self.passes // total_steps)
         share = self.first + (self.last - self.first) * number / max(1, self.passes - 1)
         weights = np.array(list(self.others.values()))
@@ -176,7 +176,7 @@ class LinearSchedule:
 
 def _check_tasks(tasks: Sequence[str]) -> None:
     if isinstance(tasks, str) or not tasks:
-        raise LossError(f"a curriculum has at least one task, by name; got {tasks!r}")
+        raise LossError(f"a curriculum needs at least one task, by name; got {tasks!r}")
     if len(set(tasks)) < len(tasks):
         raise LossError(f"a task is named twice: {', '.join(tasks)}")
 
@@ -185,11 +185,11 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class Mixture(NamedTuple):
-    """What a curriculum drew over some steps.
+    """The samples that a curriculum drew over some steps.
 
     Attributes:
         counts: Task -> samples drawn, over all processes.
-        shares: Task -> part of all samples, 0 where nothing was drawn.
+        shares: Task -> share of all samples, 0 where nothing was drawn.
         expected: Task -> the mean of the schedule's shares over the same steps.
     """
 
@@ -201,18 +201,19 @@ class Mixture(NamedTuple):
 class CurriculumSampler(Sampler[list[int]]):
     """A batch sampler whose mixture of tasks follows a schedule.
 
-    Every batch mixes the tasks: its counts are the schedule's shares of the batch, rounded so that no task is ever off
-    by a whole sample in a batch, nor the sum over many batches off by more than a few. Within a task every sample is
-    drawn once before any is drawn again. All of it is a function of the seed and the step's number, so that processes
-    agree without talking, and a run resumed at a step draws what it would have drawn.
+    Every batch mixes the tasks: its counts are the schedule's shares of the batch, rounded so that no task deviates by
+    a whole sample in a batch, nor by more than a few samples in many batches. Within a task every sample is drawn once
+    before any is drawn again. All draws are functions of the seed and the step, so that processes agree without
+    communication, and a resumed run draws the same samples.
 
-    For `DataLoader(dataset, batch_sampler=sampler)`, over the tasks' datasets one after the other
-    (`torch.utils.data.ConcatDataset`). With Accelerate leave `rank` and `world_size` alone: `accelerator.prepare` hands
-    batches (or, with `split_batches`, parts of them) to processes itself; let the number of steps be a multiple of the
-    processes, or the last batches are left out. Without it give both, and each process gets its part of every batch.
+    For `DataLoader(dataset, batch_sampler=sampler)`, over the tasks' concatenated datasets
+    (`torch.utils.data.ConcatDataset`). With Accelerate keep the defaults of `rank` and `world_size`:
+    `accelerator.prepare` distributes batches (or, with `split_batches`, parts of them) to processes itself; the number
+    of steps should be a multiple of the processes, or the last batches are omitted. Without Accelerate give both, and
+    each process gets its part of every batch.
 
-    Every iteration begins at the first step, as with other samplers; after `load_state_dict` the next one begins at
-    the step that was saved. Accelerate's own way to go on, `skip_first_batches`, does the same without a state.
+    Every iteration begins at the first step, as with other samplers; after `load_state_dict` the next iteration begins
+    at the saved step. Accelerate's `skip_first_batches` does the same without a state.
 
     Attributes:
         step: The next step to draw.
@@ -233,20 +234,19 @@ class CurriculumSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Set up a curriculum.
+        """Create the sampler.
 
         Args:
             sizes: Task -> number of samples, in the order in which the datasets are concatenated.
             schedule: Shares of the same tasks; `LinearSchedule()` is the released recipe.
             total_steps: Batches of the whole curriculum.
             batch_size: Samples of a step over all processes.
-            seed: Of the order of samples.
+            seed: The seed of the order of samples.
             rank: This process, 0 <= rank < world_size.
             world_size: Processes; divides the batch size.
 
         Raises:
-            LossError: No task, an empty task, tasks that the schedule does not have or lacks, or sizes that do not
-                fit.
+            LossError: There is no task, a task is empty, the schedule has other tasks, or a number is out of range.
         """
         _check(sizes, schedule, total_steps, batch_size, seed, rank, world_size)
         self.sizes = dict(sizes)
@@ -269,9 +269,9 @@ class CurriculumSampler(Sampler[list[int]]):
         return self.total_steps - self._first
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches of this process, from the first step, or the one that a state said, to the last."""
+        """Batches of this process, from the first step, or from that of a loaded state, to the last."""
         self.step = self._first
-        drawn = self._drawn(0, self.step)
+        drawn = self._count_drawn(0, self.step)
         while self.step < self.total_steps:
             counts = self._counts(self.step)
             batch = np.concatenate([self._samples(task, drawn[task], counts[task]) for task in range(len(counts))])
@@ -282,15 +282,15 @@ class CurriculumSampler(Sampler[list[int]]):
         self._first = 0
 
     def mixture(self, first: int = 0, last: int | None = None) -> Mixture:
-        """What was drawn at the steps first <= step < last, without `last` all until now; over all processes.
+        """The samples drawn at the steps first <= step < last (until now where None), over all processes.
 
         Raises:
-            LossError: Steps that were not drawn yet, or a `last` before `first`.
+            LossError: Steps that are not drawn yet, or `last` before `first`.
         """
         end = self.step if last is None else last
         if not 0 <= first <= end <= self.total_steps:
-            raise LossError(f"steps are 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
-        counts = self._drawn(first, end)
+            raise LossError(f"steps must be 0 <= first <= last <= {self.total_steps}; got {first} and {end}")
+        counts = self._count_drawn(first, end)
         expected = np.zeros(len(counts))
         for step in range(first, end):
             expected += self._shares(step) / (end - first)
@@ -301,27 +301,27 @@ class CurriculumSampler(Sampler[list[int]]):
         )
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """Where to go on.
+        """The state to save, for `load_state_dict`.
 
         Args:
-            step: The number of steps that have been trained, of all processes. Without it, the number of batches
-                handed out, which is more where a `DataLoader` with workers (or Accelerate) fetches ahead.
+            step: Number of trained steps. Where None, the number of batches that were yielded, which is greater
+                where a `DataLoader` with workers (or Accelerate) prefetches.
 
         Raises:
-            LossError: A step that the run does not have.
+            LossError: The step is out of range.
         """
-        at = self.step if step is None else step
-        if not 0 <= at <= self.total_steps:
-            raise LossError(f"steps are 0..{self.total_steps}; got {at}")
-        return {**self._identity(), "step": at}
+        step = self.step if step is None else step
+        if not 0 <= step <= self.total_steps:
+            raise LossError(f"steps must be 0..{self.total_steps}; got {step}")
+        return {**self._identity(), "step": step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin the next iteration at a saved step; raises LossError where the curriculum is another one."""
+        """Begin the next iteration at a saved step; raises LossError for the state of another curriculum."""
         for name, value in self._identity().items():
             if state.get(name) != value:
-                raise LossError(f"the state belongs to another curriculum: {name} was {state.get(name)}, now {value}")
+                raise LossError(f"the state is of another curriculum: {name} was {state.get(name)}, now {value}")
         if not 0 <= int(state["step"]) <= self.total_steps:
-            raise LossError(f"steps are 0..{self.total_steps}; the state says {state['step']}")
+            raise LossError(f"steps must be 0..{self.total_steps}; the state has {state['step']}")
         self.step = self._first = int(state["step"])
 
     def _identity(self) -> dict[str, Any]:
@@ -338,13 +338,13 @@ class CurriculumSampler(Sampler[list[int]]):
         # NaN fails every comparison, so it cannot slip through.
         if shares.shape != (len(self._order),) or not ((shares >= 0).all() and abs(shares.sum() - 1) < 1e-6):
             raise LossError(
-                f"shares are at least 0 and sum to 1, one for each of {len(self._order)} tasks; the schedule gave "
+                f"shares must be at least 0 and sum to 1, one for each of {len(self._order)} tasks; the schedule gave "
                 f"{shares.tolist()} at step {step}"
             )
         return shares[self._order]
 
     def _counts(self, step: int) -> np.ndarray:
-        """Samples of each task at a step: how many points of a shifted grid fall into each task's interval.
+        """Number of samples of each task at a step: of the points of a shifted grid in each task's interval.
 
         The shift follows the golden ratio, whose multiples fill [0, 1) more evenly than random numbers.
         """
@@ -353,25 +353,25 @@ class CurriculumSampler(Sampler[list[int]]):
         shift = (self._offset + step * _GOLDEN) % 1.0
         return np.diff(np.floor(edges + shift)).astype(np.int64)
 
-    def _drawn(self, first: int, last: int) -> np.ndarray:
+    def _count_drawn(self, first: int, last: int) -> np.ndarray:
         drawn = np.zeros(len(self.sizes), dtype=np.int64)
         for step in range(first, last):
             drawn += self._counts(step)
         return drawn
 
     def _samples(self, task: int, first: int, count: int) -> np.ndarray:
-        """The task's draws number first .. first + count - 1: one permutation of its samples after another."""
+        """The task's draws first .. first + count - 1, of consecutive permutations of its samples."""
         size = self._begin[task + 1] - self._begin[task]
         number = np.arange(first, first + count)
         chosen = np.empty(count, dtype=np.int64)
         for epoch in range(first // size, (first + count - 1) // size + 1):
-            here = number // size == epoch
-            chosen[here] = self._permutation(task, epoch)[number[here] % size]
+            in_epoch = number // size == epoch
+            chosen[in_epoch] = self._permutation(task, epoch)[number[in_epoch] % size]
         return chosen + int(self._begin[task])
 
     def _permutation(self, task: int, epoch: int) -> np.ndarray:
         if (task, epoch) not in self._shuffled:
-            # One epoch of a task is over before the next begins.
+            # An epoch of a task ends before the next begins.
             self._shuffled = {key: order for key, order in self._shuffled.items() if key[0] != task}
             size = int(self._begin[task + 1] - self._begin[task])
             self._shuffled[task, epoch] = np.random.default_rng((self._seed, 2, task, epoch)).permutation(size)
@@ -388,20 +388,18 @@ def _check(
     world_size: int,
 ) -> None:
     if not sizes:
-        raise LossError("a curriculum has at least one task; got none")
+        raise LossError("a curriculum needs at least one task; got none")
     if set(sizes) != set(schedule.tasks):
-        raise LossError(
-            f"the samples are of the tasks {', '.join(sizes)}, the schedule knows {', '.join(schedule.tasks)}"
-        )
+        raise LossError(f"the samples have the tasks {', '.join(sizes)}, the schedule {', '.join(schedule.tasks)}")
     for task, size in sizes.items():
         if type(size) is not int or size < 1:
-            raise LossError(f"sizes are numbers of samples, at least 1 for each task; got {size!r} for {task}")
+            raise LossError(f"sizes must be numbers of samples, at least 1 for each task; got {size!r} for {task}")
     if total_steps < 1 or batch_size < 1:
-        raise LossError(f"total_steps and batch_size are positive; got {total_steps} and {batch_size}")
+        raise LossError(f"total_steps and batch_size must be positive; got {total_steps} and {batch_size}")
     if seed < 0:
-        raise LossError(f"a seed is not negative; got {seed}")
+        raise LossError(f"the seed must not be negative; got {seed}")
     if not 0 <= rank < world_size or batch_size % world_size:
         raise LossError(
-            f"ranks are 0..{world_size - 1} and the batch size is a multiple of the number of processes; got rank "
+            f"ranks must be 0..{world_size - 1} and the batch size a multiple of the number of processes; got rank "
             f"{rank}, batch size {batch_size}"
         )

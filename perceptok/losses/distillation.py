@@ -33,51 +33,51 @@ def distillation_loss(
 ) -> Tensor:
     """Cross entropy -sum_i q_i log p_M(i) of the model's tokens under the specialist's distribution (Eq. 1).
 
-    The logits are taken at the positions which *predict* the tokens: shifting is the caller's part, and
-    `next_token_targets` gives the mask (and hard codes) that fit the logits of a Hugging Face model as they are. For a
-    hard teacher on the full vocabulary this is `torch.nn.functional.cross_entropy` of those tokens.
+    The logits are those of the positions which *predict* the tokens; `next_token_targets` gives the mask (and hard
+    codes) for unshifted logits of a Hugging Face model. For a hard teacher on the full vocabulary this is
+    `torch.nn.functional.cross_entropy` of those tokens.
 
-    The minimum over M in Eq. 1 is `align_vocabularies`; here M is given. That the sum runs over positions, and that p
-    may be normalised over the auxiliary tokens alone, is our reading; the paper prints neither mask nor temperature.
+    The minimum over M in Eq. 1 is `align_vocabularies`; here M is given. The sum over positions, and the normalization
+    over the auxiliary tokens alone, are our reading; the paper prints neither mask nor temperature.
 
     Args:
         logits: (B, T, V) or (N, V), any floating type; computed in float32, or float64 for float64.
         teacher_probs: The specialist's codes (integers), or probabilities over its codes (..., |V_spec|), rows summing
-            to 1. Either one entry for each position of the logits, of which those outside the mask are not looked at,
-            or one for each *masked* position in row-major order: `codec.encode_soft(maps)` (B, 10, 10, 128) fits as it
-            is where each row of the batch holds one block. A constant: it must not require a gradient.
+            to 1. One entry for each position of the logits, of which those outside the mask are ignored, or one for
+            each *masked* position in row-major order, such as `codec.encode_soft(maps)` (B, 10, 10, 128) where each
+            row of the batch has one block. It must not require a gradient.
         alignment: The map M from the specialist's codes to codes of the token set.
-        vocab: Which columns of the logits they are.
+        vocab: The vocabulary, which gives the columns of the logits.
         mask: (B, T) or (N,) bool, True at positions that count; None for all. Others may hold NaN.
         temperature: Of the model's distribution: p = softmax(logits / temperature). The loss is not multiplied by its
-            square. The teacher's own temperature belongs to `encode_soft`.
-        normalization: "full": p sums to 1 over the whole vocabulary, so that every other token is pushed down too.
+            square. The teacher's temperature is that of `encode_soft`.
+        normalization: "full": p sums to 1 over the whole vocabulary, so that all other tokens become less likely.
             "auxiliary": over the codes of the token set alone, for use beside an ordinary language loss.
         token_set: The auxiliary vocabulary.
         reduction: "mean" over masked positions, "sum" (for a count over several batches), or "none": (N,).
 
     Returns:
-        A scalar, float32 or float64. Without any masked position it is zero and so is its gradient: a batch of another
-        task costs nothing and does not stop other processes.
+        A scalar, float32 or float64. Without any masked position it is zero with zero gradient, so that a batch of
+        another task does not stop other processes.
 
     Raises:
         LossError: Shapes that do not fit, codes out of range, rows that do not sum to 1, a temperature <= 0.
         AlignmentError: The alignment is not into the token set.
     """
     if reduction not in ("mean", "sum", "none"):
-        raise LossError(f"reduction is 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise LossError(f"reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
     ids = alignment.token_ids(vocab, token_set)
     if normalization == "auxiliary" and len(alignment) < token_set.size:
-        every = auxiliary_log_probs(
+        all_log_p = auxiliary_log_probs(
             logits, vocab, mask, token_set=token_set, temperature=temperature, normalization=normalization
         )
-        log_p = every[:, alignment.forward.to(every.device)]
+        log_p = all_log_p[:, alignment.forward.to(all_log_p.device)]
     else:
         log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalization=normalization)
-    teacher = _teacher_rows(teacher_probs, logits.shape[:-1], mask, *log_p.shape).to(log_p.device)
+    teacher = _select_teacher(teacher_probs, logits.shape[:-1], mask, *log_p.shape).to(log_p.device)
     if teacher.is_floating_point():
         q = teacher.to(log_p.dtype)
-        # A token without probability costs nothing where the specialist gives it none either.
+        # Where q is 0 the term is 0, also where log p is -inf.
         losses = -torch.where(q > 0, q * log_p, 0).sum(-1)
     else:
         losses = -log_p.gather(1, teacher.long()[:, None])[:, 0]
@@ -86,27 +86,29 @@ def distillation_loss(
     return losses.sum() / (max(1, len(losses)) if reduction == "mean" else 1)
 
 
-def _teacher_rows(teacher: Tensor, places: torch.Size, mask: Tensor | None, rows: int, size: int) -> Tensor:
+def _select_teacher(teacher: Tensor, places: torch.Size, mask: Tensor | None, rows: int, size: int) -> Tensor:
     """The teacher at the masked positions: codes (N,) or probabilities (N, |V_spec|), checked."""
     soft = teacher.is_floating_point()
     if teacher.requires_grad:
-        raise LossError("the teacher is frozen and gets no gradient; detach it")
+        raise LossError("the teacher must not require a gradient; detach it")
     if soft and teacher.shape[-1:] != (size,):
-        raise LossError(f"a soft teacher has shape (..., {size}), one column a code; got {tuple(teacher.shape)}")
-    given = teacher.shape[:-1] if soft else teacher.shape
-    flat = teacher.reshape(-1, size) if soft else teacher.reshape(-1)
-    if given == places:
-        flat = flat if mask is None else flat[mask.reshape(-1).to(flat.device)]
-    elif given.numel() != rows:
         raise LossError(
-            f"the teacher has {given.numel()} rows of shape {tuple(given)}; expected one for each position, "
+            f"a soft teacher must have shape (..., {size}), one column per code; got {tuple(teacher.shape)}"
+        )
+    shape = teacher.shape[:-1] if soft else teacher.shape
+    flat = teacher.reshape(-1, size) if soft else teacher.reshape(-1)
+    if shape == places:
+        flat = flat if mask is None else flat[mask.reshape(-1).to(flat.device)]
+    elif shape.numel() != rows:
+        raise LossError(
+            f"the teacher has {shape.numel()} rows of shape {tuple(shape)}; expected one for each position, "
             f"{tuple(places)}, or one for each of the {rows} masked ones"
         )
     if soft:
         _check_rows(flat)
     elif len(flat) and not (flat >= 0).logical_and(flat < size).all():
         raise LossError(
-            f"teacher codes are 0..{size - 1} at masked positions; found {int(flat.min())}..{int(flat.max())}"
+            f"teacher codes must be 0..{size - 1} at masked positions; got {int(flat.min())}..{int(flat.max())}"
         )
     return flat
 
@@ -121,7 +123,7 @@ def _check_rows(rows: Tensor) -> None:
     if not fits.all():
         first = int((~fits).nonzero()[0])
         raise LossError(
-            f"a soft teacher's rows are probabilities that sum to 1; row {first} of {len(rows)} sums to "
+            f"a soft teacher's rows must be probabilities that sum to 1; row {first} of {len(rows)} sums to "
             f"{float(sums[first]):.6g} with a smallest entry of {float(rows[first].min()):.3g}: pass encode_soft or a "
             "softmax, not logits"
         )

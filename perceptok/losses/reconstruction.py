@@ -1,4 +1,4 @@
-"""The map that the model's tokens mean, against the map they should mean: Eq. 2 of AURORA (arXiv 2412.03548)."""
+"""The reconstruction loss of depth maps decoded from soft tokens: Eq. 2 of AURORA (arXiv 2412.03548)."""
 
 from __future__ import annotations
 
@@ -34,35 +34,34 @@ def reconstruction_loss(
     """Mean squared error of the decoded map, ||g(t) - f||^2 (Eq. 2), differentiable in the logits.
 
     t are soft tokens: the codebook vectors averaged under the model's probabilities of the codes' tokens (Sec. 6.3);
-    `codec.decode_soft` makes them and decodes them (g). f in the paper is what the codec makes of the true codes, and
-    so it is with target_nearness=codec.decode(codes); the depth map itself asks for what the codec cannot give too.
-    The paper trains with weight 0: its Table 6 finds no gain. That
-    probabilities are normalised over the codes' tokens alone, and that pixels may be left out, is our reading.
+    `codec.decode_soft` computes and decodes them (g). f in the paper is the codec's map of the true codes, which is
+    target_nearness=codec.decode(codes); the depth map itself contains errors that the codec cannot avoid. The paper
+    trains with weight 0: its Table 6 finds no gain. The normalization over the codes' tokens alone, and the mask of
+    valid pixels, are our reading.
 
     Args:
         logits: (B, T, V) at the positions that predict the codes, as for `distillation_loss`; or (N, V).
-        target_nearness: (M, H, W), one map for each of the M blocks, in the order in which they stand in the batch.
+        target_nearness: (M, H, W), a map for each of the M blocks, in the order of the batch.
         decoder: g: (M, 10, 10, |V_spec|) probabilities -> (M, H, W) nearness; `codec.decode_soft`.
         alignment: The map from the codec's codes to codes of the token set.
-        vocab: Which columns of the logits they are.
-        mask: True at the positions that predict codes: runs of 100, each run one block.
+        vocab: The vocabulary, which gives the columns of the logits.
+        mask: True at the positions that predict codes: a run of 100 for each block.
         valid: (M, H, W) bool, True at pixels that count; targets elsewhere may be NaN.
         temperature: Logits are divided by it; towards 0 the expectation becomes the most probable code's vector.
-        straight_through: Decode the most probable codes, and pass the gradient through as if the probabilities had
-            been decoded: the decoder sees what it will see at inference.
+        straight_through: Decode the most probable codes, as at inference, with the gradient of the probabilities.
         token_set: The auxiliary vocabulary.
 
     Returns:
         A scalar float32; zero with zero gradient without a block or a valid pixel.
 
     Raises:
-        LossError: Shapes that do not fit, blocks that are cut, or targets that are not finite where they count.
+        LossError: Shapes that do not fit, truncated blocks, or targets that are not finite at valid pixels.
         AlignmentError: The alignment is not into the token set.
     """
     ids = alignment.token_ids(vocab, token_set)
     log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalization="auxiliary")
     blocks = _count_blocks(logits, mask, len(log_p))
-    target, counted = _checked_target(target_nearness, valid, blocks)
+    target, counted = _check_target(target_nearness, valid, blocks)
     probs = log_p.exp().view(blocks, *DEPTH_GRID, len(alignment))
     if not blocks:
         return probs.sum()
@@ -78,7 +77,7 @@ def reconstruction_loss(
 
 
 def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
-    """Blocks among the positions; refuses runs that are not whole blocks."""
+    """The number of blocks; raises LossError for runs that are not complete blocks."""
     if mask is None or not positions:
         whole = positions % _CELLS == 0
     else:
@@ -89,20 +88,20 @@ def _count_blocks(logits: Tensor, mask: Tensor | None, positions: int) -> int:
             whole = bool((places[:, -1] - places[:, 0] == _CELLS - 1).all())
     if not whole:
         raise LossError(
-            f"a block is {_CELLS} positions on end; the {positions} masked ones of {tuple(logits.shape[:-1])} are not "
-            "whole blocks: a sequence was cut, or the mask holds other tokens"
+            f"a block has {_CELLS} consecutive positions; the {positions} masked ones of {tuple(logits.shape[:-1])} are"
+            " not whole blocks: a sequence was truncated, or the mask contains other tokens"
         )
     return positions // _CELLS
 
 
-def _checked_target(target: Tensor, valid: Tensor | None, blocks: int) -> tuple[Tensor, Tensor]:
+def _check_target(target: Tensor, valid: Tensor | None, blocks: int) -> tuple[Tensor, Tensor]:
     if target.ndim != 3 or len(target) != blocks or not target.is_floating_point():
         raise LossError(
-            f"targets are floating ({blocks}, H, W), one map for each block; got {target.dtype} {tuple(target.shape)}"
+            f"targets must be floating ({blocks}, H, W), a map for each block; got {target.dtype} {tuple(target.shape)}"
         )
     if valid is not None and (valid.dtype != torch.bool or valid.shape != target.shape):
-        raise LossError(f"valid is bool {tuple(target.shape)}; got {valid.dtype} {tuple(valid.shape)}")
+        raise LossError(f"valid must be bool {tuple(target.shape)}; got {valid.dtype} {tuple(valid.shape)}")
     counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid.to(target.device)
     if not torch.isfinite(target[counted]).all():
-        raise LossError("target nearness is finite at valid pixels; mark holes in `valid`")
+        raise LossError("target nearness must be finite at valid pixels; mark holes in `valid`")
     return target, counted

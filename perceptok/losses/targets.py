@@ -1,4 +1,4 @@
-"""Which positions predict perception tokens: the shift by one, done once."""
+"""The positions that predict perception tokens: the shift by one between logits and tokens."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["NextTokenTargets", "next_token_targets"]
 
 
 class NextTokenTargets(NamedTuple):
-    """What the unshifted logits (B, T, V) of a causal model are to predict, position by position.
+    """The targets of the unshifted logits (B, T, V) of a causal model.
 
     Attributes:
-        codes: (B, T) int64, the code of the token after each position, -1 where it is none.
-        mask: (B, T) bool, True where a code is predicted: the mask of every loss here.
+        codes: (B, T) int64, the code of the token after each position, -1 for other tokens.
+        mask: (B, T) bool, True where a code is predicted: the mask of all losses here.
         start: (B, T) bool, True where the set's start marker is predicted; False everywhere if it has none.
         end: (B, T) bool, the same for the end marker.
     """
@@ -40,24 +40,24 @@ def next_token_targets(
 ) -> NextTokenTargets:
     """Targets for the logits as a Hugging Face model returns them, neither shifted nor cut.
 
-    Such logits at position t are about the token at t + 1, so that a token at t is learned from position t - 1, and
-    the last position predicts nothing. Shifting the small targets instead of the logits copies nothing large.
+    Such logits at position t predict the token at t + 1, and the last position predicts nothing. Shifting the small
+    targets instead of the logits saves memory.
 
     Args:
-        input_ids: (B, T) int64, as the model got them.
+        input_ids: (B, T) int64, the model's input.
         vocab: The tokenizer's perception tokens.
         labels: (B, T), unshifted like `input_ids` (the Hugging Face convention); tokens labelled -100 are not targets.
-        token_set: Whose codes are wanted.
-        alignment: Give the specialist codes that the tokens stand for, instead of the tokens' own codes.
+        token_set: The set of the codes.
+        alignment: Where given, targets are the specialist codes that the tokens stand for, instead of their own codes.
 
     Raises:
         LossError: `input_ids` or `labels` of another shape or type.
     """
     if input_ids.ndim != 2 or input_ids.is_floating_point():
-        raise LossError(f"input ids are integers (B, T); got {input_ids.dtype} {tuple(input_ids.shape)}")
+        raise LossError(f"input ids must be integers (B, T); got {input_ids.dtype} {tuple(input_ids.shape)}")
     if labels is not None and (labels.shape != input_ids.shape or labels.is_floating_point()):
         raise LossError(
-            f"labels are integers in the shape of the input ids, {tuple(input_ids.shape)}, and not shifted; got "
+            f"labels must be unshifted integers of the input ids' shape {tuple(input_ids.shape)}; got "
             f"{labels.dtype} {tuple(labels.shape)}"
         )
     following = input_ids.roll(-1, dims=1)

@@ -1,4 +1,4 @@
-"""The one-to-one map M of AURORA's Eq. 1 (arXiv 2412.03548): its cost matrix, its solution and its file."""
+"""The one-to-one map M of AURORA's Eq. 1 (arXiv 2412.03548): cost matrix, solution and file."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _ELEMENTS = 1 << 21
 """Log-probabilities that are converted to float64 at once: 16 MB."""
 
 _ROW_SUM = 2e-2
-"""How far a teacher's row may be from 1: bfloat16 rows of 128 stay within."""
+"""Tolerance of the sum of a teacher's row, which bfloat16 rows of 128 meet."""
 
 
 class AlignmentAccumulator:
     """cost[i, j] = -sum over positions of q_i log p_j, in float64, for `align_vocabularies`.
 
-    q is the specialist's distribution over V_spec at a position, p the model's over V_aux. The sum over ten batches is
-    the sum over one large batch, up to the rounding of float64.
+    q is the specialist's distribution over V_spec at a position, p the model's over V_aux. Batches may be of any size:
+    their sums agree up to the rounding of float64.
 
     Attributes:
         cost: (|V_spec|, |V_aux|) float64.
-        positions: Number of positions in it.
+        positions: Number of positions in the sum.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class AlignmentAccumulator:
         width = specialist_size if auxiliary_size is None else auxiliary_size
         if not 0 < specialist_size <= width:
             raise AlignmentError(
-                f"sizes are 0 < |V_spec| <= |V_aux|; got {specialist_size} and {width}: a one-to-one map needs a token "
-                "for every code"
+                f"sizes must be 0 < |V_spec| <= |V_aux|; got {specialist_size} and {width}: a one-to-one map needs a "
+                "token for every code"
             )
         self.cost = torch.zeros(specialist_size, width, dtype=torch.float64, device=device)
         self.positions = 0
@@ -66,8 +66,8 @@ class AlignmentAccumulator:
 
         Args:
             teacher: Codes (...,) integer, or probabilities (..., |V_spec|) whose rows sum to 1.
-            log_probs: (..., |V_aux|) log p of the model at the same positions (see `auxiliary_log_probs`).
-            mask: (...,) bool; what stands at False positions is not looked at.
+            log_probs: (..., |V_aux|) log p of the model at the same positions, as `auxiliary_log_probs` gives them.
+            mask: (...,) bool; values at False positions are ignored.
 
         Raises:
             AlignmentError: Shapes that do not fit, codes out of range, rows that do not sum to 1, or log-probabilities
@@ -82,11 +82,11 @@ class AlignmentAccumulator:
                 f"same positions; got {tuple(log_probs.shape)} and {tuple(teacher.shape)}"
             )
         if mask is not None and (mask.dtype != torch.bool or mask.shape != places):
-            raise AlignmentError(f"a mask is bool {tuple(places)}; got {mask.dtype} {tuple(mask.shape)}")
+            raise AlignmentError(f"a mask must be bool {tuple(places)}; got {mask.dtype} {tuple(mask.shape)}")
         rows, logs = teacher.reshape(-1, size) if soft else teacher.reshape(-1), log_probs.reshape(-1, width)
         if mask is not None:
-            kept = mask.reshape(-1).nonzero()[:, 0]
-            rows, logs = rows[kept.to(rows.device)], logs[kept.to(logs.device)]
+            masked = mask.reshape(-1).nonzero()[:, 0]
+            rows, logs = rows[masked.to(rows.device)], logs[masked.to(logs.device)]
         step = max(1, _ELEMENTS // width)
         spans = [slice(start, start + step) for start in range(0, len(rows), step)]
         for span in spans:
@@ -100,17 +100,17 @@ class AlignmentAccumulator:
         self.positions += len(rows)
 
     def merge(self, other: AlignmentAccumulator) -> None:
-        """Add what another accumulator has gathered; raises AlignmentError for other sizes."""
+        """Add the sum of another accumulator; raises AlignmentError for other sizes."""
         if other.cost.shape != self.cost.shape:
             raise AlignmentError(f"sizes differ: {tuple(self.cost.shape)} and {tuple(other.cost.shape)}")
         self.cost += other.cost.to(self.cost.device)
         self.positions += other.positions
 
-    def reduced(self, group: distributed.ProcessGroup | None = None) -> AlignmentAccumulator:
+    def all_reduce(self, group: distributed.ProcessGroup | None = None) -> AlignmentAccumulator:
         """A new accumulator with the sum over all processes; every process must call it.
 
-        This one is left as it is, so that gathering goes on and a second call counts nothing twice. Alone (without an
-        initialised process group) it is a copy. The cost must be on a device that the backend can reach.
+        This accumulator is unchanged, so that a second call counts nothing twice. Without an initialized process group
+        the result is a copy. The cost must be on a device that the backend supports.
         """
         summed = AlignmentAccumulator(*self.cost.shape, device=self.cost.device)
         summed.merge(self)
@@ -122,15 +122,17 @@ class AlignmentAccumulator:
         return summed
 
     def state_dict(self) -> dict[str, Any]:
-        """What to keep for going on later."""
+        """The state to save, for `load_state_dict`."""
         return {"cost": self.cost.clone(), "positions": self.positions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`; raises AlignmentError for another one, or other sizes."""
+        """Restore a `state_dict`; raises AlignmentError where it is not valid or has other sizes."""
         if state.keys() != {"cost", "positions"}:
-            raise AlignmentError(f"a state has cost and positions; got {', '.join(state) or 'nothing'}")
+            raise AlignmentError(f"a state must have cost and positions; got {', '.join(state) or 'nothing'}")
         if state["cost"].shape != self.cost.shape:
-            raise AlignmentError(f"the state is {tuple(state['cost'].shape)}, this one {tuple(self.cost.shape)}")
+            raise AlignmentError(
+                f"the state has the sizes {tuple(state['cost'].shape)}, this accumulator {tuple(self.cost.shape)}"
+            )
         self.cost.copy_(state["cost"])
         self.positions = state["positions"]
 
@@ -139,19 +141,21 @@ def _check(rows: Tensor, logs: Tensor, size: int, start: int) -> None:
     # NaN fails every comparison, so it cannot slip through.
     if not ((logs <= 1e-4) & (logs > -torch.inf)).all():
         raise AlignmentError(
-            "log-probabilities are finite and at most 0; found others: pass log_softmax, not logits, and before any "
-            "constraint sets tokens to -inf"
+            "log-probabilities must be finite and at most 0: pass log_softmax, not logits, and before any constraint "
+            "sets tokens to -inf"
         )
     if not rows.is_floating_point():
         if ((rows < 0) | (rows >= size)).any():
-            raise AlignmentError(f"codes are 0..{size - 1}; found {int(rows.min())}..{int(rows.max())}; mask them")
+            raise AlignmentError(
+                f"codes must be 0..{size - 1}; got {int(rows.min())}..{int(rows.max())}; mask the others"
+            )
         return
     sums = rows.sum(-1, dtype=torch.float64)
     fits = ((sums - 1).abs() <= _ROW_SUM) & (rows >= 0).all(-1)
     if not fits.all():
         first = int((~fits).nonzero()[0])
         raise AlignmentError(
-            f"a teacher's rows are probabilities that sum to 1; row {start + first} of the unmasked ones sums to "
+            f"a teacher's rows must be probabilities that sum to 1; row {start + first} of the unmasked ones sums to "
             f"{float(sums[first]):.4g}, its smallest entry is {float(rows[first].min()):.3g}: pass softmax, not "
             "logits or distances"
         )
@@ -164,7 +168,7 @@ _FORMAT = 1
 class VocabularyAlignment:
     """A one-to-one map from the codes of a specialist vocabulary V_spec into an auxiliary vocabulary V_aux.
 
-    Auxiliary numbers are codes of a token set (`DEPTH`, unless another is named); `token_ids` turns them into ids.
+    Auxiliary numbers are codes of a token set (`DEPTH` by default); `token_ids` converts them to ids.
 
     Attributes:
         targets: targets[i] is the auxiliary number of specialist code i; all different.
@@ -180,24 +184,24 @@ class VocabularyAlignment:
         try:
             object.__setattr__(self, "targets", tuple(map(index, self.targets)))
         except TypeError as error:
-            raise AlignmentError(f"targets are integers, one for each code; got {self.targets!r}") from error
+            raise AlignmentError(f"targets must be integers, one for each code; got {self.targets!r}") from error
         if not self.targets:
-            raise AlignmentError("an alignment maps at least one code; got none")
+            raise AlignmentError("an alignment must map at least one code; got none")
         _check_sizes(len(self.targets), self.auxiliary_size)
         outside = [code for code, target in enumerate(self.targets) if not 0 <= target < self.auxiliary_size]
         if outside:
             raise AlignmentError(
-                f"auxiliary numbers are 0..{self.auxiliary_size - 1}; code {outside[0]} maps to "
+                f"auxiliary numbers must be 0..{self.auxiliary_size - 1}; code {outside[0]} maps to "
                 f"{self.targets[outside[0]]}"
             )
         if len(set(self.targets)) < len(self.targets):
-            twice = next(target for target in self.targets if self.targets.count(target) > 1)
-            codes = [code for code, target in enumerate(self.targets) if target == twice]
-            raise AlignmentError(f"the map is not one-to-one: codes {codes[0]} and {codes[1]} both map to {twice}")
+            duplicate = next(target for target in self.targets if self.targets.count(target) > 1)
+            codes = [code for code, target in enumerate(self.targets) if target == duplicate]
+            raise AlignmentError(f"the map is not one-to-one: codes {codes[0]} and {codes[1]} both map to {duplicate}")
 
     @classmethod
     def identity(cls, size: int, auxiliary_size: int | None = None) -> Self:
-        """Code i -> auxiliary number i: the natural map where both vocabularies come from one codebook."""
+        """Code i -> auxiliary number i: the map of two vocabularies with the same codebook."""
         return cls(tuple(range(size)), size if auxiliary_size is None else auxiliary_size)
 
     def __len__(self) -> int:
@@ -210,7 +214,7 @@ class VocabularyAlignment:
 
     @cached_property
     def backward(self) -> Tensor:
-        """The way back as a table: (|V_aux|,) int64, -1 for auxiliary numbers that no code maps to."""
+        """The inverse map as a table: (|V_aux|,) int64, -1 for auxiliary numbers that no code maps to."""
         table = torch.full((self.auxiliary_size,), -1)
         table[self.forward] = torch.arange(len(self))
         return table
@@ -240,26 +244,26 @@ class VocabularyAlignment:
         return torch.where(numbers >= 0, codes, -1)
 
     def compose(self, following: VocabularyAlignment) -> VocabularyAlignment:
-        """This map, then another one from its auxiliary vocabulary on: V_spec -> V_aux -> V'_aux.
+        """This map followed by another map, from its auxiliary vocabulary: V_spec -> V_aux -> V'_aux.
 
         Raises:
-            AlignmentError: The following map starts from another number of codes than this one ends in.
+            AlignmentError: The number of codes of the following map is not |V_aux| of this map.
         """
         if len(following) != self.auxiliary_size:
             raise AlignmentError(
-                f"the following map starts from {len(following)} codes, this one ends in {self.auxiliary_size}; "
-                "they are composed where the two agree"
+                f"the following map has {len(following)} codes, this map {self.auxiliary_size} auxiliary numbers; they "
+                "must be equal"
             )
         return VocabularyAlignment(
             tuple(following.targets[target] for target in self.targets), following.auxiliary_size
         )
 
     def inverse(self) -> VocabularyAlignment:
-        """The map back; raises AlignmentError where |V_spec| < |V_aux|, because some numbers have no code."""
+        """The inverse map; raises AlignmentError where |V_spec| < |V_aux|, because some numbers have no code."""
         if len(self) != self.auxiliary_size:
             raise AlignmentError(
                 f"{self.auxiliary_size - len(self)} of {self.auxiliary_size} auxiliary numbers have no code; an "
-                "inverse map needs equal sizes: use to_specialist, which says -1 for them"
+                "inverse map needs equal sizes: use to_specialist, which gives -1 for them"
             )
         return VocabularyAlignment(tuple(self.backward.tolist()), len(self))
 
@@ -276,7 +280,7 @@ class VocabularyAlignment:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote; raises AlignmentError for a file that is none, or damaged."""
+        """Read a file that `save` wrote; raises AlignmentError where it is not valid."""
         try:
             text = Path(path).read_bytes()
         except OSError as error:
@@ -287,8 +291,8 @@ class VocabularyAlignment:
     def _ids(self, vocab: PerceptionVocabulary, token_set: TokenSet) -> Tensor:
         if token_set.size != self.auxiliary_size:
             raise AlignmentError(
-                f"the alignment ends in {self.auxiliary_size} auxiliary numbers, {token_set.name} has "
-                f"{token_set.size} codes; name the token set it was made for"
+                f"the alignment has {self.auxiliary_size} auxiliary numbers, {token_set.name} {token_set.size} codes; "
+                "pass the token set that it was made for"
             )
         return vocab.ids(token_set)
 
@@ -296,14 +300,14 @@ class VocabularyAlignment:
 def align_vocabularies(cost: ArrayLike | Tensor, *, start: VocabularyAlignment | None = None) -> VocabularyAlignment:
     """Find the one-to-one map M that minimises sum_i cost[i, M(i)] (Eq. 1 of arXiv 2412.03548).
 
-    Solved by `scipy.optimize.linear_sum_assignment`. Of several cheapest maps the one nearest to `start` is taken, and
-    without `start` the one nearest to the identity: equal costs give equal maps, and codes that were never seen (rows
-    of zeros) stay where they are if the others leave them room. Cheapest is meant up to 1e-9 of the range of the costs.
+    Solved by `scipy.optimize.linear_sum_assignment`. Of several optimal maps the nearest to `start` is taken, and
+    without `start` the nearest to the identity: equal costs give equal maps, and codes that never occurred (rows of
+    zeros) keep their targets unless others take them. Maps are optimal up to 1e-9 of the range of the costs.
 
     Args:
         cost: (S, A) float or int, S = |V_spec| <= A = |V_aux|, finite: cost[i, j] = -sum over positions of
-            q_i log p_j, as `AlignmentAccumulator` gathers it.
-        start: An earlier map, which is kept as far as it is still among the cheapest.
+            q_i log p_j, as `AlignmentAccumulator` sums it.
+        start: An earlier map, which is preferred among optimal ones.
 
     Returns:
         The map with its cost.
@@ -315,12 +319,10 @@ def align_vocabularies(cost: ArrayLike | Tensor, *, start: VocabularyAlignment |
     matrix = _check_cost(cost)
     rows, width = matrix.shape
     if start is not None and (len(start), start.auxiliary_size) != (rows, width):
-        raise AlignmentError(
-            f"the cost matrix is {rows} x {width}, the map to start from {len(start)} x {start.auxiliary_size}"
-        )
+        raise AlignmentError(f"the cost matrix is {rows} x {width}, `start` is {len(start)} x {start.auxiliary_size}")
     preferred = np.array((start or VocabularyAlignment.identity(rows, width)).targets)
     numbers = np.arange(rows)
-    # A bonus that breaks ties and is too small, in sum, to change which map is cheapest.
+    # A bonus that breaks ties and whose sum is too small to change the optimum.
     biased = matrix.astype(np.float64)
     biased[numbers, preferred] -= 1e-9 * (np.ptp(biased) or 1.0) / rows
     targets = linear_sum_assignment(biased)[1]
@@ -333,16 +335,18 @@ def _check_cost(cost: ArrayLike | Tensor) -> np.ndarray:
         cost = (cost.detach().float() if half else cost.detach()).cpu().numpy()
     array = np.asarray(cost)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
-        raise AlignmentError(f"costs are a real (|V_spec|, |V_aux|) matrix; got {array.dtype} of shape {array.shape}")
+        raise AlignmentError(
+            f"costs must be a real (|V_spec|, |V_aux|) matrix; got {array.dtype} of shape {array.shape}"
+        )
     _check_sizes(*array.shape)
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
-    # One number tells whether everything is finite, without a mask as large as the matrix.
+    # Checked without a mask as large as the matrix.
     if not np.isfinite([array.min(), array.max()]).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
         raise AlignmentError(
-            f"costs are finite; found {array[row, column]} at ({row}, {column}): a model that gives a code no "
-            "probability at all, or a batch with NaN logits"
+            f"costs must be finite; got {array[row, column]} at ({row}, {column}): a model that gives a code no "
+            "probability, or a batch with NaN logits"
         )
     return array
 
@@ -358,16 +362,16 @@ def _check_sizes(specialist: int, auxiliary: int) -> None:
 def _check_content(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     keys = {"format", "auxiliary_size", "targets", "cost"}
     if not isinstance(content, dict) or content.keys() != keys:
-        raise AlignmentError(f"{path}: an alignment is an object with the keys {', '.join(sorted(keys))}")
+        raise AlignmentError(f"{path}: an alignment must be an object with the keys {', '.join(sorted(keys))}")
     if content["format"] != _FORMAT:
         raise AlignmentError(f"{path}: format {content['format']!r}, this release reads {_FORMAT}")
     targets: Sequence[Any] = content["targets"] if isinstance(content["targets"], list) else [None]
     if not all(type(value) is int for value in [*targets, content["auxiliary_size"]]):
-        raise AlignmentError(f"{path}: targets and auxiliary_size are integers")
+        raise AlignmentError(f"{path}: targets and auxiliary_size must be integers")
     return {**{key: content[key] for key in keys - {"format"}}, "targets": tuple(targets)}
 
 
 def _look_up(table: Tensor, numbers: Tensor, what: str) -> Tensor:
     if numbers.is_floating_point() or ((numbers < 0) | (numbers >= len(table))).any():
-        raise AlignmentError(f"{what} are integers 0..{len(table) - 1}; got {numbers.dtype} with others among them")
+        raise AlignmentError(f"{what} must be integers 0..{len(table) - 1}; got {numbers.dtype} with others among them")
     return table.to(numbers.device)[numbers]

@@ -53,24 +53,24 @@ def extend_vocabulary(
     """Add perception tokens to a tokenizer, and rows for them to a model; both are changed in place.
 
     The tokens are added in AURORA's order, as single tokens that are neither special (skipping special tokens would
-    delete every block) nor normalised. Tokens that are there already keep their ids, and where they are special or
-    normalised (as AURORA's own script and many others add them) they become plain, with a warning that says so.
-    Missing ones are added, and what was done is on record in the model's config (`perception_rows`), so that a second
-    call changes nothing, also after saving and loading. The matrices grow to hold every token and never shrink; rows
-    are initialised by token id, so also those that padding had created. Nothing is changed if the call is refused.
+    delete every block) nor normalized. Existing tokens keep their ids, and where they are special or normalized (as
+    AURORA's own script and many others add them) they become plain, with a warning. The initialized rows are recorded
+    in the model's config (`perception_rows`), so that a second call changes nothing, also after saving and loading.
+    The matrices grow to hold every token and never shrink; rows are initialized by token id, including those that
+    padding had created. Nothing is changed if the call raises.
 
     Args:
-        tokenizer: A fast one.
+        tokenizer: A fast tokenizer.
         model: Any causal, multimodal or sequence-to-sequence model of transformers with an output head, tied or not.
-        token_sets: What to add, in this order.
-        init: How new rows start, for all sets or by set. Except for "mean" they get the old rows' median norm.
+        token_sets: The sets to add, in this order.
+        init: The initialization of new rows, for all sets or by set. All but "mean" have the old rows' median norm.
 
             - "mean": the mean of the old rows. The old tokens' probabilities change least (Hewitt 2021).
             - "normal": independent draws from a normal distribution with the old rows' mean and covariance.
-            - "ordinal": draws that follow a smooth curve over the codes, so that neighbours start alike. Codes of
-              DEPTH have no order: unless asked for by set, they take "normal".
-            - "codebook": a random projection of a codec's codebook, so that similar codes start alike. Asked for
-              all sets, it holds for DEPTH, and the others take "normal".
+            - "ordinal": draws that follow a smooth curve over the codes, so that neighbours are similar. Codes of
+              DEPTH have no order: unless named by set, they take "normal".
+            - "codebook": a random projection of a codec's codebook, so that similar codes have similar rows. Given for
+              all sets, it applies to DEPTH, and the others take "normal".
             - "text": the average of the pieces of a description, "depth 17"; pieces within a word count 1, 1/2, 1/4,
               so that 17 and 71 differ.
         codebook: (size, D), the codec's codebook, for "codebook".
@@ -95,10 +95,10 @@ def extend_vocabulary(
     """
     inits = resolve_inits(init, token_sets, codebook)
     if pad_to_multiple_of is not None and (type(pad_to_multiple_of) is not int or pad_to_multiple_of < 1):
-        raise VocabularyError(f"pad_to_multiple_of is a positive integer; got {pad_to_multiple_of!r}")
+        raise VocabularyError(f"pad_to_multiple_of must be a positive integer; got {pad_to_multiple_of!r}")
     if existing not in (None, "keep", "replace"):
-        raise VocabularyError(f"existing is 'keep' or 'replace'; got {existing!r}")
-    # All that may be refused comes before the first change.
+        raise VocabularyError(f"existing must be 'keep' or 'replace'; got {existing!r}")
+    # All checks come before the first change.
     plan = _plan_tokens(tokenizer, token_sets)
     if model is not None:
         matrices = find_matrices(model)
@@ -117,17 +117,17 @@ def extend_vocabulary(
         records = {token_set.name: _find_runs(_list_ids(vocab, token_set)) for token_set in token_sets}
         setattr(model.config, _CONFIG_KEY, _read_record(model) | records)
     if plan.reset:
-        _warn_of_reset_flags(plan)
+        _warn_about_flags(plan)
     return vocab
 
 
 @dataclass(frozen=True)
 class _TokenPlan:
-    """What an extension does to a tokenizer.
+    """The changes that an extension makes to a tokenizer.
 
     Attributes:
-        known: Token -> id of every token, as it will be.
-        vocab: The perception tokens, as they will be.
+        known: Token -> id of every token after the extension.
+        vocab: The perception tokens after the extension.
         added: Tokens that the tokenizer lacks.
         reset: Tokens that it has, but not as plain ones -> their flags, to be cleared. Their ids stay.
     """
@@ -229,7 +229,7 @@ def _clear_flags(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, object
         fast.extra_special_tokens = extra
 
 
-def _warn_of_reset_flags(plan: _TokenPlan) -> None:
+def _warn_about_flags(plan: _TokenPlan) -> None:
     """Warn the caller of `extend_vocabulary` that tokens which the tokenizer had are now plain ones."""
     counts = Counter(flag for flags in plan.reset.values() for flag in flags)
     first = next(iter(plan.reset))

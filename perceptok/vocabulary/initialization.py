@@ -1,4 +1,4 @@
-"""Initializes the rows of new tokens from the old rows."""
+"""Initialization of new tokens' rows from the old rows."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
 ]
 
 Init = Literal["mean", "normal", "ordinal", "codebook", "text"]
-"""How the rows of new tokens start; `extend_vocabulary` describes each."""
+"""The initializations of new tokens' rows that `extend_vocabulary` describes."""
 
 ROWS_PER_DRAW = 2048
-"""Old rows behind one draw. All 32,000 would cost 12 times the arithmetic for rows of the same distribution."""
+"""Old rows per draw. All 32,000 would cost 12 times the arithmetic for rows of the same distribution."""
 
 Blend = tuple[Tensor, Tensor]
 """Ids of old rows (k,) and their weights (k,), which sum to 1."""
 
 
 class RowSurvey(NamedTuple):
-    """Statistics of the old rows of a matrix, from one pass over them.
+    """Statistics of the old rows of a matrix.
 
     Attributes:
         mean: (D,) float32.
@@ -56,14 +56,14 @@ def survey_rows(matrix: Tensor, old_ids: Tensor, count: int, generator: torch.Ge
     """Mean, norm and normal draws of a matrix's old rows, without forming the D x D covariance.
 
     A draw is `g @ (rows - mean) / sqrt(n)` with standard normal g: given the rows it is normal, with exactly their
-    covariance. The old rows are dealt to `n_old // 2048` classes (every k-th id, so that each has frequent and rare
-    tokens alike), and every draw takes the n rows of one class. No more than one class is held in float32 at a time.
+    covariance. The old rows are divided into `n_old // 2048` classes (every k-th id, so that each has frequent and rare
+    tokens), and every draw takes the n rows of a class. Only one class at a time is converted to float32.
 
     Args:
         matrix: (V, D) in any floating type, on any device.
-        old_ids: (n_old,) int64, the rows that count: neither padding nor perception tokens.
+        old_ids: (n_old,) int64, the rows of neither padding nor perception tokens.
         count: Number of draws.
-        generator: On the CPU, so that a seed gives the same rows on every device.
+        generator: A CPU generator, so that a seed gives the same rows on every device.
     """
     classes = max(1, len(old_ids) // ROWS_PER_DRAW)
     total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
@@ -91,8 +91,8 @@ def initialize_rows(
 ) -> tuple[Tensor, Tensor]:
     """Initialize the rows of new tokens: `mean + features @ draws`, scaled to the old rows' median norm.
 
-    The features decide how alike two tokens start: the expected inner product of their rows' deviations is that of
-    their features, in every direction in which the old rows vary.
+    The features determine the similarity of two tokens: the expected inner product of their rows' deviations is that
+    of their features, in every direction in which the old rows vary.
 
     Args:
         matrix: (V, D) in any floating type, on any device.
@@ -100,7 +100,7 @@ def initialize_rows(
         features: (N, k) float32: the identity gives independent draws from the old rows' normal; a row of zeros
             leaves the mean itself, at its own norm.
         blends: Number of a new row -> old rows to average instead of the mean of all.
-        generator: On the CPU.
+        generator: A CPU generator.
 
     Returns:
         The rows (N, D) and the mean of the old rows (D,), both float32 on the matrix's device.
@@ -120,7 +120,7 @@ def ordinal_features(size: int) -> Tensor:
     """Features of values 0 .. size - 1 on a scale: similarity falls smoothly with distance; (size, size) float32.
 
     The Cholesky factor of a mean of Gaussian kernels of widths 2, 8, 32, ...: rows drawn with it follow a smooth
-    curve, on which the next value can be told apart (similarity 0.97) and the far end is unrelated (0.01 for 336).
+    curve, on which neighbours are distinct (similarity 0.97) and the two ends unrelated (0.01 for 336).
     """
     values = torch.arange(size, dtype=torch.float64)
     squared = (values[:, None] - values[None]) ** 2
@@ -138,10 +138,10 @@ def codebook_features(codebook: Tensor, token_set: TokenSet) -> Tensor:
     `features @ draws` is then a random projection of the codebook into the space of the old rows.
 
     Raises:
-        VocabularyError: The codebook has another shape than (size, D_code), no floating type, or NaN or infinity.
+        VocabularyError: The codebook is not a finite floating tensor of shape (size, D_code).
     """
     if not isinstance(codebook, Tensor):
-        raise VocabularyError(f"a codebook is a tensor, such as codec.codebook; got {type(codebook).__name__}")
+        raise VocabularyError(f"a codebook must be a tensor, such as codec.codebook; got {type(codebook).__name__}")
     if codebook.ndim != 2 or len(codebook) != token_set.size or not codebook.is_floating_point():
         raise VocabularyError(
             f"a codebook for {token_set.name} is a floating tensor of shape ({token_set.size}, D); "
@@ -162,7 +162,7 @@ def resolve_inits(
     sets = [] if isinstance(token_sets, TokenSet) else list(token_sets)
     names = {token_set.name for token_set in sets if isinstance(token_set, TokenSet)}
     if not sets or len(names) < len(sets):
-        raise VocabularyError(f"token_sets are one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
+        raise VocabularyError(f"token_sets must be one or more different sets, as (DEPTH, PIXEL); got {token_sets!r}")
     if not isinstance(init, Mapping):
         # Codes of DEPTH have no order, and no other set has a codebook.
         inits: dict[TokenSet, Init] = {
@@ -178,13 +178,13 @@ def resolve_inits(
         )
     unknown = [value for value in inits.values() if value not in get_args(Init)]
     if unknown:
-        raise VocabularyError(f"init is one of {', '.join(get_args(Init))}; got {unknown[0]!r}")
+        raise VocabularyError(f"init must be one of {', '.join(get_args(Init))}; got {unknown[0]!r}")
     needed = init == "codebook" or "codebook" in inits.values()
     if needed != (codebook is not None):
         raise VocabularyError(
             "init='codebook' needs the codec's codebook, (128, D): pass codebook="
             if needed
-            else "a codebook was passed, but no set takes init='codebook'"
+            else "a codebook was passed, but no set has init='codebook'"
         )
     return inits
 
@@ -192,7 +192,7 @@ def resolve_inits(
 def make_features(inits: Mapping[TokenSet, Init], codebook: Tensor | None) -> Tensor:
     """Features of all tokens, (tokens, k) float32: each set, and its markers, have columns of their own.
 
-    Rows of sets that start at the mean or from text are zero. Markers start as independent draws.
+    Rows of sets with init "mean" or "text" are zero. Markers are independent draws.
     """
     parts = []
     for token_set, init in inits.items():
@@ -215,21 +215,21 @@ def make_features(inits: Mapping[TokenSet, Init], codebook: Tensor | None) -> Te
 def make_blends(
     tokenizer: PreTrainedTokenizerBase, inits: Mapping[TokenSet, Init], descriptions: Mapping[str, str]
 ) -> dict[int, Blend]:
-    """For tokens that start from words: number of the token -> pieces and weights."""
+    """Number of each token with init "text" -> its pieces and their weights."""
     tokens = [(token, init) for token_set, init in inits.items() for token in token_set.tokens]
     unknown = descriptions.keys() - {token for token, init in tokens if init == "text"}
     if unknown:
         raise VocabularyError(f"{min(unknown)} has a description, but no set with init='text' has such a token")
     cache: dict[str, list[int]] = {}
     return {
-        number: _blend(tokenizer, descriptions.get(token, token.strip("<>").replace("_", " ").lower()), cache)
+        number: _make_blend(tokenizer, descriptions.get(token, token.strip("<>").replace("_", " ").lower()), cache)
         for number, (token, init) in enumerate(tokens)
         if init == "text"
     }
 
 
-def _blend(tokenizer: PreTrainedTokenizerBase, words: str, cache: dict[str, list[int]]) -> Blend:
-    """Words count alike; the pieces within one count 1, 1/2, 1/4, ..."""
+def _make_blend(tokenizer: PreTrainedTokenizerBase, words: str, cache: dict[str, list[int]]) -> Blend:
+    """Words have equal weights; the pieces within a word 1, 1/2, 1/4, ..."""
     ids: list[int] = []
     weights: list[Tensor] = []
     for word in words.split():
@@ -241,5 +241,5 @@ def _blend(tokenizer: PreTrainedTokenizerBase, words: str, cache: dict[str, list
             share = 0.5 ** torch.arange(len(cache[word]))
             weights.append(share / share.sum())
     if not weights:
-        raise VocabularyError(f"the tokenizer has no piece of the description {words!r}; describe it in other words")
+        raise VocabularyError(f"the tokenizer has no piece of the description {words!r}; use other words")
     return torch.tensor(ids), torch.cat(weights) / len(weights)

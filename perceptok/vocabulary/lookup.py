@@ -1,4 +1,4 @@
-"""Perception tokens by name, code and id: what one tokenizer calls them."""
+"""Perception tokens of a tokenizer by name, code and id, and the manifest that is saved with them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _FORMAT = 1
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer here: every fast one of transformers qualifies."""
+    """The methods of a tokenizer that are used here; every fast tokenizer of transformers has them."""
 
     def get_vocab(self) -> dict[str, int]:
         """Token -> id, added tokens included."""
@@ -55,7 +55,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is on record about a vocabulary.
+    """The saved description of a vocabulary.
 
     Attributes:
         token_sets: In vocabulary order.
@@ -72,10 +72,10 @@ class Manifest:
     codec: str | None
 
     def to_json(self) -> str:
-        """As it is written, one token a line."""
+        """The text of the manifest file, one token per line."""
         values = {
             "format": _FORMAT,
-            "token_sets": [_parse_fields(token_set) for token_set in self.token_sets],
+            "token_sets": [_list_fields(token_set) for token_set in self.token_sets],
             "size": self.size,
             "base_tokenizer_sha256": self.base,
             "codec_fingerprint": self.codec,
@@ -85,7 +85,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, name: str) -> Manifest:
-        """The inverse of `to_json`; raises VocabularyError, which names the file, for anything else."""
+        """Parse the text of a manifest file; raises VocabularyError, which names the file, where it is not valid."""
         try:
             values: dict[str, Any] = parse_json(text, name, VocabularyError)
             if values["format"] != _FORMAT:
@@ -105,16 +105,16 @@ class Manifest:
         except VocabularyError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabularyError(f"{name} is not a manifest of perception tokens ({error}); write it anew") from error
+            raise VocabularyError(f"{name} is not a manifest of perception tokens ({error}); write it again") from error
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
-    """Write a manifest into a folder, which is made where missing; raises OutputError where that fails."""
+    """Write a manifest into a folder, which is created if missing; raises OutputError where that fails."""
     path = Path(folder) / MANIFEST
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
+        raise OutputError(f"cannot create the folder {path.parent}: {error.strerror or error}") from error
     with atomic_write(path, force=True) as file:
         file.write(manifest.to_json().encode())
     return path
@@ -149,18 +149,18 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 
 def check_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: str | None = None) -> None:
-    """Hold a tokenizer, and a codec where one is given, to a manifest.
+    """Check a tokenizer, and a codec where its fingerprint is given, against a manifest.
 
     Raises:
-        VocabularyError: They differ; the message names the first token or fingerprint that does.
+        VocabularyError: They differ; the message names the first difference.
     """
     known = tokenizer.get_vocab()
     for token, index in manifest.tokens.items():
         found = known.get(token)
         if found != index:
-            here = "lacks it" if found is None else f"gives it {found}"
+            actual = "lacks it" if found is None else f"gives it {found}"
             raise VocabularyError(
-                f"the manifest is of another tokenizer: it gives {token} the id {index}, this tokenizer {here}; load "
+                f"the manifest is of another tokenizer: it gives {token} the id {index}, this tokenizer {actual}; load "
                 "the tokenizer that was saved with it, or bring data and weights over with remap_ids and remap_rows"
             )
     base = tokenizer_fingerprint(known, manifest.token_sets, manifest.size)
@@ -172,8 +172,8 @@ def check_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: 
         )
     if codec_fingerprint is not None and manifest.codec is not None and codec_fingerprint != manifest.codec:
         raise VocabularyError(
-            f"the DEPTH tokens mean codes of the codec {manifest.codec}, this codec is {codec_fingerprint}: codes of "
-            "two codecs do not mix; load the codec that the model was trained with"
+            f"the DEPTH tokens stand for codes of the codec {manifest.codec}, this codec is {codec_fingerprint}: codes "
+            "of two codecs are not interchangeable; load the codec that the model was trained with"
         )
 
 
@@ -184,8 +184,8 @@ def tokenizer_fingerprint(known: Mapping[str, int], token_sets: Sequence[TokenSe
     return hashlib.sha256(json.dumps(base).encode()).hexdigest()
 
 
-def _parse_fields(token_set: TokenSet) -> dict[str, object]:
-    """The fields of a token set, without what it has cached."""
+def _list_fields(token_set: TokenSet) -> dict[str, object]:
+    """The fields of a token set, without cached values."""
     return {"name": token_set.name, "size": token_set.size, "delimited": token_set.delimited}
 
 
@@ -193,13 +193,13 @@ KNOWN_SETS = (DEPTH, PIXEL)
 
 
 class PerceptionVocabulary:
-    """Token sets <-> ids of one tokenizer, looked up by name and never assumed.
+    """Token sets <-> ids of a tokenizer, looked up by name and never assumed.
 
     Attributes:
-        token_sets: The sets it holds, in vocabulary order.
+        token_sets: Its sets, in vocabulary order.
         size: One more than the largest id of the tokenizer, and at least its length; logits may be wider (padding).
-        base_fingerprint: A hash of the tokenizer's other tokens and their ids, where the tokenizer was at hand.
-        codec_fingerprint: Of the depth codec whose codes the DEPTH tokens mean, where it was said.
+        base_fingerprint: A hash of the tokenizer's other tokens and their ids; None where it was made without one.
+        codec_fingerprint: The fingerprint of the depth codec whose codes the DEPTH tokens stand for, or None.
     """
 
     def __init__(
@@ -221,35 +221,35 @@ class PerceptionVocabulary:
         self._code_of = torch.full((size,), -1, dtype=torch.int64)
         self._perception = torch.zeros(size, dtype=torch.bool)
         self._perception[list(self._ids.values())] = True
-        for number, one in enumerate(self.token_sets):
-            ids_of_codes = self.ids(one)
+        for number, token_set in enumerate(self.token_sets):
+            ids_of_codes = self.ids(token_set)
             self._set_of[ids_of_codes] = number
-            self._code_of[ids_of_codes] = torch.arange(one.size)
+            self._code_of[ids_of_codes] = torch.arange(token_set.size)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer, token_sets: Sequence[TokenSet] | None = None) -> Self:
         """Look the tokens up in a tokenizer.
 
         Args:
-            tokenizer: One that has the tokens already (see `extend_vocabulary`).
+            tokenizer: A tokenizer with the tokens, as `extend_vocabulary` adds them.
             token_sets: The sets to look up; without it, those of DEPTH and PIXEL that the tokenizer has.
 
         Raises:
-            VocabularyError: A set is missing or only partly there; the message names the first token missing.
+            VocabularyError: A set is missing or incomplete; the message names the first missing token.
         """
         known = tokenizer.get_vocab()
-        wanted = tuple(token_sets) if token_sets is not None else _find_sets(known)
-        for one in wanted:
-            missing = [token for token in one.tokens if token not in known]
+        sets = tuple(token_sets) if token_sets is not None else _find_sets(known)
+        for token_set in sets:
+            missing = [token for token in token_set.tokens if token not in known]
             if missing:
                 raise VocabularyError(
-                    f"the tokenizer lacks {len(missing)} of the {len(one.tokens)} {one.name} tokens, {missing[0]} "
-                    "first; add them with extend_vocabulary"
+                    f"the tokenizer lacks {len(missing)} of the {len(token_set.tokens)} {token_set.name} tokens, "
+                    f"{missing[0]} first; add them with extend_vocabulary"
                 )
-        if not wanted:
+        if not sets:
             raise VocabularyError("the tokenizer has no perception tokens; add them with extend_vocabulary")
         size = max(len(tokenizer), max(known.values()) + 1)
-        return cls(wanted, known, size, base_fingerprint=tokenizer_fingerprint(known, wanted, size))
+        return cls(sets, known, size, base_fingerprint=tokenizer_fingerprint(known, sets, size))
 
     @classmethod
     def from_pretrained(
@@ -259,21 +259,21 @@ class PerceptionVocabulary:
         *,
         codec_fingerprint: str | None = None,
     ) -> Self:
-        """Read the manifest of a folder and hold the tokenizer to it.
+        """Read the manifest of a folder and check the tokenizer against it.
 
         Args:
             folder: Where `save_pretrained` wrote; no network.
-            tokenizer: The one to check; without it, the one saved in the folder.
-            codec_fingerprint: Of the depth codec at hand, to be checked as well.
+            tokenizer: The tokenizer to check; the one saved in the folder where None.
+            codec_fingerprint: The fingerprint of the depth codec in use, which is checked as well.
 
         Raises:
             VocabularyError: No manifest, a damaged one, or one of another tokenizer or codec; the message names the
                 first difference.
         """
         manifest = read_manifest(folder)
-        found = load_tokenizer(folder) if tokenizer is None else tokenizer
-        check_manifest(manifest, found, codec_fingerprint)
-        vocab = cls.from_tokenizer(found, manifest.token_sets)
+        tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+        check_manifest(manifest, tokenizer, codec_fingerprint)
+        vocab = cls.from_tokenizer(tokenizer, manifest.token_sets)
         vocab.codec_fingerprint = manifest.codec
         return vocab
 
@@ -281,8 +281,8 @@ class PerceptionVocabulary:
         """Write the manifest, `perception_tokens.json`, beside the tokenizer; an older one is replaced.
 
         Args:
-            folder: Where the tokenizer is saved; made where missing.
-            codec_fingerprint: `DepthCodec.fingerprint` of the codec whose codes the DEPTH tokens mean.
+            folder: Where the tokenizer is saved; created if missing.
+            codec_fingerprint: `DepthCodec.fingerprint` of the codec whose codes the DEPTH tokens stand for.
 
         Raises:
             VocabularyError: This vocabulary was not made from a tokenizer.
@@ -333,14 +333,14 @@ class PerceptionVocabulary:
     def token(self, token_id: int) -> str:
         """The perception token of an id, a code's or a marker's; raises VocabularyError for any other id."""
         if token_id not in self._names:
-            raise VocabularyError(f"token id {token_id} is none of {self}")
+            raise VocabularyError(f"token id {token_id} is not in {self}")
         return self._names[token_id]
 
     def code(self, token_id: int) -> tuple[TokenSet, int]:
         """The set and code of a code token's id.
 
         Raises:
-            VocabularyError: The id is a marker's, or no perception token's.
+            VocabularyError: The id is a marker's, or not that of a perception token.
         """
         number = int(self._set_of[token_id]) if 0 <= token_id < self.size else -1
         if number < 0:
@@ -350,7 +350,7 @@ class PerceptionVocabulary:
         return self.token_sets[number], int(self._code_of[token_id])
 
     def codes(self, token_ids: Tensor, token_set: TokenSet) -> Tensor:
-        """Ids of any shape -> codes of a set, int64 of the same shape and device; -1 for what is none of its codes."""
+        """Ids of any shape -> codes of a set, int64 of the same shape and device; -1 for all other ids."""
         self._require(token_set)
         table = torch.where(self._set_of == self.token_sets.index(token_set), self._code_of, -1)
         return _look_up(table, token_ids, -1)
@@ -368,8 +368,8 @@ class PerceptionVocabulary:
     def _manifest(self) -> Manifest:
         if self.base_fingerprint is None:
             raise VocabularyError(
-                "this vocabulary was not made from a tokenizer, so that no manifest can hold one to it; "
-                "make it with PerceptionVocabulary.from_tokenizer or extend_vocabulary"
+                "this vocabulary was not made from a tokenizer, so that no tokenizer could be checked against its "
+                "manifest; make it with PerceptionVocabulary.from_tokenizer or extend_vocabulary"
             )
         return Manifest(self.token_sets, self.tokens, self.size, self.base_fingerprint, self.codec_fingerprint)
 
@@ -386,7 +386,7 @@ class PerceptionVocabulary:
 
 
 def _find_sets(known: Mapping[str, int]) -> tuple[TokenSet, ...]:
-    return tuple(SET for SET in KNOWN_SETS if any(token in known for token in SET.tokens))
+    return tuple(token_set for token_set in KNOWN_SETS if any(token in known for token in token_set.tokens))
 
 
 def _look_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
@@ -396,15 +396,14 @@ def _look_up(table: Tensor, token_ids: Tensor, otherwise: int) -> Tensor:
 
 
 def sanitize_text(text: str, token_sets: PerceptionVocabulary | Sequence[TokenSet] = (DEPTH, PIXEL)) -> str:
-    r"""Text in which no perception token is left: `<DEPTH_5>` becomes `<\DEPTH_5>`.
+    r"""Escape all perception tokens in a user's text: `<DEPTH_5>` becomes `<\DEPTH_5>`.
 
-    An added token is matched wherever its characters stand, so a user who types one would write into the model's own
-    vocabulary. Everything else stays as it is; a text that has such backslashes already gets one more, so that
-    `restore_text` is the exact inverse for every text.
+    Tokenizers match added tokens anywhere in a text, so that a user could write perception tokens. All other text is
+    unchanged; text with such backslashes gets another one, so that `restore_text` is the exact inverse for all texts.
 
     Args:
-        text: What a user wrote. Never the model's own output, whose tokens are meant.
-        token_sets: The sets to keep out, or a vocabulary, for its sets.
+        text: A user's text, not the model's output, whose tokens are intended.
+        token_sets: The sets to escape, or a vocabulary, for its sets.
     """
     return _pattern(_sets(token_sets)).sub(r"<\\\1\2>", text)
 

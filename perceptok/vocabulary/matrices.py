@@ -1,4 +1,4 @@
-"""The matrices of a language model that have one row per token: found, grown, and counted right in every config."""
+"""The matrices of a language model that have one row per token: finding and growing them, and all vocabulary sizes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["TokenMatrices", "find_matrices", "grow_matrices", "list_configs", "list_modules"]
 
 _SHARDED = (
-    "the token matrices of {name} are in the hands of FSDP or tensor parallelism (fully_shard makes them DTensors); "
-    "extend the vocabulary first, and ask for what is to be trained (peft_settings), then shard the model"
+    "the token matrices of {name} are sharded by FSDP or tensor parallelism (fully_shard makes them DTensors); extend "
+    "the vocabulary and call peft_settings first, then shard the model"
 )
 
 
 @dataclass(frozen=True)
 class TokenMatrices:
-    """What a model holds per token.
+    """The parameters of a model with one row per token.
 
     Attributes:
-        inputs: (V, D), the embeddings; some families (Mllama) keep a few more rows here, for tokens that are only read.
+        inputs: (V, D), the embeddings; some families (Mllama) have a few more rows here, for input-only tokens.
         outputs: (V, D), the head; the same object as `inputs` in a tied model.
         bias: (V,) of the head, where it has one.
     """
@@ -39,7 +39,7 @@ class TokenMatrices:
 
     @property
     def tied(self) -> bool:
-        """Whether reading and writing share one matrix."""
+        """Whether embeddings and head share a matrix."""
         return self.inputs is self.outputs
 
     @property
@@ -54,7 +54,7 @@ class TokenMatrices:
 
     @property
     def rows(self) -> int:
-        """Tokens there is room for, to read and to write."""
+        """Number of tokens that have rows in both matrices."""
         return len(self.outputs)
 
 
@@ -63,7 +63,7 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
 
     Raises:
         VocabularyError: It is not a transformers model, has no output head, is tied by its configuration but not in
-            fact, reads by several matrices, its matrices differ in length by more than its configuration says, or
+            fact, has several embedding matrices, its matrices differ in length by more than its configuration says, or
             they are quantised, sharded, or not loaded.
     """
     from transformers import PreTrainedModel
@@ -78,7 +78,7 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
     outputs = getattr(head, "weight", None)
     if not isinstance(outputs, nn.Parameter):
         raise VocabularyError(
-            f"{name} has no output head, so that new tokens could never be written; load the model with its "
+            f"{name} has no output head, so that new tokens could never be generated; load the model with its "
             "language-model head (AutoModelForCausalLM, AutoModelForImageTextToText, ...)"
         )
     inputs = model.get_input_embeddings().weight
@@ -87,15 +87,16 @@ def find_matrices(model: PreTrainedModel) -> TokenMatrices:
         raise VocabularyError(_SHARDED.format(name=name))
     found = TokenMatrices(inputs, outputs, getattr(head, "bias", None))
     for parameter in found.parameters:
-        _require_plain(parameter, name)
+        _check_parameter(parameter, name)
     # Where the class itself adds rows to the embeddings, the configured size is that of the head.
     longer = len(inputs) > len(outputs) == model.config.get_text_config().vocab_size
     if len(inputs) != len(outputs) and not longer:
         raise VocabularyError(
-            f"{name} reads {len(found.inputs)} tokens and writes {len(found.outputs)}; resize both to one length first"
+            f"{name} has {len(found.inputs)} rows of embeddings and {len(found.outputs)} of the head; resize both to "
+            "the same length first"
         )
-    _refuse_untied(model, found)
-    _refuse_copies(model, found)
+    _check_ties(model, found)
+    _check_copies(model, found)
     return found
 
 
@@ -105,14 +106,14 @@ def list_modules(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
 
 
 def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
-    """Give a model's token matrices `rows` rows; the old ones keep their values, the new ones are not yet filled.
+    """Give a model's token matrices `rows` rows; old rows keep their values, new ones are uninitialized.
 
-    Each matrix is copied once, one at a time. transformers' own resize then finds the matrices as long as it wants
-    them, and does the rest: ties, module attributes, and whatever else the model's class grows with its vocabulary.
-    Embeddings that are longer than the head stay so: transformers would cut them, and the saved model not load.
+    Each matrix is copied once, one at a time. transformers' own resize then finds matrices of the requested length and
+    does the rest: ties, module attributes, and whatever else the model's class grows with its vocabulary. Embeddings
+    that are longer than the head remain so: transformers would cut them, and the saved model would not load.
 
     Raises:
-        VocabularyError: See `find_matrices`.
+        VocabularyError: `find_matrices` refuses the model.
     """
     old = find_matrices(model)
     before, tied, reserved = old.rows, old.tied, len(old.inputs) - old.rows
@@ -132,11 +133,11 @@ def grow_matrices(model: PreTrainedModel, rows: int) -> TokenMatrices:
         # An encoder joined to a decoder refuses, before it changes anything; it has nothing else to grow.
         with suppress(NotImplementedError):
             model.resize_token_embeddings(rows, mean_resizing=False)
-    _count_right(model, old, before, rows)
+    _update_sizes(model, old, before, rows)
     new = find_matrices(model)
     assert new.tied == tied
     assert all(len(parameter) >= rows for parameter in new.parameters)
-    _settle_others(model, new, lengths)
+    _fill_other_tables(model, new, lengths)
     return new
 
 
@@ -144,8 +145,8 @@ def list_configs(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
     """Every configuration object of a model: its own, the nested ones, and copies that sub-models hold."""
     from transformers import PreTrainedConfig
 
-    held = (getattr(module, "config", None) for module in model.modules())
-    waiting = [config for config in held if isinstance(config, PreTrainedConfig)]
+    configs = (getattr(module, "config", None) for module in model.modules())
+    waiting = [config for config in configs if isinstance(config, PreTrainedConfig)]
     seen: set[int] = set()
     while waiting:
         config = waiting.pop()
@@ -155,11 +156,11 @@ def list_configs(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
             waiting.extend(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))
 
 
-def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, rows: int) -> None:
-    """Every vocabulary size that was the old one becomes the new one.
+def _update_sizes(model: PreTrainedModel, matrices: TokenMatrices, before: int, rows: int) -> None:
+    """Replace the old vocabulary size by the new one wherever it is stored.
 
     transformers' resize sets those of the text config and of the outermost model only: T5's encoder keeps a copy of
-    the config, PaliGemma a size of its own, and its inner model tells image tokens apart by a stale number.
+    the config, PaliGemma a size of its own, and its inner model recognizes image tokens by a stale number.
     """
     grown = {id(parameter) for parameter in matrices.parameters}
     for module in model.modules():
@@ -177,17 +178,17 @@ def _count_right(model: PreTrainedModel, matrices: TokenMatrices, before: int, r
 
 
 @torch.no_grad()
-def _settle_others(model: PreTrainedModel, matrices: TokenMatrices, lengths: dict[str, int]) -> None:
-    """Further tables that transformers grew with the vocabulary, at random: Gemma 3n's embeddings of each layer.
+def _fill_other_tables(model: PreTrainedModel, matrices: TokenMatrices, lengths: dict[str, int]) -> None:
+    """Fill other tables that transformers grew at random with the vocabulary: Gemma 3n's embeddings of each layer.
 
-    Such a model reads row 0 for ids beyond its table. The new rows are copies of it, so that nothing changes.
+    Such a model uses row 0 for ids beyond its table. The new rows are copies of it, so that nothing changes.
     """
     for name, parameter in model.named_parameters():
         if not any(parameter is other for other in matrices.parameters) and len(parameter) > lengths[name]:
             parameter[lengths[name] :] = parameter[0]
 
 
-def _require_plain(parameter: Tensor, name: str) -> None:
+def _check_parameter(parameter: Tensor, name: str) -> None:
     if hasattr(parameter, "full_tensor"):
         raise VocabularyError(_SHARDED.format(name=name))
     if parameter.is_meta:
@@ -198,11 +199,11 @@ def _require_plain(parameter: Tensor, name: str) -> None:
         )
     if not parameter.is_floating_point():
         raise VocabularyError(
-            f"the token matrices of {name} are quantised ({parameter.dtype}); extend the model before quantising it"
+            f"the token matrices of {name} are quantized ({parameter.dtype}); extend the model before quantizing it"
         )
 
 
-def _refuse_untied(model: PreTrainedModel, found: TokenMatrices) -> None:
+def _check_ties(model: PreTrainedModel, found: TokenMatrices) -> None:
     for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         pair = model.get_parameter(target), model.get_parameter(source)
         if pair[0] is not pair[1] and any(side is matrix for side in pair for matrix in found.distinct):
@@ -213,8 +214,8 @@ def _refuse_untied(model: PreTrainedModel, found: TokenMatrices) -> None:
             )
 
 
-def _refuse_copies(model: PreTrainedModel, found: TokenMatrices) -> None:
-    """Encoder and decoder with embeddings of their own: resizing makes both share those of the model."""
+def _check_copies(model: PreTrainedModel, found: TokenMatrices) -> None:
+    """Refuse encoders and decoders with embeddings of their own: resizing would make both share those of the model."""
     if not model.config.is_encoder_decoder:
         return
     for name, module in model.named_modules():
@@ -224,6 +225,6 @@ def _refuse_copies(model: PreTrainedModel, found: TokenMatrices) -> None:
             and not any(module.weight is matrix for matrix in found.distinct)
         ):
             raise VocabularyError(
-                f"{type(model).__name__} reads tokens by several matrices, {name} among them: resizing would share one "
+                f"{type(model).__name__} has several embedding matrices, {name} among them: resizing would share one "
                 "and lose the others. Load the model with tied embeddings"
             )

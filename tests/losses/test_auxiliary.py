@@ -125,7 +125,7 @@ def test_a_batch_without_blocks_is_zero(vocab: pt.PerceptionVocabulary, shuffled
 
 def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, targets: NextTokenTargets) -> None:
     logits = random_logits()
-    with pytest.raises(LossError, match=r"a codebook is \(128, D\); got \(127, 4\)"):
+    with pytest.raises(LossError, match=r"a codebook must be \(128, D\); got \(127, 4\)"):
         merging_loss(logits, targets.codes, torch.zeros(127, 4), shuffled, vocab, targets.mask)
     with pytest.raises(LossError, match=r"codes are 0\.\.127"):
         merging_loss(logits, targets.codes - 5, torch.zeros(128, 4), shuffled, vocab, targets.mask)

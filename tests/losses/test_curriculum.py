@@ -89,12 +89,12 @@ def test_released_recipe() -> None:
 
 def test_refusals() -> None:
     for temperature in (0, -1, math.nan, math.inf):
-        with pytest.raises(LossError, match="tau is positive and finite"):
+        with pytest.raises(LossError, match="tau must be positive and finite"):
             curriculum_probabilities([1, 2], temperature)
     for empty in ([], [[1.0, 2.0]], 3.0):
         with pytest.raises(LossError, match="a list of at least one number"):
             curriculum_probabilities(empty, 1)
-    with pytest.raises(LossError, match="difficulties are finite; got nan"):
+    with pytest.raises(LossError, match="difficulties must be finite; got nan"):
         curriculum_probabilities([1, math.nan], 1)
     for step, total in ((-1, 10), (11, 10), (0, 0)):
         with pytest.raises(LossError, match="0 <= step <= total_steps"):
@@ -102,26 +102,26 @@ def test_refusals() -> None:
         with pytest.raises(LossError, match="0 <= step <= total_steps"):
             LinearSchedule().probabilities(step, total)
     for tau0 in (0, -2, math.nan):
-        with pytest.raises(LossError, match="tau0 is positive"):
+        with pytest.raises(LossError, match="tau0 must be positive"):
             curriculum_temperature(0, 10, tau0, 0)
     for lam in (-1, -2, math.nan):
-        with pytest.raises(LossError, match="lam is above -1"):
+        with pytest.raises(LossError, match="lam must be above -1"):
             curriculum_temperature(0, 10, 1, lam)
     with pytest.raises(LossError, match="at least one task"):
         TemperatureSchedule({})
-    with pytest.raises(LossError, match="tau0 is positive"):
+    with pytest.raises(LossError, match="tau0 must be positive"):
         TemperatureSchedule({"a": 1}, tau0=0)
-    with pytest.raises(LossError, match="lam is above -1"):
+    with pytest.raises(LossError, match="lam must be above -1"):
         TemperatureSchedule({"a": 1}, lam=-1)
     with pytest.raises(LossError, match="at least one task"):
         LinearSchedule(())
     with pytest.raises(LossError, match="named twice: a, a"):
         LinearSchedule(("a",), {"a": 1.0})
-    with pytest.raises(LossError, match=r"first is a share in 0\.\.1; got 1\.5"):
+    with pytest.raises(LossError, match=r"first must be a share in 0\.\.1; got 1\.5"):
         LinearSchedule(first=1.5)
-    with pytest.raises(LossError, match="passes is at least 1"):
+    with pytest.raises(LossError, match="passes must be at least 1"):
         LinearSchedule(passes=0)
-    with pytest.raises(LossError, match="weights are positive"):
+    with pytest.raises(LossError, match="weights must be positive"):
         LinearSchedule(others={"cot": 0.0})
     with pytest.raises(LossError, match="name the others"):
         LinearSchedule(others={})

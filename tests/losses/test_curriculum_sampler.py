@@ -206,18 +206,18 @@ def test_a_schedule_of_ones_own_that_is_none(shares: list[float]) -> None:
 def test_refusals() -> None:
     with pytest.raises(LossError, match="at least one task; got none"):
         CurriculumSampler({}, LinearSchedule(), total_steps=1, batch_size=1)
-    with pytest.raises(LossError, match="of the tasks atomic, box, the schedule knows atomic, cot, direct"):
+    with pytest.raises(LossError, match="have the tasks atomic, box, the schedule atomic, cot, direct"):
         CurriculumSampler({"atomic": 1, "box": 1}, LinearSchedule(), total_steps=1, batch_size=1)
     for size in (0, -1, 1.5, [1, 2]):
         with pytest.raises(LossError, match=r"at least 1 for each task; got .* for direct"):
             CurriculumSampler({**SIZES, "direct": size}, LinearSchedule(), total_steps=1, batch_size=1)  # type: ignore[dict-item]
-    with pytest.raises(LossError, match="a seed is not negative; got -1"):
+    with pytest.raises(LossError, match="the seed must not be negative; got -1"):
         sampler(seed=-1)
     for wrong in ({"total_steps": 0}, {"batch_size": 0}):
-        with pytest.raises(LossError, match="total_steps and batch_size are positive"):
+        with pytest.raises(LossError, match="total_steps and batch_size must be positive"):
             sampler(**wrong)
     for wrong in ({"rank": 2, "world_size": 2}, {"world_size": 3}, {"rank": -1}):
-        with pytest.raises(LossError, match=r"ranks are 0\.\."):
+        with pytest.raises(LossError, match=r"ranks must be 0\.\."):
             sampler(**wrong)
     with pytest.raises(LossError, match="another curriculum: seed was 3, now 4"):
         sampler(seed=4).load_state_dict(sampler().state_dict())
@@ -225,9 +225,9 @@ def test_refusals() -> None:
         CurriculumSampler(SIZES, LinearSchedule(last=0.2), total_steps=50, batch_size=8, seed=3).load_state_dict(
             sampler().state_dict()
         )
-    with pytest.raises(LossError, match=r"steps are 0\.\.50; got 51"):
+    with pytest.raises(LossError, match=r"steps must be 0\.\.50; got 51"):
         sampler().state_dict(51)
-    with pytest.raises(LossError, match=r"steps are 0\.\.50; the state says 51"):
+    with pytest.raises(LossError, match=r"steps must be 0\.\.50; the state has 51"):
         sampler().load_state_dict({**sampler().state_dict(), "step": 51})
     with pytest.raises(LossError, match="0 <= first <= last <= 50"):
         sampler().mixture(3, 2)

@@ -259,28 +259,28 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
         distillation_loss(logits, negative / negative.sum(-1, keepdim=True), shuffled, vocab)
     with pytest.raises(LossError, match="sums to nan"):
         distillation_loss(logits, torch.where(mask[..., None], torch.nan, teacher), shuffled, vocab)
-    with pytest.raises(LossError, match=r"0\.\.127 at masked positions; found 0\.\.128"):
+    with pytest.raises(LossError, match=r"0\.\.127 at masked positions; got 0\.\.128"):
         distillation_loss(logits, codes.index_fill(1, torch.tensor([2]), 128), shuffled, vocab)
     with pytest.raises(LossError, match=r"the teacher has 9 rows .* each of the 10 masked"):
         distillation_loss(logits, random_teacher(9), shuffled, vocab, mask)
-    with pytest.raises(LossError, match=r"shape \(\.\.\., 128\), one column a code; got \(2, 5, 127\)"):
+    with pytest.raises(LossError, match=r"shape \(\.\.\., 128\), one column per code; got \(2, 5, 127\)"):
         distillation_loss(logits, random_teacher(2, 5, size=127), shuffled, vocab)
-    with pytest.raises(LossError, match="frozen"):
+    with pytest.raises(LossError, match="must not require a gradient"):
         distillation_loss(logits, teacher.clone().requires_grad_(), shuffled, vocab)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(LossError, match="temperature is positive and finite"):
+        with pytest.raises(LossError, match="temperature must be positive and finite"):
             distillation_loss(logits, teacher, shuffled, vocab, temperature=temperature)
-    with pytest.raises(LossError, match=r"a mask is bool, one for each position \(2, 5\); got torch.int64"):
+    with pytest.raises(LossError, match=r"a mask must be bool of shape \(2, 5\); got torch.int64"):
         distillation_loss(logits, teacher, shuffled, vocab, mask.long())
     with pytest.raises(LossError, match="'full' or 'auxiliary'; got 'half'"):
         distillation_loss(logits, teacher, shuffled, vocab, normalization="half")  # type: ignore[arg-type]
     with pytest.raises(LossError, match="'mean', 'sum' or 'none'; got 'max'"):
         distillation_loss(logits, teacher, shuffled, vocab, reduction="max")  # type: ignore[arg-type]
-    with pytest.raises(LossError, match=r"400 columns, but token id .* extend the model"):
+    with pytest.raises(LossError, match=r"400 columns, but there is a token id .* extend the model"):
         distillation_loss(logits[..., :400], teacher, shuffled, vocab)
-    with pytest.raises(LossError, match=r"logits are floating"):
+    with pytest.raises(LossError, match=r"logits must be floating"):
         distillation_loss(logits.long(), teacher, shuffled, vocab)
-    with pytest.raises(AlignmentError, match="ends in 128 auxiliary numbers, PIXEL has 336"):
+    with pytest.raises(AlignmentError, match="has 128 auxiliary numbers, PIXEL 336 codes"):
         distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.tokens.PIXEL)
     with pytest.raises(pt.PerceptokError, match="no OTHER tokens"):
         distillation_loss(logits, teacher, shuffled, vocab, token_set=TokenSet("OTHER", 128))

@@ -183,11 +183,11 @@ def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     for broken in (cut, torn):
         with pytest.raises(LossError, match=r"200 masked ones of \(2, 205\) are not whole blocks"):
             loss(mask=broken)
-    with pytest.raises(LossError, match=r"\(2, H, W\), one map for each block; got torch.float32 \(1, 10, 10\)"):
+    with pytest.raises(LossError, match=r"\(2, H, W\), a map for each block; got torch.float32 \(1, 10, 10\)"):
         loss(target[:1])
     with pytest.raises(LossError, match="mark holes in `valid`"):
         loss(target + torch.nan)
-    with pytest.raises(LossError, match=r"valid is bool \(2, 10, 10\)"):
+    with pytest.raises(LossError, match=r"valid must be bool \(2, 10, 10\)"):
         loss(valid=torch.ones(2, 10, 10))
     with pytest.raises(LossError, match=r"the decoder gave maps \(2, 10, 10\), the targets are \(2, 10, 9\)"):
         loss(target[..., :9])

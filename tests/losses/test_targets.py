@@ -86,5 +86,5 @@ def test_refusals(vocab: pt.PerceptionVocabulary) -> None:
     with pytest.raises(LossError, match=r"integers \(B, T\); got torch.int64 \(5,\)"):
         next_token_targets(torch.zeros(5, dtype=torch.int64), vocab)
     for labels in (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 5)):
-        with pytest.raises(LossError, match=r"labels are integers in the shape of the input ids, \(1, 5\)"):
+        with pytest.raises(LossError, match=r"labels must be unshifted integers of the input ids' shape \(1, 5\)"):
             next_token_targets(torch.zeros(1, 5, dtype=torch.int64), vocab, labels=labels)

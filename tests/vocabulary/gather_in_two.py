@@ -16,7 +16,7 @@ if __name__ == "__main__":
     for seed in (rank, rank + 2):
         soft, _, logs = batch(seed)
         gathered.update(soft, logs)
-    first, second = gathered.reduced(), gathered.reduced()
+    first, second = gathered.all_reduce(), gathered.all_reduce()
     result = {
         "first": first.cost.tolist(),
         "second": second.cost.tolist(),

@@ -151,10 +151,10 @@ def test_adapters_by_name(
         verify_adapter(wrapped, vocab, tmp_path / other, adapter_name=other)
         (tmp_path / "swapped").mkdir(exist_ok=True)
         shutil.copy(tmp_path / "adapter_model.safetensors", tmp_path / "swapped")
-        with pytest.raises(VocabularyError, match="is not as the model has it"):
+        with pytest.raises(VocabularyError, match="differs from the model"):
             verify_adapter(wrapped, vocab, tmp_path / "swapped", adapter_name=other)
     train(wrapped, vocab)
-    with pytest.raises(VocabularyError, match="is not as the model has it"):
+    with pytest.raises(VocabularyError, match="differs from the model"):
         verify_adapter(wrapped, vocab, tmp_path, adapter_name=other)
     verify_adapter(wrapped, vocab, tmp_path)
     with pytest.raises(VocabularyError, match="no adapter 'third', only default, "):
@@ -223,12 +223,12 @@ def test_trained_on_since(prepared: Prepared, tmp_path: Path) -> None:
     wrapped, vocab = prepared("llama", False, peft_settings)
     wrapped.save_pretrained(tmp_path)
     train(wrapped, vocab)
-    with pytest.raises(VocabularyError, match="is not as the model has it: trained on since, save anew"):
+    with pytest.raises(VocabularyError, match="differs from the model, which was trained since; save it again"):
         verify_adapter(wrapped, vocab, tmp_path)
-    with pytest.raises(VocabularyError, match=r"no adapter to be read at .*; save it with save_pretrained"):
+    with pytest.raises(VocabularyError, match=r"cannot read an adapter at .*; save it with save_pretrained"):
         verify_adapter(wrapped, vocab, tmp_path / "nowhere")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
-    with pytest.raises(VocabularyError, match="no adapter to be read"):
+    with pytest.raises(VocabularyError, match="cannot read an adapter"):
         verify_adapter(wrapped, vocab, tmp_path)
 
 

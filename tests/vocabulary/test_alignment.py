@@ -162,7 +162,7 @@ def test_composition_and_inverse() -> None:
     assert square.inverse().compose(square) == VocabularyAlignment.identity(9)
     with pytest.raises(AlignmentError, match="3 of 8 auxiliary numbers have no code"):
         first.inverse()
-    with pytest.raises(AlignmentError, match="starts from 8 codes, this one ends in 12"):
+    with pytest.raises(AlignmentError, match="has 8 codes, this map 12 auxiliary numbers"):
         second.compose(second)
 
 
@@ -191,9 +191,9 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"targets": [0, 0]}, "codes 0 and 1 both map to 0"),
-        ({"targets": [0, 2]}, r"auxiliary numbers are 0\.\.1; code 1 maps to 2"),
-        ({"targets": [0, 1.0]}, "targets and auxiliary_size are integers"),
-        ({"targets": "01"}, "targets and auxiliary_size are integers"),
+        ({"targets": [0, 2]}, r"auxiliary numbers must be 0\.\.1; code 1 maps to 2"),
+        ({"targets": [0, 1.0]}, "targets and auxiliary_size must be integers"),
+        ({"targets": "01"}, "targets and auxiliary_size must be integers"),
         ({"targets": []}, "at least one code"),
         ({"auxiliary_size": 1}, "2 specialist codes into 1 auxiliary tokens"),
         ({"format": 2}, "format 2, this release reads 1"),
@@ -223,19 +223,19 @@ def test_refusals() -> None:
     for bad in (math.nan, math.inf, -math.inf):
         broken = cost.copy()
         broken[2, 1] = bad
-        with pytest.raises(AlignmentError, match=rf"costs are finite; found {bad} at \(2, 1\)"):
+        with pytest.raises(AlignmentError, match=rf"costs must be finite; got {bad} at \(2, 1\)"):
             align_vocabularies(broken)
     for wrong in (np.zeros(4), np.zeros((0, 0)), np.zeros((2, 2, 2)), np.zeros((2, 2), dtype=complex), [["a"]]):
-        with pytest.raises(AlignmentError, match=r"costs are a real \(\|V_spec\|, \|V_aux\|\) matrix"):
+        with pytest.raises(AlignmentError, match=r"costs must be a real \(\|V_spec\|, \|V_aux\|\) matrix"):
             align_vocabularies(wrong)
-    with pytest.raises(AlignmentError, match="4 x 4, the map to start from 4 x 5"):
+    with pytest.raises(AlignmentError, match="4 x 4, `start` is 4 x 5"):
         align_vocabularies(cost, start=VocabularyAlignment.identity(4, 5))
     for targets in ((0, 1.5), "01", (None,), 3, torch.tensor([0.0, 1.0])):
-        with pytest.raises(AlignmentError, match="targets are integers, one for each code"):
+        with pytest.raises(AlignmentError, match="targets must be integers, one for each code"):
             VocabularyAlignment(targets, 3)  # type: ignore[arg-type]
     alignment = VocabularyAlignment.identity(3)
     for numbers in (torch.tensor([3]), torch.tensor([-1]), torch.tensor([1.0])):
-        with pytest.raises(AlignmentError, match=r"specialist codes are integers 0\.\.2"):
+        with pytest.raises(AlignmentError, match=r"specialist codes must be integers 0\.\.2"):
             alignment.to_auxiliary(numbers)
-        with pytest.raises(AlignmentError, match=r"auxiliary numbers are integers 0\.\.2"):
+        with pytest.raises(AlignmentError, match=r"auxiliary numbers must be integers 0\.\.2"):
             alignment.to_specialist(numbers)

@@ -107,7 +107,7 @@ def test_alone_the_reduced_one_is_a_copy() -> None:
     soft, _, logs = batch(5)
     gathered = AlignmentAccumulator(5, 7)
     gathered.update(soft, logs)
-    reduced = gathered.reduced()
+    reduced = gathered.all_reduce()
     assert torch.equal(reduced.cost, gathered.cost)
     reduced.update(soft, logs)
     assert gathered.positions == 40
@@ -137,9 +137,9 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     for teacher in (soft[..., :4], soft[:3], hard[:3], hard[..., None]):
         with pytest.raises(AlignmentError, match="at the same positions"):
             gathered.update(teacher, logs)
-    with pytest.raises(AlignmentError, match=r"a mask is bool \(4, 10\); got torch.int64"):
+    with pytest.raises(AlignmentError, match=r"a mask must be bool \(4, 10\); got torch.int64"):
         gathered.update(soft, logs, torch.ones(4, 10, dtype=torch.int64))
-    with pytest.raises(AlignmentError, match=r"codes are 0\.\.4; found -1\.\."):
+    with pytest.raises(AlignmentError, match=r"codes must be 0\.\.4; got -1\.\."):
         gathered.update(hard - 1, logs)
     with pytest.raises(AlignmentError, match="pass log_softmax, not logits"):
         gathered.update(soft, logs + 5)
@@ -162,7 +162,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not gathered.cost.any()
     with pytest.raises(AlignmentError, match="sizes differ"):
         gathered.merge(AlignmentAccumulator(5))
-    with pytest.raises(AlignmentError, match=r"the state is \(5, 5\), this one \(5, 7\)"):
+    with pytest.raises(AlignmentError, match=r"the state has the sizes \(5, 5\), this accumulator \(5, 7\)"):
         gathered.load_state_dict(AlignmentAccumulator(5).state_dict())
-    with pytest.raises(AlignmentError, match="a state has cost and positions; got nothing"):
+    with pytest.raises(AlignmentError, match="a state must have cost and positions; got nothing"):
         gathered.load_state_dict({})

@@ -346,7 +346,7 @@ def test_a_tokenizer_longer_than_the_matrix(tiny: Tiny, bare: PreTrainedTokenize
 def test_matrices_of_two_lengths(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     model.lm_head = torch.nn.Linear(48, 310, bias=False)
-    with pytest.raises(VocabularyError, match="reads 300 tokens and writes 310"):
+    with pytest.raises(VocabularyError, match="has 300 rows of embeddings and 310 of the head"):
         extend_vocabulary(bare, model)
 
 
@@ -356,7 +356,7 @@ def test_embeddings_of_encoder_and_decoder_apart(bare: PreTrainedTokenizerFast) 
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, tie_word_embeddings=False,
     )  # fmt: skip
     model = transformers.BartForConditionalGeneration(config)
-    refused("reads tokens by several matrices, model.encoder.embed_tokens among them", bare, model)
+    refused("has several embedding matrices, model.encoder.embed_tokens among them", bare, model)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -382,7 +382,7 @@ def alone(tmp_path: Path) -> Iterator[DeviceMesh]:
 
 
 def test_a_model_in_shards(tiny: Tiny, bare: PreTrainedTokenizerFast, alone: DeviceMesh) -> None:
-    message = r"in the hands of FSDP or tensor parallelism .*extend the vocabulary first.*then shard the model"
+    message = r"sharded by FSDP or tensor parallelism .*extend the vocabulary .*first, then shard the model"
     whole = tiny("llama")
     vocab = extend_vocabulary(copy.deepcopy(bare), whole)
     for model in (tiny("llama"), whole):
@@ -399,10 +399,10 @@ def test_weights_that_are_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -
     sharded.lm_head.weight.data = torch.empty(0)
     with pytest.raises(VocabularyError, match="empty here"):
         extend_vocabulary(bare, sharded)
-    quantised = tiny("llama").requires_grad_(False)
-    quantised.lm_head.weight.data = torch.zeros(300, 48, dtype=torch.int8)
-    with pytest.raises(VocabularyError, match=r"quantised \(torch.int8\)"):
-        extend_vocabulary(bare, quantised)
+    quantized = tiny("llama").requires_grad_(False)
+    quantized.lm_head.weight.data = torch.zeros(300, 48, dtype=torch.int8)
+    with pytest.raises(VocabularyError, match=r"quantized \(torch.int8\)"):
+        extend_vocabulary(bare, quantized)
     assert len(bare) == 300
 
 
@@ -416,16 +416,16 @@ def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFa
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"init": "zeros"}, "init is one of mean, normal, ordinal, codebook, text; got 'zeros'"),
+        ({"init": "zeros"}, "init must be one of mean, normal, ordinal, codebook, text; got 'zeros'"),
         ({"init": {pt.tokens.DEPTH: "mean"}}, r"names the sets \['DEPTH'\], token_sets are \['DEPTH', 'PIXEL'\]"),
         ({"init": "codebook"}, "needs the codec's codebook"),
-        ({"codebook": torch.zeros(128, 4)}, "no set takes init='codebook'"),
+        ({"codebook": torch.zeros(128, 4)}, "no set has init='codebook'"),
         ({"init": "codebook", "codebook": torch.zeros(64, 4)}, r"\(128, D\); got torch.float32 of shape \(64, 4\)"),
         ({"init": "codebook", "codebook": torch.full((128, 4), torch.nan)}, "vector of code 0 is not finite"),
         ({"init": "text", "descriptions": {"<DEPTH_0>": "ünknown"}}, "no piece of the description 'ünknown'"),
         ({"descriptions": {"<DEPTH_0>": "near"}}, "<DEPTH_0> has a description, but no set with init='text'"),
         ({"pad_to_multiple_of": 0}, "positive integer; got 0"),
-        ({"existing": "maybe"}, "existing is 'keep' or 'replace'; got 'maybe'"),
+        ({"existing": "maybe"}, "existing must be 'keep' or 'replace'; got 'maybe'"),
         ({"token_sets": ()}, "one or more different sets"),
         ({"token_sets": (pt.tokens.DEPTH, pt.tokens.DEPTH)}, "one or more different sets"),
         (

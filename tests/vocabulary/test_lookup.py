@@ -25,7 +25,7 @@ def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
     assert {vocab.token(index): index for index in vocab.all_ids.tolist()} == vocab.tokens
     assert repr(vocab) == "PerceptionVocabulary(DEPTH 10..139, PIXEL 140..475 of 476)"
     for stranger in (3, -1, 476):
-        with pytest.raises(VocabularyError, match=rf"token id {stranger} is none of PerceptionVocabulary\(DEPTH"):
+        with pytest.raises(VocabularyError, match=rf"token id {stranger} is not in PerceptionVocabulary\(DEPTH"):
             vocab.token(stranger)
 
 

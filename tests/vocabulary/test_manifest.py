@@ -123,7 +123,7 @@ def test_missing_files(bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="no tokenizer loads from"):
         pt.PerceptionVocabulary.from_pretrained(tmp_path / "new")
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot make the folder"):
+    with pytest.raises(OutputError, match="cannot create the folder"):
         pt.PerceptionVocabulary.from_tokenizer(bare).save_pretrained(tmp_path / "file")
     with pytest.raises(VocabularyError, match="not made from a tokenizer"):
         consecutive_vocabulary().save_pretrained(tmp_path)

@@ -32,7 +32,7 @@ def test_data(bare: PreTrainedTokenizerFast, dtype: torch.dtype) -> None:
 def test_overlapping_ids() -> None:
     one, two = consecutive_vocabulary(100), consecutive_vocabulary(101)
     assert torch.equal(remap_ids(one.all_ids, one, two), two.all_ids)
-    with pytest.raises(VocabularyError, match="id 566 is <PIXEL_335> in the target, but no perception token"):
+    with pytest.raises(VocabularyError, match="id 566 is <PIXEL_335> in the target, but not a perception token"):
         remap_ids(torch.tensor([100, 566]), one, two)
 
 
@@ -61,5 +61,5 @@ def test_bad_input(bare: PreTrainedTokenizerFast) -> None:
         remap_rows(torch.zeros(700, 8), torch.zeros(32000, 8), here, aurora)
     with pytest.raises(VocabularyError, match=r"rows of shape \(8,\) do not fit into \(9,\)"):
         remap_rows(torch.zeros(700, 8), torch.zeros(32466, 9), here, aurora)
-    with pytest.raises(VocabularyError, match="not negative; got -1"):
+    with pytest.raises(VocabularyError, match="must not be negative; got -1"):
         consecutive_vocabulary(-1)

@@ -167,11 +167,13 @@ def test_gradients_that_are_not_numbers_stay_out(tiny: Tiny, bare: PreTrainedTok
 
 def test_bad_input(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare)
-    with pytest.raises(VocabularyError, match="LlamaForCausalLM has 300 rows, the vocabulary ids up to 765; extend it"):
+    with pytest.raises(
+        VocabularyError, match="LlamaForCausalLM has 300 rows, the vocabulary has ids up to 765; extend the model"
+    ):
         trainable_parameters(tiny("llama"), vocab)
     with pytest.raises(VocabularyError, match="has 300 rows"):
         peft_settings(tiny("llama"), vocab)
-    with pytest.raises(VocabularyError, match="mode is 'new_rows' or 'full'; got 'half'"):
+    with pytest.raises(VocabularyError, match="mode must be 'new_rows' or 'full'; got 'half'"):
         trainable_parameters(tiny("llama", rows=800), vocab, mode="half")  # type: ignore[arg-type]
     with pytest.raises(VocabularyError, match="head of GPTJForCausalLM has a bias"):
         peft_settings(tiny("gptj", rows=800), vocab)
