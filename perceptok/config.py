@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from perceptok.errors import ConfigError, PerceptokError
-from perceptok.files import parse_json
+from perceptok.files import parse_json, read_input
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
+
+_MAX_BYTES = 2**24
+"""Size limit of a configuration file: 17 MB."""
 
 _MAX_ERRORS = 5
 """Errors that one message lists."""
@@ -185,7 +188,7 @@ def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> Non
 def _read_values(path: str | os.PathLike[str]) -> object:
     source = Path(path)
     try:
-        text = source.read_text(encoding="utf-8-sig")
+        text = read_input(source, allow_pipe=True, max_bytes=_MAX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{source}: cannot be read ({reason})") from error

@@ -1,25 +1,29 @@
-"""Files: JSON from outside, file names from outside, outputs that are complete or absent, one writer per output.
+"""Files: inputs that are regular files, JSON and names from outside, outputs that are complete or absent.
 
-JSON is read by `parse_json` (one value) and by `stream_json` and `stream_list` (files larger than memory). They
-take the class of the error to raise, so that every package reports its own. A name from a data file becomes a path with
-`resolve_inside`, which refuses those that lead out of their folder.
+Inputs are opened by `open_input` and `read_input`, which never wait for a pipe or read a device that a folder or a
+record names. JSON is parsed by `parse_json` (one value) and by `stream_json` and `stream_list` (files larger than
+memory). They take the class of the error to raise, so that every package reports its own. A name from a data file
+becomes a path with `resolve_inside`, which refuses those that lead out of their folder.
 
 `atomic_write` and `atomic_folder` write under a hidden name and rename at the end, so that a kill at any moment leaves
-the old output or the new one; the remains are overwritten by the next write of the same output. While a process writes
-an output, others that want to write it are refused (`lock_output`); the system releases the lock of a killed process.
+the old output or the new one; the next write of the same output removes what a killed process left. While a process
+writes an output, others that want to write it are refused (`lock_output`); the system releases the lock of a killed
+process.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import re
-import secrets
 import shutil
+import stat
 import sys
+import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,13 +40,19 @@ __all__ = [
     "atomic_write",
     "find_complete_folder",
     "lock_output",
+    "open_for_update",
+    "open_input",
     "parse_json",
     "parse_number",
+    "read_input",
     "resolve_distinct",
     "resolve_inside",
     "stream_json",
     "stream_list",
 ]
+
+MAX_BYTES = 2**28
+"""Default limit of a file that is read whole: 268 MB."""
 
 _MAX_DIGITS = 400
 """Digits of one integer; the largest float has 309."""
@@ -53,6 +63,69 @@ CHUNK = 1 << 16
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16
 """An error within so many characters of the end of the window may only mean that the rest has not been read yet."""
+
+
+def open_input(
+    path: str | os.PathLike[str], *, allow_pipe: bool = False, max_bytes: int | None = None
+) -> io.BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Args:
+        path: The file; a symbolic link is followed.
+        allow_pipe: Open a pipe too, and wait for its writer: for what the user named as the input, never for a name
+            from a folder or a file.
+        max_bytes: Refuse a larger file.
+
+    Raises:
+        OSError: The file cannot be opened, is a folder, a pipe or a device, or is too large; `strerror` is the reason.
+        ValueError: The path has a NUL in it.
+    """
+    # Without O_NONBLOCK a pipe without a writer is waited for.
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | (0 if allow_pipe else getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder", os.fspath(path))
+        if not (stat.S_ISREG(mode) or (allow_pipe and stat.S_ISFIFO(mode))):
+            kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+            raise OSError(errno.EINVAL, f"is a {kind}, not a regular file", os.fspath(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"has {status.st_size} bytes; at most {max_bytes} are read", os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_input(path: str | os.PathLike[str], *, allow_pipe: bool = False, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read all bytes of a file that `open_input` opens; raises the same errors, for a pipe that goes on too."""
+    with open_input(path, allow_pipe=allow_pipe, max_bytes=max_bytes) as file:
+        data = file.read(os.fstat(file.fileno()).st_size + 1)
+        while len(data) <= max_bytes and (more := file.read(2**20)):  # of a pipe, or a file that grows
+            data += more
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"has more than the {max_bytes} bytes that are read", os.fspath(path))
+    return data
+
+
+def open_for_update(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file to read and to write it, unbuffered; made where it is missing, never through a symbolic link.
+
+    Raises:
+        OSError: It cannot be opened, or is not a regular file.
+    """
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    if Path(path).is_symlink():  # where there is no O_NOFOLLOW
+        raise OSError(errno.ELOOP, "is a symbolic link", os.fspath(path))
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    return io.FileIO(descriptor, "r+")
 
 
 def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
@@ -271,7 +344,7 @@ def resolve_inside(folder: str | os.PathLike[str], name: str, *, suffix: str | N
             folder through a symbolic link.
     """
     path = Path(name)
-    if not path.name or "\0" in name or path.is_absolute() or ".." in path.parts:
+    if not path.name or "\0" in name or path.anchor or ".." in path.parts:  # on Windows `c:x` has an anchor too
         raise OutputError(f"the name {name!r} is not a file inside {folder}; names are relative, without '..'")
     target = Path(folder) / path
     if suffix is not None:
@@ -298,12 +371,22 @@ def resolve_distinct(names: Iterable[str], folder: str | os.PathLike[str], *, su
     return targets
 
 
+_held_folders: set[tuple[int, Path]] = set()
+"""Process id and absolute path of the folders that `lock_output` holds: a forked process inherits the set only."""
+
+_open_outputs: set[tuple[int, Path]] = set()
+"""Process id and absolute path of the files that `atomic_write` is writing."""
+
+_open_outputs_lock = threading.Lock()
+
+
 @contextmanager
 def lock_output(path: str | os.PathLike[str], *, shown: str | os.PathLike[str] | None = None) -> Iterator[None]:
     """Hold a file or a folder that is being written, for as long as the `with` block runs.
 
     The lock is a hidden file: `.perceptok.lock` in a folder, `.perceptok-HASH.lock` beside a file. It is removed at the
-    end, and the system releases it when the process is killed.
+    end, and the system releases it when the process is killed. Files that this process writes into a folder that it
+    holds are not locked one by one.
 
     Args:
         path: A folder that exists, or a file in one.
@@ -312,26 +395,68 @@ def lock_output(path: str | os.PathLike[str], *, shown: str | os.PathLike[str] |
     Raises:
         OutputError: Another process or thread holds it, or the lock cannot be made.
     """
+    target = Path(path)
+    shown = Path(target if shown is None else shown)
+    if not target.is_dir():
+        with _hold_lock(_hidden_path(target, "lock"), shown):
+            yield
+        return
+    held = os.getpid(), target.absolute()
+    with _hold_lock(target / ".perceptok.lock", shown):
+        _held_folders.add(held)
+        try:
+            yield
+        finally:
+            _held_folders.discard(held)
+
+
+@contextmanager
+def _hold_lock(lock_path: Path, shown: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    target = Path(path)
-    lock_path = target / ".perceptok.lock" if target.is_dir() else _hidden_path(target, "lock")
-    shown = target if shown is None else shown
     if not lock_path.parent.is_dir():
         raise OutputError(f"cannot write {shown}: the folder {lock_path.parent} does not exist; create it first")
+    if lock_path.is_symlink():
+        raise OutputError(f"cannot write {shown}: its lock {lock_path} is a symbolic link; remove it")
     lock = FileLock(lock_path, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputError(f"another process is writing {shown}; wait for it, or choose another output") from error
+        raise _make_busy_error(shown) from error
     except OSError as error:
-        raise _make_error(Path(shown), error) from error
+        raise _make_error(shown, error) from error
     try:
         yield
     finally:
         if sys.platform != "win32":  # there it is removed by its release
             lock_path.unlink(missing_ok=True)  # while it is held: a process that opened it before finds it unlinked
         lock.release()
+
+
+@contextmanager
+def _claim_file(target: Path) -> Iterator[Path]:
+    """Refuse every other writer of a file; yields the path of its temporary file, which nothing else uses.
+
+    A lock of its own takes 0.4 ms, so a file in a folder that this process holds has none: there only other threads
+    can write it.
+    """
+    process, path = output = os.getpid(), target.absolute()
+    with _open_outputs_lock:
+        if output in _open_outputs:
+            raise _make_busy_error(target)
+        _open_outputs.add(output)
+    try:
+        if any(process == holder and folder in path.parents for holder, folder in _held_folders):
+            yield _hidden_path(target, "part")
+        else:
+            with _hold_lock(_hidden_path(target, "lock"), target):
+                yield _hidden_path(target, "tmp")
+    finally:
+        _open_outputs.discard(output)
+
+
+def _make_busy_error(target: Path) -> OutputError:
+    return OutputError(f"another process is writing {target}; wait for it, or choose another output")
 
 
 @contextmanager
@@ -354,8 +479,7 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
     """
     target = Path(path)
     _check_file(target, force)
-    with lock_output(target):
-        temporary = _hidden_path(target, "tmp")
+    with _claim_file(target) as temporary:
         try:
             with io.BufferedWriter(_Output(temporary, target)) as file:
                 try:
@@ -379,7 +503,8 @@ class _Output(io.FileIO):
     def __init__(self, temporary: Path, target: Path) -> None:
         self._target = target
         try:
-            super().__init__(temporary, "w")
+            temporary.unlink(missing_ok=True)  # of a killed process, or a link that leads elsewhere
+            super().__init__(temporary, "x")  # never through a link
         except OSError as error:
             raise _make_error(target, error) from error
 
@@ -424,7 +549,7 @@ def _make_error(target: Path, error: OSError) -> OutputError:
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike[str], *, force: bool = False, marker: str = "") -> Iterator[Path]:
     """Make a folder that takes its name, with all its files, only when the `with` block ends without an exception.
 
     Files go to a hidden folder beside it, which is renamed at the end and removed on any failure. A folder of that name
@@ -434,37 +559,52 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
     Args:
         path: The folder to make; missing parents are made.
         force: Replace the folder if it exists already and is not empty.
+        marker: A file that every output of this kind has; a folder without it is not replaced.
 
     Yields:
         The hidden folder to write into.
 
     Raises:
-        OutputError: The path exists and `force` is not given, is not a folder, or cannot be written.
+        OutputError: The path exists and `force` is not given, is not a folder or has no marker, is being written by
+            another process, or cannot be written.
     """
     target = Path(path)
-    previous = _previous_folder(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    previous, temporary = _previous_folder(target), target.with_name(f".{target.name}.tmp")
+    _check_folder(target, force, marker)
     try:
-        _check_folder(target, force)
-        temporary.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise error if isinstance(error, OutputError) else _make_error(target, error) from error
-    try:
-        yield temporary
-        _check_folder(target, force)  # it may have appeared in the meantime
+        raise _make_error(target, error) from error
+    with _hold_lock(_hidden_path(target, "lock"), target):
         try:
-            if target.exists():
-                shutil.rmtree(previous, ignore_errors=True)
-                target.rename(previous)
-            temporary.rename(target)
+            _remove(temporary)  # of a killed process
+            temporary.mkdir()
         except OSError as error:
-            if previous.exists() and not target.exists():
-                previous.rename(target)
             raise _make_error(target, error) from error
-        shutil.rmtree(previous, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        try:
+            yield temporary
+            _check_folder(target, force, marker)  # it may have appeared in the meantime
+            try:
+                if target.exists():
+                    _remove(previous)
+                    target.rename(previous)
+                temporary.rename(target)
+            except OSError as error:
+                if previous.exists() and not target.exists():
+                    previous.rename(target)
+                raise _make_error(target, error) from error
+            shutil.rmtree(previous, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder if it is there; of a symbolic link, the link alone."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def find_complete_folder(path: str | os.PathLike[str]) -> Path:
@@ -478,8 +618,18 @@ def _previous_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _check_folder(target: Path, force: bool) -> None:
-    if os.path.lexists(target) and not target.is_dir():
-        raise OutputError(f"cannot write {target}: it exists and is not a folder; choose another path")
-    if target.is_dir() and not force and any(target.iterdir()):
+def _check_folder(target: Path, force: bool, marker: str) -> None:
+    try:
+        if os.path.lexists(target) and not target.is_dir():
+            raise OutputError(f"cannot write {target}: it exists and is not a folder; choose another path")
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+    except OSError as error:
+        raise _make_error(target, error) from error
+    if not force:
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
+    if marker and not (target / marker).is_file():
+        raise OutputError(
+            f"{target} is not replaced: it has no {marker}, so that it is not an earlier output; choose another path, "
+            "or remove it yourself"
+        )

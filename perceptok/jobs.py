@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
-from perceptok.files import lock_output, parse_json
+from perceptok.files import lock_output, open_for_update, parse_json
 
 __all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_of"]
 
@@ -351,8 +351,7 @@ class Journal(Generic[Result]):
         with ExitStack() as stack:
             stack.enter_context(lock_output(self.path, shown=output))
             try:
-                self.path.touch()
-                self._file = stack.enter_context(self.path.open("r+b", buffering=0))
+                self._file = stack.enter_context(open_for_update(self.path))
             except OSError as error:
                 raise self._make_error(error) from error
             self._end = self._restore(json.dumps(run).encode() + b"\n", start_over)
@@ -408,11 +407,12 @@ class Journal(Generic[Result]):
 
     def remove(self) -> None:
         """Delete the file, once the job is done."""
+        self._file.close()  # Windows does not delete open files
         self.path.unlink()
 
     def _restore(self, header: bytes, start_over: bool) -> int:
         """Find the results in the file; returns the position where it goes on."""
-        with self.path.open("rb") as file:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
             first = file.readline()
             if first.endswith(b"\n") and first != header and not start_over:
                 raise OutputError(

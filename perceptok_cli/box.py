@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -253,11 +254,13 @@ def _open_predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
 
 @contextmanager
 def _open_lines(source: str) -> Iterator[Iterator[str]]:
+    from perceptok.files import open_input
+
     if source == "-":
         yield iter(sys.stdin)
         return
     try:
-        with Path(source).open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_input(source, allow_pipe=True), encoding="utf-8-sig") as file:
             yield iter(file)
     except OSError as error:
         raise AnnotationError(f"{source}: cannot be read ({error.strerror})") from error

@@ -25,7 +25,7 @@ from perceptok.depth.networks.aurora import read_aurora_checkpoint
 from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, open_input, parse_json, read_input
 from perceptok.tokens import DEPTH
 
 __all__ = ["DepthCodec", "load_aurora_checkpoint"]
@@ -297,8 +297,9 @@ class DepthCodec(ModelHubMixin):
     @classmethod
     def _from_files(cls, config: Path, weights: Path) -> Self:
         try:
-            values = parse_json(config.read_bytes(), f"{config.parent}: not a readable codec", CheckpointError)
-            state = load_file(weights)
+            values = parse_json(read_input(config), f"{config.parent}: not a readable codec", CheckpointError)
+            with open_input(weights):  # a regular file: safetensors would wait for a pipe
+                state = load_file(weights)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error
         # The format first: a later one may well have other keys.

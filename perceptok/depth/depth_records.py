@@ -18,7 +18,7 @@ from perceptok.depth.map_files import MapFailure
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.depth.stored_maps import Kind
 from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
-from perceptok.files import parse_json, parse_number
+from perceptok.files import open_input, parse_json, parse_number
 
 __all__ = [
     "DepthRecord",
@@ -32,6 +32,12 @@ RECORD_SUFFIXES = (".jsonl", ".npz", ".parquet")
 
 MAX_SIDE = 2**20
 """Pixels of a side of a map in a record; the number of pixels in all is limited where records are decoded."""
+
+_MAX_NAME = 4096
+"""Characters of a name, as file systems have them."""
+
+_MAX_UNPACKED, _MAX_COMPRESSION = 2**28, 100
+"""An NPZ that declares more bytes than the first, and more than this multiple of its own size, is refused."""
 
 _FRAME_FIELDS = ("clip", "frame", "changed")
 
@@ -193,8 +199,12 @@ def _check_record(record: DepthRecord) -> DepthRecord:
 
 
 def _is_name(value: object) -> bool:
-    """Whether a value is text without NUL and without halves of surrogate pairs."""
-    return isinstance(value, str) and value != "" and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    """Whether a value is text of a name's length, without NUL and without halves of surrogate pairs."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _MAX_NAME
+        and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    )
 
 
 def _is_integer(value: object, smallest: int, largest: int) -> bool:
@@ -222,13 +232,14 @@ def read_depth_records(path: str | Path, failures: list[MapFailure] | None = Non
         raise MalformedBlockError(f"{path}: records are in {', '.join(RECORD_SUFFIXES)} files")
     try:
         if path.suffix == ".jsonl":
-            with path.open("rb") as file:
+            with open_input(path, allow_pipe=True) as file:
                 yield from parse_depth_records(file, str(path), failures)
             return
-        rows = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path)
+        with open_input(path) as file:
+            rows = _read_npz(file, str(path)) if path.suffix == ".npz" else _read_parquet(file, str(path))
+            yield from _parse_numbered(((f"{path}, record {n}", row) for n, row in enumerate(rows, 1)), failures)
     except OSError as error:
         raise MalformedBlockError(f"{path}: cannot be read ({error.strerror or error})") from error
-    yield from _parse_numbered(((f"{path}, record {number}", row) for number, row in enumerate(rows, 1)), failures)
 
 
 def parse_depth_records(
@@ -309,22 +320,23 @@ def _write_npz(file: BinaryIO, columns: dict[str, list[Any]]) -> None:
     np.savez_compressed(file, codes=codes, **arrays)
 
 
-def _read_npz(path: Path) -> Iterator[dict[str, Any]]:
+def _read_npz(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
     try:
-        # Opened here: np.load leaves a file open that is not an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        with np.load(file, allow_pickle=False) as saved:
+            declared, size = sum(member.file_size for member in saved.zip.infolist()), file.seek(0, io.SEEK_END)
+            if declared > max(_MAX_UNPACKED, _MAX_COMPRESSION * size):
+                raise ValueError(f"it declares {declared} bytes in {size}")
             columns = {name: saved[name] for name in _choose_columns(saved.files)}
         if "changed" in columns:
             _split_changes(columns)
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"its columns have {sorted(lengths)} rows")
-    except FileNotFoundError:
-        raise
     except (  # what np.load raises for damaged archives
-        ValueError, KeyError, TypeError, OSError, EOFError, NotImplementedError, MemoryError, BadZipFile, zlib.error
+        ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError, MemoryError,
+        BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
+        raise MalformedBlockError(f"{name}: not a file of depth records ({error})") from error
     grids = columns.pop("codes")
     return (
         {"codes": grid.ravel().tolist(), **{name: column[index].tolist() for name, column in columns.items()}}
@@ -341,15 +353,20 @@ def _split_changes(columns: dict[str, Any]) -> None:
     columns["codes"] = np.split(codes, np.cumsum(masks.sum((1, 2)))[:-1])
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+    parquet = _import_parquet()
     try:
-        parquet = _import_parquet()
-        rows = parquet.read_table(path, columns=_choose_columns(parquet.read_schema(path).names)).to_pylist()
-    except FileNotFoundError:
-        raise
+        source = parquet.ParquetFile(file)
+        for number in range(source.metadata.num_row_groups):
+            group = source.metadata.row_group(number)
+            most = max(group.column(index).num_values for index in range(group.num_columns))
+            if most > 100 * group.num_rows:
+                raise ValueError(f"{most} values in a column of {group.num_rows} records; a record has at most 100")
+        # A few at a time: a column of one long value takes no space in the file.
+        for batch in source.iter_batches(256, columns=_choose_columns(source.schema_arrow.names)):
+            yield from batch.to_pylist()
     except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
-        raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
-    return list(rows)
+        raise MalformedBlockError(f"{name}: not a file of depth records ({error})") from error
 
 
 def _choose_columns(stored: Sequence[str]) -> list[str]:

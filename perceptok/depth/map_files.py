@@ -15,6 +15,7 @@ from perceptok.depth.formats.registry import FORMATS
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.stored_maps import MAX_PIXELS, Kind, Packing, Sky, Unit
 from perceptok.errors import DepthMapError
+from perceptok.files import read_input
 
 __all__ = ["MapFailure", "MapFile", "MapFiles", "ReadOptions", "find_maps", "try_reading"]
 
@@ -293,7 +294,7 @@ def _resolve_line(folder: Path, line: str) -> Path:
 def _read_text(path: Path) -> str:
     """A list's text: UTF-8 with or without a byte order mark, UTF-16 with one, or Latin-1, as spreadsheets write it."""
     try:
-        data = path.read_bytes()
+        data = read_input(path)
     except OSError as error:
         raise DepthMapError(f"{path}: the list cannot be read ({error.strerror})") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

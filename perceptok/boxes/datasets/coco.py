@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 from array import array
@@ -19,7 +20,7 @@ import numpy as np
 from perceptok.boxes.codec import to_corners
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxLabels, ImageBoxes
 from perceptok.errors import AnnotationError
-from perceptok.files import parse_json, stream_json
+from perceptok.files import open_input, parse_json, stream_json
 
 __all__ = ["AnnotationFile", "read_annotations", "read_results", "rewrite_annotations", "write_annotations"]
 
@@ -193,15 +194,12 @@ def _open_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]
         yield file, getattr(file, "name", "the file")
         return
     try:
-        with Path(file).open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b"
-        opened: TextIO = (
-            gzip.open(file, "rt", encoding="utf-8-sig") if is_gzip else Path(file).open(encoding="utf-8-sig")  # noqa: SIM115
-        )
+        opened = open_input(file, allow_pipe=True)
     except OSError as error:
         raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
     with opened:
-        yield opened, str(file)
+        is_gzip = opened.peek(2)[:2] == b"\x1f\x8b"
+        yield io.TextIOWrapper(gzip.GzipFile(fileobj=opened) if is_gzip else opened, encoding="utf-8-sig"), str(file)
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from PIL import Image
 from perceptok.depth.formats import arrays, exr, pfm, png, tiff
 from perceptok.depth.stored_maps import MAX_PIXELS, StoredMap, squeeze
 from perceptok.errors import DepthMapError, PerceptokError
+from perceptok.files import read_input
 
 __all__ = ["FORMATS", "Format", "find_format", "read_mask", "read_stored"]
 
@@ -64,6 +65,9 @@ FORMATS = {
 }
 """Lower-case file name extension -> format."""
 
+_BYTES_PER_PIXEL = 32
+"""A file has at most so many bytes for each pixel: four channels of float64."""
+
 _PLACE_OF_OPTION = {"key": "an array of an NPZ", "mask_key": "an array of an NPZ", "channel": "a channel of an EXR"}
 
 
@@ -110,7 +114,7 @@ def read_stored(
             raise DepthMapError(f"{option} names {_PLACE_OF_OPTION[option]}; {form.name} has none")
     if colours and "colours" in form.options:
         options["colours"] = True
-    data = _read_bytes(path)
+    data = _read_bytes(path, max_pixels)
     _check_declared_size(form, data, max_pixels)
     try:
         stored = form.decode(data, **options)
@@ -146,7 +150,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read a mask from an image of any bit depth or a depth map file; (H, W) bool, True where it is not 0."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".bmp"):
         return np.asarray(read_stored(path).array != 0)
-    data = _read_bytes(path)
+    data = _read_bytes(path, MAX_PIXELS)
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L") if image.mode == "P" else image)
@@ -155,9 +159,9 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     return np.asarray((pixels != 0) if pixels.ndim == 2 else (pixels[..., :3] != 0).any(-1))
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, max_pixels: int) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_input(path, max_bytes=_BYTES_PER_PIXEL * max_pixels + 2**20)
     except FileNotFoundError as error:
         raise DepthMapError("file not found; check the path") from error
     except ValueError as error:  # a NUL, which a list may hold

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptok.errors import CheckpointError, ConfigError
+from perceptok.files import open_input
 
 __all__ = [
     "AuroraConfig",
@@ -118,7 +119,8 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
         CheckpointError: The file is damaged, unsafe, or of another format.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with open_input(path) as file:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, because it is damaged, or reading it would run code or build foreign objects; "

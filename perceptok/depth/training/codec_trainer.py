@@ -42,7 +42,7 @@ from perceptok.depth.training.map_dataset import (
     corrupt_inputs,
 )
 from perceptok.errors import ConfigError, OutputError, TrainingError
-from perceptok.files import atomic_write, lock_output, parse_json
+from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
 from perceptok.tokens import DEPTH
 
 __all__ = ["CollapseWarning", "RunFolder", "TrainingConfig", "TrainingReport", "train_depth_codec"]
@@ -470,9 +470,15 @@ class RunFolder:
         if self.has_state and (folder / _MAPS).exists():
             self._refuse_other_maps()
 
+    def _read(self, path: Path) -> bytes:
+        try:
+            return read_input(path)
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be read ({error.strerror})") from error
+
     def _refuse_other_config(self) -> None:
         path = self.folder / _CONFIG
-        found = parse_json(path.read_bytes(), str(path), TrainingError)
+        found = parse_json(self._read(path), str(path), TrainingError)
         if not isinstance(found, dict):
             raise TrainingError(f"{path} is not a training configuration; choose another folder")
         if found != self.config:
@@ -484,7 +490,7 @@ class RunFolder:
 
     def _refuse_other_maps(self) -> None:
         path = self.folder / _MAPS
-        found = parse_json(path.read_bytes(), str(path), TrainingError)
+        found = parse_json(self._read(path), str(path), TrainingError)
         if found != self.maps:
             raise TrainingError(
                 f"{self.folder} holds a run on other maps: {_count_maps(found)}, now {_count_maps(self.maps)}. "
@@ -503,8 +509,9 @@ class RunFolder:
     def read_state(self) -> dict[str, Tensor]:
         """Read the tensors that `write_state` saved last."""
         try:
-            return load_file(self.folder / _STATE)
-        except SafetensorError as error:
+            with open_input(self.folder / _STATE):  # a regular file: safetensors would wait for a pipe
+                return load_file(self.folder / _STATE)
+        except (SafetensorError, OSError) as error:
             raise TrainingError(f"{self.folder / _STATE} is damaged ({error}); remove it to start again") from error
 
     def begin(self, step: int, state: Mapping[str, Tensor]) -> None:
