@@ -17,7 +17,17 @@ import numpy as np
 import pytest
 
 from perceptok.errors import OutputError
-from perceptok.files import atomic_folder, atomic_write, find_complete_folder, lock_output
+from perceptok.files import (
+    atomic_folder,
+    atomic_write,
+    find_complete_folder,
+    lock_output,
+    open_for_update,
+    open_input,
+    read_input,
+    resolve_inside,
+)
+from perceptok.jobs import Journal
 
 
 @contextmanager
@@ -240,3 +250,140 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     with pytest.raises(OutputError, match="is not a folder"), atomic_folder(target / "z", force=True):
         pass
+
+
+def test_only_an_output_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "models"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+    with (
+        pytest.raises(OutputError, match=r"has no manifest\.json"),
+        atomic_folder(target, force=True, marker="manifest.json"),
+    ):
+        pytest.fail("must not get here")
+    assert [path.name for path in tmp_path.rglob("*")] == ["models", "notes.txt"]
+    for number in (1, 2):
+        with atomic_folder(tmp_path / "out", force=True, marker="manifest.json") as place:
+            (place / "manifest.json").write_text(str(number))
+    assert (tmp_path / "out" / "manifest.json").read_text() == "2"
+
+
+def test_one_writer_of_a_folder_and_nothing_of_a_killed_one(tmp_path: Path) -> None:
+    """The second writer is refused; what a killed process left is removed, a link without what it leads to."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    places = tmp_path / "places"
+    places.mkdir()
+    (places / ".out.tmp").symlink_to(outside)
+    with atomic_folder(places / "out") as place:
+        (place / "x").touch()
+        with pytest.raises(OutputError, match=r"another process is writing .*out"), atomic_folder(places / "out"):
+            pytest.fail("must not get here")
+    (places / ".out.tmp" / "deep").mkdir(parents=True)
+    with atomic_folder(places / "out", force=True) as place:
+        assert list(place.iterdir()) == []
+    assert [path.name for path in places.iterdir()] == ["out"]
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+
+
+class TestLinks:
+    """A link that stands where a hidden file will be written is never followed."""
+
+    @pytest.fixture
+    def victim(self, tmp_path: Path) -> Path:
+        path = tmp_path / "victim"
+        path.write_text("precious")
+        return path
+
+    @pytest.mark.parametrize("suffix", ["tmp", "part"])
+    def test_temporary_file(self, tmp_path: Path, victim: Path, suffix: str) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        with atomic_write(folder / "a.bin"):
+            (hidden,) = (path for path in folder.iterdir() if path.suffix == ".tmp")
+        (folder / "a.bin").unlink()
+        hidden.with_suffix(f".{suffix}").symlink_to(victim)
+        if suffix == "part":
+            with lock_output(folder):
+                path_written(folder / "a.bin")
+        else:
+            path_written(folder / "a.bin")
+        assert victim.read_text() == "precious"
+        assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.bin", b"second")]
+
+    def test_lock(self, tmp_path: Path, victim: Path) -> None:
+        (tmp_path / ".perceptok.lock").symlink_to(victim)
+        with pytest.raises(OutputError, match="symbolic link; remove it"), lock_output(tmp_path):
+            pytest.fail("must not get here")
+        assert victim.read_text() == "precious"
+
+    def test_journal(self, tmp_path: Path, victim: Path) -> None:
+        (tmp_path / "out.jsonl.partial").symlink_to(victim)
+        with pytest.raises(OutputError, match=r"cannot write .*out\.jsonl\.partial: is a symbolic link"):
+            Journal(tmp_path / "out.jsonl", {})
+        assert victim.read_text() == "precious"
+
+    def test_pipe_instead_of_a_journal(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="is not a regular file"):
+            open_for_update(tmp_path / "pipe")
+
+
+def test_a_folder_that_is_held_needs_no_other_locks(tmp_path: Path) -> None:
+    """Its files are written without locks of their own; another thread that writes the same file is refused."""
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "a.bin"
+    with lock_output(tmp_path), atomic_write(path) as file:
+        assert [found.suffix for found in path.parent.iterdir()] == [".part"]
+        with ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match=r"another process is writing .*a\.bin"):
+            pool.submit(path_written, path).result()
+        file.write(b"first")
+    assert path.read_bytes() == b"first"
+    with atomic_write(path, force=True):
+        assert sorted(found.suffix for found in path.parent.iterdir()) == [".bin", ".lock", ".tmp"]
+    assert [found.name for found in tmp_path.rglob("*")] == ["sub", "a.bin"]
+
+
+class TestInputs:
+    def test_reading(self, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        path.write_bytes(b"12345")
+        (tmp_path / "link").symlink_to(path)
+        assert read_input(path) == read_input(tmp_path / "link") == b"12345"
+        assert read_input(path, max_bytes=5) == b"12345"
+        with open_input(str(path)) as file:
+            assert file.read(2) == b"12"
+        with pytest.raises(OSError, match="has 5 bytes; at most 4 are read"):
+            read_input(path, max_bytes=4)
+
+    def test_what_is_not_a_regular_file(self, tmp_path: Path) -> None:
+        """None of them is waited for or read."""
+        os.mkfifo(tmp_path / "pipe")
+        for path, reason in (
+            (tmp_path / "pipe", "is a pipe"),
+            (Path("/dev/zero"), "is a device"),
+            (tmp_path, "is a folder"),
+            (tmp_path / "missing", "No such file"),
+        ):
+            for allow_pipe in (False, path.name != "pipe"):
+                with pytest.raises(OSError, match=reason):
+                    read_input(path, allow_pipe=allow_pipe)
+        with pytest.raises(ValueError, match="null"):
+            open_input("a\0b")
+
+    def test_a_pipe_that_the_user_named(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        with ThreadPoolExecutor(1) as pool:
+            for size, limit in ((0, 10), (10, 10), (300_000, 300_000)):
+                data = b"x" * size
+                pool.submit((tmp_path / "pipe").write_bytes, data)
+                assert read_input(tmp_path / "pipe", allow_pipe=True, max_bytes=limit) == data
+            writing = pool.submit((tmp_path / "pipe").write_bytes, b"x" * 3_000_000)
+            with pytest.raises(OSError, match="more than the 1000000 bytes"):
+                read_input(tmp_path / "pipe", allow_pipe=True, max_bytes=1_000_000)
+            assert isinstance(writing.exception(timeout=30), BrokenPipeError)
+
+    def test_names_of_drives(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="not a file inside"):
+            resolve_inside(tmp_path, "/etc/passwd")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import struct
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ _ORIENTATION, _NODATA = 274, 42113
 _TURNS = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}
 """TIFF orientation -> transpose, then flip rows' ends (h), then the rows' order (v)."""
 
+_MAX_DIRECTORIES = 1000
+
 # tifffile logs what it also raises, and Python prints logs without a handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -41,6 +44,7 @@ def decode_tiff(data: bytes, *, colours: bool = False) -> StoredMap:
     """
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         raise DepthMapError("does not begin like a TIFF; give the file the extension of what it is")
+    _check_directories(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = [page.aspage() for page in file.pages if not page.aspage().is_reduced]  # overviews of GDAL
         if not pages:
@@ -67,8 +71,26 @@ def encode_tiff(stored: StoredMap) -> bytes:
 
 def count_values_tiff(data: bytes) -> int:
     """Values that the header of the largest page declares."""
+    _check_directories(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         return max((math.prod(page.aspage().shape) for page in file.pages), default=0)
+
+
+def _check_directories(data: bytes) -> None:
+    """Raise DepthMapError where the chain of image directories does not end: tifffile would follow it for minutes."""
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = 43 in data[2:4]  # BigTIFF
+    position, pointer, count, entry_size = (8, "Q", "Q", 20) if is_big else (4, "I", "H", 12)
+    offsets: set[int] = set()
+    try:
+        while offset := struct.unpack_from(order + pointer, data, position)[0]:
+            if offset in offsets or len(offsets) == _MAX_DIRECTORIES:
+                raise DepthMapError("has a chain of images that does not end; fetch or export it again")
+            offsets.add(offset)
+            (entries,) = struct.unpack_from(order + count, data, offset)
+            position = offset + struct.calcsize(order + count) + entry_size * entries
+    except struct.error:  # cut off, which decoding reports
+        return
 
 
 def _check_samples(page: Any) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from perceptok.depth import DepthMap
 from perceptok.depth.formats.registry import read_stored
+from perceptok.errors import DepthMapError
 from tests.depth.formats.test_formats import image_bytes, read, refused
 
 DTYPES = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
@@ -205,3 +206,19 @@ def test_palettes_are_gray_or_refused(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, "a.tif", image_bytes(image, "TIFF"), scale=1.0).values, gray)
     image.putpalette([value for index in range(256) for value in (index, 255 - index, 40)])
     refused(tmp_path, "b.tif", image_bytes(image, "TIFF"), "colour-mapped image of depth")
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_a_chain_of_images_that_never_ends(tmp_path: Path, byteorder: Any, big: bool) -> None:
+    """A directory that names itself as the next one; tifffile alone followed it for minutes."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers("u2"), byteorder=byteorder, bigtiff=big)
+    data = bytearray(path.read_bytes())
+    start, pointer, count, size = (8, "Q", "Q", 20) if big else (4, "I", "H", 12)
+    (first,) = struct.unpack_from(byteorder + pointer, data, start)
+    (entries,) = struct.unpack_from(byteorder + count, data, first)
+    struct.pack_into(byteorder + pointer, data, first + struct.calcsize(byteorder + count) + size * entries, first)
+    path.write_bytes(data)
+    with pytest.raises(DepthMapError, match="chain of images that does not end"):
+        read_stored(path)
