@@ -56,6 +56,7 @@ ADAPTER_FILE = "perception_adapter.json"
 
 _FORMAT = 1
 _WEIGHTS_FILE = "adapter_model.safetensors"
+_MANIFEST_FILE = "perception_tokens.json"
 
 _PROBE_STRIDE = 13
 """Every 13th perception token is in the text that logits are compared on."""
@@ -142,7 +143,7 @@ def save_adapter(
         "versions": _get_versions(),
     }
     target = Path(folder)
-    with atomic_folder(target, force=force) as place, _translate_errors(target):
+    with atomic_folder(target, force=force, marker=ADAPTER_FILE) as place, _translate_errors(target):
         _save_lora(model, place, state_dict)
         _save_companions(place, processor, manifest, codec)
         (place / ADAPTER_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -388,7 +389,7 @@ def merge_adapter(
     expected = _probe_adapter(loaded)
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
-    with atomic_folder(target, force=force) as place:
+    with atomic_folder(target, force=force, marker=_MANIFEST_FILE) as place:
         _save_base(merged, loaded, place)
         again = load_base(place, device=device)
         logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
@@ -427,7 +428,7 @@ def export_adapter(
     _add_system(loaded.processor, loaded.system)
     expected = _probe_adapter(loaded)
     target = Path(output)
-    with atomic_folder(target, force=force) as place:
+    with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
         lora = place / "lora"
         _save_lora(loaded.model, lora)
         weights = {name: tensor for name, tensor in load_file(lora / _WEIGHTS_FILE).items() if ".lora_" in name}

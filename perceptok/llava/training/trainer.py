@@ -277,7 +277,9 @@ class PerceptionTrainer(Trainer):
         weights = self._gather_weights()
         if self.args.process_index == 0:
             output = Path(str(self.args.output_dir))
-            with atomic_folder(output / f"checkpoint-{self.state.global_step}", force=True) as folder:
+            with atomic_folder(
+                output / f"checkpoint-{self.state.global_step}", force=True, marker="trainer_state.json"
+            ) as folder:
                 self._save_adapter(folder / "adapter", self.accelerator.unwrap_model(self.model), "file", weights)
                 write_state(folder, state)
                 self.state.save_to_json(str(folder / "trainer_state.json"))
