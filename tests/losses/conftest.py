@@ -1,4 +1,4 @@
-"""A tokenizer's answers with the perception tokens, and their order shuffled: ids are looked up, never assumed."""
+"""A vocabulary whose perception tokens have shuffled ids, so that ids must be looked up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the processes that test_curriculum_sampler starts: what Accelerate's loaders hand to it, in every way."""
+"""A process of test_curriculum_sampler: prints the batches of Accelerate's loaders."""
 
 import json
 import sys

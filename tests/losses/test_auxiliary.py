@@ -1,4 +1,4 @@
-"""Optional terms, and the weights that leave them out."""
+"""Optional loss terms, compared with computations by hand."""
 
 from __future__ import annotations
 
@@ -86,21 +86,25 @@ def test_a_near_code_costs_less_than_a_far_one(targets: NextTokenTargets, vocab:
     alignment, ids = VocabularyAlignment.identity(128), vocab.ids(pt.tokens.DEPTH)
 
     def loss(off: int) -> float:
-        said = ids[(targets.codes.clamp(min=0) + off) % 128]
-        logits = torch.zeros(2, 15, 512).scatter_(2, said[..., None], 40.0)
+        predicted = ids[(targets.codes.clamp(min=0) + off) % 128]
+        logits = torch.zeros(2, 15, 512).scatter_(2, predicted[..., None], 40.0)
         return merging_loss(logits, targets.codes, codebook, alignment, vocab, targets.mask).item()
 
     assert loss(0) == pytest.approx(0, abs=1e-6)
     assert 0 < loss(1) < loss(2) < loss(50)
 
 
-def test_sure_and_right_costs_nothing(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+def test_certain_correct_predictions_have_no_loss(
+    ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary
+) -> None:
     logits = sharp_logits(ids)
     assert marker_loss(logits, targets, vocab).item() == pytest.approx(0, abs=1e-6)
     assert count_loss(logits, targets, vocab).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_sure_and_wrong_stays_finite(ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary) -> None:
+def test_certain_wrong_predictions_have_a_finite_loss(
+    ids: Tensor, targets: NextTokenTargets, vocab: pt.PerceptionVocabulary
+) -> None:
     wrong = torch.full_like(ids, vocab.end_id(pt.tokens.DEPTH))
     logits = torch.zeros(*ids.shape, 512).scatter_(2, wrong[..., None], 200.0).bfloat16().requires_grad_()
     (marker_loss(logits, targets, vocab) + count_loss(logits, targets, vocab)).backward()
@@ -123,7 +127,9 @@ def test_a_batch_without_blocks_is_zero(vocab: pt.PerceptionVocabulary, shuffled
     assert (logits.grad == 0).all()
 
 
-def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, targets: NextTokenTargets) -> None:
+def test_bad_input_is_refused(
+    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, targets: NextTokenTargets
+) -> None:
     logits = random_logits()
     with pytest.raises(LossError, match=r"a codebook must be \(128, D\); got \(127, 4\)"):
         merging_loss(logits, targets.codes, torch.zeros(127, 4), shuffled, vocab, targets.mask)

@@ -1,4 +1,4 @@
-"""Eqs. 3 and 4, which way they move, and the released recipe."""
+"""Eqs. 3 and 4, the direction of the curriculum, and the released recipe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ difficulties = st.lists(st.floats(-50, 50), min_size=2, max_size=6)
 
 @given(difficulties, st.floats(0.1, 100))
 def test_eq_3(values: list[float], temperature: float) -> None:
-    found = curriculum_probabilities(values, temperature)
+    shares = curriculum_probabilities(values, temperature)
     # Eq. 3 as printed; math.exp overflows where ours must not.
     if max(abs(value) / temperature for value in values) < 500:
         weights = [math.exp(-value / temperature) for value in values]
-        assert found == pytest.approx([weight / sum(weights) for weight in weights], rel=1e-9, abs=1e-12)
-    assert found.sum() == pytest.approx(1)
+        assert shares == pytest.approx([weight / sum(weights) for weight in weights], rel=1e-9, abs=1e-12)
+    assert shares.sum() == pytest.approx(1)
 
 
 def test_eq_4() -> None:
@@ -43,7 +43,7 @@ def test_a_falling_temperature_sharpens_on_the_easiest_task(values: list[float],
     assert (np.diff(shares[:, hardest]) <= 1e-12).all()
 
 
-def test_as_printed_reasoning_dies_out() -> None:
+def test_a_falling_temperature_ends_without_reasoning() -> None:
     falling = TemperatureSchedule({"atomic": 0, "cot": 1, "direct": 2}, tau0=2.0, lam=19.0)
     first, last = falling.probabilities(0, 100), falling.probabilities(100, 100)
     assert first[0] < 0.51
@@ -66,7 +66,7 @@ def test_a_rising_temperature_goes_from_easy_to_mixed(values: list[float], tau0:
     assert (np.diff(shares[:, order], axis=1) <= 1e-12).all()
 
 
-def test_default_is_symbols_first_and_reasoning_later() -> None:
+def test_the_default_is_atomic_first_and_reasoning_later() -> None:
     schedule = TemperatureSchedule({"atomic": 0, "cot": 1, "direct": 1})
     first, last = schedule.probabilities(0, 1000), schedule.probabilities(1000, 1000)
     assert first[0] == pytest.approx(0.987, abs=5e-4)
@@ -87,7 +87,7 @@ def test_released_recipe() -> None:
     assert depth_and_boxes.probabilities(9, 10) == pytest.approx([0.1, 0.1, 0.6, 0.2])
 
 
-def test_refusals() -> None:
+def test_bad_input_is_refused() -> None:
     for temperature in (0, -1, math.nan, math.inf):
         with pytest.raises(LossError, match="tau must be positive and finite"):
             curriculum_probabilities([1, 2], temperature)

@@ -1,4 +1,4 @@
-"""Batches: what they hold, that processes and resumed runs agree, and through torch's and Accelerate's loaders."""
+"""Batches of a curriculum: mixture, processes, resumed runs, and the loaders of torch and Accelerate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sampler(**changes: object) -> CurriculumSampler:
     return CurriculumSampler(SIZES, LinearSchedule(), **options)  # type: ignore[arg-type]
 
 
-def test_every_batch_holds_the_schedules_mixture() -> None:
+def test_every_batch_has_the_mixture_of_the_schedule() -> None:
     schedule = LinearSchedule()
     batches = list(sampler())
     assert len(batches) == 50
@@ -55,7 +55,7 @@ def test_every_batch_holds_the_schedules_mixture() -> None:
     assert {str(TASKS[index]) for batch in batches[:5] for index in batch} == {"atomic"}
 
 
-def test_rounding_favours_nobody() -> None:
+def test_rounding_is_unbiased() -> None:
     long = CurriculumSampler(
         {"a": 10, "b": 10, "c": 10}, TemperatureSchedule({"a": 0.0, "b": 0.3, "c": 2.1}, 1.0, 0.0),
         total_steps=2000, batch_size=3,
@@ -68,7 +68,7 @@ def test_rounding_favours_nobody() -> None:
         assert mixture.shares[task] == mixture.counts[task] / 6000
 
 
-def test_a_sample_comes_again_only_when_every_other_of_its_task_has_come() -> None:
+def test_samples_repeat_only_after_all_others_of_the_task() -> None:
     times = np.zeros(len(TASKS), dtype=int)
     for batch in sampler(total_steps=200):
         times += np.bincount(batch, minlength=len(TASKS))
@@ -77,7 +77,7 @@ def test_a_sample_comes_again_only_when_every_other_of_its_task_has_come() -> No
     assert all(times[task == TASKS].min() >= 2 for task in SIZES)
 
 
-def test_seed_decides() -> None:
+def test_the_seed_determines_the_order() -> None:
     assert list(sampler()) == list(sampler())
     assert list(sampler(seed=4)) != list(sampler())
     assert list(sampler())[10] != sorted(list(sampler())[10])
@@ -93,7 +93,7 @@ def test_processes_share_every_batch() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 23, 50])
-def test_resumed_run_draws_what_it_would_have_drawn(stop: int) -> None:
+def test_a_resumed_run_draws_the_same_samples(stop: int) -> None:
     whole, first = list(sampler()), sampler()
     steps = iter(first)
     begun = [next(steps) for _ in range(stop)]
@@ -107,28 +107,28 @@ def test_resumed_run_draws_what_it_would_have_drawn(stop: int) -> None:
     parts = [sampler(rank=rank, world_size=2) for rank in range(2)]
     for part in parts:
         part.load_state_dict(state)
-    assert [one + other for one, other in zip(*parts, strict=True)] == whole[stop:]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole[stop:]
 
 
-def test_a_loader_that_fetches_ahead_is_resumed_at_the_trained_step() -> None:
+def test_a_prefetching_loader_is_resumed_at_the_trained_step() -> None:
     first = sampler()
     loader = iter(DataLoader(dataset(), batch_sampler=first, num_workers=1, prefetch_factor=4))
-    seen = [next(loader).tolist() for _ in range(3)]
+    batches = [next(loader).tolist() for _ in range(3)]
     assert first.step > 3
     second = sampler()
     second.load_state_dict(first.state_dict(step=3))
-    assert seen + [batch.tolist() for batch in DataLoader(dataset(), batch_sampler=second)] == list(sampler())
+    assert batches + [batch.tolist() for batch in DataLoader(dataset(), batch_sampler=second)] == list(sampler())
 
 
 def test_every_iteration_is_the_whole_curriculum() -> None:
     """A look at the first batch draws nothing away, and the length does not shrink while batches are drawn."""
-    one = sampler()
-    loader = DataLoader(dataset(), batch_sampler=one)
+    first = sampler()
+    loader = DataLoader(dataset(), batch_sampler=first)
     next(iter(loader))
     lengths = [len(loader) for _ in loader]
     assert lengths == [50] * 50
     assert [batch.tolist() for batch in loader] == list(sampler())
-    assert sum(one.mixture().counts.values()) == 400
+    assert sum(first.mixture().counts.values()) == 400
 
 
 def test_through_accelerate() -> None:
@@ -147,7 +147,7 @@ def test_through_accelerate_in_two_processes(in_two_processes: Callable[[Path], 
     for key in ("shard", "dispatch", "workers"):
         assert [ranks[0][key], ranks[1][key]] == [whole[::2], whole[1::2]], key
     for key in ("split", "dispatch_split"):
-        assert [one + other for one, other in zip(ranks[0][key], ranks[1][key], strict=True)] == whole, key
+        assert [first + second for first, second in zip(ranks[0][key], ranks[1][key], strict=True)] == whole, key
     # Five batches of each process are left out; where one process reads for all, Accelerate counts those of all.
     for key in ("shard_skipped", "workers_skipped"):
         assert [ranks[0][key], ranks[1][key]] == [whole[10::2], whole[11::2]], key
@@ -165,7 +165,7 @@ def test_accelerate_shards_it_itself(split: bool) -> None:
         assert shards == [whole[::2], whole[1::2]]
 
 
-def test_mixture_of_some_steps() -> None:
+def test_the_mixture_of_some_steps() -> None:
     whole = sampler()
     assert whole.mixture().counts == {"cot": 0, "atomic": 0, "direct": 0}
     batches = list(whole)
@@ -191,7 +191,7 @@ def test_the_released_size_is_quick() -> None:
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.6], [1.5, -0.5], [float("nan"), 0.5], [1.0], [[0.5, 0.5]]])
-def test_a_schedule_of_ones_own_that_is_none(shares: list[float]) -> None:
+def test_an_invalid_schedule_is_refused(shares: list[float]) -> None:
     class Own:
         tasks = ("a", "b")
 
@@ -203,7 +203,7 @@ def test_a_schedule_of_ones_own_that_is_none(shares: list[float]) -> None:
         next(iter(own))
 
 
-def test_refusals() -> None:
+def test_bad_input_is_refused() -> None:
     with pytest.raises(LossError, match="at least one task; got none"):
         CurriculumSampler({}, LinearSchedule(), total_steps=1, batch_size=1)
     with pytest.raises(LossError, match="have the tasks atomic, box, the schedule atomic, cot, direct"):

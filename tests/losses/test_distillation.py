@@ -1,4 +1,4 @@
-"""Eq. 1 against a slow float64 reference, and what must not change it."""
+"""Eq. 1 compared with a slow float64 reference; masks, precision and bad input."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def slow_loss(
 
 @pytest.mark.parametrize("normalization", ["full", "auxiliary"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
-def test_soft_teacher_is_the_slow_reference(
+def test_a_soft_teacher_equals_the_slow_reference(
     vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, normalization: str, temperature: float
 ) -> None:
     logits, teacher = random_logits(2, 7).requires_grad_(), random_teacher(2, 7)
@@ -101,7 +101,7 @@ def test_hard_teacher_is_cross_entropy(vocab: pt.PerceptionVocabulary, shuffled:
     assert soft.item() == pytest.approx(loss.item(), rel=1e-7)
 
 
-def test_float64_is_kept(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_float64_is_preserved(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     logits, teacher = random_logits(1, 4).double(), random_teacher(1, 4).double()
     loss = distillation_loss(logits, teacher, shuffled, vocab)
     assert loss.dtype == torch.float64
@@ -137,9 +137,7 @@ def test_half_precision_has_no_nan(
     assert torch.isfinite(logits.grad).all()
 
 
-def test_tokens_without_probability_cost_nothing_where_the_teacher_agrees(
-    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
-) -> None:
+def test_zero_probabilities_agree_without_loss(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     logits = random_logits(1, 2)
     codes = torch.tensor([[4, 9]])
     forbidden = shuffled.token_ids(vocab)[torch.tensor([1, 2, 3])]
@@ -155,7 +153,7 @@ def test_tokens_without_probability_cost_nothing_where_the_teacher_agrees(
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("normalization", ["full", "auxiliary"])
-def test_masked_positions_may_hold_anything(
+def test_masked_positions_are_ignored(
     poison: float, normalization: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
 ) -> None:
     clean, teacher = random_logits(2, 5), random_teacher(2, 5)
@@ -177,7 +175,7 @@ def test_masked_positions_may_hold_anything(
 
 
 @pytest.mark.parametrize("normalization", ["full", "auxiliary"])
-def test_nothing_to_learn_is_zero_with_zero_gradient(
+def test_no_masked_position_is_zero_with_zero_gradient(
     normalization: str, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
 ) -> None:
     logits = torch.full((2, 3, WIDTH), torch.nan, requires_grad=True)
@@ -191,7 +189,7 @@ def test_nothing_to_learn_is_zero_with_zero_gradient(
     assert (logits.grad == 0).all()
 
 
-def test_teacher_of_the_masked_positions_alone(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_a_teacher_of_the_masked_positions_only(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     """What `encode_soft` returns, (B, 10, 10, 128), for a batch with one block a row."""
     mask = torch.zeros(2, 130, dtype=torch.bool)
     mask[0, 3:103] = mask[1, 20:120] = True
@@ -229,7 +227,7 @@ def test_logits_need_not_be_contiguous(vocab: pt.PerceptionVocabulary, shuffled:
     assert torch.allclose(grad, expected_grad, atol=1e-9)
 
 
-def test_many_spans_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, logits = torch.tensor([1, 5, 499]), random_logits(3, 11).requires_grad_()
     whole = column_log_probs(logits, ids)
     (grad,) = torch.autograd.grad(whole.square().sum(), logits)
@@ -246,7 +244,7 @@ def test_auxiliary_log_probs_are_columns_of_log_softmax(vocab: pt.PerceptionVoca
     assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
-def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_bad_input_is_refused(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     logits, teacher, codes = random_logits(2, 5), random_teacher(2, 5), torch.zeros(2, 5, dtype=torch.int64)
     mask = torch.ones(2, 5, dtype=torch.bool)
     off = teacher.clone()

@@ -1,4 +1,4 @@
-"""Eq. 2: with a decoder simple enough to do by hand, and with the shipped codec."""
+"""Eq. 2 with a decoder that can be computed by hand, and with the shipped codec."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_by_hand(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) 
     assert loss.item() == pytest.approx(total / 200, rel=1e-5)
 
 
-def test_the_shipped_codec_learns_the_map_through_it(vocab: pt.PerceptionVocabulary) -> None:
+def test_the_map_is_learned_through_the_shipped_codec(vocab: pt.PerceptionVocabulary) -> None:
     codec = pt.DepthCodec.from_pretrained()
     target = torch.linspace(0, 1, 320).repeat(1, 320, 1)
     alignment = VocabularyAlignment.identity(128)
@@ -59,7 +59,9 @@ def test_the_shipped_codec_learns_the_map_through_it(vocab: pt.PerceptionVocabul
     assert all(parameter.grad is None for parameter in codec.model.parameters())
 
 
-def test_right_codes_cost_what_the_codec_loses(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_correct_codes_have_the_loss_of_the_codec(
+    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
+) -> None:
     codec = pt.DepthCodec.from_pretrained()
     target = torch.linspace(0, 1, 320).repeat(1, 320, 1)
     codes = codec.encode(target)
@@ -79,15 +81,15 @@ def test_straight_through_decodes_codes_and_passes_the_soft_gradient(
     logits, mask = logits_for(codes, shuffled.token_ids(vocab), 4.0)
     logits.requires_grad_()
     target = torch.zeros(1, 10, 10)
-    seen: list[Tensor] = []
+    decoder_inputs: list[Tensor] = []
 
     def decoder(probs: Tensor) -> Tensor:
-        seen.append(probs.detach())
+        decoder_inputs.append(probs.detach())
         return by_cells(probs)
 
     loss = reconstruction_loss(logits, target, decoder, shuffled, vocab, mask, straight_through=True)
-    assert torch.allclose(seen[0].amax(-1), torch.ones(1, 10, 10))
-    assert torch.equal(seen[0].argmax(-1), codes)
+    assert torch.allclose(decoder_inputs[0].amax(-1), torch.ones(1, 10, 10))
+    assert torch.equal(decoder_inputs[0].argmax(-1), codes)
     assert loss.item() == pytest.approx(VALUES[codes].square().mean().item(), rel=1e-5)
     (grad,) = torch.autograd.grad(loss, logits)
     # The chain rule by hand: d loss / d value is that of the codes, d value / d logits that of the probabilities.
@@ -139,9 +141,7 @@ def test_invalid_pixels_and_masked_positions_do_not_count(
     assert torch.isfinite(grad).all()
 
 
-def test_nothing_to_reconstruct_is_zero_with_zero_gradient(
-    vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment
-) -> None:
+def test_no_block_is_zero_with_zero_gradient(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     logits = torch.full((2, 120, 512), torch.nan, requires_grad=True)
     none = torch.zeros(2, 120, dtype=torch.bool)
     loss = reconstruction_loss(logits, torch.zeros(0, 320, 320), by_cells, shuffled, vocab, none)
@@ -149,13 +149,13 @@ def test_nothing_to_reconstruct_is_zero_with_zero_gradient(
     assert loss.item() == 0
     assert logits.grad is not None
     assert (logits.grad == 0).all()
-    seen = torch.zeros(1, 100, 512, requires_grad=True)
+    logits = torch.zeros(1, 100, 512, requires_grad=True)
     hole = torch.full((1, 10, 10), torch.nan)
-    loss = reconstruction_loss(seen, hole, by_cells, shuffled, vocab, valid=torch.zeros(1, 10, 10, dtype=torch.bool))
+    loss = reconstruction_loss(logits, hole, by_cells, shuffled, vocab, valid=torch.zeros(1, 10, 10, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0
-    assert seen.grad is not None
-    assert (seen.grad == 0).all()
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
 
 
 def test_bfloat16(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
@@ -168,7 +168,7 @@ def test_bfloat16(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment)
     assert torch.isfinite(logits.grad).all()
 
 
-def test_refusals(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_bad_input_is_refused(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     logits, mask = torch.zeros(2, 205, 512), torch.zeros(2, 205, dtype=torch.bool)
     mask[0, :100] = mask[1, :100] = True
     target = torch.zeros(2, 10, 10)

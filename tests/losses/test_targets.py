@@ -1,4 +1,4 @@
-"""The shift by one, against a loop, and with a causal model of transformers."""
+"""The shift by one, compared with a loop and with a causal model of transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sequence(vocab: pt.PerceptionVocabulary, seed: int, text: int = 4) -> tuple[
     return torch.cat(ids), codes
 
 
-def test_positions_predict_what_follows(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+def test_positions_predict_the_following_token(vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
     rows = [sequence(vocab, seed)[0] for seed in range(2)]
     ids = torch.stack(rows)
     labels = ids.clone()
@@ -82,7 +82,7 @@ def test_a_set_without_markers(vocab: pt.PerceptionVocabulary) -> None:
     assert not next_token_targets(ids, vocab).mask.any()
 
 
-def test_refusals(vocab: pt.PerceptionVocabulary) -> None:
+def test_bad_input_is_refused(vocab: pt.PerceptionVocabulary) -> None:
     with pytest.raises(LossError, match=r"integers \(B, T\); got torch.int64 \(5,\)"):
         next_token_targets(torch.zeros(5, dtype=torch.int64), vocab)
     for labels in (torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 5)):

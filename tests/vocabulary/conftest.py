@@ -23,7 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bare = Tokenizer(WordLevel(words, unk_token="<unk>"))
     bare.pre_tokenizer = Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
+    tokens = [token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens]
     fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return fast
 

@@ -1,4 +1,4 @@
-"""One of the processes that test_alignment_accumulator starts: gathers its half and says what all have."""
+"""A process of test_alignment_accumulator: sums its half, and prints the sum of all processes."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The map of Eq. 1: against every permutation, and as an object."""
+"""The map of Eq. 1: compared with all permutations, as an object, and as a file."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ def small_costs(seed: int) -> np.ndarray:
     return rng.integers(0, 3, shape).astype(float) if seed % 2 else rng.normal(size=shape)
 
 
-def test_every_permutation() -> None:
+def test_the_map_is_the_cheapest_permutation() -> None:
     for seed in range(150):
         cost = small_costs(seed)
         rows, width = cost.shape
         every = list(permutations(range(width), rows))
-        best = min(sum(cost[row, one[row]] for row in range(rows)) for one in every)
-        found = align_vocabularies(cost)
-        assert found.cost == pytest.approx(best, abs=1e-12)
-        assert found.cost == pytest.approx(sum(cost[row, found.targets[row]] for row in range(rows)), abs=1e-12)
-        assert found.auxiliary_size == width
+        best = min(sum(cost[row, targets[row]] for row in range(rows)) for targets in every)
+        alignment = align_vocabularies(cost)
+        assert alignment.cost == pytest.approx(best, abs=1e-12)
+        assert alignment.cost == pytest.approx(sum(cost[row, alignment.targets[row]] for row in range(rows)), abs=1e-12)
+        assert alignment.auxiliary_size == width
 
 
-def test_of_several_cheapest_maps_the_nearest_to_the_start() -> None:
+def test_among_optimal_maps_the_nearest_to_the_start_is_taken() -> None:
     for seed in range(1, 300, 2):
         cost = small_costs(seed)
         rows, width = cost.shape
         start = VocabularyAlignment(tuple(np.random.default_rng(seed).permutation(width)[:rows].tolist()), width)
         every = list(permutations(range(width), rows))
-        best = min(sum(cost[row, one[row]] for row in range(rows)) for one in every)
-        kept = max(
-            sum(one[row] == start.targets[row] for row in range(rows))
-            for one in every
-            if sum(cost[row, one[row]] for row in range(rows)) == best
+        best = min(sum(cost[row, targets[row]] for row in range(rows)) for targets in every)
+        agreement = max(
+            sum(targets[row] == start.targets[row] for row in range(rows))
+            for targets in every
+            if sum(cost[row, targets[row]] for row in range(rows)) == best
         )
-        found = align_vocabularies(cost, start=start)
-        assert found.cost == best
-        assert sum(one == two for one, two in zip(found.targets, start.targets, strict=True)) == kept
+        alignment = align_vocabularies(cost, start=start)
+        assert alignment.cost == best
+        assert sum(first == second for first, second in zip(alignment.targets, start.targets, strict=True)) == agreement
 
 
-def test_ties_are_deterministic_and_natural() -> None:
+def test_ties_are_broken_towards_the_identity() -> None:
     identity = VocabularyAlignment.identity(6)
     assert align_vocabularies(np.zeros((6, 6))) == identity
     assert align_vocabularies(np.full((6, 9), 2.5)) == VocabularyAlignment.identity(6, 9)
-    seen = np.zeros((6, 6))
-    seen[[1, 4]] = 1.0
-    seen[1, 4] = seen[4, 1] = 0.2  # two codes have been seen, and are swapped; the others stay
-    assert align_vocabularies(seen).targets == (0, 4, 2, 3, 1, 5)
+    cost = np.zeros((6, 6))
+    cost[[1, 4]] = 1.0
+    cost[1, 4] = cost[4, 1] = 0.2  # two codes occurred, and are swapped; the others keep their targets
+    assert align_vocabularies(cost).targets == (0, 4, 2, 3, 1, 5)
     cost = np.random.default_rng(0).integers(0, 4, (40, 60)).astype(float)
     first = align_vocabularies(cost)
     halves = torch.tensor(cost).bfloat16(), torch.tensor(cost).half()
@@ -95,16 +95,16 @@ def test_hidden_permutation_is_recovered_from_noisy_predictions(size: int) -> No
         assert align_vocabularies(gathered.cost).targets == tuple(hidden.tolist())
 
 
-def test_identity_for_the_natural_case() -> None:
+def test_accurate_predictions_give_the_identity() -> None:
     gathered = AlignmentAccumulator(128)
     codes = torch.arange(128).repeat(30)
     gathered.update(codes, noisy_log_probs(codes, torch.arange(128), 128, 0))
-    found = align_vocabularies(gathered.cost)
-    assert found == VocabularyAlignment.identity(128)
-    assert found.cost == pytest.approx(float(gathered.cost.diagonal().sum()))
+    alignment = align_vocabularies(gathered.cost)
+    assert alignment == VocabularyAlignment.identity(128)
+    assert alignment.cost == pytest.approx(float(gathered.cost.diagonal().sum()))
 
 
-def test_warm_restart_keeps_what_is_still_best() -> None:
+def test_an_earlier_map_is_kept_where_it_is_optimal() -> None:
     rng = np.random.default_rng(0)
     cost = rng.normal(size=(60, 80))
     cold = align_vocabularies(cost)
@@ -113,7 +113,7 @@ def test_warm_restart_keeps_what_is_still_best() -> None:
     drifted = cost + 0.02 * rng.normal(size=cost.shape)
     warm, again = align_vocabularies(drifted, start=cold), align_vocabularies(drifted)
     assert warm.cost == pytest.approx(again.cost, abs=1e-12)
-    assert sum(one == two for one, two in zip(warm.targets, cold.targets, strict=True)) > 45
+    assert sum(first == second for first, second in zip(warm.targets, cold.targets, strict=True)) > 45
     wrong = VocabularyAlignment(tuple(reversed(range(60))), 80)
     assert align_vocabularies(cost, start=wrong) == cold
 
@@ -169,20 +169,20 @@ def test_composition_and_inverse() -> None:
 def test_targets_of_any_integers() -> None:
     expected = VocabularyAlignment((2, 0), 3)
     for targets in ([2, 0], np.array([2, 0]), torch.tensor([2, 0]), (np.int64(2), np.int64(0))):
-        found = VocabularyAlignment(targets, 3)  # type: ignore[arg-type]
-        assert found == expected
-        assert hash(found) == hash(expected)
-        assert json.dumps(found.targets) == "[2, 0]"
+        alignment = VocabularyAlignment(targets, 3)  # type: ignore[arg-type]
+        assert alignment == expected
+        assert hash(alignment) == hash(expected)
+        assert json.dumps(alignment.targets) == "[2, 0]"
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    found = align_vocabularies(np.random.default_rng(0).normal(size=(20, 30)))
-    found.save(tmp_path / "map.json")
+    alignment = align_vocabularies(np.random.default_rng(0).normal(size=(20, 30)))
+    alignment.save(tmp_path / "map.json")
     loaded = VocabularyAlignment.load(tmp_path / "map.json")
-    assert loaded == found
-    assert loaded.cost == found.cost
+    assert loaded == alignment
+    assert loaded.cost == alignment.cost
     with pytest.raises(OutputError, match="exists already"):
-        found.save(tmp_path / "map.json")
+        alignment.save(tmp_path / "map.json")
     VocabularyAlignment.identity(2).save(tmp_path / "map.json", force=True)
     assert VocabularyAlignment.load(tmp_path / "map.json") == VocabularyAlignment.identity(2)
 
@@ -208,7 +208,7 @@ def test_damaged_file(change: dict[str, object], message: str, tmp_path: Path) -
         VocabularyAlignment.load(tmp_path / "map.json")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_refused(tmp_path: Path) -> None:
     for name, content in (("none.json", None), ("bytes.json", b"\xff\xfe"), ("cut.json", b'{"format": 1')):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -216,7 +216,7 @@ def test_no_file(tmp_path: Path) -> None:
             VocabularyAlignment.load(tmp_path / name)
 
 
-def test_refusals() -> None:
+def test_bad_input_is_refused() -> None:
     cost = np.zeros((4, 4))
     with pytest.raises(AlignmentError, match=r"5 specialist codes into 4 auxiliary tokens: .* transpose"):
         align_vocabularies(np.zeros((5, 4)))

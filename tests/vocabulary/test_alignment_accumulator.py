@@ -1,4 +1,4 @@
-"""The cost matrix: against loops, in any split, with masks, and over processes."""
+"""The cost matrix: compared with loops, in any batches, with masks, and over processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def batch(seed: int, positions: int = 40, size: int = 5, width: int = 7) -> tupl
     return soft, hard, torch.log_softmax(torch.randn(*places, width, generator=generator), -1)
 
 
-def test_against_loops() -> None:
+def test_the_cost_equals_that_of_loops() -> None:
     soft, hard, logs = batch(0)
     for teacher in (soft, hard):
         gathered = AlignmentAccumulator(5, 7)
@@ -38,7 +38,7 @@ def test_against_loops() -> None:
         assert gathered.positions == 40
 
 
-def test_any_split_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_any_size_have_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard, logs = batch(1)
     for teacher in (soft, hard):
         whole, parts, merged, other = (AlignmentAccumulator(5, 7) for _ in range(4))
@@ -52,9 +52,9 @@ def test_any_split_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr("perceptok.vocabulary.alignment._ELEMENTS", 7 * 7)
             small = AlignmentAccumulator(5, 7)
             small.update(teacher, logs)
-        for one in (parts, merged, small):
-            assert torch.allclose(one.cost, whole.cost, rtol=1e-13)
-            assert one.positions == 40
+        for accumulator in (parts, merged, small):
+            assert torch.allclose(accumulator.cost, whole.cost, rtol=1e-13)
+            assert accumulator.positions == 40
 
 
 def test_small_terms_are_not_lost_in_a_long_sum() -> None:
@@ -66,7 +66,7 @@ def test_small_terms_are_not_lost_in_a_long_sum() -> None:
     assert gathered.cost.item() == 2**24 + 25
 
 
-def test_masked_positions_may_hold_anything() -> None:
+def test_masked_positions_are_ignored() -> None:
     soft, hard, logs = batch(2)
     mask = torch.rand(4, 10, generator=torch.Generator().manual_seed(0)) > 0.5
     for teacher, poison in ((soft, torch.nan), (hard, -100)):
@@ -91,7 +91,7 @@ def test_half_precision_teacher_and_model() -> None:
     assert torch.allclose(gathered.cost, expected.cost, rtol=2e-2)
 
 
-def test_state_goes_on() -> None:
+def test_a_saved_state_is_continued() -> None:
     soft, hard, logs = batch(4)
     first, second = AlignmentAccumulator(5, 7), AlignmentAccumulator(5, 7)
     first.update(soft, logs)
@@ -103,7 +103,7 @@ def test_state_goes_on() -> None:
     assert second.positions == 80
 
 
-def test_alone_the_reduced_one_is_a_copy() -> None:
+def test_all_reduce_of_a_single_process_is_a_copy() -> None:
     soft, _, logs = batch(5)
     gathered = AlignmentAccumulator(5, 7)
     gathered.update(soft, logs)
@@ -113,7 +113,7 @@ def test_alone_the_reduced_one_is_a_copy() -> None:
     assert gathered.positions == 40
 
 
-def test_two_processes_gather_what_one_gathers(in_two_processes: Callable[[Path], list[Any]]) -> None:
+def test_two_processes_have_the_sum_of_one(in_two_processes: Callable[[Path], list[Any]]) -> None:
     ranks = in_two_processes(Path(__file__).with_name("gather_in_two.py"))
     alone = AlignmentAccumulator(5, 7)
     for seed in range(4):
@@ -125,7 +125,7 @@ def test_two_processes_gather_what_one_gathers(in_two_processes: Callable[[Path]
         assert result["positions"] == [160, 160, 80]
 
 
-def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard, logs = batch(6)
     gathered = AlignmentAccumulator(5, 7)
     with pytest.raises(AlignmentError, match="got 8 and 7: a one-to-one map needs a token for every code"):

@@ -1,4 +1,4 @@
-"""Models of many kinds, extended: rows, ties, sizes, and what is refused."""
+"""Extension of models of many families: rows, ties, sizes, and refused models."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
         return model(input_ids=ids, **more).logits
 
 
-def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
+def test_models_of_all_families_are_extended(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
     name, tied = kind
     model = tiny(name, tied=tied)
     ids = torch.tensor([[3, 4, 5, 6]])
-    before, old = logits(model, ids), [one.detach().clone() for one in find_matrices(model).parameters]
+    before, old = logits(model, ids), [parameter.detach().clone() for parameter in find_matrices(model).parameters]
     vocab = extend_vocabulary(bare, model, init="normal")
     matrices = find_matrices(model)
     assert matrices.rows == 300 + OURS
@@ -49,7 +49,7 @@ def test_every_kind_of_model(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tu
     assert logits(model, vocab.ids(pt.tokens.DEPTH)[None, :20]).isfinite().all()
 
 
-def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
+def test_all_vocabulary_sizes_are_updated(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple[str, bool]) -> None:
     name, tied = kind
     model = tiny(name, tied=tied)
     held = {index for index, config in enumerate(list_configs(model)) if vars(config).get("vocab_size") == 300}
@@ -58,7 +58,7 @@ def test_sizes_are_right_wherever_they_occur(tiny: Tiny, bare: PreTrainedTokeniz
     assert held
     assert {vars(config)["vocab_size"] for index, config in enumerate(list_configs(model)) if index in held} == {rows}
     assert model.config.get_text_config().vocab_size == rows
-    matrices = {id(one): len(one) for one in find_matrices(model).distinct}
+    matrices = {id(matrix): len(matrix) for matrix in find_matrices(model).distinct}
     for module in model.modules():
         assert vars(module).get("vocab_size", rows) == rows
         length = matrices.get(id(getattr(module, "weight", None)))
@@ -88,7 +88,7 @@ def test_saved_and_loaded(tiny: Tiny, bare: PreTrainedTokenizerFast, kind: tuple
     assert (vocab.codes(written[0, -3:], pt.tokens.DEPTH) >= 0).all()
 
 
-def test_a_token_that_is_only_read(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_input_only_tokens_remain(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     """Mllama's image token has a row among the embeddings and none in the head."""
     bare.add_tokens([transformers.AddedToken("<|image|>", special=True)])
     model = tiny("mllama")
@@ -115,7 +115,7 @@ def test_a_table_of_each_layer_changes_nothing(tiny: Tiny, bare: PreTrainedToken
 
 
 @pytest.mark.parametrize("seeing", [False, True])
-def test_an_encoder_joined_to_a_decoder(bare: PreTrainedTokenizerFast, seeing: bool, tmp_path: Path) -> None:
+def test_an_encoder_decoder_combination(bare: PreTrainedTokenizerFast, seeing: bool, tmp_path: Path) -> None:
     """Donut, TrOCR and the like: transformers does not resize them."""
     small = {"hidden_size": 48, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     written = transformers.BertConfig(vocab_size=300, is_decoder=True, add_cross_attention=True, **small)
@@ -140,7 +140,7 @@ def test_an_encoder_joined_to_a_decoder(bare: PreTrainedTokenizerFast, seeing: b
     assert torch.equal(loaded(decoder_input_ids=new, **more).logits, expected)
 
 
-def test_rows_that_padding_had_made_are_initialised_too(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_rows_of_padding_are_initialized(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama", rows=384)
     for matrix in find_matrices(model).distinct:
         matrix.data[300:] = torch.nan
@@ -153,7 +153,7 @@ def test_rows_that_padding_had_made_are_initialised_too(tiny: Tiny, bare: PreTra
 
 
 @pytest.mark.parametrize("init", ["mean", "text"])
-def test_a_wide_model_is_never_shrunk(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
+def test_a_padded_model_is_never_shrunk(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
     model = tiny("llama", rows=1000)
     before = find_matrices(model).inputs.detach().clone()
     vocab = extend_vocabulary(bare, model, init=init)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def test_a_wide_model_is_never_shrunk(tiny: Tiny, bare: PreTrainedTokenizerFast,
     assert not torch.isclose(after[~untouched], before[~untouched]).all(dim=1).any()
 
 
-def test_rows_of_no_token_are_the_mean(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_rows_without_a_token_are_the_mean(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("gptj")
     extend_vocabulary(bare, model, init="normal", pad_to_multiple_of=500)
     matrices = find_matrices(model)
@@ -177,12 +177,12 @@ def test_rows_of_no_token_are_the_mean(tiny: Tiny, bare: PreTrainedTokenizerFast
 
 
 @pytest.mark.parametrize("init", ["mean", "normal", "ordinal", "text"])
-def test_again_changes_nothing(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
+def test_a_second_call_changes_nothing(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str) -> None:
     model, untouched = tiny("llama"), copy.deepcopy(bare)
     first = extend_vocabulary(bare, model, init=init)  # type: ignore[arg-type]
     with torch.no_grad():
         find_matrices(model).outputs[400:] += 1  # trained
-    before = [one.detach().clone() for one in find_matrices(model).distinct]
+    before = [matrix.detach().clone() for matrix in find_matrices(model).distinct]
     for tokenizer in (bare, untouched):
         again = extend_vocabulary(tokenizer, model, init="normal", seed=1)
         assert again.tokens == first.tokens
@@ -190,7 +190,7 @@ def test_again_changes_nothing(tiny: Tiny, bare: PreTrainedTokenizerFast, init: 
         assert all(torch.equal(a, b) for a, b in zip(find_matrices(model).distinct, before, strict=True))
 
 
-def test_one_set_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_sets_are_added_one_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     depth = extend_vocabulary(bare, model, (pt.tokens.DEPTH,), init="normal")
     assert depth.token_sets == (pt.tokens.DEPTH,)
@@ -204,7 +204,7 @@ def test_one_set_after_the_other(tiny: Tiny, bare: PreTrainedTokenizerFast) -> N
     assert model.config.perception_rows == {"DEPTH": [[300, 130]], "PIXEL": [[430, 336]]}
 
 
-def test_a_half_present_set_is_completed(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_a_partial_set_is_completed(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     half = [token for token in pt.tokens.DEPTH.tokens if token != pt.tokens.DEPTH.token(7)]
     bare.add_tokens([transformers.AddedToken(token, special=False, normalized=False) for token in half])
     model = tiny("llama", rows=429)
@@ -216,7 +216,7 @@ def test_a_half_present_set_is_completed(tiny: Tiny, bare: PreTrainedTokenizerFa
     assert after[429].norm() > 0
 
 
-def test_the_tokenizer_first_and_a_padded_model_later(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_a_padded_model_is_extended_after_its_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     extend_vocabulary(bare)
     model = tiny("llama", rows=384)
     find_matrices(model).inputs.data[300:] = torch.nan
@@ -224,7 +224,7 @@ def test_the_tokenizer_first_and_a_padded_model_later(tiny: Tiny, bare: PreTrain
     assert find_matrices(model).inputs.isfinite().all()
 
 
-def test_rows_that_may_be_trained_are_kept_and_said(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_rows_that_may_be_trained_are_kept_with_a_warning(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     extend_vocabulary(bare)
     model = tiny("llama", rows=800)
     before = find_matrices(model).inputs.detach().clone()
@@ -269,7 +269,7 @@ def test_keep_never_overwrites_a_row(
     assert all((matrix[300:] == 7).all() for matrix in find_matrices(model).parameters)
 
 
-def test_keep_fills_only_what_is_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_keep_initializes_only_missing_rows(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     """Trained with the depth tokens alone; the pixel tokens are new."""
     model = trained_elsewhere(tiny, "llama", 430)
     extend_vocabulary(bare, model, existing="keep", init="normal")
@@ -279,7 +279,7 @@ def test_keep_fills_only_what_is_not_there(tiny: Tiny, bare: PreTrainedTokenizer
         assert not (matrix[430:] == 7).any()
 
 
-def test_rows_that_look_trained_are_not_overwritten_without_a_word(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_rows_that_may_be_trained_are_overwritten_with_a_warning(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     with pytest.warns(
         UserWarning, match=r"exactly as many rows .* 130 rows of DEPTH are initialized anew. Pass existing='k"
     ):
@@ -311,23 +311,27 @@ def test_half_precision(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
 def refused(match: str, tokenizer: PreTrainedTokenizerFast, model: object, **options: object) -> None:
     """Refused, and nothing changed."""
     length, known = len(tokenizer), tokenizer.get_vocab()
-    sizes = {name: len(one) for name, one in model.named_parameters()} if isinstance(model, PreTrainedModel) else {}
+    sizes = (
+        {name: len(parameter) for name, parameter in model.named_parameters()}
+        if isinstance(model, PreTrainedModel)
+        else {}
+    )
     with pytest.raises(VocabularyError, match=match):
         extend_vocabulary(tokenizer, model, **options)  # type: ignore[arg-type]
     assert len(tokenizer) == length
     assert tokenizer.get_vocab() == known
-    assert all(len(one) == sizes[name] for name, one in model.named_parameters() if name in sizes)  # type: ignore[attr-defined]
+    assert all(len(parameter) == sizes[name] for name, parameter in model.named_parameters() if name in sizes)  # type: ignore[attr-defined]
 
 
-def test_a_model_without_a_head(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_a_model_without_a_head_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     refused("LlamaModel has no output head", bare, tiny("llama").model)
 
 
-def test_a_model_of_another_kind(bare: PreTrainedTokenizerFast) -> None:
+def test_a_model_of_another_library_is_refused(bare: PreTrainedTokenizerFast) -> None:
     refused("expected a transformers model, got Linear", bare, torch.nn.Linear(2, 2))
 
 
-def test_a_tied_model_whose_head_was_replaced(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_a_tied_model_with_a_replaced_head_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama", tied=True)
     model.lm_head = torch.nn.Linear(48, 300, bias=False)
     with pytest.raises(VocabularyError, match=r"ties lm_head.weight to model.embed_tokens.weight, but they are two"):
@@ -339,18 +343,18 @@ def test_a_tied_model_whose_head_was_replaced(tiny: Tiny, bare: PreTrainedTokeni
     assert torch.equal(model.lm_head.weight[:300], head)
 
 
-def test_a_tokenizer_longer_than_the_matrix(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_a_tokenizer_longer_than_the_matrix_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     refused(r"10 of its tokens, 'filler270' \(id 290\) first, have no row among 290", bare, tiny("llama", rows=290))
 
 
-def test_matrices_of_two_lengths(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_matrices_of_two_lengths_are_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     model.lm_head = torch.nn.Linear(48, 310, bias=False)
     with pytest.raises(VocabularyError, match="has 300 rows of embeddings and 310 of the head"):
         extend_vocabulary(bare, model)
 
 
-def test_embeddings_of_encoder_and_decoder_apart(bare: PreTrainedTokenizerFast) -> None:
+def test_separate_embeddings_of_encoder_and_decoder_are_refused(bare: PreTrainedTokenizerFast) -> None:
     config = transformers.BartConfig(
         vocab_size=300, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, tie_word_embeddings=False,
@@ -361,13 +365,13 @@ def test_embeddings_of_encoder_and_decoder_apart(bare: PreTrainedTokenizerFast) 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("init", ["mean", "normal"])
-def test_a_damaged_row(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str, bad: float) -> None:
+def test_rows_with_nan_are_refused(tiny: Tiny, bare: PreTrainedTokenizerFast, init: str, bad: float) -> None:
     model = tiny("llama")
     model.lm_head.weight.data[5, 3] = bad
     refused("among those are NaN or infinite values: the model is damaged", bare, model, init=init)
 
 
-def test_an_image_token_that_the_tokenizer_lacks(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_an_image_token_missing_in_the_tokenizer_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llava")
     model.config.image_token_index = 300
     refused(r"LlavaConfig.image_token_index is 300, which would be the id of <DEPTH_START>", bare, model)
@@ -381,7 +385,7 @@ def alone(tmp_path: Path) -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
-def test_a_model_in_shards(tiny: Tiny, bare: PreTrainedTokenizerFast, alone: DeviceMesh) -> None:
+def test_a_sharded_model_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast, alone: DeviceMesh) -> None:
     message = r"sharded by FSDP or tensor parallelism .*extend the vocabulary .*first, then shard the model"
     whole = tiny("llama")
     vocab = extend_vocabulary(copy.deepcopy(bare), whole)
@@ -393,7 +397,7 @@ def test_a_model_in_shards(tiny: Tiny, bare: PreTrainedTokenizerFast, alone: Dev
             asking(whole, vocab)
 
 
-def test_weights_that_are_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_missing_or_quantized_weights_are_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     refused("on the meta device", bare, tiny("llama").to("meta"))
     sharded = tiny("llama")
     sharded.lm_head.weight.data = torch.empty(0)
@@ -406,7 +410,7 @@ def test_weights_that_are_not_there(tiny: Tiny, bare: PreTrainedTokenizerFast) -
     assert len(bare) == 300
 
 
-def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_rows_of_another_tokenizer_are_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model, other = tiny("llama"), copy.deepcopy(bare)
     extend_vocabulary(bare, model)
     other.add_tokens(["<pad>"])
@@ -437,5 +441,7 @@ def test_rows_made_for_another_tokenizer(tiny: Tiny, bare: PreTrainedTokenizerFa
         ({"init": "codebook", "codebook": pt.DepthCodec}, "a tensor, such as codec.codebook; got type"),
     ],
 )
-def test_unfit_options(tiny: Tiny, bare: PreTrainedTokenizerFast, options: dict[str, object], match: str) -> None:
+def test_invalid_options_are_refused(
+    tiny: Tiny, bare: PreTrainedTokenizerFast, options: dict[str, object], match: str
+) -> None:
     refused(match, bare, tiny("llama"), **options)

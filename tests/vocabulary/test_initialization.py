@@ -1,4 +1,4 @@
-"""First rows, compared with slow and obvious ways to the same."""
+"""Initial rows, compared with slow and obvious computations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cosines(rows: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [700, 3 * ROWS_PER_DRAW + 5])
-def test_draws_have_the_old_rows_covariance(rows: int) -> None:
+def test_draws_have_the_covariance_of_the_old_rows(rows: int) -> None:
     old = matrix(rows, 6)
     survey = survey_rows(old, torch.arange(rows), 20_000, generator())
     assert torch.allclose(survey.mean, old.mean(dim=0), atol=1e-5)
@@ -53,14 +53,14 @@ def test_draws_have_the_old_rows_covariance(rows: int) -> None:
     assert torch.allclose((scaled.abs() > 1.96).float().mean(dim=0), torch.tensor(0.05), atol=0.01)
 
 
-def test_only_the_named_rows_count() -> None:
+def test_only_old_rows_enter_the_statistics() -> None:
     old = matrix(500, 8)
     padded = torch.cat([old, torch.full((40, 8), torch.nan)])
-    one, two = (survey_rows(some, torch.arange(500), 4, generator()) for some in (old, padded))
-    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, two, strict=True))
+    first, second = (survey_rows(some, torch.arange(500), 4, generator()) for some in (old, padded))
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(first, second, strict=True))
 
 
-def test_half_precision_is_computed_in_single() -> None:
+def test_half_precision_is_computed_in_float32() -> None:
     old = matrix(4096, 16)
     single = survey_rows(old.bfloat16().float(), torch.arange(4096), 8, generator())
     half = survey_rows(old.bfloat16(), torch.arange(4096), 8, generator())
@@ -81,7 +81,7 @@ def test_norms_match_the_old_rows(kind: str) -> None:
     assert torch.allclose(rows.norm(dim=1), old.norm(dim=1).median().expand(len(rows)), rtol=1e-4)
 
 
-def test_ordinal_neighbours_start_alike() -> None:
+def test_ordinal_neighbours_are_similar() -> None:
     features = ordinal_features(336)
     similar = features @ features.T
     falling = similar[0].diff()
@@ -101,7 +101,7 @@ def test_ordinal_of_other_sizes(size: int) -> None:
     assert torch.allclose(features.norm(dim=1), torch.ones(size), atol=1e-3)
 
 
-def test_similar_codes_start_alike() -> None:
+def test_similar_codes_have_similar_rows() -> None:
     book = torch.randn(128, 32, generator=generator(4))
     book[7] = book[90] + 0.05 * torch.randn(32, generator=generator(5))
     old = torch.randn(3000, 1024, generator=generator())
@@ -111,7 +111,7 @@ def test_similar_codes_start_alike() -> None:
     assert cosines(rows)[7, 90] > 0.95
 
 
-def test_sets_have_draws_of_their_own() -> None:
+def test_sets_have_independent_draws() -> None:
     features = make_features({pt.tokens.DEPTH: "normal", pt.tokens.PIXEL: "ordinal"}, None)
     assert torch.equal(features, torch.block_diag(torch.eye(130), ordinal_features(336)))  # type: ignore[no-untyped-call]
     beside_mean = make_features({pt.tokens.PIXEL: "mean", pt.tokens.DEPTH: "normal"}, None)
@@ -119,7 +119,7 @@ def test_sets_have_draws_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
-def test_the_mean_leaves_old_tokens_their_probability(shift: float) -> None:
+def test_mean_rows_keep_the_probabilities_of_old_tokens(shift: float) -> None:
     """By Jensen: k new rows at the mean take at most k / (n + k), whatever constant vector the rows share.
 
     Brought to the old rows' norm the mean would break this bound: that is why it keeps its own.
@@ -134,9 +134,7 @@ def test_the_mean_leaves_old_tokens_their_probability(shift: float) -> None:
     assert (broken > 0.3).any()
 
 
-def test_words_become_blends_of_their_pieces(
-    tiny: Callable[..., PreTrainedModel], bare: PreTrainedTokenizerFast
-) -> None:
+def test_text_rows_are_averages_of_pieces(tiny: Callable[..., PreTrainedModel], bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     described = {"<DEPTH_0>": "a map"}
     vocab = extend_vocabulary(bare, model, init="text", descriptions=described)
@@ -158,7 +156,7 @@ def test_words_become_blends_of_their_pieces(
 @pytest.mark.parametrize(
     ("init", "depth", "pixel"), [("ordinal", "normal", "ordinal"), ("codebook", "codebook", "normal")]
 )
-def test_one_word_for_all_sets(
+def test_an_init_for_all_sets(
     tiny: Callable[..., PreTrainedModel], bare: PreTrainedTokenizerFast, init: str, depth: str, pixel: str
 ) -> None:
     book = torch.randn(128, 4, generator=generator()) if init == "codebook" else None

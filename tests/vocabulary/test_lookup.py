@@ -1,4 +1,4 @@
-"""Tokens, codes and ids of one tokenizer, there and back."""
+"""Tokens, codes and ids of a tokenizer, in both directions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import perceptok as pt
 from perceptok.errors import VocabularyError
 
 
-def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_codes_and_ids_round_trip(tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
     assert vocab.token_sets == (pt.tokens.DEPTH, pt.tokens.PIXEL)
     assert vocab.size == len(tokenizer) == 10 + 130 + 336
-    for one in vocab.token_sets:
-        ids = vocab.ids(one)
-        assert tokenizer.convert_ids_to_tokens(ids.tolist()) == [one.token(code) for code in range(one.size)]
-        assert [vocab.code(int(token_id)) for token_id in ids] == [(one, code) for code in range(one.size)]
-        assert torch.equal(vocab.codes(ids, one), torch.arange(one.size))
+    for token_set in vocab.token_sets:
+        ids = vocab.ids(token_set)
+        assert tokenizer.convert_ids_to_tokens(ids.tolist()) == [
+            token_set.token(code) for code in range(token_set.size)
+        ]
+        assert [vocab.code(int(token_id)) for token_id in ids] == [(token_set, code) for code in range(token_set.size)]
+        assert torch.equal(vocab.codes(ids, token_set), torch.arange(token_set.size))
     assert tokenizer.convert_ids_to_tokens([vocab.start_id(pt.tokens.DEPTH), vocab.end_id(pt.tokens.DEPTH)]) == list(
         pt.tokens.DEPTH.tokens[:2]
     )
@@ -29,7 +31,7 @@ def test_every_code_there_and_back(tokenizer: PreTrainedTokenizerFast) -> None:
             vocab.token(stranger)
 
 
-def test_tables_keep_shape_and_know_strangers(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_other_ids_of_any_shape_have_no_code(tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
     ids = torch.tensor([[vocab.token_id(pt.tokens.DEPTH, 127), vocab.start_id(pt.tokens.DEPTH), 3], [-100, 10_000, 12]])
     assert vocab.codes(ids, pt.tokens.DEPTH).tolist() == [[127, -1, -1], [-1, -1, 0]]
@@ -39,7 +41,7 @@ def test_tables_keep_shape_and_know_strangers(tokenizer: PreTrainedTokenizerFast
     assert not vocab.is_perception(10_000)
 
 
-def test_only_what_is_there(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_missing_sets_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer, (pt.tokens.PIXEL,))
     assert not vocab.has(pt.tokens.DEPTH)
     with pytest.raises(VocabularyError, match="no DEPTH tokens, only PIXEL"):

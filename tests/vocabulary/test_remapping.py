@@ -1,4 +1,4 @@
-"""Ids and rows brought over from one vocabulary to another."""
+"""Ids and rows mapped from one vocabulary to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perceptok.errors import VocabularyError
 from perceptok.vocabulary import consecutive_vocabulary, extend_vocabulary, remap_ids, remap_rows
 
 
-def test_auroras_own_ids() -> None:
+def test_auroras_ids() -> None:
     aurora = consecutive_vocabulary()
     assert aurora.start_id(pt.tokens.DEPTH) == 32000
     assert aurora.end_id(pt.tokens.DEPTH) == 32001
@@ -20,7 +20,7 @@ def test_auroras_own_ids() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
-def test_data(bare: PreTrainedTokenizerFast, dtype: torch.dtype) -> None:
+def test_ids_of_data_are_mapped(bare: PreTrainedTokenizerFast, dtype: torch.dtype) -> None:
     here, aurora = extend_vocabulary(bare), consecutive_vocabulary()
     ids = torch.tensor([[-100, 5, 32000, 32002], [32001, 32465, 40000, 0]], dtype=dtype)
     mapped = remap_ids(ids, aurora, here)
@@ -30,13 +30,13 @@ def test_data(bare: PreTrainedTokenizerFast, dtype: torch.dtype) -> None:
 
 
 def test_overlapping_ids() -> None:
-    one, two = consecutive_vocabulary(100), consecutive_vocabulary(101)
-    assert torch.equal(remap_ids(one.all_ids, one, two), two.all_ids)
+    source, target = consecutive_vocabulary(100), consecutive_vocabulary(101)
+    assert torch.equal(remap_ids(source.all_ids, source, target), target.all_ids)
     with pytest.raises(VocabularyError, match="id 566 is <PIXEL_335> in the target, but not a perception token"):
-        remap_ids(torch.tensor([100, 566]), one, two)
+        remap_ids(torch.tensor([100, 566]), source, target)
 
 
-def test_rows(bare: PreTrainedTokenizerFast) -> None:
+def test_rows_are_copied(bare: PreTrainedTokenizerFast) -> None:
     here, aurora = extend_vocabulary(bare), consecutive_vocabulary(20)
     source, into = torch.randn(486, 8), torch.zeros(770, 8, dtype=torch.bfloat16, requires_grad=True)
     remap_rows(source, into, aurora, here)
@@ -49,7 +49,7 @@ def test_rows(bare: PreTrainedTokenizerFast) -> None:
     assert bias[300] == 20
 
 
-def test_bad_input(bare: PreTrainedTokenizerFast) -> None:
+def test_bad_input_is_refused(bare: PreTrainedTokenizerFast) -> None:
     here, aurora = extend_vocabulary(bare, token_sets=(pt.tokens.PIXEL,)), consecutive_vocabulary()
     with pytest.raises(VocabularyError, match="target vocabulary has no DEPTH tokens"):
         remap_ids(torch.tensor([1]), aurora, here)

@@ -1,4 +1,4 @@
-"""After three steps of a decaying optimiser the new rows have moved, and the old ones not by a bit."""
+"""After three steps of an optimizer with weight decay the new rows have changed, and the old rows not by a bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from perceptok.vocabulary.matrices import find_matrices
 
 Tiny = Callable[..., PreTrainedModel]
 
-OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.1),
     "momentum": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9, weight_decay=0.1, nesterov=True),
     "adagrad": lambda groups: torch.optim.Adagrad(groups, lr=1e-2, weight_decay=0.1),
@@ -63,20 +63,20 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("name", "tied"), [*MODELS, ("gptj", False)])
-def test_plain_pytorch(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool, optimiser: str) -> None:
+def test_plain_pytorch(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool, optimizer: str) -> None:
     model = tiny(name, tied=tied)
     vocab = extend_vocabulary(bare, model, init="normal", pad_to_multiple_of=64)
-    before = {key: one.detach().clone() for key, one in model.named_parameters()}
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
     matrices = find_matrices(model)
-    train(model, vocab, OPTIMISERS[optimiser](trainable_parameters(model, vocab)))
+    train(model, vocab, OPTIMIZERS[optimizer](trainable_parameters(model, vocab)))
     ours = vocab.is_perception(torch.arange(matrices.rows))
     read = torch.zeros_like(ours)
     read[batch(vocab)[0]] = True
     for key, parameter in model.named_parameters():
         changed = moved(before[key], parameter)
-        if any(parameter is one for one in matrices.parameters):
+        if any(parameter is other for other in matrices.parameters):
             # In an untied input matrix only tokens that were read can move; in the head, all.
             expected = ours & read if parameter is matrices.inputs and not tied else ours
             assert torch.equal(changed, expected), key
@@ -88,7 +88,7 @@ def test_plain_pytorch(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tie
 def test_peft(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str, tied: bool) -> None:
     model = tiny(name, tied=tied)
     vocab = extend_vocabulary(bare, model, init="normal")
-    before = [one.detach().clone() for one in find_matrices(model).distinct]
+    before = [matrix.detach().clone() for matrix in find_matrices(model).distinct]
     settings = peft_settings(model, vocab)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -116,14 +116,14 @@ def test_the_whole_matrices(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare, model, init="normal")
     trainable_parameters(model, vocab)
     groups = trainable_parameters(model, vocab, mode="full")
-    before = [one.detach().clone() for one in find_matrices(model).distinct]
-    train(model, vocab, OPTIMISERS["adamw"](groups))
+    before = [matrix.detach().clone() for matrix in find_matrices(model).distinct]
+    train(model, vocab, OPTIMIZERS["adamw"](groups))
     # Row 0 is that of padding: zeros without a gradient among the inputs.
     assert all(moved(a, b)[1:].all() for a, b in zip(before, find_matrices(model).distinct, strict=True))
     assert not model.model.layers[0].self_attn.q_proj.weight.requires_grad
 
 
-def test_two_processes_move_the_same_new_rows(in_two_processes: Callable[[Path], list[Any]]) -> None:
+def test_two_processes_train_the_same_new_rows(in_two_processes: Callable[[Path], list[Any]]) -> None:
     """DistributedDataParallel averages gradients after they were masked; a step without it accumulates them."""
     ranks = in_two_processes(Path(__file__).with_name("train_in_two.py"))
     for result in ranks:
@@ -135,11 +135,11 @@ def test_other_parameters_may_stay_trainable(tiny: Tiny, bare: PreTrainedTokeniz
     vocab = extend_vocabulary(bare, model)
     groups = trainable_parameters(model, vocab, freeze_others=False)
     assert model.model.layers[0].self_attn.q_proj.weight.requires_grad
-    assert [id(one) for one in groups[0]["params"]] == [id(one) for one in find_matrices(model).parameters]
+    assert [id(value) for value in groups[0]["params"]] == [id(value) for value in find_matrices(model).parameters]
     assert groups[0]["weight_decay"] == 0
 
 
-def test_such_a_model_can_be_copied_and_pickled(tiny: Tiny, bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_masked_model_can_be_copied_and_pickled(tiny: Tiny, bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = tiny("llama")
     vocab = extend_vocabulary(bare, model)
     trainable_parameters(model, vocab)
@@ -154,7 +154,7 @@ def test_such_a_model_can_be_copied_and_pickled(tiny: Tiny, bare: PreTrainedToke
             assert torch.equal(matrix.grad.any(dim=1), vocab.is_perception(torch.arange(766)))
 
 
-def test_gradients_that_are_not_numbers_stay_out(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_nan_gradients_of_old_rows_are_cleared(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     vocab = extend_vocabulary(bare, model)
     trainable_parameters(model, vocab)
@@ -165,7 +165,7 @@ def test_gradients_that_are_not_numbers_stay_out(tiny: Tiny, bare: PreTrainedTok
     assert head.grad[300:].eq(1).all()
 
 
-def test_bad_input(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
+def test_bad_input_is_refused(tiny: Tiny, bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare)
     with pytest.raises(
         VocabularyError, match="LlamaForCausalLM has 300 rows, the vocabulary has ids up to 765; extend the model"

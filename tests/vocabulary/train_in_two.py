@@ -1,4 +1,4 @@
-"""One of the processes that test_trainable starts: trains new rows under DistributedDataParallel, says what moved."""
+"""A process of test_trainable: trains new rows under DistributedDataParallel, and prints the changes."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ if __name__ == "__main__":
             tie_word_embeddings=tied,
         )  # fmt: skip
         model, vocab = LlamaForCausalLM(config), consecutive_vocabulary(60, (DEPTH,))
-        before = [one.detach().clone() for one in find_matrices(model).distinct]
+        before = [matrix.detach().clone() for matrix in find_matrices(model).distinct]
         optimizer = torch.optim.AdamW(trainable_parameters(model, vocab), lr=1e-2, weight_decay=0.1)
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
         generator = torch.Generator().manual_seed(rank)
@@ -36,12 +36,12 @@ if __name__ == "__main__":
             optimizer.step()
         matrices = find_matrices(model).distinct
         moved = [(was != now).any(dim=1) for was, now in zip(before, matrices, strict=True)]
-        others = [[torch.empty_like(one) for _ in range(2)] for one in matrices]
+        others = [[torch.empty_like(matrix) for _ in range(2)] for matrix in matrices]
         for mine, gathered in zip(matrices, others, strict=True):
             distributed.all_gather(gathered, mine.detach())
         ours = vocab.is_perception(torch.arange(200))
         result[str(tied)] = {
-            "old": sum(int(one[~ours].sum()) for one in moved),
+            "old": sum(int(matrix[~ours].sum()) for matrix in moved),
             "new": int(moved[-1][ours].sum()),
             "equal": all(torch.equal(*gathered) for gathered in others),
         }

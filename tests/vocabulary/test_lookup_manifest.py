@@ -1,4 +1,4 @@
-"""What is on record beside a tokenizer, and whom it is held to."""
+"""The manifest of a tokenizer: content, checks, damaged files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def saved(bare: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_there_and_back(saved: Path, bare: PreTrainedTokenizerFast) -> None:
+def test_a_manifest_round_trips(saved: Path, bare: PreTrainedTokenizerFast) -> None:
     for vocab in (
         pt.PerceptionVocabulary.from_pretrained(saved),
         pt.PerceptionVocabulary.from_pretrained(saved, bare, codec_fingerprint="c0dec"),
@@ -35,7 +35,7 @@ def test_there_and_back(saved: Path, bare: PreTrainedTokenizerFast) -> None:
     assert pt.PerceptionVocabulary.from_pretrained(saved).codec_fingerprint == "c0dec"
 
 
-def test_what_is_written(saved: Path) -> None:
+def test_the_content_of_the_file(saved: Path) -> None:
     written = json.loads((saved / MANIFEST).read_text())
     assert written["tokens"]["<DEPTH_START>"] == 300
     assert list(written["tokens"]) == [*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens]
@@ -44,12 +44,12 @@ def test_what_is_written(saved: Path) -> None:
     assert written["codec_fingerprint"] == "c0dec"
 
 
-def test_tokens_added_later_do_no_harm(saved: Path, bare: PreTrainedTokenizerFast) -> None:
+def test_later_tokens_are_ignored(saved: Path, bare: PreTrainedTokenizerFast) -> None:
     bare.add_tokens(["<ref>"])
     assert pt.PerceptionVocabulary.from_pretrained(saved, bare).size == 767
 
 
-def test_another_tokenizer(saved: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_another_tokenizer_is_refused(saved: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(VocabularyError, match="gives <DEPTH_START> the id 300, this tokenizer gives it 10"):
         pt.PerceptionVocabulary.from_pretrained(saved, tokenizer)
 
@@ -72,7 +72,7 @@ def test_a_tokenizer_without_the_tokens(saved: Path, tmp_path: Path) -> None:
         pt.PerceptionVocabulary.from_pretrained(saved, Bare(a=0))
 
 
-def test_other_base_tokens(saved: Path, bare: PreTrainedTokenizerFast) -> None:
+def test_other_base_tokens_are_refused(saved: Path, bare: PreTrainedTokenizerFast) -> None:
     inner = json.loads(bare.backend_tokenizer.to_str())
     inner["model"]["vocab"]["renamed"] = inner["model"]["vocab"].pop("filler20")
     from tokenizers import Tokenizer
@@ -84,7 +84,7 @@ def test_other_base_tokens(saved: Path, bare: PreTrainedTokenizerFast) -> None:
         pt.PerceptionVocabulary.from_pretrained(saved, other)
 
 
-def test_another_codec(saved: Path) -> None:
+def test_another_codec_is_refused(saved: Path) -> None:
     with pytest.raises(VocabularyError, match="codes of the codec c0dec, this codec is 0ther"):
         pt.PerceptionVocabulary.from_pretrained(saved, codec_fingerprint="0ther")
 
@@ -101,7 +101,7 @@ def test_another_codec(saved: Path) -> None:
         ("codec_fingerprint", 7),
     ],
 )
-def test_a_damaged_manifest(saved: Path, key: str, value: object) -> None:
+def test_a_damaged_manifest_is_refused(saved: Path, key: str, value: object) -> None:
     written = json.loads((saved / MANIFEST).read_text())
     written[key] = value
     (saved / MANIFEST).write_text(json.dumps(written))
@@ -110,13 +110,13 @@ def test_a_damaged_manifest(saved: Path, key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"format": 1}', b"\xff\xfe"])
-def test_no_manifest_at_all(saved: Path, content: bytes) -> None:
+def test_a_file_without_a_manifest_is_refused(saved: Path, content: bytes) -> None:
     (saved / MANIFEST).write_bytes(content)
     with pytest.raises(VocabularyError, match=MANIFEST):
         pt.PerceptionVocabulary.from_pretrained(saved)
 
 
-def test_missing_files(bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_missing_files_are_named(bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"cannot read .*save it with PerceptionVocabulary.save_pretrained"):
         pt.PerceptionVocabulary.from_pretrained(tmp_path)
     extend_vocabulary(bare).save_pretrained(tmp_path / "new")
@@ -129,9 +129,9 @@ def test_missing_files(bare: PreTrainedTokenizerFast, tmp_path: Path) -> None:
         consecutive_vocabulary().save_pretrained(tmp_path)
 
 
-def test_the_fingerprint_is_of_the_base_alone(bare: PreTrainedTokenizerFast) -> None:
+def test_the_fingerprint_covers_only_base_tokens(bare: PreTrainedTokenizerFast) -> None:
     plain, late = copy.deepcopy(bare), copy.deepcopy(bare)
     late.add_tokens([AddedToken("<extra>")])
-    one, two = extend_vocabulary(plain), extend_vocabulary(late)
-    assert one.base_fingerprint == extend_vocabulary(plain).base_fingerprint
-    assert one.base_fingerprint != two.base_fingerprint
+    first, second = extend_vocabulary(plain), extend_vocabulary(late)
+    assert first.base_fingerprint == extend_vocabulary(plain).base_fingerprint
+    assert first.base_fingerprint != second.base_fingerprint

@@ -1,4 +1,4 @@
-"""The tokenizer's side: single, plain tokens that go there and back in any company."""
+"""Extension of tokenizers: single, plain tokens that round-trip in any context."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def reloaded(llama: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFa
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_auroras_order(llama: PreTrainedTokenizerFast) -> None:
+def test_tokens_have_auroras_order(llama: PreTrainedTokenizerFast) -> None:
     assert len(llama) == 32466
     assert llama.convert_tokens_to_ids(list(ALL)) == list(range(32000, 32466))
 
@@ -53,7 +53,7 @@ def test_every_token_is_one_plain_token(which: str, request: pytest.FixtureReque
 @settings(max_examples=30)
 @given(pieces=st.lists(st.one_of(st.sampled_from(ALL), st.sampled_from(COMPANY)), min_size=1, max_size=12))
 @pytest.mark.parametrize("which", ["llama", "reloaded"])
-def test_there_and_back_in_any_company(which: str, request: pytest.FixtureRequest, pieces: list[str]) -> None:
+def test_tokens_round_trip_in_any_context(which: str, request: pytest.FixtureRequest, pieces: list[str]) -> None:
     tokenizer = request.getfixturevalue(which)
     text = "".join(pieces)
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -61,8 +61,8 @@ def test_there_and_back_in_any_company(which: str, request: pytest.FixtureReques
     assert [index for index in ids if index >= 32000] == expected
     # Llama's own tokenizer takes one leading space of a text for its own, and </s> is a special token.
     assert tokenizer.decode(ids) == text.removeprefix(" ")
-    kept = tokenizer.decode(ids, skip_special_tokens=True)
-    assert kept == text.replace("</s>", "").removeprefix(" ")
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    assert decoded == text.replace("</s>", "").removeprefix(" ")
 
 
 def test_a_block_survives_skipping_special_tokens(reloaded: PreTrainedTokenizerFast) -> None:
@@ -87,7 +87,7 @@ def test_a_byte_level_tokenizer() -> None:
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
 
 
-def test_only_some_sets_and_sets_of_ones_own(bare: PreTrainedTokenizerFast) -> None:
+def test_some_sets_and_custom_sets(bare: PreTrainedTokenizerFast) -> None:
     angle = pt.tokens.TokenSet("ANGLE", 12)
     vocab = extend_vocabulary(bare, token_sets=(pt.tokens.PIXEL, angle))
     assert vocab.ids(pt.tokens.PIXEL).tolist() == list(range(300, 636))
@@ -100,12 +100,12 @@ def test_only_some_sets_and_sets_of_ones_own(bare: PreTrainedTokenizerFast) -> N
 
 def added_as_plain(tokenizer: PreTrainedTokenizerFast) -> bool:
     flags = ("special", "normalized", "single_word", "lstrip", "rstrip")
-    added = {one.content: one for one in tokenizer.added_tokens_decoder.values()}
+    added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
     return not any(getattr(added[token], flag) for token in ALL for flag in flags)
 
 
 @pytest.mark.parametrize("flag", ["special", "normalized", "single_word", "lstrip", "rstrip"])
-def test_a_flag_is_mended(bare: PreTrainedTokenizerFast, flag: str) -> None:
+def test_a_flag_is_cleared(bare: PreTrainedTokenizerFast, flag: str) -> None:
     bare.add_tokens([AddedToken("<DEPTH_5>", **{"special": False, "normalized": False, flag: True})])
     with pytest.warns(UserWarning, match=rf"had 1 perception tokens, <DEPTH_5> first.*\(1 {flag}\).*300 for <DEPTH_5>"):
         vocab = extend_vocabulary(bare)
@@ -116,7 +116,7 @@ def test_a_flag_is_mended(bare: PreTrainedTokenizerFast, flag: str) -> None:
 
 @pytest.mark.parametrize("way", ["auroras", "special", "extra", "both"])
 @pytest.mark.parametrize("model", ["llama", "bare"])
-def test_a_whole_tokenizer_is_mended(
+def test_all_flags_of_a_tokenizer_are_cleared(
     shared: Path, bare: PreTrainedTokenizerFast, way: str, model: str, tmp_path: Path
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "llama2_tokenizer") if model == "llama" else bare
@@ -127,26 +127,26 @@ def test_a_whole_tokenizer_is_mended(
     if way in ("extra", "both"):
         tokenizer.add_special_tokens({"extra_special_tokens": ["<image>", *ALL]})
     before, text = tokenizer.get_vocab(), "a map<DEPTH_START><DEPTH_5><DEPTH_END> (<PIXEL_3>,<PIXEL_335>)"
-    kept = [token for token in tokenizer.all_special_tokens if token not in ALL]
+    special = [token for token in tokenizer.all_special_tokens if token not in ALL]
     with pytest.warns(UserWarning, match=r"had 466 perception tokens, <DEPTH_START> first"):
         extend_vocabulary(tokenizer)
     tokenizer.save_pretrained(tmp_path)
-    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
-        assert one.get_vocab() == before
-        assert added_as_plain(one)
-        assert one.all_special_tokens == kept
-        ids = one.encode(text, add_special_tokens=False)
-        assert [one.decode([index]) for index in ids if index in {before[token] for token in ALL}] == [
+    for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert loaded.get_vocab() == before
+        assert added_as_plain(loaded)
+        assert loaded.all_special_tokens == special
+        ids = loaded.encode(text, add_special_tokens=False)
+        assert [loaded.decode([index]) for index in ids if index in {before[token] for token in ALL}] == [
             "<DEPTH_START>", "<DEPTH_5>", "<DEPTH_END>", "<PIXEL_3>", "<PIXEL_335>"
         ]  # fmt: skip
         if model == "llama":
-            assert one.decode(ids, skip_special_tokens=True) == text
+            assert loaded.decode(ids, skip_special_tokens=True) == text
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
-def test_a_slow_tokenizer(tmp_path: Path) -> None:
+def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"<unk>": 0, "a": 1}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     slow = CTRLTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
@@ -154,21 +154,21 @@ def test_a_slow_tokenizer(tmp_path: Path) -> None:
         extend_vocabulary(slow)
 
 
-def test_a_token_with_another_part_to_play(bare: PreTrainedTokenizerFast) -> None:
+def test_a_token_with_another_role_is_refused(bare: PreTrainedTokenizerFast) -> None:
     bare.add_special_tokens({"pad_token": "<PIXEL_0>"})
     with pytest.raises(VocabularyError, match="has <PIXEL_0> already, as its pad_token, a special token"):
         extend_vocabulary(bare)
     assert len(bare) == 301
 
 
-def test_a_token_of_the_base_vocabulary() -> None:
+def test_a_token_of_the_base_vocabulary_is_refused() -> None:
     inner = Tokenizer(WordLevel({"<unk>": 0, "<PIXEL_3>": 1}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
     with pytest.raises(VocabularyError, match=r"has <PIXEL_3> already, as a piece of its base vocabulary \(id 1\)"):
         extend_vocabulary(tokenizer)
 
 
-def test_gaps_in_the_ids() -> None:
+def test_gaps_in_the_ids_are_refused() -> None:
     inner = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "b": 7}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
     with pytest.raises(VocabularyError, match="ids have gaps: 3 tokens, ids up to 7; new tokens would take id 7"):

@@ -1,4 +1,4 @@
-"""Every way of cutting text: ids are always the tokens' own, and text comes back as the tokenizer gives its own."""
+"""All kinds of pre-tokenizers: tokens are encoded as their ids, and text is decoded as other text is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def byte_level(prefix: bool) -> Tokenizer:
 def metaspace(scheme: str) -> Tokenizer:
     """SentencePiece's BPE: Llama 2 and Mistral with "first"."""
     letters = [*SPECIAL, "▁", *(letter for letter in LETTERS if letter != " ")]
-    made = Tokenizer(models.BPE({one: index for index, one in enumerate(letters)}, [], unk_token="<unk>"))
+    made = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, [], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     made.decoder = decoders.Metaspace(prepend_scheme=scheme)
     return made
@@ -67,7 +67,7 @@ def replaced() -> Tokenizer:
 
 def unigram() -> Tokenizer:
     """T5."""
-    scores = [(one, -float(index)) for index, one in enumerate([*SPECIAL, "▁", *LETTERS])]
+    scores = [(piece, -float(index)) for index, piece in enumerate([*SPECIAL, "▁", *LETTERS])]
     made = Tokenizer(models.Unigram(scores, unk_id=0))
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
@@ -118,7 +118,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Tokenizer]
 
 
 @pytest.mark.parametrize("name", [*EXACT, *SPACED])
-def test_ids_are_the_tokens_own(made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str) -> None:
+def test_every_token_is_encoded_as_its_id(made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str) -> None:
     tokenizer = made({**EXACT, **SPACED}[name]())
     vocab = pt.PerceptionVocabulary.from_tokenizer(tokenizer)
     for text in TEXTS:
@@ -130,7 +130,7 @@ def test_ids_are_the_tokens_own(made: Callable[[Tokenizer], PreTrainedTokenizerF
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_texts_come_back_exactly(made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str) -> None:
+def test_texts_round_trip_exactly(made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str) -> None:
     tokenizer = made(EXACT[name]())
     for text in TEXTS:
         for skip in (False, True):
@@ -138,9 +138,7 @@ def test_texts_come_back_exactly(made: Callable[[Tokenizer], PreTrainedTokenizer
 
 
 @pytest.mark.parametrize("name", SPACED)
-def test_texts_come_back_with_the_spaces_of_a_tokenizer_that_adds_some(
-    made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str
-) -> None:
+def test_texts_round_trip_up_to_added_spaces(made: Callable[[Tokenizer], PreTrainedTokenizerFast], name: str) -> None:
     """Such tokenizers begin every stretch of text with a space, also one after a token; nothing else changes.
 
     WordPiece forgets all spaces, and the case of other text besides.

@@ -1,4 +1,4 @@
-"""No text of a user becomes a perception token, and none is lost."""
+"""Sanitized text has no perception tokens, and is restored exactly."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=8).map("".join))
         ("<DEPTH_128> <PIXEL_336> <DEPTH_05> a < b", "<DEPTH_128> <PIXEL_336> <DEPTH_05> a < b"),
     ],
 )
-def test_what_becomes_of_it(text: str, clean: str) -> None:
+def test_tokens_are_escaped(text: str, clean: str) -> None:
     assert sanitize_text(text) == clean
     assert restore_text(clean) == text
 
 
 @settings(max_examples=60)
 @given(text=TEXTS)
-def test_nothing_is_lost_and_no_token_left(text: str) -> None:
+def test_any_text_is_restored_and_has_no_token(text: str) -> None:
     clean = sanitize_text(text)
     assert restore_text(clean) == text
-    assert not any(token in clean for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens)
+    assert not any(token in clean for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens)
 
 
-def test_what_the_tokenizer_makes_of_it(bare: PreTrainedTokenizerFast) -> None:
+def test_the_tokenizer_finds_no_token(bare: PreTrainedTokenizerFast) -> None:
     vocab = extend_vocabulary(bare)
     text = "a <DEPTH_5> map<PIXEL_3>" + pt.tokens.DEPTH.start
     assert any(vocab.is_perception(index) for index in bare.encode(text))
     assert not any(vocab.is_perception(index) for index in bare.encode(sanitize_text(text, vocab)))
 
 
-def test_only_the_sets_asked_for(bare: PreTrainedTokenizerFast) -> None:
+def test_only_the_given_sets_are_escaped(bare: PreTrainedTokenizerFast) -> None:
     assert sanitize_text("<DEPTH_5><PIXEL_5>", (pt.tokens.PIXEL,)) == r"<DEPTH_5><\PIXEL_5>"
     vocab = extend_vocabulary(bare, token_sets=(pt.tokens.DEPTH,))
     assert sanitize_text("<DEPTH_5><PIXEL_5>", vocab) == r"<\DEPTH_5><PIXEL_5>"

@@ -1,4 +1,4 @@
-"""An adapter that was trained, saved and loaded onto another copy of the base model says the same, merged too."""
+"""Adapters that are trained, saved, loaded onto another copy of the base model, and merged, give equal logits."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def prepared(tiny: Tiny, bare: PreTrainedTokenizerFast) -> Prepared:
 def train(wrapped: peft.PeftModel, vocab: pt.PerceptionVocabulary) -> None:
     ids = some_ids(vocab)
     more = {"decoder_input_ids": ids} if wrapped.config.is_encoder_decoder else {}
-    optimizer = torch.optim.AdamW([one for one in wrapped.parameters() if one.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([parameter for parameter in wrapped.parameters() if parameter.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
-        found = wrapped(input_ids=ids, **more).logits
-        (torch.logsumexp(found, -1).square().mean() + torch.nn.functional.cross_entropy(found[0], ids[0])).backward()
+        scores = wrapped(input_ids=ids, **more).logits
+        (torch.logsumexp(scores, -1).square().mean() + torch.nn.functional.cross_entropy(scores[0], ids[0])).backward()
         optimizer.step()
 
 
@@ -85,14 +85,14 @@ def there_and_back(
 ) -> None:
     """Saved, verified, loaded onto `other`, merged, saved and loaded: the same logits throughout."""
     ids = some_ids(vocab)
-    said, before = logits(wrapped, ids), logits(other, ids)
-    assert not torch.allclose(said, before, atol=1e-2)
+    trained, before = logits(wrapped, ids), logits(other, ids)
+    assert not torch.allclose(trained, before, atol=1e-2)
     wrapped.save_pretrained(folder / "adapter")
     verify_adapter(wrapped, vocab, folder / "adapter")
     loaded = peft.PeftModel.from_pretrained(other, folder / "adapter")
-    assert torch.equal(logits(loaded, ids), said)
+    assert torch.equal(logits(loaded, ids), trained)
     merged = loaded.merge_and_unload()
-    assert torch.allclose(logits(merged, ids), said, atol=1e-5)
+    assert torch.allclose(logits(merged, ids), trained, atol=1e-5)
     merged.save_pretrained(folder / "merged")
     again = type(merged).from_pretrained(folder / "merged")
     assert torch.equal(logits(again, ids), logits(merged, ids))
@@ -122,7 +122,7 @@ def test_whole_matrices(
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_as_in_the_readme(tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: Prepared, tmp_path: Path) -> None:
+def test_the_readme_example(tiny: Tiny, bare: PreTrainedTokenizerFast, prepared: Prepared, tmp_path: Path) -> None:
     wrapped, vocab = prepared("llava", False, peft_settings, targets="all-linear")
     other = tiny("llava")
     extend_vocabulary(bare, other)
@@ -207,7 +207,7 @@ def test_unfrozen_matrices_that_peft_does_not_save(prepared: Prepared, tied: boo
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_rows_that_no_adapter_holds(prepared: Prepared, tmp_path: Path) -> None:
+def test_untrained_rows_are_refused(prepared: Prepared, tmp_path: Path) -> None:
     wrapped, vocab = prepared("llava", False, NOTHING)
     wrapped.save_pretrained(tmp_path)
     with pytest.raises(VocabularyError, match=r"no rows of perception tokens for base_model.*embed_tokens"):
@@ -219,7 +219,7 @@ def test_rows_that_no_adapter_holds(prepared: Prepared, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_trained_on_since(prepared: Prepared, tmp_path: Path) -> None:
+def test_an_adapter_older_than_the_model_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     wrapped, vocab = prepared("llama", False, peft_settings)
     wrapped.save_pretrained(tmp_path)
     train(wrapped, vocab)
@@ -233,16 +233,16 @@ def test_trained_on_since(prepared: Prepared, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_a_shard(prepared: Prepared, tmp_path: Path) -> None:
+def test_a_sharded_parameter_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     wrapped, vocab = prepared("llama", False, peft_settings)
     wrapped.save_pretrained(tmp_path)
-    next(one for one in wrapped.parameters() if one.requires_grad).data = torch.empty(0)
+    next(parameter for parameter in wrapped.parameters() if parameter.requires_grad).data = torch.empty(0)
     with pytest.raises(VocabularyError, match=r"delta is a shard here \(FSDP, ZeRO-3\); gather the model first"):
         verify_adapter(wrapped, vocab, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
-def test_ties_that_peft_does_not_know(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str) -> None:
+def test_ties_unknown_to_peft_are_refused(tiny: Tiny, bare: PreTrainedTokenizerFast, name: str) -> None:
     model = tiny(name, tied=True)
     vocab = extend_vocabulary(bare, model)
     with pytest.raises(VocabularyError, match=r"is tied, and peft would train .*(wte|shared) without its head"):

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with the settings as they stand."""
+"""TRL's SFTTrainer with `peft_settings`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TURNS = [{"role": "user", "content": "a map depth"}, {"role": "assistant", "cont
 @pytest.mark.parametrize("loss", ["chunked_nll", "nll"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("mode", ["new_rows", "full"])
-def test_an_assistants_turns(
+def test_sft_trainer_trains_the_new_rows(
     tiny: Tiny, bare: PreTrainedTokenizerFast, tied: bool, loss: str, mode: str, tmp_path: Path
 ) -> None:
     model = tiny("llama", tied=tied)
     bare.chat_template, bare.pad_token = TEMPLATE, bare.unk_token
     vocab = extend_vocabulary(bare, model, init="normal")
-    before = [one.detach().clone() for one in find_matrices(model).distinct]
+    before = [matrix.detach().clone() for matrix in find_matrices(model).distinct]
     settings = peft_settings(model, vocab, mode=mode)  # type: ignore[arg-type]
     trainer = trl.SFTTrainer(
         model=model,
