@@ -495,6 +495,10 @@ def import_(
     base: Annotated[str, typer.Option("--base", help="The same LLaVA in transformers' format: a folder or Hub id.")],
     output: OutputOption,
     codec: Annotated[str | None, typer.Option("--codec", help="AURORA's depth checkpoint (.pt), or a codec.")] = None,
+    tokens: Annotated[
+        Literal["depth", "boxes", "both"],
+        typer.Option("--tokens", help="The original's perception tokens: depth (130), boxes (336) or both."),
+    ] = "both",
     first_id: Annotated[int, typer.Option(min=0, help="Id of the first perception token in the original.")] = 32000,
     force: ForceOption = False,
 ) -> None:
@@ -505,7 +509,8 @@ def import_(
     depth_codec = None
     if codec is not None:
         depth_codec = load_aurora_checkpoint(codec) if codec.endswith(".pt") else DepthCodec.from_pretrained(codec)
-    note(f"adapter in {import_original(folder, base, output, codec=depth_codec, first_id=first_id, force=force)}")
+    adapter = import_original(folder, base, output, codec=depth_codec, tokens=tokens, first_id=first_id, force=force)
+    note(f"adapter in {adapter}")
 
 
 def _make_command(function: str, result: str) -> Callable[..., None]:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
+
+from PIL import Image
 
 from perceptok.boxes import ImageFrame, infer_frame
 from perceptok.config import config_from_dict
 from perceptok.errors import BoxError, ConfigError
 from perceptok.tokens import PIXEL
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["FrameRule", "Framing"]
+__all__ = ["FrameRule", "Framing", "Interpolation"]
 
 Framing = Literal["squash", "letterbox", "processor"]
 """AURORA's squash to a square; the whole image padded to a square; or whatever the model's own image processor does."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+"""How pixels are resized: by Pillow's filter of that name. AURORA's images are resized by "nearest"."""
 
 _TILING = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size")
 """Attributes of image processors that make several tiles, or patches, of an image."""
@@ -36,17 +38,28 @@ class FrameRule:
         mode: "squash" resizes the whole image to a square, as AURORA does; "letterbox" pads it to a square; "processor"
             leaves images to the model's own processor, whose frame is read from it.
         size: Side of the frame in pixels: the coordinates of boxes and points, 336 for the PIXEL tokens.
+        interpolation: How images are resized: "nearest" as AURORA does, "bilinear" or "bicubic". The mode "processor"
+            leaves it to the processor.
 
     Raises:
-        ConfigError: An unknown mode, or a size below 1.
+        ConfigError: An unknown mode or interpolation, or a size below 1.
     """
 
     mode: Framing = "squash"
     size: int = PIXEL.size
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Framing):
             raise ConfigError(f"a frame is one of {', '.join(get_args(Framing))}; got {self.mode!r}")
+        if self.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise ConfigError(f"a frame's interpolation is one of {known}; got {self.interpolation!r}")
+        if self.mode == "processor" and self.interpolation != "bicubic":
+            raise ConfigError(
+                f"a frame of the mode 'processor' is resized by the model's processor, not by {self.interpolation!r}; "
+                "set the processor's resample, or use squash or letterbox"
+            )
         if self.size < 1:
             raise ConfigError(f"a frame has a side of at least 1 pixel; got {self.size}")
 
@@ -73,9 +86,9 @@ class FrameRule:
             ConfigError: The mode "processor" without a processor.
         """
         if self.mode == "squash":
-            return ImageFrame.squash(image_size, self.size)
+            return ImageFrame.squash(image_size, self.size, resample=self.interpolation)
         if self.mode == "letterbox":
-            return ImageFrame.letterbox(image_size, self.size)
+            return ImageFrame.letterbox(image_size, self.size, resample=self.interpolation)
         if processor is None:
             raise ConfigError("a frame of the mode 'processor' is read from the model's processor; pass it")
         return infer_frame(processor, image_size)
@@ -86,7 +99,7 @@ class FrameRule:
         return rgb if self.mode == "processor" else self.make_frame(rgb.size).apply(rgb)
 
     def configure(self, processor: Any) -> None:
-        """Set a processor that makes one square image to resize and do nothing else, in place.
+        """Set a processor that makes one square image to resize with this interpolation and do nothing else, in place.
 
         Processors that make several tiles of an image stay as they are: they get the framed square. So do all under
         the mode "processor".
@@ -103,6 +116,7 @@ class FrameRule:
             if hasattr(inner, attribute):
                 setattr(inner, attribute, False)
         inner.do_resize = True
+        inner.resample = Image.Resampling[self.interpolation.upper()]
         # transformers has kept sizes as dicts and as its own type; it turns one into the other as it saves.
         found = infer_frame(processor, (self.size, self.size))
         if found.mode != "squash":

@@ -46,6 +46,7 @@ __all__ = [
     "load_llava",
     "load_processor",
     "prepare_processor",
+    "resolve_frame",
     "set_perception_settings",
     "suffix_ids",
 ]
@@ -119,7 +120,7 @@ def load_llava(
     model = load_base(path_or_id, bits=bits, dtype=dtype, device=device, revision=revision)
     processor = load_processor(path_or_id, revision)
     recorded = get_perception_settings(model)
-    rule = _choose_frame(frame, recorded.get("frame"))
+    rule = resolve_frame(model, frame)
     tokenizer: Any = getattr(processor, "tokenizer", None)
     fingerprint = None if codec is None else codec.fingerprint
     folder = Path(path_or_id)
@@ -216,15 +217,27 @@ def _quantization(bits: int) -> Any:
     )
 
 
-def _choose_frame(frame: str | FrameRule | None, recorded: Any) -> FrameRule:
+def resolve_frame(model: Any, frame: str | FrameRule | None) -> FrameRule:
+    """The frame of a model: the recorded one, or `frame` where none is recorded, by default AURORA's squash.
+
+    Args:
+        model: The model.
+        frame: A mode's name, which has to be that of the recorded frame; or a rule, which has to equal it.
+
+    Raises:
+        ConfigError: `frame` is not the recorded one.
+    """
+    recorded = get_perception_settings(model).get("frame")
     known = config_from_dict(FrameRule, recorded) if recorded is not None else None
-    if frame is None:
-        return known or FrameRule()
+    if known is None:
+        return FrameRule.parse(frame or "squash")
+    if frame in (None, known.mode):
+        return known
     rule = FrameRule.parse(frame)
-    if known is not None and rule != known:
+    if rule != known:
         raise ConfigError(
-            f"the model was trained with the frame {known}, not {rule}: its coordinates would mean other places; leave "
-            "frame= out, or start from the base"
+            f"the model was trained with the frame {known}, not {rule}: it would see other images than in training; "
+            "leave frame= out, or start from the base"
         )
     return rule
 

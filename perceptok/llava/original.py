@@ -14,17 +14,19 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from perceptok.errors import CheckpointError, MissingExtraError
+from perceptok.data import LLAVA_SYSTEM
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
 from perceptok.files import parse_json
+from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import save_adapter
 from perceptok.llava.training.objective import find_projector
-from perceptok.tokens import DEPTH, PIXEL, TokenSet
+from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import (
     AURORA_FIRST_ID,
     PerceptionVocabulary,
@@ -36,13 +38,19 @@ from perceptok.vocabulary import (
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
 
-__all__ = ["import_original"]
+__all__ = ["OriginalTokens", "import_original"]
+
+OriginalTokens = Literal["depth", "boxes", "both"]
+"""The perception tokens of an original: AURORA's depth and counting models have one set each."""
+
+_TOKEN_SETS = {"depth": (DEPTH,), "boxes": (PIXEL,), "both": (DEPTH, PIXEL)}
 
 _LORA = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(layers\.\d+\.[\w.]+)\.(lora_[AB])(?:\.default)?\.weight$")
 
-_PADDING_MULTIPLE = 64
-"""A matrix with a multiple of this number of rows was padded: its rows do not tell the number of tokens."""
+_PADDING_MULTIPLES = (1, 8, 16, 32, 64, 128)
+"""To a multiple of these a token matrix may be padded."""
 
+_MATRICES = ("embed_tokens.weight", "lm_head.weight")
 _PROJECTOR = {"mm_projector.0.": "linear_1.", "mm_projector.2.": "linear_2."}
 
 
@@ -52,8 +60,10 @@ def import_original(
     output: str | os.PathLike[str],
     *,
     codec: DepthCodec | None = None,
+    tokens: OriginalTokens = "both",
     first_id: int = AURORA_FIRST_ID,
-    token_sets: tuple[TokenSet, ...] = (DEPTH, PIXEL),
+    system: str | None = LLAVA_SYSTEM,
+    frame: str | FrameRule = FrameRule(interpolation="nearest"),  # noqa: B008 - immutable
     force: bool = False,
 ) -> Path:
     """Convert an adapter of LLaVA's original format, for a base in transformers' format.
@@ -67,16 +77,20 @@ def import_original(
         base: The same LLaVA in transformers' format, such as llava-hf/llava-1.5-13b-hf.
         output: Folder to write, for `load_adapter`.
         codec: The depth codec of the DEPTH tokens: AURORA's, by `load_aurora_checkpoint`.
+        tokens: The original's perception tokens: "depth" (130, AURORA's depth model), "boxes" (336, its counting model)
+            or "both", depth first.
         first_id: Id of the first perception token in the original.
-        token_sets: The original's token sets, in its order.
+        system: The system text that the original was trained with; LLaVA's by default.
+        frame: How its images were framed; AURORA's by default.
         force: Replace an existing adapter.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: Files are missing, damaged or unsafe, or a tensor has no counterpart in the base: none is left
-            out silently.
+        CheckpointError: Files are missing, damaged or unsafe; the original has other tokens, or in another order; or a
+            tensor has no counterpart in the base: none is left out silently.
+        ConfigError: An unknown value of `tokens`.
         VocabularyError: The base cannot be extended.
         MissingExtraError: peft is not installed.
     """
@@ -85,12 +99,18 @@ def import_original(
     except ImportError as error:
         raise MissingExtraError("peft", "llava", "an adapter of LLaVA's original format") from error
 
+    if tokens not in get_args(OriginalTokens):
+        raise ConfigError(f"tokens must be one of {', '.join(get_args(OriginalTokens))}; got {tokens!r}")
     source = Path(folder)
+    original = consecutive_vocabulary(first_id, _TOKEN_SETS[tokens])
+    _check_tokenizer(source, original)
     settings = _read_lora_config(source / "adapter_config.json")
     lora_tensors = _read_tensors(source / "adapter_model.bin")
     path = source / "non_lora_trainables.bin"
     others = {_strip_prefix(name): tensor for name, tensor in _read_tensors(path).items()} if path.is_file() else {}
-    model, processor, vocab = load_llava(base, token_sets, codec=codec)
+    for name in others.keys() & _MATRICES:
+        _check_rows(name, len(others[name]), first_id, tokens)
+    model, processor, vocab = load_llava(base, _TOKEN_SETS[tokens], codec=codec, frame=frame)
     lora = _assign_lora(lora_tensors, model)
     projector = find_projector(model) if any(name.startswith("mm_projector.") for name in others) else None
     rows = peft_settings(model, vocab, "full" if others else "new_rows")
@@ -105,9 +125,67 @@ def import_original(
     )
     wrapped: Any = peft.get_peft_model(model, config)
     _copy_lora(wrapped, lora)
-    _copy_others(wrapped, others, consecutive_vocabulary(first_id, token_sets), vocab, projector)
-    record = {"imported_from": "LLaVA's original format", "first_id": first_id}
-    return save_adapter(output, wrapped, processor, vocab, codec, config=record, base=base, force=force)
+    _copy_others(wrapped, others, original, vocab, projector)
+    record = {"imported_from": "LLaVA's original format", "first_id": first_id, "tokens": tokens}
+    return save_adapter(output, wrapped, processor, vocab, codec, config=record, system=system, base=base, force=force)
+
+
+def _check_tokenizer(folder: Path, original: PerceptionVocabulary) -> None:
+    """Refuse an original whose tokenizer, where it lies beside the weights, gives the perception tokens other ids."""
+    ids = _read_added_tokens(folder)
+    for token, token_id in ids.items():
+        if any(token_set.pattern.fullmatch(token) for token_set in (DEPTH, PIXEL)) and token not in original.tokens:
+            raise CheckpointError(
+                f"{folder}: its tokenizer has {token}, which is not among the tokens to import; pass tokens='both' "
+                "(--tokens both)"
+            )
+        if original.tokens.get(token, token_id) != token_id:
+            raise CheckpointError(
+                f"{folder}: its tokenizer gives {token} the id {token_id}, expected {original.tokens[token]}: its "
+                "token sets lie in another order than AURORA's (depth before boxes), or begin at another id "
+                "(--first-id)"
+            )
+
+
+def _read_added_tokens(folder: Path) -> dict[str, int]:
+    """Token -> id of the tokens that were added to the original's tokenizer; empty where it has no tokenizer."""
+    path = folder / "added_tokens.json"
+    try:
+        if path.is_file():
+            values = parse_json(path.read_bytes(), str(path), CheckpointError)
+            return {str(token): int(token_id) for token, token_id in values.items()}
+        path = folder / "tokenizer_config.json"
+        if path.is_file():
+            values = parse_json(path.read_bytes(), str(path), CheckpointError)
+            return {str(token["content"]): int(key) for key, token in values.get("added_tokens_decoder", {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not list added tokens as a tokenizer does ({error!r})") from error
+    return {}
+
+
+def _check_rows(name: str, count: int, first_id: int, tokens: OriginalTokens) -> None:
+    """Refuse a token matrix with a number of rows that the tokens, or padding behind them, do not explain."""
+    sizes = {option: sum(len(token_set.tokens) for token_set in sets) for option, sets in _TOKEN_SETS.items()}
+    fitting = [option for option, size in sizes.items() if _can_have_rows(first_id + size, count)]
+    if tokens in fitting:
+        return
+    size = sizes[tokens]
+    wrong = f"{name} has rows for {count} tokens, expected {first_id} and {size} perception tokens"
+    if fitting:
+        option = fitting[0]
+        raise CheckpointError(
+            f"{wrong}. It has {sizes[option]} perception tokens: pass tokens={option!r} (--tokens {option})"
+        )
+    raise CheckpointError(
+        f"{wrong}. Were others, such as <pad>, added before or after them? If before, pass first_id={count - size} "
+        "(--first-id)"
+    )
+
+
+def _can_have_rows(tokens: int, rows: int) -> bool:
+    return any(-(-tokens // multiple) * multiple == rows for multiple in _PADDING_MULTIPLES)
 
 
 def _read_lora_config(path: Path) -> dict[str, Any]:
@@ -187,7 +265,7 @@ def _copy_others(
 ) -> None:
     """Copy token matrices by id and the projector by name; refuse anything else."""
     model = wrapped.get_base_model()
-    matrices = {"embed_tokens.weight": model.get_input_embeddings(), "lm_head.weight": model.get_output_embeddings()}
+    matrices = dict(zip(_MATRICES, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True))
     modules = dict(model.named_modules())
     for name, tensor in tensors.items():
         if name in matrices:
@@ -207,14 +285,7 @@ def _copy_rows(
 ) -> None:
     if tensor.shape[1:] != target.shape[1:]:
         raise CheckpointError(f"{name} is {tuple(tensor.shape)}, the base's {tuple(target.shape)}: another size")
-    begin, end = int(original.all_ids.min()), int(original.all_ids.max()) + 1
-    if len(tensor) != end and len(tensor) % _PADDING_MULTIPLE:
-        raise CheckpointError(
-            f"{name} has rows for {len(tensor)} tokens, but the perception tokens end at {end} when they begin at "
-            f"{begin}: were others, such as <pad>, added before or after them? If before, pass "
-            f"first_id={begin + len(tensor) - end} (--first-id)"
-        )
-    num_own = min(begin, int(vocab.all_ids.min()))  # rows of the base's own tokens
+    num_own = int(min(original.all_ids.min(), vocab.all_ids.min()))  # rows of the base's own tokens
     target[:num_own] = tensor[:num_own].to(target)
     remap_rows(tensor, target, original, vocab)
 

@@ -30,6 +30,7 @@ from perceptok.llava.loading import (
     load_base,
     load_processor,
     prepare_processor,
+    resolve_frame,
     set_perception_settings,
 )
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary, verify_adapter
@@ -93,7 +94,7 @@ def save_adapter(
     processor: ProcessorMixin,
     vocab: PerceptionVocabulary,
     codec: DepthCodec | None = None,
-    frame: str | FrameRule = "squash",
+    frame: str | FrameRule | None = None,
     config: Mapping[str, Any] | None = None,
     *,
     system: str | None = None,
@@ -115,7 +116,7 @@ def save_adapter(
         processor: The model's processor, extended.
         vocab: Its vocabulary.
         codec: The depth codec of the DEPTH tokens; a copy is saved.
-        frame: How images were framed.
+        frame: How images were framed; by default as the model's config records.
         config: The training configuration, as JSON types.
         system: The system text that the model was trained with; by default the one that its base records, if any.
         base: Where the base will be found; by default where the model was loaded from.
@@ -130,7 +131,7 @@ def save_adapter(
         VocabularyError: Trained weights would be lost; or processor, vocabulary and codec do not belong together.
         OutputError: The folder exists and `force` is not set, or cannot be written.
     """
-    rule = FrameRule.parse(frame)
+    rule = resolve_frame(model, frame)
     source = str(base if base is not None else _get_base_name(model))
     manifest = _make_manifest(processor, vocab, codec)
     record = {

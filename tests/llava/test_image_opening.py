@@ -113,9 +113,10 @@ def records_of(image: Path) -> Path:
     return image.parent / "records.jsonl"
 
 
-def in_training(pipe: PerceptionPipeline, image: Path) -> Tensor:
-    samples = read_samples((str(records_of(image)),), pipe.processor, pipe.vocab, FrameRule(), max_length=2048)
-    batch = Collator(pipe.processor, pipe.vocab, FrameRule())(samples.samples)
+def in_training(pipe: PerceptionPipeline, image: Path, rule: FrameRule | None = None) -> Tensor:
+    frame = rule or FrameRule()
+    samples = read_samples((str(records_of(image)),), pipe.processor, pipe.vocab, frame, max_length=2048)
+    batch = Collator(pipe.processor, pipe.vocab, frame)(samples.samples)
     return torch.as_tensor(batch["pixel_values"])
 
 

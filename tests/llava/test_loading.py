@@ -26,7 +26,7 @@ def test_extended_and_recorded(tiny_llava: Path, codec: pt.DepthCodec) -> None:
     assert model.get_output_embeddings().weight.shape[0] == len(known.tokenizer) == 866  # type: ignore[operator]
     assert vocab.codec_fingerprint == codec.fingerprint
     said = get_perception_settings(model)
-    assert said["frame"] == {"mode": "squash", "size": 336}
+    assert said["frame"] == {"mode": "squash", "size": 336, "interpolation": "bicubic"}
     assert said["codec"] == codec.fingerprint
     assert len(said["base"]) > 64
     assert not model.training

@@ -11,12 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 import perceptok as pt
-from perceptok.errors import CheckpointError
-from perceptok.llava import import_original
+from perceptok.data import LLAVA_SYSTEM
+from perceptok.errors import CheckpointError, ConfigError
+from perceptok.llava import FrameRule, PerceptionPipeline, import_original
+from perceptok.llava.original import OriginalTokens
 from perceptok.llava.saving import probe_logits
+from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import consecutive_vocabulary
+from perceptok_cli.main import app
+from tests.llava.answering import make_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -24,7 +30,11 @@ FIRST = 404
 """The original adds its tokens behind the base's, other ids than ours: the tiny tokenizer has 400 of its own."""
 
 
-def original_files(folder: Path) -> dict[str, Tensor]:
+TOKEN_SETS = {"depth": (DEPTH,), "boxes": (PIXEL,), "both": (DEPTH, PIXEL)}
+SIZES = {"depth": 130, "boxes": 336, "both": 466}
+
+
+def original_files(folder: Path, rows: int = FIRST + 466) -> dict[str, Tensor]:
     """A folder as LLaVA's trainer leaves it, and its tensors by their names there."""
     torch.manual_seed(7)
     folder.mkdir()
@@ -35,7 +45,6 @@ def original_files(folder: Path) -> dict[str, Tensor]:
             stem = f"base_model.model.model.layers.{layer}.{name}"
             lora[f"{stem}.lora_A.weight"] = torch.randn(4, wide) * 0.2
             lora[f"{stem}.lora_B.weight"] = torch.randn(32, 4) * 0.2
-    rows = FIRST + 466
     others = {
         "base_model.model.model.embed_tokens.weight": torch.randn(rows, 32) * 0.1,
         "base_model.model.lm_head.weight": torch.randn(rows, 32) * 0.1,
@@ -50,9 +59,13 @@ def original_files(folder: Path) -> dict[str, Tensor]:
     return {**lora, **others}
 
 
-def by_hand(base: Path, codec: pt.DepthCodec, tensors: dict[str, Tensor]) -> tuple[Any, Any, pt.PerceptionVocabulary]:
+def by_hand(
+    base: Path, codec: pt.DepthCodec, tensors: dict[str, Tensor], tokens: str
+) -> tuple[Any, Any, pt.PerceptionVocabulary]:
     """The base with everything added to its own weights, tensor by tensor."""
-    model, processor, vocab = pt.load_llava(base, codec=codec)
+    model, processor, vocab = pt.load_llava(
+        base, TOKEN_SETS[tokens], codec=codec, frame=FrameRule(interpolation="nearest")
+    )
     weights: Any = model
     inner = weights.model.language_model
     with torch.no_grad():
@@ -61,7 +74,7 @@ def by_hand(base: Path, codec: pt.DepthCodec, tensors: dict[str, Tensor]) -> tup
                 stem = f"base_model.model.model.layers.{layer}.{name}"
                 update = tensors[f"{stem}.lora_B.weight"] @ tensors[f"{stem}.lora_A.weight"]
                 inner.layers[layer].get_submodule(name).weight += 2.0 * update
-        old = consecutive_vocabulary(FIRST)
+        old = consecutive_vocabulary(FIRST, TOKEN_SETS[tokens])
         for matrix, name in ((inner.embed_tokens.weight, "model.embed_tokens"), (weights.lm_head.weight, "lm_head")):
             source = tensors[f"base_model.model.{name}.weight"]
             matrix[:400] = source[:400]
@@ -74,16 +87,85 @@ def by_hand(base: Path, codec: pt.DepthCodec, tensors: dict[str, Tensor]) -> tup
     return model, processor, vocab
 
 
-def test_the_same_logits(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
-    tensors = original_files(tmp_path / "original")
-    folder = import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", codec=codec, first_id=FIRST)
+@pytest.mark.parametrize("tokens", TOKEN_SETS)
+@pytest.mark.parametrize("padding", [0, 2])
+def test_the_same_logits(
+    tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path, tokens: OriginalTokens, padding: int
+) -> None:
+    rows = FIRST + SIZES[tokens] + {"depth": 2, "boxes": 4, "both": 2}[tokens] * bool(padding)  # 536, 744, 872
+    tensors = original_files(tmp_path / "original", rows)
+    folder = import_original(
+        tmp_path / "original", tiny_llava, tmp_path / "ours", codec=codec, tokens=tokens, first_id=FIRST
+    )
     loaded = pt.llava.load_adapter(folder)
-    found = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
-    wanted = probe_logits(*by_hand(tiny_llava, codec, tensors), loaded.frame)
-    assert torch.allclose(found, wanted, atol=1e-4)
+    logits = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = probe_logits(*by_hand(tiny_llava, codec, tensors, tokens), loaded.frame)
+    assert torch.allclose(logits, expected, atol=1e-4)
+    assert loaded.vocab.token_sets == TOKEN_SETS[tokens]
+    assert loaded.system == LLAVA_SYSTEM
+    assert loaded.frame == FrameRule("squash", 336, "nearest")
     assert not list(folder.rglob("*.bin"))
+    pipe = PerceptionPipeline.from_pretrained(folder)
+    answer = pipe(make_image(30, 20), "What is the depth map for the image?", max_new_tokens=110)
+    assert (len(answer.blocks) == 0) or tokens != "boxes"
     with pytest.raises(CheckpointError, match=r"LLaVA's original format; convert it with import_original"):
         pt.load_llava(tmp_path / "original")
+
+
+@pytest.mark.parametrize("tokens", TOKEN_SETS)
+@pytest.mark.parametrize("actual", TOKEN_SETS)
+def test_a_wrong_number_of_rows_names_the_option(
+    tiny_llava: Path, tmp_path: Path, tokens: OriginalTokens, actual: str
+) -> None:
+    """An adapter with other token sets, the two swapped among them, is refused."""
+    if tokens == actual:
+        return
+    original_files(tmp_path / "original", FIRST + SIZES[actual])
+    message = rf"expected {FIRST} and {SIZES[tokens]} perception tokens.*has {SIZES[actual]} .*\(--tokens {actual}\)"
+    with pytest.raises(CheckpointError, match=message):
+        import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", tokens=tokens, first_id=FIRST)
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+def test_an_order_that_the_tokenizer_contradicts(tiny_llava: Path, tmp_path: Path, name: str) -> None:
+    def write(*names: str) -> None:
+        ids = {token: FIRST + index for index, token in enumerate(names)}
+        listed = {"added_tokens_decoder": {str(index): {"content": token} for token, index in ids.items()}}
+        (tmp_path / "original" / name).write_text(json.dumps(ids if name == "added_tokens.json" else listed))
+
+    def import_both(tokens: OriginalTokens = "both") -> Path:
+        return import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", tokens=tokens, first_id=FIRST)
+
+    original_files(tmp_path / "original")
+    write(*PIXEL.tokens, *DEPTH.tokens)
+    with pytest.raises(CheckpointError, match=rf"<PIXEL_0> the id {FIRST}, expected {FIRST + 130}: its token sets lie"):
+        import_both()
+    write(*DEPTH.tokens, *PIXEL.tokens)
+    with pytest.raises(CheckpointError, match=r"has <PIXEL_0>, which is not among .* pass tokens='both'"):
+        import_both("depth")
+    (tmp_path / "original" / name).write_text("[1, 2]")
+    with pytest.raises(CheckpointError, match=f"{name} does not list added tokens"):
+        import_both()
+    write(*DEPTH.tokens, *PIXEL.tokens)
+    assert import_both().is_dir()
+
+
+def test_unknown_tokens(tiny_llava: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tokens must be one of depth, boxes, both; got 'faces'"):
+        import_original(tmp_path, tiny_llava, tmp_path / "ours", tokens="faces")  # type: ignore[arg-type]
+
+
+def test_the_command(tiny_llava: Path, tmp_path: Path) -> None:
+    original_files(tmp_path / "original", FIRST + 336)
+    command = ["llava", "import", str(tmp_path / "original"), "--base", str(tiny_llava), "-o", str(tmp_path / "ours")]
+    command += ["--first-id", str(FIRST)]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, CheckpointError)
+    assert "--tokens boxes" in str(refused.exception)
+    done = CliRunner().invoke(app, [*command, "--tokens", "boxes"])
+    assert done.exit_code == 0, done.output
+    assert pt.llava.load_adapter(tmp_path / "ours").vocab.token_sets == (PIXEL,)
 
 
 def test_names_as_other_releases_write_them(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
 import perceptok as pt
+from perceptok.llava import FrameRule
 from perceptok.vocabulary import peft_settings
 
 SIDE, PATCH = 56, 14
@@ -116,9 +117,11 @@ def save_llava_of(
     return folder
 
 
-def tiny_trained(folder: Path, codec: pt.DepthCodec, mode: str = "new_rows") -> Trained:
+def tiny_trained(
+    folder: Path, codec: pt.DepthCodec, mode: str = "new_rows", *, rule: FrameRule | None = None
+) -> Trained:
     """A base in an adapter of which every weight has moved: (model, processor, vocabulary)."""
-    model, processor, vocab = pt.load_llava(folder, codec=codec)
+    model, processor, vocab = pt.load_llava(folder, codec=codec, frame=rule)
     settings = peft_settings(model, vocab, mode)  # type: ignore[arg-type]
     modules = [*settings.pop("modules_to_save", []), "multi_modal_projector"]
     layers = r".*language_model.*(q|v)_proj"

@@ -45,7 +45,7 @@ from perceptok.llava.inference.questions import (
     encode_prompts,
 )
 from perceptok.llava.inference.streaming import Update, stream_updates
-from perceptok.llava.loading import check_parts, get_perception_settings, load_llava
+from perceptok.llava.loading import check_parts, get_perception_settings, load_llava, resolve_frame
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
@@ -273,14 +273,15 @@ class PerceptionPipeline:
         processor: The model's processor.
         vocab: Perception tokens of the model.
         codec: The depth codec that the model was trained with; by default the shipped one.
-        frame: How images are resized for the model: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`.
+        frame: How images are framed: "squash" (AURORA's), "letterbox", "processor", or a `FrameRule`; by default as the
+            model's config records, else "squash".
         config: The settings; each call may override some.
         system: The system text that the model was trained with; None for none.
         box_codec: Decodes boxes; by default an edge is decoded to the centre of its bin.
 
     Raises:
         VocabularyError: Model, tokenizer, vocabulary and codec do not fit together.
-        ConfigError: An unknown frame.
+        ConfigError: An unknown frame, or another than the model was trained with.
     """
 
     def __init__(
@@ -290,7 +291,7 @@ class PerceptionPipeline:
         vocab: PerceptionVocabulary,
         *,
         codec: DepthCodec | None = None,
-        frame: str | FrameRule = "squash",
+        frame: str | FrameRule | None = None,
         config: InferenceConfig | None = None,
         system: str | None = None,
         box_codec: BoxCodec | None = None,
@@ -299,7 +300,7 @@ class PerceptionPipeline:
         self.processor = processor
         self.vocab = vocab
         self.codec = codec or DepthCodec.from_pretrained()
-        self.frame = FrameRule.parse(frame)
+        self.frame = resolve_frame(model, frame)
         self.config = config or InferenceConfig()
         self.system = system
         self.box_codec = box_codec or BoxCodec(decode="center")
@@ -346,8 +347,7 @@ class PerceptionPipeline:
                 )
             codec = codec or load_saved_codec(path)
             model, processor, vocab = load_llava(path, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
-            settings = get_perception_settings(model)
-            frame, system = FrameRule.parse(settings["frame"]), settings.get("system")
+            frame, system = resolve_frame(model, None), get_perception_settings(model).get("system")
         codec = (codec or DepthCodec.from_pretrained()).to(device)
         return cls(model, processor, vocab, codec=codec, frame=frame, config=config, system=system)
 
