@@ -129,7 +129,7 @@ def load_llava(
     if fingerprint is not None and recorded.get("codec") not in (None, fingerprint):
         raise VocabularyError(
             f"the model's DEPTH tokens mean codes of the codec {recorded['codec']}, this codec is {fingerprint}: codes "
-            "of two codecs do not mix; load the codec that the model was trained with"
+            "of two codecs are not interchangeable; load the codec that the model was trained with"
         )
     needs_codebook = init == "codebook" or (isinstance(init, Mapping) and "codebook" in init.values())
     if needs_codebook and codec is None:

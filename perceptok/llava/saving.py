@@ -169,7 +169,7 @@ def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCode
     if vocab.codec_fingerprint not in (None, manifest.codec_fingerprint):
         raise VocabularyError(
             f"the model was loaded for the codec {vocab.codec_fingerprint}, this codec is "
-            f"{manifest.codec_fingerprint}: codes of two codecs do not mix"
+            f"{manifest.codec_fingerprint}: codes of two codecs are not interchangeable"
         )
     return manifest
 

@@ -47,7 +47,7 @@ def test_saved_and_loaded_again(tiny_llava: Path, codec: pt.DepthCodec, tmp_path
         load_llava(tmp_path, frame="letterbox")
     other = pt.DepthCodec.from_pretrained()
     other.model.codebook.add_(1)
-    with pytest.raises(VocabularyError, match="codes of two codecs do not mix"):
+    with pytest.raises(VocabularyError, match="codes of two codecs are not interchangeable"):
         load_llava(tmp_path, codec=other)
     manifest = json.loads((tmp_path / "perception_tokens.json").read_text())
     manifest["tokens"]["<DEPTH_0>"], manifest["tokens"]["<DEPTH_1>"] = 403, 402

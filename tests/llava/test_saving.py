@@ -61,9 +61,9 @@ def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec
         save_adapter(folder, model, processor, vocab, codec)
     other = pt.DepthCodec.from_pretrained()
     other.model.codebook.add_(1)
-    with pytest.raises(VocabularyError, match="codes of two codecs do not mix"):
+    with pytest.raises(VocabularyError, match="codes of two codecs are not interchangeable"):
         load_adapter(folder, codec=other)
-    with pytest.raises(VocabularyError, match="codes of two codecs do not mix"):
+    with pytest.raises(VocabularyError, match="codes of two codecs are not interchangeable"):
         save_adapter(tmp_path / "b", model, processor, vocab, other)
     stranger = save_tiny_llava(tmp_path / "stranger", layers=1)
     with pytest.raises(CheckpointError, match=r"is not the base that the adapter was trained on: its layers differ"):
