@@ -1,4 +1,4 @@
-"""Boxes of a photo to coordinate codes and back, in the frame that a model sees."""
+"""Boxes of a photo to coordinate codes and back, in the model's frame."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ for decode in ("corner", "center"):
     back = codec.decode(codes, image_size=size)
     print(f"{decode}: {codes.tolist()}, mean IoU {score_boxes(back, boxes).mean_iou:.4f}")
 
-# LLaVA-1.5's own image processor crops: what it hides is dropped, and the indices of what is left are known.
+# LLaVA-1.5's own image processor crops: hidden boxes are dropped, and the indices of the others returned.
 frame = ImageFrame.center_crop(size)
 print("visible:", frame.visible_fraction(boxes).round(2).tolist())
 codes, indices = BoxCodec(outside="drop").encode_with_indices(boxes, frame=frame, min_visible=0.5)
-print("kept:", indices.tolist(), codes.tolist())
+print("visible boxes:", indices.tolist(), codes.tolist())
 
-# Where the middle of a box lies in a decoded 320x320 depth map and among its 10x10 codes.
+# The middle of a box in a decoded 320x320 depth map, and among its 10x10 codes.
 middle = frame.to_frame((boxes[1, :2] + boxes[1, 2:]) / 2)
 print("pixel:", [int(i) for i in frame.to_depth_map(middle)], "cell:", [int(i) for i in frame.to_grid_cell(middle)])

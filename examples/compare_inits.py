@@ -1,9 +1,9 @@
-"""Which init of new tokens learns fastest? Steps to reach a loss, for a small language model that knows other words.
+"""Training steps to a target loss for each init of new tokens, in a small pretrained language model.
 
-A Llama of 0.5 M parameters first learns a made-up language: words that follow each other, and counting in digits. It
-is then extended by each init in turn, and trained, whole, on sequences of new tokens: coordinates in arithmetic
-progression, and depth codes along a smooth path through a codebook. As it stands it runs in seconds and shows little;
-the README's table is from `python examples/compare_inits.py --pretrain 400 --steps 300 --seeds 2`.
+A Llama of 0.5 M parameters is pretrained on an artificial language: words that follow each other, and counting in
+digits. It is then extended with each init, and trained completely on sequences of new tokens: coordinates in arithmetic
+progression, and depth codes along a smooth path through a codebook. The defaults take seconds and show little; the
+table in `perceptok/vocabulary/MEASUREMENTS.md` is from `python examples/compare_inits.py --pretrain 400 --steps 300 --seeds 2`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INITS: dict[str, Any] = {
 
 
 class Language:
-    """Words with Zipf's frequencies, each followed by one of eight of its own; every other sequence counts."""
+    """Words with Zipf's frequencies, each with eight possible successors; every other sequence counts."""
 
     def __init__(self, words: int = 500) -> None:
         names = ["<unk>", *"0123456789", ",", "pixel", "depth", "start", "end", *(f"w{n}" for n in range(words))]
@@ -48,13 +48,13 @@ class Language:
         self.next = torch.multinomial(self.frequency.expand(words, -1), 8, generator=seeded)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """A tokenizer of its words, and of numbers by digits."""
+        """A tokenizer of its words and digits."""
         bare = Tokenizer(WordLevel(self.ids, unk_token="<unk>"))  # noqa: S106
         bare.pre_tokenizer = Sequence([WhitespaceSplit(), Digits(individual_digits=True)])
         return PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>")  # noqa: S106
 
     def batch(self, generator: torch.Generator) -> Tensor:
-        """Sequences of its tokens, (BATCH, LENGTH)."""
+        """Sequences of token ids, (BATCH, LENGTH)."""
         words = torch.multinomial(self.frequency, BATCH, replacement=True, generator=generator)[:, None]
         while words.shape[1] < LENGTH:
             choice = torch.randint(8, (BATCH, 1), generator=generator)
@@ -67,8 +67,8 @@ class Language:
         return words
 
 
-def coordinates(vocab: pt.PerceptionVocabulary, generator: torch.Generator) -> Tensor:
-    """Progressions of 12 values with steps -15..15, plus a jitter of -1..1: the next value is never quite certain."""
+def sample_coordinates(vocab: pt.PerceptionVocabulary, generator: torch.Generator) -> Tensor:
+    """Progressions of 12 values with steps -15..15, with noise of -1..1, so that the next value is uncertain."""
     step = torch.randint(-15, 16, (BATCH, 1), generator=generator)
     low, high = (-11 * step).clamp(min=0), 335 - (11 * step).clamp(min=0)
     start = low + ((high - low + 1) * torch.rand(BATCH, 1, generator=generator)).long()
@@ -76,8 +76,8 @@ def coordinates(vocab: pt.PerceptionVocabulary, generator: torch.Generator) -> T
     return vocab.ids(pt.tokens.PIXEL)[(start + step * torch.arange(12) + jitter).clamp(0, 335)]
 
 
-def depth(vocab: pt.PerceptionVocabulary, codebook: Tensor, generator: torch.Generator) -> Tensor:
-    """The codes nearest to a point that wanders through the space of the codebook."""
+def sample_depth(vocab: pt.PerceptionVocabulary, codebook: Tensor, generator: torch.Generator) -> Tensor:
+    """The codes nearest to a random walk in the space of the codebook."""
     point = torch.randn(BATCH, codebook.shape[1], generator=generator)
     codes = []
     for _ in range(LENGTH):
@@ -86,20 +86,20 @@ def depth(vocab: pt.PerceptionVocabulary, codebook: Tensor, generator: torch.Gen
     return vocab.ids(pt.tokens.DEPTH)[torch.stack(codes, 1)]
 
 
-def loss_of(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
-    """Nats per token."""
+def compute_loss(model: LlamaForCausalLM, ids: Tensor) -> Tensor:
+    """Cross entropy in nats per token."""
     return model(input_ids=ids, labels=ids).loss
 
 
 @torch.no_grad()
-def mean_loss(model: LlamaForCausalLM, batch: Callable[[torch.Generator], Tensor]) -> float:
-    """Loss on four batches that are the same at every call."""
+def evaluate(model: LlamaForCausalLM, batch: Callable[[torch.Generator], Tensor]) -> float:
+    """Mean loss on four fixed batches."""
     held_out = torch.Generator().manual_seed(1_000_000)
-    return sum(loss_of(model, batch(held_out)).item() for _ in range(4)) / 4
+    return sum(compute_loss(model, batch(held_out)).item() for _ in range(4)) / 4
 
 
-def pretrained(language: Language, steps: int) -> LlamaForCausalLM:
-    """A model that knows the language."""
+def pretrain(language: Language, steps: int) -> LlamaForCausalLM:
+    """Train a model on the language."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(language.ids),
@@ -115,12 +115,12 @@ def pretrained(language: Language, steps: int) -> LlamaForCausalLM:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss_of(model, language.batch(generator)).backward()
+        compute_loss(model, language.batch(generator)).backward()
         optimizer.step()
     return model
 
 
-def extended(
+def extend(
     model: LlamaForCausalLM, language: Language, init: Any, codebook: Tensor, seed: int
 ) -> tuple[LlamaForCausalLM, pt.PerceptionVocabulary]:
     """A copy of the model with the new tokens, and their vocabulary."""
@@ -137,47 +137,47 @@ def extended(
 
 
 def train(
-    model: LlamaForCausalLM, vocab: pt.PerceptionVocabulary, codebook: Tensor, seed: int, most: int
+    model: LlamaForCausalLM, vocab: pt.PerceptionVocabulary, codebook: Tensor, seed: int, max_steps: int
 ) -> dict[str, int]:
-    """Train on both tasks at once; the step at which each reached its target, `most` + 1 where it did not."""
+    """Train on both tasks; returns the step at which each reached its target, `max_steps` + 1 where it did not."""
     tasks = {
-        "coordinates": lambda generator: coordinates(vocab, generator),
-        "depth": lambda generator: depth(vocab, codebook, generator),
+        "coordinates": lambda generator: sample_coordinates(vocab, generator),
+        "depth": lambda generator: sample_depth(vocab, codebook, generator),
     }
     generator = torch.Generator().manual_seed(3 + seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     reached: dict[str, int] = {}
-    for step in range(1, most + 1):
+    for step in range(1, max_steps + 1):
         optimizer.zero_grad()
         for batch in tasks.values():
-            loss_of(model, batch(generator)).backward()
+            compute_loss(model, batch(generator)).backward()
         optimizer.step()
         if step % 10 == 0:
             for task in tasks.keys() - reached.keys():
-                if mean_loss(model, tasks[task]) < TARGETS[task]:
+                if evaluate(model, tasks[task]) < TARGETS[task]:
                     reached[task] = step
             if len(reached) == len(tasks):
                 break
-    return {task: reached.get(task, most + 1) for task in tasks}
+    return {task: reached.get(task, max_steps + 1) for task in tasks}
 
 
 def main() -> None:
-    """Pre-train once, then extend and train by each init."""
+    """Pretrain once, then extend and train with each init."""
     parser = argparse.ArgumentParser(description="Steps to reach a loss, by init of the new tokens.")
-    parser.add_argument("--pretrain", type=int, default=10, help="steps on the made-up language")
-    parser.add_argument("--steps", type=int, default=10, help="most steps on new tokens")
-    parser.add_argument("--seeds", type=int, default=1, help="repetitions, averaged")
+    parser.add_argument("--pretrain", type=int, default=10, help="steps on the artificial language")
+    parser.add_argument("--steps", type=int, default=10, help="maximum number of steps on new tokens")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, averaged")
     options = parser.parse_args()
     language = Language()
-    base = pretrained(language, options.pretrain)
-    before = mean_loss(base, language.batch)
+    base = pretrain(language, options.pretrain)
+    before = evaluate(base, language.batch)
     codebook = torch.randn(128, 4, generator=torch.Generator().manual_seed(2))
     print(f"old text before extension: {before:.3f} nats per token")
     goals = [f"{name} < {target}" for name, target in TARGETS.items()]
     print(f"{'init':<22}{'old text':>9}" + "".join(f"{goal:>20}" for goal in goals))
     for name, init in INITS.items():
-        models = [extended(base, language, init, codebook, seed) for seed in range(options.seeds)]
-        drift = sum(mean_loss(model, language.batch) for model, _ in models) / len(models) - before
+        models = [extend(base, language, init, codebook, seed) for seed in range(options.seeds)]
+        drift = sum(evaluate(model, language.batch) for model, _ in models) / len(models) - before
         reached = [train(*model, codebook, seed, options.steps) for seed, model in enumerate(models)]
         print(f"{name:<22}{drift:>+9.4f}", end="")
         for task in TARGETS:

@@ -1,4 +1,4 @@
-"""A random language model that cannot write a broken block or box: it knows nothing, but the grammar holds it."""
+"""A random language model that cannot write a malformed block or box, because the grammar constrains it."""
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -30,15 +30,15 @@ config = LlamaConfig(
 model = LlamaForCausalLM(config).eval()
 prompt = tokenizer("<s> the", return_tensors="pt")["input_ids"]
 
-# One depth block first, then text with two boxes at most; nothing is begun that 160 tokens cannot finish.
+# One depth block first, then text with two boxes at most; no block or box begins that 160 tokens cannot complete.
 grammar = GrammarConfig(force_block="first", max_blocks=1, max_boxes=2)
 processor = PerceptionLogitsProcessor(vocab, grammar, tokenizer=tokenizer)
-given = {"max_new_tokens": 160, "do_sample": True, "pad_token_id": 2, "eos_token_id": 2}
+settings = {"max_new_tokens": 160, "do_sample": True, "pad_token_id": 2, "eos_token_id": 2}
 
-free = model.generate(prompt, **given)[0, prompt.shape[1] :]
+free = model.generate(prompt, **settings)[0, prompt.shape[1] :]
 print("without the grammar:", len(parse_generation(free, vocab).problems), "problems")
 
-constrained = model.generate(prompt, logits_processor=[processor.for_prompt(prompt, max_new_tokens=160)], **given)
+constrained = model.generate(prompt, logits_processor=[processor.for_prompt(prompt, max_new_tokens=160)], **settings)
 answer = parse_generation(tokenizer.decode(constrained[0, prompt.shape[1] :]).replace(" ", ""), vocab)
 print("with it:", len(answer.problems), "problems,", len(answer.blocks), "block,", len(answer.boxes), "boxes")
 print("boxes:", answer.boxes.tolist())
@@ -48,7 +48,7 @@ fast = model.generate(
     prompt,
     logits_processor=[processor.for_prompt(prompt, max_new_tokens=160)],
     custom_generate=generate_perception,
-    **given,
+    **settings,
 )
 for event in TokenStream(vocab).feed(fast[0, prompt.shape[1] :]):
     if event.kind in ("row", "box"):

@@ -1,10 +1,10 @@
-"""A depth map to 100 tokens and back, with the weights that come with perceptok."""
+"""A depth map to 100 tokens and back, with the shipped weights."""
 
 import numpy as np
 
 import perceptok as pt
 
-# Any (H, W) array will do; this one is a slope from 4 m at the top to 1 m at the bottom, with a box 0.8 m away.
+# A slope from 4 m at the top to 1 m at the bottom, with a box at 0.8 m.
 metres = np.linspace(4.0, 1.0, 240)[:, None].repeat(320, axis=1)
 metres[80:160, 200:280] = 0.8
 

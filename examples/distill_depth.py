@@ -1,4 +1,4 @@
-"""A language model learns to write a depth map from soft codes of the codec (Eqs. 1 and 2), as small as can be."""
+"""A minimal language model learns to write a depth map from soft codes of the codec (Eqs. 1 and 2)."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ model = LlamaForCausalLM(
     LlamaConfig(vocab_size=192, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
 )
 
-# The teacher: a slope with a box in front of it, as soft codes. Any map M may stand between codes and tokens.
+# The teacher: a slope with a box in front of it, as soft codes. The map M from codes to tokens is random.
 codec = pt.DepthCodec.from_pretrained()
 nearness = torch.linspace(0, 0.8, 320)[:, None].repeat(1, 320)
 nearness[120:250, 180:280] = 1.0
@@ -37,20 +37,20 @@ for step in range(41):
     logits = model(input_ids=ids).logits
     distillation = distillation_loss(logits, teacher, alignment, vocab, targets.mask)
     reconstruction = reconstruction_loss(logits, nearness[None], codec.decode_soft, alignment, vocab, targets.mask)
-    loss = distillation + 10 * reconstruction  # AURORA's own weight of the second is 0
+    loss = distillation + 10 * reconstruction  # AURORA's weight of the reconstruction is 0
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     if step % 20 == 0:
         print(f"step {step}: loss {loss.item():.3f}")
 
-# What the model says now, and which map M it has learned, by its own probabilities.
+# The predicted map, and the map M recovered from the model's probabilities.
 log_probs = auxiliary_log_probs(logits.detach(), vocab, targets.mask)
-said = alignment.to_specialist(log_probs.argmax(-1)).view(1, 10, 10)
-rmse = (codec.decode(said) - nearness).square().mean().sqrt()
-gathered = AlignmentAccumulator(128)
-gathered.update(teacher.view(-1, 128), log_probs)
-found = align_vocabularies(gathered.cost)
-seen = targets.codes[targets.mask].unique().tolist()
-right = sum(found.targets[code] == alignment.targets[code] for code in seen)
-print(f"RMSE in nearness {rmse:.3f}; M recovered for {right} of the {len(seen)} codes in the map")
+predicted = alignment.to_specialist(log_probs.argmax(-1)).view(1, 10, 10)
+rmse = (codec.decode(predicted) - nearness).square().mean().sqrt()
+accumulator = AlignmentAccumulator(128)
+accumulator.update(teacher.view(-1, 128), log_probs)
+recovered = align_vocabularies(accumulator.cost)
+codes = targets.codes[targets.mask].unique().tolist()
+correct = sum(recovered.targets[code] == alignment.targets[code] for code in codes)
+print(f"RMSE in nearness {rmse:.3f}; M recovered for {correct} of the {len(codes)} codes in the map")

@@ -41,16 +41,16 @@ def model() -> LlamaForCausalLM:
 
 
 def resize(init: str) -> None:
-    """In a process of its own: how far the resident set rises above what it was, in copies of the two matrices."""
-    grown, fast = model(), tokenizer()
+    """In a separate process: the increase of the resident set, in copies of the two matrices."""
+    llama, fast = model(), tokenizer()
     if init == "transformers":
         extend_vocabulary(fast)
     resident = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     if init == "transformers":
-        grown.resize_token_embeddings(len(fast))
+        llama.resize_token_embeddings(len(fast))
     else:
-        extend_vocabulary(fast, grown, init=init)  # type: ignore[arg-type]
+        extend_vocabulary(fast, llama, init=init)  # type: ignore[arg-type]
     print((memory("VmHWM") - resident) / (2 * ROWS * WIDTH * 2))
 
 
@@ -69,11 +69,11 @@ def test_resize(benchmark, init: str) -> None:  # type: ignore[no-untyped-def]
             extend_vocabulary(fast)
         return (model(), fast), {}
 
-    def ours(one: LlamaForCausalLM, fast: PreTrainedTokenizerFast) -> None:
-        extend_vocabulary(fast, one, init=init)  # type: ignore[arg-type]
+    def ours(model: LlamaForCausalLM, fast: PreTrainedTokenizerFast) -> None:
+        extend_vocabulary(fast, model, init=init)  # type: ignore[arg-type]
 
-    def theirs(one: LlamaForCausalLM, fast: PreTrainedTokenizerFast) -> None:
-        one.resize_token_embeddings(len(fast))
+    def theirs(model: LlamaForCausalLM, fast: PreTrainedTokenizerFast) -> None:
+        model.resize_token_embeddings(len(fast))
 
     rounds = 1 if LARGE and init == "transformers" else 3
     benchmark.pedantic(theirs if init == "transformers" else ours, setup=setup, rounds=rounds, warmup_rounds=0)
