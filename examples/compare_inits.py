@@ -3,7 +3,8 @@
 A Llama of 0.5 M parameters is pretrained on an artificial language: words that follow each other, and counting in
 digits. It is then extended with each init, and trained completely on sequences of new tokens: coordinates in arithmetic
 progression, and depth codes along a smooth path through a codebook. The defaults take seconds and show little; the
-table in `perceptok/vocabulary/MEASUREMENTS.md` is from `python examples/compare_inits.py --pretrain 400 --steps 300 --seeds 2`.
+table in `perceptok/vocabulary/MEASUREMENTS.md` is from
+`python examples/compare_inits.py --pretrain 400 --steps 300 --seeds 2`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 """Errors, all derived from `PerceptokError`: every message says what was given, what is expected, and what to do."""
 
+import re
+
+_TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
+_UNSAFE_ADVICE = re.compile(r"trust|weights_only|safe_globals|still be loaded|arbitrary code|inspect the repo", re.I)
+
 __all__ = [
     "AlignmentError",
     "AnnotationError",
@@ -23,7 +28,7 @@ __all__ = [
     "SpecialistError",
     "TrainingError",
     "VocabularyError",
-    "get_first_line",
+    "quote_error",
 ]
 
 
@@ -118,6 +123,15 @@ class MissingExtraError(PerceptokError, ImportError):
         super().__init__(f"{purpose} needs {package}; install it with `pip install 'perceptok[{extra}]'`")
 
 
-def get_first_line(error: BaseException) -> str:
-    """The first line of an error's message, for a message of our own; its class where it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def quote_error(error: BaseException) -> str:
+    """Quote an exception of a library in a message of our own; its class where it has no message.
+
+    Only the first line is quoted, without terminal sequences and control characters, and without sentences that advise
+    to run code of a repository or to load pickles.
+    """
+    text = _TERMINAL_SEQUENCE.sub("", str(error)).strip()
+    line = (text.splitlines() or [""])[0]
+    printable = "".join(character if character.isprintable() else " " for character in line)
+    sentences = re.split(r"(?<=[.!?;])\s+", printable)
+    safe = " ".join(sentence for sentence in sentences if not _UNSAFE_ADVICE.search(sentence))
+    return safe.strip() or type(error).__name__

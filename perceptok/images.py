@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from perceptok.errors import ImageError, get_first_line
+from perceptok.errors import ImageError, quote_error
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -105,11 +105,11 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a readable image (of no format that Pillow knows)") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {get_first_line(error)}; {_limit()}") from error
+        raise ImageError(f"{name}: {quote_error(error)}; {_limit()}") from error
     except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
         if is_path and ("\0" in name or (isinstance(error, OSError) and error.errno is not None)):
             raise ImageError(f"{name!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
-        raise ImageError(f"{name}: not a readable image ({get_first_line(error)})") from error
+        raise ImageError(f"{name}: not a readable image ({quote_error(error)})") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:

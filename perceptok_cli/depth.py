@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 import typer
 from typer.core import TyperCommand
 
-from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError, get_first_line
+from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError, quote_error
 from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def load_codec(codec: str | None, device: str) -> DepthCodec:
     try:
         return loaded.to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
-        raise ConfigError(f"the device {device!r} cannot be used: {get_first_line(error)}") from error
+        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
 
 
 @app.command("encode", cls=MapCommand)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from perceptok.errors import ConfigError, OutputError, get_first_line
+from perceptok.errors import ConfigError, OutputError, quote_error
 from perceptok_cli.console import finish, note, print_table, progress_bar
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
@@ -231,7 +231,7 @@ def _load_pipeline(
     try:
         return PerceptionPipeline.from_pretrained(model, **options)
     except RuntimeError as error:
-        raise ConfigError(f"the device {device!r} cannot be used: {get_first_line(error)}") from error
+        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
 
 
 def _print_answers(

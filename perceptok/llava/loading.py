@@ -24,7 +24,7 @@ from perceptok.errors import (
     MissingExtraError,
     RecordError,
     VocabularyError,
-    get_first_line,
+    quote_error,
 )
 from perceptok.llava.framing import FrameRule
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
@@ -171,7 +171,7 @@ def load_base(
         model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path_or_id, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"no multimodal model loads from {path_or_id} ({get_first_line(error)}); expected a checkpoint that "
+            f"no multimodal model loads from {path_or_id} ({quote_error(error)}); expected a checkpoint that "
             "AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
         ) from error
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
@@ -345,7 +345,7 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
             processor = _without_videos(kind).from_pretrained(path_or_id, **options)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(
-            f"no processor loads from {path_or_id} ({get_first_line(error)}); save the model's processor there"
+            f"no processor loads from {path_or_id} ({quote_error(error)}); save the model's processor there"
         ) from error
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, quote_error
 from perceptok.files import parse_json
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
@@ -206,8 +206,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = re.split(r"\.\s|\n", str(error))[0] or repr(error)  # not torch's advice to load unsafely
-        raise CheckpointError(f"{path}: tensors cannot be read safely ({reason})") from error
+        raise CheckpointError(f"{path}: tensors cannot be read safely ({quote_error(error)})") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: expected names and tensors; got {type(tensors).__name__}")
     return tensors

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perceptok.depth import DepthCodec
-from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError
+from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError, quote_error
 from perceptok.files import atomic_folder, find_complete_folder, parse_json
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
@@ -299,7 +299,7 @@ def load_adapter(
         with _translate_errors(Path(folder)):
             wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({error})") from error
+        raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({quote_error(error)})") from error
     wrapped.train(trainable)
     system = get_perception_settings(model).get("system")
     return LoadedAdapter(wrapped, processor, vocab, codec, rule, system, record["config"])

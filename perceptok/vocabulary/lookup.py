@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast, overload
 import torch
 from torch import Tensor
 
-from perceptok.errors import OutputError, VocabularyError, get_first_line
+from perceptok.errors import OutputError, VocabularyError, quote_error
 from perceptok.files import atomic_write, parse_json
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
@@ -144,7 +144,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError) as error:
         raise VocabularyError(
-            f"no tokenizer loads from {folder} ({get_first_line(error)}); save it there, or pass tokenizer="
+            f"no tokenizer loads from {folder} ({quote_error(error)}); save it there, or pass tokenizer="
         ) from error
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from perceptok.boxes import BoxLabels, ImageBoxes
 from perceptok.data.specialists.specialist import Device, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
-from perceptok.errors import SpecialistError
+from perceptok.errors import SpecialistError, quote_error
 
 __all__ = ["TransformersBoxes", "TransformersDepth"]
 
@@ -37,15 +37,24 @@ class _Pretrained:
 
     @cached_property
     def model_and_processor(self) -> tuple[Any, Any]:
-        """The model and its image processor; raises SpecialistError where they cannot be loaded."""
+        """The model and its image processor; raises SpecialistError where they cannot be loaded.
+
+        Code that comes with a model is never run, and there is no option to run it.
+        """
         import transformers
 
+        auto_model = getattr(transformers, self.auto_class)
+        auto_processor: Any = transformers.AutoImageProcessor
+        options = {"trust_remote_code": False, "local_files_only": Path(self.name_or_path).is_dir()}
         try:
-            model = getattr(transformers, self.auto_class).from_pretrained(self.name_or_path, dtype=torch.float32)
-            processor = transformers.AutoImageProcessor.from_pretrained(self.name_or_path)  # type: ignore[no-untyped-call]
+            model = auto_model.from_pretrained(self.name_or_path, dtype=torch.float32, **options)
+            processor = auto_processor.from_pretrained(self.name_or_path, **options)
             return model.eval().to(self.device), processor
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise SpecialistError(f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({error})") from error
+            raise SpecialistError(
+                f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({quote_error(error)}); use a model of a "
+                "class that transformers has, since code that comes with a model is never run"
+            ) from error
 
     def compute_fingerprint(self, settings: str) -> str:
         """Hash every weight, the processor's settings and ours."""

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from perceptok.errors import CheckpointError, ConfigError
+from perceptok.errors import CheckpointError, ConfigError, quote_error
 from perceptok.files import open_input
 
 __all__ = [
@@ -127,7 +127,9 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
             "ask for a checkpoint that holds tensors only"
         ) from error
     except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); fetch the file again") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({quote_error(error)}); fetch the file again"
+        ) from error
     weights = saved.get("weights", saved or None) if isinstance(saved, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(

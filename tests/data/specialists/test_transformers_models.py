@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,57 @@ def test_detector(tmp_path: Path) -> None:
         TransformersBoxes(folder, batch_size=0)
     with pytest.raises(SpecialistError, match="kind is inverse or metric"):
         TransformersDepth(folder, kind="deep")  # type: ignore[arg-type]
+
+
+MALICIOUS = """
+from pathlib import Path
+from transformers import PretrainedConfig
+
+Path({marker!r}).touch()
+
+class EvilConfig(PretrainedConfig):
+    model_type = "evil"
+"""
+
+
+def add_code(folder: Path, **changes: object) -> Path:
+    """Add a module to a folder that creates a file when it is imported, and name it in `auto_map`."""
+    marker = folder / "code-was-run"
+    (folder / "evil.py").write_text(MALICIOUS.format(marker=str(marker)))
+    for name, classes in (
+        ("config.json", ("AutoConfig", "AutoModelForDepthEstimation", "AutoModelForObjectDetection")),
+        ("preprocessor_config.json", ("AutoImageProcessor",)),
+    ):
+        values = json.loads((folder / name).read_text())
+        auto_map = dict.fromkeys(classes, "evil.EvilConfig")
+        (folder / name).write_text(json.dumps({**values, **changes, "auto_map": auto_map}))
+    return marker
+
+
+@pytest.mark.parametrize(
+    "specialist", [lambda folder: TransformersDepth(folder, kind="inverse"), TransformersBoxes], ids=["depth", "boxes"]
+)
+def test_code_of_a_model_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, specialist: Callable[[Path], Any]
+) -> None:
+    """Not even for a user who answers the question of transformers with yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = save(tmp_path, depth_anything("relative"), processor())
+    marker = add_code(folder, model_type="evil", image_processor_type="EvilProcessor")
+    with pytest.raises(SpecialistError, match="code that comes with a model is never run") as refusal:
+        specialist(folder).model_and_processor  # noqa: B018 - loads the model
+    assert not marker.exists()
+    for advice in ("trust_remote_code", "trust", "custom code to be run", "\n"):
+        assert advice not in str(refusal.value)
+
+
+def test_a_known_model_with_code_is_loaded_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: Path
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = Path(shutil.copytree(relative, tmp_path / "with-code"))
+    marker = add_code(folder)
+    (depth_map,) = TransformersDepth(folder, kind="inverse").estimate(PHOTOS[:1])
+    (expected,) = TransformersDepth(relative, kind="inverse").estimate(PHOTOS[:1])
+    np.testing.assert_array_equal(depth_map.values, expected.values)
+    assert not marker.exists()
