@@ -152,21 +152,37 @@ def _convert_to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def find_images(folder: Path) -> list[str]:
-    """Find the images in a folder and its subfolders: names relative to it with `/`, sorted.
+    """Find the images in a folder and its subfolders, links to folders included.
+
+    Returns:
+        Sorted names relative to the folder, with `/`.
 
     Raises:
-        ImageError: The folder is missing, or has no images.
+        ImageError: The folder is missing, cannot be read, or has no images.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: image folder not found")
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    try:
+        names = sorted(_walk_images(folder, "", ()))
+    except OSError as error:
+        raise ImageError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     if not names:
         raise ImageError(f"{folder}: no images found ({', '.join(IMAGE_SUFFIXES)})")
     return names
+
+
+def _walk_images(folder: str | Path, prefix: str, parents: tuple[str, ...]) -> Iterator[str]:
+    """Yield the images below a folder; a link to one of its parents is not followed."""
+    real = os.path.realpath(folder)
+    if real in parents:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if entry.is_dir():
+                yield from _walk_images(entry.path, f"{name}/", (*parents, real))
+            elif Path(name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                yield name
 
 
 _TURBO = np.array(

@@ -22,9 +22,16 @@ Records = Annotated[
 ]
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def build(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, YAML or JSON; its paths are relative to its folder.")],
+    context: typer.Context,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe (YAML or JSON) with paths relative to its folder, or a preset with paths relative to the "
+            "current folder."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for records, images and manifest.")],
     workers: Annotated[
         int | None,
@@ -36,16 +43,25 @@ def build(
     address: Annotated[
         str | None, typer.Option(help="Ray: the cluster's address; default: RAY_ADDRESS, or this machine.")
     ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Multiply the counts of all sets, such as 0.01 for a small data set.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing data set.")] = False,
 ) -> None:
-    """Build a data set. An interrupted build is resumed by the same command and gives the same bytes."""
+    """Build a data set. An interrupted build is resumed by the same command and gives the same bytes.
+
+    Settings of the recipe can be overridden: `perceptok data build aurora-depth -o out --sources.ade20k.images ADE20K`.
+    """
+    from perceptok.config import parse_overrides
     from perceptok.data import DataRecipe, build_data
     from perceptok.errors import ConfigError
     from perceptok.jobs import LocalEngine, RayEngine
 
     if address is not None and engine != "ray":
         raise ConfigError(f"--address {address} is for a Ray cluster; add --engine ray, or leave it out")
-    settings = DataRecipe.read(recipe)
+    settings = DataRecipe.read(recipe, parse_overrides(context.args))
+    if scale is not None:
+        settings = settings.scale_counts(scale)
     with progress_bar("building", sum(config.count for config in settings.sets)) as advance:
 
         def advance_by(added: int) -> None:
@@ -61,6 +77,19 @@ def build(
     print_table(f"{report.records} records in {output}", ("set", "records", "images tried", "rejected"), rows)
     for name, count, reason in _list_rejections(report):
         note(f"  {name}: {count} rejected: {reason}")
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print the recipe of this preset.")] = None,
+) -> None:
+    """List the recipes that ship with the package; each can be named wherever a recipe is asked for."""
+    from perceptok.config import find_config_file, list_presets
+
+    if name is None:
+        print_table("presets of data", ("name", "recipe"), list(list_presets("data").items()))
+    else:
+        typer.echo(find_config_file(name, "data").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command()

@@ -155,6 +155,10 @@ def test_images_are_found_by_name_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert find_images(tmp_path) == ["a.PNG", "b.gif", "b/c.jpg", "b/ä ö.png"]
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    linked = ["c/c.jpg", "c/up/a.PNG", "c/up/b.gif", "c/ä ö.png"]
+    assert find_images(tmp_path) == ["a.PNG", "b.gif", "b/c.jpg", "b/ä ö.png", *linked[:1], *linked[3:]]
     with pytest.raises(ImageError, match="image folder not found"):
         find_images(tmp_path / "gone")
     (tmp_path / "empty").mkdir()

@@ -188,8 +188,6 @@ def quote(text: str) -> str:
 _NUMBERED = "Bounding box"
 _FOUND = ("Here are the bounding boxes for the ", ":")
 _NONE = ("There are no ", " in the image.")
-_NEXT_LINE = "\n "
-"""Between lines. The released samples have the space, which tokenizers and people lose: it may be missing."""
 
 
 class BoxAnswer(NamedTuple):
@@ -295,7 +293,7 @@ def box_answer_to_text(
 ) -> str:
     """The answer of AURORA's atomic box samples to "Return the bounding boxes of {plural}.".
 
-    `Here are the bounding boxes for the {plural}:`, then a line for each, after a space, `Bounding box 1: (...)`;
+    `Here are the bounding boxes for the {plural}:`, then a line for each, `Bounding box 1: (...)`;
     without a box `There are no {plural} in the image.`
 
     Args:
@@ -313,11 +311,11 @@ def box_answer_to_text(
     lines = labelled_boxes_to_text(codes, form=form, order=order, size=size)
     if not lines:
         return plural.join(_NONE)
-    return _NEXT_LINE.join([plural.join(_FOUND), *lines.split("\n")])
+    return f"{plural.join(_FOUND)}\n{lines}"
 
 
 def box_answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "xyxy", strict: bool = True) -> BoxAnswer:
-    """The inverse of `box_answer_to_text`; the spaces before "Bounding box" may be missing.
+    """The inverse of `box_answer_to_text`; a space before "Bounding box" is accepted.
 
     Args:
         text: One answer.
@@ -343,7 +341,7 @@ def box_answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "x
         return BoxAnswer(plural, parse_boxes(lines, size=size, order=order).boxes)
     if not lines.strip(" "):
         raise MalformedBoxError(f"expected one or more boxes after the colon; without boxes write {_NONE[0] + '...'!r}")
-    lines = lines.removeprefix(" ").replace(_NEXT_LINE, "\n")
+    lines = lines.removeprefix(" ").replace("\n ", "\n")
     labels, boxes = labelled_boxes_from_text(lines, size=size, order=order)
     for number, label in enumerate(labels, 1):
         if label != f"{_NUMBERED} {number}":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +24,7 @@ from perceptok.data.record_files import RECORDS_FILE, RecordForm, write_records
 from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
-from perceptok.errors import DataError, OutputError, RecordError
+from perceptok.errors import ConfigError, DataError, OutputError, RecordError
 from perceptok.files import atomic_write, lock_output, parse_json
 from perceptok.jobs import Engine, Journal, LocalEngine
 
@@ -200,8 +202,9 @@ def build_data(
         The numbers of each set, which the manifest has too.
 
     Raises:
-        DataError: A source has fewer samples than a set asks for, or too many were rejected; the message says why.
-            Finished records are kept.
+        ConfigError: A set's source has no depth or boxes.
+        DataError: A source has fewer images than a set asks for, is of another split, or too many samples were
+            rejected; the message says why. Finished records are kept.
         OutputError: The folder has a data set, or an unfinished one of another recipe; another process builds in it; or
             it cannot be written.
     """
@@ -209,13 +212,8 @@ def build_data(
     resolved = recipe.resolve_paths()
     text = json.dumps(resolved.to_dict(), sort_keys=True)
     resources = open_recipe(text)
-    for config in recipe.sets:
-        available = len(resources.open_source(config.source).names)
-        if available < config.count:
-            raise DataError(
-                f"set {config.name} asks for {config.count} records, its source {config.source} has {available} images"
-            )
-    builders = []
+    _check_sources(recipe, resources)
+    builders: list[_SetBuilder] = []
     with _lock_folder(folder, force), ExitStack() as stack:
         for config in recipe.sets:
             # The fingerprint of absolute paths: an unfinished build of other files is not resumed.
@@ -226,13 +224,55 @@ def build_data(
                 decode=_decode_outcome,
                 start_over=force,
             )
-            builders.append(_SetBuilder(config, resources, stack.enter_context(journal), folder))
-            builders[-1].build(text, engine or LocalEngine(), advance)
+            builder = _SetBuilder(config, resources, stack.enter_context(journal), folder)
+            used = _find_used_images(builder, builders) if recipe.disjoint_streams else set()
+            builder.build(text, used, engine or LocalEngine(), advance)
+            builders.append(builder)
         report = BuildReport(folder, tuple(builder.make_report() for builder in builders))
         _write_files(recipe, resources, report, builders)
         for builder in builders:
             builder.journal.remove()
     return report
+
+
+def _check_sources(recipe: DataRecipe, resources: RecipeResources) -> None:
+    """Raise unless every set has a source of depth or boxes, and enough images."""
+    for config in recipe.sets:
+        source = recipe.sources[config.source]
+        if config.task == "depth":
+            maps = source.depth or source.depth_specialist or (config.regime == "atomic" and source.depth_codes)
+            missing = "" if maps else "a depth map: set sources.{}.depth (a folder) or sources.{}.depth_specialist"
+        else:
+            boxes = source.annotations or source.box_specialist
+            missing = "" if boxes else "boxes: set sources.{}.annotations (a file) or sources.{}.box_specialist"
+        if missing and source.scenes is None:
+            raise ConfigError(f"set {config.name} needs {missing.format(config.source, config.source)}")
+    available = {config.name: len(resources.list_images(config.source)) for config in recipe.sets}
+    for config in recipe.sets:
+        if available[config.name] < config.count:
+            factor = min(available[config.name] / config.count for config in recipe.sets if config.count)
+            raise DataError(
+                f"set {config.name} asks for {config.count} records, its source {config.source} has "
+                f"{available[config.name]} images; scale the counts of all sets (--scale {_round_down(factor):g}), "
+                "or add images"
+            )
+
+
+def _round_down(factor: float) -> float:
+    """Round a positive factor down to two significant digits."""
+    unit = 10.0 ** (math.floor(math.log10(factor)) - 1)
+    return math.floor(factor / unit + 1e-9) * unit
+
+
+def _find_used_images(builder: _SetBuilder, others: list[_SetBuilder]) -> set[str]:
+    """The images of the sets before with the same source and another stream."""
+    config = builder.config
+    return {
+        image
+        for other in others
+        if other.config.source == config.source and other.stream != builder.stream
+        for image in other.images
+    }
 
 
 @contextmanager
@@ -273,16 +313,26 @@ class _SetBuilder:
 
     def __init__(self, config: SetConfig, resources: RecipeResources, journal: Journal[Outcome], folder: Path) -> None:
         self.config, self.resources, self.journal, self.folder = config, resources, journal, folder
+        self.stream = config.stream or config.name
+        self.images: set[str] = set()
         self.records = 0
         self.instances: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         for outcome in journal.results():
             self._count(outcome)
 
-    def build(self, recipe: str, engine: Engine, advance: Callable[[int], object]) -> None:
-        """Add candidates until the set is complete; raises DataError where there are not enough."""
-        names = self.resources.open_source(self.config.source).names
+    def build(self, recipe: str, used: set[str], engine: Engine, advance: Callable[[int], object]) -> None:
+        """Add candidates until the set is complete; raises DataError where there are not enough.
+
+        Args:
+            recipe: The recipe as JSON text.
+            used: Names of images that are left out.
+            engine: Spreads the work.
+            advance: Called with the number of records that were added.
+        """
+        names = self.resources.list_images(self.config.source)
         order = make_generator(self.resources.recipe.seed, self.config).permutation(len(names)).tolist()
+        order = [index for index in order if names[index] not in used]
         advance(self.records)
         # A batch that was interrupted is made again as a whole, since results may depend on the batch.
         start = len(self.journal) // _BATCH_SIZE * _BATCH_SIZE
@@ -302,9 +352,10 @@ class _SetBuilder:
                     return
         if self.records < self.config.count:
             common = "; ".join(f"{reason} ({number} times)" for reason, number in self.reasons.most_common(3))
+            scale = f"--scale {_round_down(self.records / self.config.count):g}" if self.records else "--scale"
             raise DataError(
                 f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "
-                f"{len(names)} images; the others were rejected: {common}. Ask for fewer, or add images"
+                f"{len(order)} images; the others were rejected: {common}. Ask for fewer ({scale}), or add images"
             )
 
     def make_report(self) -> SetReport:
@@ -312,11 +363,11 @@ class _SetBuilder:
         candidates = self.records + sum(self.reasons.values())
         return SetReport(self.config.name, self.records, candidates, dict(sorted(self.reasons.items())))
 
-    def read_lines(self) -> Iterator[str]:
-        """Read the records as the JSON text that the journal has of them."""
+    def read_lines(self) -> Iterator[tuple[int, str]]:
+        """Read the records as the JSON text that the journal has of them, with the index of their candidate."""
         for index in self.journal:
             if not _is_rejection(text := self.journal.read_text(index)):
-                yield text
+                yield index, text
 
     def read_rejections(self) -> Iterator[Rejection]:
         """Read the rejections."""
@@ -345,6 +396,7 @@ class _SetBuilder:
             self.reasons[_generalize_reason(outcome.reason)] += 1
             return
         self.records += 1
+        self.images.add(outcome.provenance["image"])
         if outcome.evidence.boxes is not None:
             self.instances[len(outcome.evidence.boxes)] += 1
 
@@ -375,8 +427,14 @@ def _write_files(
     folder = report.folder
 
     def read_lines() -> Iterator[str]:
+        streams: dict[tuple[str, str], list[_SetBuilder]] = {}
         for builder in builders:
-            yield from builder.read_lines()
+            key = (builder.config.source, builder.stream if recipe.interleave_streams else builder.config.name)
+            streams.setdefault(key, []).append(builder)
+        for sets in streams.values():
+            # Candidates of one stream have the same index in every set; of equal indices the first set's comes first.
+            for _, line in heapq.merge(*(builder.read_lines() for builder in sets), key=lambda item: item[0]):
+                yield line
 
     with atomic_write(folder / RECORDS_FILE, force=True) as file:
         for line in read_lines():

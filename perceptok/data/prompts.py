@@ -66,7 +66,7 @@ class PromptSet:
     """
 
     name: str
-    version: int = 1
+    version: int = 2
     numerals: bool = False
     box_numerals: bool = False
     depth_atomic: str = "What is the depth map for the image?"
@@ -93,8 +93,8 @@ class PromptSet:
     boxes_none: str = "There are no {plural} in the image."
     count_question: str = "How many {plural} are in the image?"
     count_thinking: str = (
-        "\nTo answer this question, let's think through it step by step. First, what are the bounding boxes of "
-        "{plural} in the image? Second, how many distinct bounding boxes are there?"
+        ".\n To solve this, let\u2019s carefully analyze the image. First, identify the bounding boxes associated with "
+        "the {plural}. After that, count how many distinct bounding boxes correspond to {plural}."
     )
     count_listed: str = "Based on the analysis, here are the bounding boxes for the {plural}:\n{boxes}"
     count_conclusion: str = (
@@ -155,7 +155,15 @@ def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}: lacks {{{missing[0]}}}; got {text!r}")
 
 
-_WORDINGS = {
+_RELEASED_BOX_QUESTIONS = (
+    "Please perform bounding box prediction for each instance of {plural} in the image.",
+    "Find instances of {plural}, return the x1 y1 x2 y2 coordinates of each instance.",
+    "Find instances of {plural} in the image and return their bounding boxes.",
+    "Please locate all of the {plural} in this image.",
+)
+"""AURORA's other four box questions; with "Return the bounding boxes of {plural}." it draws one of the five."""
+
+_VARIED_WORDINGS = {
     "depth_atomic": (
         "Generate the depth map of this image.",
         "How far away is everything in the image? Answer with its depth map.",
@@ -166,24 +174,26 @@ _WORDINGS = {
         "Several circled points carry a letter. Which of them is nearest to the camera?",
         "Look at the lettered circles. Which one marks the point closest to the viewer?",
         "Of the points circled in the image, which one has the smallest distance to the camera?",
-        "The image shows red circles with letters. Name the one that lies closest to us.",
+        "The image shows red circles with letters. Which one lies closest to us?",
     ),
     "boxes_atomic": (
+        *_RELEASED_BOX_QUESTIONS,
         "Where are the {plural} in the image? Give their bounding boxes.",
         "Locate all {plural}.",
         "List a bounding box for each of the {plural}.",
     ),
     "count_question": (
-        "Count the {plural} in the image.",
-        "What is the number of {plural} in this picture?",
+        "Can you count the {plural} in the image?",
+        "What is the number of {plural} in this image?",
         "How many {plural} can you see?",
     ),
 }
 
-_AURORA = PromptSet("aurora", wordings=_WORDINGS)
+_AURORA = PromptSet("aurora", wordings={"boxes_atomic": _RELEASED_BOX_QUESTIONS})
 
 PROMPTS = {
     "aurora": _AURORA,
+    "varied": replace(_AURORA, name="varied", wordings=_VARIED_WORDINGS),
     "no_coordinates": replace(
         _AURORA,
         name="no_coordinates",
@@ -205,6 +215,7 @@ PROMPTS = {
     "numerals": replace(_AURORA, name="numerals", numerals=True),
     "box_numerals": replace(_AURORA, name="box_numerals", box_numerals=True),
 }
-"""Name -> prompts. "aurora" is the text of the released samples (arXiv 2412.03548); the counting chain's question is
-not published and is ours. "numerals" is the ablation without tokens,
-"box_numerals" that without PIXEL tokens."""
+"""Name -> prompts. "aurora" has the texts of AURORA's released code and, for the atomic depth question, of its paper
+(arXiv 2412.03548, section 6.3); "varied" adds other wordings of the questions; "no_coordinates" and "no_depth" omit a
+step of the depth chain of thought; "numerals" is the ablation without tokens, "box_numerals" that without PIXEL
+tokens."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from perceptok.boxes import FrameMode
-from perceptok.config import config_from_dict, read_config
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.data.npy_files import DepthCodesFile
 from perceptok.data.prompts import PromptSet
-from perceptok.data.sources import DepthFolder, FolderSource, ProceduralSource, Source
+from perceptok.data.sources import DepthFolder, FolderSource, ProceduralSource, Source, read_names
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
 from perceptok.data.tasks import Plurals, SetConfig, TaskContext
 from perceptok.depth import DepthCodec, Kind, Unit
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, DataError
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
@@ -68,13 +70,20 @@ class SourceConfig:
     """A source of images, depth and boxes. Paths are relative to the recipe's file.
 
     Attributes:
-        images: A folder of images; None for the procedural world.
+        images: A folder of images; None for the procedural world. With annotations, it has their images, also in
+            subfolders.
+        include: Patterns of image names that are used, such as "*.jpg"; `*` matches `/` too. Empty for all.
+        exclude: Patterns of image names that are left out.
+        names: A file that lists the images to use, by name or by the annotations' ids: text with one a line, a JSON
+            list or a NumPy array (`.npy`).
         depth: A folder of depth maps with the images' names.
         depth_kind: Kind of these maps, "metric" or "inverse"; None where the files state it.
         depth_unit: Unit of metric maps: "m", "mm", ...
         depth_scale: Metres per stored number, instead of a unit.
         depth_invalid: Stored numbers that mark missing values.
         depth_specialist: Estimates depth, instead of a folder of maps.
+        depth_codes: A dictionary of depth codes by image name (`.npy`), as AURORA's `get_codes.py` saves it, used
+            instead of encoding maps. Markers need maps too.
         annotations: A COCO or LVIS file.
         box_specialist: Detects boxes, instead of annotations.
         scenes: Number of procedural scenes, instead of images.
@@ -87,12 +96,16 @@ class SourceConfig:
     """
 
     images: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    names: str | None = None
     depth: str | None = None
     depth_kind: Kind | None = None
     depth_unit: Unit | None = None
     depth_scale: float | None = None
     depth_invalid: tuple[float, ...] = ()
     depth_specialist: SpecialistConfig | None = None
+    depth_codes: str | None = None
     annotations: str | None = None
     box_specialist: SpecialistConfig | None = None
     scenes: int | None = None
@@ -103,7 +116,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if (self.images is None) == (self.scenes is None):
             raise ConfigError("a source has images: a folder, or scenes: a number; and not both")
-        if self.scenes is not None and any((self.depth, self.depth_specialist, self.annotations, self.box_specialist)):
+        others = (self.depth, self.depth_specialist, self.depth_codes, self.annotations, self.box_specialist)
+        if self.scenes is not None and any(others):
             raise ConfigError("procedural scenes have their own depth and boxes; leave the other sources of them out")
         if self.depth is not None and self.depth_specialist is not None:
             raise ConfigError("depth comes from a folder or from a specialist; got both")
@@ -124,13 +138,16 @@ class DataRecipe:
         seed: Of all random draws.
         frame: How images are fitted into the square.
         size: Side of the square in pixels; records have coordinate tokens for 336.
-        prompts: Name of a prompt set: "aurora", "no_coordinates", "no_depth", "numerals" or "box_numerals".
+        prompts: Name of a prompt set: "aurora", "varied", "no_coordinates", "no_depth", "numerals" or "box_numerals".
         templates: Texts that replace those of the prompt set.
         codec: Folder of a codec; None for the weights that come with perceptok.
+        interleave_streams: Write the records of sets with one source and stream image by image, in the order of the
+            sets, instead of set by set: in AURORA's data the direct label of an image precedes its chain of thought.
+        disjoint_streams: Use no image in two streams of a source; by default streams draw independently.
         soft_codes: Depth: number of nearest codes that each cell keeps, with their distances, for training with a soft
             teacher (32, say: 8 leave out 29 % of its weight at the default temperature, measured on smooth noise);
             0 for none.
-        plurals: A JSON table of plurals.
+        plurals: A table of plurals, a JSON object or a NumPy dictionary (`.npy`).
         image_format: "jpg" (quality 95) or "png".
         cache_dir: Folder where the results of specialists are cached, shared between runs; None for no cache.
         export: Further files of the same records: "llava", "chat", "parquet".
@@ -149,6 +166,8 @@ class DataRecipe:
     prompts: str = "aurora"
     templates: Mapping[str, str] = field(default_factory=dict)
     codec: str | None = None
+    interleave_streams: bool = False
+    disjoint_streams: bool = False
     soft_codes: int = 0
     plurals: str | None = None
     image_format: Literal["jpg", "png"] = "jpg"
@@ -169,17 +188,36 @@ class DataRecipe:
                 raise ConfigError(
                     f"set {config.name}: unknown source {config.source!r}; sources are {', '.join(self.sources)}"
                 )
+        if self.frame != "squash" or self.soft_codes:
+            for name, source in self.sources.items():
+                if source.depth_codes is not None:
+                    raise ConfigError(
+                        f"source {name}: depth_codes are those of squashed images, without distances; they need "
+                        f"frame: squash and soft_codes: 0, got {self.frame} and {self.soft_codes}"
+                    )
         PromptSet.from_name(self.prompts, self.templates)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> DataRecipe:
-        """Read a recipe from YAML or JSON; its paths are relative to its folder.
+    def read(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> DataRecipe:
+        """Read a recipe from YAML or JSON.
+
+        Args:
+            path: The file, or the name of a preset (`perceptok data presets`). Paths in a file are relative to its
+                folder, those of a preset to the current directory.
+            overrides: Settings that replace those of the file, nested ones by dotted names such as
+                "sources.ade20k.images".
 
         Raises:
             ConfigError: The file cannot be read, or a setting is unknown, missing or not valid.
         """
-        recipe = read_config(cls, path)
-        return replace(recipe, folder=str(Path(path).parent / recipe.folder))
+        found = find_config_file(path, "data")
+        values = read_mapping(found)
+        apply_overrides(values, overrides or {})
+        try:
+            recipe = cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{os.fspath(path)}: {error}") from error
+        return replace(recipe, folder=str(found.parent / recipe.folder) if found == Path(path) else recipe.folder)
 
     @classmethod
     def from_dict(cls, values: object) -> DataRecipe:
@@ -196,6 +234,22 @@ class DataRecipe:
     def fingerprint(self) -> str:
         """Hash of all settings."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def scale_counts(self, factor: float) -> DataRecipe:
+        """Multiply the numbers of records of all sets, for a smaller data set of the same kind.
+
+        Args:
+            factor: Positive; a set that has records keeps at least one.
+
+        Raises:
+            ConfigError: The factor is not a positive number.
+        """
+        if not 0 < factor < math.inf:
+            raise ConfigError(f"scale: expected a positive number; got {factor}")
+        sets = tuple(
+            replace(config, count=max(1, round(config.count * factor)) if config.count else 0) for config in self.sets
+        )
+        return replace(self, sets=sets)
 
     def resolve_paths(self) -> DataRecipe:
         """Make the paths absolute, for this machine and any process on it."""
@@ -220,6 +274,8 @@ class DataRecipe:
             name: replace(
                 source,
                 images=resolve(source.images),
+                names=resolve(source.names),
+                depth_codes=resolve(source.depth_codes),
                 depth=resolve(source.depth),
                 annotations=resolve(source.annotations),
                 depth_specialist=resolve_specialist(source.depth_specialist),
@@ -249,10 +305,25 @@ class RecipeResources:
         self._sources: dict[str, Source] = {}
 
     def open_source(self, name: str) -> Source:
-        """Open one of the recipe's sources; the same object at every call."""
+        """Open one of the recipe's sources; the same object at every call.
+
+        Raises:
+            DataError: A folder is missing or does not have the images that the source asks for.
+        """
         if name not in self._sources:
-            self._sources[name] = _open_source(self.recipe.sources[name], self.recipe)
+            try:
+                self._sources[name] = _open_source(self.recipe.sources[name], self.recipe)
+            except DataError as error:
+                raise DataError(f"source {name}: {error}") from error
         return self._sources[name]
+
+    def list_images(self, name: str) -> Sequence[str]:
+        """List the images of one of the recipe's sources; raises DataError as `open_source`."""
+        source = self.open_source(name)
+        try:
+            return source.names
+        except DataError as error:
+            raise DataError(f"source {name}: {error}") from error
 
 
 @lru_cache(maxsize=2)
@@ -287,7 +358,16 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
     if config.box_specialist is not None:
         detector = _make_box_specialist(config.box_specialist)
         detector = detector if recipe.cache_dir is None else CachedBoxes(detector, recipe.cache_dir)
-    return FolderSource(config.images, depth=depth, annotations=config.annotations, detector=detector)
+    return FolderSource(
+        config.images,
+        include=config.include,
+        exclude=config.exclude,
+        names=None if config.names is None else read_names(config.names),
+        depth=depth,
+        codes=None if config.depth_codes is None else DepthCodesFile(config.depth_codes),
+        annotations=config.annotations,
+        detector=detector,
+    )
 
 
 def _make_depth_specialist(config: SpecialistConfig) -> DepthSpecialist:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from perceptok.boxes import AnnotationFile, BoxLabels, ImageBoxes, read_annotations
-from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist
+from perceptok.data.npy_files import DepthCodesFile, read_npy
+from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
 from perceptok.depth import FORMATS, DepthMap, Kind, Unit
 from perceptok.errors import DataError, DepthMapError, ImageError
+from perceptok.files import parse_json
 from perceptok.images import find_images, open_image
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
-__all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"]
+__all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source", "read_names"]
+
+_MAX_PROBES = 100
+"""Images of annotations that are looked for before a folder is taken for one of another split."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image with its depth and boxes.
+    """An image with its depth, codes and boxes.
 
     Attributes:
         name: Unique in its source, with `/`.
@@ -34,6 +41,7 @@ class Sample:
         complete: Whether every instance of every category in `boxes.labels.categories` has a box, except for the
             categories listed as not exhaustive: then a category without a box is absent from the image.
         provenance: JSON types by name.
+        codes: (10, 10) int64 in 0..127, depth codes of the squashed image that were made before; None for none.
     """
 
     name: str
@@ -42,6 +50,7 @@ class Sample:
     boxes: ImageBoxes | None = None
     complete: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    codes: NDArray[np.int64] | None = None
 
 
 class Source(Protocol):
@@ -207,13 +216,18 @@ class FolderSource:
     """A folder of images, with depth from files or a specialist, and boxes from annotations or a detector.
 
     Args:
-        images: The folder. With annotations, their file names are relative to it.
+        images: The folder. With annotations, their file names are relative to it, or lie anywhere in it: LVIS names
+            images without the folder of their split.
+        include: Patterns of image names, such as "*.jpg"; `*` matches `/` too. Empty for all images.
+        exclude: Patterns of image names that are left out.
+        names: Only these images: relative names, names without folders or ids of the annotations; None for all.
         depth: A folder of maps, or a specialist; None where depth is not asked for.
+        codes: Depth codes that were made before.
         annotations: A COCO or LVIS file: then its images are the samples.
         detector: Detects boxes where there are no annotations; what it does not find is not known to be absent.
 
     Raises:
-        DataError: The folder is missing or has no images, or the annotations name an image twice.
+        DataError: The folder is missing, or the annotations name an image twice.
         AnnotationError: The annotations cannot be read.
     """
 
@@ -221,12 +235,19 @@ class FolderSource:
         self,
         images: str | Path,
         *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        names: Sequence[str | int] | None = None,
         depth: DepthFolder | DepthSpecialist | None = None,
+        codes: DepthCodesFile | None = None,
         annotations: str | Path | None = None,
         detector: BoxSpecialist | None = None,
     ) -> None:
-        self.images, self.depth, self.detector = Path(images), depth, detector
+        self.images, self.depth, self.codes, self.detector = Path(images), depth, codes, detector
+        self.include, self.exclude = tuple(include), tuple(exclude)
+        self._listed = None if names is None else {*names}
         self._file = None if annotations is None else read_annotations(Path(annotations))
+        self._annotations = annotations
         self._boxes: dict[str, ImageBoxes] = {}
         for image in self._file.images if self._file else ():
             if image.name in self._boxes:
@@ -237,13 +258,84 @@ class FolderSource:
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """Sorted names of the images; with annotations those that they list, whether or not the files exist."""
-        return sorted(self._boxes) if self._file else find_images(self.images)
+        """Sorted names of the images; with annotations those that they list, whether or not the files exist.
+
+        Raises:
+            DataError: No image has a name that is asked for, listed images are missing, or no file of the annotations'
+                images exists; the message names what is there.
+        """
+        available = sorted(self._boxes) if self._file else self._find_images()
+        names = [name for name in available if self._is_selected(name)]
+        if not names:
+            raise DataError(
+                f"{self.images}: none of its {len(available)} images, such as {available[0]}, is selected by include "
+                f"{list(self.include)} and exclude {list(self.exclude)}; is this the folder of another split?"
+            )
+        if self._listed is not None:
+            names = self._select_listed(names)
+        if self._file is not None:
+            self._check_split(names)
+        return names
+
+    def _find_images(self) -> list[str]:
+        try:
+            return find_images(self.images)
+        except ImageError as error:
+            raise DataError(str(error)) from error
+
+    def _is_selected(self, name: str) -> bool:
+        is_included = not self.include or any(fnmatchcase(name, pattern) for pattern in self.include)
+        return is_included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def _select_listed(self, names: list[str]) -> list[str]:
+        assert self._listed is not None
+        keys = {name: {name, PurePosixPath(name).name} for name in names}
+        ids = {name: image.image_id for name, image in self._boxes.items()}
+        selected = [name for name in names if self._listed & {*keys[name], ids.get(name)}]
+        found = {key for name in selected for key in (*keys[name], ids.get(name))}
+        if missing := sorted(map(str, self._listed - found)):
+            raise DataError(
+                f"{len(missing)} of {len(self._listed)} listed images are not in {self._annotations or self.images}, "
+                f"such as {missing[0]}; is this another split?"
+            )
+        return selected
+
+    def _check_split(self, names: list[str]) -> None:
+        """Raise DataError where the folder seems to be that of another split."""
+        probes = names[:: -(-len(names) // _MAX_PROBES)]
+        if not any(self._find_file(name) for name in probes):
+            raise DataError(
+                f"{self.images}: none of {len(probes)} images that {self._annotations} names was found, such as "
+                f"{probes[0]}; is this the folder of another split?"
+            )
+
+    @cached_property
+    def _files_by_name(self) -> dict[str, list[Path]]:
+        files: dict[str, list[Path]] = {}
+        for name in self._find_images():
+            files.setdefault(PurePosixPath(name).name, []).append(self.images / name)
+        return files
+
+    def _find_file(self, name: str) -> Path | None:
+        """Find the file of an image; None where it is missing.
+
+        LVIS 0.5 has names of COCO 2014 (`COCO_val2014_000000266409.jpg`) for the files of COCO 2017.
+        """
+        path = self.images / name
+        if path.is_file() or self._file is None:
+            return path
+        file_name = PurePosixPath(name).name
+        for candidate in (file_name, file_name.rpartition("_")[2]):
+            if files := self._files_by_name.get(candidate):
+                return files[0]
+        return None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the names and the specialists' fingerprints."""
+        """Hash of the names, the file of codes and the specialists' fingerprints."""
         parts = [str(len(self.names)), *self.names]
+        if self.codes is not None:
+            parts.append(hash_file_and_settings(self.codes.path, "codes"))
         for specialist in (self.depth, self.detector):
             if isinstance(specialist, DepthSpecialist | BoxSpecialist):
                 parts.append(specialist.fingerprint)
@@ -256,6 +348,8 @@ class FolderSource:
         if boxes:
             samples = self._add_boxes(samples)
         completed = self._add_depth(samples) if depth else samples
+        if depth and self.codes is not None:
+            completed = [_add_codes(result, self.codes) for result in completed]
         results |= {sample.name: result for sample, result in zip(samples, completed, strict=True)}
         return [results[name] for name in names]
 
@@ -264,8 +358,11 @@ class FolderSource:
             name.encode()
         except UnicodeEncodeError:
             return "the file name is not valid UTF-8; rename the file"
+        path = self._find_file(name)
+        if path is None:
+            return f"{self.images / name}: image file not found"
         try:
-            return Sample(name, open_image(self.images / name), complete=self._file is not None)
+            return Sample(name, open_image(path), complete=self._file is not None)
         except ImageError as error:
             return str(error)
 
@@ -298,6 +395,40 @@ def _add_stored_depth(sample: Sample, folder: DepthFolder) -> Sample | str:
         return replace(sample, depth=folder.read(sample.name, sample.image.size))
     except DataError as error:
         return str(error)
+
+
+def _add_codes(sample: Sample | str, codes: DepthCodesFile) -> Sample | str:
+    if isinstance(sample, str):
+        return sample
+    try:
+        return replace(sample, codes=codes.read(sample.name))
+    except DataError as error:
+        return str(error)
+
+
+def read_names(path: str | Path) -> list[str | int]:
+    """Read a list of images: text with one name a line, a JSON list (`.json`) or a NumPy array (`.npy`).
+
+    Returns:
+        File names, or integers for image ids.
+
+    Raises:
+        DataError: The file cannot be read, or does not list names or ids.
+    """
+    source = Path(path)
+    try:
+        if source.suffix == ".npy":
+            values = read_npy(source)
+            values = values.tolist() if isinstance(values, np.ndarray) else values
+        elif source.suffix == ".json":
+            values = parse_json(source.read_bytes(), str(source), DataError)
+        else:
+            values = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from error
+    if not isinstance(values, list) or not all(type(value) in (str, int) for value in values):
+        raise DataError(f"{source}: expected a list of image names or ids")
+    return values
 
 
 def _add_categories(image: ImageBoxes, file: AnnotationFile) -> ImageBoxes:

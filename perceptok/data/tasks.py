@@ -14,6 +14,7 @@ from PIL import Image
 
 from perceptok.boxes import BoxCodec, BoxForm, FrameMode, ImageBoxes, ImageFrame, labelled_boxes_to_text
 from perceptok.data.markers import LETTERS, MarkerProtocol, draw_markers, place_markers
+from perceptok.data.npy_files import read_npy
 from perceptok.data.prompts import PromptSet
 from perceptok.data.records import Evidence, Marker, PerceptionRecord, Regime, Task, Turn
 from perceptok.data.soft_codes import SoftCodes, find_soft_codes
@@ -48,8 +49,8 @@ class Plurals:
     """Plural forms of category names, from a table and from English grammar.
 
     Args:
-        table: A JSON file with an object singular -> plural, which takes precedence over grammar; None for grammar
-            alone.
+        table: A file with an object singular -> plural (JSON, or a NumPy dictionary `.npy`), which takes precedence
+            over grammar; None for grammar alone.
 
     Raises:
         ConfigError: The table cannot be read or is not such an object.
@@ -88,11 +89,13 @@ class Plurals:
 
 def _read_plurals(path: Path) -> dict[str, str]:
     try:
-        values = parse_json(path.read_bytes(), str(path), ConfigError)
+        values = read_npy(path) if path.suffix == ".npy" else parse_json(path.read_bytes(), str(path), ConfigError)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(values, dict) or not all(isinstance(value, str) and value.strip() for value in values.values()):
-        raise ConfigError(f"{path}: a table of plurals is a JSON object singular: plural")
+        raise ConfigError(f"{path}: a table of plurals is an object singular: plural")
     return {" ".join(key.replace("_", " ").split()): " ".join(plural.split()) for key, plural in values.items()}
 
 
@@ -111,6 +114,7 @@ class SetConfig:
         count: Number of records.
         stream: Sets of one stream and source draw the same images in the same order, with the same markers; by default
             each set is a stream of its own.
+        interpolation: How images are resized into the frame: "nearest", "bilinear" or "bicubic".
         wording: "fixed", or "pool" for a wording of the question that is drawn for each record.
         markers: Depth: numbers of markers; one is drawn for each record.
         placement: Depth: where markers lie and how far apart.
@@ -118,6 +122,11 @@ class SetConfig:
         max_instances: Counting: categories with more instances are not asked about.
         zero_share: Counting: share of images that are asked about an absent category, 0..1.
         max_per_count: Counting: maximum number of records with the same count as answer.
+        category_rule: Counting: how the category of the question is chosen. "countable": one of the categories with the
+            most instances, up to `max_instances`, or, for the share `zero_share` of the images, an absent one.
+            "released", as AURORA's code does: of the exhaustively annotated categories the one with the most instances,
+            the first annotated of several; an image where it has more than `max_instances` is rejected, and only an
+            image without such a category is asked about an absent one.
         box_order: Counting: order of the boxes in the answer.
         min_box_area: Counting: a category is only asked about where each of its boxes has this area in the frame, in
             pixels.
@@ -133,6 +142,7 @@ class SetConfig:
     regime: Regime
     count: int
     stream: str = ""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     wording: Literal["fixed", "pool"] = "fixed"
     markers: tuple[int, ...] = (2, 3, 4, 5)
     placement: MarkerProtocol = field(default_factory=MarkerProtocol)
@@ -140,6 +150,7 @@ class SetConfig:
     max_instances: int = 15
     zero_share: float = 0.1
     max_per_count: int = 1000
+    category_rule: Literal["countable", "released"] = "countable"
     box_order: BoxOrder = "annotation"
     min_box_area: float = 0.0
     categories: tuple[str, ...] = ()
@@ -179,10 +190,10 @@ class TaskContext:
     size: int = PIXEL.size
     soft_codes: int = 0
 
-    def make_frame(self, image_size: tuple[int, int]) -> ImageFrame:
+    def make_frame(self, image_size: tuple[int, int], interpolation: str = "bicubic") -> ImageFrame:
         """Make the frame of an image from its width and height."""
         make = {"squash": ImageFrame.squash, "letterbox": ImageFrame.letterbox, "center_crop": ImageFrame.center_crop}
-        return make[self.frame](image_size, self.size)
+        return make[self.frame](image_size, self.size, resample=interpolation)
 
 
 class TaskRecord(NamedTuple):
@@ -197,37 +208,51 @@ def make_depth_records(
 ) -> list[TaskRecord | str]:
     """Make a record of each sample, or give the reason why it has none.
 
-    Codes are those of the whole map, which the codec squashes; in another frame than "squash" those of what the frame
-    shows. Markers are placed by the map that the codes are made of.
+    Codes are those of the sample where it has any; otherwise those of the whole map, which the codec squashes, and in
+    another frame than "squash" those of what the frame shows. Markers are placed by the map that the codes are made of.
 
     Args:
-        samples: Images with depth, and the generator of each record's random draws.
+        samples: Images with depth (for atomic records with codes alone), and the generator of each record's random
+            draws.
         config: The rules of the set.
         context: The settings of the recipe.
     """
     results: list[TaskRecord | str] = [""] * len(samples)
-    frames, maps = {}, {}
+    frames: dict[int, ImageFrame] = {}
+    maps: dict[int, Nearness] = {}
     for index, (sample, _) in enumerate(samples):
         try:
-            if sample.depth is None:
+            if sample.depth is None and (sample.codes is None or config.regime != "atomic"):
                 raise DataError("this image has no depth map")
-            frames[index] = context.make_frame(sample.image.size)
-            maps[index] = frame_nearness(sample.depth, frames[index])
+            frame = context.make_frame(sample.image.size, config.interpolation)
+            if sample.depth is not None:
+                maps[index] = frame_nearness(sample.depth, frame)
+            frames[index] = frame
         except (DataError, DepthMapError) as error:
             results[index] = str(error)
-    nearness = list(maps.values())
-    codes = context.codec.encode(nearness)
-    soft: list[SoftCodes] | list[None] = [None] * len(nearness)
-    if context.soft_codes and config.regime != "direct":
-        soft = find_soft_codes(context.codec, nearness, codes, context.soft_codes)
-    for index, map_codes, map_soft in zip(maps, codes, soft, strict=True):
+    evidence = _encode_maps({index: maps[index] for index in maps if samples[index][0].codes is None}, config, context)
+    for index, frame in frames.items():
         sample, rng = samples[index]
-        evidence = Evidence(tuple(map_codes.ravel().tolist()), context.codec.fingerprint, soft=map_soft)
+        if sample.codes is not None:
+            evidence[index] = Evidence(tuple(sample.codes.ravel().tolist()))
         try:
-            results[index] = _make_depth_record(sample, rng, frames[index], maps[index], evidence, config, context)
+            results[index] = _make_depth_record(sample, rng, frame, maps.get(index), evidence[index], config, context)
         except DataError as error:
             results[index] = str(error)
     return results
+
+
+def _encode_maps(maps: Mapping[int, Nearness], config: SetConfig, context: TaskContext) -> dict[int, Evidence]:
+    """Encode maps by index, with soft codes where the recipe asks for them and the answer has a block."""
+    codec, nearness = context.codec, list(maps.values())
+    codes = codec.encode(nearness)
+    soft: list[SoftCodes] | list[None] = [None] * len(nearness)
+    if context.soft_codes and config.regime != "direct":
+        soft = find_soft_codes(codec, nearness, codes, context.soft_codes)
+    return {
+        index: Evidence(tuple(map_codes.ravel().tolist()), codec.fingerprint, soft=map_soft)
+        for index, map_codes, map_soft in zip(maps, codes, soft, strict=True)
+    }
 
 
 def frame_nearness(depth: DepthMap, frame: ImageFrame) -> Nearness:
@@ -257,7 +282,7 @@ def _make_depth_record(
     sample: Sample,
     rng: np.random.Generator,
     frame: ImageFrame,
-    nearness: Nearness,
+    nearness: Nearness | None,
     evidence: Evidence,
     config: SetConfig,
     context: TaskContext,
@@ -272,6 +297,7 @@ def _make_depth_record(
         question = prompts.ask("depth_atomic", wording_rng)
         reply = prompts.write("depth_atomic_answer", block=block)
     else:
+        assert nearness is not None
         count = int(rng.choice(config.markers))
         markers = place_markers(*_resize_to_frame(nearness, context.size), count, rng, config.placement)
         image = draw_markers(image, markers)
@@ -283,7 +309,9 @@ def _make_depth_record(
         if config.regime == "cot":
             question += prompts.write("depth_thinking", size=context.size)
             reply = _write_depth_chain(prompts, markers, block, answer)
-    provenance = {"near": nearness.near, "far": nearness.far, "depth_kind": nearness.kind}
+    provenance = {}
+    if nearness is not None:
+        provenance = {"near": nearness.near, "far": nearness.far, "depth_kind": nearness.kind}
     record = PerceptionRecord(
         sample.name,
         ("image",),
@@ -339,10 +367,8 @@ def make_counting_record(
 ) -> TaskRecord | str:
     """Make a record of a sample, or give the reason why it has none.
 
-    The question is about the category with the most instances; of several with equally many, one is drawn. Left out are
-    categories that are not annotated exhaustively, that have a crowd, a box that the frame does not show completely, or
-    more than `config.max_instances` instances. A share `config.zero_share` of the images is asked about a category that
-    is known to be absent.
+    The category of the question is chosen by `config.category_rule`. Left out are categories that are not annotated
+    exhaustively, that have a crowd, or a box that the frame does not show completely.
 
     Args:
         sample: An image with boxes.
@@ -360,11 +386,8 @@ def make_counting_record(
                 f"the boxes are of an image of {boxes.width}x{boxes.height} pixels, the file has "
                 f"{sample.image.width}x{sample.image.height}"
             )
-        frame = context.make_frame(sample.image.size)
-        if float(rng.random()) < config.zero_share:
-            category = _draw_absent_category(boxes, sample.complete, rng, config)
-        else:
-            category = _draw_category(_find_countable(boxes, config, frame), rng)
+        frame = context.make_frame(sample.image.size, config.interpolation)
+        category = _choose_category(sample, boxes, rng, config, frame)
         plural = plurals.pluralize(category)
         corners = _clip_rounded(boxes)[_order_boxes(boxes, category, config)]
         codec = BoxCodec(size=context.size, outside="raise", degenerate="raise")
@@ -393,6 +416,24 @@ def _clip_rounded(image: ImageBoxes) -> NDArray[np.float64]:
     edges = np.array([image.width, image.height, image.width, image.height], dtype=np.float64)
     is_rounded = (image.boxes > -1) & (image.boxes < edges + 1)
     return np.asarray(np.where(is_rounded, np.clip(image.boxes, 0, edges), image.boxes))
+
+
+def _choose_category(
+    sample: Sample, boxes: ImageBoxes, rng: np.random.Generator, config: SetConfig, frame: ImageFrame
+) -> str:
+    """Choose the category of the question by the set's rule; raises DataError where there is none."""
+    if config.category_rule == "countable":
+        if float(rng.random()) < config.zero_share:
+            return _draw_absent_category(boxes, sample.complete, rng, config)
+        return _draw_category(_find_countable(boxes, config, frame), rng)
+    try:
+        counts = _find_countable(boxes, replace(config, max_instances=len(boxes.boxes) or 1), frame)
+    except DataError:
+        return _draw_absent_category(boxes, sample.complete, rng, config)
+    category = max(counts, key=lambda name: counts[name])  # the first annotated of several
+    if counts[category] > config.max_instances:
+        raise DataError(f"its most frequent category is shown more than {config.max_instances} times")
+    return category
 
 
 def _find_countable(image: ImageBoxes, config: SetConfig, frame: ImageFrame) -> dict[str, int]:

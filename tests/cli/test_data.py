@@ -82,3 +82,34 @@ def test_invalid_arguments(folder: Path) -> None:
     process = run("stats", folder / "gone.jsonl")
     assert process.returncode == 2
     assert "cannot be read" in process.stderr
+
+
+def test_presets_are_listed_printed_and_built(folder: Path) -> None:
+    process = run("presets")
+    assert process.returncode == 0, process.stderr
+    for name in ("aurora-depth", "aurora-counting", "perceptok-depth", "procedural"):
+        assert name in process.stdout
+    (folder / "copy.yaml").write_text(run("presets", "procedural").stdout)
+    settings = ("--scale", "0.0001", "--size", "64", "--sources.world.scenes", "40")
+    for name, output in (("procedural", "preset"), (folder / "copy.yaml", "copy")):
+        process = run("build", name, "-o", folder / output, *settings)
+        assert process.returncode == 0, process.stderr
+        assert "7 records in" in process.stdout
+    first, second = ((folder / name / "records.jsonl").read_bytes() for name in ("preset", "copy"))
+    assert first == second
+
+
+def test_invalid_presets_and_settings(folder: Path) -> None:
+    output = folder / "refused"
+    for arguments, message in (
+        (["aurora"], "aurora: no such file, and not a preset: aurora-counting"),
+        (["aurora-depth", "--sources.ade20k.image", "x"], "unknown key"),
+        (["aurora-depth", "--scale", "0"], "scale: expected a positive number"),
+        (["aurora-depth"], "needs a depth map: set sources.ade20k.depth"),
+        (["aurora-counting", "--sources.lvis.images", folder / "out"], "lvis_v1_train.json: cannot be read"),
+    ):
+        process = run("build", *arguments, "-o", output)
+        assert process.returncode == 2
+        assert message in process.stderr
+        assert "Traceback" not in process.stderr
+    assert not output.exists()

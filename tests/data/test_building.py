@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from perceptok.data import DataRecipe, build_data, check_records, compute_statistics, read_records
+from perceptok.depth import block_to_text
 from perceptok.errors import ConfigError, DataError, EngineError, OutputError
 from perceptok.jobs import LocalEngine, RayEngine
 
@@ -233,12 +234,91 @@ def test_set_does_not_depend_on_other_sets(built: Path, recipe: DataRecipe, tmp_
     ]
 
 
+def test_streams_are_interleaved(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:
+    """The direct label of each image precedes its chain of thought; the records are those of the sets in order."""
+    direct, cot = recipe.sets[2], recipe.sets[1]
+    sets = (recipe.sets[0], direct, cot, recipe.sets[3])
+    build_data(replace(recipe, sets=sets, export=(), interleave_streams=True), tmp_path)
+    records = list(read_records(tmp_path / "records.jsonl"))
+    names = [record.provenance["set"] for record in records]
+    assert names == ["atomic"] * 6 + ["direct", "cot"] * 16 + ["count"] * 8
+    for first, second in zip(records[6:38:2], records[7:38:2], strict=True):
+        assert first.provenance["image"] == second.provenance["image"]
+        assert first.evidence.markers == second.evidence.markers
+    by_set = sorted(records, key=lambda record: ("atomic", "cot", "direct", "count").index(record.provenance["set"]))
+    assert by_set == list(read_records(built / "records.jsonl"))
+
+
+def test_streams_of_disjoint_images(recipe: DataRecipe, tmp_path: Path) -> None:
+    """Also after an interruption; sets of one stream still share their images."""
+    sets = tuple(replace(config, count=count) for config, count in zip(recipe.sets, (6, 8, 8, 4), strict=True))
+    disjoint = replace(recipe, sets=sets, disjoint_streams=True)
+    build_data(disjoint, tmp_path / "whole")
+    images: dict[str, set[str]] = {}
+    for record in read_records(tmp_path / "whole" / "records.jsonl"):
+        images.setdefault(record.provenance["set"], set()).add(record.provenance["image"])
+    assert images["cot"] == images["direct"]
+    assert not images["atomic"] & images["cot"]
+    assert not images["count"] & (images["atomic"] | images["cot"])
+    with pytest.raises(_Interrupted):
+        build_data(disjoint, tmp_path / "resumed", engine=_InterruptedEngine(2))
+    build_data(disjoint, tmp_path / "resumed")
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    with pytest.raises(DataError, match=r"set cot asks for 16 records, 11 could be made of 14 images"):
+        build_data(replace(recipe, disjoint_streams=True), tmp_path / "too many")
+
+
+def test_depth_codes_of_a_file(folder: Path, recipe: DataRecipe, tmp_path: Path) -> None:
+    codes = {f"zimmer {index:02d} ä_depth.png": block_to_text(np.full((10, 10), index)) for index in range(19)}
+    np.save(folder / "codes.npy", codes, allow_pickle=True)
+    source = replace(recipe.sources["photos"], depth_codes="codes.npy", depth=None)
+    atomic = replace(recipe, sets=recipe.sets[:1], export=(), soft_codes=0, sources={"photos": source})
+    build_data(atomic, tmp_path / "atomic")
+    for record in read_records(tmp_path / "atomic" / "records.jsonl"):
+        assert record.evidence.codes == (int(record.provenance["image"][7:9]),) * 100
+        assert record.evidence.codec is None
+    reasoning = replace(atomic, sets=recipe.sets[1:2])
+    with pytest.raises(ConfigError, match=r"set cot needs a depth map: set sources\.photos\.depth"):
+        build_data(reasoning, tmp_path / "cot")
+    build_data(
+        replace(
+            reasoning, sources={"photos": replace(source, depth="depth")}, sets=(replace(recipe.sets[1], count=9),)
+        ),
+        tmp_path / "cot",
+    )
+    for record in read_records(tmp_path / "cot" / "records.jsonl"):
+        assert record.evidence.codes == (int(record.provenance["image"][7:9]),) * 100
+        assert len(record.evidence.markers) in (2, 3)
+    with pytest.raises(ConfigError, match="depth_codes are those of squashed images"):
+        replace(atomic, frame="letterbox")
+
+
+def test_sets_without_a_source_of_their_task(recipe: DataRecipe, tmp_path: Path) -> None:
+    source = replace(recipe.sources["photos"], depth=None, annotations=None)
+    for config, missing in ((recipe.sets[0], "depth"), (recipe.sets[3], "annotations")):
+        changed = replace(recipe, sets=(config,), sources={"photos": source})
+        with pytest.raises(ConfigError, match=rf"set {config.name} needs .*: set sources\.photos\.{missing}"):
+            build_data(changed, tmp_path)
+
+
+def test_scaled_counts(recipe: DataRecipe) -> None:
+    assert [config.count for config in recipe.scale_counts(0.1).sets] == [1, 2, 2, 1]
+    assert recipe.scale_counts(1.0) == recipe
+    for factor in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="scale: expected a positive number"):
+            recipe.scale_counts(factor)
+
+
 def test_more_records_than_images(recipe: DataRecipe, tmp_path: Path) -> None:
     changed = replace(recipe, sets=(replace(recipe.sets[0], count=21),))
-    with pytest.raises(DataError, match="set atomic asks for 21 records, its source photos has 20 images"):
+    with pytest.raises(
+        DataError, match=r"atomic asks for 21 records, its source photos has 20 images; .*--scale 0\.95"
+    ):
         build_data(changed, tmp_path)
     changed = replace(recipe, sets=(replace(recipe.sets[1], count=20),))
-    with pytest.raises(DataError, match=r"asks for 20 records, 1\d could be made of 20 images; .*rejected"):
+    with pytest.raises(
+        DataError, match=r"asks for 20 records, 16 could be made of 20 images; .*rejected.*--scale 0\.8"
+    ):
         build_data(changed, tmp_path)
 
 

@@ -53,7 +53,7 @@ def test_question_is_about_most_frequent_category(codec: DepthCodec) -> None:
     result = make(codec, sample([1, 2, 1]))
     assert isinstance(result, TaskRecord)
     record = result.record
-    assert record.turns[0].text.startswith("How many dogs are in the image?\nTo answer")
+    assert record.turns[0].text.startswith("How many dogs are in the image?.\n To solve")
     assert record.turns[1].text == (
         "Based on the analysis, here are the bounding boxes for the dogs:\n"
         "Bounding box 1: (<PIXEL_0>,<PIXEL_0>,<PIXEL_33>,<PIXEL_100>)\n"
@@ -93,6 +93,21 @@ def test_zero_questions_are_about_absent_categories(codec: DepthCodec) -> None:
     assert answer(codec, lvis, "atomic", zero_share=1.0) == "There are no cats in the image."
     detected = sample([1], complete=False)
     assert make(codec, detected, zero_share=1.0) == "no category is known to be absent from this image"
+
+
+def test_released_rule(codec: DepthCodec) -> None:
+    """As in AURORA's notebook: no second choice beyond the maximum, and zero only where no category is left."""
+
+    def ask(image: Sample, **options: Any) -> str:
+        return answer(codec, image, "atomic", category_rule="released", **options)
+
+    assert "bounding boxes for the cats" in ask(sample([2, 1, 1, 2]))  # the first annotated of two
+    assert "bounding boxes for the dogs" in ask(sample([1, 2, 2], not_exhaustive_category_ids=(2,)))
+    lvis = {"negative_category_ids": (4,), "not_exhaustive_category_ids": (1,)}
+    assert ask(sample([1, 1], **lvis)) == "There are no horses in the image."
+    assert ask(sample([], **lvis)) == "There are no horses in the image."
+    too_many = make(codec, sample([1, 1, 1, 2]), "atomic", category_rule="released", max_instances=2)
+    assert too_many == "its most frequent category is shown more than 2 times"
 
 
 def test_only_countable_categories(codec: DepthCodec) -> None:
@@ -152,7 +167,7 @@ def test_box_order(codec: DepthCodec, order: str, first: int) -> None:
     assert result.record.provenance["order"] == order
 
 
-def test_plurals(shared: Path) -> None:
+def test_plurals(shared: Path, tmp_path: Path) -> None:
     known = {
         "bus": "buses",
         "person": "people",
@@ -164,12 +179,19 @@ def test_plurals(shared: Path) -> None:
     table = Plurals(shared / "data" / "counting" / "lvis_plurals.json")
     assert table.pluralize("mouse_(computer_equipment)") == "mouses (computer equipment)"
     assert PLURALS.pluralize("mouse_(computer_equipment)") == "mice (computer equipment)"
+    published = tmp_path / "plurals.npy"
+    np.save(published, np.array({"mouse": "mice"}, dtype=object), allow_pickle=True)
+    assert Plurals(published).pluralize("mouse") == "mice"
     with pytest.raises(DataError, match=r"'1234' has no plural; add it to the table"):
         PLURALS.pluralize("1234")
 
 
 def test_invalid_tables_of_plurals(tmp_path: Path) -> None:
-    for text, message in (("[]", "a JSON object"), ('{"a": 3}', "a JSON object"), ("{", "not valid JSON")):
+    for text, message in (
+        ("[]", "an object singular: plural"),
+        ('{"a": 3}', "an object singular: plural"),
+        ("{", "not valid JSON"),
+    ):
         (tmp_path / "table.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
             Plurals(tmp_path / "table.json")

@@ -113,7 +113,7 @@ def test_prompt_variants(codec: DepthCodec, prompts: str, has: str, lacks: str) 
     record, _ = make(codec, "cot", prompts)
     assert has in get_texts(record)[1]
     assert lacks not in get_texts(record)[1]
-    assert record.provenance["prompts"] == f"{prompts}/1"
+    assert record.provenance["prompts"] == f"{prompts}/2"
     assert record.evidence.codes is not None
 
 

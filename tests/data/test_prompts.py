@@ -30,27 +30,47 @@ def test_aurora_texts() -> None:
     assert AURORA.write("count_conclusion", plural="dogs", count=3) == (
         "Since there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
     )
+    assert AURORA.write("depth_atomic") == "What is the depth map for the image?"  # the paper's section 6.3
     assert AURORA.write("count_question", plural="dogs") == "How many dogs are in the image?"
+    assert AURORA.write("count_question", plural="dogs") + AURORA.write("count_thinking", plural="dogs") == (
+        "How many dogs are in the image?.\n To solve this, let\u2019s carefully analyze the image. First, identify "
+        "the bounding boxes associated with the dogs. After that, count how many distinct bounding boxes correspond to "
+        "dogs."
+    )
+
+
+def test_released_box_questions() -> None:
+    rng = np.random.default_rng(0)
+    assert {AURORA.ask("boxes_atomic", rng, plural="dogs") for _ in range(100)} == {
+        "Please perform bounding box prediction for each instance of dogs in the image.",
+        "Find instances of dogs, return the x1 y1 x2 y2 coordinates of each instance.",
+        "Find instances of dogs in the image and return their bounding boxes.",
+        "Return the bounding boxes of dogs.",
+        "Please locate all of the dogs in this image.",
+    }
 
 
 def test_variants_omit_a_step() -> None:
     assert "coordinates" not in PROMPTS["no_coordinates"].depth_thinking
     assert "depth map" not in PROMPTS["no_depth"].depth_thinking
     assert {prompts.label for prompts in PROMPTS.values()} == {
-        "aurora/1",
-        "no_coordinates/1",
-        "no_depth/1",
-        "numerals/1",
-        "box_numerals/1",
+        "aurora/2",
+        "varied/2",
+        "no_coordinates/2",
+        "no_depth/2",
+        "numerals/2",
+        "box_numerals/2",
     }
 
 
 def test_wording_is_drawn_from_pool_with_template() -> None:
     rng = np.random.default_rng(0)
-    drawn = {AURORA.ask("count_question", rng, plural="dogs") for _ in range(100)}
-    assert len(drawn) == 1 + len(AURORA.wordings["count_question"])
-    assert AURORA.ask("count_question", plural="dogs") in drawn
-    assert all("dogs" in question for question in drawn)
+    varied = PROMPTS["varied"]
+    drawn = {varied.ask("count_question", rng, plural="dogs") for _ in range(100)}
+    assert len(drawn) == 1 + len(varied.wordings["count_question"])
+    assert varied.ask("count_question", plural="dogs") in drawn
+    assert all("dogs" in question and question.endswith("?") for question in drawn)
+    assert {AURORA.ask("count_question", rng, plural="dogs") for _ in range(9)} == {"How many dogs are in the image?"}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +96,6 @@ def test_invalid_templates(changes: dict[str, object], message: str) -> None:
 def test_texts_can_be_replaced() -> None:
     changed = PromptSet.from_name("no_depth", {"depth_direct": "{{{answer}}}"})
     assert changed.write("depth_direct", answer="C") == "{C}"
-    assert changed.label == "no_depth, changed/1"
-    with pytest.raises(ConfigError, match="prompts are aurora, no_coordinates"):
+    assert changed.label == "no_depth, changed/2"
+    with pytest.raises(ConfigError, match="prompts are aurora, varied, no_coordinates"):
         PromptSet.from_name("auroa")

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from perceptok.data import ProceduralSource
-from perceptok.data.sources import DepthFolder, FolderSource, Sample
+from perceptok.data.npy_files import DepthCodesFile
+from perceptok.data.sources import DepthFolder, FolderSource, Sample, read_names
+from perceptok.depth import block_to_text
 from perceptok.errors import DataError
 
 
@@ -75,6 +77,118 @@ def test_annotations_list_the_samples(folder: Path) -> None:
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
     with pytest.raises(DataError, match=r"two images are called a b\.png"):
         FolderSource(folder / "images", annotations=path)
+
+
+def make_files(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+FULL_RELEASE = (
+    "index_ade20k.pkl",
+    "images/ADE/training/urban/street/ADE_train_00016964.jpg",
+    "images/ADE/training/urban/street/ADE_train_00016964_seg.png",
+    "images/ADE/training/urban/street/ADE_train_00016964_parts_1.png",
+    "images/ADE/training/urban/street/ADE_train_00016964.json",
+    "images/ADE/training/urban/street/ADE_train_00016964/instance_001_ADE_train_00016964.png",
+    "images/ADE/validation/urban/street/ADE_val_00000002.jpg",
+    "images/ADE/validation/urban/street/ADE_val_00000002_seg.png",
+)
+SCENE_PARSING = (
+    "sceneCategories.txt",
+    "images/training/ADE_train_00000001.jpg",
+    "images/validation/ADE_val_00000001.jpg",
+    "annotations/training/ADE_train_00000001.png",
+    "annotations/validation/ADE_val_00000001.png",
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "photo"), [(FULL_RELEASE, FULL_RELEASE[1]), (SCENE_PARSING, SCENE_PARSING[1])], ids=["full", "parsing"]
+)
+def test_photographs_of_ade20k(tmp_path: Path, files: tuple[str, ...], photo: str) -> None:
+    folder = make_files(tmp_path, *files)
+    assert FolderSource(folder, include=["*ADE_train_*.jpg"]).names == [photo]
+    assert FolderSource(folder, include=["*.jpg"], exclude=["*ADE_val_*"]).names == [photo]
+    source = FolderSource(folder / "images", include=["*ADE_test_*.jpg"])
+    with pytest.raises(DataError, match=r"images: none of its \d images, such as .*folder of another split"):
+        _ = source.names
+
+
+def test_photographs_of_ade20k_on_disk(shared: Path) -> None:
+    folder = shared / "data" / "ade20k"
+    assert FolderSource(folder, include=["*ADE_train_*.jpg"]).names == ["ADE_train_00016964.jpg"]
+    photos = [f"sceneparsing/images/ADE_val_0000000{number}.jpg" for number in (1, 2, 3)]
+    assert FolderSource(folder, include=["*ADE_val_*.jpg"]).names == photos
+    opened = FolderSource(folder, include=["*.jpg"]).read(["ADE_train_00016964.jpg", *photos], depth=False, boxes=False)
+    assert all(isinstance(sample, Sample) for sample in opened)
+
+
+def write_annotations(path: Path, *file_names: str, key: str = "file_name") -> Path:
+    images = [{"id": 70 + n, key: name, "width": 80, "height": 60} for n, name in enumerate(file_names)]
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "dog"}]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (["000000000139.jpg", "000000000790.jpg"], "file_name"),
+        (["COCO_val2014_000000000139.jpg", "COCO_train2014_000000000790.jpg"], "file_name"),
+        ([f"http://images.cocodataset.org/val2017/000000000{n}.jpg" for n in (139, 790)], "coco_url"),
+    ],
+    ids=["coco", "lvis-0.5", "lvis-1.0"],
+)
+def test_images_of_coco_and_lvis_are_found_below_the_folder(
+    tmp_path: Path, shared: Path, names: list[str], key: str
+) -> None:
+    make_files(tmp_path / "coco", "annotations/panoptic_val2017/000000000139.png")
+    (tmp_path / "coco" / "val2017").symlink_to(shared / "data" / "coco" / "images")
+    (tmp_path / "coco" / "train2017").mkdir()
+    path = write_annotations(tmp_path / "boxes.json", *names, key=key)
+    for folder in (tmp_path / "coco" / "val2017", tmp_path / "coco"):
+        source = FolderSource(folder, annotations=path)
+        assert len(source.names) == 2
+        assert all(isinstance(sample, Sample) for sample in source.read(source.names, depth=False, boxes=True))
+    source = FolderSource(tmp_path / "coco" / "annotations", annotations=path)
+    with pytest.raises(DataError, match=r"none of 2 images that .*boxes\.json names was found, .*another split"):
+        _ = source.names
+
+
+def test_listed_images(folder: Path) -> None:
+    np.save(folder / "names.npy", np.array(["ü.png", "c.png"]))
+    (folder / "names.json").write_text('["ü.png", "c.png"]')
+    (folder / "names.txt").write_text("ü.png\n\nc.png\n", encoding="utf-8")
+    for suffix in ("npy", "json", "txt"):
+        source = FolderSource(folder, include=["images/*"], names=read_names(folder / f"names.{suffix}"))
+        assert source.names == ["images/c.png", "images/ü.png"]
+    np.save(folder / "ids.npy", np.array([71]))
+    path = write_annotations(folder / "boxes.json", "a b.png", "c.png")
+    assert FolderSource(folder / "images", annotations=path, names=read_names(folder / "ids.npy")).names == ["c.png"]
+    source = FolderSource(folder / "images", annotations=path, names=[71, 99])
+    with pytest.raises(DataError, match=r"1 of 2 listed images are not in .*boxes\.json, such as 99"):
+        _ = source.names
+    (folder / "names.json").write_text("[1.5]")
+    with pytest.raises(DataError, match=r"names\.json: expected a list of image names or ids"):
+        read_names(folder / "names.json")
+    for name in ("gone.txt", "gone.npy"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_names(folder / name)
+
+
+def test_stored_codes(folder: Path) -> None:
+    codes = np.arange(100).reshape(10, 10)
+    np.save(folder / "codes.npy", {"a b_depth.png": block_to_text(codes), "c.png": "<DEPTH_1>"}, allow_pickle=True)
+    source = FolderSource(folder / "images", codes=DepthCodesFile(folder / "codes.npy"))
+    with_codes, malformed, without = source.read(["a b.png", "c.png", "ü.png"], depth=True, boxes=False)
+    assert isinstance(with_codes, Sample)
+    np.testing.assert_array_equal(with_codes.codes, codes)
+    assert with_codes.depth is None
+    assert str(malformed).startswith("depth codes in codes.npy: ")
+    assert without == "this image has no depth codes in codes.npy"
+    assert FolderSource(folder / "images").fingerprint != source.fingerprint
 
 
 def test_procedural_source() -> None:

@@ -1,0 +1,127 @@
+"""NumPy files of AURORA's repository, pickled dictionaries among them, read without running any code of the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceptok.depth import block_from_text
+from perceptok.errors import DataError, MalformedBlockError
+
+__all__ = ["DepthCodesFile", "read_npy"]
+
+
+class _Array:
+    """Stands for a pickled array and keeps its items."""
+
+    items: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.items = state[-1]
+
+
+class _Type:
+    """Stands for a pickled dtype, which is not needed."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("_codecs", "encode"): lambda *_: b"",
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+}
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Builds text, numbers, lists, tuples and dictionaries only; nothing of a pickled name is imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _STAND_INS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}; only text, numbers, lists and dictionaries")
+        return _STAND_INS[module, name]
+
+
+def read_npy(path: str | Path) -> Any:
+    """Read a NumPy file (`.npy`): an array, or what `numpy.save` pickled of a dictionary or a list.
+
+    Pickled files can run any code when numpy loads them with `allow_pickle`; here they are built of text, numbers,
+    lists, tuples and dictionaries alone.
+
+    Returns:
+        An array; for a pickled dictionary that dictionary; for a pickled array of objects a list.
+
+    Raises:
+        DataError: The file cannot be read, is not a NumPy file, or has pickled objects of other types.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+            if not dtype.hasobject:
+                file.seek(0)
+                return np.load(file, allow_pickle=False)
+            array = _RestrictedUnpickler(file).load()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # damaged pickles raise errors of any kind
+        raise DataError(f"{path}: not a NumPy file that can be read safely ({error})") from error
+    if not isinstance(array, _Array) or not isinstance(array.items, list):
+        raise DataError(f"{path}: not a NumPy file that can be read safely (not a pickled array)")
+    return array.items if shape else array.items[0]
+
+
+class DepthCodesFile:
+    """Depth codes by image name, from the dictionary that AURORA's `get_codes.py` saves.
+
+    Its keys are names of depth maps such as `ADE_train_00000001_depth.png`, its values
+    `<DEPTH_START><DEPTH_5>...<DEPTH_END>`, with or without spaces. Codes belong to the image whose name is the same
+    without folder, suffix and `_depth`.
+
+    Args:
+        path: The file (`.npy`).
+
+    Raises:
+        DataError: The file cannot be read or is not such a dictionary, or two keys belong to one image.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        values = read_npy(path)
+        if not isinstance(values, dict) or not all(isinstance(text, str) for pair in values.items() for text in pair):
+            raise DataError(f"{path}: expected a dictionary of file names and depth tokens")
+        self._texts: dict[str, str] = {}
+        for name, text in values.items():
+            stem = _get_stem(name).removesuffix("_depth")
+            if stem in self._texts:
+                raise DataError(f"{path}: two entries for the image {stem}")
+            self._texts[stem] = text
+
+    def read(self, name: str) -> NDArray[np.int64]:
+        """Read the codes of an image, (10, 10) in 0..127.
+
+        Raises:
+            DataError: The image has no codes, or they are malformed.
+        """
+        text = self._texts.get(_get_stem(name))
+        if text is None:
+            raise DataError(f"this image has no depth codes in {self.path.name}")
+        try:
+            return block_from_text("".join(text.split()))
+        except MalformedBlockError as error:
+            raise DataError(f"depth codes in {self.path.name}: {error}") from error
+
+
+def _get_stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem
