@@ -449,27 +449,33 @@ def train_codec(
     paths: Annotated[list[str] | None, typer.Argument(help="Depth maps, folders, patterns or lists.")] = None,
     val: Annotated[list[str] | None, typer.Option("--val", help="Validation maps; may be repeated.")] = None,
     procedural: Annotated[int, typer.Option(min=0, help="Number of procedural maps to add.")] = 0,
-    config: Annotated[Path | None, typer.Option(help="A training.json; missing keys take their defaults.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="A training.json or YAML file, or a preset (see presets); missing keys take their defaults."),
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="A codec to start from: a folder, a hub id, or `shipped`.")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option("--max-steps", min=1, help="Number of optimizer steps, instead of the config's.")
+        int | None,
+        typer.Option("--max-steps", min=1, help="Number of optimizer steps, instead of the config's steps or epochs."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read and render maps.")] = 0,
     cpu: Annotated[bool, typer.Option(help="Train on the CPU.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write a TensorBoard log too.")] = False,
 ) -> None:
     """Train a depth codec. An interrupted run is resumed by the same command, to the same losses."""
-    from perceptok.config import read_mapping
+    from perceptok.config import find_config_file, read_mapping
     from perceptok.depth import MapDataset, TrainingConfig, TrainingReport, model_config_to_dict, train_depth_codec
     from perceptok.scenes import ProceduralDepthMaps
 
-    values = read_mapping(config) if config else {}
+    values = read_mapping(find_config_file(config, "depth")) if config else {}
     initial = load_codec(None if start == "shipped" else start, "cpu") if start else None
     if initial is not None:
         values.setdefault("model", model_config_to_dict(initial.model.config))
-    settings = TrainingConfig.from_dict(values | ({"max_steps": max_steps} if max_steps else {}))
+    settings = TrainingConfig.from_dict(
+        values | ({"max_steps": max_steps, "num_train_epochs": None} if max_steps else {})
+    )
     files = find_named_maps(ctx, paths) if paths else []
     val_files = find_named_maps(ctx, val, every_source=True) if val else []
     _refuse_shared_files(files, val_files)
@@ -502,7 +508,7 @@ def train_codec(
             for name, value in result._asdict().items():
                 writer.add_scalar(name, value, result.step)
 
-    with progress_bar("training", settings.max_steps) as tick:
+    with progress_bar("training", settings.count_steps(len(train_set))) as tick:
         train_depth_codec(
             settings,
             train_set,
@@ -536,6 +542,14 @@ def _open_tensorboard(folder: Path) -> Any:
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+@app.command("presets")
+def print_presets() -> None:
+    """Print the training configurations that come with perceptok, for `train --config`."""
+    from perceptok.config import list_presets
+
+    print_table("Presets", ("name", "what it is"), list(list_presets("depth").items()))
 
 
 @app.command("show")

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from perceptok.config import config_from_dict
+from perceptok.config import config_from_dict, find_config_file, read_mapping
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.metrics import compute_code_usage, compute_squared_errors
 from perceptok.depth.networks.grid import GridConfig
@@ -56,14 +56,18 @@ class TrainingConfig:
         model: The networks.
         quantizer: How the code vectors are learned.
         augmentation: How training maps are augmented.
-        max_steps: Number of optimizer steps.
+        max_steps: Number of optimizer steps, in which maps are drawn by source.
+        num_train_epochs: Number of epochs instead: each takes every map once, in random order.
         eval_steps: Steps between two evaluations, which are also logged and saved to resume from.
         batch_size: Maps per step, over all processes and accumulated micro-batches together.
         gradient_accumulation_steps: Micro-batches per step.
         learning_rate: Peak learning rate.
         lr_scheduler_type: "cosine" to zero, or "exponential" (0.98 every 500 steps, as in the reference).
         warmup_steps: Steps of linear warmup.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay of AdamW, which is Adam where it is 0.
+        adam_beta1: AdamW's decay of the mean of gradients.
+        adam_beta2: AdamW's decay of the mean of squared gradients.
+        max_grad_norm: Maximum gradient norm for gradient clipping; 0 does not clip.
         l1_weight: Weight of the mean absolute error beside the mean squared error (in the networks' [-1, 1]).
         mixed_precision: "no" for float32, or "bf16"; quantisation is float32 in any case.
         source_probabilities: Probabilities of drawing a map from given sources, e.g. {"procedural": 0.6}; the others
@@ -81,6 +85,7 @@ class TrainingConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     max_steps: int = 10_000
+    num_train_epochs: float | None = None
     eval_steps: int = 500
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
@@ -88,6 +93,9 @@ class TrainingConfig:
     lr_scheduler_type: Literal["cosine", "exponential"] = "cosine"
     warmup_steps: int = 200
     weight_decay: float = 0.02
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 1.0
     l1_weight: float = 0.0
     mixed_precision: Literal["no", "bf16"] = "no"
     source_probabilities: Mapping[str, float] = field(default_factory=dict)
@@ -104,6 +112,23 @@ class TrainingConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is one of {', '.join(known)}; got {getattr(self, name)!r}")
 
+        if self.num_train_epochs is not None:
+            if not self.num_train_epochs > 0:
+                raise ConfigError(f"num_train_epochs must be positive; got {self.num_train_epochs}")
+            if self.source_probabilities or self.source_limits:
+                raise ConfigError(
+                    "source_probabilities and source_limits go with max_steps: an epoch takes every map once; leave "
+                    "num_train_epochs out, or them"
+                )
+
+    def count_steps(self, maps: int) -> int:
+        """The number of optimizer steps with that number of training maps."""
+        return (
+            self.max_steps
+            if self.num_train_epochs is None
+            else math.ceil(self.num_train_epochs * maps / self.batch_size)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         return {**asdict(self), "model": model_config_to_dict(self.model)}
@@ -118,6 +143,15 @@ class TrainingConfig:
         if isinstance(values, Mapping) and "model" in values:
             values = {**values, "model": model_config_from_dict(values["model"])}
         return config_from_dict(cls, values)
+
+    @classmethod
+    def read(cls, source: str | Path) -> TrainingConfig:
+        """Read the settings from a file, YAML or JSON, or from a preset by its name, such as "aurora".
+
+        Raises:
+            ConfigError: There is neither, or a setting is unknown, has another type or is out of range.
+        """
+        return cls.from_dict(read_mapping(find_config_file(source, "depth")))
 
 
 class CollapseWarning(UserWarning):
@@ -265,6 +299,7 @@ class _Trainer:
                 f"batch_size {config.batch_size} must be a multiple of processes x gradient_accumulation_steps = "
                 f"{parts}"
             )
+        self.max_steps = config.count_steps(len(train_set))
         # On an accelerator the maps are kept in its memory: 50,000 take 15 GB and indexing them there costs nothing.
         self.train_set = train_set.to(self.device) if self.device.type != "cpu" else train_set
         self.val_set = val_set
@@ -283,7 +318,7 @@ class _Trainer:
             {"params": [p for p in learner.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in learner.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2))
         self.learner, self.optimizer = accelerator.prepare(learner, optimizer)
 
     @property
@@ -297,11 +332,11 @@ class _Trainer:
         counts = torch.zeros(self.config.model.codebook_size, device=self.device)
         if start == 0:
             self._initialise_codebook()
-        for step in range(start, self.config.max_steps):
+        for step in range(start, self.max_steps):
             losses.append(self._step(step, counts))
             done = step + 1
             advance(done, float(losses[-1][0]) if done % 10 == 0 else math.nan)
-            if done % self.config.eval_steps == 0 or done == self.config.max_steps:
+            if done % self.config.eval_steps == 0 or done == self.max_steps:
                 yield self._evaluate(done, torch.stack(losses).mean(0), counts)
                 losses.clear()
                 counts.zero_()
@@ -312,7 +347,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._compute_learning_rate(step)
         total = torch.zeros(2, device=self.device)
-        last_replacement = round(self.config.quantizer.dead_code_ratio * self.config.max_steps)
+        last_replacement = round(self.config.quantizer.dead_code_ratio * self.max_steps)
         self.unwrapped.quantizer.replace_dead_codes(step < last_replacement)
         self.learner.train()
         for inputs, maps, valid in self._draw_micro_batches(step):
@@ -321,23 +356,39 @@ class _Trainer:
             self.accelerator.backward((loss + commitment) / self.config.gradient_accumulation_steps)
             counts += torch.bincount(codes.flatten(), minlength=len(counts))
             total += torch.stack([loss.detach(), commitment.detach()]) / self.config.gradient_accumulation_steps
-        self.accelerator.clip_grad_norm_(self.learner.parameters(), 1.0)
+        if self.config.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.learner.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
 
-    def _draw_micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """This process's micro-batches of a step: inputs, targets and masks."""
+    def _draw_indices(self, step: int) -> np.ndarray:
+        """The maps of a step, drawn by source."""
         rng = np.random.default_rng([self.config.seed, step])
-        generator = torch.Generator().manual_seed(_derive_seed(self.config.seed, step))
         sources = rng.choice(len(self.groups), size=self.config.batch_size, p=self.probabilities)
         positions = rng.random(self.config.batch_size)
-        indices = np.array(
+        return np.array(
             [
                 self.groups[source][int(position * len(self.groups[source]))]
                 for source, position in zip(sources, positions, strict=True)
             ]
         )
+
+    def _take_indices(self, step: int) -> np.ndarray:
+        """The maps of a step in the random order of its epoch; a batch may begin in one epoch and end in the next."""
+        count, size = len(self.train_set), self.config.batch_size
+        places = np.arange(step * size, (step + 1) * size)
+        epochs, inside = places // count, places % count
+        orders = {
+            epoch: np.random.default_rng([self.config.seed, epoch, 1]).permutation(count)
+            for epoch in np.unique(epochs).tolist()
+        }
+        return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), inside, strict=True)])
+
+    def _draw_micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's micro-batches of a step: inputs, targets and masks."""
+        generator = torch.Generator().manual_seed(_derive_seed(self.config.seed, step))
+        indices = self._draw_indices(step) if self.config.num_train_epochs is None else self._take_indices(step)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         for part in range(self.config.gradient_accumulation_steps):
             micro = indices[part :: self.config.gradient_accumulation_steps]
@@ -364,7 +415,7 @@ class _Trainer:
     def _compute_learning_rate(self, step: int) -> float:
         config = self.config
         if config.lr_scheduler_type == "cosine":
-            decay = 0.5 + 0.5 * math.cos(math.pi * step / config.max_steps)
+            decay = 0.5 + 0.5 * math.cos(math.pi * step / self.max_steps)
         else:
             decay = 0.98 ** (step // 500)
         return config.learning_rate * decay * min(1.0, (step + 1) / max(1, config.warmup_steps))
