@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 Ask = Literal["published", "direct", "cot", "depth", "boxes"]
+AskOption = Annotated[
+    Ask | None,
+    typer.Option(
+        "--ask",
+        help="How questions are worded: as they are (published, the default), or as in training: direct, cot (with "
+        "the chain of thought), depth (the answer is read off the map at the markers), boxes (they are counted).",
+    ),
+]
 
 
 def replace_blocks(
@@ -115,14 +123,7 @@ def answer_images(
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="The question for inputs without their own.")
     ] = None,
-    ask: Annotated[
-        Ask | None,
-        typer.Option(
-            "--ask",
-            help="How questions are worded: as they are (published, the default), or as in training: direct, cot (with "
-            "the chain of thought), depth (the answer is read off the map at the markers), boxes (they are counted).",
-        ),
-    ] = None,
+    ask: AskOption = None,
     plural: Annotated[
         str | None, typer.Option("--plural", help="What is counted, such as dogs, for inputs that do not say it.")
     ] = None,
@@ -288,6 +289,7 @@ def evaluate_model(
         str | None,
         typer.Option("--config", help="YAML or JSON of benchmark and inference, or a preset; see llava presets."),
     ] = None,
+    ask: AskOption = None,
     constraints: Annotated[
         bool | None, typer.Option("--constraints/--no-constraints", help="Hold to the grammar, the default.")
     ] = None,
@@ -322,6 +324,7 @@ def evaluate_model(
         "benchmark": benchmark,
         "data": data,
         "images": None if images is None else str(images),
+        "inference.ask": ask,
         "inference.constraints": constraints,
         "inference.force_block": force_block,
         "inference.consistency": consistency,

@@ -438,9 +438,13 @@ class _AblationRun:
             yield CellScores(cell, test, scores, _read_figures(path))
 
     def _load_pipeline(self, cell: AblationCell, model: Path) -> PerceptionPipeline:
-        codec = DepthCodec.from_pretrained(self.recipe.codec_source) if cell.untrained else None
-        config = self.recipe.inference_config(cell)
-        return PerceptionPipeline.from_pretrained(model, codec=codec, device=self.recipe.device, config=config)
+        recipe = self.recipe
+        codec = DepthCodec.from_pretrained(recipe.codec_source) if cell.untrained else None
+        config = recipe.inference_config(cell)
+        pipe = PerceptionPipeline.from_pretrained(model, codec=codec, device=recipe.device, config=config)
+        if cell.untrained:
+            pipe.system = recipe.finetune_config(cell, recipe.base, ("records.jsonl",), "run").system
+        return pipe
 
     def _load_test(self, cell: AblationCell, test: AblationTest) -> Benchmark:
         recipe = self.recipe

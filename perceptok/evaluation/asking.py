@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -13,16 +14,17 @@ from typing import Any, Self
 from PIL import Image
 
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.data import Task
 from perceptok.depth import DepthMap
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, EvaluationError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, load_benchmark
 from perceptok.evaluation.evidence import EvidenceReport, check_evidence
 from perceptok.evaluation.reports import write_scores
-from perceptok.evaluation.scoring import Scores, evaluate
-from perceptok.evaluation.specialists import evaluate_specialist
+from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
+from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
 from perceptok.jobs import Journal, Stamp, stamp_of
-from perceptok.llava import InferenceConfig, PerceptionPipeline, Request
+from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request
 
 __all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "model_stamp"]
 
@@ -129,26 +131,31 @@ def answer_benchmark(
     model: Any = "",
     start_over: bool = False,
     advance: Callable[[], object] = lambda: None,
-) -> dict[str, str]:
+) -> dict[str, str | Prediction]:
     """Ask a model every question of a benchmark, with its choices and markers, and write the answers.
+
+    Where the pipeline asks for the depth map or for boxes (`ask`), the answer is read off them; markers that an item
+    does not give are found on its image (`find_markers`).
 
     Args:
         pipe: The pipeline; its `config` says how the questions are asked.
         benchmark: The questions.
-        output: The `.jsonl` to write: id and text a line, as `read_predictions` reads. Answers gather in
+        output: The `.jsonl` to write: id and text in each line, as `read_predictions` reads. Answers gather in
             `OUTPUT.partial`, which the caller removes once its own outputs are written.
         model: What tells this model from another, as JSON types (see `model_stamp`).
         start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
 
     Returns:
-        Id -> text.
+        Id -> text; a `Prediction` where the answer is read off.
 
     Raises:
         OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
         EvaluationError: An item without an image.
     """
     target, items = Path(output), benchmark.items
+    # The answer is then what the map or the boxes say, not what the text says.
+    is_read_off = pipe.config.ask in ("depth", "boxes")
     questions = [[item.id, item.question, list(item.choices)] for item in items]
     run = {
         "model": model,
@@ -164,15 +171,16 @@ def answer_benchmark(
         size = pipe.config.batch_size
         for start in range(0, len(todo), size):
             indices = todo[start : start + size]
-            answers = pipe.answers([_request(items[index]) for index in indices])
+            answers = pipe.answers([_make_request(items[index], pipe.config.ask) for index in indices])
             for index, answer in zip(indices, answers, strict=True):
-                journal.add(index, {"id": items[index].id, "text": answer.text, "answer": answer.answer})
+                line = {"id": items[index].id, "text": answer.text, "answer": answer.answer}
+                journal.add(index, {**line, "read": answer.answer} if is_read_off else line)
                 advance()
         lines = list(journal.results())
         with atomic_write(target, force=True) as file:
             for line in lines:
                 file.write((json.dumps(line) + "\n").encode())
-    return {str(line["id"]): str(line["text"]) for line in lines}
+    return read_predictions(target)
 
 
 def model_stamp(folder: str | Path) -> list[Any]:
@@ -182,8 +190,16 @@ def model_stamp(folder: str | Path) -> list[Any]:
     return [str(folder.resolve()), [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]]
 
 
-def _request(item: BenchmarkItem) -> Request:
-    return Request(item.open_image(), item.question, tuple(item.choices), item.markers, item.id)
+def _make_request(item: BenchmarkItem, ask: Ask) -> Request:
+    """An item as a question for the pipeline."""
+    image, markers = item.open_image(), item.markers
+    is_depth = bool(item.choices) or item.target == "block"
+    if ask == "depth" and not markers and item.choices and not any(item.choices.values()):
+        with suppress(EvaluationError):  # marked otherwise than HardBLINK's images: the answer says so
+            markers = find_markers(image, list(item.choices))
+    plural = None if item.evidence is None else item.evidence.plural
+    task: Task = "depth" if is_depth else "counting"
+    return Request(image, item.question, tuple(item.choices), markers, item.id, task, plural)
 
 
 def _image_stamp(item: BenchmarkItem) -> Stamp:

@@ -244,6 +244,7 @@ class PerceptionTrainer(Trainer):
             self._codec,
             self._collator.frame,
             self._config.to_dict(),
+            system=self._config.system,
             base=self._config.model_name_or_path,
             verify=verify,
             state_dict=state,

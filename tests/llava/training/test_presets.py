@@ -76,6 +76,7 @@ def test_the_depth_preset_trains(tiny_llava: Path, codec: pt.DepthCodec, tmp_pat
     loaded = pt.llava.load_adapter(finetune(config).adapter)
     assert len(loaded.vocab.all_ids) == 130
     assert loaded.config["curriculum"]["kind"] == "aurora"
+    assert loaded.system == LLAVA_SYSTEM
 
 
 def test_presets_are_listed() -> None:
