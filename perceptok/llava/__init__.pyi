@@ -50,3 +50,4 @@ from .training.finetuning import (
     dry_run as dry_run,
     finetune as finetune,
 )
+from .training.sampling import count_samples as count_samples

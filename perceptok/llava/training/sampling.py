@@ -20,6 +20,7 @@ __all__ = [
     "MicroBatches",
     "OrderedSampler",
     "ProportionalSchedule",
+    "count_samples",
     "count_steps",
     "make_curriculum",
     "make_pass_order",
@@ -107,18 +108,13 @@ def make_curriculum(config: FinetuneConfig, samples: RecordSamples, steps: int, 
     Raises:
         ConfigError: A curriculum that these samples do not fit.
     """
+    settings = config.curriculum
     seed = config.seed if config.data_seed is None else config.data_seed
-    if (order := make_order(config.curriculum, samples, seed)) is not None:
+    if settings.kind in ("aurora", "sequential"):
+        order = make_pass_order(settings, samples, seed) if settings.kind == "aurora" else samples.file_order
         return OrderedSampler(order, samples.regimes, total_steps=steps, batch_size=step_size)
-    schedule = make_schedule(config.curriculum, samples.sizes)
+    schedule = make_schedule(settings, samples.sizes)
     return CurriculumSampler(samples.sizes, schedule, total_steps=steps, batch_size=step_size, seed=seed)
-
-
-def make_order(settings: CurriculumSettings, samples: RecordSamples, seed: int) -> np.ndarray | None:
-    """The fixed order of one epoch; None where a schedule mixes each step."""
-    if settings.kind == "aurora":
-        return make_pass_order(settings, samples, seed)
-    return samples.file_order if settings.kind == "sequential" else None
 
 
 def make_pass_order(settings: CurriculumSettings, samples: RecordSamples, seed: int) -> np.ndarray:
@@ -132,29 +128,35 @@ def make_pass_order(settings: CurriculumSettings, samples: RecordSamples, seed: 
         Indices of samples, int64.
 
     Raises:
-        ConfigError: The other records are more than the largest rest of a pass.
+        ConfigError: The other records are more than the largest rest of a pass, or no sample would be drawn.
     """
     is_atomic = np.array([regime == "atomic" for regime in samples.regimes])
     atomic = np.flatnonzero(is_atomic)
     others = samples.file_order[~is_atomic[samples.file_order]]
-    size = samples.atomic_records or len(samples)
     order: list[np.ndarray] = []
-    rests = []
-    for number in range(settings.passes):
-        share = settings.first + (settings.last - settings.first) * number / max(1, settings.passes - 1)
-        count = int(round(size * share, 6))
+    for number, (count, repeats) in enumerate(_plan_passes(settings, samples.atomic_records, len(others))):
         drawn = np.random.default_rng((seed, number)).permutation(atomic)[:count]
-        rests.append(size - count)
-        order += [drawn, *[others] * (rests[-1] // max(1, len(others)))]
-    if len(others) > max(rests):
-        raise ConfigError(
-            f"curriculum.kind: aurora repeats the list of {len(others)} records that are not atomic, which does not "
-            f"fit into any pass: at most {max(rests)} of its {size} samples are left. Add atomic records, lower "
-            "curriculum.last, or set curriculum.kind: linear"
-        )
+        order += [drawn, *[others] * repeats]
     if not any(map(len, order)):
         raise ConfigError("curriculum.kind: aurora draws no sample: the records are atomic and first and last are 0")
     return np.concatenate(order)
+
+
+def _plan_passes(settings: CurriculumSettings, atomic_records: int, others: int) -> list[tuple[int, int]]:
+    """For each pass the number of atomic samples, and how often the list of the others follows."""
+    size = atomic_records or others
+    counts = []
+    for number in range(settings.passes):
+        share = settings.first + (settings.last - settings.first) * number / max(1, settings.passes - 1)
+        counts.append(int(round(size * share, 6)))
+    largest = size - min(counts)
+    if others > largest:
+        raise ConfigError(
+            f"curriculum.kind: aurora repeats the list of {others} records that are not atomic, which does not fit "
+            f"into any pass: at most {largest} of its {size} samples are left. Add atomic records, lower "
+            "curriculum.last, or set curriculum.kind: linear"
+        )
+    return [(count, (size - count) // others if others else 0) for count in counts]
 
 
 def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Schedule:
@@ -183,12 +185,36 @@ def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sch
     return LinearSchedule(others=others, first=settings.first, last=settings.last, passes=settings.passes)
 
 
+def count_samples(config: FinetuneConfig, sizes: Mapping[str, int]) -> int:
+    """Number of samples of an epoch.
+
+    Args:
+        config: The configuration.
+        sizes: Number of records of each regime in its files.
+
+    Raises:
+        ConfigError: A curriculum that these records do not fit.
+    """
+    trained = {regime: size for regime, size in sizes.items() if not config.regimes or regime in config.regimes}
+    return _count_epoch(config.curriculum, trained, sizes.get("atomic", 0))
+
+
+def _count_epoch(settings: CurriculumSettings, trained: Mapping[str, int], atomic_records: int) -> int:
+    if settings.kind != "aurora":
+        return sum(trained.values())
+    atomic = trained.get("atomic", 0)
+    others = sum(trained.values()) - atomic
+    return sum(
+        min(count, atomic) + repeats * others for count, repeats in _plan_passes(settings, atomic_records, others)
+    )
+
+
 def count_steps(config: FinetuneConfig, samples: RecordSamples, step_size: int) -> int:
     """Number of optimizer steps: `max_steps` where it is positive, else as many as the epochs need."""
     if config.max_steps > 0:
         return config.max_steps
-    order = make_order(config.curriculum, samples, config.seed)
-    return max(1, math.ceil(config.num_train_epochs * len(samples if order is None else order) / step_size))
+    epoch = _count_epoch(config.curriculum, samples.sizes, samples.atomic_records)
+    return max(1, math.ceil(config.num_train_epochs * epoch / step_size))
 
 
 class MicroBatches(Sampler[list[int]]):

@@ -18,6 +18,7 @@ from perceptok.llava.training.samples import RecordSamples, TrainingSample
 from perceptok.llava.training.sampling import (
     MicroBatches,
     OrderedSampler,
+    count_samples,
     count_steps,
     make_curriculum,
     make_pass_order,
@@ -108,6 +109,12 @@ def test_every_curriculum_takes_one_regime_alone(tmp_path: Path, kind: str, regi
     steps = list(make_curriculum(settings, samples, steps=7, step_size=4))
     assert [len(step) for step in steps] == [4] * 7
     assert {samples[index].group for step in steps for index in step} == {regime}
+    # The rests of the passes are 0, 1, ... 9 samples, into which a list of 2 fits 20 times.
+    epoch = len(samples) if kind != "aurora" else 55 if regime == "atomic" else 40
+    alone = config(tmp_path, tmp_path, tmp_path, curriculum={"kind": kind}, regimes=[regime])
+    assert count_samples(alone, {"atomic": 10, "direct": 2, "cot": 2}) == epoch
+    if kind == "aurora":
+        assert len(make_pass_order(settings.curriculum, samples, seed=0)) == epoch
     schedule = make_schedule(settings.curriculum, samples.sizes)
     assert [schedule.probabilities(step, 10).tolist() for step in range(10)] == [[1.0]] * 10
 
