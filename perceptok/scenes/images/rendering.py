@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -238,12 +237,6 @@ def render_image(
     image = expose(shade(view, materials, lighting, rng), rng)
     visible = tuple(list_visible(view))
     return SceneImage(image, view.depth, view.instance, visible, scene.kind, split, seed, index, target, scene)
-
-
-def hash_image(image: SceneImage) -> str:
-    """SHA-256 of an image's pixels, depth, instances and visible objects."""
-    arrays = image.image.tobytes() + image.depth.tobytes() + image.instance.tobytes()
-    return hashlib.sha256(arrays + repr([tuple(item) for item in image.visible]).encode()).hexdigest()
 
 
 class ProceduralImages(ProceduralSequence[SceneImage]):

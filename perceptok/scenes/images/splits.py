@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from perceptok.errors import ConfigError
 
@@ -37,71 +37,55 @@ class Split:
     palette: int
 
 
-_GATHERINGS = {"gathering on a floor": 0.2, "gathering on a table": 0.17, "gathering in a yard": 0.1}
+_LAYOUTS = {
+    "gathering on a floor": (0.2, 0.2),
+    "gathering on a table": (0.17, 0.17),
+    "gathering in a yard": (0.1, 0.1),
+    "bin": (0.04, 0.03),
+    "corridor": (0.05, 0.0),
+    "field": (0.0, 0.04),
+    "foliage": (0.0, 0.03),
+    "hall": (0.0, 0.07),
+    "landscape": (0.04, 0.0),
+    "people": (0.07, 0.06),
+    "portrait": (0.06, 0.05),
+    "room": (0.15, 0.15),
+    "street": (0.06, 0.05),
+    "table": (0.06, 0.05),
+}
+"""Layout -> its probability in "train" and in "heldout"."""
+
+_PATTERNS = {
+    "boards": (("planks",), ("parquet",)),
+    "tiles": (("squares",), ("hexagons", "terrazzo")),
+    "masonry": (("bricks",), ("stones",)),
+    "wood": (("grain",), ("knots",)),
+    "print": (("stripes", "clouds"), ("checks", "dots", "zigzag")),
+    "cloth": (("weave", "clouds", "stripes"), ("felt", "checks", "dots")),
+    "smooth": (("plaster",), ("ridges",)),
+    "rough": (("speckle",), ("felt", "gravel")),
+    "ground": (("turf", "clouds"), ("gravel", "ridges")),
+}
+"""Kind of surface -> names of its textures in "train" and in "heldout"."""
+
+
+def _make_split(name: SplitName, palette: int, **settings: Any) -> Split:
+    return Split(
+        name,
+        number=palette + 1,
+        palette=palette,
+        layouts={layout: shares[palette] for layout, shares in _LAYOUTS.items() if shares[palette]},
+        patterns={surface: names[palette] for surface, names in _PATTERNS.items()},
+        **settings,
+    )
+
 
 SPLITS: dict[str, Split] = {
-    "train": Split(
-        name="train",
-        number=1,
-        layouts={
-            **_GATHERINGS,
-            "bin": 0.04,
-            "corridor": 0.05,
-            "landscape": 0.04,
-            "people": 0.07,
-            "portrait": 0.06,
-            "room": 0.15,
-            "street": 0.06,
-            "table": 0.06,
-        },
-        fov=(48.0, 66.0),
-        stretch=(0.94, 1.06),
-        arrangements=("scatter", "row"),
-        hue=(0.0, 0.5),
-        patterns={
-            "boards": ("planks",),
-            "tiles": ("squares",),
-            "masonry": ("bricks",),
-            "wood": ("grain",),
-            "print": ("stripes", "clouds"),
-            "cloth": ("weave", "clouds", "stripes"),
-            "smooth": ("plaster",),
-            "rough": ("speckle",),
-            "ground": ("turf", "clouds"),
-        },
-        palette=0,
+    "train": _make_split(
+        "train", 0, fov=(48.0, 66.0), stretch=(0.94, 1.06), arrangements=("scatter", "row"), hue=(0.0, 0.5)
     ),
-    "heldout": Split(
-        name="heldout",
-        number=2,
-        layouts={
-            **_GATHERINGS,
-            "bin": 0.03,
-            "field": 0.04,
-            "foliage": 0.03,
-            "hall": 0.07,
-            "people": 0.06,
-            "portrait": 0.05,
-            "room": 0.15,
-            "street": 0.05,
-            "table": 0.05,
-        },
-        fov=(68.0, 84.0),
-        stretch=(1.12, 1.3),
-        arrangements=("ring", "grid"),
-        hue=(0.5, 1.0),
-        patterns={
-            "boards": ("parquet",),
-            "tiles": ("hexagons", "terrazzo"),
-            "masonry": ("stones",),
-            "wood": ("knots",),
-            "print": ("checks", "dots", "zigzag"),
-            "cloth": ("felt", "checks", "dots"),
-            "smooth": ("ridges",),
-            "rough": ("felt", "gravel"),
-            "ground": ("gravel", "ridges"),
-        },
-        palette=1,
+    "heldout": _make_split(
+        "heldout", 1, fov=(68.0, 84.0), stretch=(1.12, 1.3), arrangements=("ring", "grid"), hue=(0.5, 1.0)
     ),
 }
 """The splits by name."""

@@ -5,22 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from perceptok.errors import ConfigError
-from perceptok.scenes import PLURALS, Difficulty, SceneImage, render, render_image
-from perceptok.scenes.images.rendering import ProceduralImages, hash_image
+from perceptok.scenes import PLURALS, Difficulty, ProceduralImages, SceneImage, render, render_image
 from perceptok.scenes.images.splits import SPLITS
 from perceptok.scenes.layouts.gatherings import GATHERINGS
-
-PRINT_HASHES = """
-from perceptok.scenes.images.rendering import hash_image, render_image
-for index in (7, 2):
-    print(hash_image(render_image(11, index, 80)))
-print(hash_image(render_image(11, 2, 80, split="heldout")))
-"""
+from tests.scenes.images.print_hashes import hash_image
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +23,9 @@ def images() -> list[SceneImage]:
 
 
 def test_another_process_and_order_give_the_same_images() -> None:
-    output = subprocess.run([sys.executable, "-c", PRINT_HASHES], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("print_hashes.py"))], capture_output=True, text=True, check=True
+    ).stdout
     heldout = hash_image(render_image(11, 2, 80, split="heldout"))
     expected = [hash_image(render_image(11, index, 80)) for index in (2, 7)]
     assert output.split() == [*expected[::-1], heldout]
