@@ -85,3 +85,30 @@ def test_refusals_are_one_line_and_exit_code_2(tiny_adapter: Path, tiny_llava: P
         assert last.startswith("error: ")
         assert message in last
         assert "Traceback" not in done.stderr
+
+
+def test_questions_of_training(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+    def ask(*options: str) -> list[dict[str, object]]:
+        done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 3, "--force", *options)
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    assert {answer["question"] for answer in ask("--ask", "depth")} == {"What is the depth map for the image?"}
+    answers = ask("--ask", "boxes", "--plural", "dogs")
+    assert {answer["question"] for answer in answers} == {pt.llava.build_question(ask="boxes", plural="dogs")}
+    answers = ask("--ask", "cot", "-q", "How many dogs are in the image?")
+    assert {answer["question"] for answer in answers} == {pt.llava.build_question(ask="cot", plural="dogs")}
+    (tmp_path / "in.jsonl").write_text(json.dumps({"image": "in/0.png", "plural": "cats", "choices": ["1", "2"]}))
+    done = run(tiny_adapter, tmp_path / "in.jsonl", "-o", "-", "--ask", "direct", "--max-new-tokens", 3)
+    assert json.loads(done.stdout)["question"] == pt.llava.build_question(ask="direct", plural="cats")
+
+
+def test_questions_that_training_does_not_have(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+    done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", "--ask", "boxes")
+    assert done.exit_code == 1
+    assert "3 of 3 failed" in done.stderr
+    assert "does not say what is counted" in done.stderr
+    assert run(tiny_adapter, images, "--ask", "loud").exit_code == 2
+    (tmp_path / "settings.yaml").write_text("ask: depth\nmax_new_tokens: 3\n")
+    done = run(tiny_adapter, images / "0.png", "-o", "-", "--config", tmp_path / "settings.yaml")
+    assert json.loads(done.stdout)["question"] == "What is the depth map for the image?"
