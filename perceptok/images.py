@@ -70,7 +70,10 @@ def open_image(source: ImageSource, *, apply_orientation: bool = True) -> Image.
 
 
 def read_image_size(source: ImageSource) -> tuple[int, int]:
-    """Read width and height of an upright image from its header, without decoding it; raises ImageError."""
+    """Read width and height in pixels of an upright image from its header, without decoding it; raises ImageError.
+
+    An array is (H, W) or (H, W, 3) uint8.
+    """
     with _opened(source) as (image, _):
         width, height = image.size
         is_quarter_turn = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

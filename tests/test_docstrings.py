@@ -1,4 +1,4 @@
-"""Every public name says what it is for; where it takes arrays, of which shape and range; and what it raises."""
+"""Docstrings of public names state the purpose, shapes and ranges of arrays, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import perceptok
 
-ARRAYS = re.compile(r"\b(Tensor|ndarray|ArrayLike|Depth|Picture)\b")
+ARRAYS = re.compile(r"\b(Tensor|ndarray|ArrayLike|Depth|ImageSource)\b")
 SHAPE = re.compile(
     r"\([A-Za-z0-9_.,\-+* ]*,[A-Za-z0-9_.,\-+* ]*\)|\b1-D\b|\b2-D\b|same shape|any shape|scalar|one number"
 )
@@ -52,14 +52,14 @@ def takes_arrays(function: FunctionType) -> bool:
 WITH_ARRAYS = {name: function for name, function in CALLABLES.items() if takes_arrays(function)}
 
 
-def test_there_is_something_to_read() -> None:
+def test_public_names_are_found() -> None:
     assert len(CALLABLES) > 80
     assert len(WITH_ARRAYS) > 20
     assert "distillation_loss" in WITH_ARRAYS
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *CALLABLES])
-def test_every_public_name_has_one_line_of_purpose(name: str) -> None:
+def test_every_public_name_states_its_purpose(name: str) -> None:
     doc = inspect.getdoc((CLASSES | CALLABLES)[name])
     assert doc, f"{name} has no docstring"
     first = doc.splitlines()[0]
@@ -68,18 +68,20 @@ def test_every_public_name_has_one_line_of_purpose(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_ARRAYS)
-def test_whoever_takes_arrays_tells_their_shapes(name: str) -> None:
+def test_shapes_and_ranges_of_arrays_are_stated(name: str) -> None:
     doc = inspect.getdoc(WITH_ARRAYS[name]) or ""
     if SEE.search(doc):
-        return  # says whose rules hold
-    assert SHAPE.search(doc), f"{name} does not tell the shape of what it takes:\n{doc}"
-    assert RANGE_OR_UNIT.search(doc), f"{name} tells no unit, range or type:\n{doc}"
+        return  # refers to another docstring
+    assert SHAPE.search(doc), f"{name} does not state the shape of its arrays:\n{doc}"
+    assert RANGE_OR_UNIT.search(doc), f"{name} does not state a unit, range or type:\n{doc}"
 
 
-@pytest.mark.parametrize("name", [name for name, one in CALLABLES.items() if "Error" in inspect.getsource(one)])
-def test_whoever_raises_says_so(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name, function in CALLABLES.items() if "Error" in inspect.getsource(function)]
+)
+def test_errors_are_stated(name: str) -> None:
     raised = set(re.findall(r"raise (\w+Error)", inspect.getsource(CALLABLES[name])))
     doc = inspect.getdoc(CALLABLES[name]) or ""
-    ours = {error for error in raised if hasattr(perceptok.errors, error)}
-    missing = {error for error in ours if error not in doc and not SEE.search(doc)}
-    assert not missing, f"{name} raises {missing} and does not say so:\n{doc}"
+    own_errors = {error for error in raised if hasattr(perceptok.errors, error)}
+    missing = {error for error in own_errors if error not in doc and not SEE.search(doc)}
+    assert not missing, f"{name} raises {missing} and does not state it:\n{doc}"

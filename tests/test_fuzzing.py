@@ -1,6 +1,6 @@
-"""Mutated files at every door: the right result or one clear `PerceptokError`, within limits of time.
+"""Mutated files for every reader: the correct result or a clear `PerceptokError`, within a limit of time.
 
-Seeded, so that a failure comes again; PERCEPTOK_FUZZ multiplies the number of cases.
+Seeded, so that failures are reproducible; PERCEPTOK_FUZZ multiplies the number of cases.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from perceptok.depth import DepthRecord, read_depth_records
 from perceptok.depth.depth_records import write_depth_records
 from perceptok.errors import PerceptokError
 
-MORE = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
-CASES = 120 * MORE
+FACTOR = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
+CASES = 120 * FACTOR
 SECONDS = 5.0
-"""Of processor time for one case; ordinary ones take milliseconds."""
+"""Processor seconds per case; most take milliseconds."""
 
-Door = Callable[[Path], object]
+Reader = Callable[[Path], object]
 
 
-def depth_map_files(folder: Path) -> dict[Path, Door]:
+def depth_map_files(folder: Path) -> dict[Path, Reader]:
     values = np.linspace(0.5, 9, 24 * 18, dtype=np.float32).reshape(18, 24)
     depth = pt.DepthMap.from_array(values, kind="metric", unit="m")
-    doors: dict[Path, Door] = {}
+    readers: dict[Path, Reader] = {}
     for suffix in (".png", ".npy", ".npz", ".pfm", ".tiff", ".exr"):
         path = folder / f"map{suffix}"
         depth.write(path)
-        doors[path] = _read_map
-    return doors
+        readers[path] = _read_map
+    return readers
 
 
 def _read_map(path: Path) -> object:
@@ -49,22 +49,22 @@ def _read_map(path: Path) -> object:
     return pt.DepthMap.read(path, kind=kind, unit=None if path.suffix == ".npz" else unit).to_nearness()  # type: ignore[arg-type]
 
 
-def depth_record_files(folder: Path) -> dict[Path, Door]:
+def depth_record_files(folder: Path) -> dict[Path, Reader]:
     records = [
         DepthRecord(f"a/{index}.png", tuple(range(100)), "metric", 0.5, 9.0, 24, 18, "fingerprint")
         for index in range(3)
     ]
-    doors: dict[Path, Door] = {}
+    readers: dict[Path, Reader] = {}
     for suffix in (".jsonl", ".npz", ".parquet"):
         path = folder / f"records{suffix}"
         buffer = io.BytesIO()
         write_depth_records(buffer, suffix, records)
         path.write_bytes(buffer.getvalue())
-        doors[path] = lambda path: [one.grid for one in read_depth_records(path, [])]
-    return doors
+        readers[path] = lambda path: [record.grid for record in read_depth_records(path, [])]
+    return readers
 
 
-def text_files(folder: Path) -> dict[Path, Door]:
+def text_files(folder: Path) -> dict[Path, Reader]:
     boxes = [[12.0, 30.0, 198.0, 430.0], [300.0, 100.0, 120.0, 230.0]]
     coco = {
         "images": [{"id": 1, "file_name": "street.jpg", "width": 640, "height": 480}],
@@ -77,7 +77,7 @@ def text_files(folder: Path) -> dict[Path, Door]:
     _write(folder / "coco.json", json.dumps(coco))
     read = pt.boxes.read_annotations(str(folder / "coco.json"))
     records = [pt.boxes.BoxRecord.from_boxes(image, pt.BoxCodec()) for image in read.images]
-    _write(folder / "boxes.jsonl", "\n".join(one.to_json() for one in records) + "\n")
+    _write(folder / "boxes.jsonl", "\n".join(record.to_json() for record in records) + "\n")
     text = "Here: (<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>)(<PIXEL_5>,<PIXEL_6>,<PIXEL_7>,<PIXEL_8>)."
     _write(folder / "boxes.txt", text[6:-1])
     _write(folder / "answer.txt", text)
@@ -126,8 +126,8 @@ TOKENS = [
 ]
 
 
-def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes: bytes flipped, a piece cut, doubled, replaced by a token or by noise."""
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to three changes: a byte replaced, a piece removed, repeated, replaced by a token or by noise."""
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(0, max(1, len(changed))))
@@ -149,10 +149,10 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Door]]:
-    folder = tmp_path_factory.mktemp("doors")
-    found = {**depth_map_files(folder), **depth_record_files(folder), **text_files(folder)}
-    return {path.name: (path, door) for path, door in found.items()}
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Reader]]:
+    folder = tmp_path_factory.mktemp("fuzzing")
+    files = {**depth_map_files(folder), **depth_record_files(folder), **text_files(folder)}
+    return {path.name: (path, reader) for path, reader in files.items()}
 
 
 NAMES = [
@@ -162,25 +162,25 @@ NAMES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # decoders of other libraries warn of what they find
+@pytest.mark.filterwarnings("ignore")  # of decoders in other libraries
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mutated_file_is_read_or_refused(
-    name: str, doors: dict[str, tuple[Path, Door]], tmp_path: Path, record_property: Callable[[str, object], None]
+    name: str, readers: dict[str, tuple[Path, Reader]], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    source, door = doors[name]
-    door(source)  # as it is, it is fine
+    source, reader = readers[name]
+    reader(source)  # the original is valid
     data, rng = source.read_bytes(), np.random.default_rng(sum(name.encode()))
     path = tmp_path / name
-    refused = unclear = 0
+    refused = without_message = 0
     for case in range(CASES):
-        path.write_bytes(mutated(data, rng))
+        path.write_bytes(mutate(data, rng))
         start = time.process_time()
         try:
-            door(path)
+            reader(path)
         except PerceptokError as error:
-            refused += bool(str(error))  # an error without a message is no clear one
-            unclear += not str(error)
+            refused += bool(str(error))
+            without_message += not str(error)
         assert time.process_time() - start < SECONDS, f"case {case} takes too long"
     record_property("refused", refused)
-    assert not unclear
+    assert not without_message
     assert 0 < refused <= CASES or name in ("answer.txt", "boxes.jsonl", "coco.json", "records.jsonl")

@@ -1,4 +1,4 @@
-"""Which package may import which, held by walking every module's syntax tree."""
+"""Imports between packages go one way, by the syntax trees of all modules."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 COMMANDS = sorted((ROOT / "perceptok_cli").rglob("*.py"))
 
 
-def name_of(path: Path) -> str:
-    """`perceptok.depth.codec`; a folder's `__init__.py` has the folder's name."""
+def get_module_name(path: Path) -> str:
+    """The dotted name, such as `perceptok.depth.codec`; a folder's `__init__.py` has the folder's name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-NAMES = {name_of(path) for path in MODULES}
+NAMES = {get_module_name(path) for path in MODULES}
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+def list_imports(path: Path) -> Iterator[tuple[int, str]]:
     """(line, absolute name) of everything that a module imports, at any depth of its code."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -54,26 +54,26 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def module_of(name: str) -> str | None:
-    """The module of ours that an imported name is, or that defines it."""
+def find_own_module(name: str) -> str | None:
+    """The module of the library that an imported name is, or that defines it."""
     return name if name in NAMES else next((up for up in [name.rpartition(".")[0]] if up in NAMES), None)
 
 
-def package_of(path: Path) -> str:
+def get_package(path: Path) -> str:
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
-def import_graph(paths: list[Path]) -> dict[str, set[str]]:
+def build_import_graph(paths: list[Path]) -> dict[str, set[str]]:
     """Module -> the modules of the library that it imports, anywhere in its code."""
     graph: dict[str, set[str]] = {}
     for path in paths:
-        found = {module_of(name) for _, name in imported(path)}
-        graph[name_of(path)] = {name for name in found if name and name != name_of(path)}
+        modules = {find_own_module(name) for _, name in list_imports(path)}
+        graph[get_module_name(path)] = {name for name in modules if name and name != get_module_name(path)}
     return graph
 
 
 def find_cycle(graph: dict[str, set[str]]) -> list[str]:
-    """The names of one cycle, or nothing."""
+    """The names of a cycle, or none."""
     try:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
@@ -81,17 +81,17 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_every_package_has_its_rule() -> None:
-    assert {package_of(path) for path in MODULES} - {"__init__"} == BELOW.keys() | GROUND
+def test_every_package_has_a_rule() -> None:
+    assert {get_package(path) for path in MODULES} - {"__init__"} == BELOW.keys() | GROUND
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_packages_import_only_what_lies_below(path: Path) -> None:
-    package = package_of(path)
+    package = get_package(path)
     if package == "__init__":
-        pytest.skip("the top of the package exports every other one")
+        pytest.skip("the top of the package exports all others")
     allowed = BELOW.get(package, set()) | GROUND | {package}
-    for line, name in imported(path):
+    for line, name in list_imports(path):
         top, *inner = name.split(".")
         assert top != "perceptok_cli", f"{path}:{line}: the library imports its command line"
         if top == "perceptok":
@@ -105,7 +105,7 @@ def test_packages_import_only_what_lies_below(path: Path) -> None:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_command_line_uses_public_interfaces(path: Path) -> None:
-    for line, name in imported(path):
+    for line, name in list_imports(path):
         top, *inner = name.split(".")
         assert top not in {"tests", "examples"}, f"{path}:{line}: imports {name}"
         if top == "perceptok":
@@ -117,12 +117,12 @@ def test_the_command_line_uses_public_interfaces(path: Path) -> None:
 def test_nothing_imports_the_small_model() -> None:
     for path in MODULES:
         if "small" not in path.parts:
-            assert not [name for _, name in imported(path) if name.startswith("perceptok.llava.small")], path
+            assert not [name for _, name in list_imports(path) if name.startswith("perceptok.llava.small")], path
 
 
 def test_no_import_cycle() -> None:
-    assert find_cycle(import_graph(MODULES)) == []
-    assert find_cycle(import_graph(MODULES + COMMANDS)) == []
+    assert find_cycle(build_import_graph(MODULES)) == []
+    assert find_cycle(build_import_graph(MODULES + COMMANDS)) == []
 
 
 def test_a_cycle_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Numbers out of files that ask for too much are refused by name, before anything is built."""
+"""Excessive sizes and numbers in files are refused by name, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from perceptok.files import parse_json, parse_number
     ],
     ids=lambda values: str(values)[:60],
 )
-def test_networks(values: dict[str, object]) -> None:
+def test_networks_of_excessive_size_are_refused(values: dict[str, object]) -> None:
     start = time.process_time()
     with pytest.raises(ConfigError):
         model_config_from_dict(values)
     assert time.process_time() - start < 1
 
 
-def test_token_sets() -> None:
+def test_token_sets_of_invalid_size_are_refused() -> None:
     for size in (10**9, 0, -1, "3", True, 1.5):
         with pytest.raises(VocabularyError):
             pt.tokens.TokenSet("X", size)  # type: ignore[arg-type]
 
 
-def test_text_of_a_huge_box_codec() -> None:
+def test_a_box_codec_without_enough_tokens_writes_no_text() -> None:
     codec = pt.BoxCodec(10**9)
     codes = codec.encode([[1, 2, 3, 4]], image_size=(10, 10))
     for form in ("aurora", "compact", "numeral"):
@@ -49,7 +49,7 @@ def test_text_of_a_huge_box_codec() -> None:
             codec.to_text(codes, form=form)  # type: ignore[arg-type]
 
 
-def test_weights_that_overflow(tmp_path: Path) -> None:
+def test_weights_that_overflow_are_refused(tmp_path: Path) -> None:
     codec = pt.DepthCodec.from_pretrained()
     codec.save_pretrained(tmp_path)
     state = {key: value.double() for key, value in codec.model.state_dict().items()}
@@ -75,34 +75,34 @@ def test_weights_that_overflow(tmp_path: Path) -> None:
     ],
     ids=lambda text: repr(text)[:20],
 )
-def test_json_at_its_edges(text: str) -> None:
+def test_extreme_json_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="here"):
         parse_json(text, "here", ConfigError)
     with pytest.raises(ConfigError, match="here"):
         parse_json(text.encode("utf-8", "surrogatepass") + b"\xff", "here", ConfigError)
 
 
-def test_json_that_is_fine() -> None:
+def test_valid_json_is_parsed() -> None:
     value = {"a": [1, 2.5, None, True, "ü\U0001f600"], "b": -(10**300)}
     assert parse_json(json.dumps(value), "here", ConfigError) == value
     assert parse_json(b"\xef\xbb\xbf" + json.dumps(value).encode(), "here", ConfigError) == value
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [], float("nan"), float("inf"), 10**400, -1, 11])
-def test_numbers_of_json(value: object) -> None:
+def test_invalid_numbers_of_json_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="number"):
         parse_number(value, minimum=0, maximum=10)
     assert parse_number(3, minimum=0, maximum=10) == 3.0
 
 
-def test_numbers_of_configurations() -> None:
+def test_invalid_numbers_of_configurations_are_refused() -> None:
     for value in (10**400, float("nan"), float("inf")):
         with pytest.raises(ConfigError):
             config_from_dict(pt.llava.ObjectiveSettings, {"distillation": value})
 
 
-def test_a_tokenizer_that_brings_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto_map` in a folder asks on standard input otherwise, and `y` runs the folder's Python."""
+def test_code_of_a_tokenizer_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for a user who answers the question of transformers with yes."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     manifest = pt.PerceptionVocabulary(
         [pt.tokens.PIXEL], {token: index for index, token in enumerate(pt.tokens.PIXEL.tokens)}, 336

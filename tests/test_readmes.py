@@ -20,7 +20,7 @@ from sybil import Example
 from sybil.document import Document
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from tests.workshop import furnish
+from tests.readme_files import write_readme_files
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = sorted(
@@ -31,15 +31,15 @@ READMES = sorted(
     }
     - {ROOT / "perceptok" / "llava" / "SERVING.md"}  # run by tests/llava/inference/test_served.py
 )
-MOST_LINES = 150
-MOST_LINES_OF_A_PACKAGE = 120
+MAX_LINES = 150
+MAX_LINES_OF_A_PACKAGE = 120
 PACKAGES = sorted(path.parent for path in (ROOT / "perceptok").glob("*/__init__.pyi"))
 WITH_DATA = {"samples", "weights"}
 LANGUAGES = {"python", "sh", "text", "json", "jsonl", "yaml", "html", ""}
 
 
 def run_shell(example: Example) -> str | None:
-    """The commands of a block, one shell for all of it; what is wrong, or nothing."""
+    """Run the commands of a block in a shell; returns the error, or None."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
@@ -57,39 +57,39 @@ PARSERS = (SkipParser(), PythonCodeBlockParser(), CodeBlockParser("sh", run_shel
 
 
 @pytest.fixture(scope="session")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workshop")
-    furnish(folder)
+def readme_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readmes")
+    write_readme_files(folder)
     return folder
 
 
 @pytest.fixture
-def workshop(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of its own for each README, as the working directory."""
-    subprocess.run(["cp", "-r", f"{furnished}/.", str(tmp_path)], check=True)  # noqa: S607
+def working_folder(readme_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the files for each README, as the working directory."""
+    subprocess.run(["cp", "-r", f"{readme_files}/.", str(tmp_path)], check=True)  # noqa: S607
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def name_of(path: Path) -> str:
+def get_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-# Of peft's, inside `get_peft_model`; nothing that a README could do otherwise.
+# A warning inside peft's `get_peft_model`.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-@pytest.mark.parametrize("readme", READMES, ids=name_of)
-def test_every_block_runs(readme: Path, workshop: Path) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=get_name)
+def test_every_block_runs(readme: Path, working_folder: Path) -> None:
     document = Document.parse(str(readme), *PARSERS)
     examples = list(document.examples())
     for example in examples:
         try:
             example.evaluate()
-        except SkipTest:  # a marker of sybil's, with its reason
+        except SkipTest:  # raised by a marker, with its reason
             continue
 
 
-def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
-    """The check above can fail: in both languages."""
+def test_a_failing_block_is_detected(tmp_path: Path) -> None:
+    """The test above can fail, for both languages."""
     for block in ("```python\nassert False\n```\n", "```sh\nfalse\n```\n"):
         page = tmp_path / "README.md"
         page.write_text(block)
@@ -98,19 +98,19 @@ def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
             example.evaluate()
 
 
-@pytest.mark.parametrize("readme", READMES, ids=name_of)
-def test_every_block_has_a_language_that_the_tests_know(readme: Path) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=get_name)
+def test_every_block_has_a_known_language(readme: Path) -> None:
     fences = re.findall(r"^ *```(.*)$", readme.read_text(encoding="utf-8"), re.MULTILINE)
     assert {language.strip() for language in fences[::2]} <= LANGUAGES - {""}
 
 
 def test_the_front_page_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_every_package_has_a_page_of_moderate_length(package: Path) -> None:
-    assert len((package / "README.md").read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_PACKAGE
+    assert len((package / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_LINES_OF_A_PACKAGE
 
 
 def test_folders_inside_a_package_have_no_page() -> None:
@@ -122,15 +122,15 @@ def links(text: str) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", text)
 
 
-@pytest.mark.parametrize("readme", READMES, ids=name_of)
-def test_links_lead_somewhere(readme: Path) -> None:
+@pytest.mark.parametrize("readme", READMES, ids=get_name)
+def test_relative_links_exist(readme: Path) -> None:
     for link in links(readme.read_text(encoding="utf-8")):
         if not link.startswith(("http://", "https://", "#")):
             assert (readme.parent / link.partition("#")[0]).exists(), f"{readme}: {link}"
 
 
-def test_a_package_index_shows_no_dead_links() -> None:
-    """The long description has no relative link and no picture of the repository."""
+def test_the_long_description_has_no_dead_links() -> None:
+    """Nor images of the repository."""
     settings: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     hook = settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The order of tokens is the order in a vocabulary; no other spelling is a token."""
+"""Tokens of the sets, in vocabulary order, and their spelling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_depth_tokens_are_markers_then_codes_in_order() -> None:
     assert DEPTH_GRID == (10, 10)
 
 
-def test_pixel_tokens_are_codes_alone() -> None:
+def test_pixel_tokens_are_codes_only() -> None:
     assert len(PIXEL.tokens) == 336
     assert (PIXEL.tokens[0], PIXEL.tokens[-1]) == ("<PIXEL_0>", "<PIXEL_335>")
     with pytest.raises(ValueError, match="PIXEL token set has no START"):
@@ -24,18 +24,18 @@ def test_pixel_tokens_are_codes_alone() -> None:
 
 
 @pytest.mark.parametrize("tokens", [DEPTH, PIXEL])
-def test_codes_and_tokens_lead_to_each_other(tokens: TokenSet) -> None:
+def test_codes_and_tokens_round_trip(tokens: TokenSet) -> None:
     assert [tokens.codes[tokens.token(code)] for code in range(tokens.size)] == list(range(tokens.size))
     assert len(set(tokens.tokens)) == len(tokens.tokens)
     assert all((token in tokens.codes) == (token not in ("<DEPTH_START>", "<DEPTH_END>")) for token in tokens.tokens)
 
 
 @pytest.mark.parametrize(("tokens", "code"), [(DEPTH, -1), (DEPTH, 128), (PIXEL, 336)])
-def test_a_code_outside_is_refused(tokens: TokenSet, code: int) -> None:
+def test_a_code_out_of_range_is_refused(tokens: TokenSet, code: int) -> None:
     with pytest.raises(ValueError, match=f"got {code}"):
         tokens.token(code)
 
 
-def test_pattern_finds_what_looks_like_a_token() -> None:
+def test_the_pattern_finds_token_like_text() -> None:
     text = "a <DEPTH_007><PIXEL_3> <DEPTH_START> <DEPTH_999> <DEPTH_> <depth_1>"
     assert DEPTH.pattern.findall(text) == ["007", "START", "999", ""]

@@ -443,7 +443,7 @@ class PerceptionPipeline:
         `__call__`.
 
         Args:
-            image: A file, bytes, a Pillow image or an array.
+            image: A file, bytes, a Pillow image or an array (H, W, 3) uint8.
             question: The question; may contain `<image>` once, at the place of the image.
             choices: The allowed answers, such as ("A", "B"); empty for any.
             markers: Letter -> x, y in the image's pixels, of points that the question is about.

@@ -1,4 +1,4 @@
-"""The Ray engine: the same results in the same order, errors of ours as they are, and workers that die."""
+"""The Ray engine: results in order, errors of ours unchanged, and killed workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Squares:
-    """Squares numbers; the first worker that meets 30 kills itself."""
+    """Squares numbers; the first worker that gets 30 kills itself."""
 
     def __init__(self, flag: str) -> None:
         self.flag = Path(flag)
@@ -33,14 +33,14 @@ class Squares:
         return item * item, os.getpid()
 
 
-def test_order_two_workers_and_one_that_is_killed(tmp_path: Path) -> None:
-    results = list(RayEngine(2).map(Squares(str(tmp_path / "died")), range(60)))
-    assert (tmp_path / "died").exists()
+def test_results_are_in_order_with_two_workers_of_which_one_is_killed(tmp_path: Path) -> None:
+    results = list(RayEngine(2).map(Squares(str(tmp_path / "killed")), range(60)))
+    assert (tmp_path / "killed").exists()
     assert [square for square, _ in results] == [number * number for number in range(60)]
     assert len({process for _, process in results} - {os.getpid()}) >= 2
 
 
-def test_items_are_drawn_by_the_window_and_errors_keep_their_kind() -> None:
+def test_items_are_drawn_by_the_window_and_our_errors_keep_their_class() -> None:
     drawn: list[int] = []
 
     def items() -> Iterator[int]:
@@ -50,7 +50,7 @@ def test_items_are_drawn_by_the_window_and_errors_keep_their_kind() -> None:
 
     def work(number: int) -> int:
         if number == 7:
-            raise MalformedBlockError(f"number {number} is no block")
+            raise MalformedBlockError(f"number {number} is not a block")
         return -number
 
     results = RayEngine(2, window=10).map(work, items())
@@ -60,16 +60,16 @@ def test_items_are_drawn_by_the_window_and_errors_keep_their_kind() -> None:
         list(results)
 
 
-def test_other_errors_are_named() -> None:
+def test_other_errors_name_their_class() -> None:
     with pytest.raises(EngineError, match="ZeroDivisionError"):
         list(RayEngine(1).map(lambda number: 1 // number, [0]))
 
 
-def test_nothing_to_do_starts_nothing() -> None:
+def test_no_items_give_no_results() -> None:
     assert list(RayEngine(1).map(str, [])) == []
 
 
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"gpus": -1.0}, {"window": 0}])
-def test_bad_settings(settings: dict[str, float]) -> None:
+def test_bad_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="Ray engine needs"):
         RayEngine(**settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A folder of small files under the names that the READMEs use, for their code blocks to run in."""
+"""Small files with the names that the READMEs use, for running their code blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transformers import (
 
 import perceptok as pt
 
-__all__ = ["furnish"]
+__all__ = ["write_readme_files"]
 
 _TEXT = {
     "hidden_size": 48,
@@ -36,18 +36,18 @@ _TEXT = {
 }
 
 
-def furnish(folder: Path) -> None:
-    """Depth maps, photos with annotations, and two models, all small, with the names that READMEs call them by."""
+def write_readme_files(folder: Path) -> None:
+    """Write depth maps, photos with annotations, two models and an adapter, all small."""
     samples = Path(str(files("perceptok.depth") / "samples"))
     for target in ("kitchen.png", "maps/a.png", "maps/sub/b.png", "held-out/c.png"):
         source = {"b.png": "desk-sensor.png", "c.png": "person-sensor.png"}.get(Path(target).name, "room-sensor.png")
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(samples / source, folder / target)
-    _photos(folder)
-    _models(folder)
+    _write_photos(folder)
+    _write_models(folder)
 
 
-def _photos(folder: Path) -> None:
+def _write_photos(folder: Path) -> None:
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(folder / "photos/street.jpg")
@@ -68,8 +68,8 @@ def _photos(folder: Path) -> None:
     (folder / "answers.jsonl").write_text(json.dumps(answer) + "\n")
 
 
-def _models(folder: Path) -> None:
-    tokenizer = _tokenizer()
+def _write_models(folder: Path) -> None:
+    tokenizer = _make_tokenizer()
     torch.manual_seed(0)
     text = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=2, **_TEXT)
     LlamaForCausalLM(text).save_pretrained(folder / "my-model")
@@ -88,11 +88,11 @@ def _models(folder: Path) -> None:
         num_additional_image_tokens=1,
     )
     processor.save_pretrained(folder / "my-llava")
-    _adapter(folder)
+    _write_adapter(folder)
 
 
-def _adapter(folder: Path) -> None:
-    """What a training of my-llava would leave."""
+def _write_adapter(folder: Path) -> None:
+    """Write an adapter of my-llava."""
     import peft
 
     from perceptok.vocabulary import peft_settings
@@ -106,8 +106,8 @@ def _adapter(folder: Path) -> None:
     pt.llava.save_adapter(folder / "my-adapter", wrapped, processor, vocab, codec, base="my-llava", verify="file")
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens, brackets as AURORA's boxes need them."""
+def _make_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes."""
     pieces = ["<s>", "</s>", "<pad>", "<image>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     bare = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, []))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,4 @@
-"""JSON item by item: the same as json.loads, however the file is cut into pieces, and little memory."""
+"""Streamed JSON: equal to json.loads for any size of reads, with little memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 
 
-class Dripping(io.StringIO):
-    """A file that gives a few characters at a time, as a pipe may."""
+class SlowFile(io.StringIO):
+    """A file that returns a few characters at a time, as a pipe may."""
 
-    drip = 1
+    step = 1
 
     def read(self, size: int | None = -1) -> str:
-        return super().read(min(size if size and size > 0 else self.drip, self.drip))
+        return super().read(min(size if size and size > 0 else self.step, self.step))
 
 
-def streamed(file: io.StringIO, lists: set[str]) -> dict[str, Any]:
+def stream(file: io.StringIO, lists: set[str]) -> dict[str, Any]:
     return {
         key: list(value) if key in lists else value
         for key, value in stream_json(file, lists, "the file", AnnotationError)
@@ -44,30 +44,30 @@ def streamed(file: io.StringIO, lists: set[str]) -> dict[str, Any]:
 )
 @settings(max_examples=50)
 def test_the_same_as_json_loads(
-    values: dict[str, Any], lists: dict[str, Any], indent: int | None, ascii_only: bool, drip: int
+    values: dict[str, Any], lists: dict[str, Any], indent: int | None, ascii_only: bool, step: int
 ) -> None:
     whole = {**values, **lists}
     text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)
-    file = Dripping(text)
-    file.drip = drip
-    assert streamed(file, set(lists)) == whole
-    assert streamed(io.StringIO(" \n" + text + "\t "), set(lists)) == whole
+    file = SlowFile(text)
+    file.step = step
+    assert stream(file, set(lists)) == whole
+    assert stream(io.StringIO(" \n" + text + "\t "), set(lists)) == whole
 
 
 @given(st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.integers(1, 4))
-def test_numbers_are_not_cut(numbers: list[float], drip: int) -> None:
-    file = Dripping(json.dumps({"a": numbers}))
-    file.drip = drip
-    assert streamed(file, {"a"}) == {"a": numbers}
+def test_numbers_are_not_split(numbers: list[float], step: int) -> None:
+    file = SlowFile(json.dumps({"a": numbers}))
+    file.step = step
+    assert stream(file, {"a"}) == {"a": numbers}
 
 
 @given(st.data())
 @settings(max_examples=100)
-def test_every_cut_is_an_error(data: st.DataObject) -> None:
+def test_every_truncation_is_an_error(data: st.DataObject) -> None:
     text = json.dumps({"a": [{"id": 1.5, "b": "x\u00e9}"}, [2]], "n": -1.0e5, "e": []})
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
     with pytest.raises(AnnotationError, match="at character"):
-        streamed(io.StringIO(cut), {"a", "e"})
+        stream(io.StringIO(cut), {"a", "e"})
 
 
 @pytest.mark.parametrize(
@@ -89,32 +89,31 @@ def test_every_cut_is_an_error(data: st.DataObject) -> None:
         ('{"b": 1.}', "found '.'"),
     ],
 )
-def test_what_is_no_json(text: str, message: str) -> None:
-    for drip in (3, 100_000_000):
-        file = Dripping(text)
-        file.drip = drip
-        if drip == 3 and len(text) > 1000:
+def test_invalid_json_is_refused(text: str, message: str) -> None:
+    for step in (3, 100_000_000):
+        file = SlowFile(text)
+        file.step = step
+        if step == 3 and len(text) > 1000:
             continue
-        with pytest.raises(AnnotationError) as refused:
-            streamed(file, {"a"})
-        assert message in str(refused.value)
+        with pytest.raises(AnnotationError) as error:
+            stream(file, {"a"})
+        assert message in str(error.value)
 
 
-def test_an_error_is_found_where_it_is_and_not_at_the_end() -> None:
-    """A mistake at the start of a huge file is told before the rest is read."""
+def test_an_error_is_raised_before_the_rest_is_read() -> None:
     text = '{"a": [{"b" 1}' + ", 1" * 1_000_000
     file = io.StringIO(text)
     with pytest.raises(AnnotationError, match="character 12"):
-        streamed(file, {"a"})
+        stream(file, {"a"})
     assert file.tell() <= 4 * streaming.CHUNK
 
 
-def test_items_that_nobody_takes_are_passed_over() -> None:
+def test_unread_items_are_skipped() -> None:
     keys = [key for key, _ in stream_json(io.StringIO('{"a": [1, 2], "b": 3}'), {"a"}, "the file", AnnotationError)]
     assert keys == ["a", "b"]
 
 
-def test_a_file_that_is_no_text(tmp_path: Any) -> None:
+def test_a_binary_file_is_refused(tmp_path: Any) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": ["\xff"]}')
     with path.open(encoding="utf-8") as file, pytest.raises(AnnotationError, match="not UTF-8"):
@@ -122,7 +121,7 @@ def test_a_file_that_is_no_text(tmp_path: Any) -> None:
 
 
 class Endless(io.TextIOBase):
-    """A list of `count` items of a kilobyte each, which exist nowhere as a whole."""
+    """A file with a list of `count` items of a kilobyte each, generated while it is read."""
 
     def __init__(self, count: int) -> None:
         self.item = json.dumps({"id": 1, "segmentation": [list(range(1000, 1170))]})
@@ -134,8 +133,8 @@ class Endless(io.TextIOBase):
         while self.left and len(self.ready) < size:
             self.left -= 1
             self.ready += self.item + ("," if self.left else "]}")
-        given, self.ready = self.ready[:size], self.ready[size:]
-        return given
+        text, self.ready = self.ready[:size], self.ready[size:]
+        return text
 
 
 def test_memory_does_not_grow_with_the_file() -> None:
@@ -154,6 +153,6 @@ def test_memory_does_not_grow_with_the_file() -> None:
 def test_one_huge_value_takes_linear_time(cpu_seconds: Callable[[Callable[[], object]], float]) -> None:
     def seconds(count: int) -> float:
         text = json.dumps({"b": list(range(count))})
-        return cpu_seconds(lambda: streamed(io.StringIO(text), set()))
+        return cpu_seconds(lambda: stream(io.StringIO(text), set()))
 
     assert seconds(800_000) < 80 * max(seconds(50_000), 0.0005)

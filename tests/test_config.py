@@ -1,4 +1,4 @@
-"""Configurations from JSON: what fits is taken exactly, everything else is refused by name."""
+"""Configurations from JSON: valid values are read exactly, all others refused by name."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Outer:
 
 
 def test_round_trip_through_json() -> None:
-    one = Outer(7, False, "b", (), (4, "mm"), 5, {"a": 0.25}, Inner(0.125), Other("y"))
-    assert config_from_dict(Outer, json.loads(json.dumps(asdict(one)))) == one
-    assert config_from_dict(Outer, {"steps": 1, "either": one.either}) == Outer(1, either=Other("y"))
+    config = Outer(7, False, "b", (), (4, "mm"), 5, {"a": 0.25}, Inner(0.125), Other("y"))
+    assert config_from_dict(Outer, json.loads(json.dumps(asdict(config)))) == config
+    assert config_from_dict(Outer, {"steps": 1, "either": config.either}) == Outer(1, either=Other("y"))
 
 
-def test_a_whole_number_is_a_float_and_becomes_one() -> None:
+def test_an_integer_is_read_as_a_float() -> None:
     rate = config_from_dict(Inner, {"rate": 1}).rate
     assert rate == 1
     assert isinstance(rate, float)
@@ -86,14 +86,14 @@ def test_a_whole_number_is_a_float_and_becomes_one() -> None:
         ),
     ],
 )
-def test_refused_by_name(values: Any, message: str) -> None:
+def test_invalid_values_are_refused_by_name(values: Any, message: str) -> None:
     if isinstance(values, dict) and values and "step" not in values:
         values = {"steps": 1, **values}
     with pytest.raises(ConfigError, match=message):
         config_from_dict(Outer, values)
 
 
-def test_overrides_from_command_line_words() -> None:
+def test_overrides_from_the_command_line() -> None:
     words = "--rate 1e-4 --inner.size 3 --on --off=false --names a b"
     overrides = parse_overrides(words.split())
     assert overrides == {"rate": 1e-4, "inner.size": 3, "on": True, "off": False, "names": ["a", "b"]}
