@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, quote_error
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, quote_error
 from perceptok.files import parse_json
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
@@ -76,7 +76,7 @@ def import_original(
             trained, `non_lora_trainables.bin`.
         base: The same LLaVA in transformers' format, such as llava-hf/llava-1.5-13b-hf.
         output: Folder to write, for `load_adapter`.
-        codec: The depth codec of the DEPTH tokens: AURORA's, by `load_aurora_checkpoint`.
+        codec: The depth codec of the DEPTH tokens, required where there are any: AURORA's, by `load_aurora_checkpoint`.
         tokens: The original's perception tokens: "depth" (130, AURORA's depth model), "boxes" (336, its counting model)
             or "both", depth first.
         first_id: Id of the first perception token in the original.
@@ -91,7 +91,7 @@ def import_original(
         CheckpointError: Files are missing, damaged or unsafe; the original has other tokens, or in another order; or a
             tensor has no counterpart in the base: none is left out silently.
         ConfigError: An unknown value of `tokens`.
-        VocabularyError: The base cannot be extended.
+        VocabularyError: The base cannot be extended, or DEPTH tokens have no codec.
         MissingExtraError: peft is not installed.
     """
     try:
@@ -110,6 +110,11 @@ def import_original(
     others = {_strip_prefix(name): tensor for name, tensor in _read_tensors(path).items()} if path.is_file() else {}
     for name in others.keys() & _MATRICES:
         _check_rows(name, len(others[name]), first_id, tokens)
+    if DEPTH in original.token_sets and codec is None:
+        raise VocabularyError(
+            f"{source}: its DEPTH tokens stand for codes of a codec, without which no depth map can be decoded; pass "
+            "the one that it was trained with as codec= (--codec vae-final.pt)"
+        )
     model, processor, vocab = load_llava(base, _TOKEN_SETS[tokens], codec=codec, frame=frame)
     lora = _assign_lora(lora_tensors, model)
     projector = find_projector(model) if any(name.startswith("mm_projector.") for name in others) else None

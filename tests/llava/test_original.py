@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import perceptok as pt
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import CheckpointError, ConfigError
+from perceptok.errors import CheckpointError, ConfigError, VocabularyError
 from perceptok.llava import FrameRule, PerceptionPipeline, import_original
 from perceptok.llava.original import OriginalTokens
 from perceptok.llava.saving import probe_logits
@@ -128,14 +128,18 @@ def test_a_wrong_number_of_rows_names_the_option(
 
 
 @pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
-def test_an_order_that_the_tokenizer_contradicts(tiny_llava: Path, tmp_path: Path, name: str) -> None:
+def test_an_order_that_the_tokenizer_contradicts(
+    tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path, name: str
+) -> None:
     def write(*names: str) -> None:
         ids = {token: FIRST + index for index, token in enumerate(names)}
         listed = {"added_tokens_decoder": {str(index): {"content": token} for token, index in ids.items()}}
         (tmp_path / "original" / name).write_text(json.dumps(ids if name == "added_tokens.json" else listed))
 
     def import_both(tokens: OriginalTokens = "both") -> Path:
-        return import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", tokens=tokens, first_id=FIRST)
+        return import_original(
+            tmp_path / "original", tiny_llava, tmp_path / "ours", codec=codec, tokens=tokens, first_id=FIRST
+        )
 
     original_files(tmp_path / "original")
     write(*PIXEL.tokens, *DEPTH.tokens)
@@ -149,6 +153,12 @@ def test_an_order_that_the_tokenizer_contradicts(tiny_llava: Path, tmp_path: Pat
         import_both()
     write(*DEPTH.tokens, *PIXEL.tokens)
     assert import_both().is_dir()
+
+
+def test_depth_tokens_need_their_codec(tiny_llava: Path, tmp_path: Path) -> None:
+    original_files(tmp_path / "original")
+    with pytest.raises(VocabularyError, match=r"without which no depth map can be decoded; pass .* \(--codec"):
+        import_original(tmp_path / "original", tiny_llava, tmp_path / "ours", first_id=FIRST)
 
 
 def test_unknown_tokens(tiny_llava: Path, tmp_path: Path) -> None:
@@ -199,7 +209,7 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
-def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -> None:
+def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
     folder = tmp_path / "original"
     tensors = original_files(folder)
     others = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
@@ -207,7 +217,7 @@ def test_nothing_unsafe_and_nothing_left_out(tiny_llava: Path, tmp_path: Path) -
 
     def refused(message: str) -> None:
         with pytest.raises(CheckpointError, match=message):
-            import_original(folder, tiny_llava, tmp_path / "ours", first_id=FIRST)
+            import_original(folder, tiny_llava, tmp_path / "ours", codec=codec, first_id=FIRST)
         assert not (tmp_path / "ours").exists()
 
     torch.save({"x": Bomb()}, folder / "non_lora_trainables.bin")
