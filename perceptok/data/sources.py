@@ -159,6 +159,8 @@ def _find_boxes(name: str, scene: SceneImage) -> ImageBoxes:
 class DepthFolder:
     """A folder of depth maps with the names of a folder of images, except for the suffix.
 
+    Maps may also lie in the folder itself and be called `NAME_depth`, as Depth Anything writes them: AURORA's do.
+
     Args:
         folder: Of the maps.
         kind: "metric" or "inverse"; None where the files state it.
@@ -194,8 +196,8 @@ class DepthFolder:
         Raises:
             DataError: The map cannot be read, there are two, or its aspect ratio differs by more than a pixel.
         """
-        stem = self.folder / name
-        paths = [stem.with_suffix(suffix) for suffix in FORMATS if stem.with_suffix(suffix).is_file()]
+        released = self.folder / f"{PurePosixPath(name).stem}_depth"
+        paths = _find_maps((self.folder / name).with_suffix("")) or _find_maps(released)
         if not paths:
             return None
         if len(paths) > 1:
@@ -210,6 +212,11 @@ class DepthFolder:
                 f"the depth map has {columns}x{rows} pixels, the image {width}x{height}: another shape, so another view"
             )
         return depth
+
+
+def _find_maps(stem: Path) -> list[Path]:
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in FORMATS]
+    return [path for path in paths if path.is_file()]
 
 
 class FolderSource:

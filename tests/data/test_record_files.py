@@ -8,11 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from perceptok.data import PerceptionRecord, check_records, read_records, record_files as files, write_records
+from perceptok.depth import block_to_text
 from perceptok.errors import OutputError, RecordError
 from tests.data.test_records import depth_record
 
@@ -122,6 +126,67 @@ def test_missing_and_damaged_files(tmp_path: Path, name: str) -> None:
     path.write_bytes(b'[{"id": \xff')
     with pytest.raises(RecordError, match=name):
         list(read_records(path))
+
+
+def make_annealing_file(path: Path) -> list[dict[str, Any]]:
+    """Two passes in the format of AURORA's `train_*_annealing_data.json`: atomic samples, then the others, repeated."""
+    block = block_to_text(np.arange(100).reshape(10, 10))
+    boxes = "Bounding box 1: (<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>)"
+    closest = "Multiple points are circled on the image, labeled by letters beside each circle. Which is the closest?"
+    listed = f"Here are the bounding boxes for the dogs:\n{boxes}"
+    samples = [
+        ("ADE/1.jpg", "What is the depth map for the image?", f"The depth map for the image is {block}."),
+        ("coco/train2017/1.jpg", "Please locate all of the dogs in this image.", "There are no dogs in the image."),
+        ("coco/train2017/2.jpg", "Return the bounding boxes of dogs.", listed),
+        ("ADE_blink/2.jpg", closest, "(B)"),
+        (
+            "ADE_blink/2.jpg",
+            f"{closest}\nTo answer this question, ...",
+            "Point A is located at (x = 1 y = 2),Point B is located at (x = 3 y = 4).The depth map for the image is "
+            f"{block}. Since point B has a higher pixel value on the depth map, the answer is that point B is closer "
+            "to the camera.",
+        ),
+        ("coco/train2017/3.jpg", "How many dogs are in the image?", "1"),
+        (
+            "coco/train2017/3.jpg",
+            "How many dogs are in the image?.\n To solve this, ...",
+            f"Based on the analysis, here are the bounding boxes for the dogs:\n{boxes}\nSince there are 1 distinct "
+            "bounding boxes and masks, we conclude there are 1 dogs.",
+        ),
+    ]
+    entries = [
+        {
+            "id": str(UUID(int=number)),
+            "image": image,
+            "conversations": [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}],
+        }
+        for number, (image, question, answer) in enumerate(samples)
+    ]
+    entries = entries + entries[:2] + entries[3:] * 2
+    path.write_text(json.dumps(entries, indent=2))
+    return entries
+
+
+def test_annealing_data_is_read_in_file_order(tmp_path: Path) -> None:
+    entries = make_annealing_file(tmp_path / "train_depth_annealing_data.json")
+    records = list(read_records(tmp_path / "train_depth_annealing_data.json"))
+    assert [record.id for record in records] == [entry["id"] for entry in entries]
+    assert [record.turns[0].text for record in records] == [
+        entry["conversations"][0]["value"].removeprefix("<image>\n") for entry in entries
+    ]
+    kinds = [(record.task, record.regime, record.answer) for record in records[:7]]
+    assert kinds == [
+        ("depth", "atomic", None),
+        ("counting", "atomic", None),
+        ("counting", "atomic", None),
+        ("depth", "direct", "B"),
+        ("depth", "cot", "B"),
+        ("counting", "direct", "1"),
+        ("counting", "cot", "1"),
+    ]
+    assert records[4].evidence.codes == tuple(range(100))
+    assert records[6].evidence.boxes == ((1, 2, 30, 40),)
+    assert records[1].evidence.boxes == ()
 
 
 def test_invalid_outputs(tmp_path: Path) -> None:

@@ -43,6 +43,19 @@ def test_maps_are_found_by_image_name(folder: Path) -> None:
     assert without.depth is None
 
 
+def test_maps_of_depth_anything(folder: Path, tmp_path: Path) -> None:
+    """Its `run.py` writes `NAME_depth.png` into one folder, whatever folder an image is in."""
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "photos" / "street").mkdir(parents=True)
+    Image.new("RGB", (80, 60)).save(tmp_path / "photos" / "street" / "ADE_1.v2.jpg")
+    Image.new("L", (40, 30), 9).save(tmp_path / "flat" / "ADE_1.v2_depth.png")
+    source = FolderSource(tmp_path / "photos", depth=DepthFolder(tmp_path / "flat", kind="inverse"))
+    (sample,) = source.read(["street/ADE_1.v2.jpg"], depth=True, boxes=False)
+    assert isinstance(sample, Sample)
+    assert sample.depth is not None
+    assert sample.depth.values.shape == (30, 40)
+
+
 def test_ambiguous_and_unreadable_maps(folder: Path) -> None:
     np.save(folder / "depth" / "a b.npy", np.ones((30, 40), dtype=np.float32))
     (folder / "depth" / "c.png").write_bytes(b"no map")
