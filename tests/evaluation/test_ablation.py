@@ -142,6 +142,8 @@ def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -
         assert runs[f"{name}_only"].regimes == (name,)
     assert runs["soft_teacher"].objective.teacher == "soft"
     assert known["untrained"].untrained
+    assert grid.inference_config(known["read_off"]).ask == "depth"
+    assert grid.inference_config(known["asked_to_think"]).ask == "cot"
 
 
 def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
@@ -195,6 +197,9 @@ def test_each_table_of_the_paper_is_a_preset(name: str) -> None:
         config = recipe.finetune_config(cell, "base", ("r.jsonl",), "run")
         assert (config.rows, config.effective_batch_size, config.objective.distillation) == ("full", 128, 0)
         assert not recipe.inference_config(cell).constraints
+        data = recipe.data_recipe(cell, recipe.data)
+        assert sum(config.count for config in data.sets) in (21_000, 5_500)
+        assert data.prompts == cell.data.get("prompts", "aurora")
     with pytest.raises(ConfigError, match=rf"{name}: base: missing; output: missing"):
         AblationRecipe.read(name)
 

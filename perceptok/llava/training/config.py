@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.data import Regime
 from perceptok.errors import ConfigError
-from perceptok.llava.framing import FrameRule, Framing
+from perceptok.llava.framing import FrameRule, Framing, Interpolation
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import Init
 
@@ -161,6 +161,9 @@ class PerceptionSettings:
         "System sentence that every conversation begins with; none for that of the chat template.", None
     )
     frame: Framing = _setting("How images are framed; AURORA squashes.", "squash")
+    interpolation: Interpolation = _setting(
+        "How images are resized to the frame; AURORA's nearest.", "bicubic"
+    )
     init: Init = _setting(
         "Initialization of new rows; codebook gives similar codes similar rows, normal is that of "
         "resize_token_embeddings.",
@@ -424,7 +427,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
     @property
     def frame_rule(self) -> FrameRule:
         """The frame of every image."""
-        return FrameRule(self.frame)
+        return FrameRule(self.frame, interpolation=self.interpolation)
 
     @property
     def token_sets(self) -> tuple[TokenSet, ...]:

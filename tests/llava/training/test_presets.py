@@ -11,7 +11,7 @@ import perceptok as pt
 from perceptok.config import list_presets
 from perceptok.data.rendering import LLAVA_SYSTEM
 from perceptok.errors import ConfigError
-from perceptok.llava import FinetuneConfig, dry_run, finetune
+from perceptok.llava import FinetuneConfig, FrameRule, dry_run, finetune
 from perceptok_cli.main import app
 from tests.llava.records import write_some_records
 
@@ -42,7 +42,7 @@ def test_what_aurora_published(name: str, count: int) -> None:
     curriculum = config.curriculum
     assert (curriculum.kind, curriculum.first, curriculum.last, curriculum.passes) == ("aurora", 1.0, 0.1, 10)
     assert config.system == LLAVA_SYSTEM
-    assert config.frame == "squash"
+    assert config.frame_rule == FrameRule("squash", 336, "nearest")
 
 
 def test_the_effective_batch_size_follows_from_the_processes() -> None:
@@ -77,6 +77,7 @@ def test_the_depth_preset_trains(tiny_llava: Path, codec: pt.DepthCodec, tmp_pat
     assert len(loaded.vocab.all_ids) == 130
     assert loaded.config["curriculum"]["kind"] == "aurora"
     assert loaded.system == LLAVA_SYSTEM
+    assert loaded.frame.interpolation == "nearest"
 
 
 def test_presets_are_listed() -> None:
