@@ -126,6 +126,7 @@ class AblationRecipe:
         cells: Names of shipped cells (see `shipped_cells`), or cells written out; the others are compared with the
             first.
         data_settings: Settings of every data recipe, such as `sources`.
+        scale: Factor of the numbers of records of every data recipe, for a smaller run.
         train_config: A train.yaml, or a preset's name, that `train` changes.
         train: Settings of every run, as in a train.yaml, without model_name_or_path, records, output_dir, codec and
             use_cpu.
@@ -146,6 +147,7 @@ class AblationRecipe:
     output: str
     cells: tuple[str | AblationCell, ...]
     data_settings: Changes = field(default_factory=dict)
+    scale: float = 1.0
     train_config: str | None = None
     train: Changes = field(default_factory=dict)
     inference: Changes = field(default_factory=dict)
@@ -231,7 +233,7 @@ class AblationRecipe:
         recipe = DataRecipe.read(self.find_file(path, "data"))
         if not self.resolve(path).is_file():
             recipe = replace(recipe, folder=self.folder)
-        values = _merge(recipe.to_dict(), self.data_settings)
+        values = _merge(recipe.scale_counts(self.scale).to_dict(), self.data_settings)
         for config in values["sets"]:
             if config["task"] == "depth" and config["regime"] != "atomic":
                 config |= cell.sets
@@ -332,6 +334,7 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
     Raises:
         OutputError: The folder holds another ablation, or another run works in it.
         ConfigError: Settings contradict each other.
+        EvaluationError: A benchmark is missing or damaged; found before anything is trained.
     """
     output, processes = recipe.resolve(recipe.output), _Processes(cpu=recipe.device == "cpu")
     run = _AblationRun(recipe, output, report if processes.is_first else lambda _: None, processes)
@@ -340,6 +343,7 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
             output.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_output(output))
             _require_same(recipe, output)
+            run.check_tests()
         return [result for cell in recipe.resolved_cells for result in run.run_cell(cell)]
 
 
@@ -404,6 +408,12 @@ class _AblationRun:
     output: Path
     report: Report
     processes: _Processes
+
+    def check_tests(self) -> None:
+        """Load the benchmarks and an image of each, so that what is missing shows before hours of training."""
+        for test in self.recipe.tests:
+            if test.recipe is None:
+                self._load_test(self.recipe.resolved_cells[0], test).items[0].open_image()
 
     def run_cell(self, cell: AblationCell) -> list[CellScores]:
         """Train a cell, unless all its tests are finished, and evaluate it; empty in other processes than the first."""

@@ -194,9 +194,9 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
     else:
         layout = _LAYOUTS[name]
         below = path / name.partition("-")[0]
-        data = below if below.is_dir() else data
+        path, data = (below, below) if below.is_dir() else (path, data)
         rows = _read_rows(data, config=layout.config, split=layout.split)
-        base = folder or (path.parent if path.is_file() else None)
+        base = folder or (path.parent if path.is_file() else path if path.is_dir() else None)
         items = tuple(item for item in (item_from_row(name, row, base) for row in rows) if item)
     return Benchmark(name, items, _PUBLISHED.get(name, {}))
 
@@ -463,8 +463,8 @@ def _read_rows(source: str | Path, *, config: str | None = None, split: str | No
     """Yield the rows of a data set as mappings.
 
     Args:
-        source: A .jsonl, .json (a list, or an object with `questions`) or .parquet file; a folder of Parquet files, or
-            one that `Dataset.save_to_disk` wrote; or a hub id, which is downloaded.
+        source: A .jsonl, .json (a list, or an object with `questions`) or .parquet file; a folder of Parquet files, of
+            one such file of JSON, or one that `Dataset.save_to_disk` wrote; or a hub id, which is downloaded.
         config: The configuration of a hub id; in a folder: read only paths that contain it, if any does.
         split: The split of a hub id or a saved dataset.
 
@@ -496,6 +496,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield place, value
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:
@@ -543,7 +546,12 @@ def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterato
     for file in [file for file in files if split and file.name.startswith(split)] or files:
         yield from _read_parquet(file)
     if not files:
-        raise EvaluationError(f"{folder}: neither Parquet files nor a saved dataset; name a file, or another folder")
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _JSON_SUFFIXES)
+        if len(files) != 1:
+            raise EvaluationError(
+                f"{folder}: neither Parquet files, a saved dataset nor one file of JSON; name a file, or another folder"
+            )
+        yield from _read_file(files[0])
 
 
 def _read_hub(name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from perceptok.config import list_presets
 from perceptok.data import PerceptionRecord, build_data, read_records
 from perceptok.data.rendering import render_text
-from perceptok.errors import ConfigError, OutputError
+from perceptok.errors import ConfigError, EvaluationError, OutputError
 from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells, write_ablation
 from perceptok.evaluation.ablation import AblationCell
 from perceptok_cli.main import app
@@ -228,6 +228,21 @@ def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
         "| atomic | RMSE of the block against the teacher | atomic_only | 2 |"
         in (folder / "baselines" / "ablation-table.md").read_text()
     )
+
+
+def test_a_missing_benchmark_is_found_before_training(folder: Path) -> None:
+    parts: list[str] = []
+    tests = [{"name": "t", "benchmark": "hardblink-3", "data": "nothing"}]
+    with pytest.raises(EvaluationError, match="the questions of hardblink-3 were not found"):
+        run_ablation(AblationRecipe.read(changed(folder, "full", tests=tests, output="none")), parts.append)
+    assert parts == []
+
+
+def test_the_scale_of_the_data(folder: Path) -> None:
+    recipe = AblationRecipe.read(changed(folder, "full", scale=0.5))
+    assert {config.count for config in recipe.data_recipe(recipe.resolved_cells[0], recipe.data).sets} == {1}
+    with pytest.raises(ConfigError, match="scale: expected a positive number; got 0"):
+        AblationRecipe.read(changed(folder, "full", scale=0.0)).data_recipe(recipe.resolved_cells[0], recipe.data)
 
 
 def test_two_processes_train_each_cell_together(folder: Path) -> None:

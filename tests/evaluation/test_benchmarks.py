@@ -233,6 +233,18 @@ def test_cvbench_and_seedbench(tmp_path: Path) -> None:
     assert towels.open_image().size == (20, 10)
 
 
+def test_rows_in_the_folder_of_all_benchmarks(tmp_path: Path) -> None:
+    (tmp_path / "cvbench").mkdir()
+    (tmp_path / "cvbench" / "a.png").write_bytes(png())
+    write_lines(tmp_path / "cvbench" / "test.jsonl", CVBENCH)
+    for data in (tmp_path, tmp_path / "cvbench"):
+        (item,) = load_benchmark("cvbench-depth", data).items
+        assert (item.answer, item.open_image().size) == ("B", (20, 10))
+    write_lines(tmp_path / "cvbench" / "other.jsonl", CVBENCH)
+    with pytest.raises(EvaluationError, match="neither Parquet files, a saved dataset nor one file of JSON"):
+        load_benchmark("cvbench-depth", tmp_path)
+
+
 def test_records(tmp_path: Path) -> None:
     turns = (Turn("user", "Which point is the closest to the camera?"), Turn("assistant", "(B)"))
     frame = ImageFrame.squash((20, 10))
