@@ -161,9 +161,7 @@ class PerceptionSettings:
         "System sentence that every conversation begins with; none for that of the chat template.", None
     )
     frame: Framing = _setting("How images are framed; AURORA squashes.", "squash")
-    interpolation: Interpolation = _setting(
-        "How images are resized to the frame; AURORA's nearest.", "bicubic"
-    )
+    interpolation: Interpolation = _setting("How images are resized to the frame; AURORA's nearest.", "bicubic")
     init: Init = _setting(
         "Initialization of new rows; codebook gives similar codes similar rows, normal is that of "
         "resize_token_embeddings.",
