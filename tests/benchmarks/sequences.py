@@ -1,4 +1,4 @@
-"""How many codes change in cells whose depth does not, and at what error: real walks and procedural clips.
+"""How many codes change in cells of constant depth, and at what error: real and procedural clips.
 
 Run by hand, some minutes: python tests/benchmarks/sequences.py ../shared/data/depth
 
@@ -54,11 +54,13 @@ def moving_camera(scene: Scene, step: int) -> Scene:
 
 
 def moving_object(scene: Scene, step: int) -> Scene:
-    """The largest thing that takes less than 15 % of the picture moves by 3.6 cm a frame."""
+    """The largest object with less than 15 % of the image moves by 3.6 cm a frame."""
     seen = render(scene, SIDE, SIDE).instance
-    counts = {int(one): int(count) for one, count in zip(*np.unique(seen[seen >= 0], return_counts=True), strict=True)}
-    small = {one: count for one, count in counts.items() if count < 0.15 * SIDE * SIDE} or counts
-    mover, shift = max(small, key=lambda one: small[one]), step * np.array([0.03, 0.02, 0.0])
+    counts = {
+        int(number): int(count) for number, count in zip(*np.unique(seen[seen >= 0], return_counts=True), strict=True)
+    }
+    small = {number: count for number, count in counts.items() if count < 0.15 * SIDE * SIDE} or counts
+    mover, shift = max(small, key=lambda number: small[number]), step * np.array([0.03, 0.02, 0.0])
     thing = scene.objects[mover]
     moved = replace(thing, primitives=tuple(replace(part, center=part.center + shift) for part in thing.primitives))
     return replace(scene, objects=(*scene.objects[:mover], moved, *scene.objects[mover + 1 :]))
@@ -84,9 +86,9 @@ def cells(array: np.ndarray) -> np.ndarray:
 
 def static(before: np.ndarray, after: np.ndarray, *, exact: bool) -> np.ndarray:
     """(10, 10) bool: the cells whose true depth stays."""
-    one, other = cells(before), cells(after)
-    known = (one > 0) & (other > 0)
-    moved = known & (np.abs(one - other) > (1e-6 if exact else 0.01) * one)
+    first, second = cells(before), cells(after)
+    known = (first > 0) & (second > 0)
+    moved = known & (np.abs(first - second) > (1e-6 if exact else 0.01) * first)
     few = moved.sum(-1) <= (0 if exact else 0.1) * known.sum(-1)
     return np.asarray(few & (known.mean(-1) > 0.5))
 
@@ -94,19 +96,19 @@ def static(before: np.ndarray, after: np.ndarray, *, exact: bool) -> np.ndarray:
 def measured(codec: DepthCodec, clip: list[Frame], hold: float, deadband: float, *, exact: bool) -> np.ndarray:
     """Changed codes and all codes in static cells, changed share of all cells, RMSE."""
     out = list(encode_sequence(codec, (depth for depth, _ in clip), hold=hold, deadband=deadband))
-    stays = [static(one[1], other[1], exact=exact) for one, other in pairwise(clip)]
+    stays = [static(first[1], second[1], exact=exact) for first, second in pairwise(clip)]
     changed = [frame.changed for frame in out[1:]]
     errors = []
     for frame in out:
         truth = resize_nearest(frame.nearness.values, 320, 320)
         valid = resize_nearest(frame.nearness.valid, 320, 320)
         errors.append(float(np.sqrt(np.mean(np.square(codec.decode(frame.codes)[0] - truth)[valid]))))
-    in_static = sum(int((one & other).sum()) for one, other in zip(changed, stays, strict=True))
-    return np.array([in_static, sum(int(one.sum()) for one in stays), np.mean(changed), np.mean(errors)])
+    in_static = sum(int((change & stay).sum()) for change, stay in zip(changed, stays, strict=True))
+    return np.array([in_static, sum(int(stay.sum()) for stay in stays), np.mean(changed), np.mean(errors)])
 
 
 def groups(shared: Path) -> Iterator[tuple[str, list[list[Frame]], bool]]:
-    """Name, clips, and whether static cells are told exactly."""
+    """Name, clips, and whether static cells are known exactly."""
     kinds = ("room", "table", "street", "hall")
     for title, change, exact in (("moving object", moving_object, True), ("moving camera", moving_camera, False)):
         yield f"{title}, 1 % noise", [rendered(seed, kind, change, 8, 0.01) for seed, kind in enumerate(kinds)], exact

@@ -53,7 +53,7 @@ def test_reading(benchmark, codes: np.ndarray) -> None:  # type: ignore[no-untyp
 
 @pytest.mark.benchmark(group="2: text -> 250,000 boxes", timer=process_time)
 def test_reading_with_findall(benchmark, codes: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    """The matches as an array; unlike ours it finds no fault with anything between them."""
+    """The matches as an array; unlike ours it ignores everything between them."""
     text = per_box(codes)
     np.testing.assert_array_equal(benchmark.pedantic(lambda: found(text), rounds=7), codes)
 
@@ -81,8 +81,8 @@ ANSWERS = 20_000
 @pytest.fixture(scope="module")
 def answers(codes: np.ndarray) -> list[str]:
     """What a model writes: three boxes each, and a sentence behind them."""
-    said = "\nSince there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
-    return [box_answer_to_text(three, "dogs") + said for three in codes[: 3 * ANSWERS].reshape(-1, 3, 4)]
+    conclusion = "\nSince there are 3 distinct bounding boxes and masks, we conclude there are 3 dogs."
+    return [box_answer_to_text(three, "dogs") + conclusion for three in codes[: 3 * ANSWERS].reshape(-1, 3, 4)]
 
 
 @pytest.mark.benchmark(group="4: 20,000 answers of three boxes", timer=process_time)

@@ -21,7 +21,7 @@ DECODE = "1,000,000 boxes of codes -> float64"
 
 @pytest.fixture(scope="module")
 def boxes() -> np.ndarray:
-    """A tenth of them touches the image's right edge, as in real data."""
+    """A tenth of the boxes touches the right edge, as in real data."""
     rng = np.random.default_rng(0)
     corners = np.sort(rng.uniform(0, VGA, (1_000_000, 2, 2)), axis=1)
     corners[::10, 1, 0] = 640

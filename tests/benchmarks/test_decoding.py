@@ -36,7 +36,7 @@ class Words(dict[str, int]):
             ",",
             ")",
             ").",
-            *(token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens),
+            *(token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens),
         ]
         words = [f"word{number}" for number in range(size - len(named))]
         super().__init__((token, number) for number, token in enumerate(named[:7] + words + named[7:]))
@@ -67,7 +67,7 @@ def inputs(where: str, batch: int, width: int, length: int) -> tuple[torch.Tenso
 
 
 def prefix_function(width: int) -> Callable[[int, torch.Tensor], list[int]]:
-    """What a user of transformers' own way would write for depth blocks: a list of ids per state."""
+    """A prefix function of transformers for depth blocks: a list of ids per state."""
     vocab, _ = setting(width)
     codes, start, end = (
         vocab.ids(pt.tokens.DEPTH).tolist(),
@@ -117,7 +117,9 @@ def test_copy(benchmark: Any, where: str, batch: int, width: int, length: int) -
     measured(benchmark, scores.clone, batch)
 
 
-@pytest.mark.parametrize(("where", "batch", "width", "length"), [one for one in GRID if one.values[2] == 32_000] + LONG)
+@pytest.mark.parametrize(
+    ("where", "batch", "width", "length"), [case for case in GRID if case.values[2] == 32_000] + LONG
+)
 def test_prefix_function(benchmark: Any, where: str, batch: int, width: int, length: int) -> None:
     ids, scores = inputs(where, batch, width, length)
     processor = PrefixConstrainedLogitsProcessor(prefix_function(width), num_beams=1)

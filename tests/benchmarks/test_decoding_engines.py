@@ -38,7 +38,7 @@ Step = Callable[[torch.Tensor], object]
 @cache
 def tokenizer(width: int) -> PreTrainedTokenizerFast:
     """Bytes, numbered words, and the perception tokens: `width` ids."""
-    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
+    tokens = [token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens]
     pieces = ["<s>", "</s>", *sorted(ByteLevel.alphabet())]
     pieces += [f"word{number}" for number in range(width - len(pieces) - len(tokens))]
     bare = Tokenizer(BPE({piece: number for number, piece in enumerate(pieces)}, []))

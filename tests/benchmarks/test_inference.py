@@ -93,20 +93,20 @@ def test_ratio_of_constrained_to_free(pipe: PerceptionPipeline, batch: int) -> N
     images = [make_image(60, 40, number) for number in range(batch)]
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(ROUNDS):
-        for kind, how in KINDS.items():
-            pipe.config = InferenceConfig(max_new_tokens=TOKENS, batch_size=batch, **how)
+        for kind, options in KINDS.items():
+            pipe.config = InferenceConfig(max_new_tokens=TOKENS, batch_size=batch, **options)
             start = time.process_time()
             answers = pipe(images, "What is the depth map?")
-            seconds[kind].append((time.process_time() - start) / sum(one.tokens for one in answers))
-            assert {one.tokens for one in answers} == {TOKENS}
-            assert kind == "free" or all(len(one.blocks) == 1 for one in answers)
+            seconds[kind].append((time.process_time() - start) / sum(answer.tokens for answer in answers))
+            assert {answer.tokens for answer in answers} == {TOKENS}
+            assert kind == "free" or all(len(answer.blocks) == 1 for answer in answers)
     free = min(seconds["free"])
     for kind, found in seconds.items():
         print(f"batch {batch:2}, {kind}: {1 / min(found):.1f} tokens/s, {min(found) / free:.3f} of free's time")
     assert min(seconds["constrained"]) < 1.15 * free
 
 
-def test_start_of_the_command(tiny_adapter: Path, tmp_path: Path) -> None:
+def test_time_to_start_the_command(tiny_adapter: Path, tmp_path: Path) -> None:
     """What `perceptok llava infer` costs beside its model: against importing torch and transformers' LLaVA alone."""
     make_image(60, 40).save(tmp_path / "a.png")
     ask = ["perceptok_cli.main", "llava", "infer", str(tiny_adapter), str(tmp_path / "a.png"), "-q", "Why?"]

@@ -80,7 +80,7 @@ def test_loss(benchmark, kind: str, dtype: str) -> None:  # type: ignore[no-unty
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ratio_of_times(dtype: str) -> None:
-    """Processor time of one thread, kinds in turn, four rounds, minima: a busy machine disturbs it least."""
+    """Processor time of one thread, kinds in turn, minima of four rounds, which load disturbs least."""
     torch.set_num_threads(1)
     logits = random_logits(dtype)
     kinds = losses(logits)
@@ -98,7 +98,7 @@ def test_ratio_of_times(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ratio_of_peak_memory(dtype: str) -> None:
-    """Each kind in a process of its own: what it needs at its peak beside the logits."""
+    """The peak memory of each kind beside the logits, in separate processes."""
     peaks = {}
     for kind in KINDS:
         done = subprocess.run(

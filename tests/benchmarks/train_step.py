@@ -1,4 +1,4 @@
-"""One of the processes that test_llava starts: some training steps, ours or the stock Trainer's, and what they cost."""
+"""A process of test_llava: some training steps, ours or the stock Trainer's, and their cost."""
 
 import json
 import sys

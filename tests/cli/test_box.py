@@ -1,4 +1,4 @@
-"""`perceptok box` as a person meets it: exit codes, streams, bad files."""
+"""`perceptok box`: results, exit codes, streams, bad files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def boxes_of(file: dict[str, Any]) -> np.ndarray:
     return np.array([entry["bbox"] for entry in file["annotations"]], dtype=np.float64)
 
 
-def test_there_and_back(folder: Path, records: Path) -> None:
+def test_encode_and_decode_round_trip(folder: Path, records: Path) -> None:
     done = run("decode", records, "-o", folder / "back.json", "--header", folder / "instances.json")
     assert done.exit_code == 0, done.output
     back, true = json.loads((folder / "back.json").read_text()), annotations()
@@ -115,7 +115,7 @@ def test_standard_input_and_output(folder: Path) -> None:
     assert drawn.exit_code == 0, drawn.output
 
 
-def test_bad_annotations_cost_only_themselves(folder: Path) -> None:
+def test_bad_annotations_do_not_affect_others(folder: Path) -> None:
     values = annotations()
     box = values["annotations"][0]
     values["annotations"] += [
@@ -143,7 +143,7 @@ def test_bad_annotations_cost_only_themselves(folder: Path) -> None:
     assert [line["annotation_ids"] for line in lines] == [[7, 8, 14], [9]]
 
 
-def test_dropped_boxes_are_told(folder: Path) -> None:
+def test_dropped_boxes_are_counted(folder: Path) -> None:
     values = annotations()
     values["annotations"][2]["bbox"] = [5, 5, 0, 30]
     (folder / "flat.json").write_text(json.dumps(values))
@@ -156,7 +156,7 @@ def test_dropped_boxes_are_told(folder: Path) -> None:
     assert "sub/b.png, annotation 9: " in done.stderr
 
 
-def test_bad_records_cost_only_themselves(folder: Path, records: Path) -> None:
+def test_bad_records_do_not_affect_others(folder: Path, records: Path) -> None:
     good = records.read_text().splitlines()
     records.write_text("\n".join([good[0], "{", "", good[1]]))
     done = run("decode", records, "-o", folder / "back.json")
@@ -169,9 +169,9 @@ def test_bad_records_cost_only_themselves(folder: Path, records: Path) -> None:
 def test_draw(folder: Path, records: Path) -> None:
     done = run("draw", records, "--images", folder / "images", "-o", folder / "drawn")
     assert done.exit_code == 0, done.output
-    with Image.open(folder / "drawn" / "a.png") as picture:
-        assert picture.size == (200, 100)
-        assert np.ptp(np.asarray(picture)) > 0
+    with Image.open(folder / "drawn" / "a.png") as image:
+        assert image.size == (200, 100)
+        assert np.ptp(np.asarray(image)) > 0
     assert (folder / "drawn" / "sub" / "b.png").exists()
     # A file that is there is kept, and replaced with --force.
     (folder / "drawn" / "a.png").write_bytes(b"mine")
@@ -179,11 +179,11 @@ def test_draw(folder: Path, records: Path) -> None:
     assert (folder / "drawn" / "a.png").read_bytes() == b"mine"
     done = run("draw", records, "--images", folder / "images", "-o", folder / "drawn", "--framed", "--force")
     assert done.exit_code == 0, done.output
-    with Image.open(folder / "drawn" / "a.png") as picture:
-        assert picture.size == (336, 336)
+    with Image.open(folder / "drawn" / "a.png") as image:
+        assert image.size == (336, 336)
 
 
-def test_unreadable_images_cost_only_themselves(folder: Path, records: Path) -> None:
+def test_unreadable_images_do_not_affect_others(folder: Path, records: Path) -> None:
     (folder / "images" / "a.jpg").write_bytes(b"\xff\xd8 no image")
     lines = records.read_text().splitlines()
     extra = [lines[1].replace("sub/b.png", name) for name in ("none.png", "../../outside.png", "sub/b.jpg")]
@@ -250,7 +250,7 @@ def test_eval(folder: Path, records: Path) -> None:
         (b"\xff\xfe{", "not UTF-8"),
     ],
 )
-def test_files_that_are_none(folder: Path, content: bytes, message: str) -> None:
+def test_invalid_annotation_files_are_refused(folder: Path, content: bytes, message: str) -> None:
     (folder / "bad.json").write_bytes(content)
     error = run("encode", folder / "bad.json", "-o", folder / "x.jsonl").exception
     assert isinstance(error, AnnotationError)
@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_line(folder: Path, records: Path) -> None:
         assert done.stderr == "error: cannot write standard output: No space left on device\n"
 
 
-def test_folders_that_are_none(folder: Path, records: Path) -> None:
+def test_invalid_folders_are_refused(folder: Path, records: Path) -> None:
     for images, output in ((folder / "none", folder / "drawn"), (folder / "images", records)):
         done = run("draw", records, "--images", images, "-o", output)
         assert done.exit_code == 2

@@ -1,4 +1,4 @@
-"""`perceptok box` on what people bring: photos on their side, lists of results, byte order marks."""
+"""`perceptok box` with rotated photos, lists of results, and byte order marks."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def written(path: Path, values: Any) -> Path:
 
 
 class TestPhotosOnTheirSide:
-    """Orientation 6: the stored picture is shown a quarter turn clockwise."""
+    """Orientation 6: the stored image is shown a quarter turn clockwise."""
 
     def drawn(
         self, tmp_path: Path, stored: tuple[int, int], expected_size: tuple[int, int], *words: str
     ) -> tuple[Any, Any, str]:
-        """The picture that `draw` writes, the one without boxes that it should start from, and what was noted."""
+        """The image that `draw` writes, the expected image without boxes, and what was noted."""
         width, height = expected_size
         values = annotations(
             images=[{"id": 1, "file_name": "a.png", "width": width, "height": height}],
             annotations=[{"id": 1, "image_id": 1, "category_id": 4, "bbox": [0, 0, width // 2, height // 2]}],
         )
         (tmp_path / "images").mkdir()
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 99, (stored[1], stored[0], 3), np.uint8))
-        exif = picture.getexif()
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 99, (stored[1], stored[0], 3), np.uint8))
+        exif = image.getexif()
         exif[0x0112] = 6
-        picture.save(tmp_path / "images" / "a.png", exif=exif)
+        image.save(tmp_path / "images" / "a.png", exif=exif)
         run("encode", written(tmp_path / "a.json", values), "-o", tmp_path / "a.jsonl")
         done = run("draw", tmp_path / "a.jsonl", "--images", tmp_path / "images", "-o", tmp_path / "drawn", *words)
         assert done.exit_code == 0, done.output
@@ -74,7 +74,7 @@ class TestPhotosOnTheirSide:
     ) -> None:
         result, plain, noted = self.drawn(tmp_path, stored, expected_size)
         assert note in " ".join(noted.split())
-        # The far quarter is untouched, so the picture is turned as it should be; the near one has the box on it.
+        # The far quarter is untouched, so the image is turned as it should be; the near one has the box on it.
         middle_y, middle_x = expected_size[1] // 2 + 8, expected_size[0] // 2 + 8
         np.testing.assert_array_equal(result[middle_y:, middle_x:], plain[middle_y:, middle_x:])
         assert (

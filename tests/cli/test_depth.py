@@ -1,4 +1,4 @@
-"""`perceptok depth` as a person meets it: exit codes, streams, bad files."""
+"""`perceptok depth`: results, exit codes, streams, bad files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def maps(tmp_path: Path) -> Path:
     return folder
 
 
-def test_there_and_back(maps: Path, tmp_path: Path) -> None:
+def test_encode_and_decode_round_trip(maps: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.jsonl"
     done = run("encode", maps, "--kind", "metric", "--unit", "mm", "-o", tokens, "--text")
     assert done.exit_code == 0, done.output
@@ -64,7 +64,7 @@ def test_standard_input_and_output(maps: Path) -> None:
     assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == ["0.png", "1.png"]
 
 
-def test_bad_files_cost_only_themselves(maps: Path, tmp_path: Path) -> None:
+def test_bad_files_do_not_affect_others(maps: Path, tmp_path: Path) -> None:
     good = (maps / "0.png").read_bytes()
     rng = np.random.default_rng(0)
     (maps / "truncated.png").write_bytes(good[: len(good) // 2])
@@ -99,7 +99,7 @@ def test_refusals_are_one_line_and_exit_code_2(maps: Path, tmp_path: Path, capsy
         assert len(errors.splitlines()) == 1
 
 
-def test_what_files_hold_must_be_said(maps: Path, tmp_path: Path) -> None:
+def test_the_kind_of_maps_must_be_given(maps: Path, tmp_path: Path) -> None:
     done = run("encode", maps, "-o", tmp_path / "x.jsonl")
     assert done.exit_code == 1
     assert "kind" in done.stderr
@@ -124,7 +124,7 @@ def test_eval_and_inspect(maps: Path, tmp_path: Path) -> None:
 
 
 def test_inspect_as_a_page(maps: Path, tmp_path: Path) -> None:
-    (maps / "3.png").write_bytes(b"no picture")
+    (maps / "3.png").write_bytes(b"not an image")
     words = ["inspect", maps, "--kind", "metric", "--unit", "mm", "--html", "-o", tmp_path / "page.html"]
     done = run(*words)
     assert done.exit_code == 1, done.output
@@ -141,14 +141,14 @@ def test_inspect_as_a_page(maps: Path, tmp_path: Path) -> None:
 
 def test_train_leaves_out_bad_maps_by_name(maps: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    (maps / "bad.png").write_bytes(b"no picture")
+    (maps / "bad.png").write_bytes(b"not an image")
     words = ("train", maps, "--kind", "metric", "--unit", "mm", "--config", tmp_path / "tiny.json", "--cpu")
     done = run(*words, "-o", tmp_path / "run")
     assert done.exit_code == 0, done.output
     assert "bad.png: does not begin like a PNG" in done.output
     assert "1 of 4 files cannot be read" in done.output
     for name in ("0.png", "1.png", "2.png"):
-        (maps / name).write_bytes(b"no picture")
+        (maps / name).write_bytes(b"not an image")
     assert "none of the 4 depth maps can be read" in str(run(*words, "-o", tmp_path / "none").exception)
 
 

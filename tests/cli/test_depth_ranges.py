@@ -1,4 +1,4 @@
-"""Range control at a shell: the options, what the records keep, and that decoding inverts it."""
+"""Ranges of `perceptok depth`: options, values in the records, and decoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def records(path: Path) -> list[dict[str, object]]:
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> Path:
-    """A sensor's map with one pixel at 2 cm."""
+    """A sensor's map with a pixel at 2 cm."""
     slope = np.tile(np.linspace(1, 5, 64)[:, None], (1, 64)).astype(np.float32)
     slope[3, 3] = 0.02
     np.save(tmp_path / "a.npy", slope)
@@ -45,7 +45,7 @@ def abs_rel(folder: Path, stuck: Path, *options: str) -> float:
     return float(np.mean(np.abs(back - truth)[good] / truth[good]))
 
 
-def test_one_stuck_pixel_is_warned_of_and_mended(tmp_path: Path, stuck: Path) -> None:
+def test_a_stuck_pixel_is_reported_and_ignored_with_a_quantile(tmp_path: Path, stuck: Path) -> None:
     done = run("encode", stuck, *METRES, "-o", tmp_path / "w.jsonl")
     assert "warning: a.npy: 1 of 4096 pixels" in done.output
     assert "1 of 1 with a warning" in done.output
@@ -67,7 +67,7 @@ def test_other_files_of_records_keep_the_range(tmp_path: Path, stuck: Path, suff
     assert (record.range, record.near, record.far, record.warning) == ("fixed 1.0 6.0", 1, 6, "")
 
 
-def test_no_normalize_gives_the_reference_s_codes(tmp_path: Path) -> None:
+def test_no_normalize_gives_the_codes_of_the_reference(tmp_path: Path) -> None:
     torch.manual_seed(0)
     codec = pt.DepthCodec(DepthVQVAE(AuroraConfig(hidden_dim=2, codebook_dim=6)))
     codec.save_pretrained(tmp_path / "codec")
@@ -111,7 +111,7 @@ def test_sky_is_beyond_the_far_end(tmp_path: Path) -> None:
     assert records(tmp_path / "a.jsonl")[0]["far"] == 16
 
 
-def test_relative_maps_at_a_shell(tmp_path: Path) -> None:
+def test_relative_maps(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.tile(np.linspace(0, 1, 64)[:, None], (1, 64)))
     words = ("encode", tmp_path / "a.npy", "--kind", "relative", "-o", tmp_path / "a.jsonl")
     assert run(*words).exit_code == 0
@@ -143,7 +143,9 @@ def test_inspect_eval_and_train_take_the_range(tmp_path: Path, stuck: Path) -> N
         (["--percentiles", "a lot"], "not a valid range"),
     ],
 )
-def test_half_or_two_ranges_are_refused(tmp_path: Path, stuck: Path, options: list[str], message: str) -> None:
+def test_incomplete_and_contradictory_ranges_are_refused(
+    tmp_path: Path, stuck: Path, options: list[str], message: str
+) -> None:
     done = run("encode", stuck, *METRES, "-o", tmp_path / "a.jsonl", *options)
     assert message in str(done.exception)
 

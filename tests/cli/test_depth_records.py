@@ -1,4 +1,4 @@
-"""Files of depth records at the doors for maps and answers: refused with the command that reads them."""
+"""Files of depth records where maps or answers are expected: refused with the command that reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def records(request: pytest.FixtureRequest) -> list[DepthRecord]:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".npz", ".parquet"])
-def test_neither_maps_nor_answers(tmp_path: Path, records: list[DepthRecord], suffix: str) -> None:
+def test_depth_records_are_neither_maps_nor_answers(tmp_path: Path, records: list[DepthRecord], suffix: str) -> None:
     path = tmp_path / f"records{suffix}"
     with path.open("wb") as file:
         write_depth_records(file, suffix, records)
@@ -46,14 +46,14 @@ def test_neither_maps_nor_answers(tmp_path: Path, records: list[DepthRecord], su
         DepthMap.read(path, kind="inverse")
 
 
-def test_the_codes_of_a_file_of_records_are_no_map_under_their_name(tmp_path: Path) -> None:
+def test_the_codes_of_a_file_of_records_are_not_a_map(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         write_depth_records(file, ".npz", PLAIN)
     with pytest.raises(DepthMapError, match="perceptok depth decode"):
         DepthMap.read(tmp_path / "a.npz", kind="inverse", key="codes")
 
 
-def test_records_on_standard_input_and_codes_alone() -> None:
+def test_records_on_standard_input_and_codes_without_records() -> None:
     for record in (*PLAIN, *FRAMES):
         done = CliRunner().invoke(app, ["depth", "show", "-", "-o", "p.png"], input=f"\n{record.to_json()}\n")
         assert done.exit_code == 1

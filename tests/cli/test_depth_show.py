@@ -1,4 +1,4 @@
-"""`perceptok depth show`: an answer in, a picture out."""
+"""`perceptok depth show`: from an answer to an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(*words: object, stdin: str | None = None) -> Result:
     return CliRunner().invoke(app, ["depth", "show", *(str(word) for word in words)], input=stdin)
 
 
-def picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
 
 
@@ -42,27 +42,27 @@ def test_argument_standard_input_file_and_numbers_show_the_same(tmp_path: Path, 
         done = run(given, "-o", tmp_path / f"{index}.png", stdin=stdin)
         assert done.exit_code == 0, done.output
         assert "1 block drawn" in done.output
-        assert np.array_equal(picture(tmp_path / f"{index}.png"), picture(tmp_path / "0.png"))
+        assert np.array_equal(read_image(tmp_path / f"{index}.png"), read_image(tmp_path / "0.png"))
     decoded = pt.DepthCodec.from_pretrained().decode(CODES)[0]
-    shown = picture(tmp_path / "0.png")[12:332, 12:332]
+    shown = read_image(tmp_path / "0.png")[12:332, 12:332]
     near, far = (np.unravel_index(which, decoded.shape) for which in (decoded.argmax(), decoded.argmin()))
     assert shown[near][0] > shown[near][2]  # red is near
     assert shown[far][2] > shown[far][0]
 
 
-def test_a_short_block_is_shown_in_place_and_said(tmp_path: Path, whole: str) -> None:
+def test_a_short_block_is_shown_in_place_with_a_warning(tmp_path: Path, whole: str) -> None:
     short = "<DEPTH_START>" + "".join(f"<DEPTH_{code}>" for code in CODES.ravel()[:98]) + "<DEPTH_END>"
     assert run(whole, "-o", tmp_path / "whole.png").exit_code == 0
     done = run(short, "-o", tmp_path / "short.png")
     assert done.exit_code == 0, done.output
     assert "98 codes instead of 100: the last 2 are missing" in done.output
-    one, other = picture(tmp_path / "whole.png"), picture(tmp_path / "short.png")
-    grids = [sheet[12:332, 344:664] for sheet in (one, other)]
+    whole, short = read_image(tmp_path / "whole.png"), read_image(tmp_path / "short.png")
+    grids = [sheet[12:332, 344:664] for sheet in (whole, short)]
     changed = (grids[0] != grids[1]).any(-1).reshape(10, 32, 10, 32).any((1, 3))
     assert np.argwhere(changed).tolist() == [[9, 8], [9, 9]]
 
 
-def test_molmoact_s_weights_by_prefix(tmp_path: Path, whole: str) -> None:
+def test_molmoact_weights_by_prefix(tmp_path: Path, whole: str) -> None:
     torch.manual_seed(0)
     state = DepthVQVAE(AuroraConfig(hidden_dim=2, codebook_dim=6)).state_dict()
     state["_vq_vae._embedding"] = state.pop("codebook")
@@ -74,7 +74,7 @@ def test_molmoact_s_weights_by_prefix(tmp_path: Path, whole: str) -> None:
         assert done.exit_code == 0, done.output
 
 
-def test_nothing_to_show_writes_nothing(tmp_path: Path) -> None:
+def test_invalid_answers_write_no_read_image(tmp_path: Path) -> None:
     done = run("no block in here", "-o", tmp_path / "a.png")
     assert isinstance(done.exception, MalformedBlockError)
     assert not (tmp_path / "a.png").exists()

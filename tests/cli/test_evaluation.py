@@ -72,9 +72,9 @@ def test_refusals_are_one_line(folder: Path) -> None:
     assert run("score", folder / "some.jsonl", *words, "--missing").exit_code == 0
 
 
-def test_a_damaged_picture_is_named(folder: Path) -> None:
-    """Pictures are opened where a block is checked at their markers."""
-    (folder / "images" / "3" / "2.png").write_bytes(b"no picture")
+def test_a_damaged_image_is_named(folder: Path) -> None:
+    """Images are opened where a block is checked at their markers."""
+    (folder / "images" / "3" / "2.png").write_bytes(b"not an image")
     done = run("score", folder / "second.jsonl", "--benchmark", "hardblink-3", "--data", folder)
     assert isinstance(done.exception, PerceptokError)
     assert str(done.exception).startswith("item 2: the image: not a readable image")

@@ -1,4 +1,4 @@
-"""`perceptok --help` is there at once: commands import their libraries when they run."""
+"""`perceptok --help` is fast: commands import their libraries when they run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def measured() -> dict[str, object]:
     return values
 
 
-def test_help_is_there_at_once() -> None:
-    """Processor time beyond the interpreter's own start, the least of three."""
+def test_help_is_fast() -> None:
+    """Processor time beyond the start of the interpreter, the minimum of three."""
     runs = [measured() for _ in range(3)]
     assert runs[0]["code"] == 0
     assert "depth" in str(runs[0]["text"])

@@ -1,4 +1,4 @@
-"""`perceptok llava eval` and `replace` as a person meets them: answers, resumption, evidence, pages."""
+"""`perceptok llava eval` and `replace`: answers, resuming, evidence, pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(*words: object) -> Result:
 def records(tmp_path: Path, codec: pt.DepthCodec) -> Path:
     """Four questions about the nearer of two points; the map is a ramp, nearest at its top."""
     ramp = np.broadcast_to(np.linspace(1, 0, 64, dtype=np.float32)[:, None], (64, 64))
-    codes = tuple(int(one) for one in codec.encode(np.ascontiguousarray(ramp)).ravel())
+    codes = tuple(int(code) for code in codec.encode(np.ascontiguousarray(ramp)).ravel())
     markers = (Marker("A", 100.0, 40.0, 0.9), Marker("B", 200.0, 300.0, 0.1))
     found = []
     for number in range(4):
@@ -47,7 +47,7 @@ def records(tmp_path: Path, codec: pt.DepthCodec) -> Path:
 OPTIONS = ("--force-block", "first", "--max-new-tokens", 110, "--batch-size", 2)
 
 
-def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+def test_eval_checks_the_evidence_and_resumes(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("eval", tiny_adapter, "--benchmark", "records", "--data", records, "-o", out, *OPTIONS)
     done = run(*words)
@@ -62,7 +62,7 @@ def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path,
     assert "Is the answer right more often" in done.stdout
     page = (out / "page.html").read_text()
     assert page.count('id="depth-') == page.count('id="teacher-') == 4
-    assert sorted(one.name for one in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir()) == [
         "page.html", "predictions.jsonl", "scores.csv", "scores.json", "scores.md",
     ]  # fmt: skip
     assert isinstance(run(*words).exception, pt.errors.OutputError)
@@ -72,7 +72,7 @@ def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path,
     killed = tmp_path / "killed"
     words = ("eval", tiny_adapter, "--benchmark", "records", "--data", records, "-o", killed, *OPTIONS)
     broken = tmp_path / "2.png"
-    kept = broken.read_bytes()
+    content = broken.read_bytes()
     stat = broken.stat()
     broken.write_bytes(b"no image")
     assert run(*words).exit_code != 0
@@ -80,22 +80,22 @@ def test_eval_checks_the_evidence_and_goes_on(tiny_adapter: Path, records: Path,
     lines = partial.read_text().splitlines()
     assert len(lines) == 3
     marked = json.loads(lines[1])
-    marked["result"]["text"] = "kept as it was (A)"
+    marked["result"]["text"] = "content as it was (A)"
     partial.write_text("\n".join([lines[0], json.dumps(marked), lines[2]]) + '\n{"index": 2, "res')
-    broken.write_bytes(kept)
+    broken.write_bytes(content)
     assert stat.st_size == broken.stat().st_size
     assert run(*words).exit_code == 0
     resumed = [json.loads(line)["text"] for line in (killed / "predictions.jsonl").read_text().splitlines()]
-    assert resumed == ["kept as it was (A)", *texts[1:]]
+    assert resumed == ["content as it was (A)", *texts[1:]]
 
 
 def test_answers_of_another_model_or_settings_are_refused(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     out, broken = tmp_path / "out", tmp_path / "3.png"
-    kept = broken.read_bytes()
+    content = broken.read_bytes()
     broken.write_bytes(b"no image")
     words = ("--benchmark", "records", "--data", records, "-o", out)
     assert run("eval", tiny_adapter, *words, *OPTIONS).exit_code != 0
-    broken.write_bytes(kept)
+    broken.write_bytes(content)
     other = run("eval", tiny_adapter, *words, *OPTIONS, "--no-constraints")
     assert other.exit_code != 0
     other = run("eval", tiny_adapter, *words, "--max-new-tokens", 110, "--batch-size", 2)
@@ -113,8 +113,8 @@ def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     values = json.loads((out / "replacement.json").read_text())
     assert list(values["kinds"]) == ["own", "oracle", "random", "constant", "other", "shuffled", "none"]
-    assert all(one["items"] == 4 for one in values["kinds"].values())
-    assert sorted(one.name for one in out.iterdir()) == [
+    assert all(figures["items"] == 4 for figures in values["kinds"].values())
+    assert sorted(path.name for path in out.iterdir()) == [
         "answers.jsonl", "page.html", "replacement.csv", "replacement.json", "replacement.md",
     ]  # fmt: skip
     assert isinstance(run(*words).exception, pt.errors.OutputError)

@@ -1,4 +1,4 @@
-"""`perceptok llava train` as a person meets it."""
+"""`perceptok llava train`: settings, a run, refused configurations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_setting_is_explained() -> None:
         assert f"{setting.name}: " in done.output
         assert setting.help in done.output
     assert "objective.teacher_temperature" in done.output
-    assert {one.name.split(".")[0] for one in explain()} == set(FinetuneConfig.__dataclass_fields__)
+    assert {setting.name.split(".")[0] for setting in explain()} == set(FinetuneConfig.__dataclass_fields__)
 
 
 def test_dry_run_trains_nothing(settings: Path) -> None:
@@ -71,7 +71,7 @@ def test_train(settings: Path) -> None:
     assert pt.llava.load_adapter(settings.parent / "run").config["optim"] == "adafactor"
 
 
-def test_refused(settings: Path, tmp_path: Path) -> None:
+def test_invalid_configurations_are_refused(settings: Path, tmp_path: Path) -> None:
     for words in ((), ("--learning_rate", "1e-4", settings)):
         assert "train needs a file of settings, such as train.yaml, before" in str(run("train", *words).exception)
     (tmp_path / "t.yaml").write_text("model_name_or_path: x\nrecords: [y]\noutput_dir: z\nlearning_rat: 1\n")

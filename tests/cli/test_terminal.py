@@ -1,4 +1,4 @@
-"""What comes from a file reaches the terminal as plain, short text; standard output is for data."""
+"""Text from files is printed plain and short; standard output is for data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ HOSTILE = "a\x1b[31mred\x1b]0;title\x07\u202eevil\r\n[bold]b[/bold]\x9b2J\u2066\
 
 
 @given(st.text(max_size=50))
-def test_printable_is_one_line_without_control(text: str) -> None:
+def test_printable_text_is_one_line_without_control_characters(text: str) -> None:
     shown = escape_text(text)
     assert shown.isprintable()
     assert escape_text(shown) == shown
 
 
-def test_ordinary_text_is_itself() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     assert escape_text("Küche 日本 [1] 'a'.png") == "Küche 日本 [1] 'a'.png"
     assert escape_text("x" * 5000).startswith("x" * 2000 + "... (5000")
 
 
-def test_every_way_out_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_outputs_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
     note(HOSTILE)
     print_table("title", ("name",), [[HOSTILE]])
     with pytest.raises(Exception, match="1"):
@@ -114,7 +114,7 @@ def test_a_closed_pipe_ends_the_command_at_once(maps: Path) -> None:
     ],
     ids=lambda value: " ".join(value),
 )
-def test_ordinary_mistakes_are_one_line(
+def test_ordinary_errors_are_one_line(
     arguments: tuple[str, ...], maps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = maps.parent

@@ -1,4 +1,4 @@
-"""Small tokenizers with the perception tokens, and tiny models that know them."""
+"""Small tokenizers with the perception tokens, and tiny models for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORDS = ["<unk>", "<s>", "</s>", "<pad>", "a", "map", "box", "(", ",", ")", ")."
 
 
 def with_perception_tokens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
+    tokens = [token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return tokenizer
 

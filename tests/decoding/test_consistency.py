@@ -1,4 +1,4 @@
-"""Answers held to the evidence, and how often they had to be."""
+"""Answers that are constrained to their evidence, and how often that changed them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One small tokenizer, configurations, and random walks through the grammar, for the tests of every engine."""
+"""A small tokenizer, configurations, and random walks through the grammar, for the tests of all engines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bare.pre_tokenizer = ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    tokens = [token for one in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in one.tokens]
+    tokens = [token for token_set in (pt.tokens.DEPTH, pt.tokens.PIXEL) for token in token_set.tokens]
     fast.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
     return fast
 
@@ -86,7 +86,7 @@ def ids_of(config: GrammarConfig) -> dict[int, list[int]]:
 
 
 def steps(grammar: Grammar, seed: int, length: int) -> Iterator[tuple[set[int], int]]:
-    """A random answer: at each step the ids that may come next and the one taken; perception tokens come often."""
+    """A random answer: at each step the allowed ids and the chosen one; perception tokens are frequent."""
     chance, ids, state = random.Random(seed), ids_of(grammar.config), grammar.initial
     for _ in range(length):
         following = [symbol for symbol in grammar.allowed_symbols(state) if symbol in ids]
@@ -122,7 +122,7 @@ def assert_same_language(matcher: Matcher, grammar: Grammar, seed: int, length: 
 
 
 def mutated(answer: list[int], seed: int, size: int) -> list[int]:
-    """An answer with one token replaced, dropped, doubled or moved."""
+    """An answer with a token replaced, removed, repeated or moved."""
     chance = random.Random(seed)
     place, other = chance.randrange(len(answer)), chance.randrange(len(answer))
     changed = list(answer)
@@ -139,7 +139,7 @@ def mutated(answer: list[int], seed: int, size: int) -> list[int]:
 
 
 def answer(grammar: Grammar, seed: int, length: int) -> list[int]:
-    """A whole random answer, without the end of sequence."""
+    """A complete random answer, without the end of sequence."""
     ids, places = ids_of(grammar.config), symbols(grammar.config)
     taken = [token for _, token in steps(grammar, seed, length)]
     state = grammar.run(places[taken].tolist())
@@ -154,12 +154,12 @@ def answer(grammar: Grammar, seed: int, length: int) -> list[int]:
 
 
 def accepts(matcher: Matcher, answer: list[int]) -> bool:
-    """Whether an engine takes every token and then the end of sequence."""
+    """Whether an engine accepts every token and then the end of sequence."""
     return all(matcher.accept(token) for token in answer) and tokenizer().eos_token_id in matcher.allowed()
 
 
 def assert_same_verdict(matcher: Matcher, grammar: Grammar, seed: int, length: int = 60) -> bool:
-    """An engine and the grammar agree on a mutated whole answer; returns what they say."""
+    """An engine and the grammar agree on a mutated complete answer; returns their verdict."""
     changed = mutated(answer(grammar, seed, length), seed, vocabulary().size)
     classes = symbols(grammar.config)[changed].tolist()
     expected = min(classes) >= 0 and Symbol.EOS not in classes and grammar.accepts(classes)

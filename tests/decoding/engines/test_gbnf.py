@@ -1,4 +1,4 @@
-"""The GBNF form. llama.cpp is not installed here: both forms are read by xgrammar, whose EBNF takes GBNF in.
+"""The GBNF form. llama.cpp is not installed here: both forms are read by xgrammar, whose EBNF includes GBNF.
 
 The spelled form is read as it is, character by character. Of the form with token ids `<[7]>` becomes xgrammar's
 `Token(7)`, which means the same.
@@ -43,14 +43,14 @@ def reads_ids(config: GrammarConfig, ids: list[int]) -> bool:
 
 
 def plain(config: GrammarConfig, ids: list[int]) -> list[int]:
-    """An answer without <s> and <pad>, which have no characters, and without bytes that are no text."""
+    """An answer without <s> and <pad>, which have no characters, and without bytes that are not text."""
     classes = symbols(config)[ids]
     letter = tokenizer().get_vocab()["a"]
     return [letter if symbol == Symbol.TEXT else token for token, symbol in zip(ids, classes, strict=True)]
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_whole_and_mutated_answers_by_id_and_by_text(name: str) -> None:
+def test_complete_and_mutated_answers_by_id_and_by_text(name: str) -> None:
     config, verdicts = FORMS[name], set()
     grammar = compile_grammar(config)
     for seed in range(10):
@@ -68,16 +68,16 @@ def test_whole_and_mutated_answers_by_id_and_by_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a < b", "<", "<<D", "<DEPTH", "a <PIXELS> <DEPT", "<DEPT<PIXEL <pixel_5>", "é<中"])
-def test_text_that_only_looks_like_a_token_is_free(text: str) -> None:
+def test_token_like_text_is_allowed(text: str) -> None:
     assert reads_text(GrammarConfig(ordered=False), text)
 
 
 @pytest.mark.parametrize("text", ["<DEPTH_", "a <DEPTH_5>", "<PIXEL_3> ", "<<PIXEL_", "<DEPTH_START>", "<DEPTH_1000>"])
-def test_stray_tokens_are_none(text: str) -> None:
+def test_stray_tokens_are_refused(text: str) -> None:
     assert not reads_text(GrammarConfig(ordered=False), text)
 
 
-def test_a_token_spelled_in_pieces_passes_by_text_alone() -> None:
+def test_a_token_in_pieces_is_accepted_as_text() -> None:
     chance = random.Random(0)
     block = (
         pt.tokens.DEPTH.start
@@ -92,7 +92,7 @@ def test_a_token_spelled_in_pieces_passes_by_text_alone() -> None:
     assert reads_text(config, block)
 
 
-def test_what_comes_first() -> None:
+def test_the_forced_block_comes_first() -> None:
     box, text = GrammarConfig(ordered=False, first="box"), GrammarConfig(ordered=False, first="text")
     written = "(<PIXEL_9>,<PIXEL_9>,<PIXEL_1>,<PIXEL_1>)"
     assert reads_text(box, written + " and")
@@ -104,11 +104,11 @@ def test_what_comes_first() -> None:
     assert not reads_text(text, "")
 
 
-def test_order_is_not_part_of_this_form() -> None:
+def test_the_order_of_coordinates_is_not_part_of_the_form() -> None:
     boxes = "(<PIXEL_9>,<PIXEL_9>,<PIXEL_1>,<PIXEL_1>)"
     assert reads_text(ORDERED["ordered"], boxes)
 
 
-def test_what_cannot_be_written() -> None:
+def test_inexpressible_grammars_are_refused() -> None:
     with pytest.raises(ConstraintError, match="2601 combinations"):
         build_gbnf_grammar(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))

@@ -1,4 +1,4 @@
-"""The processor's masks against the grammar, step by step, and what it says of bad input."""
+"""The processor's masks compared with the grammar, step by step, and bad input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def expected_ids(processor: PerceptionLogitsProcessor, state: State, remaining: 
 
 
 def drawn(processor: PerceptionLogitsProcessor, allowed: set[int], draw: random.Random) -> int:
-    """One id, kinds of symbols first, so that blocks and boxes come up."""
+    """An id of a random kind of symbol, so that blocks and boxes occur."""
     kinds: dict[int, list[int]] = {}
     for number in sorted(allowed):
         kinds.setdefault(min(int(processor.symbols[number]), Symbol.PIXEL), []).append(number)

@@ -1,4 +1,4 @@
-"""Real generation with tiny random models: what comes out is whole, in every mode."""
+"""Generation with tiny random models: outputs are well formed in every mode."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(processor: PerceptionLogitsProcessor, answers: torch.Tensor, budget: i
     for answer in answers.tolist():
         ids = answer[: answer.index(2) + 1] if 2 in answer else answer
         assert 2 in answer or len(ids) == budget
-        assert processor.grammar.accepts(int(processor.symbols[one]) for one in ids)
+        assert processor.grammar.accepts(int(processor.symbols[token_id]) for token_id in ids)
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -99,8 +99,8 @@ def test_a_batch_padded_on_the_left(
         assert parsed.spans[0].kind == "depth"
 
 
-def test_every_generation_mode_that_still_exists_is_here() -> None:
-    """What transformers has moved to the Hub needs `trust_remote_code`, and is another's code."""
+def test_all_generation_modes_are_tested() -> None:
+    """Modes that transformers has moved to the Hub need `trust_remote_code`, and are not ours."""
     from transformers.generation import utils
     from transformers.generation.configuration_utils import GenerationMode
 
@@ -112,7 +112,7 @@ def test_every_generation_mode_that_still_exists_is_here() -> None:
 
 
 def test_a_batch_padded_on_the_right(model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
-    """Padding between prompt and answer is text like any other; transformers warns of it itself."""
+    """Padding between prompt and answer is treated as text; transformers itself warns about it."""
     ids = torch.tensor([[1, 4, 4], [1, 4, 3]])
     held = processor.for_prompt(ids, max_new_tokens=110)
     answers = model.generate(
@@ -293,10 +293,10 @@ class TestStreams:
             )[:, len(prompt) :]
             fresh = TokenStream(vocab)
             alone = [*fresh.feed(answer), *fresh.close()]
-            assert [(one.kind, one.start, one.end, one.block) for one in events] == [
-                (one.kind, one.start, one.end, one.block) for one in alone
+            assert [(event.kind, event.start, event.end, event.block) for event in events] == [
+                (event.kind, event.start, event.end, event.block) for event in alone
             ]
-            assert [one.kind for one in events].count("depth") == 1
+            assert [event.kind for event in events].count("depth") == 1
 
     @pytest.mark.parametrize("sample", [False, True])
     def test_a_text_streamer_ends(
@@ -323,10 +323,10 @@ def test_without_the_processor_answers_are_broken(
     assert all(parse_generation(answer, vocab).problems for answer in generated[:, prompt["input_ids"].shape[1] :])
 
 
-def test_one_processor_for_any_number_of_calls(
+def test_a_processor_serves_many_calls(
     model: LlamaForCausalLM, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Without limits nothing needs to be said about the prompt, not even that it leaves a block open."""
+    """Without limits the prompt need not be given, even if it ends in a block."""
     free = processor_of(GrammarConfig(depth=True), vocab, tokenizer)
     for tail in (block_ids(vocab, 90), box_ids(vocab, 1, 2), [4]):
         ids = torch.tensor([[1, *tail]])
@@ -339,7 +339,7 @@ def test_one_processor_for_any_number_of_calls(
         assert ("depth" in kinds) == (len(tail) == 91)
 
 
-def test_embeddings_alone(model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
+def test_embeddings_without_ids(model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
     embeddings = model.get_input_embeddings()(torch.tensor([[1, 4, 4], [1, 5, 5]]))
     for extra in ({}, {"custom_generate": generate_perception}):
         answers = model.generate(
@@ -361,7 +361,7 @@ def test_assisted_decoding(
     how: str,
     sample: bool,
 ) -> None:
-    """Candidates may break a block; what is kept never does, and greedy search keeps what it would have written."""
+    """Candidates may break a block; accepted tokens never do, and equal those of plain greedy search."""
     torch.manual_seed(2)
     ids = torch.tensor([[1, 4, *block_ids(vocab), 4, 7]])
     held = processor.for_prompt(ids, max_new_tokens=120)

@@ -1,4 +1,4 @@
-"""The Lark form against llguidance itself: the same language as the grammar, token by token."""
+"""The Lark form in llguidance: the same language as the grammar, token by token."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LLGuidance:
 @pytest.mark.parametrize("name", [*CONFIGS, *ORDERED])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=4)
-def test_the_language_is_the_grammars(name: str, seed: int) -> None:
+def test_the_language_is_that_of_the_grammar(name: str, seed: int) -> None:
     config = {**CONFIGS, **ORDERED}[name]
     assert_same_language(LLGuidance(config), compile_grammar(config), seed)
 
@@ -81,12 +81,12 @@ def test_exactly_one_hundred_codes_and_no_end_between() -> None:
     assert matcher.allowed() == {end}
 
 
-def test_what_cannot_be_written() -> None:
+def test_inexpressible_grammars_are_refused() -> None:
     with pytest.raises(ConstraintError, match="pass tokenizer"):
         build_lark_grammar(vocabulary(), GrammarConfig(boxes="aurora"))
     with pytest.raises(ConstraintError, match="2601 combinations"):
         build_lark_grammar(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))
 
 
-def test_it_stays_small() -> None:
+def test_the_form_is_small() -> None:
     assert len(build_lark_grammar(vocabulary(), tokenizer=tokenizer())) < 60_000

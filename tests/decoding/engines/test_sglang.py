@@ -24,7 +24,7 @@ from tests.decoding.engines.test_vllm import WIDTH, alone, requests
 def parameters(
     config: GrammarConfig | None, prompt: list[int], written: list[int], budget: int | None
 ) -> dict[str, Any]:
-    """A request's custom parameters as the scheduler leaves them: with the request in them."""
+    """A request's custom parameters as the scheduler passes them, with the request in them."""
     request = SimpleNamespace(
         tokenizer=tokenizer(),
         origin_input_ids=array("q", prompt),
@@ -35,7 +35,7 @@ def parameters(
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_every_row_as_alone(seed: int) -> None:
+def test_every_row_is_masked_as_alone(seed: int) -> None:
     batch = requests(seed)
     given = [parameters(*one) for one in batch]
     processor = adapter._Logic()
@@ -48,7 +48,7 @@ def test_every_row_as_alone(seed: int) -> None:
         assert torch.equal(held[-1], logits[-1])
 
 
-def test_nobody_asks() -> None:
+def test_a_batch_without_grammars() -> None:
     logits = torch.randn(2, WIDTH)
     assert torch.equal(adapter._Logic()(logits.clone(), None), logits)
     assert torch.equal(adapter._Logic()(logits.clone(), [None, {"other": 1}]), logits)

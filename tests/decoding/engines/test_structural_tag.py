@@ -1,4 +1,4 @@
-"""The structural tag against xgrammar itself: the same language as the grammar, token by token."""
+"""The structural tag in xgrammar: the same language as the grammar, token by token."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class XGrammar:
 @pytest.mark.parametrize("name", CONFIGS)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=4)
-def test_the_language_is_the_grammars(name: str, seed: int) -> None:
+def test_the_language_is_that_of_the_grammar(name: str, seed: int) -> None:
     config = CONFIGS[name]
     assert_same_language(XGrammar(compiled(config)), compile_grammar(config), seed)
 
@@ -73,7 +73,7 @@ def test_both_coordinates_are_ordered(name: str) -> None:
         assert_same_language(XGrammar(tag), compile_grammar(config), seed, length=60)
 
 
-def test_order_in_x_alone() -> None:
+def test_the_order_in_x_only() -> None:
     matcher = XGrammar(compiled(GrammarConfig(boxes="compact"), "x"))
     x1, y1, x2, y2 = (vocabulary().token_id(pt.tokens.PIXEL, code) for code in (100, 50, 99, 49))
     assert matcher.accept(x1)
@@ -95,7 +95,7 @@ def test_exactly_one_hundred_codes_and_no_end_between() -> None:
 
 
 def test_a_tag_of_the_published_size() -> None:
-    """What README says of size and time rests on these tags."""
+    """The figures of size and time in the README are of these tags."""
     small = build_structural_tag(vocabulary(), GrammarConfig(boxes=None), tokenizer=tokenizer())
     assert len(json.dumps(small)) < 10_000
     x_alone = build_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
@@ -103,7 +103,7 @@ def test_a_tag_of_the_published_size() -> None:
 
 
 def test_two_tags_through_one_caching_compiler() -> None:
-    """SGLang 0.5.23 says that the compiler's cache mixes up token-level tags; ours are kept apart by their text."""
+    """SGLang 0.5.23 states that the compiler's cache confuses token-level tags; ours differ in their text."""
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=PADDED)
     compiler = xgrammar.GrammarCompiler(info)
     for name in ("depth alone", "compact", "limits", "depth alone", "compact"):
@@ -111,7 +111,7 @@ def test_two_tags_through_one_caching_compiler() -> None:
         assert_same_language(XGrammar(compiler.compile_structural_tag(tag)), compile_grammar(CONFIGS[name]), 3)
 
 
-def test_what_cannot_be_written() -> None:
+def test_inexpressible_grammars_are_refused() -> None:
     with pytest.raises(ConstraintError, match="pass tokenizer"):
         build_structural_tag(vocabulary(), GrammarConfig(boxes="aurora"))
     with pytest.raises(ConstraintError, match="end of sequence"):

@@ -43,7 +43,7 @@ SERVED = {
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A vLLM configuration, as far as it is read."""
+    """The part of a vLLM configuration that is read."""
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer().save_pretrained(folder)
     model = SimpleNamespace(tokenizer=str(folder), tokenizer_revision=None, trust_remote_code=False)
@@ -55,7 +55,7 @@ def parameters(config: GrammarConfig | None, max_tokens: int | None = None) -> A
 
 
 def requests(seed: int, count: int = 6) -> list[tuple[GrammarConfig | None, list[int], list[int], int | None]]:
-    """(grammar, prompt, answer so far, budget); every third request asks for nothing."""
+    """(grammar, prompt, answer so far, budget); every third request has no grammar."""
     chance, made = random.Random(seed), []
     for number in range(count):
         config = None if number % 3 == 2 else chance.choice(list(SERVED.values()))
@@ -80,7 +80,7 @@ def made(config: GrammarConfig) -> PerceptionLogitsProcessor:
 def alone(
     config: GrammarConfig, prompt: list[int], written: list[int], budget: int | None, row: torch.Tensor
 ) -> torch.Tensor:
-    """The row of logits as one call of `generate` would have it."""
+    """The row of logits as a call of `generate` would mask it."""
     processor = made(config)
     least = processor.grammar.count_tokens_to_end(processor.grammar.initial)
     one = processor.for_prompt(len(prompt), None if budget is None or budget < least else budget)
@@ -102,7 +102,7 @@ class Runner:
 
 
 def context(slots: list[int], lengths: list[int], drafts: list[list[int]], last: list[int]) -> Any:
-    """A step of the V2 runner: a row for every request, and one more for every draft token."""
+    """A step of the V2 runner: a row for every request, and another for every draft token."""
     rows = [
         (slot, length, place)
         for slot, length, more in zip(slots, lengths, drafts, strict=True)
@@ -139,7 +139,7 @@ def test_v2_masks_every_row_as_alone(served: Any, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_v2_sees_draft_tokens(served: Any, seed: int) -> None:
-    """Under speculative decoding row k of a request comes after k draft tokens, which are in the step's input alone."""
+    """Under speculative decoding row k of a request follows k draft tokens, which are only in the step's input."""
     runner, grammar = Runner(4, 600), compile_grammar(SERVED["limits"])
     processor = adapter._V2(served, runner)
     whole = [token for _, token in steps(grammar, seed, 40)]
@@ -156,7 +156,7 @@ def test_v2_sees_draft_tokens(served: Any, seed: int) -> None:
         assert torch.equal(held[row], alone(grammar.config, [0, 5], prefix, 400, logits[row])), row
 
 
-def test_v2_slots_are_taken_over(served: Any) -> None:
+def test_v2_slots_are_reused(served: Any) -> None:
     runner = Runner(2, 600)
     processor = adapter._V2(served, runner)
     runner.write(1, [0], [])
@@ -214,7 +214,7 @@ def test_v1_follows_requests_through_the_batch(served: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [adapter._V1, adapter._V2])
-def test_requests_are_checked_when_they_come(kind: Any) -> None:
+def test_requests_are_checked_on_arrival(kind: Any) -> None:
     kind.validate_params(parameters(None))
     kind.validate_params(SimpleNamespace(extra_args={"perceptok": 1}, max_tokens=1))
     kind.validate_params(SimpleNamespace(extra_args={"perceptok": '{"max_blocks": 1}'}, max_tokens=1))
@@ -226,7 +226,7 @@ def test_requests_are_checked_when_they_come(kind: Any) -> None:
         kind.validate_params(parameters(GrammarConfig(force_block="first"), max_tokens=101))
 
 
-def test_a_broken_prompt_is_warned_of_and_goes_on_as_text(served: Any) -> None:
+def test_a_malformed_prompt_is_continued_as_text_with_a_warning(served: Any) -> None:
     processor = adapter._V1(served, torch.device("cpu"), is_pin_memory=False)
     broken = [vocabulary().start_id(pt.tokens.DEPTH), 5]
     with pytest.warns(UserWarning, match="continued as text"):

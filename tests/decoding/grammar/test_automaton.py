@@ -1,4 +1,4 @@
-"""The grammar against a slow and obvious acceptor that knows nothing of tables."""
+"""The grammar compared with a slow and obvious acceptor without tables."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def changed(config: GrammarConfig) -> dict[str, object]:
 
 
 def walk(config: GrammarConfig, seed: int, length: int = 220, budget: int | None = None) -> list[int]:
-    """A random answer under the mask; perception tokens are chosen more often than they would be by number."""
+    """A random answer under the mask, with frequent perception tokens."""
     grammar, draw = compile_grammar(config), random.Random(seed)
     state: State | None = grammar.initial
     symbols: list[int] = []
@@ -107,7 +107,7 @@ def walk(config: GrammarConfig, seed: int, length: int = 220, budget: int | None
 @configs
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=6)
-def test_every_walk_under_the_mask_is_accepted_once_it_is_whole(config: GrammarConfig, seed: int) -> None:
+def test_every_complete_walk_under_the_mask_is_accepted(config: GrammarConfig, seed: int) -> None:
     grammar, symbols = compile_grammar(config), walk(config, seed)
     state = grammar.run(symbols)
     assert state is not None
@@ -166,7 +166,7 @@ def test_the_reference_refuses_something_and_accepts_something(config: GrammarCo
 @pytest.mark.parametrize("budget", [102, 103, 111, 150, 215])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=2)
-def test_nothing_is_left_open_when_the_budget_ends(config: GrammarConfig, budget: int, seed: int) -> None:
+def test_nothing_is_incomplete_when_the_budget_ends(config: GrammarConfig, budget: int, seed: int) -> None:
     grammar = compile_grammar(config)
     if grammar.count_tokens_to_end(grammar.initial) > budget:
         pytest.skip("asked for more than the budget holds")
@@ -176,7 +176,7 @@ def test_nothing_is_left_open_when_the_budget_ends(config: GrammarConfig, budget
 
 
 @configs
-def test_every_row_has_a_way_out_of_known_length(config: GrammarConfig) -> None:
+def test_every_state_has_a_shortest_end(config: GrammarConfig) -> None:
     grammar = compile_grammar(config)
     for row, distance in enumerate(grammar.distance):
         followers = [after for after in grammar.table[row] if after >= 0]
@@ -186,7 +186,7 @@ def test_every_row_has_a_way_out_of_known_length(config: GrammarConfig) -> None:
             assert grammar.table[row][Symbol.TEXT] == grammar.row("text")
 
 
-def test_what_stays_free() -> None:
+def test_unconstrained_text_is_allowed() -> None:
     grammar = compile_grammar(GrammarConfig())
     # "(see above), f(x),(y)": brackets and commas of ordinary text.
     text = [
@@ -222,11 +222,11 @@ def test_what_stays_free() -> None:
         aurora(1, 5, 3, 4),
     ],
 )
-def test_what_is_refused(symbols: list[int]) -> None:
+def test_invalid_sequences_are_refused(symbols: list[int]) -> None:
     assert compile_grammar(GrammarConfig()).run(symbols) is None
 
 
-def test_x2_and_y2_from_x1_and_y1_on() -> None:
+def test_x2_and_y2_are_at_least_x1_and_y1() -> None:
     grammar = compile_grammar(GrammarConfig())
     at_x2, at_y2 = grammar.run(aurora(300, 2, 300, 4)[:5]), grammar.run(aurora(300, 2, 300, 4)[:7])
     assert at_x2 is not None
@@ -257,7 +257,7 @@ def test_a_block_needs_its_102_tokens() -> None:
 
 class TestConfig:
     @configs
-    def test_there_and_back(self, config: GrammarConfig) -> None:
+    def test_encode_and_decode_round_trip(self, config: GrammarConfig) -> None:
         assert GrammarConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
     def test_unknown_keys(self) -> None:
@@ -280,6 +280,6 @@ class TestConfig:
             ({"first": "box", "max_boxes": 0}, "boxes is None or max_boxes is 0"),
         ],
     )
-    def test_what_is_refused(self, values: dict[str, object], message: str) -> None:
+    def test_invalid_sequences_are_refused(self, values: dict[str, object], message: str) -> None:
         with pytest.raises(ConfigError, match=re.escape(message)):
             GrammarConfig(**values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Bracket pieces as three kinds of tokenizers really split them, and tokenizers that lose them."""
+"""Bracket pieces in three kinds of tokenizers, and tokenizers that lose them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_id_of_the_small_tokenizer(tokenizer: PreTrainedTokenizerFast, voc
     assert symbols[148:].tolist() == list(range(Symbol.PIXEL, Symbol.PIXEL + 336))
 
 
-def test_sets_left_out_are_never_written(tokenizer: PreTrainedTokenizerFast, vocab: pt.PerceptionVocabulary) -> None:
+def test_excluded_sets_are_never_written(tokenizer: PreTrainedTokenizerFast, vocab: pt.PerceptionVocabulary) -> None:
     symbols = classify_tokens(vocab, GrammarConfig(depth=False, boxes=None))
     grammar = compile_grammar(GrammarConfig(depth=False, boxes=None))
     assert sorted(set(symbols[grammar.allowed_symbols(grammar.initial)].tolist())) == [Symbol.TEXT]

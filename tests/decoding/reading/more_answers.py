@@ -1,4 +1,4 @@
-"""Further outputs as models write them, collected after the rules: each with the reading that a person would give."""
+"""More outputs of models, collected after the rules were written, with the answers that a person would read."""
 
 from __future__ import annotations
 

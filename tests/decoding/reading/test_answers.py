@@ -1,4 +1,4 @@
-"""Answers as models write them, with the reading that a person would give."""
+"""Outputs of models, with the answers that a person would read."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_reasons(text: str, choices: tuple[str, ...], reason: str) -> None:
     assert reason in read_answer(text, choices).reason
 
 
-def test_choices_are_given_back_as_they_came() -> None:
+def test_choices_are_returned_unchanged() -> None:
     assert read_answer("(B)", choices=("a", "b")).value == "b"
 
 
@@ -221,7 +221,7 @@ def test_bad_choices_are_refused(choices: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("choices", [(), ("A", "B", "C")])
 @pytest.mark.parametrize("piece", ["there are no but ", "1", "a hundred ", "closest ", "total of a ", "A is ", "so "])
-def test_what_repeats_without_end_is_read_soon(piece: str, choices: tuple[str, ...]) -> None:
+def test_repetitive_text_takes_linear_time(piece: str, choices: tuple[str, ...]) -> None:
     begun = time.process_time()
     read_answer(piece * (20_000 // len(piece)), choices)
     assert time.process_time() - begun < 2
@@ -238,7 +238,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
     st.sampled_from("ABCDE"),
     st.sampled_from(["({})", "{}", "{}.", "The answer is {}.", "Point {} is closest.", "**{}**"]),
 )
-def test_every_letter_is_read_alike(letter: str, form: str) -> None:
+def test_all_letters_are_read_equally(letter: str, form: str) -> None:
     assert read_answer(form.format(letter), "ABCDE").value == letter
 
 
@@ -250,7 +250,7 @@ def test_every_count_is_read(count: int, form: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["A ", "the answer is ", "closest ", "1 ", "one ", "<DEPTH_1>", "(", "1,", "there are ", "$", "$1", "$ "]
 )
-def test_long_outputs_cost_little(piece: str) -> None:
+def test_long_outputs_are_fast(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     start = time.process_time()
     read_answer(text, ("A", "B"))

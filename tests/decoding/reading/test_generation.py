@@ -1,4 +1,4 @@
-"""Answers taken apart, whole and as a stream: spans that cover everything, and problems that say what and where."""
+"""Parsing of outputs, complete and as a stream: spans that cover everything, and problems with their places."""
 
 from __future__ import annotations
 
