@@ -49,7 +49,7 @@ _PUNCTUATION: dict[BoxForm, tuple[str, str, str]] = {
 _CHUNK = 4096
 """Boxes read at once: what is computed for them stays in the processor's cache."""
 
-_SPACE = re.compile(r"(?<=[(),>])\s+|\s+(?=[(),<])")
+_SPACE = re.compile(r"(?<=[(),>])\s++|(?<!\s)\s++(?=[(),<])")
 """White space between tokens; within one, as in `< PIXEL_3>` or `1 2`, it is a fault like any other character."""
 
 

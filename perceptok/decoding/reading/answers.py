@@ -30,12 +30,14 @@ def _compile(*patterns: str) -> list[re.Pattern[str]]:
     return [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
 
 
+_SPACE_ON_LINE = re.compile(r"[^\S\n]++")
+_EMPTY_LINES = re.compile(r" ?\n(?: ?\n)++ ?")
 _PLAIN_CHARACTERS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-"})
 _TOKENS = re.compile(rf"(?:<(?:{DEPTH.name}|{PIXEL.name})_[A-Za-z0-9]*>)+")
 _BOXES = re.compile(r"(?im)^[ \t]*(?:bounding )?box \d+ ?:.*$|\(\s*(?:-?\d+\s*,\s*){3}-?\d+\s*\)")
 _COORDINATES = re.compile(r"\(?\bx ?= ?\d*,? ?y ?= ?\d*\)?")
 _MARKED_ANSWER = re.compile(
-    r"\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}+|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE
+    r"\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}+|<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE
 )
 _THOUGHTS = re.compile(r"\A.*</think(?:ing)?>(?=.*\w)", re.DOTALL | re.IGNORECASE)
 _JOINED_LETTER = re.compile(r"\b((?i:points?|options?|markers?|choices?|labels?))[_-]?([A-H])\b")
@@ -93,6 +95,8 @@ def to_plain_text(text: str) -> str:
     Thoughts, up to `</think>`, are left out where anything follows them.
     """
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS)
+    # Patterns allow space in several places: long runs of it would take exponential time.
+    text = _EMPTY_LINES.sub("\n\n", _SPACE_ON_LINE.sub(" ", text))
     text = _THOUGHTS.sub("", text)
     text = _MARKED_ANSWER.sub(lambda match: f"\nThe answer is {(match[1] or match[2] or '').strip()}\n", text)
     text = _TOKENS.sub("", text)
@@ -393,7 +397,7 @@ _NONE_STATED = re.compile(
     r"(?!\s+(?:doubt|question|way|need|clear|more than|fewer|less|one\b))|"
     r"(?:aren't|isn't|are not|is not)\s+(?P<any>any)\b|"
     r"(?:see|find|contains|has|shows|detect)\s+(?P<none>no)\b(?!\s+(?:doubt|question|more|fewer|less))|"
-    r"(?:\w+n't|not|cannot)\s+(?:\w+\s+){0,2}?(?P<seen>see|find|detect|contain|show|have|identify|spot|include)\s+any\b"
+    r"\b(?:\w+n't|not|cannot)\s+(?:\w+\s+){0,2}?(?P<seen>see|find|detect|contain|show|have|identify|spot|include)\s+any\b"
     r"(?!\s+(?:images?|pictures?|photos?|attachments?|more|other|further|difference|reason)))",
     re.IGNORECASE,
 )
@@ -421,6 +425,7 @@ _RANGE_AFTER = re.compile(
     re.IGNORECASE,
 )
 _SUM_AFTER = re.compile(rf"\s*(?:\+|plus\b)\s*(?:\d|(?:{_WORD})\b)", re.IGNORECASE)
+_EQUALS_AFTER = re.compile(r"\s*=")
 _SUM_BEFORE = re.compile(r"\w\s*(?:\+|\bplus)\s*\Z", re.IGNORECASE)
 _NOT_BEFORE_COUNT = re.compile(r"\bnot\s*\Z", re.IGNORECASE)
 _OTHER_UNIT_AFTER = re.compile(
@@ -549,14 +554,16 @@ def _is_count(match: re.Match[str], text: str) -> bool:
         _PRONOUN_BEFORE.search(before) or _PRONOUN_AFTER.match(text, end)
     ):
         return False
-    is_addend = _SUM_AFTER.match(text, end) or (_SUM_BEFORE.search(before) and not text[end:].lstrip().startswith("="))
+    is_addend = _SUM_AFTER.match(text, end) or (_SUM_BEFORE.search(before) and not _EQUALS_AFTER.match(text, end))
     return not (is_addend or _NOT_BEFORE_COUNT.search(before) or _OTHER_UNIT_AFTER.match(text, end))
 
 
 def _is_list_number(text: str, start: int, end: int) -> bool:
     """Whether a number numbers a line, as in "1. a dog"."""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return "\n" in text and not before.strip(" -#(") and bool(_LIST_ITEM.match(text, end))
+    while start > 0 and text[start - 1] in " -#(":
+        start -= 1
+    is_first = start == 0 or text[start - 1] == "\n"
+    return is_first and _LIST_ITEM.match(text, end) is not None and "\n" in text
 
 
 def _quote_context(text: str, start: int) -> str:
