@@ -1,0 +1,62 @@
+"""Readers of text take linear time: four times the text, not sixteen times the work, whatever a model repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from time import process_time
+
+import pytest
+
+from perceptok.boxes import boxes_from_text, parse_boxes
+from perceptok.decoding import parse_generation, read_answer
+from perceptok.depth import recover_blocks
+from perceptok.errors import PerceptokError
+
+READERS: dict[str, Callable[[str], object]] = {
+    "recover_blocks": recover_blocks,
+    "boxes_from_text": boxes_from_text,
+    "parse_boxes": parse_boxes,
+    "parse_generation": parse_generation,
+    "read_answer, letters": lambda text: read_answer(text, choices=("A", "B", "C")),
+    "read_answer, counts": read_answer,
+}
+REPEATED = (
+    "\n", " ", "\t", "1", "1 ", "1, ", "1 + ", "<", "( ", "(<PIXEL_1>,", "<DEPTH_1>", "<answer>", "The answer is:",
+    "A, ", "A or B ", "a", "one ", "$", "\\boxed{", "\n1. ", "there are ",
+)  # fmt: skip
+BEFORE = ("", "The answer is:")
+
+
+def measure(read: Callable[[str], object], text: str) -> float:
+    start = process_time()
+    with suppress(PerceptokError):
+        read(text)
+    return process_time() - start
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_repetitions(name: str) -> None:
+    read = READERS[name]
+    read("The answer is: A or 1 <DEPTH_START>" if name == "recover_blocks" else "")
+    for before in BEFORE:
+        for repeated in REPEATED:
+            # Short ones first: exponential time shows there already, and does not stop the tests.
+            for size in (24, 400, 3_000):
+                short, long = (before + repeated * (n // len(repeated) + 1) + "x" for n in (size, 4 * size))
+                fast = min(measure(read, short) for _ in range(2))
+                slow = measure(read, long)
+                if slow > 0.1:
+                    slow = min(slow, measure(read, long))
+                assert slow < 0.1 + 10 * fast, (before, repeated, size, fast, slow)
+
+
+@pytest.mark.parametrize("repeated", ["\n", " ", "<answer>", "1"])
+def test_a_megabyte(repeated: str) -> None:
+    """What once took minutes; these end at all."""
+    text = "The answer is:" + repeated * (1_000_000 // len(repeated)) + "x"
+    assert read_answer(text, choices=("A", "B")).value is None
+    with pytest.raises(PerceptokError):
+        boxes_from_text(text)
+    with pytest.raises(PerceptokError):
+        recover_blocks(text)
