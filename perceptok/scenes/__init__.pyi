@@ -1,4 +1,4 @@
-from .images.rendering import (
+from .images.scene_image import (
     PLURALS as PLURALS,
     ProceduralImages as ProceduralImages,
     SceneImage as SceneImage,
@@ -7,7 +7,7 @@ from .images.rendering import (
 )
 from .images.splits import SplitName as SplitName
 from .layouts.gatherings import Difficulty as Difficulty
-from .layouts.sampling import sample_scene as sample_scene
+from .layouts.scene_sampling import sample_scene as sample_scene
 from .primitives import (
     box as box,
     cylinder as cylinder,

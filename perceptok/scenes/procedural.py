@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from perceptok.errors import ConfigError, DepthMapError
-from perceptok.scenes.layouts.sampling import sample_scene
+from perceptok.scenes.layouts.scene_sampling import sample_scene
 from perceptok.scenes.raycast import render
 
 Map = NDArray[np.float32]

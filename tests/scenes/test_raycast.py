@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from perceptok.errors import ConfigError
 from perceptok.scenes import Camera, Scene, SceneObject, box, ellipsoid, quad, render, sample_scene
-from perceptok.scenes.layouts.sampling import LAYOUTS
+from perceptok.scenes.layouts.scene_sampling import LAYOUTS
 from perceptok.scenes.primitives import capsule, disc, turn
 
 angles = st.floats(-180, 180)

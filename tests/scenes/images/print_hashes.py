@@ -1,4 +1,4 @@
-"""Prints hashes of images; started by test_rendering in another process, which renders in another order."""
+"""Prints hashes of images; started by test_scene_image in another process, which renders in another order."""
 
 from __future__ import annotations
 

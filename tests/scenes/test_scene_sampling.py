@@ -11,12 +11,12 @@ import pytest
 
 from perceptok.errors import ConfigError
 from perceptok.scenes import render, sample_scene
-from perceptok.scenes.layouts.sampling import ASPECTS, LAYOUTS
+from perceptok.scenes.layouts.scene_sampling import ASPECTS, LAYOUTS
 
 PRINT_HASHES = """
 import hashlib
 from perceptok.scenes.raycast import render
-from perceptok.scenes.layouts.sampling import sample_scene
+from perceptok.scenes.layouts.scene_sampling import sample_scene
 for index in (7, 2):
     view = render(sample_scene(11, index), 40, 40)
     print(hashlib.sha256(view.depth.tobytes() + view.instance.tobytes()).hexdigest())

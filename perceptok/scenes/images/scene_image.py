@@ -18,7 +18,7 @@ from perceptok.scenes.images.materials import sample_materials
 from perceptok.scenes.images.shading import expose, sample_lighting, shade
 from perceptok.scenes.images.splits import Split, find_split
 from perceptok.scenes.layouts.gatherings import GATHERINGS, Difficulty, sample_gathering
-from perceptok.scenes.layouts.sampling import LAYOUTS, is_informative, sample_aspect
+from perceptok.scenes.layouts.scene_sampling import LAYOUTS, is_informative, sample_aspect
 from perceptok.scenes.primitives import Floats, Primitive
 from perceptok.scenes.procedural import ProceduralSequence, compute_nearness
 from perceptok.scenes.raycast import CORNERS, Camera, Rendering, Scene, SceneObject, render
