@@ -1,4 +1,4 @@
-"""Output files appear whole or not at all."""
+"""Output files and folders are complete or absent, locks, links, and the reading of inputs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from perceptok.jobs import Journal
 
 
 @contextmanager
-def at_most(size: int) -> Iterator[None]:
-    """The kernel lets no file of this process grow beyond `size` bytes, as a full disk would."""
+def limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size of this process's files to `size` bytes, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -61,7 +61,7 @@ def locked() -> Iterator[Path]:
             os.seteuid(user)
 
 
-def test_writes_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_only_the_output_is_written(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.bin") as file:
         file.write(b"one")
         assert not (tmp_path / "a.bin").exists()
@@ -69,25 +69,25 @@ def test_writes_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"onetwo")]
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_permissions_are_those_of_new_files(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     with atomic_write(tmp_path / "ours") as file:
         file.write(b"x")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(OutputError, match=r"a\.bin exists already.*force"), atomic_write(path):
-        pytest.fail("must not get here")
+        pytest.fail("must not be reached")
     assert path.read_bytes() == b"old"
     with atomic_write(path, force=True) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
 
 
-def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     with pytest.raises(OutputError, match="exists already"), atomic_write(path) as file:  # noqa: PT012
         file.write(b"late")
@@ -96,7 +96,7 @@ def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("mine"), FileNotFoundError(2, "no", "input")])
-def test_an_error_of_the_block_passes_and_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_of_the_block_is_raised_and_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(type(error)) as caught, atomic_write(path, force=True) as file:  # noqa: PT012
@@ -108,10 +108,10 @@ def test_an_error_of_the_block_passes_and_leaves_the_old_file(tmp_path: Path, er
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_full_disk(tmp_path: Path, size: int) -> None:
-    """Small outputs fail when the buffer is flushed at the end, large ones in the middle."""
+    """Small outputs fail when the buffer is flushed at the end, large ones while they are written."""
     path = tmp_path / "a.bin"
     with (
-        at_most(5),
+        limit_file_size(5),
         pytest.raises(OutputError, match=r"cannot write .*a\.bin: File too large") as caught,
         atomic_write(path) as file,
     ):
@@ -122,7 +122,7 @@ def test_full_disk(tmp_path: Path, size: int) -> None:
 
 def test_full_disk_while_numpy_writes(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    with at_most(1000), pytest.raises(OutputError, match="File too large"), atomic_write(path) as file:
+    with limit_file_size(1000), pytest.raises(OutputError, match="File too large"), atomic_write(path) as file:
         np.save(file, np.zeros(100_000))
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +132,7 @@ def test_folder_without_permission(locked: Path) -> None:
         pytest.raises(OutputError, match=r"cannot write .*a\.bin: Permission denied"),
         atomic_write(locked / "a.bin"),
     ):
-        pytest.fail("must not get here")
+        pytest.fail("must not be reached")
     assert list(locked.iterdir()) == []
 
 
@@ -141,34 +141,34 @@ def test_missing_folder(tmp_path: Path) -> None:
         pytest.raises(OutputError, match="does not exist; create it"),
         atomic_write(tmp_path / "no" / "a.bin"),
     ):
-        pytest.fail("must not get here")
+        pytest.fail("must not be reached")
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_what_is_not_a_regular_file_is_never_replaced(tmp_path: Path, force: bool) -> None:
+def test_special_files_are_never_replaced(tmp_path: Path, force: bool) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (tmp_path, Path("/dev/null"), tmp_path / "dangling"):
         with pytest.raises(OutputError, match="not a regular file"), atomic_write(path, force=force):
-            pytest.fail("must not get here")
+            pytest.fail("must not be reached")
     assert Path("/dev/null").is_char_device()
 
 
 def test_two_writers_of_one_output(tmp_path: Path) -> None:
-    """The second is refused, in the same thread, another one, or another process; afterwards nothing is left."""
+    """The second is refused, in the same thread, another thread, or another process; no file remains."""
     path = tmp_path / "a.bin"
     script = f"from perceptok.files import *\nwith atomic_write({str(path)!r}): pass"
     with atomic_write(path) as file:
         with pytest.raises(OutputError, match=r"another process is writing .*a\.bin; wait"), atomic_write(path):
-            pytest.fail("must not get here")
+            pytest.fail("must not be reached")
         with ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match=r"another process is writing .*a\.bin"):
-            pool.submit(path_written, path).result()
+            pool.submit(write_second, path).result()
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert f"another process is writing {path}" in other.stderr
         file.write(b"first")
-    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("a.bin", b"first")]
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a.bin", b"first")]
 
 
-def path_written(path: Path) -> None:
+def write_second(path: Path) -> None:
     with atomic_write(path, force=True) as file:
         file.write(b"second")
 
@@ -183,7 +183,7 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, kind: str) -> 
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"holding\n"
         with pytest.raises(OutputError, match="another process is writing"), lock_output(target):
-            pytest.fail("must not get here")
+            pytest.fail("must not be reached")
         holder.kill()
         holder.wait()
         with lock_output(target):
@@ -192,7 +192,7 @@ def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, kind: str) -> 
 
 
 def test_one_writer_at_a_time_under_contention(tmp_path: Path) -> None:
-    """Locks that are made and removed all the time by many threads never let two in."""
+    """Locks that many threads create and remove concurrently are never held by two."""
     inside, overlaps, entered = [0], [0], [0]
 
     def work(_: int) -> None:
@@ -215,39 +215,39 @@ def test_one_writer_at_a_time_under_contention(tmp_path: Path) -> None:
     assert overlaps[0] == 0
 
 
-def test_long_names_are_fine(tmp_path: Path) -> None:
+def test_names_of_maximum_length(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 255)
     with atomic_write(path) as file:
         file.write(b"x")
     assert path.read_bytes() == b"x"
 
 
-def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
     target = tmp_path / "a" / "out"
-    with atomic_folder(target) as place:
-        (place / "x").write_text("1")
+    with atomic_folder(target) as building:
+        (building / "x").write_text("1")
         assert not target.exists()
     assert (target / "x").read_text() == "1"
     with pytest.raises(OutputError, match="exists already"), atomic_folder(target):
         pass
 
     def interrupted() -> None:
-        with atomic_folder(target, force=True) as place:
-            (place / "x").write_text("2")
+        with atomic_folder(target, force=True) as building:
+            (building / "x").write_text("2")
             raise KeyError
 
     with pytest.raises(KeyError):
         interrupted()
     assert (target / "x").read_text() == "1"
-    with atomic_folder(target, force=True) as place:
-        (place / "y").write_text("3")
+    with atomic_folder(target, force=True) as building:
+        (building / "y").write_text("3")
     assert [path.name for path in target.iterdir()] == ["y"]
     assert [path.name for path in target.parent.iterdir()] == ["out"]
-    # Killed between the two renamings: the one before is found, and the next write tidies up.
+    # Killed between the two renamings: the previous folder is found, and removed by the next write.
     target.rename(target.with_name(".out.previous"))
     assert find_complete_folder(target).name == ".out.previous"
-    with atomic_folder(target) as place:
-        (place / "z").write_text("4")
+    with atomic_folder(target) as building:
+        (building / "z").write_text("4")
     assert find_complete_folder(target) == target
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     with pytest.raises(OutputError, match="is not a folder"), atomic_folder(target / "z", force=True):
@@ -262,35 +262,35 @@ def test_only_an_output_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
         pytest.raises(OutputError, match=r"has no manifest\.json"),
         atomic_folder(target, force=True, marker="manifest.json"),
     ):
-        pytest.fail("must not get here")
+        pytest.fail("must not be reached")
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "notes.txt"]
     for number in (1, 2):
-        with atomic_folder(tmp_path / "out", force=True, marker="manifest.json") as place:
-            (place / "manifest.json").write_text(str(number))
+        with atomic_folder(tmp_path / "out", force=True, marker="manifest.json") as building:
+            (building / "manifest.json").write_text(str(number))
     assert (tmp_path / "out" / "manifest.json").read_text() == "2"
 
 
-def test_one_writer_of_a_folder_and_nothing_of_a_killed_one(tmp_path: Path) -> None:
-    """The second writer is refused; what a killed process left is removed, a link without what it leads to."""
+def test_one_writer_of_a_folder_and_no_files_of_killed_ones(tmp_path: Path) -> None:
+    """The second writer is refused; files of a killed process are removed, links without their targets."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").touch()
-    places = tmp_path / "places"
-    places.mkdir()
-    (places / ".out.tmp").symlink_to(outside)
-    with atomic_folder(places / "out") as place:
-        (place / "x").touch()
-        with pytest.raises(OutputError, match=r"another process is writing .*out"), atomic_folder(places / "out"):
-            pytest.fail("must not get here")
-    (places / ".out.tmp" / "deep").mkdir(parents=True)
-    with atomic_folder(places / "out", force=True) as place:
-        assert list(place.iterdir()) == []
-    assert [path.name for path in places.iterdir()] == ["out"]
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / ".out.tmp").symlink_to(outside)
+    with atomic_folder(outputs / "out") as building:
+        (building / "x").touch()
+        with pytest.raises(OutputError, match=r"another process is writing .*out"), atomic_folder(outputs / "out"):
+            pytest.fail("must not be reached")
+    (outputs / ".out.tmp" / "deep").mkdir(parents=True)
+    with atomic_folder(outputs / "out", force=True) as building:
+        assert list(building.iterdir()) == []
+    assert [path.name for path in outputs.iterdir()] == ["out"]
     assert [path.name for path in outside.iterdir()] == ["kept"]
 
 
 class TestLinks:
-    """A link that stands where a hidden file will be written is never followed."""
+    """A link with the name of a hidden file is never followed."""
 
     @pytest.fixture
     def victim(self, tmp_path: Path) -> Path:
@@ -308,16 +308,16 @@ class TestLinks:
         hidden.with_suffix(f".{suffix}").symlink_to(victim)
         if suffix == "part":
             with lock_output(folder):
-                path_written(folder / "a.bin")
+                write_second(folder / "a.bin")
         else:
-            path_written(folder / "a.bin")
+            write_second(folder / "a.bin")
         assert victim.read_text() == "precious"
         assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("a.bin", b"second")]
 
     def test_lock(self, tmp_path: Path, victim: Path) -> None:
         (tmp_path / ".perceptok.lock").symlink_to(victim)
         with pytest.raises(OutputError, match="symbolic link; remove it"), lock_output(tmp_path):
-            pytest.fail("must not get here")
+            pytest.fail("must not be reached")
         assert victim.read_text() == "precious"
 
     def test_journal(self, tmp_path: Path, victim: Path) -> None:
@@ -332,19 +332,19 @@ class TestLinks:
             open_for_update(tmp_path / "pipe")
 
 
-def test_a_folder_that_is_held_needs_no_other_locks(tmp_path: Path) -> None:
-    """Its files are written without locks of their own; another thread that writes the same file is refused."""
+def test_a_locked_folder_needs_no_other_locks(tmp_path: Path) -> None:
+    """Its files have no locks of their own; another thread that writes the same file is refused."""
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "a.bin"
     with lock_output(tmp_path), atomic_write(path) as file:
-        assert [found.suffix for found in path.parent.iterdir()] == [".part"]
+        assert [entry.suffix for entry in path.parent.iterdir()] == [".part"]
         with ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match=r"another process is writing .*a\.bin"):
-            pool.submit(path_written, path).result()
+            pool.submit(write_second, path).result()
         file.write(b"first")
     assert path.read_bytes() == b"first"
     with atomic_write(path, force=True):
-        assert sorted(found.suffix for found in path.parent.iterdir()) == [".bin", ".lock", ".tmp"]
-    assert [found.name for found in tmp_path.rglob("*")] == ["sub", "a.bin"]
+        assert sorted(entry.suffix for entry in path.parent.iterdir()) == [".bin", ".lock", ".tmp"]
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["sub", "a.bin"]
 
 
 class TestInputs:
@@ -359,8 +359,8 @@ class TestInputs:
         with pytest.raises(OSError, match="has 5 bytes; at most 4 are read"):
             read_input(path, max_bytes=4)
 
-    def test_what_is_not_a_regular_file(self, tmp_path: Path) -> None:
-        """None of them is waited for or read."""
+    def test_special_files_are_refused(self, tmp_path: Path) -> None:
+        """They are refused without waiting or reading."""
         os.mkfifo(tmp_path / "pipe")
         for path, reason in (
             (tmp_path / "pipe", "is a pipe"),
