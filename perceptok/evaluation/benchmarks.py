@@ -21,7 +21,7 @@ from PIL import Image
 
 from perceptok.data import Evidence, PerceptionRecord, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
-from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
 from perceptok.files import parse_json
 from perceptok.images import open_image, read_image_size
 
@@ -538,7 +538,7 @@ def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterato
         try:
             loaded = datasets.load_from_disk(str(folder))
         except (OSError, ValueError) as error:
-            raise EvaluationError(f"{folder}: not a readable saved dataset ({error})") from error
+            raise EvaluationError(f"{folder}: not a readable saved dataset ({quote_error(error)})") from error
         yield from _keep_images_encoded(datasets, _select_split(loaded, split, folder))
         return
     files = sorted(folder.rglob("*.parquet"))
@@ -559,7 +559,7 @@ def _read_hub(name: str, config: str | None, split: str | None) -> Iterator[dict
     try:
         loaded = datasets.load_dataset(name, config)
     except Exception as error:  # the hub's errors share no base class
-        raise EvaluationError(f"{name}: cannot be loaded from the hub ({error})") from error
+        raise EvaluationError(f"{name}: cannot be loaded from the hub ({quote_error(error)})") from error
     yield from _keep_images_encoded(datasets, _select_split(loaded, split, name))
 
 
