@@ -93,6 +93,36 @@ def presets(
 
 
 @app.command()
+def estimate(
+    images: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the maps, 16-bit PNG.")],
+    model: Annotated[str, typer.Option(help="Depth network: an ONNX file, or a folder or hub id of transformers.")],
+    kind: Annotated[
+        Literal["inverse", "metric"], typer.Option(help="What its numbers mean: larger = nearer, or distances.")
+    ] = "inverse",
+    unit: Annotated[str | None, typer.Option(help="Unit of distances, such as m.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images estimated at once.")] = 1,
+    force: Annotated[bool, typer.Option(help="Replace the maps of another network.")] = False,
+) -> None:
+    """Estimate a depth map of every image. An interrupted run is continued by the same command."""
+    from perceptok.config import config_from_dict
+    from perceptok.data import SpecialistConfig, estimate_maps, make_depth_specialist
+    from perceptok.images import find_images
+
+    form = "onnx_depth" if model.endswith(".onnx") else "transformers_depth"
+    values = {"form": form, "model": model, "kind": kind, "unit": unit, "device": device, "batch_size": batch_size}
+    specialist = make_depth_specialist(config_from_dict(SpecialistConfig, values))
+    names = find_images(images)
+    with progress_bar("estimating", len(names)) as advance:
+        failures = estimate_maps(
+            specialist, images, output, names=names, batch_size=batch_size, force=force, advance=advance
+        )
+    finish([(failure.name, failure.reason) for failure in failures], len(names))
+    note(f"{len(names)} maps in {output}")
+
+
+@app.command()
 def stats(
     records: Records,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the counts as JSON too.")] = None,

@@ -2,6 +2,7 @@ from .building import (
     BuildReport as BuildReport,
     build_data as build_data,
 )
+from .estimation import estimate_maps as estimate_maps
 from .markers import (
     MarkerProtocol as MarkerProtocol,
     place_markers as place_markers,
@@ -10,7 +11,11 @@ from .prompts import (
     PROMPTS as PROMPTS,
     PromptSet as PromptSet,
 )
-from .recipes import DataRecipe as DataRecipe
+from .recipes import (
+    DataRecipe as DataRecipe,
+    SpecialistConfig as SpecialistConfig,
+    make_depth_specialist as make_depth_specialist,
+)
 from .record_files import (
     check_records as check_records,
     compute_statistics as compute_statistics,

@@ -24,7 +24,7 @@ from perceptok.errors import ConfigError, DataError
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
-__all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", "open_recipe"]
+__all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", "make_depth_specialist", "open_recipe"]
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
             invalid=config.depth_invalid,
         )
     elif config.depth_specialist is not None:
-        depth = _make_depth_specialist(config.depth_specialist)
+        depth = make_depth_specialist(config.depth_specialist)
         depth = depth if recipe.cache_dir is None else CachedDepth(depth, recipe.cache_dir)
     detector: BoxSpecialist | None = None
     if config.box_specialist is not None:
@@ -370,7 +370,8 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
     )
 
 
-def _make_depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
+def make_depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
+    """Make the depth specialist that a configuration describes; its network is loaded on first use."""
     assert config.kind is not None
     if config.form == "onnx_depth":
         from perceptok.data.specialists.onnx_models import OnnxDepth

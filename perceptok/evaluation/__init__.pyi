@@ -15,6 +15,14 @@ from .asking import (
     evaluate_pipeline as evaluate_pipeline,
     model_stamp as model_stamp,
 )
+from .aurora import (
+    AuroraConfig as AuroraConfig,
+    AuroraStage as AuroraStage,
+    aurora_rows as aurora_rows,
+    measure_aurora as measure_aurora,
+    plan_aurora as plan_aurora,
+    run_aurora as run_aurora,
+)
 from .benchmarks import (
     BENCHMARKS as BENCHMARKS,
     Benchmark as Benchmark,

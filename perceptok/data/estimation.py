@@ -1,0 +1,122 @@
+"""Depth maps of a folder of images, estimated by a specialist and written beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from perceptok.data.specialists.specialist import DepthSpecialist
+from perceptok.depth import DepthMap, MapFailure
+from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
+from perceptok.files import atomic_write, lock_output, parse_json
+from perceptok.images import find_images, open_image
+
+__all__ = ["estimate_maps"]
+
+_STAMP = "estimator.json"
+
+
+def estimate_maps(
+    specialist: DepthSpecialist,
+    images: str | Path,
+    output: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    batch_size: int = 1,
+    force: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> list[MapFailure]:
+    """Estimate the depth of every image in a folder, as AURORA does with Depth Anything's `--pred-only --grayscale`.
+
+    A map is a 16-bit PNG with the image's name: `a/b.jpg` becomes `a/b.png`. Estimates of inverse depth are stretched
+    to 0..1 by their own minimum and maximum (nearness, 1 = nearest); metric ones are written in millimetres. An
+    interrupted call is continued by the same call: maps that are not older than their images are kept.
+
+    Args:
+        specialist: Estimates depth.
+        images: Folder of images, searched recursively.
+        output: Folder for the maps.
+        names: Only these images, relative to `images`; default: all.
+        batch_size: Images estimated at once.
+        force: Replace the maps of another specialist.
+        advance: Called after every image.
+
+    Returns:
+        The images without a map and why: files that cannot be opened, or estimates that are not maps.
+
+    Raises:
+        ImageError: The folder is missing, or has no images.
+        DataError: Two images would have the same map, such as a.jpg and a.png.
+        SpecialistError: The specialist cannot be loaded or run.
+        OutputError: The folder holds maps of another specialist, another process writes it, or it cannot be written.
+    """
+    source, target = Path(images), Path(output)
+    names = find_images(source) if names is None else names
+    paths = _choose_paths(names, target)
+    target.mkdir(parents=True, exist_ok=True)
+    failures = []
+    with lock_output(target):
+        is_same = _check_specialist(specialist, target, force=force)
+        todo = [name for name in names if not (is_same and _is_current(paths[name], source / name))]
+        for _ in range(len(names) - len(todo)):
+            advance()
+        for start in range(0, len(todo), batch_size):
+            failures += _estimate_batch(specialist, source, {n: paths[n] for n in todo[start : start + batch_size]})
+            for _ in todo[start : start + batch_size]:
+                advance()
+    return failures
+
+
+def _choose_paths(names: Sequence[str], target: Path) -> dict[str, Path]:
+    paths = {name: target / PurePosixPath(name).with_suffix(".png") for name in names}
+    first: dict[Path, str] = {}
+    for name, path in paths.items():
+        if first.setdefault(path, name) != name:
+            raise DataError(f"{first[path]} and {name} would both have the map {path}; rename one or move it away")
+    return paths
+
+
+def _check_specialist(specialist: DepthSpecialist, target: Path, *, force: bool) -> bool:
+    """Whether the folder's maps are this specialist's, which is then written down."""
+    stamp = target / _STAMP
+    if stamp.exists():
+        values = parse_json(stamp.read_bytes(), str(stamp), OutputError)
+        if values == {"specialist": specialist.fingerprint}:
+            return True
+        if not force:
+            raise OutputError(f"{target} holds maps of another specialist; choose another folder, or use --force")
+    elif any(target.rglob("*.png")) and not force:
+        raise OutputError(f"{target} holds PNG files that are not known to be estimates; choose another folder")
+    with atomic_write(stamp, force=True) as file:
+        file.write((json.dumps({"specialist": specialist.fingerprint}) + "\n").encode())
+    return False
+
+
+def _is_current(path: Path, image: Path) -> bool:
+    return path.exists() and image.exists() and path.stat().st_mtime_ns >= image.stat().st_mtime_ns
+
+
+def _estimate_batch(specialist: DepthSpecialist, source: Path, paths: dict[str, Path]) -> list[MapFailure]:
+    failures, opened = [], {}
+    for name in paths:
+        try:
+            opened[name] = open_image(source / name)
+        except ImageError as error:
+            failures.append(MapFailure(name, str(error)))
+    for name, depth_map in zip(opened, specialist.estimate(list(opened.values())), strict=True):
+        try:
+            _write_map(depth_map, paths[name])
+        except DepthMapError as error:
+            failures.append(MapFailure(name, str(error)))
+    return failures
+
+
+def _write_map(depth_map: DepthMap, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if depth_map.kind == "inverse":
+        nearness = depth_map.to_nearness()
+        if not nearness.valid.all():
+            raise DepthMapError("the estimate has pixels that are not numbers")
+        depth_map = DepthMap(nearness.values, nearness.valid, "inverse")
+    depth_map.write(path, force=True)

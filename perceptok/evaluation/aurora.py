@@ -1,0 +1,397 @@
+"""The experiments of AURORA, from the data sets on disk to the table beside the paper's figures (arXiv 2412.03548).
+
+Every stage is the function of a single command with the settings of a preset; this module only chains them, so that an
+experiment is one call that can be interrupted, and says beforehand how much there is to do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from perceptok.config import config_from_dict, find_config_file, read_config, read_mapping
+from perceptok.data import DataRecipe, SpecialistConfig, estimate_maps, make_depth_specialist
+from perceptok.depth import (
+    DepthCodec,
+    MapDataset,
+    MapFiles,
+    ReadOptions,
+    TrainingConfig,
+    encode_files,
+    evaluate_depth_codec,
+    find_maps,
+    train_depth_codec,
+)
+from perceptok.errors import ConfigError, DataError, OutputError
+from perceptok.evaluation.ablation import (
+    ABLATION_HEADER,
+    AblationRecipe,
+    CellScores,
+    ablation_rows,
+    run_ablation,
+    write_ablation,
+)
+from perceptok.evaluation.benchmarks import load_benchmark
+from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
+from perceptok.files import atomic_write, parse_json
+from perceptok.images import find_images
+from perceptok.llava import FinetuneConfig
+
+__all__ = ["AuroraConfig", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
+
+_HELD_OUT = 40
+"""One of so many maps is left out of the codec's training, to measure its error."""
+
+
+@dataclass(frozen=True)
+class AuroraConfig:
+    """One experiment of AURORA.
+
+    Attributes:
+        task: "depth" or "counting": two separate models, as released.
+        images: Folder of the training images: ADE20K's for depth, COCO's for counting.
+        base: Folder or hub id of the model to start from.
+        output: Folder of all outputs.
+        benchmarks: Benchmark -> its files (a folder, a file, or a hub id).
+        estimator: Depth: an ONNX file, a folder or hub id of transformers, or a YAML file of `SpecialistConfig`.
+        annotations: Counting: the LVIS (or COCO) file of the images.
+        tables: Names of the ablation presets to run, each a table of the paper.
+        scale: Fraction of the preset's numbers of images, records and steps, for a run in a reduced setting.
+        train: Settings of `FinetuneConfig` that replace those of the preset.
+        data: Settings of `DataRecipe` that replace those of the preset.
+        codec: Depth: settings of `TrainingConfig` that replace those of the preset.
+        limit: Maximum number of questions of each benchmark.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: A task without its estimator or annotations, no benchmark, or a scale out of range.
+    """
+
+    task: Literal["depth", "counting"]
+    images: str
+    base: str
+    output: str
+    benchmarks: Mapping[str, str]
+    estimator: str | None = None
+    annotations: str | None = None
+    tables: tuple[str, ...] = ("table-1",)
+    scale: float = 1.0
+    train: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    codec: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.task == "depth" and self.estimator is None:
+            raise ConfigError("aurora depth needs an estimator of relative depth (--estimator)")
+        if self.task == "counting" and self.annotations is None:
+            raise ConfigError("aurora counting needs the annotations of the images (--annotations)")
+        if not self.benchmarks:
+            raise ConfigError("name at least one benchmark, such as hardblink-3=FOLDER (--benchmark)")
+        if not 0 < self.scale <= 1:
+            raise ConfigError(f"scale is a fraction above 0 and at most 1; got {self.scale}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+
+class AuroraStage(NamedTuple):
+    """One part of an experiment.
+
+    Attributes:
+        name: "estimate", "codec", "encode", "build", "train" or "evaluate".
+        amount: How much there is to do.
+        unit: What is counted.
+        seconds: Time that the part has taken, or is expected to take; None where it is not known.
+    """
+
+    name: str
+    amount: int
+    unit: str
+    seconds: float | None = None
+
+
+def plan_aurora(config: AuroraConfig) -> list[AuroraStage]:
+    """List the parts of an experiment in their order, with the time that finished ones took.
+
+    Raises:
+        ConfigError: A setting is not valid, or the output belongs to another experiment.
+        DataError: There are fewer images than the preset asks for.
+    """
+    return _Experiment(config).plan()
+
+
+def measure_aurora(config: AuroraConfig, report: Callable[[str, str], object] = lambda *_: None) -> list[AuroraStage]:
+    """Estimate how long each part takes, from a pilot of the whole chain at the smallest scale in a temporary folder.
+
+    The pilot's time for each unit includes loading, so that estimates of long parts are upper bounds.
+    """
+    with tempfile.TemporaryDirectory(prefix="perceptok-pilot-") as folder:
+        train = {**config.train, "max_steps": 1, "gradient_accumulation_steps": 1}
+        pilot = replace(config, output=folder, scale=1e-9, train=train, limit=1)
+        run_aurora(pilot, report)
+        units = {part.name: (part.seconds or 0.0) / max(part.amount, 1) for part in plan_aurora(pilot)}
+    return [
+        part if part.seconds is not None else part._replace(seconds=units[part.name] * part.amount)
+        for part in plan_aurora(config)
+    ]
+
+
+def run_aurora(config: AuroraConfig, report: Callable[[str, str], object] = lambda *_: None) -> list[CellScores]:
+    """Run an experiment of AURORA, or continue it: finished parts are kept, interrupted ones resumed.
+
+    In `output`: `maps/`, `codec/`, `codes.jsonl`, `codec.json` (depth); a folder for each table, as `run_ablation`
+    writes it; and `aurora.md` and `aurora.json`, our figures with their intervals beside the paper's.
+
+    Args:
+        config: The experiment.
+        report: Called with the name of a stage and a message when it begins.
+
+    Returns:
+        The scores of every cell of the tables.
+
+    Raises:
+        ConfigError: A setting is not valid.
+        DataError: There are fewer images than the preset asks for.
+        OutputError: The folder holds another experiment, another process works in it, or it cannot be written.
+        PerceptokError: What the parts raise.
+    """
+    return _Experiment(config).run(report)
+
+
+class _Experiment:
+    """An experiment with its presets read and its paths chosen."""
+
+    def __init__(self, config: AuroraConfig) -> None:
+        self.config = config
+        self.folder = Path(config.output)
+        self.recipe = self._read_recipe()
+        self.names = self._choose_images()
+        self.grids = {table: self._read_table(table) for table in config.tables}
+        self._refuse_other_experiment()
+
+    def plan(self) -> list[AuroraStage]:
+        """List the parts in their order."""
+        records = sum(config.count for config in self.recipe.sets)
+        questions = {
+            name: len(load_benchmark(name, data).items[: self.config.limit])
+            for name, data in self.config.benchmarks.items()
+        }
+        builds, runs, asked = set(), {}, 0
+        for grid in self.grids.values():
+            for cell in grid.resolved_cells:
+                data = grid.data_recipe(cell, grid.data).fingerprint
+                settings = grid.finetune_config(cell, grid.base, ("records.jsonl",), "run")
+                builds.add(data)
+                runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, records)
+                asked += sum(questions[test.name] for test in grid.tests_for(cell))
+        stages = [
+            AuroraStage("build", len(builds) * records, "records"),
+            AuroraStage("train", sum(runs.values()), "samples"),
+            AuroraStage("evaluate", asked, "questions"),
+        ]
+        if self.config.task == "depth":
+            codec = self._codec_config()
+            stages = [
+                AuroraStage("estimate", len(self.names), "images"),
+                AuroraStage("codec", codec.max_steps * codec.batch_size, "maps"),
+                AuroraStage("encode", len(self.names), "maps"),
+                *stages,
+            ]
+        seconds = _read_seconds(self.folder)
+        return [stage._replace(seconds=seconds.get(stage.name)) for stage in stages]
+
+    def run(self, report: Callable[[str, str], object]) -> list[CellScores]:
+        """Run what is not finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(self.folder / "aurora.json", self.config.to_dict())
+        with _measure_stages(self.folder, report) as begin:
+            if self.config.task == "depth":
+                self._prepare_codec(begin)
+            _write_json(self.folder / "data.json", self.recipe.to_dict())
+            results = []
+            for table, grid in self.grids.items():
+                scores = run_ablation(grid, begin)
+                write_ablation(scores, self.folder / table)
+                results += scores
+        self._write_table(results)
+        return results
+
+    def _read_recipe(self) -> DataRecipe:
+        """The preset of the task, scaled, with the experiment's images, maps and annotations as its sources."""
+        preset = DataRecipe.read(find_config_file(f"aurora-{self.config.task}", "data"))
+        values = {**preset.to_dict(), **self.config.data}
+        files = {"images": str(Path(self.config.images).resolve())}
+        if self.config.annotations is not None:
+            files["annotations"] = str(Path(self.config.annotations).resolve())
+        if self.config.task == "depth":
+            files["depth"] = str((self.folder / "maps").resolve())
+            values["codec"] = str((self.folder / "codec").resolve())
+        values["sources"] = {name: {**source, **files} for name, source in values["sources"].items()}
+        values["sets"] = [{**one, "count": self._scale(one["count"])} for one in values["sets"]]
+        return DataRecipe.from_dict(values)
+
+    def _scale(self, count: int) -> int:
+        return max(1, round(self.config.scale * count))
+
+    def _choose_images(self) -> list[str]:
+        """The images that take part: as many as the recipe's largest set needs, and a tenth more for rejected ones."""
+        names = find_images(Path(self.config.images))
+        largest = max(config.count for config in self.recipe.sets)
+        if len(names) < largest:
+            raise DataError(
+                f"{self.config.images} has {len(names)} images; aurora-{self.config.task} asks for {largest}: add "
+                f"images, or use a smaller --scale, such as {self.config.scale * 0.9 * len(names) / largest:.2g}"
+            )
+        count = min(len(names), max(math.ceil(1.1 * largest), 4))
+        chosen = np.random.default_rng(self.recipe.seed).choice(len(names), count, replace=False)
+        return [names[index] for index in sorted(chosen)]
+
+    def _read_table(self, table: str) -> AblationRecipe:
+        """The preset of a table, with the experiment's base, data and benchmarks."""
+        preset = read_mapping(find_config_file(table, "evaluation"))
+        train = read_mapping(find_config_file(f"aurora-{self.config.task}", "llava"))
+        train = {**train, **preset.get("train", {}), **self.config.train}
+        tests = [
+            {"name": name, "benchmark": name, "data": str(Path(data).resolve()) if Path(data).exists() else data}
+            | ({"limit": self.config.limit} if self.config.limit else {})
+            for name, data in self.config.benchmarks.items()
+        ]
+        base = Path(self.config.base)
+        values = {
+            **preset,
+            "base": str(base.resolve()) if base.exists() else self.config.base,
+            "data": "data.json",
+            "output": table,
+            "tests": tests,
+            "train": train,
+            "codec": "codec" if self.config.task == "depth" else None,
+            "device": self.config.device,
+        }
+        return replace(config_from_dict(AblationRecipe, values, name=table), folder=str(self.folder.resolve()))
+
+    def _refuse_other_experiment(self) -> None:
+        path = self.folder / "aurora.json"
+        if not path.exists():
+            return
+        before, now = parse_json(path.read_bytes(), str(path), OutputError), self.config.to_dict()
+        for name in now:
+            if name != "output" and before.get(name) != now[name]:
+                raise OutputError(
+                    f"{self.folder} holds an experiment with another {name} ({before.get(name)!r}, now {now[name]!r}); "
+                    "choose another output"
+                )
+
+    def _codec_config(self) -> TrainingConfig:
+        """The preset of the codec; its epochs are those of the maps that it is trained on."""
+        values = {**read_mapping(find_config_file("aurora", "depth")), **self.config.codec}
+        config = TrainingConfig.from_dict(values)
+        if self.config.scale == 1:
+            return config
+        steps = max(1, round(config.max_steps * self.config.scale))
+        return replace(config, max_steps=steps, eval_steps=min(steps, config.eval_steps))
+
+    def _prepare_codec(self, begin: Callable[[str, str], object]) -> None:
+        """Estimate the maps, train the codec on them, and write every map's codes."""
+        assert self.config.estimator is not None
+        begin("estimate", f"depth of {len(self.names)} images")
+        estimator = make_depth_specialist(_read_estimator(self.config.estimator, self.config.device))
+        failures = estimate_maps(estimator, self.config.images, self.folder / "maps", names=self.names)
+        if len(failures) == len(self.names):
+            raise DataError(f"no map was estimated; {failures[0].name}: {failures[0].reason}")
+        files = find_maps([self.folder / "maps"], ReadOptions(kind="inverse"))
+        held_out = files[::_HELD_OUT]
+        kept = [file for index, file in enumerate(files) if index % _HELD_OUT] or files
+        folder = self.folder / "codec"
+        if not (folder / "config.json").exists():
+            begin("codec", f"training on {len(kept)} maps")
+            maps = MapDataset.build({"maps": MapFiles(tuple(kept))}, failures=[])
+            train_depth_codec(self._codec_config(), maps, output=folder, cpu=self.config.device == "cpu")
+        codec = DepthCodec.from_pretrained(folder)
+        codes = self.folder / "codes.jsonl"
+        if not codes.exists():
+            begin("encode", f"{len(files)} maps")
+            encode_files(codec, files, codes)
+            _write_json(self.folder / "codec.json", evaluate_depth_codec(codec, held_out).to_dict())
+
+    def _write_table(self, results: Sequence[CellScores]) -> None:
+        rows = aurora_rows(results)
+        _write_json(self.folder / "scores.json", [dict(zip(ABLATION_HEADER, row, strict=True)) for row in rows])
+        with atomic_write(self.folder / "table.md", force=True) as file:
+            file.write(f"{to_markdown_table(ABLATION_HEADER, rows)}\n{PUBLISHED_NOTE}\n".encode())
+
+
+def aurora_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
+    """Table rows below `ABLATION_HEADER`: ours test by test, each followed by the published figures of that test."""
+    published = {result.test.name: result.scores.published for result in results}
+    rows = ablation_rows(results)
+    for test, systems in published.items():
+        last = max(index for index, row in enumerate(rows) if row[0] == test)
+        rows[last + 1 : last + 1] = [
+            (test, f"(published) {system}", "", "", f"{accuracy:.1f}", *[""] * (len(ABLATION_HEADER) - 5))
+            for system, accuracy in systems.items()
+        ]
+    return rows
+
+
+def _read_estimator(source: str, device: Literal["cpu", "cuda"]) -> SpecialistConfig:
+    """A specialist from a YAML file of its settings, an ONNX file, or a folder or hub id of transformers."""
+    if source.endswith((".yaml", ".yml")):
+        return read_config(SpecialistConfig, source)
+    form: Literal["onnx_depth", "transformers_depth"] = (
+        "onnx_depth" if source.endswith(".onnx") else "transformers_depth"
+    )
+    return SpecialistConfig(form=form, model=source, kind="inverse", device=device)
+
+
+def _count_samples(config: FinetuneConfig, records: int) -> int:
+    """Number of samples that a run draws in one process."""
+    size = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return config.max_steps * size if config.max_steps > 0 else math.ceil(config.num_train_epochs * records)
+
+
+@contextmanager
+def _measure_stages(folder: Path, report: Callable[[str, str], object]) -> Iterator[Callable[[str, str], None]]:
+    """Yield a function that a stage calls when it begins; the time of each is added to `times.json`."""
+    seconds = _read_seconds(folder)
+    current: tuple[str, float] | None = None
+
+    def stop() -> None:
+        nonlocal current
+        if current is not None:
+            name, start = current
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            _write_json(folder / "times.json", seconds)
+            current = None
+
+    def begin(stage: str, message: str) -> None:
+        nonlocal current
+        stop()
+        report(stage, message)
+        current = stage, time.perf_counter()
+
+    try:
+        yield begin
+    finally:
+        stop()
+
+
+def _read_seconds(folder: Path) -> dict[str, float]:
+    path = folder / "times.json"
+    return dict(parse_json(path.read_bytes(), str(path), OutputError)) if path.exists() else {}
+
+
+def _write_json(path: Path, values: object) -> None:
+    with atomic_write(path, force=True) as file:
+        file.write((json.dumps(values, indent=1) + "\n").encode())

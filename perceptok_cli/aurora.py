@@ -1,0 +1,151 @@
+"""`perceptok aurora`: the paper's experiments, from the data sets on disk to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from perceptok.errors import ConfigError
+from perceptok_cli.console import note, print_table
+
+if TYPE_CHECKING:
+    from perceptok.evaluation import AuroraStage
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="AURORA's experiments, from the data sets on disk to the table.")
+
+_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+ImagesOption = Annotated[str, typer.Option("--images", help="Folder of the training images, searched recursively.")]
+BaseOption = Annotated[str, typer.Option("--base", help="Folder or hub id of the model to start from.")]
+BenchmarkOption = Annotated[
+    list[str],
+    typer.Option("--benchmark", help="NAME=FOLDER (or file, or hub id), such as hardblink-5=DIR; repeatable."),
+]
+OutputOption = Annotated[str, typer.Option("--output", "-o", help="Folder of all outputs.")]
+TableOption = Annotated[
+    list[str] | None, typer.Option("--table", help="Ablation preset to run, a table of the paper; repeatable.")
+]
+ScaleOption = Annotated[
+    float, typer.Option("--scale", help="Fraction of the preset's images, records and steps, above 0 and at most 1.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Maximum number of questions of each benchmark.")
+]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Print the parts, how much each does, and the time of finished ones; run nothing."),
+]
+PilotOption = Annotated[
+    bool, typer.Option("--pilot", help="As --plan, with times estimated by a run of everything at the smallest scale.")
+]
+DeviceOption = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
+
+
+@app.command(context_settings=_SETTINGS)
+def depth(
+    context: typer.Context,
+    images: ImagesOption,
+    base: BaseOption,
+    estimator: Annotated[
+        str,
+        typer.Option(
+            "--estimator",
+            help="Network of relative inverse depth: an ONNX file, a folder or hub id of transformers, or a YAML file "
+            "of SpecialistConfig.",
+        ),
+    ],
+    benchmark: BenchmarkOption,
+    output: OutputOption,
+    table: TableOption = None,
+    scale: ScaleOption = 1.0,
+    limit: LimitOption = None,
+    plan: PlanOption = False,
+    pilot: PilotOption = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Relative depth: estimate maps, train the codec, encode, build records, fine-tune, evaluate, report.
+
+    The same command continues an interrupted run. Settings of the fine-tuning can be overridden as in `llava train`:
+    --learning_rate 1e-4.
+    """
+    _run(
+        context.args, plan, pilot, task="depth", images=images, base=base, estimator=estimator,
+        benchmarks=_parse_benchmarks(benchmark), output=output, tables=table, scale=scale, limit=limit, device=device,
+    )  # fmt: skip
+
+
+@app.command(context_settings=_SETTINGS)
+def counting(
+    context: typer.Context,
+    images: ImagesOption,
+    annotations: Annotated[str, typer.Option("--annotations", help="LVIS or COCO file of the images.")],
+    base: BaseOption,
+    benchmark: BenchmarkOption,
+    output: OutputOption,
+    table: TableOption = None,
+    scale: ScaleOption = 1.0,
+    limit: LimitOption = None,
+    plan: PlanOption = False,
+    pilot: PilotOption = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Counting: build records from annotations, fine-tune, evaluate, report.
+
+    The same command continues an interrupted run. Settings of the fine-tuning can be overridden as in `llava train`:
+    --learning_rate 1e-4.
+    """
+    _run(
+        context.args, plan, pilot, task="counting", images=images, base=base, annotations=annotations,
+        benchmarks=_parse_benchmarks(benchmark), output=output, tables=table, scale=scale, limit=limit, device=device,
+    )  # fmt: skip
+
+
+def _run(words: Sequence[str], plan: bool, pilot: bool, *, tables: list[str] | None, **settings: Any) -> None:
+    from perceptok.config import parse_overrides
+    from perceptok.evaluation import (
+        ABLATION_HEADER,
+        PUBLISHED_NOTE,
+        AuroraConfig,
+        aurora_rows,
+        measure_aurora,
+        plan_aurora,
+        run_aurora,
+    )
+
+    if tables is not None:
+        settings["tables"] = tuple(tables)
+    config = AuroraConfig(**settings, train=parse_overrides(words))
+    if plan or pilot:
+        _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
+        return
+    _print_plan(plan_aurora(config))
+    results = run_aurora(config, _report)
+    print_table(f"aurora {config.task}", ABLATION_HEADER, aurora_rows(results))
+    note(PUBLISHED_NOTE)
+    note(f"tables, answers and pages in {Path(config.output)}")
+
+
+def _report(stage: str, message: str) -> None:
+    note(f"{stage}: {message}")
+
+
+def _print_plan(stages: Sequence[AuroraStage]) -> None:
+    rows = [
+        (stage.name, f"{stage.amount:,} {stage.unit}", "" if stage.seconds is None else f"{stage.seconds:,.0f} s")
+        for stage in stages
+    ]
+    print_table("Parts of the run", ("part", "amount", "time"), rows)
+
+
+def _parse_benchmarks(words: Sequence[str]) -> dict[str, str]:
+    benchmarks = {}
+    for word in words:
+        name, equals, data = word.partition("=")
+        if not (equals and data):
+            raise ConfigError(f"--benchmark {word}: expected NAME=FOLDER, such as hardblink-5=hardblink")
+        benchmarks[name] = data
+    return benchmarks

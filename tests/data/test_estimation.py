@@ -1,0 +1,98 @@
+"""Depth maps of a folder of images: written once, resumed, and never mixed with another specialist's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import perceptok as pt
+from perceptok.data import OnnxDepth, estimate_maps
+from perceptok.errors import DataError, ImageError, OutputError
+from perceptok_cli.main import app
+
+
+class Brightness:
+    """Estimates that brighter is nearer, and nothing where grey is 77; counts the images that it sees."""
+
+    def __init__(self, fingerprint: str = "brightness") -> None:
+        self.fingerprint = fingerprint
+        self.seen = 0
+
+    def estimate(self, images: Sequence[Image.Image]) -> list[pt.DepthMap]:
+        self.seen += len(images)
+        values = [np.asarray(image.convert("L"), np.float32) for image in images]
+        return [pt.DepthMap.from_array(np.where(grey == 77, np.nan, grey), kind="inverse") for grey in values]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "inner").mkdir(parents=True)
+    ramp = np.tile(np.arange(64, dtype=np.uint8), (48, 1))
+    Image.fromarray(ramp).save(folder / "a.png")
+    Image.fromarray(255 - ramp).save(folder / "inner" / "b.png")
+    return folder
+
+
+def test_a_map_is_the_estimate_stretched_to_nearness(images: Path, tmp_path: Path) -> None:
+    assert estimate_maps(Brightness(), images, tmp_path / "maps") == []
+    found = pt.DepthMap.read(tmp_path / "maps" / "a.png", kind="inverse")
+    assert np.allclose(found.values, np.tile(np.arange(64) / 63, (48, 1)), atol=1 / 65535)
+    assert (tmp_path / "maps" / "inner" / "b.png").exists()
+
+
+def test_what_is_there_is_kept_and_changed_images_are_estimated_again(images: Path, tmp_path: Path) -> None:
+    estimate_maps(Brightness(), images, tmp_path / "maps", names=["a.png"])
+    again = Brightness()
+    estimate_maps(again, images, tmp_path / "maps", batch_size=2)
+    assert again.seen == 1
+    os.utime(images / "a.png", ns=(2**62, 2**62))
+    estimate_maps(again, images, tmp_path / "maps")
+    assert again.seen == 2
+
+
+def test_images_that_cannot_be_opened_or_estimated_are_named(images: Path, tmp_path: Path) -> None:
+    (images / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    Image.fromarray(np.array([[1, 2], [3, 77]], dtype=np.uint8)).save(images / "hole.png")
+    failures = estimate_maps(Brightness(), images, tmp_path / "maps", batch_size=4)
+    assert [failure.name for failure in failures] == ["cut.jpg", "hole.png"]
+    assert all(failure.reason for failure in failures)
+    assert sorted(path.name for path in (tmp_path / "maps").rglob("*.png")) == ["a.png", "b.png"]
+
+
+def test_maps_of_another_specialist_are_not_mixed(images: Path, tmp_path: Path) -> None:
+    estimate_maps(Brightness(), images, tmp_path / "maps")
+    with pytest.raises(OutputError, match="maps of another specialist"):
+        estimate_maps(Brightness("other"), images, tmp_path / "maps")
+    other = Brightness("other")
+    estimate_maps(other, images, tmp_path / "maps", force=True)
+    assert other.seen == 2
+    with pytest.raises(OutputError, match="not known to be estimates"):
+        estimate_maps(Brightness(), images, images)
+
+
+def test_two_images_with_one_map_are_refused(images: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(images / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png would both have the map"):
+        estimate_maps(Brightness(), images, tmp_path / "maps")
+    with pytest.raises(ImageError, match="not found"):
+        estimate_maps(Brightness(), tmp_path / "missing", tmp_path / "maps")
+
+
+def test_the_command_estimates_real_photos(shared: Path, tmp_path: Path) -> None:
+    photos = shared / "data" / "ade20k" / "sceneparsing" / "images"
+    model = shared / "models" / "tcmonodepth_small_192x320.onnx"
+    words = ["data", "estimate", str(photos), "-o", str(tmp_path / "maps"), "--model", str(model)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (expected,) = OnnxDepth(model, kind="inverse").estimate([Image.open(photos / "ADE_val_00000001.jpg")])
+    found = pt.DepthMap.read(tmp_path / "maps" / "ADE_val_00000001.png", kind="inverse")
+    assert np.allclose(found.values, expected.to_nearness().values, atol=1 / 65535)
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert CliRunner().invoke(app, [*words[:3], "-o", str(tmp_path / "x"), "--model", "none.onnx"]).exit_code != 0
