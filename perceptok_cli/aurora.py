@@ -109,7 +109,7 @@ def _run(words: Sequence[str], plan: bool, pilot: bool, *, tables: list[str] | N
     from perceptok.evaluation import (
         ABLATION_HEADER,
         PUBLISHED_NOTE,
-        AuroraConfig,
+        AuroraExperiment,
         aurora_rows,
         measure_aurora,
         plan_aurora,
@@ -118,7 +118,7 @@ def _run(words: Sequence[str], plan: bool, pilot: bool, *, tables: list[str] | N
 
     if tables is not None:
         settings["tables"] = tuple(tables)
-    config = AuroraConfig(**settings, train=parse_overrides(words))
+    config = AuroraExperiment(**settings, train=parse_overrides(words))
     if plan or pilot:
         _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
         return

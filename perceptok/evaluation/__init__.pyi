@@ -16,7 +16,7 @@ from .asking import (
     model_stamp as model_stamp,
 )
 from .aurora import (
-    AuroraConfig as AuroraConfig,
+    AuroraExperiment as AuroraExperiment,
     AuroraStage as AuroraStage,
     aurora_rows as aurora_rows,
     measure_aurora as measure_aurora,

@@ -46,14 +46,14 @@ from perceptok.files import atomic_write, parse_json
 from perceptok.images import find_images
 from perceptok.llava import FinetuneConfig
 
-__all__ = ["AuroraConfig", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
+__all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
 
 _HELD_OUT = 40
 """One of so many maps is left out of the codec's training, to measure its error."""
 
 
 @dataclass(frozen=True)
-class AuroraConfig:
+class AuroraExperiment:
     """One experiment of AURORA.
 
     Attributes:
@@ -122,17 +122,17 @@ class AuroraStage(NamedTuple):
     seconds: float | None = None
 
 
-def plan_aurora(config: AuroraConfig) -> list[AuroraStage]:
+def plan_aurora(config: AuroraExperiment) -> list[AuroraStage]:
     """List the parts of an experiment in their order, with the time that finished ones took.
 
     Raises:
         ConfigError: A setting is not valid, or the output belongs to another experiment.
         DataError: There are fewer images than the preset asks for.
     """
-    return _Experiment(config).plan()
+    return _PreparedExperiment(config).plan()
 
 
-def measure_aurora(config: AuroraConfig, report: Callable[[str, str], object] = lambda *_: None) -> list[AuroraStage]:
+def measure_aurora(config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None) -> list[AuroraStage]:
     """Estimate how long each part takes, from a pilot of the whole chain at the smallest scale in a temporary folder.
 
     The pilot's time for each unit includes loading, so that estimates of long parts are upper bounds.
@@ -148,7 +148,7 @@ def measure_aurora(config: AuroraConfig, report: Callable[[str, str], object] = 
     ]
 
 
-def run_aurora(config: AuroraConfig, report: Callable[[str, str], object] = lambda *_: None) -> list[CellScores]:
+def run_aurora(config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None) -> list[CellScores]:
     """Run an experiment of AURORA, or continue it: finished parts are kept, interrupted ones resumed.
 
     In `output`: `maps/`, `codec/`, `codes.jsonl`, `codec.json` (depth); a folder for each table, as `run_ablation`
@@ -167,13 +167,13 @@ def run_aurora(config: AuroraConfig, report: Callable[[str, str], object] = lamb
         OutputError: The folder holds another experiment, another process works in it, or it cannot be written.
         PerceptokError: What the parts raise.
     """
-    return _Experiment(config).run(report)
+    return _PreparedExperiment(config).run(report)
 
 
-class _Experiment:
+class _PreparedExperiment:
     """An experiment with its presets read and its paths chosen."""
 
-    def __init__(self, config: AuroraConfig) -> None:
+    def __init__(self, config: AuroraExperiment) -> None:
         self.config = config
         self.folder = Path(config.output)
         self.recipe = self._read_recipe()
