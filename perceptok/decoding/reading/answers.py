@@ -122,8 +122,10 @@ _LETTER_ANSWER = (
 )
 _LETTER_LINK = (
     r"(?:is|was|would be|should be|must be|will be|that|the|therefore|to the question|to this question|clearly|i think|"
-    r"est|ist|es|é|è|la|le|el|der|die|das|[:=,>→\"'-]|\n|是|为|は|은|는)"
+    r"est|ist|es|é|è|la|le|el|der|die|das|[:=,>→\"'-]|是|为|は|은|는)"
 )
+_LETTER_LINKS = rf"(?:(?:\s*+{_LETTER_LINK}){{1,8}}|[^\S\n]*+\n)\s*+"
+"""Possessive, so that blank lines are matched in one way only."""
 _IS = r"(?:is|are|be|appears?|seems?|looks?|would|must|lies|has|est|ist|está|é|是|が)"
 _NEAREST = r"(?:closest|nearest|foremost|highest|brightest|más cerca\w*|plus proche|am nächsten|nächste|mais próxim\w+)"
 _NEARER = r"(?:closer|nearer|in front|in the foreground|higher|brighter|larger|greater)"
@@ -138,7 +140,7 @@ _COMPARED_LETTER = _compile(rf"{_NAMED_LETTER}\s*,?\s*{_IS}\b(?P<gap>{_GAP})\b{_
 _ANY_LETTER = _compile(_NAMED_LETTER)
 _LETTER_RULES = {
     "declared": _compile(
-        rf"{_LETTER_ANSWER}\s*(?:{_LETTER_LINK}\s*){{1,8}}{_NAMED_LETTER}",
+        rf"{_LETTER_ANSWER}{_LETTER_LINKS}{_NAMED_LETTER}",
         rf"(?:\A|\n)[^\S\n]*{_NAMED_LETTER}[^\w\n]*\Z",
         rf"\A[^\w\n]*{_NAMED_LETTER}[^\w\n]*\n",
         r"\b(?:therefore|thus|hence|so)\b[\s,:]*(?:it is\s+|it's\s+|it must be\s+)?"
@@ -360,11 +362,12 @@ _COUNT_ANSWER = (
 )
 _COUNT_LINK = (
     r"(?:is|was|are|would be|should be|must be|of|that|the|there|comes to|therefore|est|ist|es|é|è|la|le|el|"
-    r"[:=,>→-]|\n|是|为|は|은|는)"
+    r"[:=,>→-]|是|为|は|은|는)"
 )
+_COUNT_LINKS = rf"(?:(?:\s*+{_COUNT_LINK}){{1,8}}|[^\S\n]*+\n)\s*+"
 _ADVERB = r"(?:only|exactly|just|about|around|approximately|roughly|a total of|in total|clearly|at present|currently)"
 
-(_COUNT_AS_ANSWER,) = _compile(rf"\b{_COUNT_ANSWER}\s*(?:{_COUNT_LINK}\s*){{1,8}}{_NUMBER}")
+(_COUNT_AS_ANSWER,) = _compile(rf"\b{_COUNT_ANSWER}{_COUNT_LINKS}{_NUMBER}")
 _ANY_COUNT = _compile(_NUMBER)
 _COUNT_RULES = {
     "declared": [

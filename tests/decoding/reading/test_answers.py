@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, strategies as st
@@ -256,3 +258,15 @@ def test_long_outputs_are_fast(piece: str) -> None:
     read_answer(text, ("A", "B"))
     read_answer(text)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("choices", [(), ("A", "B")])
+@pytest.mark.parametrize(
+    "unit", ["\n", " ", "<answer>", "</think>", "The answer is:\n", "A is ", "(", "5, ", "hundred "]
+)
+def test_reading_takes_time_in_proportion_to_the_text(
+    unit: str, choices: tuple[str, ...], cpu_seconds: Callable[[Callable[[], object]], float]
+) -> None:
+    text = "The answer is:" + unit * (8_000 // len(unit))
+    short, long = (cpu_seconds(partial(read_answer, text * times, choices)) for times in (1, 8))
+    assert long < 24 * short + 0.02
