@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from perceptok.errors import ConfigError
 from perceptok_cli.console import note, print_table
 
 if TYPE_CHECKING:
@@ -21,9 +20,11 @@ app = typer.Typer(no_args_is_help=True, help="AURORA's experiments, from the dat
 _SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 ImagesOption = Annotated[str, typer.Option("--images", help="Folder of the training images, searched recursively.")]
 BaseOption = Annotated[str, typer.Option("--base", help="Folder or hub id of the model to start from.")]
-BenchmarkOption = Annotated[
-    list[str],
-    typer.Option("--benchmark", help="NAME=FOLDER (or file, or hub id), such as hardblink-5=DIR; repeatable."),
+BenchmarksOption = Annotated[
+    str, typer.Option("--benchmarks", help="Folder of all benchmarks, in the layout of AURORA's repository.")
+]
+TestOption = Annotated[
+    list[str] | None, typer.Option("--test", help="Run this test of the tables alone, such as hardblink-5; repeatable.")
 ]
 OutputOption = Annotated[str, typer.Option("--output", "-o", help="Folder of all outputs.")]
 TableOption = Annotated[
@@ -58,9 +59,10 @@ def depth(
             "of SpecialistConfig.",
         ),
     ],
-    benchmark: BenchmarkOption,
+    benchmarks: BenchmarksOption,
     output: OutputOption,
     table: TableOption = None,
+    test: TestOption = None,
     scale: ScaleOption = 1.0,
     limit: LimitOption = None,
     plan: PlanOption = False,
@@ -73,8 +75,8 @@ def depth(
     --learning_rate 1e-4.
     """
     _run(
-        context.args, plan, pilot, task="depth", images=images, base=base, estimator=estimator,
-        benchmarks=_parse_benchmarks(benchmark), output=output, tables=table, scale=scale, limit=limit, device=device,
+        context.args, plan, pilot, task="depth", images=images, base=base, estimator=estimator, benchmarks=benchmarks,
+        output=output, tables=tuple(table or ()), tests=tuple(test or ()), scale=scale, limit=limit, device=device,
     )  # fmt: skip
 
 
@@ -84,9 +86,10 @@ def counting(
     images: ImagesOption,
     annotations: Annotated[str, typer.Option("--annotations", help="LVIS or COCO file of the images.")],
     base: BaseOption,
-    benchmark: BenchmarkOption,
+    benchmarks: BenchmarksOption,
     output: OutputOption,
     table: TableOption = None,
+    test: TestOption = None,
     scale: ScaleOption = 1.0,
     limit: LimitOption = None,
     plan: PlanOption = False,
@@ -100,11 +103,12 @@ def counting(
     """
     _run(
         context.args, plan, pilot, task="counting", images=images, base=base, annotations=annotations,
-        benchmarks=_parse_benchmarks(benchmark), output=output, tables=table, scale=scale, limit=limit, device=device,
+        benchmarks=benchmarks, output=output, tables=tuple(table or ()), tests=tuple(test or ()), scale=scale,
+        limit=limit, device=device,
     )  # fmt: skip
 
 
-def _run(words: Sequence[str], plan: bool, pilot: bool, *, tables: list[str] | None, **settings: Any) -> None:
+def _run(words: Sequence[str], plan: bool, pilot: bool, **settings: Any) -> None:
     from perceptok.config import parse_overrides
     from perceptok.evaluation import (
         ABLATION_HEADER,
@@ -116,8 +120,6 @@ def _run(words: Sequence[str], plan: bool, pilot: bool, *, tables: list[str] | N
         run_aurora,
     )
 
-    if tables is not None:
-        settings["tables"] = tuple(tables)
     config = AuroraExperiment(**settings, train=parse_overrides(words))
     if plan or pilot:
         _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
@@ -139,13 +141,3 @@ def _print_plan(stages: Sequence[AuroraStage]) -> None:
         for stage in stages
     ]
     print_table("Parts of the run", ("part", "amount", "time"), rows)
-
-
-def _parse_benchmarks(words: Sequence[str]) -> dict[str, str]:
-    benchmarks = {}
-    for word in words:
-        name, equals, data = word.partition("=")
-        if not (equals and data):
-            raise ConfigError(f"--benchmark {word}: expected NAME=FOLDER, such as hardblink-5=hardblink")
-        benchmarks[name] = data
-    return benchmarks

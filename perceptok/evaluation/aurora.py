@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from perceptok.config import config_from_dict, find_config_file, read_config, read_mapping
+from perceptok.config import find_config_file, read_config, read_mapping
 from perceptok.data import DataRecipe, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
@@ -40,7 +40,6 @@ from perceptok.evaluation.ablation import (
     run_ablation,
     write_ablation,
 )
-from perceptok.evaluation.benchmarks import load_benchmark
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
 from perceptok.files import atomic_write, parse_json
 from perceptok.images import find_images
@@ -48,6 +47,7 @@ from perceptok.llava import FinetuneConfig
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
 
+_TABLES = {"depth": "aurora-table-1", "counting": "aurora-table-2"}
 _HELD_OUT = 40
 """One of so many maps is left out of the codec's training, to measure its error."""
 
@@ -61,10 +61,11 @@ class AuroraExperiment:
         images: Folder of the training images: ADE20K's for depth, COCO's for counting.
         base: Folder or hub id of the model to start from.
         output: Folder of all outputs.
-        benchmarks: Benchmark -> its files (a folder, a file, or a hub id).
+        benchmarks: Folder of all benchmarks, in the layout of AURORA's repository.
         estimator: Depth: an ONNX file, a folder or hub id of transformers, or a YAML file of `SpecialistConfig`.
         annotations: Counting: the LVIS (or COCO) file of the images.
-        tables: Names of the ablation presets to run, each a table of the paper.
+        tables: Names of ablation presets, each a table of the paper; by default the first of the task.
+        tests: Names of the tables' tests to run; empty for all.
         scale: Fraction of the preset's numbers of images, records and steps, for a run in a reduced setting.
         train: Settings of `FinetuneConfig` that replace those of the preset.
         data: Settings of `DataRecipe` that replace those of the preset.
@@ -73,17 +74,18 @@ class AuroraExperiment:
         device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: A task without its estimator or annotations, no benchmark, or a scale out of range.
+        ConfigError: A task without its estimator or annotations, or a scale out of range.
     """
 
     task: Literal["depth", "counting"]
     images: str
     base: str
     output: str
-    benchmarks: Mapping[str, str]
+    benchmarks: str
     estimator: str | None = None
     annotations: str | None = None
-    tables: tuple[str, ...] = ("table-1",)
+    tables: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
     scale: float = 1.0
     train: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -96,8 +98,6 @@ class AuroraExperiment:
             raise ConfigError("aurora depth needs an estimator of relative depth (--estimator)")
         if self.task == "counting" and self.annotations is None:
             raise ConfigError("aurora counting needs the annotations of the images (--annotations)")
-        if not self.benchmarks:
-            raise ConfigError("name at least one benchmark, such as hardblink-3=FOLDER (--benchmark)")
         if not 0 < self.scale <= 1:
             raise ConfigError(f"scale is a fraction above 0 and at most 1; got {self.scale}")
 
@@ -132,7 +132,9 @@ def plan_aurora(config: AuroraExperiment) -> list[AuroraStage]:
     return _PreparedExperiment(config).plan()
 
 
-def measure_aurora(config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None) -> list[AuroraStage]:
+def measure_aurora(
+    config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None
+) -> list[AuroraStage]:
     """Estimate how long each part takes, from a pilot of the whole chain at the smallest scale in a temporary folder.
 
     The pilot's time for each unit includes loading, so that estimates of long parts are upper bounds.
@@ -176,30 +178,27 @@ class _PreparedExperiment:
     def __init__(self, config: AuroraExperiment) -> None:
         self.config = config
         self.folder = Path(config.output)
+        self._refuse_other_experiment()
         self.recipe = self._read_recipe()
         self.names = self._choose_images()
-        self.grids = {table: self._read_table(table) for table in config.tables}
-        self._refuse_other_experiment()
+        self.grids = {table: self._read_table(table) for table in config.tables or (_TABLES[config.task],)}
 
     def plan(self) -> list[AuroraStage]:
         """List the parts in their order."""
         records = sum(config.count for config in self.recipe.sets)
-        questions = {
-            name: len(load_benchmark(name, data).items[: self.config.limit])
-            for name, data in self.config.benchmarks.items()
-        }
-        builds, runs, asked = set(), {}, 0
+        recipes, runs, questions = set(), {}, 0
         for grid in self.grids.values():
             for cell in grid.resolved_cells:
-                data = grid.data_recipe(cell, grid.data).fingerprint
-                settings = grid.finetune_config(cell, grid.base, ("records.jsonl",), "run")
-                builds.add(data)
-                runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, records)
-                asked += sum(questions[test.name] for test in grid.tests_for(cell))
+                questions += sum(len(grid.load_test(test)) for test in grid.tests_for(cell))
+                if not cell.untrained:
+                    data = grid.data_recipe(cell, grid.data).fingerprint
+                    settings = grid.finetune_config(cell, grid.base, ("records.jsonl",), "run")
+                    recipes.add(data)
+                    runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, records)
         stages = [
-            AuroraStage("build", len(builds) * records, "records"),
+            AuroraStage("build", len(recipes) * records, "records"),
             AuroraStage("train", sum(runs.values()), "samples"),
-            AuroraStage("evaluate", asked, "questions"),
+            AuroraStage("evaluate", questions, "questions"),
         ]
         if self.config.task == "depth":
             codec = self._codec_config()
@@ -216,10 +215,10 @@ class _PreparedExperiment:
         """Run what is not finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "aurora.json", self.config.to_dict())
+        _write_json(self.folder / "data.json", self.recipe.to_dict())
         with _measure_stages(self.folder, report) as begin:
             if self.config.task == "depth":
                 self._prepare_codec(begin)
-            _write_json(self.folder / "data.json", self.recipe.to_dict())
             results = []
             for table, grid in self.grids.items():
                 scores = run_ablation(grid, begin)
@@ -259,27 +258,27 @@ class _PreparedExperiment:
         return [names[index] for index in sorted(chosen)]
 
     def _read_table(self, table: str) -> AblationRecipe:
-        """The preset of a table, with the experiment's base, data and benchmarks."""
-        preset = read_mapping(find_config_file(table, "evaluation"))
-        train = read_mapping(find_config_file(f"aurora-{self.config.task}", "llava"))
-        train = {**train, **preset.get("train", {}), **self.config.train}
-        tests = [
-            {"name": name, "benchmark": name, "data": str(Path(data).resolve()) if Path(data).exists() else data}
-            | ({"limit": self.config.limit} if self.config.limit else {})
-            for name, data in self.config.benchmarks.items()
-        ]
-        base = Path(self.config.base)
-        values = {
-            **preset,
-            "base": str(base.resolve()) if base.exists() else self.config.base,
-            "data": "data.json",
-            "output": table,
-            "tests": tests,
-            "train": train,
-            "codec": "codec" if self.config.task == "depth" else None,
-            "device": self.config.device,
+        """The preset of a table, with the experiment's base, data, codec and benchmarks."""
+        config = self.config
+        base = Path(config.base)
+        overrides = {
+            "base": str(base.resolve()) if base.exists() else config.base,
+            "data": str((self.folder / "data.json").resolve()),
+            "output": str((self.folder / table).resolve()),
+            "benchmarks": str(Path(config.benchmarks).resolve()),
+            "device": config.device,
+            **{f"train.{name}": value for name, value in config.train.items()},
         }
-        return replace(config_from_dict(AblationRecipe, values, name=table), folder=str(self.folder.resolve()))
+        if config.task == "depth":
+            overrides["codec"] = str((self.folder / "codec").resolve())
+        recipe = AblationRecipe.read(table, overrides)
+        names = [test.name for test in recipe.tests]
+        if unknown := [name for name in config.tests if name not in names]:
+            raise ConfigError(f"{table} has no test {unknown[0]}; its tests are {', '.join(names)}")
+        tests = [
+            replace(test, limit=config.limit) for test in recipe.tests if not config.tests or test.name in config.tests
+        ]
+        return replace(recipe, tests=tuple(tests))
 
     def _refuse_other_experiment(self) -> None:
         path = self.folder / "aurora.json"
