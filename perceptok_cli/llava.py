@@ -418,7 +418,7 @@ def run_grid(
         return
     from perceptok.evaluation import ABLATION_HEADER, ablation_rows, run_ablation, write_ablation
 
-    results = run_ablation(grid, note)
+    results = run_ablation(grid, lambda _, message: note(message))
     if not results:  # in another process than the first
         return
     print_table("Ablation", ABLATION_HEADER, ablation_rows(results))

@@ -90,6 +90,7 @@ class AblationTest:
         data: The benchmark's files, relative to the recipe's file, or a hub id; by default the recipe's `benchmarks`.
         recipe: Instead of `data`: a data recipe of held-out records, built for each cell that changes its questions.
         images: Folder of the benchmark's images.
+        limit: Maximum number of questions, the first ones.
 
     Raises:
         ConfigError: A name with other characters, an unknown benchmark, or both `data` and `recipe`.
@@ -100,8 +101,11 @@ class AblationTest:
     data: str | None = None
     recipe: str | None = None
     images: str | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"test {self.name}: limit is at least 1; got {self.limit}")
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ConfigError(f"a test's name has letters, digits, - and _; got {self.name!r}")
         if self.benchmark not in BENCHMARKS:
@@ -224,6 +228,15 @@ class AblationRecipe:
         """The tests that a cell is evaluated on."""
         return tuple(test for test in self.tests if not cell.benchmarks or test.benchmark in cell.benchmarks)
 
+    def load_test(self, test: AblationTest, data: Path | None = None) -> Benchmark:
+        """Load the benchmark of a test; `data` is the file of records of a test with a recipe."""
+        source: str | Path | None = data or test.data or self.benchmarks
+        assert source is not None
+        local = self.resolve(str(source))
+        images = None if test.images is None else self.resolve(test.images)
+        benchmark = load_benchmark(test.benchmark, local if local.exists() else source, images=images)
+        return replace(benchmark, items=benchmark.items[: test.limit])
+
     def find_file(self, source: str, package: str) -> Path:
         """The file of a path of the recipe, or of a package's preset; raises ConfigError where there is neither."""
         return path if (path := self.resolve(source)).is_file() else find_config_file(source, package)
@@ -292,7 +305,7 @@ def _digest(*values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-Report = Callable[[str], object]
+Report = Callable[[str, str], object]
 Result = TypeVar("Result")
 
 
@@ -314,7 +327,7 @@ class CellScores:
     figures: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
-def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> list[CellScores]:
+def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> list[CellScores]:
     """Build data, fine-tune and evaluate every cell; finished parts are read, interrupted parts are resumed.
 
     In `output`: `data/` (one folder for each different data recipe), `base/` (one extended base for each different
@@ -326,7 +339,8 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
 
     Args:
         recipe: The grid. Cells may be added to a grid that was run; any other change is refused.
-        report: Called in the first process with a message when a part begins or is found finished.
+        report: Called in the first process with the name of a part ("build", "extend", "train" or "evaluate") and a
+            message, when the part begins or is found finished.
 
     Returns:
         The scores; in other processes than the first an empty list.
@@ -337,7 +351,7 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda _: None) -> lis
         EvaluationError: A benchmark is missing or damaged; found before anything is trained.
     """
     output, processes = recipe.resolve(recipe.output), _Processes(cpu=recipe.device == "cpu")
-    run = _AblationRun(recipe, output, report if processes.is_first else lambda _: None, processes)
+    run = _AblationRun(recipe, output, report if processes.is_first else lambda *_: None, processes)
     with ExitStack() as stack:
         if processes.is_first:
             output.mkdir(parents=True, exist_ok=True)
@@ -438,12 +452,12 @@ class _AblationRun:
             benchmark = self._load_test(cell, test)
             title = f"{cell.name}, {test.name}"
             if path.exists():
-                self.report(f"{title}: finished already")
+                self.report("evaluate", f"{title}: finished already")
                 scores = evaluate(read_predictions(path.with_name(PREDICTIONS)), benchmark)
             else:
                 assert model is not None
                 pipe = pipe or self._load_pipeline(cell, model)
-                self.report(f"{title}: {len(benchmark)} questions")
+                self.report("evaluate", f"{title}: {len(benchmark)} questions")
                 scores, _ = evaluate_pipeline(pipe, benchmark, path.parent, system=title, model=model_stamp(model))
             yield CellScores(cell, test, scores, _read_figures(path))
 
@@ -457,21 +471,15 @@ class _AblationRun:
         return pipe
 
     def _load_test(self, cell: AblationCell, test: AblationTest) -> Benchmark:
-        recipe = self.recipe
-        images = None if test.images is None else recipe.resolve(test.images)
-        if test.recipe is not None:
-            return load_benchmark(test.benchmark, self._build_records(cell, test.recipe), images=images)
-        data = test.data or recipe.benchmarks
-        assert data is not None
-        local = recipe.resolve(data)
-        return load_benchmark(test.benchmark, local if local.exists() else data, images=images)
+        data = None if test.recipe is None else self._build_records(cell, test.recipe)
+        return self.recipe.load_test(test, data)
 
     def _build_records(self, cell: AblationCell, path: str) -> Path:
         """The file of a data recipe's records, built where they do not exist yet."""
         data = self.recipe.data_recipe(cell, path)
         folder = self.output / "data" / data.fingerprint
         if not (folder / "manifest.json").exists():
-            self.report(f"{cell.name}: building {sum(config.count for config in data.sets)} records of {path}")
+            self.report("build", f"{cell.name}: building {sum(config.count for config in data.sets)} records of {path}")
             build_data(data, folder)
         return folder / "records.jsonl"
 
@@ -482,9 +490,9 @@ class _AblationRun:
         start = recipe.finetune_config(cell, recipe.base, (str(records),), "run")
         run = self.output / "runs" / _digest(start.to_dict(), records.parent.name)
         if run_in_first(lambda: (run / "adapter").exists()):
-            self.report(f"{cell.name}: trained already")
+            self.report("train", f"{cell.name}: trained already")
             return run / "adapter"
-        self.report(f"{cell.name}: training")
+        self.report("train", f"{cell.name}: training")
         return finetune(recipe.finetune_config(cell, str(base), (str(records),), str(run))).adapter
 
     def _extend_base(self, cell: AblationCell) -> Path:
@@ -498,7 +506,7 @@ class _AblationRun:
         name = _digest(source, codec.fingerprint, frame.to_dict(), config.tokens, config.init, config.seed)
         folder = self.output / "base" / name
         if not folder.exists():
-            self.report("extending the base")
+            self.report("extend", "extending the base")
             model, processor, vocab = load_llava(
                 source, config.token_sets, codec=codec, frame=frame, init=config.init, seed=config.seed
             )

@@ -147,26 +147,26 @@ def test_choices_of_training_and_inference_change_what_they_name(folder: Path) -
 
 
 def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     recipe = folder / "recipe.yaml"
 
     class StopError(Exception):
         pass
 
-    def stop(text: str) -> None:
-        said.append(text)
-        if text.startswith("no_constraints, held-out"):
+    def stop(part: str, text: str) -> None:
+        messages.append(text)
+        if part == "evaluate" and text.startswith("no_constraints, held-out"):
             raise StopError
 
     with pytest.raises(StopError):
         run_ablation(AblationRecipe.read(recipe), stop)
-    assert said.count("full: training") == 1
-    assert "no_constraints: trained already" in said
-    said.clear()
-    results = run_ablation(AblationRecipe.read(recipe), said.append)
-    assert said[0] == "full, held-out: finished already"
-    assert not any("training" in one or "building" in one or "extending" in one for one in said)
-    assert [one.cell.name for one in results] == ["full", "no_constraints"]
+    assert messages.count("full: training") == 1
+    assert "no_constraints: trained already" in messages
+    messages.clear()
+    results = run_ablation(AblationRecipe.read(recipe), lambda _, text: messages.append(text))
+    assert messages[0] == "full, held-out: finished already"
+    assert not any(word in message for word in ("training", "building", "extending") for message in messages)
+    assert [result.cell.name for result in results] == ["full", "no_constraints"]
     out = folder / "out"
     assert len(list((out / "base").iterdir())) == len(list((out / "runs").iterdir())) == 1
     assert len(list((out / "data").iterdir())) == 2
@@ -214,7 +214,7 @@ def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
     inference = {"max_new_tokens": 110, "batch_size": 2, "force_block": "first"}
     path = changed(folder, *cells, tests=tests, output="baselines", inference=inference)
     results = run_ablation(AblationRecipe.read(path))
-    assert [one.cell.name for one in results] == ["untrained", "direct_only", "atomic_only"]
+    assert [result.cell.name for result in results] == ["untrained", "direct_only", "atomic_only"]
     assert len(list((folder / "baselines" / "runs").iterdir())) == 2
     for one in results:
         assert one.scores.overall.items == 4
