@@ -71,8 +71,9 @@ def depth(
 ) -> None:
     """Relative depth: estimate maps, train the codec, encode, build records, fine-tune, evaluate, report.
 
-    The same command continues an interrupted run. Settings of the fine-tuning can be overridden as in `llava train`:
-    --learning_rate 1e-4.
+    The same command continues an interrupted run. Settings of the presets can be overridden: those of the fine-tuning
+    as in `llava train` (--learning_rate 1e-4), those of the codec, the data and the asking with their prefix
+    (--codec.max_steps 9, --inference.batch_size 8).
     """
     _run(
         context.args, plan, pilot, task="depth", images=images, base=base, estimator=estimator, benchmarks=benchmarks,
@@ -98,8 +99,8 @@ def counting(
 ) -> None:
     """Counting: build records from annotations, fine-tune, evaluate, report.
 
-    The same command continues an interrupted run. Settings of the fine-tuning can be overridden as in `llava train`:
-    --learning_rate 1e-4.
+    The same command continues an interrupted run. Settings of the presets can be overridden: those of the fine-tuning
+    as in `llava train` (--learning_rate 1e-4), those of the data and the asking with their prefix (--data.seed 1).
     """
     _run(
         context.args, plan, pilot, task="counting", images=images, base=base, annotations=annotations,
@@ -120,7 +121,12 @@ def _run(words: Sequence[str], plan: bool, pilot: bool, **settings: Any) -> None
         run_aurora,
     )
 
-    config = AuroraExperiment(**settings, train=parse_overrides(words))
+    changes: dict[str, dict[str, Any]] = {"codec": {}, "data": {}, "inference": {}, "train": {}}
+    for name, value in parse_overrides(words).items():
+        part, dot, setting = name.partition(".")
+        part, setting = (part, setting) if dot and part in changes else ("train", name)
+        changes[part][setting] = value
+    config = AuroraExperiment(**settings, **changes)
     if plan or pilot:
         _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
         return

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from PIL import Image
+
 from perceptok.data.specialists.specialist import DepthSpecialist
 from perceptok.depth import DepthMap, MapFailure
 from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
@@ -29,8 +32,9 @@ def estimate_maps(
 ) -> list[MapFailure]:
     """Estimate the depth of every image in a folder, as AURORA does with Depth Anything's `--pred-only --grayscale`.
 
-    A map is a 16-bit PNG with the image's name: `a/b.jpg` becomes `a/b.png`. Estimates of inverse depth are stretched
-    to 0..1 by their own minimum and maximum (nearness, 1 = nearest); metric ones are written in millimetres. An
+    A map is a 16-bit PNG of the image's name and size (bilinear): `a/b.jpg` becomes `a/b.png`. Estimates of inverse
+    depth are stretched to 0..1 by their own minimum and maximum (nearness, 1 = nearest); metric ones are written in
+    millimetres. An
     interrupted call is continued by the same call: maps that are not older than their images are kept.
 
     Args:
@@ -106,17 +110,19 @@ def _estimate_batch(specialist: DepthSpecialist, source: Path, paths: dict[str, 
             failures.append(MapFailure(name, str(error)))
     for name, depth_map in zip(opened, specialist.estimate(list(opened.values())), strict=True):
         try:
-            _write_map(depth_map, paths[name])
+            _write_map(depth_map, opened[name].size, paths[name])
         except DepthMapError as error:
             failures.append(MapFailure(name, str(error)))
     return failures
 
 
-def _write_map(depth_map: DepthMap, path: Path) -> None:
+def _write_map(depth_map: DepthMap, size: tuple[int, int], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not depth_map.valid.all():
+        raise DepthMapError("the estimate has pixels that are not numbers")
+    values = np.asarray(Image.fromarray(depth_map.values).resize(size, Image.Resampling.BILINEAR))
+    depth_map = DepthMap.from_array(values, kind=depth_map.kind)
     if depth_map.kind == "inverse":
         nearness = depth_map.to_nearness()
-        if not nearness.valid.all():
-            raise DepthMapError("the estimate has pixels that are not numbers")
         depth_map = DepthMap(nearness.values, nearness.valid, "inverse")
     depth_map.write(path, force=True)

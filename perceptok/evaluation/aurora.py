@@ -70,6 +70,7 @@ class AuroraExperiment:
         train: Settings of `FinetuneConfig` that replace those of the preset.
         data: Settings of `DataRecipe` that replace those of the preset.
         codec: Depth: settings of `TrainingConfig` that replace those of the preset.
+        inference: Settings of `InferenceConfig` that replace those of the tables.
         limit: Maximum number of questions of each benchmark.
         device: "cpu" or "cuda".
 
@@ -90,6 +91,7 @@ class AuroraExperiment:
     train: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     codec: Mapping[str, Any] = field(default_factory=dict)
+    inference: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -179,13 +181,14 @@ class _PreparedExperiment:
         self.config = config
         self.folder = Path(config.output)
         self._refuse_other_experiment()
-        self.recipe = self._read_recipe()
+        self.preset = f"aurora-{config.task}"
+        self.data_settings = self._choose_data_settings()
         self.names = self._choose_images()
         self.grids = {table: self._read_table(table) for table in config.tables or (_TABLES[config.task],)}
 
     def plan(self) -> list[AuroraStage]:
         """List the parts in their order."""
-        records = sum(config.count for config in self.recipe.sets)
+        records = sum(values["count"] for values in self.data_settings["sets"])
         recipes, runs, questions = set(), {}, 0
         for grid in self.grids.values():
             for cell in grid.resolved_cells:
@@ -215,7 +218,6 @@ class _PreparedExperiment:
         """Run what is not finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "aurora.json", self.config.to_dict())
-        _write_json(self.folder / "data.json", self.recipe.to_dict())
         with _measure_stages(self.folder, report) as begin:
             if self.config.task == "depth":
                 self._prepare_codec(begin)
@@ -227,19 +229,19 @@ class _PreparedExperiment:
         self._write_table(results)
         return results
 
-    def _read_recipe(self) -> DataRecipe:
-        """The preset of the task, scaled, with the experiment's images, maps and annotations as its sources."""
-        preset = DataRecipe.read(find_config_file(f"aurora-{self.config.task}", "data"))
-        values = {**preset.to_dict(), **self.config.data}
-        files = {"images": str(Path(self.config.images).resolve())}
-        if self.config.annotations is not None:
-            files["annotations"] = str(Path(self.config.annotations).resolve())
-        if self.config.task == "depth":
+    def _choose_data_settings(self) -> dict[str, Any]:
+        """The settings that replace those of the data preset: files, codec and numbers of records."""
+        config, preset = self.config, DataRecipe.read(find_config_file(self.preset, "data")).to_dict()
+        files = {"images": str(Path(config.images).resolve())}
+        if config.annotations is not None:
+            files["annotations"] = str(Path(config.annotations).resolve())
+        settings = dict(config.data)
+        if config.task == "depth":
             files["depth"] = str((self.folder / "maps").resolve())
-            values["codec"] = str((self.folder / "codec").resolve())
-        values["sources"] = {name: {**source, **files} for name, source in values["sources"].items()}
-        values["sets"] = [{**one, "count": self._scale(one["count"])} for one in values["sets"]]
-        return DataRecipe.from_dict(values)
+            settings["codec"] = str((self.folder / "codec").resolve())
+        settings["sources"] = {name: {**source, **files} for name, source in preset["sources"].items()}
+        settings["sets"] = [{**values, "count": self._scale(values["count"])} for values in preset["sets"]]
+        return settings
 
     def _scale(self, count: int) -> int:
         return max(1, round(self.config.scale * count))
@@ -247,14 +249,14 @@ class _PreparedExperiment:
     def _choose_images(self) -> list[str]:
         """The images that take part: as many as the recipe's largest set needs, and a tenth more for rejected ones."""
         names = find_images(Path(self.config.images))
-        largest = max(config.count for config in self.recipe.sets)
+        largest = max(values["count"] for values in self.data_settings["sets"])
         if len(names) < largest:
             raise DataError(
                 f"{self.config.images} has {len(names)} images; aurora-{self.config.task} asks for {largest}: add "
                 f"images, or use a smaller --scale, such as {self.config.scale * 0.9 * len(names) / largest:.2g}"
             )
         count = min(len(names), max(math.ceil(1.1 * largest), 4))
-        chosen = np.random.default_rng(self.recipe.seed).choice(len(names), count, replace=False)
+        chosen = np.random.default_rng(0).choice(len(names), count, replace=False)
         return [names[index] for index in sorted(chosen)]
 
     def _read_table(self, table: str) -> AblationRecipe:
@@ -263,11 +265,12 @@ class _PreparedExperiment:
         base = Path(config.base)
         overrides = {
             "base": str(base.resolve()) if base.exists() else config.base,
-            "data": str((self.folder / "data.json").resolve()),
+            "data_settings": self.data_settings,
             "output": str((self.folder / table).resolve()),
             "benchmarks": str(Path(config.benchmarks).resolve()),
             "device": config.device,
             **{f"train.{name}": value for name, value in config.train.items()},
+            **{f"inference.{name}": value for name, value in config.inference.items()},
         }
         if config.task == "depth":
             overrides["codec"] = str((self.folder / "codec").resolve())
