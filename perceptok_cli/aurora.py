@@ -19,6 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="AURORA's experiments, from the dat
 
 _SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 ImagesOption = Annotated[str, typer.Option("--images", help="Folder of the training images, searched recursively.")]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--include", help='Use these images only, such as "*.jpg"; default: the preset\'s; repeatable.'),
+]
 BaseOption = Annotated[str, typer.Option("--base", help="Folder or hub id of the model to start from.")]
 BenchmarksOption = Annotated[
     str, typer.Option("--benchmarks", help="Folder of all benchmarks, in the layout of AURORA's repository.")
@@ -61,6 +65,7 @@ def depth(
     ],
     benchmarks: BenchmarksOption,
     output: OutputOption,
+    include: IncludeOption = None,
     table: TableOption = None,
     test: TestOption = None,
     scale: ScaleOption = 1.0,
@@ -76,8 +81,8 @@ def depth(
     (--codec.max_steps 9, --inference.batch_size 8).
     """
     _run(
-        context.args, plan, pilot, task="depth", images=images, base=base, estimator=estimator, benchmarks=benchmarks,
-        output=output, tables=tuple(table or ()), tests=tuple(test or ()), scale=scale, limit=limit, device=device,
+        context.args, plan, pilot, task="depth", images=images, include=include, base=base, estimator=estimator,
+        benchmarks=benchmarks, output=output, table=table, test=test, scale=scale, limit=limit, device=device,
     )  # fmt: skip
 
 
@@ -89,6 +94,7 @@ def counting(
     base: BaseOption,
     benchmarks: BenchmarksOption,
     output: OutputOption,
+    include: IncludeOption = None,
     table: TableOption = None,
     test: TestOption = None,
     scale: ScaleOption = 1.0,
@@ -103,13 +109,22 @@ def counting(
     as in `llava train` (--learning_rate 1e-4), those of the data and the asking with their prefix (--data.seed 1).
     """
     _run(
-        context.args, plan, pilot, task="counting", images=images, base=base, annotations=annotations,
-        benchmarks=benchmarks, output=output, tables=tuple(table or ()), tests=tuple(test or ()), scale=scale,
+        context.args, plan, pilot, task="counting", images=images, include=include, base=base,
+        annotations=annotations, benchmarks=benchmarks, output=output, table=table, test=test, scale=scale,
         limit=limit, device=device,
     )  # fmt: skip
 
 
-def _run(words: Sequence[str], plan: bool, pilot: bool, **settings: Any) -> None:
+def _run(
+    words: Sequence[str],
+    plan: bool,
+    pilot: bool,
+    *,
+    include: list[str] | None,
+    table: list[str] | None,
+    test: list[str] | None,
+    **settings: Any,
+) -> None:
     from perceptok.config import parse_overrides
     from perceptok.evaluation import (
         ABLATION_HEADER,
@@ -121,12 +136,14 @@ def _run(words: Sequence[str], plan: bool, pilot: bool, **settings: Any) -> None
         run_aurora,
     )
 
+    settings["include"] = None if include is None else tuple(include)
+    settings |= {"tables": tuple(table or ()), "tests": tuple(test or ())}
     changes: dict[str, dict[str, Any]] = {"codec": {}, "data": {}, "inference": {}, "train": {}}
     for name, value in parse_overrides(words).items():
         part, dot, setting = name.partition(".")
         part, setting = (part, setting) if dot and part in changes else ("train", name)
         changes[part][setting] = value
-    config = AuroraExperiment(**settings, **changes)
+    config = AuroraExperiment(**{**settings, **changes})
     if plan or pilot:
         _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
         return

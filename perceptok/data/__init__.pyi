@@ -39,6 +39,9 @@ from .soft_codes import (
     SoftCodes as SoftCodes,
     code_spread as code_spread,
 )
-from .sources import ProceduralSource as ProceduralSource
+from .sources import (
+    FolderSource as FolderSource,
+    ProceduralSource as ProceduralSource,
+)
 from .specialists.onnx_models import OnnxDepth as OnnxDepth
 from .tasks import Plurals as Plurals

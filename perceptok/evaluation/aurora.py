@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from perceptok.config import find_config_file, read_config, read_mapping
-from perceptok.data import DataRecipe, SpecialistConfig, estimate_maps, make_depth_specialist
+from perceptok.data import DataRecipe, FolderSource, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
     MapDataset,
@@ -42,7 +42,6 @@ from perceptok.evaluation.ablation import (
 )
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
 from perceptok.files import atomic_write, parse_json
-from perceptok.images import find_images
 from perceptok.llava import FinetuneConfig
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
@@ -64,6 +63,7 @@ class AuroraExperiment:
         benchmarks: Folder of all benchmarks, in the layout of AURORA's repository.
         estimator: Depth: an ONNX file, a folder or hub id of transformers, or a YAML file of `SpecialistConfig`.
         annotations: Counting: the LVIS (or COCO) file of the images.
+        include: Patterns of names of the images that are used; None for those of the data preset.
         tables: Names of ablation presets, each a table of the paper; by default the first of the task.
         tests: Names of the tables' tests to run; empty for all.
         scale: Fraction of the preset's numbers of images, records and steps, for a run in a reduced setting.
@@ -85,6 +85,7 @@ class AuroraExperiment:
     benchmarks: str
     estimator: str | None = None
     annotations: str | None = None
+    include: tuple[str, ...] | None = None
     tables: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     scale: float = 1.0
@@ -181,14 +182,14 @@ class _PreparedExperiment:
         self.config = config
         self.folder = Path(config.output)
         self._refuse_other_experiment()
-        self.preset = f"aurora-{config.task}"
+        self.preset = DataRecipe.read(f"aurora-{config.task}").scale_counts(config.scale)
+        self.names = self._find_images()
         self.data_settings = self._choose_data_settings()
-        self.names = self._choose_images()
         self.grids = {table: self._read_table(table) for table in config.tables or (_TABLES[config.task],)}
 
     def plan(self) -> list[AuroraStage]:
         """List the parts in their order."""
-        records = sum(values["count"] for values in self.data_settings["sets"])
+        records = sum(part.count for part in self.preset.sets)
         recipes, runs, questions = set(), {}, 0
         for grid in self.grids.values():
             for cell in grid.resolved_cells:
@@ -207,7 +208,7 @@ class _PreparedExperiment:
             codec = self._codec_config()
             stages = [
                 AuroraStage("estimate", len(self.names), "images"),
-                AuroraStage("codec", codec.max_steps * codec.batch_size, "maps"),
+                AuroraStage("codec", codec.count_steps(len(self.names)) * codec.batch_size, "maps"),
                 AuroraStage("encode", len(self.names), "maps"),
                 *stages,
             ]
@@ -218,6 +219,8 @@ class _PreparedExperiment:
         """Run what is not finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "aurora.json", self.config.to_dict())
+        with atomic_write(self.folder / "images.txt", force=True) as file:
+            file.writelines(f"{name}\n".encode() for name in self.names)
         with _measure_stages(self.folder, report) as begin:
             if self.config.task == "depth":
                 self._prepare_codec(begin)
@@ -229,35 +232,37 @@ class _PreparedExperiment:
         self._write_table(results)
         return results
 
+    def _find_images(self) -> list[str]:
+        """The images that take part: as many as the largest set needs, and a tenth more for those that are rejected."""
+        config, (source,) = self.config, self.preset.sources.values()
+        include = source.include if config.include is None else config.include
+        names = list(FolderSource(config.images, include=include, annotations=config.annotations).names)
+        largest = max(part.count for part in self.preset.sets)
+        if len(names) < largest:
+            raise DataError(
+                f"{config.images} has {len(names)} images for this task, and with scale {config.scale:g} aurora-"
+                f"{config.task} asks for {largest}: add images, or use --scale {config.scale * len(names) / largest:.1g} or"
+                " less"
+            )
+        count = min(len(names), math.ceil(1.1 * largest) + 2)
+        return [names[index] for index in np.random.default_rng(0).choice(len(names), count, replace=False)]
+
     def _choose_data_settings(self) -> dict[str, Any]:
         """The settings that replace those of the data preset: files, codec and numbers of records."""
-        config, preset = self.config, DataRecipe.read(find_config_file(self.preset, "data")).to_dict()
-        files = {"images": str(Path(config.images).resolve())}
+        config, preset = self.config, self.preset.to_dict()
+        files: dict[str, Any] = {"images": str(Path(config.images).resolve())}
+        if config.include is not None:
+            files["include"] = list(config.include)
         if config.annotations is not None:
             files["annotations"] = str(Path(config.annotations).resolve())
         settings = dict(config.data)
         if config.task == "depth":
-            files["depth"] = str((self.folder / "maps").resolve())
+            files |= {"depth": str((self.folder / "maps").resolve()), "depth_kind": "inverse"}
+            files["names"] = str((self.folder / "images.txt").resolve())
             settings["codec"] = str((self.folder / "codec").resolve())
         settings["sources"] = {name: {**source, **files} for name, source in preset["sources"].items()}
-        settings["sets"] = [{**values, "count": self._scale(values["count"])} for values in preset["sets"]]
+        settings["sets"] = preset["sets"]
         return settings
-
-    def _scale(self, count: int) -> int:
-        return max(1, round(self.config.scale * count))
-
-    def _choose_images(self) -> list[str]:
-        """The images that take part: as many as the recipe's largest set needs, and a tenth more for rejected ones."""
-        names = find_images(Path(self.config.images))
-        largest = max(values["count"] for values in self.data_settings["sets"])
-        if len(names) < largest:
-            raise DataError(
-                f"{self.config.images} has {len(names)} images; aurora-{self.config.task} asks for {largest}: add "
-                f"images, or use a smaller --scale, such as {self.config.scale * 0.9 * len(names) / largest:.2g}"
-            )
-        count = min(len(names), max(math.ceil(1.1 * largest), 4))
-        chosen = np.random.default_rng(0).choice(len(names), count, replace=False)
-        return [names[index] for index in sorted(chosen)]
 
     def _read_table(self, table: str) -> AblationRecipe:
         """The preset of a table, with the experiment's base, data, codec and benchmarks."""
@@ -296,13 +301,7 @@ class _PreparedExperiment:
                 )
 
     def _codec_config(self) -> TrainingConfig:
-        """The preset of the codec; its epochs are those of the maps that it is trained on."""
-        values = {**read_mapping(find_config_file("aurora", "depth")), **self.config.codec}
-        config = TrainingConfig.from_dict(values)
-        if self.config.scale == 1:
-            return config
-        steps = max(1, round(config.max_steps * self.config.scale))
-        return replace(config, max_steps=steps, eval_steps=min(steps, config.eval_steps))
+        return TrainingConfig.from_dict({**read_mapping(find_config_file("aurora", "depth")), **self.config.codec})
 
     def _prepare_codec(self, begin: Callable[[str, str], object]) -> None:
         """Estimate the maps, train the codec on them, and write every map's codes."""
