@@ -350,7 +350,7 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> li
         ConfigError: Settings contradict each other.
         EvaluationError: A benchmark is missing or damaged; found before anything is trained.
     """
-    output, processes = recipe.resolve(recipe.output), _Processes(cpu=recipe.device == "cpu")
+    output, processes = recipe.resolve(recipe.output), Processes(cpu=recipe.device == "cpu")
     run = _AblationRun(recipe, output, report if processes.is_first else lambda *_: None, processes)
     with ExitStack() as stack:
         if processes.is_first:
@@ -361,8 +361,8 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> li
         return [result for cell in recipe.resolved_cells for result in run.run_cell(cell)]
 
 
-class _Processes:
-    """The processes that run the same ablation; one, unless `accelerate launch` started several."""
+class Processes:
+    """The processes that run the same program; one, unless `accelerate launch` started several."""
 
     def __init__(self, *, cpu: bool) -> None:
         self.count, self.is_first = int(os.environ.get("WORLD_SIZE", "1")), True
@@ -421,7 +421,7 @@ class _AblationRun:
     recipe: AblationRecipe
     output: Path
     report: Report
-    processes: _Processes
+    processes: Processes
 
     def check_tests(self) -> None:
         """Load the benchmarks and an image of each, so that what is missing shows before hours of training."""

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from perceptok.depth import (
     DepthCodec,
     MapDataset,
     MapFiles,
+    NearnessRange,
     ReadOptions,
     TrainingConfig,
     encode_files,
@@ -36,6 +37,7 @@ from perceptok.evaluation.ablation import (
     ABLATION_HEADER,
     AblationRecipe,
     CellScores,
+    Processes,
     ablation_rows,
     run_ablation,
     write_ablation,
@@ -217,20 +219,26 @@ class _PreparedExperiment:
 
     def run(self, report: Callable[[str, str], object]) -> list[CellScores]:
         """Run what is not finished."""
+        processes = Processes(cpu=self.config.device == "cpu")
+        processes.run_in_first(self._write_settings)
+        with _measure_stages(self.folder, report) if processes.is_first else nullcontext(lambda *_: None) as begin:
+            if self.config.task == "depth":
+                self._prepare_codec(begin, processes)
+            results = []
+            for table, grid in self.grids.items():
+                scores = run_ablation(grid, begin)
+                if processes.is_first:
+                    write_ablation(scores, self.folder / table)
+                results += scores
+        if processes.is_first:
+            self._write_table(results)
+        return results
+
+    def _write_settings(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "aurora.json", self.config.to_dict())
         with atomic_write(self.folder / "images.txt", force=True) as file:
             file.writelines(f"{name}\n".encode() for name in self.names)
-        with _measure_stages(self.folder, report) as begin:
-            if self.config.task == "depth":
-                self._prepare_codec(begin)
-            results = []
-            for table, grid in self.grids.items():
-                scores = run_ablation(grid, begin)
-                write_ablation(scores, self.folder / table)
-                results += scores
-        self._write_table(results)
-        return results
 
     def _find_images(self) -> list[str]:
         """The images that take part: as many as the largest set needs, and a tenth more for those that are rejected."""
@@ -241,8 +249,8 @@ class _PreparedExperiment:
         if len(names) < largest:
             raise DataError(
                 f"{config.images} has {len(names)} images for this task, and with scale {config.scale:g} aurora-"
-                f"{config.task} asks for {largest}: add images, or use --scale {config.scale * len(names) / largest:.1g} or"
-                " less"
+                f"{config.task} asks for {largest}: add images, or use a smaller --scale, such as "
+                f"{0.9 * config.scale * len(names) / largest:.1g}"
             )
         count = min(len(names), math.ceil(1.1 * largest) + 2)
         return [names[index] for index in np.random.default_rng(0).choice(len(names), count, replace=False)]
@@ -303,28 +311,33 @@ class _PreparedExperiment:
     def _codec_config(self) -> TrainingConfig:
         return TrainingConfig.from_dict({**read_mapping(find_config_file("aurora", "depth")), **self.config.codec})
 
-    def _prepare_codec(self, begin: Callable[[str, str], object]) -> None:
-        """Estimate the maps, train the codec on them, and write every map's codes."""
+    def _prepare_codec(self, begin: Callable[[str, str], object], processes: Processes) -> None:
+        """Estimate the maps, train the codec on them, and encode them all; every process trains."""
+        processes.run_in_first(lambda: self._estimate(begin))
+        files = find_maps([self.folder / "maps"], ReadOptions(kind="inverse", range=NearnessRange("whole")))
+        held_out = files[::_HELD_OUT]
+        training = [file for index, file in enumerate(files) if index % _HELD_OUT]
+        folder = self.folder / "codec"
+        if processes.run_in_first(lambda: not (folder / "config.json").exists()):
+            begin("codec", f"training on {len(training)} maps")
+            maps = MapDataset.build({"maps": MapFiles(tuple(training))})
+            train_depth_codec(self._codec_config(), maps, output=folder, cpu=self.config.device == "cpu")
+        if processes.is_first and not (self.folder / "codec.json").exists():
+            begin("encode", f"{len(files)} maps; errors of the {len(held_out)} that the codec was not trained on")
+            codec = DepthCodec.from_pretrained(folder)
+            encode_files(codec, files, self.folder / "codes.jsonl", force=True)
+            _write_json(self.folder / "codec.json", evaluate_depth_codec(codec, held_out).to_dict())
+
+    def _estimate(self, begin: Callable[[str, str], object]) -> None:
         assert self.config.estimator is not None
         begin("estimate", f"depth of {len(self.names)} images")
         estimator = make_depth_specialist(_read_estimator(self.config.estimator, self.config.device))
         failures = estimate_maps(estimator, self.config.images, self.folder / "maps", names=self.names)
-        if len(failures) == len(self.names):
-            raise DataError(f"no map was estimated; {failures[0].name}: {failures[0].reason}")
-        files = find_maps([self.folder / "maps"], ReadOptions(kind="inverse"))
-        held_out = files[::_HELD_OUT]
-        kept = [file for index, file in enumerate(files) if index % _HELD_OUT] or files
-        folder = self.folder / "codec"
-        if not (folder / "config.json").exists():
-            begin("codec", f"training on {len(kept)} maps")
-            maps = MapDataset.build({"maps": MapFiles(tuple(kept))}, failures=[])
-            train_depth_codec(self._codec_config(), maps, output=folder, cpu=self.config.device == "cpu")
-        codec = DepthCodec.from_pretrained(folder)
-        codes = self.folder / "codes.jsonl"
-        if not codes.exists():
-            begin("encode", f"{len(files)} maps")
-            encode_files(codec, files, codes)
-            _write_json(self.folder / "codec.json", evaluate_depth_codec(codec, held_out).to_dict())
+        if len(failures) > 0.1 * len(self.names):
+            raise DataError(
+                f"{len(failures)} of {len(self.names)} maps could not be estimated; {failures[0].name}: "
+                f"{failures[0].reason}"
+            )
 
     def _write_table(self, results: Sequence[CellScores]) -> None:
         rows = aurora_rows(results)
