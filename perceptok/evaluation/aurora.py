@@ -145,7 +145,7 @@ def measure_aurora(
     The pilot's time for each unit includes loading, so that estimates of long parts are upper bounds.
     """
     with tempfile.TemporaryDirectory(prefix="perceptok-pilot-") as folder:
-        train = {**config.train, "max_steps": 1, "gradient_accumulation_steps": 1}
+        train = {**config.train, "max_steps": 1, "gradient_accumulation_steps": 1, "effective_batch_size": None}
         pilot = replace(config, output=folder, scale=1e-9, train=train, limit=1)
         run_aurora(pilot, report)
         units = {part.name: (part.seconds or 0.0) / max(part.amount, 1) for part in plan_aurora(pilot)}

@@ -8,6 +8,8 @@ from .demonstration import (
 from .model import (
     ANSWER as ANSWER,
     QUESTION as QUESTION,
+    SmallLlavaConfig as SmallLlavaConfig,
+    assemble_small_llava as assemble_small_llava,
     make_prompt_ids as make_prompt_ids,
 )
 from .training import (

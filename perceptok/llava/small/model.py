@@ -279,19 +279,15 @@ def _build_tower(config: SmallLlavaConfig) -> GridTower:
     return tower
 
 
-def build_small_llava(
-    folder: str | os.PathLike[str], codec: DepthCodec, images: Tensor, config: SmallLlavaConfig | None = None
-) -> tuple[Any, Any, PerceptionVocabulary]:
-    """Build the model from its parts, extend the vocabulary, and save it for `load_llava(folder)`.
+def assemble_small_llava(images: Tensor, config: SmallLlavaConfig | None = None) -> tuple[Any, Any]:
+    """Build the model from its pretrained parts, without perception tokens and with a random projector.
 
     Args:
-        folder: Where to save it; must not exist.
-        codec: The codec whose codes the DEPTH tokens stand for.
         images: (N, 3, S, S) float32, normalized; the tower's features are standardized on them.
         config: The size.
 
     Returns:
-        (model, processor, vocabulary).
+        (model, processor), whose `save_pretrained` write a folder for `load_llava`.
 
     Raises:
         CheckpointError: A package that carries weights is not installed; the message says how.
@@ -334,8 +330,34 @@ def build_small_llava(
         vision_feature_select_strategy="full",
         chat_template=_TEMPLATE,
     )
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.train(False)
+    return model, processor
+
+
+def build_small_llava(
+    folder: str | os.PathLike[str], codec: DepthCodec, images: Tensor, config: SmallLlavaConfig | None = None
+) -> tuple[Any, Any, PerceptionVocabulary]:
+    """Build the model from its parts, extend the vocabulary, and save it for `load_llava(folder)`.
+
+    Args:
+        folder: Where to save it; must not exist.
+        codec: The codec whose codes the DEPTH tokens stand for.
+        images: (N, 3, S, S) float32, normalized; the tower's features are standardized on them.
+        config: The size.
+
+    Returns:
+        (model, processor, vocabulary).
+
+    Raises:
+        CheckpointError: A package that carries weights is not installed; the message says how.
+        MissingExtraError: The extra `demo` is not installed.
+    """
+    config = config or SmallLlavaConfig()
+    model, processor = assemble_small_llava(images, config)
     vocab = extend_vocabulary(
-        tokenizer,
+        processor.tokenizer,
         model,
         (DEPTH, PIXEL),
         init={DEPTH: "codebook", PIXEL: "ordinal"},
@@ -343,8 +365,6 @@ def build_small_llava(
         seed=config.seed,
     )
     vocab.codec_fingerprint = codec.fingerprint
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
     rows = model.get_input_embeddings().weight.detach()
     queries = rows[[vocab.start_id(DEPTH), *vocab.ids(DEPTH).tolist()]]
     direction = _initialize_projector(model, queries, config.seed)
