@@ -53,6 +53,10 @@ _HELD_OUT = 40
 """One of so many maps is left out of the codec's training, to measure its error."""
 
 
+_PILOT_RECORDS = 4
+"""Records of the largest set in a pilot; with fewer the passes of the curriculum hold no chain of thought."""
+
+
 @dataclass(frozen=True)
 class AuroraExperiment:
     """One experiment of AURORA.
@@ -140,13 +144,15 @@ def plan_aurora(config: AuroraExperiment) -> list[AuroraStage]:
 def measure_aurora(
     config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None
 ) -> list[AuroraStage]:
-    """Estimate how long each part takes, from a pilot of the whole chain at the smallest scale in a temporary folder.
+    """Estimate how long each part takes, from a pilot of the whole chain with a few images.
 
-    The pilot's time for each unit includes loading, so that estimates of long parts are upper bounds.
+    The pilot runs in a temporary folder and is removed. Its time for each unit includes loading, so that estimates of
+    long parts are upper bounds.
     """
     with tempfile.TemporaryDirectory(prefix="perceptok-pilot-") as folder:
         train = {**config.train, "max_steps": 1, "gradient_accumulation_steps": 1, "effective_batch_size": None}
-        pilot = replace(config, output=folder, scale=1e-9, train=train, limit=1)
+        largest = max(part.count for part in DataRecipe.read(f"aurora-{config.task}").sets)
+        pilot = replace(config, output=folder, scale=_PILOT_RECORDS / largest, train=train, limit=1)
         run_aurora(pilot, report)
         units = {part.name: (part.seconds or 0.0) / max(part.amount, 1) for part in plan_aurora(pilot)}
     return [
