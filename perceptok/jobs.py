@@ -360,7 +360,9 @@ class Journal(Generic[Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._resources.close()
 
     def __len__(self) -> int:
@@ -462,8 +464,8 @@ class Journal(Generic[Result]):
 
     def _make_error(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot write {self.path}: {error.strerror or error}; finished results are kept in it: make room and run "
-            "the command again"
+            f"cannot write {self.path}: {error.strerror or error}; finished results are kept in it: free some "
+            "space and run the command again"
         )
 
 

@@ -180,8 +180,8 @@ class BoxScores:
     def __add__(self, other: BoxScores) -> Self:
         if not isinstance(other, BoxScores):
             return NotImplemented
-        mine, theirs = asdict(self), asdict(other)
-        return type(self)(**{name: mine[name] + theirs[name] for name in mine})
+        own, others = asdict(self), asdict(other)
+        return type(self)(**{name: own[name] + others[name] for name in own})
 
     def to_dict(self) -> dict[str, Any]:
         """Sums and means as JSON types; None for a mean of nothing."""

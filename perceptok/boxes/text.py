@@ -167,7 +167,7 @@ def _make_error(text: str, size: int, order: Order) -> MalformedBoxError:
     form: BoxForm = "numeral" if _STEM not in text else "aurora" if text.startswith("(") else "compact"
     expected = boxes_to_text(parsed.boxes, form=form, size=size)
     pairs = enumerate(zip(expected, text, strict=False))
-    position = next((index for index, (ours, theirs) in pairs if ours != theirs), min(len(expected), len(text)))
+    position = next((index for index, (right, found) in pairs if right != found), min(len(expected), len(text)))
     if parsed.malformed and parsed.malformed[0].start <= position:
         return parsed.malformed[0].to_error()
     next_piece = "a box" if position == len(expected) else repr(expected[position : position + 12])

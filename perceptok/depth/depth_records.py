@@ -359,9 +359,9 @@ def _read_parquet(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         source = parquet.ParquetFile(file)
         for number in range(source.metadata.num_row_groups):
             group = source.metadata.row_group(number)
-            most = max(group.column(index).num_values for index in range(group.num_columns))
-            if most > 100 * group.num_rows:
-                raise ValueError(f"{most} values in a column of {group.num_rows} records; a record has at most 100")
+            largest = max(group.column(index).num_values for index in range(group.num_columns))
+            if largest > 100 * group.num_rows:
+                raise ValueError(f"{largest} values in a column of {group.num_rows} records; a record has at most 100")
         # A few at a time: a column of one long value takes no space in the file.
         for batch in source.iter_batches(256, columns=_choose_columns(source.schema_arrow.names)):
             yield from batch.to_pylist()

@@ -118,7 +118,7 @@ def encode_files(
     if output.suffix not in RECORD_SUFFIXES:
         raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
     if text and output.suffix != ".jsonl":
-        raise OutputError(f"{output}: only .jsonl has room for the text of blocks")
+        raise OutputError(f"{output}: only .jsonl files hold the text of blocks")
     if output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
     failures: dict[int, MapFailure] = {}

@@ -278,7 +278,7 @@ def _find_sky(
     array = stored.array
     far = np.zeros(array.shape, np.bool_)
     if both := set(invalid) & set(sky_values):
-        raise DepthMapError(f"{min(both):g} is said to mark both holes and sky; name it once")
+        raise DepthMapError(f"{min(both):g} is declared to mark both holes and sky; name it once")
     for value in sky_values:
         far |= valid & _mark_equal(array, value)
     if sky == "hole":

@@ -411,7 +411,7 @@ class TestBadInput:
         with pytest.raises(BoxError, match="at least one pixel"):
             BoxCodec().encode([[1, 2, 3, 4]], image_size=image_size)
 
-    def test_where_the_boxes_lie_must_be_said_once(self) -> None:
+    def test_image_size_and_frame_exclude_each_other(self) -> None:
         boxes = [[0, 0, 1, 1]]
         with pytest.raises(BoxError, match=r"give either image_size=.* or frame=; got neither"):
             BoxCodec().encode(boxes)

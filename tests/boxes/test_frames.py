@@ -1,4 +1,4 @@
-"""Frames: exact inverses, the picture they promise, what a crop loses, and look-ups in depth maps."""
+"""Frames: exact inverses, the image they promise, what a crop loses, and look-ups in depth maps."""
 
 from __future__ import annotations
 
@@ -165,25 +165,25 @@ class TestPicture:
         x, y = int(width * 0.55), int(height * 0.45)
         pixels = np.zeros((height, width), dtype=np.float32)
         pixels[y, x] = 1
-        picture = frame.apply(pixels)
-        assert picture.shape == (frame.size, frame.size)
+        image = frame.apply(pixels)
+        assert image.shape == (frame.size, frame.size)
         rows, columns = np.mgrid[: frame.size, : frame.size]
-        centre = ((picture * (columns + 0.5)).sum(), (picture * (rows + 0.5)).sum()) / picture.sum()
+        centre = ((image * (columns + 0.5)).sum(), (image * (rows + 0.5)).sum()) / image.sum()
         np.testing.assert_allclose(centre, frame.to_frame([x + 0.5, y + 0.5]), atol=0.05)
 
     def test_fill_and_window(self) -> None:
         frame = ImageFrame.letterbox((640, 480), fill=(7, 8, 9))
-        picture = np.asarray(frame.apply(Image.new("RGB", (640, 480), (200, 100, 50))))
-        assert (picture[:42] == (7, 8, 9)).all()
-        assert (picture[294:] == (7, 8, 9)).all()
-        assert (picture[42:294] == (200, 100, 50)).all()
+        image = np.asarray(frame.apply(Image.new("RGB", (640, 480), (200, 100, 50))))
+        assert (image[:42] == (7, 8, 9)).all()
+        assert (image[294:] == (7, 8, 9)).all()
+        assert (image[42:294] == (200, 100, 50)).all()
 
     def test_pillow_and_numpy_agree(self) -> None:
         rgb = np.random.default_rng(0).integers(0, 256, (57, 101, 3), dtype=np.uint8)
         frame = ImageFrame.center_crop((101, 57), 64)
-        picture = frame.apply(Image.fromarray(rgb))
-        assert isinstance(picture, Image.Image)
-        np.testing.assert_array_equal(np.asarray(picture), frame.apply(rgb))
+        image = frame.apply(Image.fromarray(rgb))
+        assert isinstance(image, Image.Image)
+        np.testing.assert_array_equal(np.asarray(image), frame.apply(rgb))
 
     def test_channels_that_pillow_does_not_know_go_one_by_one(self) -> None:
         rgb = np.random.default_rng(0).integers(0, 256, (57, 101, 3), dtype=np.uint8)
@@ -348,8 +348,8 @@ class TestNoSquare:
         np.testing.assert_allclose(self.FRAME.visible_fraction(boxes), 1)
 
     def test_picture(self) -> None:
-        picture = self.FRAME.apply(Image.new("RGB", (1000, 300)))
-        assert picture.size == (1008, 308)
+        image = self.FRAME.apply(Image.new("RGB", (1000, 300)))
+        assert image.size == (1008, 308)
         assert self.FRAME.apply(np.zeros((300, 1000, 3), np.uint8)).shape == (308, 1008, 3)
 
     def test_look_ups_and_their_limits(self) -> None:
@@ -388,6 +388,6 @@ class TestNoSquare:
 )
 def test_pictures_too_large_are_refused_before_they_are_made(frame: ImageFrame) -> None:
     np.testing.assert_allclose(frame.to_frame([[0, 0, 4, 4]]), [[0, 0, 60_000, 60_000]])
-    for picture in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32), Image.new("RGB", (4, 4))):
+    for image in (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.float32), Image.new("RGB", (4, 4))):
         with pytest.raises(BoxError, match="60000 x 60000 pixels is larger than the limit of 134217728"):
-            frame.apply(picture)  # type: ignore[type-var]
+            frame.apply(image)  # type: ignore[type-var]

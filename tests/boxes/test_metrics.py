@@ -48,8 +48,8 @@ class TestOverlap:
     def test_pixels_counted_one_by_one(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         first, second = random_boxes(rng, 5), random_boxes(rng, 4)
-        pictures = [[painted(box) for box in boxes] for boxes in (first, second)]
-        expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in pictures[1]] for a in pictures[0]]
+        images = [[painted(box) for box in boxes] for boxes in (first, second)]
+        expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in images[1]] for a in images[0]]
         np.testing.assert_allclose(compute_iou(first, second), expected, atol=1e-12)
         np.testing.assert_array_equal(compute_iou(second, first), compute_iou(first, second).T)
 
@@ -209,6 +209,6 @@ def corners(xywh: np.ndarray) -> np.ndarray:
 
 
 def painted(box: np.ndarray) -> np.ndarray:
-    picture = np.zeros((12, 12), dtype=bool)
-    picture[box[1] : box[3], box[0] : box[2]] = True
-    return picture
+    image = np.zeros((12, 12), dtype=bool)
+    image[box[1] : box[3], box[0] : box[2]] = True
+    return image

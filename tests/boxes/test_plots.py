@@ -1,4 +1,4 @@
-"""Boxes on pictures."""
+"""Boxes on images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NOTHING = BoxLabels()
 
 
 def drawn(boxes: list[list[float]], labels: BoxLabels = NOTHING, side: int = 60) -> np.ndarray:
-    picture = Image.new("RGB", (side, side), GREY)
+    image = Image.new("RGB", (side, side), GREY)
     array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    return np.asarray(draw_boxes(picture, ImageBoxes("x", side, side, array, labels)))
+    return np.asarray(draw_boxes(image, ImageBoxes("x", side, side, array, labels)))
 
 
 def test_the_outline_covers_the_edge_pixels_inside() -> None:
-    picture = drawn([[10, 20, 30, 50]])
-    touched = (picture != GREY).any(axis=2)
+    image = drawn([[10, 20, 30, 50]])
+    touched = (image != GREY).any(axis=2)
     rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (20, 49, 10, 29)
     assert not touched[24:46, 14:26].any()
@@ -40,10 +40,10 @@ def test_edges_of_the_image_and_boxes_without_area() -> None:
 
 def test_categories_have_colours_and_names() -> None:
     labels = BoxLabels((1, 2), categories={1: "dog", 2: "cat"})
-    picture = drawn([[0, 0, 20, 59], [40, 0, 60, 59]], labels)
-    assert (picture[50, 0] != picture[50, 59]).any()
+    image = drawn([[0, 0, 20, 59], [40, 0, 60, 59]], labels)
+    assert (image[50, 0] != image[50, 59]).any()
     plain = drawn([[0, 0, 20, 59], [40, 0, 60, 59]])
-    assert (picture != GREY).any(axis=2).sum() > (plain != GREY).any(axis=2).sum()
+    assert (image != GREY).any(axis=2).sum() > (plain != GREY).any(axis=2).sum()
 
 
 def test_another_picture() -> None:
@@ -55,9 +55,9 @@ class TestOrientation:
     """A phone's photo is stored on its side; loaders turn it, data sets give either size."""
 
     def photo(self, size: tuple[int, int], orientation: int = 6) -> Image.Image:
-        picture = Image.new("RGB", size, "white")
-        picture.getexif()[0x0112] = orientation
-        return picture
+        image = Image.new("RGB", size, "white")
+        image.getexif()[0x0112] = orientation
+        return image
 
     @pytest.mark.parametrize("size", [(60, 40), (40, 40)])
     def test_turned(self, size: tuple[int, int]) -> None:

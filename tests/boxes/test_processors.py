@@ -1,4 +1,4 @@
-"""Frames of real image processors: the same picture, pixel for pixel, and what cannot be read is refused."""
+"""Frames of real image processors: the same image, pixel for pixel, and what cannot be read is refused."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_a_dot_lands_where_its_coordinates_say(name: str) -> None:
     frame = infer_frame(processor, (640, 480))
     image = np.zeros((480, 640, 3), dtype=np.uint8)
     image[200:204, 300:304] = 255
-    picture = processor(image, return_tensors="np", do_normalize=False)["pixel_values"][0][2]
+    image = processor(image, return_tensors="np", do_normalize=False)["pixel_values"][0][2]
     near = frame.to_frame([302, 202])
     rows, columns = np.mgrid[: frame.size, : frame.size]
     # The padding has a colour of its own.
-    weight = np.where((np.abs(columns - near[0]) < 12) & (np.abs(rows - near[1]) < 12), picture, 0)
+    weight = np.where((np.abs(columns - near[0]) < 12) & (np.abs(rows - near[1]) < 12), image, 0)
     centre = ((weight * (columns + 0.5)).sum(), (weight * (rows + 0.5)).sum()) / weight.sum()
     np.testing.assert_allclose(centre, near, atol=0.1)
 

@@ -109,7 +109,7 @@ def test_what_is_no_box(scheme: BoxScheme, text: str, flaws: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "text", "codes", "reason"), REPAIRED)
-def test_what_is_put_right_is_said(scheme: BoxScheme, text: str, codes: list[list[int]], reason: str) -> None:
+def test_repairs_are_reported(scheme: BoxScheme, text: str, codes: list[list[int]], reason: str) -> None:
     with pytest.raises(MalformedBoxError):
         convert_spelling(text, source=scheme, target="aurora", image_size=SIZE)
     parsed = parse_spelling(text, scheme, image_size=SIZE)

@@ -160,7 +160,7 @@ def test_a_clip_without_relief_says_so(codec: DepthCodec, tmp_path: Path) -> Non
     assert all(isinstance(one, DepthRecord) for one in fixed)
 
 
-def test_broken_chains_are_said(codec: DepthCodec, clips: Path) -> None:
+def test_broken_chains_are_reported(codec: DepthCodec, clips: Path) -> None:
     records = [one for one in encode_maps(codec, found(clips / "a"), clips=HELD) if isinstance(one, DepthRecord)]
     assert not all(len(one.codes) == 100 for one in records[1:])
 

@@ -234,7 +234,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(
     errors = capsys.readouterr().err
     assert code == 2, errors
     assert "error: cannot write" in errors
-    assert "make room and run the command again" in errors
+    assert "free some space and run the command again" in errors
     assert 0 < output.with_name("out.jsonl.partial").stat().st_size <= limit
     maps = find_maps([many], ReadOptions(kind="inverse"))
     encode_files(codec, maps, output)

@@ -25,10 +25,10 @@ class TestNearest:
     @settings(max_examples=60)
     def test_picks_what_pillow_picks(self, height: int, width: int, to_height: int, to_width: int, seed: int) -> None:
         values = np.random.default_rng(seed).random((height, width), dtype=np.float32)
-        picture = Image.fromarray(values).resize((to_width, to_height), Image.Resampling.NEAREST)
+        image = Image.fromarray(values).resize((to_width, to_height), Image.Resampling.NEAREST)
         # Where a pixel's centre falls on the edge of two, only Pillow's accumulated rounding decides.
         rows, columns = inside(height, to_height), inside(width, to_width)
-        got, expected = resize_nearest(values, to_height, to_width), np.asarray(picture)
+        got, expected = resize_nearest(values, to_height, to_width), np.asarray(image)
         np.testing.assert_array_equal(got[rows][:, columns], expected[rows][:, columns])
 
     @given(SIDES, SIDES, st.integers(0, 2**32 - 1))

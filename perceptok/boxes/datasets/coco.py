@@ -563,15 +563,15 @@ def _merge(
             left_out.append(number)
             continue
         del waiting[number]
-        ours = make(number)
+        written = make(number)
         for key in ("width", "height", "image_id"):
-            if key in ours and item.get(key) != ours[key] and _parse_integer(item.get(key)) != ours[key]:
-                kind = "image" if "file_name" in ours else "annotation"
+            if key in written and item.get(key) != written[key] and _parse_integer(item.get(key)) != written[key]:
+                kind = "image" if "file_name" in written else "annotation"
                 raise AnnotationError(
-                    f"{kind} {number}: its {key} is {ours[key]} here and {item.get(key)} in the file; "
+                    f"{kind} {number}: its {key} is {written[key]} here and {item.get(key)} in the file; "
                     "are the boxes of this file?"
                 )
-        yield {**item, **ours}
+        yield {**item, **written}
     yield from map(make, waiting)
 
 

@@ -57,7 +57,7 @@ def test_no_box() -> None:
     assert record.decode().boxes.shape == (0, 4)
 
 
-def test_empty_and_unknown_lists_are_told_apart() -> None:
+def test_empty_and_unknown_lists_are_distinguished() -> None:
     record = BoxRecord.from_boxes(IMAGE, BoxCodec())
     back = BoxRecord.from_json(record.to_json()).labels
     assert back.not_exhaustive_category_ids == ()
@@ -166,7 +166,7 @@ def test_what_is_no_record(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "null", "7", "[" * 100_000, '{"codes": 1e999}', "\x00"])
-def test_lines_that_are_no_records_are_told_by_number(line: str) -> None:
+def test_lines_that_are_not_records_are_reported_by_number(line: str) -> None:
     good = BoxRecord.from_boxes(IMAGE, BoxCodec())
     first, second, third = read_box_records([good.to_json(), line, good.to_json()], "x.jsonl")
     assert first == third == good

@@ -207,7 +207,7 @@ class TestEnds:
         assert processor.symbols is not one.symbols
         assert processor.for_prompt(1, generation_config=GenerationConfig()).symbols is processor.symbols
 
-    def test_ends_that_the_processor_was_not_told(
+    def test_ends_that_the_processor_does_not_know(
         self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor
     ) -> None:
         with pytest.raises(
