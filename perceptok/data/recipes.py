@@ -27,6 +27,10 @@ from perceptok.tokens import DEPTH
 __all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", "make_depth_specialist", "open_recipe"]
 
 
+_LISTS = ("depth_invalid", "exclude", "export", "include")
+"""Settings that may be overridden by one value instead of a list of them."""
+
+
 @dataclass(frozen=True)
 class SpecialistConfig:
     """A network that estimates depth or detects boxes.
@@ -212,7 +216,11 @@ class DataRecipe:
         """
         found = find_config_file(path, "data")
         values = read_mapping(found)
-        apply_overrides(values, overrides or {})
+        overrides = {
+            name: [value] if name.rpartition(".")[2] in _LISTS and not isinstance(value, list) else value
+            for name, value in (overrides or {}).items()
+        }
+        apply_overrides(values, overrides)
         try:
             recipe = cls.from_dict(values)
         except ConfigError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.boxes import BoxLabels, ImageBoxes
+from perceptok.boxes import BoxLabels, ImageBoxes, read_annotations
 from perceptok.data import Plurals
 from perceptok.data.prompts import PROMPTS
 from perceptok.data.sources import Sample
@@ -108,6 +110,44 @@ def test_released_rule(codec: DepthCodec) -> None:
     assert ask(sample([], **lvis)) == "There are no horses in the image."
     too_many = make(codec, sample([1, 1, 1, 2]), "atomic", category_rule="released", max_instances=2)
     assert too_many == "its most frequent category is shown more than 2 times"
+
+
+def ask_as_released(image: dict[str, Any], annotations: list[dict[str, Any]], names: dict[int, str]) -> str | None:
+    """The notebook's rule on one image of an LVIS file: `count name`, "0" of a negative category, None if dropped."""
+    boxes: dict[int, int] = {}
+    for annotation in annotations:
+        if annotation["image_id"] == image["id"]:
+            boxes[annotation["category_id"]] = boxes.get(annotation["category_id"], 0) + 1
+    for category in image["not_exhaustive_category_ids"]:
+        boxes.pop(category, None)
+    if not boxes:
+        return "0" if image["neg_category_ids"] else "no category is known to be absent from this image"
+    category = list(boxes)[int(np.argmax(list(boxes.values())))]
+    return None if boxes[category] > 15 else f"{boxes[category]} {names[category]}"
+
+
+def test_released_rule_on_lvis(codec: DepthCodec, shared: Path) -> None:
+    path = shared / "data" / "counting" / "lvis_val_100.json"
+    lvis = json.loads(path.read_text())
+    names = {category["id"]: category["name"] for category in lvis["categories"]}
+    file = read_annotations(path)
+    outcomes = Counter[str]()
+    for image, boxes in zip(lvis["images"], file.images, strict=True):
+        expected = ask_as_released(image, lvis["annotations"], names)
+        example = Sample(boxes.name, Image.new("RGB", (boxes.width, boxes.height)), None, boxes, complete=True)
+        result = make(codec, example, "direct", category_rule="released")
+        if isinstance(result, str):
+            outcome = None if "shown more than 15 times" in result else result
+        else:
+            is_zero = result.record.answer == "0"
+            outcome = "0" if is_zero else f"{result.record.answer} {result.record.provenance['category']}"
+            if is_zero:
+                negative = [names[category] for category in image["neg_category_ids"]]
+                assert result.record.provenance["category"] in negative
+        assert outcome == expected, boxes.name
+        outcomes["dropped" if outcome is None else "counted" if outcome[0] in "123456789" else "zero"] += 1
+    assert outcomes["counted"] > 50
+    assert outcomes["zero"] > 0
 
 
 def test_only_countable_categories(codec: DepthCodec) -> None:

@@ -47,9 +47,10 @@ def test_files_precede_presets_and_paths_are_relative(tmp_path: Path, monkeypatc
 
 
 def test_overrides() -> None:
-    overrides = {"seed": 3, "sources.ade20k.images": "photos", "sources.ade20k.depth": "maps"}
+    overrides = {"seed": 3, "sources.ade20k.images": "photos", "sources.ade20k.include": "*.png", "export": "llava"}
     recipe = DataRecipe.read("aurora-depth", overrides)
-    assert (recipe.seed, recipe.sources["ade20k"].images, recipe.sources["ade20k"].depth) == (3, "photos", "maps")
+    assert (recipe.seed, recipe.export, recipe.sources["ade20k"].images) == (3, ("llava",), "photos")
+    assert recipe.sources["ade20k"].include == ("*.png",)
     with pytest.raises(ConfigError, match=r"aurora-depth: DataRecipe: .*unknown key"):
         DataRecipe.read("aurora-depth", {"sources.ade20k.image": "photos"})
     with pytest.raises(ConfigError, match="auroradepth: no such file, and not a preset: aurora-counting, aurora-depth"):
