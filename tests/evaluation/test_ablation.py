@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Path:
-    """A recipe of two cells over a tiny LLaVA and four pictures with depth and boxes."""
+    """A recipe of two cells over a tiny LLaVA and four images with depth and boxes."""
     place = tmp_path_factory.mktemp("ablation")
     (place / "images").mkdir()
     (place / "depth").mkdir()
@@ -49,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Path:
     depth = {"source": "s", "task": "depth", "count": 2, "markers": [2, 3]}
     counting = {"source": "s", "task": "counting", "count": 2, "zero_share": 0.0}
     sets = [
-        {**one, "name": f"{one['task']}-{regime}", "regime": regime}
-        for one in (depth, counting)
+        {**task, "name": f"{task['task']}-{regime}", "regime": regime}
+        for task in (depth, counting)
         for regime in ("atomic", "cot", "direct")
     ]
     (place / "data.yaml").write_text(yaml.safe_dump({"size": 128, "sources": {"s": source}, "sets": sets}))
@@ -88,9 +88,9 @@ def texts(records: list[PerceptionRecord], task: str, regime: str) -> list[str]:
     class Plain:
         eos_token = "</s>"  # noqa: S105
 
-    found = [one for one in records if (one.task, one.regime) == (task, regime)]
+    found = [record for record in records if (record.task, record.regime) == (task, regime)]
     assert found
-    return [render_text(one, Plain()).text for one in found]
+    return [render_text(record, Plain()).text for record in found]
 
 
 def test_choices_of_data_change_what_they_name(folder: Path, tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_choices_of_data_change_what_they_name(folder: Path, tmp_path: Path) -> 
             assert "Bounding box 1: (" in text
     assert all("<DEPTH_START>" in text for text in texts(numerals, "depth", "cot"))
     pairs = built(folder, "blink_style", tmp_path)
-    for one in pairs:
-        if one.task == "depth" and one.regime != "atomic":
-            assert one.choices == ("A", "B")
+    for record in pairs:
+        if record.task == "depth" and record.regime != "atomic":
+            assert record.choices == ("A", "B")
     questions = {text.partition("ASSISTANT")[0] for text in texts(pairs, "depth", "direct")}
     assert questions.isdisjoint({text.partition("ASSISTANT")[0] for text in texts(full, "depth", "direct")})
 
@@ -176,7 +176,7 @@ def test_a_grid_shares_resumes_and_grows(folder: Path) -> None:
     assert len(list((out / "base").iterdir())) == 1
     assert len(list((out / "runs").iterdir())) == 2
     table = json.loads((out / "ablation-table.json").read_text())
-    assert [one["cell"] for one in table] == ["full", "no_constraints", "wide"]
+    assert [row["cell"] for row in table] == ["full", "no_constraints", "wide"]
     assert table[0]["against the first cell"] is None
     assert table[1]["against the first cell"]["items"] == table[1]["items"] == 2
     assert len((out / "ablation-table.csv").read_text().splitlines()) == 4
@@ -208,7 +208,7 @@ def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
     """The base as it is, direct labels alone and atomic records alone, on held-out atomic records of both tasks."""
     cells = [{"name": "untrained", "untrained": True}, "direct_only", "atomic_only"]
     held_out = yaml.safe_load((folder / "data.yaml").read_text())
-    held_out |= {"seed": 9, "sets": [one for one in held_out["sets"] if one["regime"] == "atomic"]}
+    held_out |= {"seed": 9, "sets": [config for config in held_out["sets"] if config["regime"] == "atomic"]}
     (folder / "atomic.yaml").write_text(yaml.safe_dump(held_out))
     tests = [{"name": "atomic", "recipe": "atomic.yaml", "benchmark": "atomic"}]
     inference = {"max_new_tokens": 110, "batch_size": 2, "force_block": "first"}
@@ -216,11 +216,11 @@ def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
     results = run_ablation(AblationRecipe.read(path))
     assert [result.cell.name for result in results] == ["untrained", "direct_only", "atomic_only"]
     assert len(list((folder / "baselines" / "runs").iterdir())) == 2
-    for one in results:
-        assert one.scores.overall.items == 4
-        valid, share = one.figures["answers with one whole block"]
+    for result in results:
+        assert result.scores.overall.items == 4
+        valid, share = result.figures["answers with one whole block"]
         assert (valid, share) == (2, 1.0)  # forced
-        assert 0 < one.figures["RMSE of the block against the teacher"][1] < 1
+        assert 0 < result.figures["RMSE of the block against the teacher"][1] < 1
     write_ablation(results, folder / "baselines")
     table = json.loads((folder / "baselines" / "ablation-table.json").read_text())
     assert "mean IoU of boxes" in table[0]["evidence"]
@@ -262,7 +262,7 @@ def test_two_processes_train_each_cell_together(folder: Path) -> None:
         assert lines[-1]["step"] == 2
         assert (run / "adapter" / "perception_adapter.json").exists()
     table = json.loads((folder / "two" / "ablation-table.json").read_text())
-    assert [one["cell"] for one in table] == ["full", "wide", "no_constraints"]
+    assert [row["cell"] for row in table] == ["full", "wide", "no_constraints"]
     again = launch_two("ddp", *command, folder=folder)
     assert again.count("finished already") == 3
 

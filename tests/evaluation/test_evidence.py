@@ -72,7 +72,7 @@ def test_broken_blocks_are_no_evidence(codec: pt.DepthCodec, block: str, change:
 
 
 def test_markers_outside_are_refused(codec: pt.DepthCodec, block: str) -> None:
-    # A picture of another size than the frame says.
+    # An image of another size than the frame says.
     with pytest.raises(EvaluationError, match="marker B at 20, 300 lies outside an image of 100 x 100"):
         check_depth(block, codec, {"B": (20.0, 300.0)}, (100, 100))
 
@@ -91,9 +91,9 @@ def test_boxes_and_their_count() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    told = calibrate([0.1, 0.2, float("nan"), 0.8, 0.9], [False, False, True, True, False], bins=2)
-    assert told.bins == ((0.1, 0.2, 2, 0.0), (0.8, 0.9, 2, 0.5))
-    assert 0 < told.correlation < 1
+    calibration = calibrate([0.1, 0.2, float("nan"), 0.8, 0.9], [False, False, True, True, False], bins=2)
+    assert calibration.bins == ((0.1, 0.2, 2, 0.0), (0.8, 0.9, 2, 0.5))
+    assert 0 < calibration.correlation < 1
     assert np.isnan(calibrate([0.5, 0.5], [True, False]).correlation)
     for quality, right in (([1.0], []), ([float("nan")], [True])):
         with pytest.raises(EvaluationError):
@@ -107,17 +107,15 @@ def test_what_is_written() -> None:
 
 
 def test_equal_qualities_share_a_bin() -> None:
-    told = calibrate([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
-    assert told.bins == ((0.0, 0.0, 2, 0.0), (1.0, 1.0, 4, 0.75))
+    calibration = calibrate([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], [True, False, True, False, False, True])
+    assert calibration.bins == ((0.0, 0.0, 2, 0.0), (1.0, 1.0, 4, 0.75))
     assert calibrate([2.0, 2.0], [True, False]).bins == ((2.0, 2.0, 2, 0.5),)
 
 
 def test_a_picture_that_is_too_small_for_its_markers_is_named(codec: pt.DepthCodec, block: str) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (30, 20)).save(picture, format="PNG")
-    item = BenchmarkItem(
-        "q7", "Which?", "A", {"A": "", "B": ""}, picture.getvalue(), markers={"A": (5, 5), "B": (200, 5)}
-    )
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, format="PNG")
+    item = BenchmarkItem("q7", "Which?", "A", {"A": "", "B": ""}, file.getvalue(), markers={"A": (5, 5), "B": (200, 5)})
     scores = evaluate({"q7": f"{block} (A)"}, Benchmark("small", (item,)))
     with pytest.raises(EvaluationError, match="item q7: its marker B at 200, 5 lies outside its image of 30 x 20"):
         check_evidence(scores, codec)

@@ -56,8 +56,8 @@ def slowly(
     tokenizer = pipe.processor.tokenizer
     inputs = pipe.prepare_inputs(image, question)
     text = before + ("" if block is None else block_to_text(block))
-    said = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    ids = torch.cat([inputs["input_ids"], torch.tensor([said], dtype=torch.int64)], dim=1)
+    written = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    ids = torch.cat([inputs["input_ids"], torch.tensor([written], dtype=torch.int64)], dim=1)
     written: list[int] = []
     ends = pipe.model.generation_config.eos_token_id
     for _ in range(budget):
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on(
     calls: list[int] = []
     hook = pipe.model.register_forward_hook(lambda *_: calls.append(1))
     try:
-        told = run(model="m")
+        replaced = run(model="m")
         rest = len(calls)
         again = run(model="m")
     finally:
@@ -144,8 +144,8 @@ def test_a_stopped_run_goes_on(
     assert rest
     assert len(calls) == rest  # nothing is asked twice
     whole = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=4, batch_size=3)
-    for one in (told, again):
-        assert {kind: [o.text for o in some] for kind, some in one.outcomes.items()} == {
+    for result in (replaced, again):
+        assert {kind: [outcome.text for outcome in outcomes] for kind, outcomes in result.outcomes.items()} == {
             kind: [o.text for o in some] for kind, some in whole.outcomes.items()
         }
     with pytest.raises(OutputError, match="another run"):
@@ -153,8 +153,8 @@ def test_a_stopped_run_goes_on(
 
 
 def test_outputs(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path) -> None:
-    told = replacement_test(pipe, records[1], ("own", "oracle", "none"), folder=records[0], max_new_tokens=4)
-    write_replacement(told, tmp_path, system="a|b", codec=pipe.codec)
+    replaced = replacement_test(pipe, records[1], ("own", "oracle", "none"), folder=records[0], max_new_tokens=4)
+    write_replacement(replaced, tmp_path, system="a|b", codec=pipe.codec)
     values = json.loads((tmp_path / "replacement.json").read_text())
     assert values["kinds"]["own"]["items"] == 3
     assert values["kinds"]["own"]["changed"] == 0
@@ -168,12 +168,12 @@ def test_outputs(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionR
 def test_every_kind_is_scored(pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]]) -> None:
     folder, known = records
     kinds: tuple[ReplacementKind, ...] = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    told = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=6)
-    assert list(told.scores) == list(kinds)
-    assert told.skipped == ()
-    assert all(score.items == 3 for score in told.scores.values())
-    assert told.changed["own"] == 0
-    texts = {kind: [one.text or "" for one in told.outcomes[kind]] for kind in kinds}
+    replaced = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=6)
+    assert list(replaced.scores) == list(kinds)
+    assert replaced.skipped == ()
+    assert all(score.items == 3 for score in replaced.scores.values())
+    assert replaced.changed["own"] == 0
+    texts = {kind: [outcome.text or "" for outcome in replaced.outcomes[kind]] for kind in kinds}
     for number, record in enumerate(known):
         oracle = block_to_text(np.array(record.evidence.codes).reshape(10, 10))
         assert oracle in texts["oracle"][number]
@@ -182,7 +182,7 @@ def test_every_kind_is_scored(pipe: PerceptionPipeline, records: tuple[Path, lis
         own, shuffled = (sorted(texts[kind][number].split(">")[:102]) for kind in ("own", "shuffled"))
         assert own == shuffled
     again = replacement_test(pipe, known, kinds, folder=folder, max_new_tokens=6)
-    assert {kind: [one.text for one in again.outcomes[kind]] for kind in kinds} == texts
+    assert {kind: [outcome.text for outcome in again.outcomes[kind]] for kind in kinds} == texts
 
 
 def test_what_cannot_be_tested_is_refused(

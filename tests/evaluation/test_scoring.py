@@ -48,7 +48,7 @@ def test_by_hand() -> None:
     assert scores.groups["markers"]["3"][:3] == (3, 2, 2 / 3)
     assert scores.groups["markers"]["4"][:3] == (3, 3, 1.0)
     verdicts = ["right", "right", "invalid", "right", "invalid", "invalid"]
-    assert [outcome_case(one).verdict for one in scores.outcomes] == verdicts
+    assert [outcome_case(outcome).verdict for outcome in scores.outcomes] == verdicts
 
 
 @given(st.integers(1, 300), st.floats(0, 1))

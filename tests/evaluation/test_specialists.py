@@ -1,4 +1,4 @@
-"""Markers found on pictures, and depth read at them before and after the codec."""
+"""Markers found on images, and depth read at them before and after the codec."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ POINTS = {"A": (60.0, 180.0), "B": (150.0, 100.0), "C": (210.0, 240.0), "D": (30
 
 
 def marked(points: dict[str, tuple[float, float]], seed: int = 0) -> Image.Image:
-    """A picture with markers as HardBLINK draws them."""
+    """An image with markers as HardBLINK draws them."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 255, (21, 21, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((336, 336), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(noise).resize((336, 336), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
     for letter, (x, y) in points.items():
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline="red", width=2)
         draw.rectangle((x - 1, y - 26, x + 8, y - 13), fill="black")
         draw.text((x + 3.5, y - 19.5), letter, fill="white", font=ImageFont.load_default(12), anchor="mm")
-    return picture
+    return image
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -41,7 +41,7 @@ def test_drawn_markers_are_found(seed: int) -> None:
 
 
 def test_real_pictures(shared: Path) -> None:
-    """Read off the pictures by eye."""
+    """Read off the images by eye."""
     known = {
         ("3", "0"): {"C": (193.5, 184.5), "A": (207.5, 207.5)},
         ("5", "4"): {"D": (189.5, 131.5), "A": (138.5, 193.5), "E": (246.5, 203.5)},
@@ -63,12 +63,12 @@ def test_pictures_without_markers_are_refused() -> None:
 
 def test_levels_are_read_under_the_markers() -> None:
     nearness = np.arange(12, dtype=np.float32).reshape(3, 4)
-    told = sample_nearness(nearness, {"A": (0, 0), "B": (200, 150), "C": (199, 0), "D": (120, 60)}, (200, 150))
-    assert told == {"A": 0, "B": 11, "C": 3, "D": 6}
+    levels = sample_nearness(nearness, {"A": (0, 0), "B": (200, 150), "C": (199, 0), "D": (120, 60)}, (200, 150))
+    assert levels == {"A": 0, "B": 11, "C": 3, "D": 6}
 
 
 def test_a_specialist_that_knows_answers_right() -> None:
-    def truth(picture: Image.Image) -> pt.DepthMap:
+    def truth(image: Image.Image) -> pt.DepthMap:
         return pt.DepthMap.from_array(np.linspace(1, 9, 192 * 320).reshape(192, 320), kind="inverse", scale=1.0)
 
     out = io.BytesIO()

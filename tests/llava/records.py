@@ -1,4 +1,4 @@
-"""Records of small pictures with codes that can be learned: for the tests of training."""
+"""Records of small images with codes that can be learned: for the tests of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_some_records(
     regimes: tuple[str, ...] = ("atomic", "cot", "direct"),
     soft: int = 0,
 ) -> Path:
-    """`records.jsonl` and its pictures; regimes take turns, every third record of "atomic" is of boxes.
+    """`records.jsonl` and its images; regimes take turns, every third record of "atomic" is of boxes.
 
     With `soft` codes a cell, those of "cot" keep what the codec says of their maps.
     """
@@ -48,8 +48,8 @@ def write_some_records(
         turns = (Turn("user", question), Turn("assistant", answer))
         evidence = Evidence()
         if regime != "direct":
-            kept = find_soft_codes(codec, nearness, codes[None], soft)[0] if soft and regime == "cot" else None
-            evidence = Evidence(tuple(int(one) for one in codes.ravel()), codec.fingerprint, soft=kept)
+            soft_codes = find_soft_codes(codec, nearness, codes[None], soft)[0] if soft and regime == "cot" else None
+            evidence = Evidence(tuple(int(code) for code in codes.ravel()), codec.fingerprint, soft=soft_codes)
         records.append(PerceptionRecord(f"r{number}", (name,), turns, "depth", regime, evidence=evidence))  # type: ignore[arg-type]
     write_records(folder / "records.jsonl", records, force=True)
     return folder / "records.jsonl"

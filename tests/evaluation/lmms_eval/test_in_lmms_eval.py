@@ -19,14 +19,14 @@ pytestmark = pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eva
 _LOAD = """
 import json, sys
 from lmms_eval.tasks import TaskManager
-told = {}
+tasks = {}
 for folder, updates in json.loads(sys.argv[1]):
     manager = TaskManager(include_path=folder, include_defaults=False)
     for name in manager.all_subtasks:
-        wanted = {"task": name, **updates[name]} if name in updates else name
-        task = manager.load_task_or_group([wanted])[name]
+        config = {"task": name, **updates[name]} if name in updates else name
+        task = manager.load_task_or_group([config])[name]
         docs = task.test_docs() if task.has_test_docs() else task.validation_docs()
-        told[name] = {
+        tasks[name] = {
             "tags": manager.all_tags,
             "hub": manager._get_config(name)["dataset_path"],
             "asked": [task.doc_to_text(doc) for doc in docs],
@@ -36,7 +36,7 @@ for folder, updates in json.loads(sys.argv[1]):
             "metrics": sorted(task.aggregation()),
             "generation": task.config.generation_kwargs,
         }
-print("TOLD" + json.dumps(told))
+print("TASKS" + json.dumps(tasks))
 """
 
 
@@ -64,17 +64,17 @@ def test_every_task_is_listed_and_loaded(tmp_path: Path) -> None:
     write_task(hardblink(), tmp_path / "tasks")
     folders = [[str(tasks_folder()), updates], [str(tmp_path / "tasks"), {}]]
     done = run(tmp_path, "-c", _LOAD, json.dumps(folders))
-    told: dict[str, Any] = json.loads(done.stdout.rpartition("TOLD")[2])
-    assert told.keys() == {*updates, "perceptok_hardblink_3"}
-    for name, one in told.items():
+    tasks: dict[str, Any] = json.loads(done.stdout.rpartition("TASKS")[2])
+    assert tasks.keys() == {*updates, "perceptok_hardblink_3"}
+    for name, task in tasks.items():
         targets = EXPECTED.get(name.removeprefix("perceptok_"), list("ABCABC"))
-        assert one["targets"] == targets
-        assert len(one["asked"]) == len(targets)
-        assert one["sizes"] == [[20, 10]] * len(targets)
-        assert one["tags"] == ["perceptok"]
-        assert one["metrics"] == ["accuracy", "invalid", "unparsed"]
-        assert one["generation"]["until"] == []
+        assert task["targets"] == targets
+        assert len(task["asked"]) == len(targets)
+        assert task["sizes"] == [[20, 10]] * len(targets)
+        assert task["tags"] == ["perceptok"]
+        assert task["metrics"] == ["accuracy", "invalid", "unparsed"]
+        assert task["generation"]["until"] == []
         letters = not name.endswith("_count")
-        assert [result["accuracy"] for result in one["results"]] == [float(letters and t == "B") for t in targets]
-        assert [result["unparsed"] for result in one["results"]] == [float(not letters)] * len(targets)
-    assert told["perceptok_seed_count"]["hub"] == "lmms-lab-encoder/SEED-Bench"
+        assert [result["accuracy"] for result in task["results"]] == [float(letters and t == "B") for t in targets]
+        assert [result["unparsed"] for result in task["results"]] == [float(not letters)] * len(targets)
+    assert tasks["perceptok_seed_count"]["hub"] == "lmms-lab-encoder/SEED-Bench"

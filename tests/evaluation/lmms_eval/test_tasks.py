@@ -22,7 +22,7 @@ TASKS = sorted(tasks_folder().glob("*.yaml"))
 NAMES = {"blink_depth", "blink_count", "cvbench_depth", "cvbench_count", "seed_count"}
 
 
-def picture(shade: int) -> Image.Image:
+def make_image(shade: int) -> Image.Image:
     return Image.new("RGB", (20, 10), (shade, 0, 0))
 
 
@@ -30,7 +30,7 @@ def published(name: str) -> Any:
     """Six rows as the hub has them; of CV-Bench and SEED-Bench every other one is of another task."""
     rows: list[dict[str, Any]] = []
     for number in range(6):
-        letter, shown = "AB"[number // 2 % 2], picture(40 * number)
+        letter, shown = "AB"[number // 2 % 2], make_image(40 * number)
         if name.startswith("blink"):
             choices = ["A is closer", "B is closer"] if name == "blink_depth" else ["0", "3", "2", "1"]
             row = {"idx": f"val_{number}", "question": f"Question {number}?", "choices": choices}
@@ -65,8 +65,8 @@ def loaded(path: Path) -> dict[str, Any]:
         pass
 
     def function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
-        room, _, name = str(node.value).rpartition(".")
-        assert room == functions.__name__
+        module, _, name = str(node.value).rpartition(".")
+        assert module == functions.__name__
         assert name in functions.__all__
         return getattr(functions, name)
 
@@ -103,7 +103,7 @@ def test_rows_become_docs(name: str) -> None:
         (shown,) = functions.doc_to_visual(doc)
         assert (shown.mode, shown.size, shown.getpixel((0, 0))) == ("RGB", (20, 10), (40 * step * number, 0, 0))
         item = item_from_doc(doc)
-        # As lmms-eval calls it: the doc without its picture.
+        # As lmms-eval calls it: the doc without its image.
         bare = {key: value for key, value in doc.items() if key != "image"}
         assert functions.process_results(bare, [f"The answer is {item.answer}."])["accuracy"] == 1.0
 
@@ -126,17 +126,17 @@ def test_figures_are_those_of_perceptok_eval(name: str) -> None:
     benchmark = Benchmark(benchmark_name, tuple(item for item in items if item))
     docs = docs_from_rows(benchmark_name, rows)
     for text in TEXTS:
-        told = evaluate({item.id: text for item in benchmark.items}, benchmark).overall
+        score = evaluate({item.id: text for item in benchmark.items}, benchmark).overall
         results = [functions.process_results(doc, [text]) for doc in docs]
-        assert told.items == len(results)
-        assert told.right == sum(one["accuracy"] for one in results)
-        assert told.unparsed == sum(one["unparsed"] for one in results)
-        assert told.invalid == sum(one["invalid"] for one in results)
+        assert score.items == len(results)
+        assert score.right == sum(result["accuracy"] for result in results)
+        assert score.unparsed == sum(result["unparsed"] for result in results)
+        assert score.invalid == sum(result["invalid"] for result in results)
 
 
 def png() -> bytes:
     out = io.BytesIO()
-    picture(9).save(out, "PNG")
+    make_image(9).save(out, "PNG")
     return out.getvalue()
 
 

@@ -43,7 +43,7 @@ def alone(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
 def launch_two(kind: str, *command: str, folder: Path) -> str:
     """Start two processes by `accelerate launch` with a shipped configuration, on the CPU; returns what they print."""
     shipped = files("perceptok.llava.training") / "launch" / f"{kind}.yaml"
-    # What is another on a machine of two CPUs than on one of eight GPUs.
+    # What differs on a machine of two CPUs than on one of eight GPUs.
     here = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(shipped), *here, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -70,18 +70,18 @@ def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> No
         for run in (tmp_path / "run", Path(alone["output_dir"]))
     )
     assert ours.keys() == theirs.keys()
-    for name, one in ours.items():
-        assert torch.allclose(one, theirs[name], atol=2e-3), name
+    for name, weight in ours.items():
+        assert torch.allclose(weight, theirs[name], atol=2e-3), name
     assert (tmp_path / "run" / "checkpoint-2" / "state.safetensors").exists()
 
 
 def test_launch_files_are_what_accelerate_reads() -> None:
     folder = files("perceptok.llava.training") / "launch"
     found = {path.name: load_config_from_file(str(path)) for path in folder.iterdir()}
-    kinds = {name: one.distributed_type.value for name, one in found.items()}
+    kinds = {name: config.distributed_type.value for name, config in found.items()}
     assert kinds == {"ddp.yaml": "MULTI_GPU", "fsdp2.yaml": "FSDP", "deepspeed.yaml": "DEEPSPEED"}
     assert found["fsdp2.yaml"].fsdp_config["fsdp_version"] == 2
-    assert all(one.num_processes == 8 for one in found.values())
+    assert all(config.num_processes == 8 for config in found.values())
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

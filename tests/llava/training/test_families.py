@@ -44,21 +44,21 @@ def trained(request: pytest.FixtureRequest, codec: pt.DepthCodec, tmp_path_facto
 
 
 def test_a_constrained_answer_and_the_merged_models(trained: Trained) -> None:
-    picture = next(trained.records.parent.glob("*.png"))
+    image = next(trained.records.parent.glob("*.png"))
     asked: dict[str, Any] = {"max_new_tokens": 104, "force_block": "first"}
-    answer = trained.pipe(picture, "What is the depth map?", **asked)
+    answer = trained.pipe(image, "What is the depth map?", **asked)
     assert len(answer.blocks) == 1
     assert answer.depth is not None
     assert answer.depth.values.shape == answer.image.size[::-1]
     assert set(answer.problems) <= {"the answer was cut off at the maximum number of tokens"}
     merged = PerceptionPipeline.from_pretrained(merge_adapter(trained.folder / "run", trained.folder / "merged"))
     assert not hasattr(merged.model, "peft_config")
-    again = merged(picture, "What is the depth map?", **asked)
+    again = merged(image, "What is the depth map?", **asked)
     assert len(again.blocks) == 1
     # Merging rounds: the codes are the same but for near ties of a random model.
-    given = trained.pipe.prepare_inputs(picture, "What is the depth map?")
+    given = trained.pipe.prepare_inputs(image, "What is the depth map?")
     with torch.no_grad():
-        first, second = (one.model(**given).logits[0, -1] for one in (trained.pipe, merged))
+        first, second = (pipe.model(**given).logits[0, -1] for pipe in (trained.pipe, merged))
     assert torch.allclose(first, second, atol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_a_prompt_is_the_same_in_training_and_inference(trained: Trained) -> Non
     samples = read_samples((str(trained.records),), pipe.processor, pipe.vocab, pipe.frame, max_length=2048)
     batch = Collator(pipe.processor, pipe.vocab, pipe.frame)(samples.samples)
     questions = {record.id: record.turns[0].text for record in read_records(trained.records)}
-    model_takes = {name: one for name, one in batch.items() if name not in ("labels", "sample_ids", "groups")}
+    model_takes = {name: value for name, value in batch.items() if name not in ("labels", "sample_ids", "groups")}
     with torch.no_grad():
         logits = pipe.model(**model_takes).logits
     for row, sample in enumerate(samples.samples):
@@ -82,8 +82,8 @@ def test_a_prompt_is_the_same_in_training_and_inference(trained: Trained) -> Non
 
 def test_a_batch_of_questions_says_what_each_says_alone(trained: Trained) -> None:
     """Padding on the left, and nothing behind a prompt, whatever the processor puts there."""
-    picture = next(trained.records.parent.glob("*.png"))
+    image = next(trained.records.parent.glob("*.png"))
     asked = ["What?", "What is the depth map of the image?"]
-    together = trained.pipe([picture, picture], asked, max_new_tokens=6)
-    alone = [trained.pipe(picture, one, max_new_tokens=6) for one in asked]
-    assert [one.text for one in together] == [one.text for one in alone]
+    together = trained.pipe([image, image], asked, max_new_tokens=6)
+    alone = [trained.pipe(image, question, max_new_tokens=6) for question in asked]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]

@@ -79,30 +79,30 @@ def test_it_learns_and_says_so(whole: Path, tiny_llava: Path) -> None:
     base, now = load_file(tiny_llava / "model.safetensors"), load_file(whole / "adapter" / "adapter_model.safetensors")
     assert not [name for name in now if "vision" in name]
     assert any("multi_modal_projector" in name for name in now)
-    assert all(one.shape[0] == 466 for name, one in now.items() if "token_adapter" in name)
+    assert all(weight.shape[0] == 466 for name, weight in now.items() if "token_adapter" in name)
     assert len(base) > len(now)
 
 
 def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, tmp_path: Path) -> None:
-    """A picture that is gone in the middle of the epoch stops it; put back, the run ends as if nothing had been."""
+    """A damaged image stops a run in the middle of an epoch; once it is restored, the run ends as if uninterrupted."""
     data = tmp_path / "data"
     shutil.copytree(records.parent, data)
     first = config(tiny_llava, data / "records.jsonl", tmp_path / "run")
-    # What the run without interruption read in its steps 1 to 4 stays; another picture goes after the records are read.
-    (data / "kept").mkdir()
+    # Damaged is an image that the first four steps do not read, after the records are read.
+    (data / "moved").mkdir()
     needed = drawn(first, 4)
     gone = next(path for path in sorted(data.glob("*.png")) if path.stem not in needed)
-    gone.rename(data / "kept" / gone.name)
+    gone.rename(data / "moved" / gone.name)
     gone.write_bytes(b"torn")
     with pytest.raises(RecordError, match=rf"record 'r{gone.stem}'.*not a readable image"):
         finetune(first)
     assert (tmp_path / "run" / "checkpoint-4").exists()
     assert not (tmp_path / "run" / "adapter").exists()
-    (data / "kept" / gone.name).replace(gone)
+    (data / "moved" / gone.name).replace(gone)
     finetune(first)
     assert losses(tmp_path / "run") == losses(whole)
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "run", whole))
-    assert all(torch.equal(one, theirs[name]) for name, one in ours.items())
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     with pytest.raises(TrainingError, match="holds a finished run"):
         finetune(first)
     other = config(tiny_llava, data / "records.jsonl", tmp_path / "run", learning_rate=1e-3)
@@ -126,7 +126,7 @@ def test_computing_activations_twice_changes_nothing(tiny_llava: Path, records: 
     kinds: dict[str, dict[str, Any]] = {
         "plain": plain,
         "twice": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": True},
-        # Not told to stay on the CPU, as by default: where there is no accelerator it does.
+        # use_cpu as by default: without an accelerator it is set.
         "bf16": {**plain, "bf16": True, "use_cpu": torch.accelerator.is_available()},
     }
     for name, more in kinds.items():
@@ -135,7 +135,7 @@ def test_computing_activations_twice_changes_nothing(tiny_llava: Path, records: 
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "bf16"), rel=3e-2)
     assert losses(tmp_path / "plain") != losses(tmp_path / "bf16")
     saved = load_file(tmp_path / "bf16" / "adapter" / "adapter_model.safetensors")
-    assert {one.dtype for one in saved.values()} == {torch.float32}
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_one_token_set_alone(tiny_llava: Path, records: Path, tmp_path: Path, to
 def test_a_loss_that_is_not_finite_names_its_records(records: Path, tmp_path: Path) -> None:
     base = save_tiny_llava(tmp_path / "base")
     weights = load_file(base / "model.safetensors")
-    name = next(one for one in weights if one.endswith(("language_model.norm.weight", "model.norm.weight")))
+    name = next(key for key in weights if key.endswith(("language_model.norm.weight", "model.norm.weight")))
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1, in the batch of the records 'r\d+', 'r\d+'"):

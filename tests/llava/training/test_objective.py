@@ -32,7 +32,7 @@ def batch(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
 
 
 def maps_of(batch: dict[str, Any], name: str, codec: pt.DepthCodec, temperature: float) -> Tensor | None:
-    """What the codec says of the map that a "cot" record of `write_some_records` was made of: its picture, squared."""
+    """What the codec says of the map that a "cot" record of `write_some_records` was made of: its image, squared."""
     number = int(name.removeprefix("r"))
     if number % 3 != 1:
         return None
@@ -53,7 +53,7 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
     samples: RecordSamples = batch["samples"]
     for row in range(len(batch["labels"])):
         cell = 0
-        said = maps_of(batch, samples.samples[row].id, codec, settings.teacher_temperature)
+        maps = maps_of(batch, samples.samples[row].id, codec, settings.teacher_temperature)
         for place in range(1, batch["labels"].shape[1]):
             label = int(batch["labels"][row, place])
             if label == -100:
@@ -66,8 +66,8 @@ def slow(batch: dict[str, Any], codec: pt.DepthCodec, settings: ObjectiveSetting
                 log_p = log_p if settings.normalization == "auxiliary" else log_p[ids]
                 code = ids.tolist().index(label)
                 q = F.one_hot(torch.tensor(code), 128).float() if settings.teacher == "hard" else table[code]
-                if settings.teacher == "soft" and said is not None:
-                    q = said[cell]
+                if settings.teacher == "soft" and maps is not None:
+                    q = maps[cell]
                 cell += 1
                 distilled.append(-(q * log_p).sum())
     total = settings.cross_entropy * torch.stack(cross).mean()
@@ -91,7 +91,7 @@ def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: Objec
     labels = batch["labels"]
     items = (labels[:, 1:] != -100).sum()
     codes = (vocab.codes(labels[:, 1:], pt.tokens.DEPTH) >= 0).sum()
-    wanted = slow(batch, codec, settings)
+    expected = slow(batch, codec, settings)
     keep = count_logits_to_keep(labels)
     assert keep < labels.shape[1]
     taught = SoftTeacher.from_settings(settings, codec)
@@ -100,11 +100,11 @@ def test_as_printed(batch: dict[str, Any], codec: pt.DepthCodec, settings: Objec
     teacher = with_teacher(samples).get("teacher")
     assert (teacher is None) == (settings.teacher == "hard" or not settings.distillation)
     found = objective(batch["logits"][:, -keep:], batch["input_ids"], labels, items, codes, teacher)
-    assert torch.allclose(found.total, wanted, rtol=1e-4)
-    gradients = [torch.autograd.grad(one, batch["logits"], retain_graph=True)[0] for one in (found.total, wanted)]
+    assert torch.allclose(found.total, expected, rtol=1e-4)
+    gradients = [torch.autograd.grad(loss, batch["logits"], retain_graph=True)[0] for loss in (found.total, expected)]
     assert torch.allclose(*gradients, atol=1e-7)
     assert torch.equal(found.counts, (labels[:, 1:] != -100).sum(dim=1))
-    # In two parts it is the same: nothing depends on how a step is cut.
+    # In two parts it is the same: the loss does not depend on the parts of a step.
     parts = [
         objective(
             batch["logits"][rows],

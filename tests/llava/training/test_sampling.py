@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -156,3 +157,20 @@ def test_a_run_of_passes_resumes(tiny_llava: Path, codec: pt.DepthCodec, tmp_pat
     (records.parent / "moved.png").replace(records.parent / "4.png")
     finetune(resumed)
     assert losses(tmp_path / "resumed") == whole
+
+
+def test_a_released_file_is_read_in_its_order(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    """`train_depth_annealing_data.json` of AURORA: LLaVA's form, repeated ids, direct labels first."""
+    records = write_some_records(tmp_path / "data", codec, 6, regimes=("atomic", "atomic", "direct", "cot"))
+    entries = [record.to_llava(lossless=False) for record in pt.data.read_records(records)]
+    order = [0, 1, 2, 3, 1, 0, 2, 3, 2, 3]
+    path = tmp_path / "data" / "train_depth_annealing_data.json"
+    path.write_text(json.dumps([entries[number] for number in order]))
+    settings = config(
+        tiny_llava, path, tmp_path / "run", curriculum={"kind": "sequential"}, max_steps=-1, effective_batch_size=4
+    )
+    run = prepare_run(settings)
+    drawn = [run.samples[index] for step in run.curriculum for index in step]
+    assert [sample.id for sample in drawn] == [f"r{number}" for number in [*order, *order[:2]]]
+    assert [sample.group for sample in drawn[:4]] == ["depth/atomic", "depth/atomic", "depth/direct", "depth/cot"]
+    assert finetune(settings).steps == 3

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     from torch import distributed
 
     kinds: set[str] = set()
-    # accelerate offers FSDP to accelerators alone; told that this is one, its code runs on two CPUs and gloo.
+    # accelerate offers FSDP to accelerators alone; where it takes the CPU for one, its code runs on two CPUs and gloo.
     begin = accelerate.state.AcceleratorState.__init__
 
     def as_accelerator(self: Any, *given: Any, **named: Any) -> None:
@@ -44,8 +44,8 @@ if __name__ == "__main__":
     resumed = int(find_last_checkpoint(run).name.removeprefix("checkpoint-"))  # type: ignore[union-attr]
     finetune(config)
     again = load_file(run / "adapter" / "adapter_model.safetensors")
-    assert all(torch.allclose(one, again[name], atol=1e-6) for name, one in first.items())
-    said = {"steps": result.steps, "sharded": "FSDP" in kinds, "resumed": resumed}
-    (folder / f"rank{rank}.json").write_text(json.dumps(said))
+    assert all(torch.allclose(weight, again[name], atol=1e-6) for name, weight in first.items())
+    report = {"steps": result.steps, "sharded": "FSDP" in kinds, "resumed": resumed}
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
     distributed.barrier()  # a group that ends while the other works in it takes the process down
     distributed.destroy_process_group()
