@@ -291,13 +291,14 @@ def evaluate_model(
     ] = None,
     ask: AskOption = None,
     constraints: Annotated[
-        bool | None, typer.Option("--constraints/--no-constraints", help="Hold to the grammar, the default.")
+        bool | None, typer.Option("--constraints/--no-constraints", help="Constrain answers to the grammar (default).")
     ] = None,
     force_block: Annotated[
         Literal["first", "somewhere"] | None, typer.Option("--force-block", help="Every answer holds a depth block.")
     ] = None,
     consistency: Annotated[
-        list[str] | None, typer.Option("--consistency", help="Hold conclusions to evidence: count, list, marker.")
+        list[str] | None,
+        typer.Option("--consistency", help="Constrain conclusions to evidence: count, list, marker."),
     ] = None,
     specialist: Annotated[
         Path | None, typer.Option("--specialist", help="A depth network (ONNX), as the ceiling and the teacher.")

@@ -98,7 +98,7 @@ def evaluate_pipeline(
         benchmark: The questions.
         folder: Where the files go.
         system: The name of what is scored.
-        model: What tells this model from another, as JSON types (see `model_stamp`).
+        model: Identity of the model, as JSON types, such as its `model_stamp`.
         specialist: A depth specialist (RGB image -> depth map) as teacher and ceiling of the evidence.
         start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
@@ -142,7 +142,7 @@ def answer_benchmark(
         benchmark: The questions.
         output: The `.jsonl` to write: id and text in each line, as `read_predictions` reads. Answers gather in
             `OUTPUT.partial`, which the caller removes once its own outputs are written.
-        model: What tells this model from another, as JSON types (see `model_stamp`).
+        model: Identity of the model, as JSON types, such as its `model_stamp`.
         start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
 
@@ -173,8 +173,10 @@ def answer_benchmark(
             indices = todo[start : start + size]
             answers = pipe.answers([_make_request(items[index], pipe.config.ask) for index in indices])
             for index, answer in zip(indices, answers, strict=True):
-                line = {"id": items[index].id, "text": answer.text, "answer": answer.answer}
-                journal.add(index, {**line, "read": answer.answer} if is_read_off else line)
+                item = items[index]
+                line = {"id": item.id, "text": answer.text, "answer": answer.answer}
+                read = {"read": answer.answer} if is_read_off and item.target == "answer" else {}
+                journal.add(index, {**line, **read})
                 advance()
         lines = list(journal.results())
         with atomic_write(target, force=True) as file:
@@ -184,7 +186,7 @@ def answer_benchmark(
 
 
 def model_stamp(folder: str | Path) -> list[Any]:
-    """What tells the model in a folder from another, or from an earlier state: its files' names, sizes and times."""
+    """Identify the model in a folder, and its state: the names, sizes and times of its files."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [str(folder.resolve()), [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]]

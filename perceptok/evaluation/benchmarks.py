@@ -51,7 +51,7 @@ _PUBLISHED: dict[str, dict[str, float]] = {
 """Accuracy in percent as printed in arXiv 2412.03548, version 1."""
 
 WHOLE_BLOCK = "a whole block"
-"""What stands for the answer of an item that asks for a depth map."""
+"""The answer of an item that asks for a depth map."""
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,14 @@ REPLACEMENT_HEADER = (
     "block", "items", "right", "accuracy", "95 % interval", "unparsed", "answers changed", "minus own", "p",
 )  # fmt: skip
 _NOTE = (
-    "Each answer is cut at its depth block, another block is put there, and the model goes on. Changed: share of items "
-    "whose answer is another than with the own block. p: McNemar's exact test against the own block."
+    "Each answer is cut at its depth block, another block is inserted, and the model continues. Changed: share of "
+    "items whose answer is another than with the own block. p: McNemar's exact test against the own block."
 )
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """What became of the answers.
+    """The result of a replacement test.
 
     Attributes:
         scores: ReplacementKind of block -> accuracy.
@@ -107,7 +107,7 @@ def replacement_test(
         seed: Seed of random and shuffled blocks.
         output: A file beside which answers are kept as they come (`OUTPUT.partial`), from which a stopped run resumes.
             The caller removes it once its own outputs are written.
-        model: What tells this model from another, as JSON types; kept answers of another one are refused.
+        model: Identity of the model, as JSON types; answers of another one are refused.
         advance: Called after every record.
 
     Raises:

@@ -32,7 +32,7 @@ _RESAMPLES = 20_000
 
 
 class Prediction(NamedTuple):
-    """What a system wrote, with an answer that was read otherwise than from the text, such as off a decoded map.
+    """A system's text with an answer that was not read from the text, but for example off a decoded map.
 
     Attributes:
         text: What the system wrote.

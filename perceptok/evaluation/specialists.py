@@ -34,7 +34,7 @@ _LETTER_OFFSET = (3, -19)
 """Of a letter's centre from its circle's, in pixels."""
 
 _SEARCH_RADIUS = (10, 10)
-"""How far a letter may lie from there."""
+"""Maximum distance of a letter from that place, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)

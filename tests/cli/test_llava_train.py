@@ -74,6 +74,11 @@ def test_train(settings: Path) -> None:
 def test_invalid_configurations_are_refused(settings: Path, tmp_path: Path) -> None:
     for words in ((), ("--learning_rate", "1e-4", settings)):
         assert "train needs a file of settings, such as train.yaml, before" in str(run("train", *words).exception)
+    assert "aurora-depth.yaml: model_name_or_path is required" in str(
+        run("train", "aurora-depth", "--dry-run").exception
+    )
+    unknown = str(run("train", "aurora-dept", "--output_dir", "x").exception)
+    assert "aurora-dept: no such file, and not a preset: aurora-counting, aurora-depth" in unknown
     (tmp_path / "t.yaml").write_text("model_name_or_path: x\nrecords: [y]\noutput_dir: z\nlearning_rat: 1\n")
     found = run("train", tmp_path / "t.yaml").exception
     assert isinstance(found, ConfigError)

@@ -284,7 +284,7 @@ class Fact(NamedTuple):
 
 
 class DryRun(NamedTuple):
-    """What `--dry-run` prints.
+    """The result of a dry run.
 
     Attributes:
         facts: Samples, steps, parameters, memory.

@@ -234,6 +234,6 @@ class Objective:
 
 
 def count_logits_to_keep(labels: Tensor) -> int:
-    """How many last positions of a batch's logits the loss needs: from the one before the first label on."""
+    """Number of last positions of a batch's logits that the loss needs: from the one before the first label on."""
     positions = (labels != IGNORE_INDEX).any(dim=0).nonzero()
     return labels.shape[1] if not len(positions) else int(labels.shape[1] - positions[0, 0] + 1)

@@ -39,7 +39,7 @@ IGNORE_INDEX = -100
 """Label of a token that is not supervised."""
 
 NOT_FOR_MODEL = ("sample_ids", "groups", "teacher")
-"""What a batch holds beside labels and the model's inputs."""
+"""Keys of a batch that are neither labels nor inputs of the model."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _supervised_codes(sample: TrainingSample, vocab: PerceptionVocabulary) -> Te
 
 
 class _ImageTokenCounter:
-    """How many tokens an image adds to its own image token; asked of the processor once for each image size."""
+    """Counts the tokens that an image adds to its image token; runs the processor once for each image size."""
 
     def __init__(self, processor: Any, frame: FrameRule) -> None:
         self._processor, self._frame = processor, frame

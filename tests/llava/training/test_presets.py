@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 import perceptok as pt
 from perceptok.config import list_presets
 from perceptok.data.rendering import LLAVA_SYSTEM
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, TrainingError
 from perceptok.llava import FinetuneConfig, FrameRule, dry_run, finetune
 from perceptok_cli.main import app
 from tests.llava.records import write_some_records
@@ -58,6 +59,13 @@ def test_the_effective_batch_size_follows_from_the_processes() -> None:
     assert (
         FinetuneConfig.read("aurora-depth", {**OWN, "per_device_train_batch_size": 8}).gradient_accumulation_steps == 16
     )
+
+
+def test_a_run_is_not_continued_with_another_preset(tmp_path: Path) -> None:
+    own = {**OWN, "output_dir": str(tmp_path)}
+    (tmp_path / "train.json").write_text(json.dumps(FinetuneConfig.read("aurora-depth", own).to_dict()))
+    with pytest.raises(TrainingError, match=r"holds a run of another configuration: system was .A chat.*, now None"):
+        finetune(FinetuneConfig.read("perceptok-depth", own))
 
 
 def test_the_depth_preset_trains(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
