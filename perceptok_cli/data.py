@@ -98,14 +98,15 @@ def estimate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the maps, 16-bit PNG.")],
     model: Annotated[str, typer.Option(help="Depth network: an ONNX file, or a folder or hub id of transformers.")],
     kind: Annotated[
-        Literal["inverse", "metric"], typer.Option(help="What its numbers mean: larger = nearer, or distances.")
-    ] = "inverse",
+        Literal["inverse", "metric"],
+        typer.Option(help="Kind of its output: inverse (larger = nearer) or metric (distances)."),
+    ],
     unit: Annotated[str | None, typer.Option(help="Unit of distances, such as m.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images estimated at once.")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device of the network.")] = "cpu",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch.")] = 1,
     force: Annotated[bool, typer.Option(help="Replace the maps of another network.")] = False,
 ) -> None:
-    """Estimate a depth map of every image. An interrupted run is continued by the same command."""
+    """Estimate a depth map of every image. An interrupted run is resumed by the same command."""
     from perceptok.config import config_from_dict
     from perceptok.data import SpecialistConfig, estimate_maps, make_depth_specialist
     from perceptok.images import find_images

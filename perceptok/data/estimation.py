@@ -1,4 +1,4 @@
-"""Depth maps of a folder of images, estimated by a specialist and written beside each other."""
+"""Estimation: depth maps of a folder of images, made by a specialist and written to a folder."""
 
 from __future__ import annotations
 
@@ -34,15 +34,14 @@ def estimate_maps(
 
     A map is a 16-bit PNG of the image's name and size (bilinear): `a/b.jpg` becomes `a/b.png`. Estimates of inverse
     depth are stretched to 0..1 by their own minimum and maximum (nearness, 1 = nearest); metric ones are written in
-    millimetres. An
-    interrupted call is continued by the same call: maps that are not older than their images are kept.
+    millimetres. An interrupted call is resumed by the same call: maps that are not older than their images are kept.
 
     Args:
         specialist: Estimates depth.
-        images: Folder of images, searched recursively.
+        images: Folder of images, with subfolders.
         output: Folder for the maps.
         names: Only these images, relative to `images`; default: all.
-        batch_size: Images estimated at once.
+        batch_size: Images in a batch.
         force: Replace the maps of another specialist.
         advance: Called after every image.
 
@@ -53,7 +52,7 @@ def estimate_maps(
         ImageError: The folder is missing, or has no images.
         DataError: Two images would have the same map, such as a.jpg and a.png.
         SpecialistError: The specialist cannot be loaded or run.
-        OutputError: The folder holds maps of another specialist, another process writes it, or it cannot be written.
+        OutputError: The folder has maps of another specialist, another process writes it, or it cannot be written.
     """
     source, target = Path(images), Path(output)
     names = find_images(source) if names is None else names
@@ -82,16 +81,18 @@ def _choose_paths(names: Sequence[str], target: Path) -> dict[str, Path]:
 
 
 def _check_specialist(specialist: DepthSpecialist, target: Path, *, force: bool) -> bool:
-    """Whether the folder's maps are this specialist's, which is then written down."""
+    """Whether the folder has maps of this specialist; if not, mark it as its folder."""
     stamp = target / _STAMP
     if stamp.exists():
         values = parse_json(stamp.read_bytes(), str(stamp), OutputError)
         if values == {"specialist": specialist.fingerprint}:
             return True
         if not force:
-            raise OutputError(f"{target} holds maps of another specialist; choose another folder, or use --force")
+            raise OutputError(
+                f"{target} has maps of another specialist; choose another folder, or replace them with force (--force)"
+            )
     elif any(target.rglob("*.png")) and not force:
-        raise OutputError(f"{target} holds PNG files that are not known to be estimates; choose another folder")
+        raise OutputError(f"{target} has PNG files that are not known to be estimates; choose another folder")
     with atomic_write(stamp, force=True) as file:
         file.write((json.dumps({"specialist": specialist.fingerprint}) + "\n").encode())
     return False

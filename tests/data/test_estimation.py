@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import perceptok as pt
 from perceptok.data import OnnxDepth, estimate_maps
-from perceptok.errors import DataError, ImageError, OutputError
+from perceptok.errors import DataError, ImageError, OutputError, SpecialistError
 from perceptok.images import open_image
 from perceptok_cli.main import app
 
@@ -41,24 +41,24 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_map_is_the_estimate_stretched_to_nearness(images: Path, tmp_path: Path) -> None:
+def test_map_is_the_estimate_stretched_to_nearness(images: Path, tmp_path: Path) -> None:
     assert estimate_maps(Brightness(), images, tmp_path / "maps") == []
     found = pt.DepthMap.read(tmp_path / "maps" / "a.png", kind="inverse")
     assert np.allclose(found.values, np.tile(np.arange(64) / 63, (48, 1)), atol=1 / 65535)
     assert (tmp_path / "maps" / "inner" / "b.png").exists()
 
 
-def test_what_is_there_is_kept_and_changed_images_are_estimated_again(images: Path, tmp_path: Path) -> None:
+def test_only_missing_and_outdated_maps_are_estimated(images: Path, tmp_path: Path) -> None:
     estimate_maps(Brightness(), images, tmp_path / "maps", names=["a.png"])
-    again = Brightness()
-    estimate_maps(again, images, tmp_path / "maps", batch_size=2)
-    assert again.seen == 1
+    specialist = Brightness()
+    estimate_maps(specialist, images, tmp_path / "maps", batch_size=2)
+    assert specialist.seen == 1
     os.utime(images / "a.png", ns=(2**62, 2**62))
-    estimate_maps(again, images, tmp_path / "maps")
-    assert again.seen == 2
+    estimate_maps(specialist, images, tmp_path / "maps")
+    assert specialist.seen == 2
 
 
-def test_images_that_cannot_be_opened_or_estimated_are_named(images: Path, tmp_path: Path) -> None:
+def test_failures_name_their_images(images: Path, tmp_path: Path) -> None:
     (images / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     Image.fromarray(np.array([[1, 2], [3, 77]], dtype=np.uint8)).save(images / "hole.png")
     failures = estimate_maps(Brightness(), images, tmp_path / "maps", batch_size=4)
@@ -86,10 +86,10 @@ def test_two_images_with_one_map_are_refused(images: Path, tmp_path: Path) -> No
         estimate_maps(Brightness(), tmp_path / "missing", tmp_path / "maps")
 
 
-def test_the_command_estimates_real_photos(shared: Path, tmp_path: Path) -> None:
+def test_command_on_real_photos(shared: Path, tmp_path: Path) -> None:
     photos = shared / "data" / "ade20k" / "sceneparsing" / "images"
     model = shared / "models" / "tcmonodepth_small_192x320.onnx"
-    words = ["data", "estimate", str(photos), "-o", str(tmp_path / "maps"), "--model", str(model)]
+    words = ["data", "estimate", str(photos), "-o", str(tmp_path / "maps"), "--model", str(model), "--kind", "inverse"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     (expected,) = OnnxDepth(model, kind="inverse").estimate([open_image(photos / "ADE_val_00000001.jpg")])
@@ -98,4 +98,5 @@ def test_the_command_estimates_real_photos(shared: Path, tmp_path: Path) -> None
     smaller = Image.fromarray(found.values).resize(expected.values.shape[::-1], Image.Resampling.BOX)
     assert np.abs(np.asarray(smaller) - expected.to_nearness().values).mean() < 0.01
     assert CliRunner().invoke(app, words).exit_code == 0
-    assert CliRunner().invoke(app, [*words[:3], "-o", str(tmp_path / "x"), "--model", "none.onnx"]).exit_code != 0
+    missing = CliRunner().invoke(app, ["none.onnx" if word == str(model) else word for word in words] + ["--force"])
+    assert isinstance(missing.exception, SpecialistError)
