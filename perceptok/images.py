@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from perceptok.errors import ImageError, quote_error
+from perceptok.files import open_input
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -96,7 +97,7 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
                 # Pillow's own limit is this one; the size is checked before anything is decoded.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with (
-                    io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+                    io.BytesIO(source) if isinstance(source, bytes) else open_input(source) as file,
                     Image.open(file) as image,
                 ):
                     _check_size(image, name)

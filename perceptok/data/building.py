@@ -25,7 +25,7 @@ from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import ConfigError, DataError, OutputError, RecordError
-from perceptok.files import atomic_write, lock_output, parse_json
+from perceptok.files import atomic_write, lock_output, parse_json, read_input
 from perceptok.jobs import Engine, Journal, LocalEngine
 
 __all__ = ["BuildReport", "Candidate", "RecordMaker", "SetReport", "build_data", "make_generator"]
@@ -169,7 +169,7 @@ class BuildReport:
         """
         path = Path(folder) / MANIFEST_FILE
         try:
-            values = parse_json(path.read_bytes(), str(path), RecordError)
+            values = parse_json(read_input(path), str(path), RecordError)
         except OSError as error:
             raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
         reports = values.get("sets") if isinstance(values, dict) else None

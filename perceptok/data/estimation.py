@@ -12,7 +12,7 @@ from PIL import Image
 from perceptok.data.specialists.specialist import DepthSpecialist
 from perceptok.depth import DepthMap, MapFailure
 from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
-from perceptok.files import atomic_write, lock_output, parse_json
+from perceptok.files import atomic_write, lock_output, parse_json, read_input
 from perceptok.images import find_images, open_image
 
 __all__ = ["estimate_maps"]
@@ -84,7 +84,7 @@ def _check_specialist(specialist: DepthSpecialist, target: Path, *, force: bool)
     """Whether the folder has maps of this specialist; if not, mark it as its folder."""
     stamp = target / _STAMP
     if stamp.exists():
-        values = parse_json(stamp.read_bytes(), str(stamp), OutputError)
+        values = parse_json(read_input(stamp), str(stamp), OutputError)
         if values == {"specialist": specialist.fingerprint}:
             return True
         if not force:

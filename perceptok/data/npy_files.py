@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from perceptok.depth import block_from_text
 from perceptok.errors import DataError, MalformedBlockError
+from perceptok.files import open_input
 
 __all__ = ["DepthCodesFile", "read_npy"]
 
@@ -63,7 +64,7 @@ def read_npy(path: str | Path) -> Any:
         DataError: The file cannot be read, is not a NumPy file, or has pickled objects of other types.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             version = np.lib.format.read_magic(file)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from perceptok.boxes import parse_boxes
 from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime, Task
 from perceptok.depth import block_from_text
 from perceptok.errors import MalformedBlockError, MissingExtraError, RecordError
-from perceptok.files import atomic_write, parse_json, stream_list
+from perceptok.files import atomic_write, open_input, parse_json, stream_list
 from perceptok.tokens import DEPTH, PIXEL
 
 __all__ = [
@@ -171,12 +172,12 @@ def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
     suffix = _check_suffix(source)
     try:
         if suffix == ".jsonl":
-            with source.open("rb") as lines:
+            with open_input(source, allow_pipe=True) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield f"{source}, line {number}", line
         elif suffix == ".json":
-            with source.open(encoding="utf-8-sig") as text:
+            with io.TextIOWrapper(open_input(source, allow_pipe=True), encoding="utf-8-sig") as text:
                 for number, entry in enumerate(stream_list(text, str(source), RecordError)):
                     yield f"{source}, item {number}", entry
         else:
@@ -233,7 +234,7 @@ def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
 def _read_parquet(source: Path) -> Iterator[tuple[str, Any]]:
     pa, pq = _import_arrow()
     try:
-        with pq.ParquetFile(source) as file:
+        with open_input(source) as opened, pq.ParquetFile(opened) as file:
             rows = (row for batch in file.iter_batches(_ROWS) for row in batch.to_pylist())
             for number, row in enumerate(rows):
                 name = f"{source}, row {number}"

@@ -19,7 +19,7 @@ from perceptok.data.npy_files import DepthCodesFile, read_npy
 from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
 from perceptok.depth import FORMATS, DepthMap, Kind, Unit
 from perceptok.errors import DataError, DepthMapError, ImageError
-from perceptok.files import parse_json
+from perceptok.files import parse_json, read_input
 from perceptok.images import find_images, open_image
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
@@ -428,7 +428,7 @@ def read_names(path: str | Path) -> list[str | int]:
             values = read_npy(source)
             values = values.tolist() if isinstance(values, np.ndarray) else values
         elif source.suffix == ".json":
-            values = parse_json(source.read_bytes(), str(source), DataError)
+            values = parse_json(read_input(source), str(source), DataError)
         else:
             values = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from perceptok.data.soft_codes import SoftCodes, find_soft_codes
 from perceptok.data.sources import Sample
 from perceptok.depth import DepthCodec, DepthMap, Nearness, block_to_text
 from perceptok.errors import BoxError, ConfigError, DataError, DepthMapError, MissingExtraError
-from perceptok.files import parse_json
+from perceptok.files import parse_json, read_input
 from perceptok.tokens import DEPTH_GRID, PIXEL
 
 __all__ = [
@@ -89,7 +89,7 @@ class Plurals:
 
 def _read_plurals(path: Path) -> dict[str, str]:
     try:
-        values = read_npy(path) if path.suffix == ".npy" else parse_json(path.read_bytes(), str(path), ConfigError)
+        values = read_npy(path) if path.suffix == ".npy" else parse_json(read_input(path), str(path), ConfigError)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except DataError as error:

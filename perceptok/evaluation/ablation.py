@@ -21,7 +21,7 @@ from perceptok.evaluation.asking import PREDICTIONS, evaluate_pipeline, model_st
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Comparison, Scores, compare_scores, evaluate, read_predictions
-from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json
+from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json, read_input
 from perceptok.llava import FinetuneConfig, InferenceConfig, PerceptionPipeline, finetune, load_llava
 from perceptok.pages import Case, Fact, Table, write_page
 
@@ -397,7 +397,7 @@ def _require_same(recipe: AblationRecipe, output: Path) -> None:
     now: dict[str, Any] = {**recipe.to_dict(), "files": files}
     path = output / "ablation.json"
     if path.exists():
-        found = parse_json(path.read_bytes(), str(path), OutputError)
+        found = parse_json(read_input(path), str(path), OutputError)
         for key in sorted({*found, *now} - {"cells"}):
             if found.get(key) != now.get(key):
                 raise OutputError(
@@ -519,7 +519,7 @@ class _AblationRun:
 
 def _read_figures(path: Path) -> dict[str, tuple[int, float]]:
     """Figures of the evidence in a scores.json that have a value."""
-    values = parse_json(path.read_bytes(), str(path), OutputError)
+    values = parse_json(read_input(path), str(path), OutputError)
     figures = values.get("evidence", {}).get("figures", {})
     return {name: (row["items"], row["value"]) for name, row in figures.items() if row["value"] is not None}
 

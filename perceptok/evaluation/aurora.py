@@ -43,7 +43,7 @@ from perceptok.evaluation.ablation import (
     write_ablation,
 )
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.llava import FinetuneConfig
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
@@ -306,7 +306,7 @@ class _PreparedExperiment:
         path = self.folder / "aurora.json"
         if not path.exists():
             return
-        before, now = parse_json(path.read_bytes(), str(path), OutputError), self.config.to_dict()
+        before, now = parse_json(read_input(path), str(path), OutputError), self.config.to_dict()
         for name in now:
             if name != "output" and before.get(name) != now[name]:
                 raise OutputError(
@@ -409,7 +409,7 @@ def _measure_stages(folder: Path, report: Callable[[str, str], object]) -> Itera
 
 def _read_seconds(folder: Path) -> dict[str, float]:
     path = folder / "times.json"
-    return dict(parse_json(path.read_bytes(), str(path), OutputError)) if path.exists() else {}
+    return dict(parse_json(read_input(path), str(path), OutputError)) if path.exists() else {}
 
 
 def _write_json(path: Path, values: object) -> None:

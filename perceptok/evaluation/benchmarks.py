@@ -22,7 +22,7 @@ from PIL import Image
 from perceptok.data import Evidence, PerceptionRecord, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
-from perceptok.files import parse_json
+from perceptok.files import open_input, parse_json, read_input
 from perceptok.images import open_image, read_image_size
 
 __all__ = [
@@ -108,7 +108,7 @@ class BenchmarkItem:
         if not isinstance(self.image, Path):
             return self.image
         try:
-            return self.image.read_bytes()
+            return read_input(self.image)
         except OSError as error:
             raise EvaluationError(f"item {self.id}: {self.image} cannot be read ({error.strerror})") from error
 
@@ -486,7 +486,7 @@ def _read_rows(source: str | Path, *, config: str | None = None, split: str | No
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file, line n", object) for each JSON line; raises EvaluationError that names the line."""
     try:
-        with path.open("rb") as file:
+        with open_input(path, allow_pipe=True) as file:
             for number, line in enumerate(file, 1):
                 place = f"{path}, line {number}"
                 if line.strip():
@@ -508,7 +508,7 @@ def _read_file(path: Path) -> Iterator[dict[str, Any]]:
     elif suffix in (".jsonl", ".ndjson"):
         yield from (row for _, row in read_json_lines(path))
     elif suffix == ".json":
-        values = parse_json(path.read_bytes(), str(path), EvaluationError)
+        values = parse_json(read_input(path), str(path), EvaluationError)
         if isinstance(values, Mapping) and "questions" in values:
             values = values["questions"]  # SEED-Bench's own file
         if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):

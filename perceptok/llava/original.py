@@ -21,7 +21,7 @@ from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
 from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, quote_error
-from perceptok.files import parse_json
+from perceptok.files import parse_json, read_input
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import save_adapter
@@ -157,11 +157,11 @@ def _read_added_tokens(folder: Path) -> dict[str, int]:
     path = folder / "added_tokens.json"
     try:
         if path.is_file():
-            values = parse_json(path.read_bytes(), str(path), CheckpointError)
+            values = parse_json(read_input(path), str(path), CheckpointError)
             return {str(token): int(token_id) for token, token_id in values.items()}
         path = folder / "tokenizer_config.json"
         if path.is_file():
-            values = parse_json(path.read_bytes(), str(path), CheckpointError)
+            values = parse_json(read_input(path), str(path), CheckpointError)
             return {str(token["content"]): int(key) for key, token in values.get("added_tokens_decoder", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -195,7 +195,7 @@ def _can_have_rows(tokens: int, rows: int) -> bool:
 
 def _read_lora_config(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes()
+        text = read_input(path)
     except OSError as error:
         raise CheckpointError(f"not an adapter of LLaVA's original format: {path} cannot be read ({error})") from error
     values = parse_json(text, str(path), CheckpointError)

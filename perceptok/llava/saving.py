@@ -21,7 +21,7 @@ from torch import Tensor
 
 from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError, quote_error
-from perceptok.files import atomic_folder, find_complete_folder, parse_json
+from perceptok.files import atomic_folder, find_complete_folder, parse_json, read_input
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
@@ -321,7 +321,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     """The contents of `perception_adapter.json`, checked."""
     path = folder / ADAPTER_FILE
     try:
-        text = path.read_bytes()
+        text = read_input(path)
     except OSError as error:
         raise CheckpointError(
             f"{folder} is not an adapter of perceptok ({ADAPTER_FILE} cannot be read: {error.strerror}); save one with "

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, distributed
 
 from perceptok.errors import AlignmentError
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 
@@ -282,7 +281,7 @@ class VocabularyAlignment:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file that `save` wrote; raises AlignmentError where it is not valid."""
         try:
-            text = Path(path).read_bytes()
+            text = read_input(path)
         except OSError as error:
             raise AlignmentError(f"{path}: not a readable alignment ({error})") from error
         content = parse_json(text, f"{path}: not a readable alignment", AlignmentError)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perceptok.errors import OutputError, VocabularyError, quote_error
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Read a folder's manifest; raises VocabularyError if it is missing or damaged."""
     path = Path(folder) / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_input(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(
             f"cannot read {path} ({error}); save it with PerceptionVocabulary.save_pretrained, or look the tokens up "

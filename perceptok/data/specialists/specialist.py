@@ -14,7 +14,7 @@ from PIL import Image
 from perceptok.boxes import BoxLabels, ImageBoxes
 from perceptok.depth import DepthMap
 from perceptok.errors import DepthMapError, OutputError, SpecialistError
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, open_input, parse_json, read_input
 
 __all__ = [
     "BoxSpecialist",
@@ -68,7 +68,7 @@ def hash_file_and_settings(path: Path, settings: str) -> str:
     """Hash a file's bytes and settings; raises SpecialistError where the file cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
@@ -138,7 +138,7 @@ class CachedBoxes:
 
         def read(path: Path) -> dict[str, Any] | None:
             try:
-                values = parse_json(path.read_bytes(), str(path), SpecialistError)
+                values = parse_json(read_input(path), str(path), SpecialistError)
             except (SpecialistError, OSError):
                 return None
             return values if isinstance(values, dict) else None

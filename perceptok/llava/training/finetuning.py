@@ -17,7 +17,7 @@ import torch
 
 from perceptok.depth import DepthCodec
 from perceptok.errors import MissingExtraError, OutputError, TrainingError
-from perceptok.files import atomic_write, parse_json
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import load_adapter
 from perceptok.llava.training.config import FinetuneConfig
@@ -260,7 +260,7 @@ def _require_same_run(output: Path, config: FinetuneConfig) -> None:
     path = output / _CONFIG_FILE
     if not path.exists():
         return
-    earlier = parse_json(path.read_bytes(), str(path), TrainingError)
+    earlier = parse_json(read_input(path), str(path), TrainingError)
     if not isinstance(earlier, Mapping):
         raise TrainingError(f"{path} is not a run's configuration; choose another output_dir")
     if (difference := config.difference(earlier)) is not None:

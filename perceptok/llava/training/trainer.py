@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from perceptok.errors import TrainingError
-from perceptok.files import atomic_folder, atomic_write, parse_json
+from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import log_images
@@ -361,7 +361,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Read what `write_state` wrote; raises TrainingError where a file is missing or damaged."""
     try:
         tensors = load_file(folder / _TENSORS_FILE)
-        text = (folder / _VALUES_FILE).read_bytes()
+        text = read_input(folder / _VALUES_FILE)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{folder}: not a checkpoint that can be resumed ({error}); remove it to resume from the one before"
