@@ -1,4 +1,4 @@
-"""`perceptok llava infer` as a person meets it: what it prints, writes and refuses."""
+"""`perceptok llava infer`: printed and written answers, settings, refused arguments."""
 
 from __future__ import annotations
 
@@ -31,36 +31,43 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_an_adapter_answers_a_folder(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
-    (images / "broken.png").write_bytes(b"no image")
+    (images / "broken.png").write_bytes(b"not an image")
     options = ["-q", "What is the depth map?", "--force-block", "first", "--max-new-tokens", "104"]
-    folders = ["--save-depth", tmp_path / "depth", "--save-overlay", tmp_path / "seen", "--html", tmp_path / "p.html"]
+    folders = [
+        "--save-depth",
+        tmp_path / "depth",
+        "--save-overlay",
+        tmp_path / "overlays",
+        "--html",
+        tmp_path / "p.html",
+    ]
     done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options, *folders)
     assert done.exit_code == 1, done.output
     assert "1 of 4 failed; the others are done" in done.stderr
     assert "broken.png: " in done.stderr
     assert done.stdout == ""
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [one["name"] for one in lines] == ["0.png", "1.png", "2.png"]
-    assert all(len(one["codes"]) == 100 for one in lines)
-    assert sorted(one.name for one in (tmp_path / "depth").iterdir()) == ["0.png", "1.png", "2.png"]
-    assert sorted(one.name for one in (tmp_path / "seen").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert [line["name"] for line in lines] == ["0.png", "1.png", "2.png"]
+    assert all(len(line["codes"]) == 100 for line in lines)
+    assert sorted(path.name for path in (tmp_path / "depth").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == ["0.png", "1.png", "2.png"]
     page = (tmp_path / "p.html").read_text()
     assert page.count('id="depth-') == page.count('id="image-') == 3
     again = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", *options)
     assert isinstance(again.exception, pt.errors.OutputError)
 
 
-def test_words_lines_and_standard_input(tiny_adapter: Path, images: Path) -> None:
+def test_an_image_a_line_and_standard_input(tiny_adapter: Path, images: Path) -> None:
     done = run(tiny_adapter, images / "0.png", "-q", "Why?", "--max-new-tokens", "5")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("0.png: ")
-    asked = json.dumps({"image": str(images / "1.png"), "question": "How many?"})
-    done = run(tiny_adapter, "-", "-o", "-", "--max-new-tokens", "5", stdin=asked)
+    request = json.dumps({"image": str(images / "1.png"), "question": "How many?"})
+    done = run(tiny_adapter, "-", "-o", "-", "--max-new-tokens", "5", stdin=request)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["question"] == "How many?"
 
 
-def test_settings(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+def test_settings_of_a_file_and_options(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "infer.yaml").write_text("max_new_tokens: 3\nconstraints: false\n")
     done = run(tiny_adapter, images / "0.png", "-q", "Why?", "-o", "-", "--config", tmp_path / "infer.yaml")
     values = json.loads(done.stdout)
@@ -87,7 +94,7 @@ def test_refusals_are_one_line_and_exit_code_2(tiny_adapter: Path, tiny_llava: P
         assert "Traceback" not in done.stderr
 
 
-def test_questions_of_training(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+def test_questions_as_in_training(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
     def ask(*options: str) -> list[dict[str, object]]:
         done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 3, "--force", *options)
         assert done.exit_code == 0, done.output
@@ -103,7 +110,7 @@ def test_questions_of_training(tiny_adapter: Path, images: Path, tmp_path: Path)
     assert json.loads(done.stdout)["question"] == pt.llava.build_question(ask="direct", plural="cats")
 
 
-def test_questions_that_training_does_not_have(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_built(tiny_adapter: Path, images: Path, tmp_path: Path) -> None:
     done = run(tiny_adapter, images, "-o", tmp_path / "out.jsonl", "--ask", "boxes")
     assert done.exit_code == 1
     assert "3 of 3 failed" in done.stderr
