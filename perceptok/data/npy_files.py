@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,6 +44,17 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
+# fmt: off
+_OPCODES = frozenset({
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
+    "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "MEMOIZE",
+    "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+})
+# fmt: on
+"""Operations of a pickle that text, numbers, lists, tuples, dictionaries and arrays of them need."""
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Builds text, numbers, lists, tuples and dictionaries only; nothing of a pickled name is imported or called."""
 
@@ -49,6 +62,16 @@ class _RestrictedUnpickler(pickle.Unpickler):
         if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}; only text, numbers, lists and dictionaries")
         return _STAND_INS[module, name]
+
+
+def _unpickle(data: bytes) -> Any:
+    """Unpickle text, numbers, lists, tuples and dictionaries; raises errors of any kind for anything else."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"it has the operation {opcode.name}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > number:
+            raise pickle.UnpicklingError(f"it asks for memory of {argument} objects")
+    return _RestrictedUnpickler(io.BytesIO(data)).load()
 
 
 def read_npy(path: str | Path) -> Any:
@@ -73,7 +96,7 @@ def read_npy(path: str | Path) -> Any:
             if not dtype.hasobject:
                 file.seek(0)
                 return np.load(file, allow_pickle=False)
-            array = _RestrictedUnpickler(file).load()
+            array = _unpickle(file.read())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damaged pickles raise errors of any kind

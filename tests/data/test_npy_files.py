@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from perceptok.data.npy_files import DepthCodesFile, read_npy
 from perceptok.depth import block_to_text
@@ -16,6 +20,11 @@ from perceptok.errors import DataError
 
 CODES = np.arange(100).reshape(10, 10)
 SPACED = " ".join(["<DEPTH_START>", *(f"<DEPTH_{code}>" for code in range(100)), "<DEPTH_END>"])
+
+
+_buffer = io.BytesIO()
+np.save(_buffer, {"a.png": SPACED, "b": [1, 2.5, None, (True, "x")]}, allow_pickle=True)  # type: ignore[arg-type]
+WHOLE = _buffer.getvalue()
 
 
 def save(path: Path, values: Any) -> Path:
@@ -78,6 +87,29 @@ def test_damaged_files(tmp_path: Path) -> None:
         (tmp_path / "bad.npy").write_bytes(data)
         with pytest.raises(DataError, match=r"bad\.npy: not a NumPy file that can be read safely"):
             read_npy(tmp_path / "bad.npy")
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6), st.booleans()
+)
+@settings(max_examples=300)
+def test_damage_of_any_kind_is_refused_or_harmless(changes: list[tuple[int, int]], cut: bool) -> None:
+    data = bytearray(WHOLE)
+    for place, value in changes:
+        data[place] = value
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        file.write(data[: len(data) // 2] if cut else data)
+        file.flush()
+        with suppress(DataError):  # any other error fails the test
+            read_npy(file.name)
+
+
+def test_huge_memo_is_refused(tmp_path: Path) -> None:
+    """The C unpickler would allocate and fill 16 GB."""
+    header = WHOLE[: WHOLE.index(b"\n") + 1]
+    (tmp_path / "memo.npy").write_bytes(header + b"\x80\x04]r\xff\xff\xff\x7f.")
+    with pytest.raises(DataError, match="it asks for memory of 2147483647 objects"):
+        read_npy(tmp_path / "memo.npy")
 
 
 def test_depth_codes(tmp_path: Path) -> None:
