@@ -428,13 +428,20 @@ def run_grid(
     note(f"table and page in {output}")
 
 
-def print_presets() -> None:
-    """Print the configurations that come with perceptok; their names stand wherever a file is asked for."""
-    from perceptok.config import list_presets
+def list_configurations(
+    name: Annotated[str | None, typer.Argument(help="Print the file of this preset.")] = None,
+) -> None:
+    """List the configurations that come with perceptok; each can be named wherever such a file is asked for."""
+    from perceptok.config import find_config_file, list_presets
 
-    rows = [("llava train", name, text) for name, text in list_presets("llava").items()]
-    for name, text in list_presets("evaluation").items():
-        rows.append(("llava ablate" if text.startswith("Ablation") else "llava eval --config", name, text))
+    training, evaluation = list_presets("llava"), list_presets("evaluation")
+    if name is not None:
+        package = "llava" if name in training else "evaluation"
+        typer.echo(find_config_file(name, package).read_text(encoding="utf-8"), nl=False)
+        return
+    rows = [("llava train", preset, text) for preset, text in training.items()]
+    for preset, text in evaluation.items():
+        rows.append(("llava ablate" if text.startswith("Ablation") else "llava eval --config", preset, text))
     print_table("Presets", ("for", "name", "what it is"), rows)
 
 
@@ -546,4 +553,4 @@ app.command(name="demo")(run_small_demo)
 app.command(name="eval")(evaluate_model)
 app.command(name="replace")(replace_blocks)
 app.command(name="ablate", context_settings=_OVERRIDABLE)(run_grid)
-app.command(name="presets")(print_presets)
+app.command(name="presets")(list_configurations)

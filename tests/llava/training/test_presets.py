@@ -93,3 +93,4 @@ def test_presets_are_listed() -> None:
     for name, text in {**list_presets("llava"), **list_presets("evaluation")}.items():
         assert name in printed
         assert text
+        assert CliRunner().invoke(app, ["llava", "presets", name]).stdout.startswith(f"# {text}\n")
