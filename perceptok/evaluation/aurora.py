@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -44,7 +45,7 @@ from perceptok.evaluation.ablation import (
 )
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
 from perceptok.files import atomic_write, parse_json, read_input
-from perceptok.llava import FinetuneConfig
+from perceptok.llava import FinetuneConfig, count_samples
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
 
@@ -198,6 +199,9 @@ class _PreparedExperiment:
     def plan(self) -> list[AuroraStage]:
         """List the parts in their order."""
         records = sum(part.count for part in self.preset.sets)
+        sizes = Counter[str]()
+        for part in self.preset.sets:
+            sizes[part.regime] += part.count
         recipes, runs, questions = set(), {}, 0
         for grid in self.grids.values():
             for cell in grid.resolved_cells:
@@ -206,7 +210,7 @@ class _PreparedExperiment:
                     data = grid.data_recipe(cell, grid.data).fingerprint
                     settings = grid.finetune_config(cell, grid.base, ("records.jsonl",), "run")
                     recipes.add(data)
-                    runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, records)
+                    runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, sizes)
         stages = [
             AuroraStage("build", len(recipes) * records, "records"),
             AuroraStage("train", sum(runs.values()), "samples"),
@@ -375,10 +379,11 @@ def _read_estimator(source: str, device: Literal["cpu", "cuda"]) -> SpecialistCo
     return SpecialistConfig(form=form, model=source, kind="inverse", device=device)
 
 
-def _count_samples(config: FinetuneConfig, records: int) -> int:
-    """Number of samples that a run draws in one process."""
-    size = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    return config.max_steps * size if config.max_steps > 0 else math.ceil(config.num_train_epochs * records)
+def _count_samples(config: FinetuneConfig, sizes: Mapping[str, int]) -> int:
+    """Number of samples that a run draws, for these numbers of records of each regime."""
+    if config.max_steps > 0:
+        return config.max_steps * config.count_step_samples(1)
+    return math.ceil(config.num_train_epochs * count_samples(config, sizes))
 
 
 @contextmanager
