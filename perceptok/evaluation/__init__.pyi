@@ -1,13 +1,15 @@
 from .ablation import (
     ABLATION_HEADER as ABLATION_HEADER,
-    AblationCell as AblationCell,
-    AblationRecipe as AblationRecipe,
-    AblationTest as AblationTest,
     CellScores as CellScores,
     ablation_rows as ablation_rows,
     run_ablation as run_ablation,
-    shipped_cells as shipped_cells,
     write_ablation as write_ablation,
+)
+from .ablation_recipe import (
+    AblationCell as AblationCell,
+    AblationRecipe as AblationRecipe,
+    AblationTest as AblationTest,
+    shipped_cells as shipped_cells,
 )
 from .asking import (
     EvaluationConfig as EvaluationConfig,

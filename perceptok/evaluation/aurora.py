@@ -36,13 +36,13 @@ from perceptok.depth import (
 from perceptok.errors import ConfigError, DataError, OutputError
 from perceptok.evaluation.ablation import (
     ABLATION_HEADER,
-    AblationRecipe,
     CellScores,
     Processes,
     ablation_rows,
     run_ablation,
     write_ablation,
 )
+from perceptok.evaluation.ablation_recipe import AblationRecipe
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
 from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.llava import FinetuneConfig, count_samples

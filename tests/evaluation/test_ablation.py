@@ -15,8 +15,7 @@ from perceptok.config import list_presets
 from perceptok.data import PerceptionRecord, build_data, read_records
 from perceptok.data.rendering import render_text
 from perceptok.errors import ConfigError, EvaluationError, OutputError
-from perceptok.evaluation import AblationRecipe, run_ablation, shipped_cells, write_ablation
-from perceptok.evaluation.ablation import AblationCell
+from perceptok.evaluation import AblationCell, AblationRecipe, run_ablation, shipped_cells, write_ablation
 from perceptok_cli.main import app
 from tests.llava.training.test_distributed import launch_two
 
