@@ -42,9 +42,7 @@ def test_records(tmp_path: Path, suffix: str) -> None:
 def test_images_of_benchmarks(tmp_path: Path, make: Callable[[Path], None]) -> None:
     (tmp_path / "images" / "3").mkdir(parents=True)
     make(tmp_path / "images" / "3" / "0.png")
-    question = (
-        '{"question_id": 0, "image": "0.png", "text": "Which is closest? (A) A (B) B (C) C", "category": "x"}'
-    )
+    question = '{"question_id": 0, "image": "0.png", "text": "Which is closest? (A) A (B) B (C) C", "category": "x"}'
     (tmp_path / "questions_3.jsonl").write_text(question + "\n")
     (tmp_path / "answers_3.jsonl").write_text('{"question_id": 0, "text": "(A)"}\n')
     (item,) = load_benchmark("hardblink-3", tmp_path).items

@@ -17,14 +17,6 @@ from .asking import (
     evaluate_pipeline as evaluate_pipeline,
     model_stamp as model_stamp,
 )
-from .aurora import (
-    AuroraExperiment as AuroraExperiment,
-    AuroraStage as AuroraStage,
-    aurora_rows as aurora_rows,
-    measure_aurora as measure_aurora,
-    plan_aurora as plan_aurora,
-    run_aurora as run_aurora,
-)
 from .benchmarks import (
     BENCHMARKS as BENCHMARKS,
     Benchmark as Benchmark,
@@ -41,6 +33,14 @@ from .evidence import (
     check_boxes as check_boxes,
     check_depth as check_depth,
     check_evidence as check_evidence,
+)
+from .experiments import (
+    AuroraExperiment as AuroraExperiment,
+    AuroraStage as AuroraStage,
+    aurora_rows as aurora_rows,
+    measure_aurora as measure_aurora,
+    plan_aurora as plan_aurora,
+    run_aurora as run_aurora,
 )
 from .lmms_eval.tasks import (
     tasks_folder as tasks_folder,
