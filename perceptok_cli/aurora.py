@@ -147,8 +147,10 @@ def _run(
     if plan or pilot:
         _print_plan(measure_aurora(config, _report) if pilot else plan_aurora(config))
         return
-    _print_plan(plan_aurora(config))
+    note(", ".join(f"{part.name} {part.amount:,} {part.unit}" for part in plan_aurora(config)))
     results = run_aurora(config, _report)
+    if not results:  # in another process than the first
+        return
     print_table(f"aurora {config.task}", ABLATION_HEADER, aurora_rows(results))
     note(PUBLISHED_NOTE)
     note(f"tables, answers and pages in {Path(config.output)}")
