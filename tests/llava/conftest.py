@@ -1,4 +1,4 @@
-"""The tiny LLaVA that every test of this room starts from."""
+"""The tiny LLaVA and the adapter that the tests of this package share."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def llava_with_batch_norms(folder: Path) -> None:
 
 
 def llava_next(folder: Path) -> None:
-    """A picture and its tiles: the framed square gives a second, larger view of itself."""
+    """An image and its tiles: the framed square gives a second, larger view of itself."""
     tokenizer = tiny_tokenizer()
     image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     language = transformers.MistralConfig(
@@ -116,11 +116,11 @@ def llava_next(folder: Path) -> None:
         image_token_index=image, image_grid_pinpoints=[[112, 112]], tie_word_embeddings=False,
     )  # fmt: skip
     transformers.LlavaNextForConditionalGeneration(config).save_pretrained(folder)
-    pictures = transformers.LlavaNextImageProcessor(
+    image_processor = transformers.LlavaNextImageProcessor(
         size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=[[112, 112]]
     )
     processor = transformers.LlavaNextProcessor(
-        pictures, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
+        image_processor, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=MISTRAL_TEMPLATE,
     )  # fmt: skip
     processor.save_pretrained(folder)
@@ -135,10 +135,10 @@ def idefics3(folder: Path) -> None:
         vision_config=VISION, image_token_id=image, pad_token_id=3, scale_factor=2, tie_word_embeddings=False,
     )  # fmt: skip
     transformers.Idefics3ForConditionalGeneration(config).save_pretrained(folder)
-    pictures = transformers.Idefics3ImageProcessor(
+    image_processor = transformers.Idefics3ImageProcessor(
         size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
     )
-    processor = transformers.Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=SMOL_TEMPLATE)
+    processor = transformers.Idefics3Processor(image_processor, tokenizer, image_seq_len=4, chat_template=SMOL_TEMPLATE)
     processor.save_pretrained(folder)
 
 
@@ -166,10 +166,12 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def paligemma(folder: Path) -> None:
-    pictures = transformers.SiglipImageProcessor(size={"height": 56, "width": 56})
-    pictures.image_seq_length = 16
+    image_processor = transformers.SiglipImageProcessor(size={"height": 56, "width": 56})
+    image_processor.image_seq_length = 16
     tokenizer = tiny_tokenizer("<image>")
-    processor = transformers.PaliGemmaProcessor(pictures, tokenizer, chat_template=CHAT_TEMPLATE)  # adds 1,152 tokens
+    processor = transformers.PaliGemmaProcessor(
+        image_processor, tokenizer, chat_template=CHAT_TEMPLATE
+    )  # adds 1,152 tokens
     image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     vision = {**VISION, "model_type": "siglip_vision_model", "projection_dim": 32, "vision_use_head": False}
     config = transformers.PaliGemmaConfig(

@@ -25,10 +25,10 @@ def test_extended_and_recorded(tiny_llava: Path, codec: pt.DepthCodec) -> None:
     assert vocab.tokens["<DEPTH_START>"] == 400
     assert model.get_output_embeddings().weight.shape[0] == len(known.tokenizer) == 866  # type: ignore[operator]
     assert vocab.codec_fingerprint == codec.fingerprint
-    said = get_perception_settings(model)
-    assert said["frame"] == {"mode": "squash", "size": 336, "interpolation": "bicubic"}
-    assert said["codec"] == codec.fingerprint
-    assert len(said["base"]) > 64
+    settings = get_perception_settings(model)
+    assert settings["frame"] == {"mode": "squash", "size": 336, "interpolation": "bicubic"}
+    assert settings["codec"] == codec.fingerprint
+    assert len(settings["base"]) > 64
     assert not model.training
 
 
@@ -56,8 +56,8 @@ def test_saved_and_loaded_again(tiny_llava: Path, codec: pt.DepthCodec, tmp_path
         load_llava(tmp_path)
 
 
-def test_every_picture_is_squashed(tiny_llava: Path) -> None:
-    """The frame's picture through the processor is the squashed image, whatever the processor did before."""
+def test_every_image_is_squashed(tiny_llava: Path) -> None:
+    """The framed image through the processor is the squashed image, whatever the processor did before."""
     model, processor, _ = load_llava(tiny_llava)
     known: Any = processor
     image = Image.effect_noise((200, 100), 80).convert("RGB")
@@ -76,7 +76,7 @@ def test_every_picture_is_squashed(tiny_llava: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
-def test_pictures_of_odd_sizes(size: tuple[int, int]) -> None:
+def test_images_of_odd_sizes(size: tuple[int, int]) -> None:
     for mode in ("squash", "letterbox"):
         assert FrameRule(mode).apply(Image.new("L", size, 90)).size == (336, 336)  # type: ignore[arg-type]
 
@@ -100,7 +100,7 @@ def test_refused(tiny_llava: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.filterwarnings("ignore")  # bitsandbytes on a CPU has much to say
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes on a CPU prints much
 def test_the_language_model_alone_is_quantised(bits: Any, codec: pt.DepthCodec, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     base = save_llava_of(tmp_path / "base", {"hidden_size": 128, "intermediate_size": 256})

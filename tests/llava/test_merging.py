@@ -25,11 +25,11 @@ def test_merged(tiny_adapter: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     loaded = load_adapter(tiny_adapter)
-    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     stock = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
     processor: Any = transformers.AutoProcessor.from_pretrained(tmp_path / "m")  # type: ignore[no-untyped-call]
     assert type(stock) is transformers.LlavaForConditionalGeneration
-    assert torch.allclose(probe_logits(stock, processor, loaded.vocab, loaded.frame), said, atol=1e-4)
+    assert torch.allclose(probe_logits(stock, processor, loaded.vocab, loaded.frame), expected, atol=1e-4)
     assert processor.image_processor.size == {"height": 56, "width": 56}  # an engine squashes as the training did
     assert isinstance(CliRunner().invoke(app, command).exception, OutputError)  # never replaced without --force
 
@@ -37,14 +37,14 @@ def test_merged(tiny_adapter: Path, tmp_path: Path) -> None:
 def test_exported(tiny_adapter: Path, tmp_path: Path) -> None:
     export_adapter(tiny_adapter, tmp_path / "e")
     loaded = load_adapter(tiny_adapter)
-    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
     with safe_open(tmp_path / "e" / "lora" / "adapter_model.safetensors", "pt") as file:
         assert all("lora_" in name for name in file.keys())  # noqa: SIM118
     stock = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "e" / "base")
     bare = probe_logits(stock, loaded.processor, loaded.vocab, loaded.frame)
-    assert not torch.allclose(bare, said, atol=1e-2)
+    assert not torch.allclose(bare, expected, atol=1e-2)
     both = peft.PeftModel.from_pretrained(stock, tmp_path / "e" / "lora")
-    assert torch.allclose(probe_logits(both, loaded.processor, loaded.vocab, loaded.frame), said, atol=1e-4)
+    assert torch.allclose(probe_logits(both, loaded.processor, loaded.vocab, loaded.frame), expected, atol=1e-4)
 
 
 def test_a_merged_model_is_a_base_again(tiny_adapter: Path, tmp_path: Path) -> None:
@@ -54,5 +54,5 @@ def test_a_merged_model_is_a_base_again(tiny_adapter: Path, tmp_path: Path) -> N
     loaded = load_adapter(tiny_adapter)
     model, processor, vocab = load_llava(tmp_path / "m", codec=loaded.codec)
     assert vocab.tokens == loaded.vocab.tokens
-    said = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
-    assert torch.allclose(probe_logits(model, processor, vocab, loaded.frame), said, atol=1e-4)
+    expected = probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame)
+    assert torch.allclose(probe_logits(model, processor, vocab, loaded.frame), expected, atol=1e-4)

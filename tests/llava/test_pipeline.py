@@ -242,5 +242,5 @@ def test_consistency_stands_beside_the_constraints(pipe: PerceptionPipeline) -> 
     places = {"A": (3.0, 4.0), "B": (29.0, 29.0)}
     constrained = pipe(*inputs, max_new_tokens=120, consistency=kinds, markers=places)
     free = pipe(*inputs, max_new_tokens=120, markers=places)
-    assert [answer.text for answer in constrained] == [one.text for one in free]  # none of the cues was written
+    assert [answer.text for answer in constrained] == [answer.text for answer in free]  # none of the cues was written
     assert [answer.overruled for answer in constrained] == [0, 0]

@@ -38,11 +38,11 @@ def test_there_and_back(
 ) -> None:
     base = save_tiny_llava(tmp_path / "base", tied=tied)
     model, processor, vocab = trained(mode, base)
-    said = probe_logits(model, processor, vocab, pt.llava.FrameRule())
+    expected = probe_logits(model, processor, vocab, pt.llava.FrameRule())
     folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, config={"steps": 3})
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
     loaded = load_adapter(folder)
-    assert torch.equal(probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame), said)
+    assert torch.equal(probe_logits(loaded.model, loaded.processor, loaded.vocab, loaded.frame), expected)
     assert loaded.codec is not None
     assert loaded.codec.fingerprint == loaded.vocab.codec_fingerprint == codec.fingerprint
     assert loaded.config == {"steps": 3}
@@ -145,7 +145,7 @@ while True:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """Whenever it is killed, the folder or the one before it is whole."""
+    """Whenever it is killed, the folder or the one before it is complete."""
     from perceptok.files import find_complete_folder
 
     target = tmp_path / "out"

@@ -17,7 +17,7 @@ from perceptok.llava import FrameRule
 from perceptok.vocabulary import peft_settings
 
 SIDE, PATCH = 56, 14
-"""Pixels of the tower's picture and of a patch: 16 image tokens."""
+"""Sides of the tower's image and of a patch in pixels: 16 image tokens."""
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -91,7 +91,7 @@ def save_tiny_llava(folder: Path, *, tied: bool = False, layers: int = 2) -> Pat
 def save_llava_of(
     folder: Path, text: dict[str, Any], *, side: int = SIDE, rows: int | None = None, tied: bool = False
 ) -> Path:
-    """The same with another language model, another side of its picture, or more rows than the tokenizer has tokens."""
+    """The same with another language model, another side of its image, or more rows than the tokenizer has tokens."""
     tokenizer = tiny_tokenizer()
     image = tokenizer.convert_tokens_to_ids("<image>")
     language = transformers.LlamaConfig(
@@ -106,12 +106,12 @@ def save_llava_of(
     torch.manual_seed(5)
     model = transformers.LlavaForConditionalGeneration(config)
     model.save_pretrained(folder)
-    pictures = CLIPImageProcessor(
+    image_processor = CLIPImageProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_center_crop=True
     )
     processor = LlavaProcessor(
-        image_processor=pictures, tokenizer=tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
+        image_processor=image_processor, tokenizer=tokenizer, patch_size=PATCH, chat_template=CHAT_TEMPLATE,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
     processor.save_pretrained(folder)
     return folder

@@ -33,6 +33,9 @@ _NOUN_PHRASE = re.compile(
 )
 """The first noun phrase of a count question in other words: what it counts."""
 
+_MAX_COUNT_QUESTION = 300
+"""Number of characters in which a question has to say what is counted."""
+
 _POINT_QUESTION = re.compile(
     r"which (?:of the )?(?:\w+ )?points? (?:is|lies) (?:the )?(?P<degree>closer|closest|nearest)", re.I
 )
@@ -144,7 +147,8 @@ def _match_wordings(question: str, prompts: PromptSet) -> str | None:
 
 
 def _find_plural(question: str, prompts: PromptSet) -> str | None:
-    first_line = question.partition("\n")[0]  # the chain-of-thought text behind it counts bounding boxes
+    # The chain-of-thought text on the next line counts bounding boxes; the limit keeps the search short.
+    first_line = question.partition("\n")[0][:_MAX_COUNT_QUESTION]
     if plural := _match_wordings(first_line, prompts):
         return plural
     match = _COUNT_QUESTION.search(first_line) or _NOUN_PHRASE.search(first_line)
@@ -154,8 +158,8 @@ def _find_plural(question: str, prompts: PromptSet) -> str | None:
 def _require_plural(plural: str | None, question: str) -> str:
     if not plural:
         raise InferenceError(
-            f"the question {question!r} does not say what is counted; ask `How many dogs are in the image?`, or give "
-            "the plural (--plural dogs)"
+            f"the question {question[:80]!r} does not say what is counted; ask `How many dogs are in the image?`, or "
+            "give the plural (--plural dogs)"
         )
     return plural
 
@@ -166,8 +170,8 @@ def _find_task(question: str, plural: str | None, prompts: PromptSet) -> Task:
     if _POINT_QUESTION.search(question) or _DISTANCE.search(question):
         return "depth"
     raise InferenceError(
-        f"the question {question!r} is neither about the depth of points nor about a number of objects, so no question "
-        "of training corresponds to it; ask it as it is (published), or give its task (depth or counting)"
+        f"the question {question[:80]!r} is neither about the depth of points nor about a number of objects, so no "
+        "question of training corresponds to it; ask it as it is (published), or give its task (depth or counting)"
     )
 
 

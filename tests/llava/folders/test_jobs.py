@@ -1,4 +1,4 @@
-"""Many questions: pictures beside them, interruptions, and bad images that cost only themselves."""
+"""Many questions: their images, interruptions, and bad images that fail alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conclusions that follow from the evidence, row by row, whatever the model would have said."""
+"""Conclusions that follow from the evidence, row by row, whatever the model would have written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows_of(
 
 
 def continued(rows: BatchConsistency, tokenizer: Any, text: str, steps: int) -> str:
-    """What a model without any preference writes after a text, where it is held; the likeliest is id 0."""
+    """What a model without any preference writes after a text under a constraint; the likeliest is id 0."""
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     begun = len(ids)
     for _ in range(steps):
@@ -64,19 +64,19 @@ def test_the_count_is_that_of_the_boxes(either: Any, codec: pt.DepthCodec) -> No
 
 
 def test_no_digit_is_added_to_a_count(either: Any, codec: pt.DepthCodec) -> None:
-    """Behind the number nothing makes it another one: no 20, 2.5 or 2,000, by any token; all else is free."""
+    """After the number no token may change it: no 20, 2.5 or 2,000; anything else is allowed."""
     text = f"{BOX}\n{BOX}\nSince there are 2 distinct bounding boxes and masks, we conclude there are 2"
     rows = rows_of(["count"], either, codec)
     ids = either.encode(text, add_special_tokens=False)
     for behind in ("", ".", ","):
         sequence = encode_after(either, "there are", f" 2{behind}")
         begun = ids[: len(ids) - len(encode_after(either, "there are", " 2"))] + sequence
-        held = rows(torch.tensor([begun]), torch.zeros(1, len(either)))[0]
+        constrained = rows(torch.tensor([begun]), torch.zeros(1, len(either)))[0]
         known = either.decode(sequence)
         for index in range(len(either)):
             grown = either.decode([*sequence, index]).removeprefix(known)
             number = re.fullmatch(r"[.,']?[0-9].*", grown, re.DOTALL) if behind == "" else re.match("[0-9]", grown)
-            assert (held[index] == -torch.inf) == (number is not None), (behind, index, grown)
+            assert (constrained[index] == -torch.inf) == (number is not None), (behind, index, grown)
     # A word later digits are free again: "2 cars. 3 of them".
     later = rows(torch.tensor([[*ids, *encode_after(either, "2", " cars.")]]), torch.zeros(1, len(either)))
     assert bool(later.isfinite().all())
@@ -98,8 +98,8 @@ def test_the_nearest_marker_of_each_row(either: Any, codec: pt.DepthCodec, block
         assert continued(rows, either, text, len(encode_after(either, text, f" {expected}"))).strip() == expected
     rows = rows_of(["marker"], either, codec, {}, {"A": left, "B": right}, {})
     scores = torch.zeros(3, len(either))
-    held = rows(torch.tensor([either.encode(text, add_special_tokens=False)] * 3), scores)
-    assert (held > -torch.inf).sum(1).tolist() == [len(either), 1, len(either)]
+    constrained = rows(torch.tensor([either.encode(text, add_special_tokens=False)] * 3), scores)
+    assert (constrained > -torch.inf).sum(1).tolist() == [len(either), 1, len(either)]
     assert not scores.any()
 
 

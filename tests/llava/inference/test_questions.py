@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,12 @@ def test_what_cannot_be_worded() -> None:
         InferenceConfig(ask="loud")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"prompts must be one of aurora, .*; got 'mine'"):
         InferenceConfig(prompts="mine")
+
+
+@pytest.mark.parametrize("text", ["how many ", "which ", "Count the ", "closest to the camera "])
+def test_long_questions_take_linear_time(text: str) -> None:
+    with contextlib.suppress(InferenceError):  # which of them name a task is not the point here
+        build_question(text * 100_000, "cot", plural=None)  # quadratic time would be hours
 
 
 @pytest.fixture(scope="module")
