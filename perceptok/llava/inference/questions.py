@@ -140,8 +140,10 @@ def _word_count_question(question: str, plural: str | None, prompts: PromptSet) 
 def _match_wordings(question: str, prompts: PromptSet) -> str | None:
     """What a question in one of the trained wordings counts; None for another question."""
     for template in (prompts.count_question, *prompts.wordings.get("count_question", ())):
-        before, after = template.split("{plural}")
-        if match := re.fullmatch(f"{re.escape(before)}(.+?){re.escape(after)}", question.strip(), re.IGNORECASE):
+        first, *rest = map(re.escape, template.split("{plural}"))
+        # The released chain-of-thought text begins with a stop, right behind the question.
+        pattern = rf"{first}(.+?)" + r"\1".join(rest) + r"\.?"
+        if match := re.fullmatch(pattern, question.strip(), re.IGNORECASE):
             return match[1]
     return None
 
