@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["escape_text", "finish", "note", "print_table", "progress_bar", "warn_at_end"]
+__all__ = ["escape_text", "finish", "note", "print_presets", "print_table", "progress_bar", "warn_at_end"]
 
 MAX_CHARACTERS = 2000
 """Of a remark; names and reasons come from files, and may be of any length."""
@@ -75,6 +75,22 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(escape_text(cell, limit=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+
+
+def print_presets(packages: Sequence[str], name: str | None) -> None:
+    """Print the file of a preset, or without a name the list of all presets of some packages.
+
+    Raises:
+        ConfigError: None of the packages has such a preset.
+    """
+    from perceptok.config import find_config_file, list_presets
+
+    if name is not None:
+        package = next((package for package in packages if name in list_presets(package)), packages[0])
+        typer.echo(find_config_file(name, package).read_text(encoding="utf-8"), nl=False)
+        return
+    rows = [preset for package in packages for preset in list_presets(package).items()]
+    print_table("Presets", ("name", "what it is for"), rows)
 
 
 def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:

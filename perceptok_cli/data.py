@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptok_cli.console import finish, note, print_table, progress_bar
+from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar
 
 if TYPE_CHECKING:
     from perceptok.data import BuildReport
@@ -81,15 +81,10 @@ def build(
 
 @app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Print the recipe of this preset.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print the file of this preset.")] = None,
 ) -> None:
-    """List the recipes that ship with the package; each can be named wherever a recipe is asked for."""
-    from perceptok.config import find_config_file, list_presets
-
-    if name is None:
-        print_table("presets of data", ("name", "recipe"), list(list_presets("data").items()))
-    else:
-        typer.echo(find_config_file(name, "data").read_text(encoding="utf-8"), nl=False)
+    """List the configurations that come with perceptok; each can be named wherever such a file is asked for."""
+    print_presets(["data"], name)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError, quote_error
-from perceptok_cli.console import finish, note, print_table, progress_bar, warn_at_end
+from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar, warn_at_end
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec, DepthScore, MapFile, MapSource, NearnessRange, ReadOptions
@@ -545,11 +545,11 @@ def _open_tensorboard(folder: Path) -> Any:
 
 
 @app.command("presets")
-def print_presets() -> None:
-    """Print the training configurations that come with perceptok, for `train --config`."""
-    from perceptok.config import list_presets
-
-    print_table("Presets", ("name", "what it is"), list(list_presets("depth").items()))
+def list_training_presets(
+    name: Annotated[str | None, typer.Argument(help="Print the file of this preset.")] = None,
+) -> None:
+    """List the configurations that come with perceptok; each can be named wherever such a file is asked for."""
+    print_presets(["depth"], name)
 
 
 @app.command("show")

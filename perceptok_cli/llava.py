@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from perceptok.errors import ConfigError, OutputError, quote_error
-from perceptok_cli.console import finish, note, print_table, progress_bar
+from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
     DATA_HELP,
@@ -432,17 +432,7 @@ def list_configurations(
     name: Annotated[str | None, typer.Argument(help="Print the file of this preset.")] = None,
 ) -> None:
     """List the configurations that come with perceptok; each can be named wherever such a file is asked for."""
-    from perceptok.config import find_config_file, list_presets
-
-    training, evaluation = list_presets("llava"), list_presets("evaluation")
-    if name is not None:
-        package = "llava" if name in training else "evaluation"
-        typer.echo(find_config_file(name, package).read_text(encoding="utf-8"), nl=False)
-        return
-    rows = [("llava train", preset, text) for preset, text in training.items()]
-    for preset, text in evaluation.items():
-        rows.append(("llava ablate" if text.startswith("Ablation") else "llava eval --config", preset, text))
-    print_table("Presets", ("for", "name", "what it is"), rows)
+    print_presets(["llava", "evaluation"], name)
 
 
 app = typer.Typer(no_args_is_help=True, help="LLaVA and its kin: training, inference and evaluation.")
