@@ -12,14 +12,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from perceptok.config import find_config_file, read_config, read_mapping
+from perceptok.config import apply_overrides, find_config_file, read_config, read_mapping
 from perceptok.data import DataRecipe, FolderSource, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
@@ -44,7 +44,7 @@ from perceptok.evaluation.ablation import (
 )
 from perceptok.evaluation.ablation_recipe import AblationRecipe
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
-from perceptok.files import atomic_write, parse_json, read_input
+from perceptok.files import atomic_write, lock_output, parse_json, read_input
 from perceptok.llava import FinetuneConfig, count_samples
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
@@ -52,7 +52,6 @@ __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "
 _TABLES = {"depth": "aurora-table-1", "counting": "aurora-table-2"}
 _HELD_OUT = 40
 """One of so many maps is left out of the codec's training, to measure its error."""
-
 
 _PILOT_RECORDS = 4
 """Records of the largest set in a pilot; with fewer the passes of the curriculum hold no chain of thought."""
@@ -166,7 +165,8 @@ def run_aurora(config: AuroraExperiment, report: Callable[[str, str], object] = 
     """Run an experiment of AURORA, or continue it: finished parts are kept, interrupted ones resumed.
 
     In `output`: `maps/`, `codec/`, `codes.jsonl`, `codec.json` (depth); a folder for each table, as `run_ablation`
-    writes it; and `aurora.md` and `aurora.json`, our figures with their intervals beside the paper's.
+    writes it; `table.md` and `scores.json`, our figures with their intervals beside the paper's; `aurora.json`, the
+    experiment; and `times.json`, the seconds that each part took.
 
     Args:
         config: The experiment.
@@ -230,22 +230,26 @@ class _PreparedExperiment:
     def run(self, report: Callable[[str, str], object]) -> list[CellScores]:
         """Run what is not finished."""
         processes = Processes(cpu=self.config.device == "cpu")
-        processes.run_in_first(self._write_settings)
-        with _measure_stages(self.folder, report) if processes.is_first else nullcontext(lambda *_: None) as begin:
+        results: list[CellScores] = []
+        with ExitStack() as stack:
+            begin: Callable[[str, str], object] = _report_nothing
+            if processes.is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock_output(self.folder))
+                self._write_settings()
+                begin = stack.enter_context(_measure_stages(self.folder, report))
             if self.config.task == "depth":
                 self._prepare_codec(begin, processes)
-            results = []
             for table, grid in self.grids.items():
                 scores = run_ablation(grid, begin)
                 if processes.is_first:
                     write_ablation(scores, self.folder / table)
                 results += scores
-        if processes.is_first:
-            self._write_table(results)
+            if processes.is_first:
+                self._write_table(results)
         return results
 
     def _write_settings(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         _write_json(self.folder / "aurora.json", self.config.to_dict())
         with atomic_write(self.folder / "images.txt", force=True) as file:
             file.writelines(f"{name}\n".encode() for name in self.names)
@@ -273,13 +277,14 @@ class _PreparedExperiment:
             files["include"] = list(config.include)
         if config.annotations is not None:
             files["annotations"] = str(Path(config.annotations).resolve())
-        settings = dict(config.data)
+        settings: dict[str, Any] = {}
         if config.task == "depth":
             files |= {"depth": str((self.folder / "maps").resolve()), "depth_kind": "inverse"}
             files["names"] = str((self.folder / "images.txt").resolve())
             settings["codec"] = str((self.folder / "codec").resolve())
         settings["sources"] = {name: {**source, **files} for name, source in preset["sources"].items()}
         settings["sets"] = preset["sets"]
+        apply_overrides(settings, config.data)
         return settings
 
     def _read_table(self, table: str) -> AblationRecipe:
@@ -384,6 +389,10 @@ def _count_samples(config: FinetuneConfig, sizes: Mapping[str, int]) -> int:
     if config.max_steps > 0:
         return config.max_steps * config.count_step_samples(1)
     return math.ceil(config.num_train_epochs * count_samples(config, sizes))
+
+
+def _report_nothing(stage: str, message: str) -> None:
+    """What the other processes report."""
 
 
 @contextmanager
