@@ -28,7 +28,8 @@ BenchmarksOption = Annotated[
     str, typer.Option("--benchmarks", help="Folder of all benchmarks, in the layout of AURORA's repository.")
 ]
 TestOption = Annotated[
-    list[str] | None, typer.Option("--test", help="Run this test of the tables alone, such as hardblink-5; repeatable.")
+    list[str] | None,
+    typer.Option("--test", help="Run this test of the tables alone, such as blink-depth or blink-count; repeatable."),
 ]
 OutputOption = Annotated[str, typer.Option("--output", "-o", help="Folder of all outputs.")]
 TableOption = Annotated[
@@ -45,7 +46,7 @@ PlanOption = Annotated[
     typer.Option("--plan", help="Print the parts, how much each does, and the time of finished ones; run nothing."),
 ]
 PilotOption = Annotated[
-    bool, typer.Option("--pilot", help="As --plan, with times estimated by a run of everything at the smallest scale.")
+    bool, typer.Option("--pilot", help="As --plan, with times estimated by a run of everything on a few images.")
 ]
 DeviceOption = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -42,7 +43,7 @@ def estimate_maps(
         output: Folder for the maps.
         names: Only these images, relative to `images`; default: all.
         batch_size: Images in a batch.
-        force: Replace the maps of another specialist.
+        force: Remove the maps of another specialist first; other PNG files are never removed.
         advance: Called after every image.
 
     Returns:
@@ -52,16 +53,20 @@ def estimate_maps(
         ImageError: The folder is missing, or has no images.
         DataError: Two images would have the same map, such as a.jpg and a.png.
         SpecialistError: The specialist cannot be loaded or run.
-        OutputError: The folder has maps of another specialist, another process writes it, or it cannot be written.
+        OutputError: The folder lies in that of the images, has maps of another specialist or other PNG files, another
+            process writes it, or it cannot be written.
     """
     source, target = Path(images), Path(output)
+    if target.resolve().is_relative_to(source.resolve()):
+        raise OutputError(f"{target} lies in the folder of images; choose another folder for the maps")
     names = find_images(source) if names is None else names
     paths = _choose_paths(names, target)
+    fingerprint = specialist.fingerprint
     target.mkdir(parents=True, exist_ok=True)
     failures = []
     with lock_output(target):
-        is_same = _check_specialist(specialist, target, force=force)
-        todo = [name for name in names if not (is_same and _is_current(paths[name], source / name))]
+        _claim_folder(target, fingerprint, force=force)
+        todo = [name for name in names if not _is_current(paths[name], source / name)]
         for _ in range(len(names) - len(todo)):
             advance()
         for start in range(0, len(todo), batch_size):
@@ -80,22 +85,20 @@ def _choose_paths(names: Sequence[str], target: Path) -> dict[str, Path]:
     return paths
 
 
-def _check_specialist(specialist: DepthSpecialist, target: Path, *, force: bool) -> bool:
-    """Whether the folder has maps of this specialist; if not, mark it as its folder."""
-    stamp = target / _STAMP
+def _claim_folder(target: Path, fingerprint: str, *, force: bool) -> None:
+    """Refuse a folder with other maps, or remove them, and write down whose maps it holds from now on."""
+    stamp, maps = target / _STAMP, sorted(target.rglob("*.png"))
     if stamp.exists():
-        values = parse_json(read_input(stamp), str(stamp), OutputError)
-        if values == {"specialist": specialist.fingerprint}:
-            return True
-        if not force:
-            raise OutputError(
-                f"{target} has maps of another specialist; choose another folder, or replace them with force (--force)"
-            )
-    elif any(target.rglob("*.png")) and not force:
-        raise OutputError(f"{target} has PNG files that are not known to be estimates; choose another folder")
+        if parse_json(read_input(stamp), str(stamp), OutputError) == {"specialist": fingerprint}:
+            return
+        if maps and not force:
+            raise OutputError(f"{target} holds maps of another specialist; choose another folder, or use --force")
+        for path in maps:
+            path.unlink()
+    elif maps:
+        raise OutputError(f"{target} holds PNG files that are not known to be estimates; choose another folder")
     with atomic_write(stamp, force=True) as file:
-        file.write((json.dumps({"specialist": specialist.fingerprint}) + "\n").encode())
-    return False
+        file.write((json.dumps({"specialist": fingerprint}) + "\n").encode())
 
 
 def _is_current(path: Path, image: Path) -> bool:
@@ -122,7 +125,7 @@ def _write_map(depth_map: DepthMap, size: tuple[int, int], path: Path) -> None:
     if not depth_map.valid.all():
         raise DepthMapError("the estimate has pixels that are not numbers")
     values = np.asarray(Image.fromarray(depth_map.values).resize(size, Image.Resampling.BILINEAR))
-    depth_map = DepthMap.from_array(values, kind=depth_map.kind)
+    depth_map = replace(depth_map, values=values, valid=np.ones_like(values, dtype=bool))
     if depth_map.kind == "inverse":
         nearness = depth_map.to_nearness()
         depth_map = DepthMap(nearness.values, nearness.valid, "inverse")

@@ -6,8 +6,10 @@ experiment is one call that can be interrupted, and says beforehand how much the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from perceptok.config import apply_overrides, find_config_file, read_config, read_mapping
+from perceptok.config import apply_overrides, find_config_file, list_presets, read_config, read_mapping
 from perceptok.data import DataRecipe, FolderSource, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
@@ -49,9 +51,13 @@ from perceptok.llava import FinetuneConfig, count_samples
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.onnx)(?<!\.yaml)(?<!\.yml)")
 _TABLES = {"depth": "aurora-table-1", "counting": "aurora-table-2"}
 _HELD_OUT = 40
 """One of so many maps is left out of the codec's training, to measure its error."""
+
+_PREPARED = ("task", "images", "include", "annotations", "estimator", "scale", "codec", "data")
+"""Settings that the maps, the codec and the records depend on: an experiment continues with the same ones only."""
 
 _PILOT_RECORDS = 4
 """Records of the largest set in a pilot; with fewer the passes of the curriculum hold no chain of thought."""
@@ -107,6 +113,10 @@ class AuroraExperiment:
             raise ConfigError("aurora depth needs an estimator of relative depth (--estimator)")
         if self.task == "counting" and self.annotations is None:
             raise ConfigError("aurora counting needs the annotations of the images (--annotations)")
+        if self.task == "counting" and (self.estimator is not None or self.codec):
+            raise ConfigError("aurora counting has neither an estimator nor a codec; leave their settings out")
+        if self.task == "depth" and self.annotations is not None:
+            raise ConfigError("aurora depth has no annotations; leave them out")
         if not 0 < self.scale <= 1:
             raise ConfigError(f"scale is a fraction above 0 and at most 1; got {self.scale}")
 
@@ -152,7 +162,7 @@ def measure_aurora(
     with tempfile.TemporaryDirectory(prefix="perceptok-pilot-") as folder:
         train = {**config.train, "max_steps": 1, "gradient_accumulation_steps": 1, "effective_batch_size": None}
         largest = max(part.count for part in DataRecipe.read(f"aurora-{config.task}").sets)
-        pilot = replace(config, output=folder, scale=_PILOT_RECORDS / largest, train=train, limit=1)
+        pilot = replace(config, output=folder, scale=min(config.scale, _PILOT_RECORDS / largest), train=train, limit=1)
         run_aurora(pilot, report)
         units = {part.name: (part.seconds or 0.0) / max(part.amount, 1) for part in plan_aurora(pilot)}
     return [
@@ -190,6 +200,7 @@ class _PreparedExperiment:
     def __init__(self, config: AuroraExperiment) -> None:
         self.config = config
         self.folder = Path(config.output)
+        self._check_inputs()
         self._refuse_other_experiment()
         self.preset = DataRecipe.read(f"aurora-{config.task}").scale_counts(config.scale)
         self.names = self._find_images()
@@ -213,14 +224,14 @@ class _PreparedExperiment:
                     runs[json.dumps([data, settings.to_dict()])] = _count_samples(settings, sizes)
         stages = [
             AuroraStage("build", len(recipes) * records, "records"),
-            AuroraStage("train", sum(runs.values()), "samples"),
-            AuroraStage("evaluate", questions, "questions"),
+            AuroraStage("train", sum(runs.values()), "samples of all cells"),
+            AuroraStage("evaluate", questions, "questions of all cells"),
         ]
         if self.config.task == "depth":
             codec = self._codec_config()
             stages = [
                 AuroraStage("estimate", len(self.names), "images"),
-                AuroraStage("codec", codec.count_steps(len(self.names)) * codec.batch_size, "maps"),
+                AuroraStage("codec", codec.count_steps(len(self.names)) * codec.batch_size, "maps of all epochs"),
                 AuroraStage("encode", len(self.names), "maps"),
                 *stages,
             ]
@@ -240,19 +251,25 @@ class _PreparedExperiment:
                 begin = stack.enter_context(_measure_stages(self.folder, report))
             if self.config.task == "depth":
                 self._prepare_codec(begin, processes)
-            for table, grid in self.grids.items():
+            for grid in self.grids.values():
                 scores = run_ablation(grid, begin)
                 if processes.is_first:
-                    write_ablation(scores, self.folder / table)
+                    write_ablation(scores, grid.resolve(grid.output))
                 results += scores
             if processes.is_first:
                 self._write_table(results)
         return results
 
     def _write_settings(self) -> None:
+        path, text = self.folder / "images.txt", "".join(f"{name}\n" for name in self.names)
+        if path.exists() and read_input(path) != text.encode():
+            raise OutputError(
+                f"the images in {self.config.images} have changed since {path} was written; restore them, "
+                "or choose another output"
+            )
+        with atomic_write(path, force=True) as file:
+            file.write(text.encode())
         _write_json(self.folder / "aurora.json", self.config.to_dict())
-        with atomic_write(self.folder / "images.txt", force=True) as file:
-            file.writelines(f"{name}\n".encode() for name in self.names)
 
     def _find_images(self) -> list[str]:
         """The images that take part: as many as the largest set needs, and a tenth more for those that are rejected."""
@@ -294,7 +311,7 @@ class _PreparedExperiment:
         overrides = {
             "base": str(base.resolve()) if base.exists() else config.base,
             "data_settings": self.data_settings,
-            "output": str((self.folder / table).resolve()),
+            "output": str((self.folder / f"{table}-{self._hash_settings()}").resolve()),
             "benchmarks": str(Path(config.benchmarks).resolve()),
             "device": config.device,
             **{f"train.{name}": value for name, value in config.train.items()},
@@ -311,20 +328,45 @@ class _PreparedExperiment:
         ]
         return replace(recipe, tests=tuple(tests))
 
+    def _hash_settings(self) -> str:
+        """A name for what is trained and how it is asked: other settings have a folder of their own."""
+        config = self.config
+        base = str(Path(config.base).resolve()) if Path(config.base).exists() else config.base
+        values = [base, dict(config.train), dict(config.inference), config.limit, sorted(config.tests)]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+    def _check_inputs(self) -> None:
+        """Refuse what would stop the experiment after hours: a base or an estimator that is not there."""
+        config = self.config
+        for name, source in (("base", config.base), ("estimator", config.estimator)):
+            if source is not None and not Path(source).exists() and not _HUB_ID.fullmatch(source):
+                raise ConfigError(f"{name} {source}: neither a file, a folder nor a hub id such as owner/name")
+        if config.estimator is not None:
+            _read_estimator(config.estimator, config.device)
+        shipped = list_presets("evaluation")
+        if unknown := [table for table in config.tables if table not in shipped]:
+            raise ConfigError(f"{unknown[0]} is not a table; they are {', '.join(n for n in shipped if 'table' in n)}")
+
     def _refuse_other_experiment(self) -> None:
         path = self.folder / "aurora.json"
         if not path.exists():
             return
         before, now = parse_json(read_input(path), str(path), OutputError), self.config.to_dict()
-        for name in now:
-            if name != "output" and before.get(name) != now[name]:
+        if not isinstance(before, Mapping):
+            raise OutputError(f"{path} is not a list of settings; choose another output")
+        for name in _PREPARED:
+            if before.get(name) != now[name]:
                 raise OutputError(
-                    f"{self.folder} holds an experiment with another {name} ({before.get(name)!r}, now {now[name]!r}); "
-                    "choose another output"
+                    f"{self.folder} holds an experiment with another {name} ({_describe(before.get(name))}, now "
+                    f"{_describe(now[name])}); choose another output"
                 )
 
     def _codec_config(self) -> TrainingConfig:
-        return TrainingConfig.from_dict({**read_mapping(find_config_file("aurora", "depth")), **self.config.codec})
+        values = read_mapping(find_config_file("aurora", "depth"))
+        if "max_steps" in self.config.codec:
+            del values["num_train_epochs"]
+        apply_overrides(values, self.config.codec)
+        return TrainingConfig.from_dict(values)
 
     def _prepare_codec(self, begin: Callable[[str, str], object], processes: Processes) -> None:
         """Estimate the maps, train the codec on them, and encode them all; every process trains."""
@@ -345,7 +387,8 @@ class _PreparedExperiment:
 
     def _estimate(self, begin: Callable[[str, str], object]) -> None:
         assert self.config.estimator is not None
-        begin("estimate", f"depth of {len(self.names)} images")
+        known = sum((self.folder / "maps" / name).with_suffix(".png").exists() for name in self.names)
+        begin("estimate", f"depth of {len(self.names)} images, {known} of them known")
         estimator = make_depth_specialist(_read_estimator(self.config.estimator, self.config.device))
         failures = estimate_maps(estimator, self.config.images, self.folder / "maps", names=self.names)
         if len(failures) > 0.1 * len(self.names):
@@ -358,7 +401,8 @@ class _PreparedExperiment:
         rows = aurora_rows(results)
         _write_json(self.folder / "scores.json", [dict(zip(ABLATION_HEADER, row, strict=True)) for row in rows])
         with atomic_write(self.folder / "table.md", force=True) as file:
-            file.write(f"{to_markdown_table(ABLATION_HEADER, rows)}\n{PUBLISHED_NOTE}\n".encode())
+            note = f"{PUBLISHED_NOTE}\nSettings of this run: {json.dumps(self.config.to_dict())}"
+            file.write(f"{to_markdown_table(ABLATION_HEADER, rows)}\n{note}\n".encode())
 
 
 def aurora_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
@@ -377,7 +421,10 @@ def aurora_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
 def _read_estimator(source: str, device: Literal["cpu", "cuda"]) -> SpecialistConfig:
     """A specialist from a YAML file of its settings, an ONNX file, or a folder or hub id of transformers."""
     if source.endswith((".yaml", ".yml")):
-        return read_config(SpecialistConfig, source)
+        config = read_config(SpecialistConfig, source)
+        if config.kind != "inverse" or not config.form.endswith("depth"):
+            raise ConfigError(f"{source}: expected an estimator of relative depth, kind: inverse; got {config.form}")
+        return config
     form: Literal["onnx_depth", "transformers_depth"] = (
         "onnx_depth" if source.endswith(".onnx") else "transformers_depth"
     )
@@ -423,7 +470,14 @@ def _measure_stages(folder: Path, report: Callable[[str, str], object]) -> Itera
 
 def _read_seconds(folder: Path) -> dict[str, float]:
     path = folder / "times.json"
-    return dict(parse_json(read_input(path), str(path), OutputError)) if path.exists() else {}
+    values = parse_json(read_input(path), str(path), OutputError) if path.exists() else {}
+    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+        raise OutputError(f"{path} is not a list of times; remove it")
+    return values
+
+
+def _describe(value: object) -> str:
+    return "none" if value is None else f"{value!r:.80}"
 
 
 def _write_json(path: Path, values: object) -> None:

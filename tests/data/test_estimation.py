@@ -74,8 +74,38 @@ def test_maps_of_another_specialist_are_not_mixed(images: Path, tmp_path: Path) 
     other = Brightness("other")
     estimate_maps(other, images, tmp_path / "maps", force=True)
     assert other.seen == 2
-    with pytest.raises(OutputError, match="not known to be estimates"):
-        estimate_maps(Brightness(), images, images)
+    Image.new("L", (8, 8)).save(tmp_path / "own.png")
+    for force in (False, True):
+        with pytest.raises(OutputError, match="not known to be estimates"):
+            estimate_maps(Brightness(), images, tmp_path, force=force)
+        for folder in (images, images / "maps"):
+            with pytest.raises(OutputError, match="lies in the folder of images"):
+                estimate_maps(Brightness(), images, folder, force=force)
+    assert sorted(path.name for path in images.rglob("*")) == ["a.png", "b.png", "inner"]
+
+
+def test_a_specialist_that_fails_leaves_no_maps_of_another_behind(images: Path, tmp_path: Path) -> None:
+    class Failing(Brightness):
+        def estimate(self, images: Sequence[Image.Image]) -> list[pt.DepthMap]:
+            raise SpecialistError("out of order")
+
+    with pytest.raises(SpecialistError):
+        estimate_maps(Failing("failing"), images, tmp_path / "maps")
+    estimate_maps(Brightness(), images, tmp_path / "maps")  # a folder without maps is free
+    with pytest.raises(SpecialistError):
+        estimate_maps(Failing("failing"), images, tmp_path / "maps", force=True)
+    assert not list((tmp_path / "maps").rglob("*.png"))
+
+
+def test_metric_estimates_are_written_in_millimetres(images: Path, tmp_path: Path) -> None:
+    class Metric(Brightness):
+        def estimate(self, images: Sequence[Image.Image]) -> list[pt.DepthMap]:
+            return [pt.DepthMap.from_array(np.full((4, 4), 1.5), kind="metric", unit="m") for _ in images]
+
+    assert estimate_maps(Metric(), images, tmp_path / "maps") == []
+    found = pt.DepthMap.read(tmp_path / "maps" / "a.png", kind="metric", unit="mm")
+    assert found.values.shape == (48, 64)
+    assert np.allclose(found.values, 1.5)
 
 
 def test_two_images_with_one_map_are_refused(images: Path, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ class TestUnreadablePaths:
             ("a.pkl", "is not one of a depth map"),
             ("depth", "the extension '' is not one"),
             ("missing.png", "file not found"),
-            ("folder.png", r"cannot be read \(Is a directory\)"),
+            ("folder.png", r"cannot be read \(is a folder\)"),
         ],
     )
     def test_named_with_a_remedy(self, tmp_path: Path, name: str, message: str) -> None:

@@ -68,8 +68,17 @@ def test_depth_from_photos_to_the_table_and_again_without_any_work(depth: Aurora
 
     with pytest.raises(OutputError, match="an experiment with another scale"):
         run_aurora(replace(depth, scale=0.0002))
-    with pytest.raises(OutputError, match="an experiment with another train"):
-        plan_aurora(replace(depth, train={**TRAIN, "max_steps": 2}))
+    # Another training or other tests use the same maps and codec.
+    begun.clear()
+    run_aurora(replace(depth, train={**TRAIN, "learning_rate": 1e-3}), lambda part, _: begun.append(part))
+    assert "codec" not in begun
+    assert len(list(folder.glob("aurora-table-1-*"))) == 2
+    (folder / "images.txt").write_text("other.jpg\n")
+    with pytest.raises(OutputError, match="have changed"):
+        run_aurora(depth)
+    (folder / "aurora.json").write_text("[]")
+    with pytest.raises(OutputError, match="not a list of settings"):
+        plan_aurora(depth)
 
 
 def test_counting_from_annotations_to_the_table(tiny_llava: Path, shared: Path, tmp_path: Path) -> None:
@@ -113,12 +122,22 @@ def test_bad_experiments_are_refused_before_any_work(depth: AuroraExperiment, tm
         plan_aurora(replace(depth, include=None))
     with pytest.raises(ConfigError, match="aurora-table-1 has no test seed-count"):
         plan_aurora(replace(depth, tests=("seed-count",)))
-    with pytest.raises(ConfigError, match="no such file, and not a preset"):
-        plan_aurora(replace(depth, tables=("aurora-table-9",)))
+    for table in ("aurora-table-9", "../table.yaml", "aurora-hardblink"):
+        with pytest.raises(ConfigError, match=f"{table} is not a table; they are aurora-table-1"):
+            plan_aurora(replace(depth, tables=(table,)))
+    with pytest.raises(ConfigError, match="base missing: neither a file, a folder nor a hub id"):
+        plan_aurora(replace(depth, base="missing"))
+    with pytest.raises(ConfigError, match=r"estimator models/none\.onnx: neither a file"):
+        plan_aurora(replace(depth, estimator="models/none.onnx"))
+    (tmp_path / "boxes.yaml").write_text("{form: transformers_boxes, model: a/b}")
+    with pytest.raises(ConfigError, match=r"boxes\.yaml: expected an estimator of relative depth"):
+        plan_aurora(replace(depth, estimator=str(tmp_path / "boxes.yaml")))
     with pytest.raises(ConfigError, match="needs an estimator"):
         replace(depth, estimator=None)
     with pytest.raises(ConfigError, match="needs the annotations"):
         replace(depth, task="counting")
+    with pytest.raises(ConfigError, match="neither an estimator nor a codec"):
+        replace(depth, task="counting", annotations="a.json")
     with pytest.raises(ConfigError, match="scale is a fraction"):
         replace(depth, scale=0.0)
     assert not Path(depth.output).exists()
