@@ -161,12 +161,17 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            values[name] = [parse_yaml(value, name)] if equals else []
+            values[name] = [_parse_word(value, name)] if equals else []
         elif name is not None:
-            values[name].append(parse_yaml(word, name))
+            values[name].append(_parse_word(word, name))
         else:
             raise ConfigError(f"unexpected argument {word!r}; settings are given as --name value")
     return {name: True if not given else given[0] if len(given) == 1 else given for name, given in values.items()}
+
+
+def _parse_word(word: str, name: str) -> object:
+    """Parse a value as YAML; a pattern such as *.jpg is text, though YAML reads an alias there."""
+    return word if word.startswith("*") else parse_yaml(word, name)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -67,11 +67,11 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         yield advance
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output."""
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
+    """Print a table on standard output; the first `text_columns` are aligned to the left, numbers to the right."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if index < text_columns else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(escape_text(cell, limit=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
@@ -90,7 +90,7 @@ def print_presets(packages: Sequence[str], name: str | None) -> None:
         typer.echo(find_config_file(name, package).read_text(encoding="utf-8"), nl=False)
         return
     rows = [preset for package in packages for preset in list_presets(package).items()]
-    print_table("Presets", ("name", "what it is for"), rows)
+    print_table("Presets", ("name", "what it is for"), rows, text_columns=2)
 
 
 def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:

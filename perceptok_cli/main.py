@@ -15,6 +15,9 @@ from perceptok_cli.console import escape_text
 
 __all__ = ["app", "main", "run_command"]
 
+_INTERRUPTED = 130
+"""Exit code after an interrupt from the keyboard."""
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -48,6 +51,8 @@ def run_command(command: Callable[[], object]) -> int:
     try:
         command()
     except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            sys.stderr.write("interrupted\n")
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except PerceptokError as error:
         return _print_error(str(error))

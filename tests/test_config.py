@@ -94,9 +94,10 @@ def test_invalid_values_are_refused_by_name(values: Any, message: str) -> None:
 
 
 def test_overrides_from_the_command_line() -> None:
-    words = "--rate 1e-4 --inner.size 3 --on --off=false --names a b"
+    words = "--rate 1e-4 --inner.size 3 --on --off=false --names a b --pattern *.jpg"
     overrides = parse_overrides(words.split())
-    assert overrides == {"rate": 1e-4, "inner.size": 3, "on": True, "off": False, "names": ["a", "b"]}
+    expected = {"rate": 1e-4, "inner.size": 3, "on": True, "off": False, "names": ["a", "b"], "pattern": "*.jpg"}
+    assert overrides == expected
     values: dict[str, Any] = {"rate": 1, "inner": {"size": 1, "kind": "x"}}
     apply_overrides(values, {**overrides, "new.deep.key": 5})
     assert values["inner"] == {"size": 3, "kind": "x"}

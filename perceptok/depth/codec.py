@@ -50,7 +50,25 @@ gave the same bits with 1, 2, 3, 4 and 8 threads, which are also the reference's
 gave others. Of 53 real maps none needed this with the shipped weights."""
 
 
-class DepthCodec(ModelHubMixin):
+_MODEL_CARD = """---
+{{ card_data }}
+---
+
+# A depth codec of perceptok
+
+It turns depth maps into 10x10 codes out of 128, and codes into maps of nearness (1 = nearest).
+
+```python
+import perceptok as pt
+
+codec = pt.DepthCodec.from_pretrained("path/to/this/folder")
+codes = codec.encode(pt.DepthMap.read("map.png", kind="inverse"))
+nearness = codec.decode(codes)
+```
+"""
+
+
+class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="perceptok"):
     """Depth maps <-> a 10x10 grid of 128 codes (AURORA, arXiv 2412.03548).
 
     Arrays and `DepthMap`s in give NumPy arrays out; tensors in give tensors out, on the codec's device. Values of

@@ -6,6 +6,7 @@ is known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -214,16 +215,26 @@ class DepthReport:
     failures: list[MapFailure]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
+        """The report as plain JSON types; None for measures that are not defined for any map."""
         return {
-            "codec": {source: asdict(score) for source, score in self.codec.items()},
+            "codec": {source: _score_to_dict(score) for source, score in self.codec.items()},
             "baselines": {
-                str(side): {source: asdict(score) for source, score in scores.items()}
+                str(side): {source: _score_to_dict(score) for source, score in scores.items()}
                 for side, scores in self.baselines.items()
             },
             "usage": self.usage._asdict(),
             "failures": [failure._asdict() for failure in self.failures],
         }
+
+
+def _score_to_dict(score: DepthScore) -> dict[str, Any]:
+    def replace_nan(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return {
+        name: [replace_nan(part) for part in value] if isinstance(value, tuple) else replace_nan(value)
+        for name, value in asdict(score).items()
+    }
 
 
 def evaluate_depth_codec(
