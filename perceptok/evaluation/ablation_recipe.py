@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.data import DataRecipe
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, EvaluationError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from perceptok.llava import FinetuneConfig, InferenceConfig
 
@@ -210,12 +210,19 @@ class AblationRecipe:
         return tuple(test for test in self.tests if not cell.benchmarks or test.benchmark in cell.benchmarks)
 
     def load_test(self, test: AblationTest, data: Path | None = None) -> Benchmark:
-        """Load the benchmark of a test; `data` is the file of records of a test with a recipe."""
+        """Load the benchmark of a test; `data` is the file of records of a test with a recipe.
+
+        Raises:
+            EvaluationError: The benchmark is missing or damaged.
+        """
         source: str | Path | None = data or test.data or self.benchmarks
         assert source is not None
         local = self.resolve(str(source))
         images = None if test.images is None else self.resolve(test.images)
-        benchmark = load_benchmark(test.benchmark, local if local.exists() else source, images=images)
+        try:
+            benchmark = load_benchmark(test.benchmark, local if local.exists() else source, images=images)
+        except EvaluationError as error:
+            raise EvaluationError(f"test {test.name}: {error}; or leave it out of the recipe's tests") from error
         return replace(benchmark, items=benchmark.items[: test.limit])
 
     def find_file(self, source: str, package: str) -> Path:
@@ -227,7 +234,11 @@ class AblationRecipe:
         recipe = DataRecipe.read(self.find_file(path, "data"))
         if not self.resolve(path).is_file():
             recipe = replace(recipe, folder=self.folder)
-        values = _merge(recipe.scale_counts(self.scale).to_dict(), self.data_settings)
+        scaled = _merge(recipe.scale_counts(self.scale).to_dict(), self.data_settings)
+        try:
+            values = DataRecipe.from_dict(scaled).to_dict()
+        except ConfigError as error:
+            raise ConfigError(f"data_settings, with {path}: {error}") from error
         for config in values["sets"]:
             if config["task"] == "depth" and config["regime"] != "atomic":
                 config |= cell.sets

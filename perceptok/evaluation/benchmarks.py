@@ -189,15 +189,13 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         letters = "ABCDE"[: int(name[-1])] if name.startswith("hardblink-") else ""
         items = tuple(_question_file_items(found.questions, found.answers, folder or found.images, letters))
     elif name not in _LAYOUTS:
-        names = " or ".join(files.questions for files in _QUESTION_FILES[name])
-        raise EvaluationError(f"{path}: the questions of {name} were not found; expected a folder with {names}")
+        raise EvaluationError(f"{path}: the questions of {name} were not found; expected {_describe_places(name)}")
     else:
-        layout = _LAYOUTS[name]
-        below = path / name.partition("-")[0]
-        path, data = (below, below) if below.is_dir() else (path, data)
-        rows = _read_rows(data, config=layout.config, split=layout.split)
-        base = folder or (path.parent if path.is_file() else path if path.is_dir() else None)
-        items = tuple(item for item in (item_from_row(name, row, base) for row in rows) if item)
+        source = _find_rows(name, path) if path.is_dir() else data
+        base = folder or (path.parent if path.is_file() else Path(source) if path.is_dir() else None)
+        items = tuple(item for item in (item_from_row(name, row, base) for row in _read_rows_of(name, source)) if item)
+        if not items:
+            raise EvaluationError(f"{name} has no items: no row of {source} is of its task; name its own files")
     return Benchmark(name, items, _PUBLISHED.get(name, {}))
 
 
@@ -218,7 +216,7 @@ def item_from_row(name: str, row: dict[str, Any], images: Path | None = None) ->
         return _LAYOUTS[name].parse(row, images)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, PerceptokError):
-            raise
+            raise EvaluationError(f"{name}: {error}") from error
         raise EvaluationError(f"{name}: a row of another layout, with the keys {', '.join(map(str, row))}") from error
 
 
@@ -302,6 +300,12 @@ _QUESTION_FILES: Mapping[str, tuple[_QuestionFiles, ...]] = {
 """Benchmark -> its files; the longer names of HardBLINK are those of AURORA's repository."""
 
 _REPOSITORY_FOLDERS = ("hardblink", "blink_counting", "seedbench")
+_ROW_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "blink": ("blink",),
+    "cvbench": ("cvbench",),
+    "seed": ("seed", "seedbench"),
+}
+"""The first word of a benchmark's name -> the folders of its rows in a folder of all benchmarks."""
 
 
 class _FoundFiles(NamedTuple):
@@ -317,18 +321,58 @@ def _find_question_files(name: str, path: Path) -> _FoundFiles | None:
 
     Returns:
         None where there are none.
+
+    Raises:
+        EvaluationError: A file of questions that is named after another benchmark.
     """
-    folders = (path, *(path / folder for folder in _REPOSITORY_FOLDERS))
-    for files in _QUESTION_FILES.get(name, ()):
-        if path.as_posix().endswith(f"/{files.questions}"):
-            folders = (path.parents[files.questions.count("/")],)
+    known = _QUESTION_FILES.get(name, ())
+    absolute = path.absolute()  # so that a relative path has the folders above it
+    for files in known:
+        if absolute.as_posix().endswith(f"/{files.questions}"):
+            folders: tuple[Path, ...] = (absolute.parents[files.questions.count("/")],)
+        else:
+            folders = (path, *(path / folder for folder in _REPOSITORY_FOLDERS))
         for folder in folders:
             if (folder / files.questions).is_file():
                 return _FoundFiles(folder / files.questions, folder / files.answers, folder / files.images)
-    if path.name.endswith("questions.jsonl"):
-        answers = path.with_name(path.name.replace("questions", "answers"))
-        return _FoundFiles(path, answers, path.parent / "images")
+    for files in known:
+        if path.name == Path(files.questions).name and path.is_file():
+            return _FoundFiles(path, path.with_name(Path(files.answers).name), path.parent / "images")
+    if known and path.name.endswith("questions.jsonl"):
+        names = " or ".join(Path(files.questions).name for files in known)
+        raise EvaluationError(f"{path}: the questions of {name} were not found; they are in a file named {names}")
     return None
+
+
+def _find_rows(name: str, folder: Path) -> Path:
+    """The folder of a benchmark's rows: the given one, or the benchmark's own in a folder of all benchmarks.
+
+    Raises:
+        EvaluationError: A folder of all benchmarks without this one.
+    """
+    for below in _ROW_FOLDERS[name.partition("-")[0]]:
+        if (folder / below).is_dir():
+            return folder / below
+    others = {*_REPOSITORY_FOLDERS, *(below for folders in _ROW_FOLDERS.values() for below in folders)}
+    found = sorted(other for other in others if (folder / other).is_dir())
+    if found:
+        raise EvaluationError(
+            f"{folder}: {name} was not found beside {', '.join(f'{other}/' for other in found)}; "
+            f"expected {_describe_places(name)}"
+        )
+    return folder
+
+
+def _describe_places(name: str) -> str:
+    """Where a benchmark is looked for in a folder."""
+    places = []
+    if files := _QUESTION_FILES.get(name):
+        own = "hardblink" if name.startswith("hardblink-") else {"blink-count": "blink_counting"}.get(name, "seedbench")
+        places.append(f"a folder with {' or '.join(names.questions for names in files)}, or with {own}/ that has it")
+    if name in _LAYOUTS:
+        rows = " or ".join(f"{below}/" for below in _ROW_FOLDERS[name.partition("-")[0]])
+        places.append(f"{rows} with its rows in it")
+    return ", or ".join(places)
 
 
 def _question_file_items(questions: Path, answers: Path, images: Path, letters: str) -> Iterator[BenchmarkItem]:
@@ -355,7 +399,7 @@ def _question_file_items(questions: Path, answers: Path, images: Path, letters: 
         question_id = str(row["question_id"])
         answer = answer_by_id[question_id].strip("() .")
         groups = {"markers": str(len(letters))} if letters else {"count": answer}
-        image = _find_image(row.get("image"), images if images.is_dir() else None)
+        image = _find_image(row.get("image"), images if images.is_dir() else None, place)
         yield BenchmarkItem(question_id, str(row["text"]), answer, dict.fromkeys(letters, ""), image, groups)
 
 
@@ -386,17 +430,29 @@ def _parse_count(answer: str) -> str:
     return value
 
 
-def _parse_blink_depth(row: dict[str, Any], folder: Path | None) -> BenchmarkItem:
+def _read_blink_task(row: dict[str, Any]) -> str | None:
+    """The task of a BLINK row by its sub_task, or by its idx, such as val_Relative_Depth_1; None where it says none."""
+    match = re.fullmatch(r"[a-z]+_(\D.*)_\d+", str(row.get("idx")))
+    return str(row.get("sub_task") or (match and match[1]) or "").lower() or None
+
+
+def _parse_blink_depth(row: dict[str, Any], folder: Path | None) -> BenchmarkItem | None:
+    if _read_blink_task(row) not in (None, "relative_depth"):
+        return None
     # Its choices are sentences ("A is closer"): the letter alone is asked for.
-    choices = dict.fromkeys(_letter_choices(row["choices"]), "")
-    image = _find_image(row["image_1"], folder)
+    choices, image = dict.fromkeys(_letter_choices(row["choices"]), ""), row["image_1"]
+    if len(choices) != 2:
+        raise EvaluationError(f"row {row['idx']}: a question has two choices; got {len(choices)}, as in another task")
+    image = _find_image(image, folder, f"row {row['idx']}")
     answer = _parse_letter(row["answer"])
     return BenchmarkItem(str(row["idx"]), str(row["question"]), answer, choices, image, {"markers": "2"})
 
 
-def _parse_blink_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem:
+def _parse_blink_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem | None:
+    if _read_blink_task(row) not in (None, "counting"):
+        return None
     answer = _parse_count(_letter_choices(row["choices"])[_parse_letter(row["answer"])])
-    image = _find_image(row["image_1"], folder)
+    image = _find_image(row["image_1"], folder, f"row {row['idx']}")
     return BenchmarkItem(str(row["idx"]), str(row["question"]), answer, {}, image, {"count": answer})
 
 
@@ -405,7 +461,7 @@ def _cvbench_parser(task: str) -> Callable[[dict[str, Any], Path | None], Benchm
         if str(row["task"]).lower() != task:
             return None
         choices, correct = _letter_choices(row["choices"]), _parse_letter(row["answer"])
-        image = _find_image(row.get("image") or row.get("filename"), folder)
+        image = _find_image(row.get("image") or row.get("filename"), folder, f"row {row['idx']}")
         groups = {"source": str(row.get("source", ""))}
         if task == "count":
             count = _parse_count(choices[correct])
@@ -420,7 +476,7 @@ def _parse_seed_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem
         return None
     answer = _parse_count(str(row[f"choice_{_parse_letter(row['answer']).lower()}"]))
     name = row.get("image") or row.get("data_id")
-    image = _find_image(name[0] if isinstance(name, list) else name, folder)
+    image = _find_image(name[0] if isinstance(name, list) else name, folder, f"row {row['question_id']}")
     return BenchmarkItem(str(row["question_id"]), str(row["question"]), answer, {}, image, {"count": answer})
 
 
@@ -435,10 +491,18 @@ BENCHMARKS = ("hardblink-3", "hardblink-4", "hardblink-5", *_LAYOUTS, "records",
 """Names of all benchmarks; "records" and "atomic" are sets that `perceptok data` builds."""
 
 
-def _find_image(value: Any, folder: Path | None) -> Path | bytes | None:
+def _find_image(value: Any, folder: Path | None, place: str) -> Path | bytes | None:
     """The image of a row: bytes, a Pillow image, the struct of `datasets`, or a name in the folder of images.
 
     A name whose file has another suffix is found by its stem: HardBLINK's questions say .png of what may be .jpg.
+
+    Args:
+        value: What the row has.
+        folder: The folder of images; None where there is none, and then a name gives None.
+        place: The row, for messages.
+
+    Raises:
+        EvaluationError: A name that is empty, too long, absolute, or leaves the folder.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
@@ -450,9 +514,20 @@ def _find_image(value: Any, folder: Path | None) -> Path | bytes | None:
         return value
     if folder is None:
         return None
-    path = folder / str(value)
-    if not path.is_file():
-        path = next(iter(sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))), path)
+    name = Path(str(value))
+    # Links are followed, as those of the hub's cache are.
+    if not name.name or "\0" in str(value) or name.anchor or ".." in name.parts:
+        raise EvaluationError(
+            f"{place}: the image {str(value)!r:.80} is not a file inside {folder}; names are relative to the folder of "
+            "images, without '..'"
+        )
+    path = folder / name
+    try:
+        if not path.is_file():
+            path = next(iter(sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))), path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a valid name"
+        raise EvaluationError(f"{place}: the image {str(value)!r:.80} cannot be looked up ({reason})") from error
     return path
 
 
@@ -465,7 +540,8 @@ def _read_rows(source: str | Path, *, config: str | None = None, split: str | No
     Args:
         source: A .jsonl, .json (a list, or an object with `questions`) or .parquet file; a folder of Parquet files, of
             one such file of JSON, or one that `Dataset.save_to_disk` wrote; or a hub id, which is downloaded.
-        config: The configuration of a hub id; in a folder: read only paths that contain it, if any does.
+        config: The configuration of a hub id; in a folder: read only paths that contain it, if any does,
+            else those that name no other task of BLINK.
         split: The split of a hub id or a saved dataset.
 
     Raises:
@@ -481,6 +557,14 @@ def _read_rows(source: str | Path, *, config: str | None = None, split: str | No
         yield from _read_hub(str(source), config, split)
     else:
         raise EvaluationError(f"{source}: not a file, a folder or a hub id (owner/name)")
+
+
+def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a benchmark as `_read_rows`; its errors name the benchmark."""
+    try:
+        yield from _read_rows(source, config=_LAYOUTS[name].config, split=_LAYOUTS[name].split)
+    except EvaluationError as error:
+        raise EvaluationError(f"{name}: {error}") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -532,6 +616,30 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise EvaluationError(f"{path}: not a readable Parquet file ({error})") from error
 
 
+_BLINK_TASKS = (
+    "art_style",
+    "counting",
+    "forensic_detection",
+    "functional_correspondence",
+    "iq_test",
+    "jigsaw",
+    "multi-view_reasoning",
+    "object_localization",
+    "relative_depth",
+    "relative_reflectance",
+    "semantic_correspondence",
+    "spatial_relation",
+    "visual_correspondence",
+    "visual_similarity",
+)
+"""Folders of the data set, in lower case."""
+
+
+def _names_other_task(path: Path) -> bool:
+    """Whether a folder of a path is that of a task of BLINK."""
+    return any(part.lower() in _BLINK_TASKS for part in path.parts[:-1])
+
+
 def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         datasets = import_datasets()
@@ -541,8 +649,11 @@ def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterato
             raise EvaluationError(f"{folder}: not a readable saved dataset ({quote_error(error)})") from error
         yield from _keep_images_encoded(datasets, _select_split(loaded, split, folder))
         return
-    files = sorted(folder.rglob("*.parquet"))
-    files = [file for file in files if config and config.lower() in str(file.relative_to(folder)).lower()] or files
+    found = sorted(folder.rglob("*.parquet"))
+    files = [file for file in found if config and config.lower() in str(file.relative_to(folder)).lower()]
+    files = files or [file for file in found if not (config and _names_other_task(file.relative_to(folder)))]
+    if found and not files:
+        raise EvaluationError(f"{folder}: its Parquet files are of other tasks, such as {found[0]}; expected {config}/")
     for file in [file for file in files if split and file.name.startswith(split)] or files:
         yield from _read_parquet(file)
     if not files:

@@ -232,7 +232,7 @@ def test_baselines_and_atomic_tests_in_one_grid(folder: Path) -> None:
 def test_a_missing_benchmark_is_found_before_training(folder: Path) -> None:
     parts: list[str] = []
     tests = [{"name": "t", "benchmark": "hardblink-3", "data": "nothing"}]
-    with pytest.raises(EvaluationError, match="the questions of hardblink-3 were not found"):
+    with pytest.raises(EvaluationError, match=r"test t: .*questions of hardblink-3 were not found.*; or leave it out"):
         run_ablation(AblationRecipe.read(changed(folder, "full", tests=tests, output="none")), parts.append)
     assert parts == []
 
@@ -242,6 +242,13 @@ def test_the_scale_of_the_data(folder: Path) -> None:
     assert {config.count for config in recipe.data_recipe(recipe.resolved_cells[0], recipe.data).sets} == {1}
     with pytest.raises(ConfigError, match="scale: expected a positive number; got 0"):
         AblationRecipe.read(changed(folder, "full", scale=0.0)).data_recipe(recipe.resolved_cells[0], recipe.data)
+
+
+@pytest.mark.parametrize("sets", [1, [1], [{}], {"a": 1}])
+def test_malformed_settings_of_data_are_told(folder: Path, sets: object) -> None:
+    recipe = AblationRecipe.read(changed(folder, "full", data_settings={"sets": sets}))
+    with pytest.raises(ConfigError, match=r"data_settings, with data\.yaml: .*sets"):
+        recipe.data_recipe(recipe.resolved_cells[0], recipe.data)
 
 
 def test_two_processes_train_each_cell_together(folder: Path) -> None:

@@ -293,3 +293,107 @@ def test_ids_stand_once() -> None:
     item = BenchmarkItem("1", "q", "5")
     with pytest.raises(EvaluationError, match="more than once"):
         Benchmark("x", (item, item))
+
+
+@pytest.mark.parametrize(
+    "image", ["/etc/passwd", "../secret/s.jpg", "b/../../secret/s.jpg", "", ".", "a\0.png", "n" * 5000 + ".png"]
+)
+@pytest.mark.parametrize("name", ["blink-count", "cvbench-depth", "seed-count", "hardblink-3"])
+def test_names_of_images_stay_in_their_folder(tmp_path: Path, hardblink: Path, name: str, image: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "s.jpg").write_bytes(png())
+    data, row = tmp_path / "rows" / "rows.jsonl", r"row (val_Counting_0|2|101669)"
+    data.parent.mkdir()
+    if name == "hardblink-3":
+        rows = [json.loads(line) for line in (hardblink / "questions_3.jsonl").read_text().splitlines()]
+        data, row = write_lines(hardblink / "questions_3.jsonl", [rows[0] | {"image": image}, *rows[1:]]), "line 1"
+    elif name == "blink-count":
+        write_lines(data, [{**blink_rows("Counting")[0], "image_1": {"bytes": None, "path": image or "."}}])
+    elif name == "cvbench-depth":
+        write_lines(data, [{**CVBENCH[1], "filename": image or "."}])
+    else:
+        write_lines(data, [{**SEED[0], "image": [image]}])
+    with pytest.raises(EvaluationError, match=rf"{row}: the image .* (is not a file inside|cannot be looked up)"):
+        load_benchmark(name, data)
+
+
+def test_images_may_be_links_in_their_folder(tmp_path: Path) -> None:
+    """As in a snapshot of the hub's cache."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "blobs" / "1").write_bytes(png())
+    (tmp_path / "rows" / "a.png").symlink_to("../blobs/1")
+    (item,) = load_benchmark("cvbench-depth", write_lines(tmp_path / "rows" / "rows.jsonl", CVBENCH)).items
+    assert item.open_image().size == (20, 10)
+
+
+def test_rows_of_another_task_are_refused(tmp_path: Path) -> None:
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    (tmp_path / "blink" / "Counting").mkdir(parents=True)
+    pq.write_table(
+        pa.Table.from_pylist(blink_rows("Counting")), tmp_path / "blink" / "Counting" / "val-00000-of-00001.parquet"
+    )
+    for data in (tmp_path, tmp_path / "blink"):
+        assert len(load_benchmark("blink-count", data)) == 4
+        with pytest.raises(EvaluationError, match=r"blink-depth: .* are of other tasks, .* expected Relative_Depth/"):
+            load_benchmark("blink-depth", data)
+    with pytest.raises(EvaluationError, match=r"blink-depth has no items: no row of .* is of its task"):
+        load_benchmark("blink-depth", tmp_path / "blink" / "Counting")
+    for kind in ({"idx": 7, "sub_task": "Counting"}, {"idx": "7"}):
+        rows = write_lines(tmp_path / "rows.jsonl", [{**blink_rows("Counting")[0], "image_1": "a.png", **kind}])
+        with pytest.raises(
+            EvaluationError, match=r"blink-depth has no items|blink-depth: row 7: .* two choices; got 4"
+        ):
+            load_benchmark("blink-depth", rows)
+    both = [{**row, "image_1": None} for task in ("Counting", "Relative_Depth") for row in blink_rows(task)]
+    for name in ("blink-depth", "blink-count"):
+        assert len(load_benchmark(name, write_lines(tmp_path / "rows.jsonl", both))) == 4
+
+
+def test_questions_of_another_benchmark_are_refused(tmp_path: Path) -> None:
+    for name, answer in (("blink_3pointscenter", "(A)"), ("blink_5pointscenter", "(A)"), ("seedbench", "4")):
+        write_lines(tmp_path / f"{name}_questions.jsonl", [{"question_id": 0, "image": "a.png", "text": "?"}])
+        write_lines(tmp_path / f"{name}_answers.jsonl", [{"question_id": 0, "text": answer}])
+    for name, file, own in (
+        ("hardblink-5", "blink_3pointscenter_questions.jsonl", "questions_5.jsonl or blink_5pointscenter_questions"),
+        ("blink-count", "seedbench_questions.jsonl", "blinkcounting_questions"),
+    ):
+        with pytest.raises(EvaluationError, match=f"the questions of {name} were not found; .* a file named {own}"):
+            load_benchmark(name, tmp_path / file)
+    assert len(load_benchmark("hardblink-5", tmp_path / "blink_5pointscenter_questions.jsonl")) == 1
+    assert len(load_benchmark("seed-count", tmp_path / "seedbench_questions.jsonl")) == 1
+    with pytest.raises(EvaluationError, match="blink-depth: a row of another layout"):
+        load_benchmark("blink-depth", tmp_path / "seedbench_questions.jsonl")
+
+
+def test_a_relative_path_of_questions(hardblink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(hardblink)
+    for data in ("questions_3.jsonl", ".", "../hardblink/questions_3.jsonl"):
+        assert load_benchmark("hardblink-3", data).items[2].open_image().size == (336, 336)
+    (hardblink / "questions").mkdir()
+    (hardblink / "answers").mkdir()
+    name = "blink_4pointscenter"
+    write_lines(hardblink / "questions" / f"{name}_questions.jsonl", [{"question_id": 0, "text": "?"}])
+    write_lines(hardblink / "answers" / f"{name}_answers.jsonl", [{"question_id": 0, "text": "(D)"}])
+    monkeypatch.chdir(hardblink / "questions")
+    assert len(load_benchmark("hardblink-4", f"{name}_questions.jsonl")) == 1
+
+
+def test_a_benchmark_missing_from_the_folder_of_all_is_named(hardblink: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "stray.jsonl", [{"id": "a", "points": []}])
+    for name, expected in (
+        ("blink-depth", "expected blink/ with its rows"),
+        ("blink-count", r"blinkcounting_questions\.jsonl, or with blink_counting/ .* or blink/ with its rows"),
+        ("cvbench-count", "expected cvbench/ with its rows"),
+        ("seed-count", "or with seedbench/ that has it, or seed/ or seedbench/ with its rows"),
+    ):
+        with pytest.raises(EvaluationError, match=f"{name} was not found beside hardblink/; .*{expected}"):
+            load_benchmark(name, tmp_path)
+    with pytest.raises(EvaluationError, match=r"questions of hardblink-4 were not found; .* with hardblink/"):
+        load_benchmark("hardblink-4", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationError, match=r"^blink-depth: .*empty: neither Parquet files"):
+        load_benchmark("blink-depth", tmp_path / "empty")
+    (tmp_path / "seedbench").mkdir()
+    (tmp_path / "seedbench" / "SEED-Bench.json").write_text(json.dumps({"questions": SEED}))
+    assert len(load_benchmark("seed-count", tmp_path)) == 1
