@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ from perceptok.depth import block_from_text
 from perceptok.errors import DataError, MalformedBlockError
 from perceptok.files import open_input
 
-__all__ = ["DepthCodesFile", "read_npy"]
+__all__ = ["DepthCodesFile", "get_stem", "read_npy"]
 
 
 class _Array:
@@ -103,6 +104,8 @@ def read_npy(path: str | Path) -> Any:
         raise DataError(f"{path}: not a NumPy file that can be read safely ({error})") from error
     if not isinstance(array, _Array) or not isinstance(array.items, list):
         raise DataError(f"{path}: not a NumPy file that can be read safely (not a pickled array)")
+    if not shape and len(array.items) != 1:
+        raise DataError(f"{path}: damaged; its header says one object, but {len(array.items)} are pickled")
     return array.items if shape else array.items[0]
 
 
@@ -127,25 +130,35 @@ class DepthCodesFile:
             raise DataError(f"{path}: expected a dictionary of file names and depth tokens")
         self._texts: dict[str, str] = {}
         for name, text in values.items():
-            stem = _get_stem(name).removesuffix("_depth")
+            stem = get_stem(name).removesuffix("_depth")
             if stem in self._texts:
                 raise DataError(f"{path}: two entries for the image {stem}")
             self._texts[stem] = text
 
-    def read(self, name: str) -> NDArray[np.int64]:
+    def read(self, name: str, *, namesakes: Sequence[str] = ()) -> NDArray[np.int64]:
         """Read the codes of an image, (10, 10) in 0..127.
 
+        Args:
+            name: Of the image.
+            namesakes: Other images with the same name except for folder and suffix, which the codes may be of.
+
         Raises:
-            DataError: The image has no codes, or they are malformed.
+            DataError: The image has no codes, they may be of another image, or they are malformed.
         """
-        text = self._texts.get(_get_stem(name))
+        text = self._texts.get(get_stem(name))
         if text is None:
             raise DataError(f"this image has no depth codes in {self.path.name}")
+        if namesakes:
+            raise DataError(
+                f"the depth codes of {get_stem(name)} in {self.path.name} may be of this image or of {namesakes[0]}; "
+                "rename or exclude one of the images"
+            )
         try:
             return block_from_text("".join(text.split()))
         except MalformedBlockError as error:
             raise DataError(f"depth codes in {self.path.name}: {error}") from error
 
 
-def _get_stem(name: str) -> str:
+def get_stem(name: str) -> str:
+    """Return an image's name without folder, with `/` or a backslash, and suffix."""
     return PurePosixPath(name.replace("\\", "/")).stem

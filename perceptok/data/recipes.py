@@ -225,11 +225,16 @@ class DataRecipe:
             recipe = cls.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{os.fspath(path)}: {error}") from error
-        return replace(recipe, folder=str(found.parent / recipe.folder) if found == Path(path) else recipe.folder)
+        return replace(recipe, folder=str(found.parent)) if found == Path(path) else recipe
 
     @classmethod
     def from_dict(cls, values: object) -> DataRecipe:
         """Build a recipe from JSON types; raises ConfigError for unknown, missing or invalid settings."""
+        if isinstance(values, Mapping) and "folder" in values:
+            raise ConfigError(
+                "DataRecipe: unknown key 'folder'; paths are relative to the folder of the recipe's file, so leave it "
+                "out, or set the paths themselves, such as sources.NAME.images"
+            )
         return config_from_dict(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -379,8 +384,16 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
 
 
 def make_depth_specialist(config: SpecialistConfig) -> DepthSpecialist:
-    """Make the depth specialist that a configuration describes; its network is loaded on first use."""
-    assert config.kind is not None
+    """Make the depth specialist that a configuration describes; its network is loaded on first use.
+
+    Raises:
+        ConfigError: The configuration is that of a network that detects boxes.
+    """
+    if not config.form.endswith("depth") or config.kind is None:
+        raise ConfigError(
+            f"specialist {config.model}: the form {config.form} detects boxes; depth needs onnx_depth or "
+            "transformers_depth, and kind: inverse or metric"
+        )
     if config.form == "onnx_depth":
         from perceptok.data.specialists.onnx_models import OnnxDepth
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptok.boxes import AnnotationFile, BoxLabels, ImageBoxes, read_annotations
-from perceptok.data.npy_files import DepthCodesFile, read_npy
+from perceptok.data.npy_files import DepthCodesFile, get_stem, read_npy
 from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
 from perceptok.depth import FORMATS, DepthMap, Kind, Unit
 from perceptok.errors import DataError, DepthMapError, ImageError
@@ -27,6 +29,12 @@ __all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"
 
 _MAX_PROBES = 100
 """Images of annotations that are looked for before a folder is taken for one of another split."""
+
+_MAX_QUOTED = 100
+"""Characters of a name that a message quotes."""
+
+_COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_")
+"""What LVIS 0.5 and COCO 2014 put before the names of COCO 2017."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,20 +194,32 @@ class DepthFolder:
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: folder of depth maps not found")
 
-    def read(self, name: str, size: tuple[int, int]) -> DepthMap | None:
+    def read(self, name: str, size: tuple[int, int], *, namesakes: Sequence[str] = ()) -> DepthMap | None:
         """Read the map of an image; None where it has none.
 
         Args:
             name: Of the image.
             size: Width and height of the image; the map may have another resolution, but not another aspect ratio.
+            namesakes: Other images with the same name except for folder and suffix; a map that may be of one of them
+                is refused.
 
         Raises:
-            DataError: The map cannot be read, there are two, or its aspect ratio differs by more than a pixel.
+            DataError: The map cannot be read, there are two, it may be of another image, its aspect ratio differs by
+                more than a pixel, or the name leads out of the folder.
         """
-        released = self.folder / f"{PurePosixPath(name).stem}_depth"
-        paths = _find_maps((self.folder / name).with_suffix("")) or _find_maps(released)
+        stem = _join_inside(self.folder, name).with_suffix("")
+        paths = _find_maps(stem)
+        if paths:
+            namesakes = [other for other in namesakes if (self.folder / other).with_suffix("") == stem]
+        else:
+            paths = _find_maps(self.folder / f"{PurePosixPath(name).stem}_depth")
         if not paths:
             return None
+        if namesakes:
+            raise DataError(
+                f"the depth map {paths[0].relative_to(self.folder)} may be of this image or of {namesakes[0]}; give "
+                "each its own map, with the image's relative name except for the suffix, or exclude one of the images"
+            )
         if len(paths) > 1:
             raise DataError(f"two depth maps: {paths[0].name} and {paths[1].name}")
         try:
@@ -216,7 +236,25 @@ class DepthFolder:
 
 def _find_maps(stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in FORMATS]
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if os.path.isfile(path)]  # noqa: PTH113 - False for a name that is too long
+
+
+def _join_inside(folder: Path, name: str) -> Path:
+    """Join a relative name to a folder; links in the folder are followed, as `find_images` does.
+
+    Raises:
+        DataError: The name is empty, absolute, or contains NUL or `..`.
+    """
+    path = Path(name)
+    if not path.name or "\0" in name or path.anchor or ".." in path.parts:
+        raise DataError(
+            f"the name {_quote_name(name)} is not that of a file inside {folder}; names are relative, without '..'"
+        )
+    return folder / path
+
+
+def _quote_name(name: str) -> str:
+    return repr(name) if len(name) <= _MAX_QUOTED else f"{name[:_MAX_QUOTED]!r}... ({len(name)} characters)"
 
 
 class FolderSource:
@@ -272,6 +310,8 @@ class FolderSource:
                 images exists; the message names what is there.
         """
         available = sorted(self._boxes) if self._file else self._find_images()
+        if not available:
+            raise DataError(f"{self._annotations}: no images; a file of annotations lists the images to use")
         names = [name for name in available if self._is_selected(name)]
         if not names:
             raise DataError(
@@ -296,6 +336,8 @@ class FolderSource:
 
     def _select_listed(self, names: list[str]) -> list[str]:
         assert self._listed is not None
+        if not self._listed:
+            raise DataError(f"{self.images}: the list of its images is empty; name one or more, or leave the list out")
         keys = {name: {name, PurePosixPath(name).name} for name in names}
         ids = {name: image.image_id for name, image in self._boxes.items()}
         selected = [name for name in names if self._listed & {*keys[name], ids.get(name)}]
@@ -308,13 +350,21 @@ class FolderSource:
         return selected
 
     def _check_split(self, names: list[str]) -> None:
-        """Raise DataError where the folder seems to be that of another split."""
+        """Raise DataError where the folder seems to be that of another split, or no name is valid."""
         probes = names[:: -(-len(names) // _MAX_PROBES)]
-        if not any(self._find_file(name) for name in probes):
-            raise DataError(
-                f"{self.images}: none of {len(probes)} images that {self._annotations} names was found, such as "
-                f"{probes[0]}; is this the folder of another split?"
-            )
+        reasons: list[str] = []
+        for name in probes:
+            try:
+                if self._find_file(name):
+                    return
+            except DataError as error:
+                reasons.append(str(error))
+        if reasons:
+            raise DataError(f"{self._annotations}: {reasons[0]}")
+        raise DataError(
+            f"{self.images}: none of {len(probes)} images that {self._annotations} names was found, such as "
+            f"{probes[0]}; is this the folder of another split?"
+        )
 
     @cached_property
     def _files_by_name(self) -> dict[str, list[Path]]:
@@ -327,15 +377,41 @@ class FolderSource:
         """Find the file of an image; None where it is missing.
 
         LVIS 0.5 has names of COCO 2014 (`COCO_val2014_000000266409.jpg`) for the files of COCO 2017.
+
+        Raises:
+            DataError: The name leads out of the folder or cannot be that of a file, or several files have it.
         """
-        path = self.images / name
-        if path.is_file() or self._file is None:
+        path = _join_inside(self.images, name)
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            raise DataError(f"the name {_quote_name(name)} cannot be that of a file ({error.strerror})") from error
+        if is_file or self._file is None:
             return path
         file_name = PurePosixPath(name).name
-        for candidate in (file_name, file_name.rpartition("_")[2]):
-            if files := self._files_by_name.get(candidate):
+        for candidate in (file_name, _COCO_2014.sub("", file_name, count=1)):
+            files = self._files_by_name.get(candidate, [])
+            files = [file for file in files if file.as_posix().endswith(f"/{name}")] or files
+            if len({file.resolve() for file in files}) > 1:
+                first, second = (file.relative_to(self.images).as_posix() for file in files[:2])
+                raise DataError(
+                    f"{name} may be {first} or {second}, {len(files)} files in {self.images}; name it with its folder, "
+                    "or give the folder of its split"
+                )
+            if files:
                 return files[0]
         return None
+
+    @cached_property
+    def _names_by_stem(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for name in self.names:
+            names.setdefault(get_stem(name), []).append(name)
+        return names
+
+    def _find_namesakes(self, name: str) -> list[str]:
+        """Other images of the source with the same name except for folder and suffix."""
+        return [other for other in self._names_by_stem.get(get_stem(name), []) if other != name]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -356,7 +432,7 @@ class FolderSource:
             samples = self._add_boxes(samples)
         completed = self._add_depth(samples) if depth else samples
         if depth and self.codes is not None:
-            completed = [_add_codes(result, self.codes) for result in completed]
+            completed = [self._add_codes(result, self.codes) for result in completed]
         results |= {sample.name: result for sample, result in zip(samples, completed, strict=True)}
         return [results[name] for name in names]
 
@@ -365,19 +441,22 @@ class FolderSource:
             name.encode()
         except UnicodeEncodeError:
             return "the file name is not valid UTF-8; rename the file"
-        path = self._find_file(name)
-        if path is None:
-            return f"{self.images / name}: image file not found"
         try:
-            return Sample(name, open_image(path), complete=self._file is not None)
-        except ImageError as error:
+            path = self._find_file(name)
+            if path is None:
+                return f"{self.images / name}: image file not found"
+            image = open_image(path)
+            if name in self._boxes:
+                _check_size(self._boxes[name], image, path)
+        except (DataError, ImageError) as error:
             return str(error)
+        return Sample(name, image, complete=self._file is not None)
 
     def _add_depth(self, samples: list[Sample]) -> Sequence[Sample | str]:
         if self.depth is None:
             return samples
         if isinstance(self.depth, DepthFolder):
-            return [_add_stored_depth(sample, self.depth) for sample in samples]
+            return [self._add_stored_depth(sample, self.depth) for sample in samples]
         maps = self.depth.estimate([sample.image for sample in samples])
         provenance = {"depth_specialist": self.depth.fingerprint}
         return [
@@ -396,21 +475,32 @@ class FolderSource:
             replace(sample, boxes=boxes, provenance=provenance) for sample, boxes in zip(samples, detected, strict=True)
         ]
 
+    def _add_stored_depth(self, sample: Sample, folder: DepthFolder) -> Sample | str:
+        namesakes = self._find_namesakes(sample.name)
+        try:
+            return replace(sample, depth=folder.read(sample.name, sample.image.size, namesakes=namesakes))
+        except DataError as error:
+            return str(error)
 
-def _add_stored_depth(sample: Sample, folder: DepthFolder) -> Sample | str:
-    try:
-        return replace(sample, depth=folder.read(sample.name, sample.image.size))
-    except DataError as error:
-        return str(error)
+    def _add_codes(self, sample: Sample | str, codes: DepthCodesFile) -> Sample | str:
+        if isinstance(sample, str):
+            return sample
+        try:
+            return replace(sample, codes=codes.read(sample.name, namesakes=self._find_namesakes(sample.name)))
+        except DataError as error:
+            return str(error)
 
 
-def _add_codes(sample: Sample | str, codes: DepthCodesFile) -> Sample | str:
-    if isinstance(sample, str):
-        return sample
-    try:
-        return replace(sample, codes=codes.read(sample.name))
-    except DataError as error:
-        return str(error)
+def _check_size(boxes: ImageBoxes, image: Image.Image, path: Path) -> None:
+    """Raise DataError for annotations of another size than the image has, upright or as it is stored."""
+    size = (boxes.width, boxes.height)
+    if size == image.size:
+        return
+    if size != image.size[::-1] or open_image(path, apply_orientation=False).size != size:
+        raise DataError(
+            f"the annotations are of an image of {boxes.width}x{boxes.height} pixels, but {path} has "
+            f"{image.width}x{image.height}; is this another image of the same name?"
+        )
 
 
 def read_names(path: str | Path) -> list[str | int]:

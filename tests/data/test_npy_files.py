@@ -131,3 +131,12 @@ def test_depth_codes(tmp_path: Path) -> None:
             DepthCodesFile(save(tmp_path / "wrong.npy", wrong))
     with pytest.raises(DataError, match="two entries for the image a"):
         DepthCodesFile(save(tmp_path / "twice.npy", {"a.png": SPACED, "x/a_depth.png": SPACED}))
+
+
+def test_one_object_that_is_missing(tmp_path: Path) -> None:
+    header = {"descr": "|O", "fortran_order": False, "shape": ()}
+    with (tmp_path / "values.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        pickle.dump(np.array([], dtype=object), file, protocol=3)
+    with pytest.raises(DataError, match=r"values\.npy: damaged; its header says one object, but 0 are pickled"):
+        read_npy(tmp_path / "values.npy")

@@ -44,6 +44,9 @@ def test_files_precede_presets_and_paths_are_relative(tmp_path: Path, monkeypatc
     assert own.resolve_paths().sources["ade20k"].images == str(tmp_path.resolve() / "recipes" / "ADE20K")
     (tmp_path / "aurora-depth").write_text(json.dumps({**preset.to_dict(), "seed": 5}))
     assert DataRecipe.read("aurora-depth").seed == 5
+    (tmp_path / "recipes" / "own.json").write_text(json.dumps({**preset.to_dict(), "folder": "/etc"}))
+    with pytest.raises(ConfigError, match=r"own\.json: DataRecipe: unknown key 'folder'"):
+        DataRecipe.read("recipes/own.json")
 
 
 def test_overrides() -> None:
@@ -53,6 +56,8 @@ def test_overrides() -> None:
     assert recipe.sources["ade20k"].include == ("*.png",)
     with pytest.raises(ConfigError, match=r"aurora-depth: DataRecipe: .*unknown key"):
         DataRecipe.read("aurora-depth", {"sources.ade20k.image": "photos"})
+    with pytest.raises(ConfigError, match="aurora-depth: DataRecipe: unknown key 'folder'; paths are relative to"):
+        DataRecipe.read("aurora-depth", {"folder": "/etc"})
     with pytest.raises(ConfigError, match="auroradepth: no such file, and not a preset: aurora-counting, aurora-depth"):
         DataRecipe.read("auroradepth")
 

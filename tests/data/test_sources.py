@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,14 @@ def test_photographs_of_ade20k_on_disk(shared: Path) -> None:
     assert all(isinstance(sample, Sample) for sample in opened)
 
 
-def write_annotations(path: Path, *file_names: str, key: str = "file_name") -> Path:
-    images = [{"id": 70 + n, key: name, "width": 80, "height": 60} for n, name in enumerate(file_names)]
+def write_annotations(
+    path: Path, *file_names: str, key: str = "file_name", sizes: Sequence[tuple[int, int]] = ()
+) -> Path:
+    sizes = sizes or [(80, 60)] * len(file_names)
+    images = [
+        {"id": 70 + n, key: name, "width": width, "height": height}
+        for n, (name, (width, height)) in enumerate(zip(file_names, sizes, strict=True))
+    ]
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "dog"}]}))
     return path
 
@@ -160,7 +167,7 @@ def test_images_of_coco_and_lvis_are_found_below_the_folder(
     make_files(tmp_path / "coco", "annotations/panoptic_val2017/000000000139.png")
     (tmp_path / "coco" / "val2017").symlink_to(shared / "data" / "coco" / "images")
     (tmp_path / "coco" / "train2017").mkdir()
-    path = write_annotations(tmp_path / "boxes.json", *names, key=key)
+    path = write_annotations(tmp_path / "boxes.json", *names, key=key, sizes=[(640, 426), (640, 422)])
     for folder in (tmp_path / "coco" / "val2017", tmp_path / "coco"):
         source = FolderSource(folder, annotations=path)
         assert len(source.names) == 2
@@ -217,3 +224,100 @@ def test_procedural_source() -> None:
     assert not {*sample.boxes.labels.category_ids} & {*sample.boxes.labels.negative_category_ids}
     with pytest.raises(DataError, match="scenes need"):
         ProceduralSource(-1, 3)
+
+
+def read_reasons(source: FolderSource, *, depth: bool = False) -> list[str]:
+    results = source.read(source.names, depth=depth, boxes=False)
+    return [result if isinstance(result, str) else "read" for result in results]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "/secret.png"])
+def test_annotations_cannot_name_files_outside_the_folder(folder: Path, name: str) -> None:
+    Image.new("RGB", (80, 60)).save(folder / "secret.png")
+    name = str(folder / "secret.png") if name.startswith("/") else name
+    path = write_annotations(folder / "boxes.json", "c.png", name)
+    reasons = read_reasons(FolderSource(folder / "images", annotations=path))
+    assert sorted(reason == "read" for reason in reasons) == [False, True]
+    assert any("is not that of a file inside" in reason and "names are relative" in reason for reason in reasons)
+    path = write_annotations(folder / "boxes.json", name)
+    with pytest.raises(DataError, match=r"boxes\.json: the name .* is not that of a file inside"):
+        _ = FolderSource(folder / "images", annotations=path).names
+
+
+def test_annotations_with_a_name_that_is_too_long(folder: Path) -> None:
+    path = write_annotations(folder / "boxes.json", "c.png", "x" * 5000)
+    first, second = read_reasons(FolderSource(folder / "images", annotations=path))
+    assert first == "read"
+    assert "(5000 characters) cannot be that of a file" in second
+    assert len(second) < 300
+
+
+def test_annotations_with_a_name_of_several_files(folder: Path) -> None:
+    for number, part in enumerate("xy"):
+        (folder / "images" / part).mkdir()
+        Image.new("RGB", (80, 60), (number, 0, 0)).save(folder / "images" / part / "a.png")
+    path = write_annotations(folder / "boxes.json", "a.png", "c.png", "split/c.png", "y/a.png")
+    source = FolderSource(folder / "images", annotations=path)
+    several, *rest = read_reasons(source)
+    assert several.startswith("a.png may be x/a.png or y/a.png, 2 files in ")
+    assert rest == ["read"] * 3
+    (sample,) = FolderSource(folder, annotations=path).read(["y/a.png"], depth=False, boxes=False)
+    assert isinstance(sample, Sample)
+    assert sample.image.getpixel((0, 0)) == (1, 0, 0)
+
+
+def test_only_the_prefix_of_coco_2014_is_left_out(folder: Path) -> None:
+    path = write_annotations(folder / "boxes.json", "COCO_val2014_c.png", "other_c.png")
+    found, other = read_reasons(FolderSource(folder / "images", annotations=path))
+    assert found == "read"
+    assert other.endswith("other_c.png: image file not found")
+
+
+def test_annotations_of_another_size(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("turned.png", "stored.png"):
+        Image.new("RGB", (80, 60)).save(folder / "images" / name, exif=exif)
+    sizes = [(80, 60), (60, 80), (80, 60), (60, 80)]
+    path = write_annotations(folder / "boxes.json", "a b.png", "c.png", "stored.png", "turned.png", sizes=sizes)
+    same, other, *turned = read_reasons(FolderSource(folder / "images", annotations=path))
+    assert same == "read"
+    assert "annotations are of an image of 60x80 pixels, but " in other
+    assert "c.png has 80x60; is this another image" in other
+    assert turned == ["read"] * 2
+
+
+def test_annotations_without_images_and_empty_lists(folder: Path) -> None:
+    path = write_annotations(folder / "boxes.json")
+    with pytest.raises(DataError, match=r"boxes\.json: no images; a file of annotations lists the images"):
+        _ = FolderSource(folder / "images", annotations=path).names
+    path = write_annotations(folder / "boxes.json", "c.png")
+    for file in (path, None):
+        with pytest.raises(DataError, match="images: the list of its images is empty"):
+            _ = FolderSource(folder / "images", annotations=file, names=[]).names
+
+
+def test_maps_and_codes_of_two_images_with_one_stem(folder: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "y/b.png", "y/b.jpg"):
+        (folder / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60)).save(folder / "photos" / name)
+    grey = Image.new("L", (40, 30), 9)
+    (folder / "maps" / "y").mkdir(parents=True)
+    for name in ("a_depth.png", "y/a.png", "y/b.png"):
+        grey.save(folder / "maps" / name)
+    depth = DepthFolder(folder / "maps", kind="inverse")
+    source = FolderSource(folder / "photos", depth=depth)
+    assert source.names == ["x/a.png", "y/a.png", "y/b.jpg", "y/b.png"]
+    shared_map, own_map, jpg, png = read_reasons(source, depth=True)
+    assert shared_map.startswith("the depth map a_depth.png may be of this image or of y/a.png; ")
+    assert own_map == "read"
+    assert "y/b.png may be of this image or of y/b.png" in jpg
+    assert "y/b.png may be of this image or of y/b.jpg" in png
+    assert read_reasons(FolderSource(folder / "photos", depth=depth, include=["x/*"]), depth=True) == ["read"]
+    with pytest.raises(DataError, match="is not that of a file inside"):
+        depth.read("../depth/c.png", (40, 30))
+    np.save(folder / "codes.npy", {"a.png": block_to_text(np.zeros((10, 10), int))}, allow_pickle=True)
+    codes = DepthCodesFile(folder / "codes.npy")
+    reason, *_ = read_reasons(FolderSource(folder / "photos", codes=codes), depth=True)
+    assert reason.startswith("the depth codes of a in codes.npy may be of this image or of y/a.png; ")
+    assert read_reasons(FolderSource(folder / "photos", codes=codes, include=["x/*"]), depth=True) == ["read"]

@@ -19,6 +19,9 @@ __all__ = ["OnnxDepth", "YoloxOnnx"]
 
 _STRIDES = (8, 16, 32)
 
+_ASPECT_TOLERANCE = 0.02
+"""Relative difference between the aspect ratios of a network's input and its depth map, for rounded sides."""
+
 
 class _OnnxFile:
     """A session that is opened on first use, so that the specialist itself can be pickled."""
@@ -115,7 +118,8 @@ class OnnxDepth(_OnnxFile):
         """Estimate a map of each RGB image, in the network's own resolution.
 
         Raises:
-            SpecialistError: An image is not RGB, or the network's output is not (batch, height, width).
+            SpecialistError: An image is not RGB, or the network's output is not (batch, height, width), or not of the
+                aspect ratio of its input.
         """
         require_rgb(images)
         if not images:
@@ -129,6 +133,12 @@ class OnnxDepth(_OnnxFile):
             maps = maps[:, 0]
         if maps.ndim != 3 or len(maps) != len(images):
             raise SpecialistError(f"{self.path}: expected maps (batch, height, width), got {maps.shape}")
+        (rows, columns), (width, height) = maps.shape[1:], size
+        if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * max(rows * width, columns * height):
+            raise SpecialistError(
+                f"{self.path}: expected maps of the shape of the input, {height}x{width} (height x width) or the same "
+                f"in another resolution, got {maps.shape}; is this a network that estimates depth?"
+            )
         return [DepthMap.from_array(depth_map, kind=self.kind, unit=self.unit) for depth_map in maps]
 
 

@@ -91,15 +91,16 @@ def build_question(
 
     Raises:
         ConfigError: An unknown `ask`.
-        InferenceError: The question is empty under "published", or task or plural are needed and not known.
+        InferenceError: The question is not a string or is empty under "published", or task or plural are needed
+            and not known.
     """
     check_ask(ask)
+    if not isinstance(question, str) or (ask == "published" and not question.strip()):
+        raise InferenceError(
+            f"a question must be a string that is not empty, or be worded by ask (direct, cot, depth, boxes); got "
+            f"{question!r}"
+        )
     if ask == "published":
-        if not isinstance(question, str) or not question.strip():
-            raise InferenceError(
-                f"a question must be a string that is not empty, or be worded by ask (direct, cot, depth, boxes); got "
-                f"{question!r}"
-            )
         return question
     question = question.replace(IMAGE, "").strip("\n")
     if ask == "depth":

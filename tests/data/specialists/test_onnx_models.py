@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from perceptok.boxes import compute_iou
-from perceptok.data import OnnxDepth
+from perceptok.data import OnnxDepth, SpecialistConfig, make_depth_specialist
 from perceptok.data.specialists.onnx_models import YoloxOnnx
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
-from perceptok.errors import SpecialistError
+from perceptok.errors import ConfigError, SpecialistError
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,26 @@ def test_invalid_specialists(shared: Path, tmp_path: Path, photos: list[Image.Im
         YoloxOnnx(shared / "models" / "yolox_nano.onnx", classes=["a"]).detect(photos[:1], ["x"])
     with pytest.raises(SpecialistError, match="score_threshold and iou_threshold"):
         YoloxOnnx(path, classes=["a"], score_threshold=0)
+
+
+def test_output_of_a_detector_is_not_a_depth_map(
+    shared: Path, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = OnnxDepth(shared / "models" / "yolox_nano.onnx", kind="inverse")
+    with pytest.raises(SpecialistError, match=r"the input, 416x416 .*, got \(1, 3549, 85\); is this a network"):
+        detector.estimate(photos[:1])
+    for shape, is_map in (((1, 104, 105), True), ((1, 104, 108), False)):
+        monkeypatch.setattr(detector, "run", lambda _, shape=shape: np.ones(shape, np.float32))
+        if is_map:
+            assert len(detector.estimate(photos[:1])) == 1
+        else:
+            with pytest.raises(SpecialistError, match=r"got \(1, 104, 108\)"):
+                detector.estimate(photos[:1])
+
+
+@pytest.mark.parametrize("form", ["yolox_onnx", "transformers_boxes"])
+def test_detectors_do_not_estimate_depth(form: Literal["yolox_onnx", "transformers_boxes"]) -> None:
+    for kind in (None, "inverse"):
+        config = SpecialistConfig(form, "m", kind=kind, classes="classes.txt")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=f"specialist m: the form {form} detects boxes; depth needs onnx_depth"):
+            make_depth_specialist(config)

@@ -112,6 +112,10 @@ def test_without_a_question_the_trained_one_is_asked() -> None:
 def test_what_cannot_be_worded() -> None:
     with pytest.raises(InferenceError, match="not empty, or be worded by ask"):
         build_question(" ")
+    for ask in ("published", "direct", "cot", "depth", "boxes"):
+        for question in (None, 3):
+            with pytest.raises(InferenceError, match=f"a question must be a string .*; got {question}"):
+                build_question(question, ask)  # type: ignore[arg-type]
     with pytest.raises(InferenceError, match="neither about the depth of points nor about a number of objects"):
         build_question("What is this?", "cot")
     with pytest.raises(InferenceError, match="does not say what is counted"):
