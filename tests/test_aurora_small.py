@@ -28,7 +28,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Imports a file of the example as scripts of that folder do."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     yield importlib.import_module
-    for name in ("samples", "training", "compare", "photos"):
+    for name in ("samples", "training", "compare", "photos", "reproduce"):
         sys.modules.pop(name, None)
 
 
@@ -110,3 +110,14 @@ def test_both_towers_are_trained_on_photographs(example: Any, shared: Path, tmp_
         assert report["valid"]["constrained"] == 1.0
         assert report["rmse"]["codec"] < report["rmse"]["generated"]
         assert "others. Its tower" in (tmp_path / "out" / f"{tower}.html").read_text()
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_the_recipe_of_aurora_runs_in_a_reduced_setting(example: Any, shared: Path, tmp_path: Path) -> None:
+    data, estimator = shared / "data", shared / "models" / "tcmonodepth_small_192x320.onnx"
+    inputs = [str(data / "coco" / "images"), str(estimator), str(data / "hardblink"), "-o", str(tmp_path / "run")]
+    example("reproduce").main([*inputs, "--scale", "0.0001", "--codec-epochs", "1", "--max-steps", "1", "--limit", "1"])
+    table = (tmp_path / "run" / "table.md").read_text()
+    for row in ("| hardblink-5 | full | 1 |", "| hardblink-3 | untrained | 1 |", "(published) AURORA"):
+        assert row in table

@@ -9,6 +9,7 @@ random projector. An interrupted run is continued by the same command.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def make_base(images: Path, folder: Path) -> None:
         processor.save_pretrained(building)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Make the base and run the experiment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--codec-epochs", type=float, default=2.0)
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--limit", type=int, help="Maximum number of questions of each test.")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     base = arguments.output / "base"
     if not base.exists():
         make_base(arguments.images, base)
