@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from perceptok.config import apply_overrides, find_config_file, list_presets, read_config, read_mapping
+from perceptok.config import apply_overrides, list_presets, read_config
 from perceptok.data import DataRecipe, FolderSource, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
@@ -200,6 +200,7 @@ class _PreparedExperiment:
     def __init__(self, config: AuroraExperiment) -> None:
         self.config = config
         self.folder = Path(config.output)
+        self.base = str(Path(config.base).resolve()) if Path(config.base).exists() else config.base
         self._check_inputs()
         self._refuse_other_experiment()
         self.preset = DataRecipe.read(f"aurora-{config.task}").scale_counts(config.scale)
@@ -307,9 +308,8 @@ class _PreparedExperiment:
     def _read_table(self, table: str) -> AblationRecipe:
         """The preset of a table, with the experiment's base, data, codec and benchmarks."""
         config = self.config
-        base = Path(config.base)
         overrides = {
-            "base": str(base.resolve()) if base.exists() else config.base,
+            "base": self.base,
             "data_settings": self.data_settings,
             "output": str((self.folder / f"{table}-{self._hash_settings()}").resolve()),
             "benchmarks": str(Path(config.benchmarks).resolve()),
@@ -331,8 +331,7 @@ class _PreparedExperiment:
     def _hash_settings(self) -> str:
         """A name for what is trained and how it is asked: other settings have a folder of their own."""
         config = self.config
-        base = str(Path(config.base).resolve()) if Path(config.base).exists() else config.base
-        values = [base, dict(config.train), dict(config.inference), config.limit, sorted(config.tests)]
+        values = [self.base, dict(config.train), dict(config.inference), config.limit, sorted(config.tests)]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
     def _check_inputs(self) -> None:
@@ -362,11 +361,10 @@ class _PreparedExperiment:
                 )
 
     def _codec_config(self) -> TrainingConfig:
-        values = read_mapping(find_config_file("aurora", "depth"))
-        if "max_steps" in self.config.codec:
-            del values["num_train_epochs"]
-        apply_overrides(values, self.config.codec)
-        return TrainingConfig.from_dict(values)
+        settings = self.config.codec
+        return TrainingConfig.read(
+            "aurora", {"num_train_epochs": None, **settings} if "max_steps" in settings else settings
+        )
 
     def _prepare_codec(self, begin: Callable[[str, str], object], processes: Processes) -> None:
         """Estimate the maps, train the codec on them, and encode them all; every process trains."""

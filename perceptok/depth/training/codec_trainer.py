@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from perceptok.config import config_from_dict, find_config_file, read_mapping
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.metrics import compute_code_usage, compute_squared_errors
 from perceptok.depth.networks.grid import GridConfig
@@ -145,13 +145,19 @@ class TrainingConfig:
         return config_from_dict(cls, values)
 
     @classmethod
-    def read(cls, source: str | Path) -> TrainingConfig:
+    def read(cls, source: str | Path, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
         """Read the settings from a file, YAML or JSON, or from a preset by its name, such as "aurora".
+
+        Args:
+            source: The file, or the name of a preset.
+            overrides: Settings that replace those of the file, nested ones by dotted names.
 
         Raises:
             ConfigError: There is neither, or a setting is unknown, has another type or is out of range.
         """
-        return cls.from_dict(read_mapping(find_config_file(source, "depth")))
+        values = read_mapping(find_config_file(source, "depth"))
+        apply_overrides(values, overrides or {})
+        return cls.from_dict(values)
 
 
 class CollapseWarning(UserWarning):

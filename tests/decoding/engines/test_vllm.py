@@ -83,8 +83,8 @@ def alone(
     """The row of logits as a call of `generate` would mask it."""
     processor = made(config)
     least = processor.grammar.count_tokens_to_end(processor.grammar.initial)
-    one = processor.for_prompt(len(prompt), None if budget is None or budget < least else budget)
-    return one(torch.tensor([prompt + written]), row[None])[0]
+    request_processor = processor.for_prompt(len(prompt), None if budget is None or budget < least else budget)
+    return request_processor(torch.tensor([prompt + written]), row[None])[0]
 
 
 class Runner:
