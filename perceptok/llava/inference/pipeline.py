@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args, overload
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.config import read_config
 from perceptok.data import PROMPTS
 from perceptok.decoding import (
-    CountConsistency,
     GrammarConfig,
-    ListConsistency,
-    MarkerConsistency,
-    NumberIds,
     PerceptionLogitsProcessor,
     find_eos_token_ids,
-    find_number_ids,
     find_pad_token_id,
     generate_perception,
 )
@@ -35,6 +29,7 @@ from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
+from perceptok.llava.inference.consistency import BatchConsistency, Consistency
 from perceptok.llava.inference.questions import (
     Ask,
     Markers,
@@ -44,21 +39,17 @@ from perceptok.llava.inference.questions import (
     check_ask,
     encode_prompts,
 )
-from perceptok.llava.inference.streaming import Update, stream_updates
+from perceptok.llava.inference.rows import AnswerRow, RowSampler, RowWatcher
+from perceptok.llava.inference.streaming import Update, UpdateReader, stream_updates
 from perceptok.llava.loading import check_parts, get_perception_settings, load_llava, resolve_frame
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
 
 if TYPE_CHECKING:
-    from transformers import StoppingCriteria
-
     from perceptok.llava.loading import Bits
 
-__all__ = ["BatchConsistency", "Consistency", "InferenceConfig", "PerceptionPipeline", "encode_after"]
-
-
-Consistency = Literal["count", "list", "marker"]
+__all__ = ["InferenceConfig", "PerceptionPipeline", "PreparedBatch"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,8 @@ class InferenceConfig:
         batch_size: Questions per batch.
         temperature: Sampling temperature; 0 is greedy decoding.
         top_p: Nucleus sampling: the smallest set of most likely tokens with this total probability, in (0, 1].
-        seed: Seed of sampling; the same seed gives the same answers for the same batches.
+        seed: Seed of sampling. Each question of a call draws from a generator of its own, seeded by this and by its
+            number in the call, so that its answer depends neither on batches nor on threads.
         skip_forced: Skip the model's forward pass for tokens that the grammar determines.
 
     Raises:
@@ -139,132 +131,6 @@ class InferenceConfig:
         return replace(grammar, force_block=self.force_block) if self.force_block else grammar
 
 
-_COUNT_CUES = (("masks,", " we conclude there are"), ("image.", " We conclude there are"))
-_LIST_CUE = ("cars:\n", "Bounding box")
-_MARKER_CUE = ("map,", " the answer is that point")
-
-
-class BatchConsistency(LogitsProcessor):
-    """Applies separate consistency processors to each row of a batch, since the questions differ.
-
-    Args:
-        kinds: The kinds of consistency: "count", "list", "marker".
-        tokenizer: The model's tokenizer.
-        vocab: Perception tokens of the model.
-        prompt_length: Number of tokens of the prompts.
-        markers: For each row: letter -> x, y in its image's pixels; "marker" does not apply to a row without any.
-        frames: For each row: maps its image to the model's input.
-        nearness: Decodes codes (10, 10) to nearness (S, S) of the frame.
-
-    Raises:
-        InferenceError: A marker outside the frame, or a tokenizer that joins a cue with the text after it.
-    """
-
-    def __init__(
-        self,
-        kinds: Sequence[Consistency],
-        tokenizer: Any,
-        vocab: PerceptionVocabulary,
-        prompt_length: int,
-        markers: Sequence[Mapping[str, tuple[float, float]]],
-        frames: Sequence[ImageFrame],
-        nearness: Callable[[np.ndarray], np.ndarray],
-    ) -> None:
-        self.rows: list[list[CountConsistency | MarkerConsistency]] = []
-        for row_markers, frame in zip(markers, frames, strict=True):
-            row: list[CountConsistency | MarkerConsistency] = []
-            if "count" in kinds:
-                row += [_build_count(tokenizer, vocab, *cue, prompt_length) for cue in _COUNT_CUES]
-            if "list" in kinds:
-                row.append(_build_list(tokenizer, vocab, prompt_length))
-            if "marker" in kinds and row_markers:
-                row.append(_build_marker(tokenizer, vocab, row_markers, frame, nearness, prompt_length))
-            self.rows.append(row)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) after each row's own processors; `scores` itself where nothing changes."""
-        constrained = scores
-        for index, row in enumerate(self.rows):
-            for processor in row:
-                before = constrained[index : index + 1]
-                after = processor(input_ids[index : index + 1], before)
-                if after is not before:
-                    constrained = constrained.clone() if constrained is scores else constrained
-                    constrained[index] = after[0]
-        return constrained
-
-    def overruled(self, row: int) -> int:
-        """How often the evidence of a row changed the token that the model would have written."""
-        return sum(processor.interventions.changed for processor in self.rows[row])
-
-
-def encode_after(tokenizer: Any, before: str, text: str) -> list[int]:
-    """Token ids of a text after another text; raises InferenceError where a token spans both."""
-    first, both = (list(tokenizer.encode(part, add_special_tokens=False)) for part in (before, before + text))
-    if both[: len(first)] != first:
-        raise InferenceError(f"the tokenizer joins {text!r} with {before!r} before it; leave consistency out")
-    return both[len(first) :]
-
-
-def _build_count(
-    tokenizer: Any, vocab: PerceptionVocabulary, before: str, cue: str, prompt_length: int
-) -> CountConsistency:
-    return CountConsistency(
-        vocab,
-        encode_after(tokenizer, before, cue),
-        lambda number: encode_after(tokenizer, before + cue, f" {number}"),
-        prompt_length=prompt_length,
-        digits=_look_up_digits(tokenizer),
-    )
-
-
-_digits_cache: WeakKeyDictionary[Any, NumberIds] = WeakKeyDictionary()
-
-
-def _look_up_digits(tokenizer: Any) -> NumberIds:
-    """`find_number_ids`, computed once per tokenizer, since every batch needs them."""
-    if tokenizer not in _digits_cache:
-        _digits_cache[tokenizer] = find_number_ids(tokenizer)
-    return _digits_cache[tokenizer]
-
-
-def _build_list(tokenizer: Any, vocab: PerceptionVocabulary, prompt_length: int) -> ListConsistency:
-    before, cue = _LIST_CUE
-    return ListConsistency(
-        vocab,
-        encode_after(tokenizer, before, cue),
-        lambda number: encode_after(tokenizer, before + cue, f" {number}:"),
-        prompt_length=prompt_length,
-    )
-
-
-def _build_marker(
-    tokenizer: Any,
-    vocab: PerceptionVocabulary,
-    markers: Mapping[str, tuple[float, float]],
-    frame: ImageFrame,
-    nearness: Callable[[np.ndarray], np.ndarray],
-    prompt_length: int,
-) -> MarkerConsistency:
-    before, cue = _MARKER_CUE
-    points = frame.to_frame(np.array(list(markers.values()), dtype=np.float64)) / frame.size
-    for (letter, position), point in zip(markers.items(), points, strict=True):
-        if (point < 0).any() or (point > 1).any():
-            raise InferenceError(
-                f"marker {letter} at {position} lies outside the part of the image that the model sees; move it or "
-                "leave it out"
-            )
-    last = np.nextafter(1.0, 0.0)  # the right and bottom edges belong to the last pixels
-    return MarkerConsistency(
-        vocab,
-        encode_after(tokenizer, before, cue),
-        {letter: encode_after(tokenizer, before + cue, f" {letter}") for letter in markers},
-        {letter: (min(float(x), last), min(float(y), last)) for letter, (x, y) in zip(markers, points, strict=True)},
-        nearness,
-        prompt_length=prompt_length,
-    )
-
-
 class PerceptionPipeline:
     """Answers questions about images with a model that writes perception tokens.
 
@@ -305,6 +171,9 @@ class PerceptionPipeline:
         self.system = system
         self.box_codec = box_codec or BoxCodec(decode="center")
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
+        self._lock = threading.Lock()
+        # Padding changes the state of a fast tokenizer, which fails while another thread decodes with it.
+        self._reading_tokenizer = copy.deepcopy(processor.tokenizer)
         check_parts(model, processor.tokenizer, vocab, self.codec)
 
     @classmethod
@@ -420,12 +289,24 @@ class PerceptionPipeline:
 
     def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
         """Yield answers in the order of the requests, batch by batch; raises the errors of `__call__`."""
-        config = self._override(changes)
+        config = self.override(changes)
         for start in range(0, len(requests), config.batch_size):
-            batch = requests[start : start + config.batch_size]
-            prepared = self._prepare(batch, config)
-            for row, ids in enumerate(self._generate(prepared, config)):
-                yield self._parse(batch[row], ids, prepared, row, config)
+            yield from self._answer_batch(requests[start : start + config.batch_size], config, start)
+
+    def _answer_batch(
+        self, requests: Sequence[Request], config: InferenceConfig, start: int
+    ) -> Iterator[PerceptionAnswer]:
+        """The answers of one batch, whose first question has the number `start` in its call."""
+        batch = self.prepare_batch(requests, config)
+        if batch.budget < config.max_new_tokens and len(requests) > 1:
+            # The longest prompt bounds the budget of a batch; alone, a shorter one leaves more tokens for its answer.
+            for index, request in enumerate(requests):
+                yield from self._answer_batch([request], config, start + index)
+            return
+        rows = [_make_row(config, start + index) for index in range(len(requests))]
+        self.generate_batch(batch, rows)
+        for index, row in enumerate(rows):
+            yield self.parse_row(batch, index, row.ids)
 
     def stream(
         self,
@@ -450,17 +331,21 @@ class PerceptionPipeline:
             plural: What is counted, such as "dogs", where `ask` needs it and the question does not say it.
             **changes: Settings of `InferenceConfig` for this call.
         """
-        config = self._override(changes)
+        config = self.override(changes)
         request = Request(open_image(image), question, tuple(choices), markers or {}, plural=plural)
-        prepared = self._prepare([request], config)
-        tokenizer = self.processor.tokenizer
+        batch = self.prepare_batch([request], config)
 
-        def run(watcher: StoppingCriteria) -> PerceptionAnswer:
-            ids = self._generate(prepared, config, [watcher])
-            return self._parse(request, ids[0], prepared, 0, config)
+        def run(watch: Callable[[int], bool]) -> PerceptionAnswer:
+            row = _make_row(config, 0, watch)
+            self.generate_batch(batch, [row])
+            return self.parse_row(batch, 0, row.ids)
 
-        yield from stream_updates(
-            run, prepared.length, self.vocab, tokenizer, self._end_ids, self.codec, prepared.frames[0], self.box_codec
+        yield from stream_updates(run, self.make_reader(batch.frames[0]))
+
+    def make_reader(self, frame: ImageFrame) -> UpdateReader:
+        """A reader that converts the token ids of an answer about an image with this frame to updates."""
+        return UpdateReader(
+            self.vocab, self._reading_tokenizer, frozenset(self.end_ids), self.codec, frame, self.box_codec
         )
 
     def prepare_inputs(self, image: ImageSource, question: str) -> dict[str, Any]:
@@ -473,23 +358,31 @@ class PerceptionPipeline:
             ImageError: The image cannot be read.
             InferenceError: The question is empty or has more than one image, or fills the model's context.
         """
-        return self._prepare([Request(open_image(image), question)], self.config).inputs
+        return self.prepare_batch([Request(open_image(image), question)], self.config).inputs
 
-    def _override(self, changes: Mapping[str, Any]) -> InferenceConfig:
+    def override(self, changes: Mapping[str, Any]) -> InferenceConfig:
+        """The settings with some of them changed; raises ConfigError for an unknown one or a value out of range."""
         try:
             return replace(self.config, **changes)
         except TypeError as error:
             known = ", ".join(self.config.to_dict())
             raise ConfigError(f"unknown settings: {', '.join(changes)}; known are {known}") from error
 
-    def _prepare(self, requests: Sequence[Request], config: InferenceConfig) -> _Prepared:
+    def prepare_batch(self, requests: Sequence[Request], config: InferenceConfig) -> PreparedBatch:
+        """Frame the images and encode the prompts of questions that are answered together.
+
+        Raises:
+            InferenceError: A question, choice or marker is not valid, or a prompt is as long as the model's context.
+        """
         for request in requests:
             check_choices(request.choices)
             check_choices(tuple(request.markers))
         frames = [self.frame.make_frame(request.image.size, self.processor) for request in requests]
         questions = [self._word_question(request, config) for request in requests]
         prompts = [build_prompt(self.processor, question, self.vocab, self.system) for question in questions]
-        inputs = encode_prompts(self.processor, prompts, [self.frame.apply(request.image) for request in requests])
+        images = [self.frame.apply(request.image) for request in requests]
+        with self._lock:
+            inputs = encode_prompts(self.processor, prompts, images)
         for name, value in inputs.items():
             if isinstance(value, Tensor):
                 dtype = self.model.dtype if value.is_floating_point() else value.dtype
@@ -507,7 +400,7 @@ class PerceptionPipeline:
                 lambda codes: np.asarray(self.codec.decode(codes)[0]),
             )
         budget = min(config.max_new_tokens, self._remaining_context(length))
-        return _Prepared(inputs, questions, frames, length, budget, consistency)
+        return PreparedBatch(requests, config, inputs, questions, frames, length, budget, consistency)
 
     def _word_question(self, request: Request, config: InferenceConfig) -> str:
         task = request.task or ("depth" if request.markers and not request.question.strip() else None)
@@ -533,32 +426,33 @@ class PerceptionPipeline:
             )
         return int(context) - length
 
-    def _generate(
-        self, prepared: _Prepared, config: InferenceConfig, watchers: Sequence[StoppingCriteria] = ()
-    ) -> list[list[int]]:
-        """The ids of each answer, without the prompt, up to and including the end of sequence."""
-        ids = prepared.inputs["input_ids"]
-        extra: dict[str, Any] = {}
+    def generate_batch(self, batch: PreparedBatch, rows: Sequence[AnswerRow]) -> None:
+        """Generate the answers of a batch; each row collects its ids.
+
+        Args:
+            batch: The prepared questions.
+            rows: How each of them is sampled, watched and stopped.
+
+        Raises:
+            ConstraintError: The token budget is too small for what the grammar requires.
+        """
+        config, ids = batch.config, batch.inputs["input_ids"]
+        extra: dict[str, Any] = {"logits_processor": []}
         if config.constraints:
-            extra["logits_processor"] = [self._get_constraint(config).for_prompt(ids, prepared.budget)]
+            extra["logits_processor"].append(self._get_constraint(config).for_prompt(ids, batch.budget))
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
-        if prepared.consistency is not None:
-            extra["logits_processor"] = [*extra.get("logits_processor", ()), prepared.consistency]
-        if watchers:
-            extra["stopping_criteria"] = list(watchers)
+        if batch.consistency is not None:
+            extra["logits_processor"].append(batch.consistency)
+        extra["logits_processor"].append(RowSampler(rows, batch.length))
+        extra["stopping_criteria"] = [RowWatcher(rows, batch.length, set(self.end_ids))]
         padding = find_pad_token_id(self.model, self.processor.tokenizer)
-        settings = _build_generation_settings(config, prepared.budget, self._end_ids, padding)
-        with _seed_sampling(config), torch.inference_mode():
-            out = self.model.generate(**prepared.inputs, **settings, **extra)
-        ends = set(self._end_ids)
-        rows = []
-        for row in out[:, ids.shape[1] :].tolist():
-            end = next((index for index, token_id in enumerate(row) if token_id in ends), len(row))
-            rows.append(row[: end + 1])
-        return rows
+        settings = _build_generation_settings(batch.budget, self.end_ids, padding)
+        with torch.inference_mode():
+            self.model.generate(**batch.inputs, **settings, **extra)
 
     @property
-    def _end_ids(self) -> tuple[int, ...]:
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
         return find_eos_token_ids(self.model, self.processor.tokenizer)
 
     def _get_constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
@@ -566,38 +460,58 @@ class PerceptionPipeline:
         grammar = config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
         if grammar not in self._constraints:
             self._constraints[grammar] = PerceptionLogitsProcessor(
-                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self._end_ids or None
+                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self.end_ids or None
             )
         return self._constraints[grammar]
 
-    def _parse(
-        self, request: Request, ids: Sequence[int], prepared: _Prepared, row: int, config: InferenceConfig
+    def parse_row(
+        self, batch: PreparedBatch, index: int, ids: Sequence[int], *, ended: bool = False
     ) -> PerceptionAnswer:
-        ended = bool(ids) and ids[-1] in self._end_ids
+        """Parse the ids of one row of a batch.
+
+        Args:
+            batch: The batch.
+            index: The row.
+            ids: The generated ids, with or without the end of sequence.
+            ended: Whether the answer is complete without an end of sequence.
+        """
+        request = batch.requests[index]
+        has_end = bool(ids) and ids[-1] in self.end_ids
         answer = parse_answer(
-            ids[:-1] if ended else ids,
-            ended=ended,
-            question=prepared.questions[row],
-            ask=config.ask,
+            ids[:-1] if has_end else ids,
+            ended=ended or has_end,
+            question=batch.questions[index],
+            ask=batch.config.ask,
             image=request.image,
-            frame=prepared.frames[row],
+            frame=batch.frames[index],
             vocab=self.vocab,
-            tokenizer=self.processor.tokenizer,
+            tokenizer=self._reading_tokenizer,
             codec=self.codec,
             box_codec=self.box_codec,
-            constrained=config.constraints,
+            constrained=batch.config.constraints,
             choices=request.choices,
             markers=request.markers,
             name=request.name,
         )
-        return (
-            answer if prepared.consistency is None else replace(answer, overruled=prepared.consistency.overruled(row))
-        )
+        return answer if batch.consistency is None else replace(answer, overruled=batch.consistency.overruled(index))
 
 
-class _Prepared(NamedTuple):
-    """A batch of requests: inputs of `generate`, worded questions, frames, prompt length, budget and consistency."""
+class PreparedBatch(NamedTuple):
+    """Questions that are answered together, ready for the model.
 
+    Attributes:
+        requests: The questions.
+        config: Their settings.
+        inputs: Inputs of the model's `generate`, on its device; prompts are padded on the left.
+        questions: The questions as they are worded.
+        frames: Maps each image to the model's input.
+        length: Number of tokens of the padded prompts.
+        budget: Maximum number of tokens of an answer: that of the settings, or what the context leaves.
+        consistency: Constrains conclusions to evidence, where the settings ask for it.
+    """
+
+    requests: Sequence[Request]
+    config: InferenceConfig
     inputs: dict[str, Any]
     questions: list[str]
     frames: list[ImageFrame]
@@ -605,44 +519,37 @@ class _Prepared(NamedTuple):
     budget: int
     consistency: BatchConsistency | None
 
+    def count_prompt_tokens(self, index: int) -> int:
+        """Number of tokens of a row's prompt, without padding."""
+        return int(self.inputs["attention_mask"][index].sum())
 
-def _build_generation_settings(
-    config: InferenceConfig, budget: int, ends: tuple[int, ...], padding: int
-) -> dict[str, Any]:
+
+def _make_row(config: InferenceConfig, index: int, watch: Callable[[int], bool] | None = None) -> AnswerRow:
+    """The row of question number `index` of a call with these settings."""
+    return AnswerRow(config.temperature, config.top_p, config.seed, index, watch=watch)
+
+
+def _build_generation_settings(budget: int, ends: tuple[int, ...], padding: int) -> dict[str, Any]:
     """All decoding arguments of `generate`, which overrule the checkpoint's generation_config.
 
-    A repetition penalty of the checkpoint, for example, would push a depth map away from its own codes.
+    A repetition penalty of the checkpoint, for example, would push a depth map away from its own codes. Search is
+    greedy: rows that sample choose their tokens in `RowSampler`.
 
     Args:
-        config: The settings.
         budget: Maximum number of new tokens.
         ends: Ids that end a sequence; empty for none.
         padding: Id of the padding token.
     """
-    settings: dict[str, Any] = {
+    return {
         "max_new_tokens": budget,
         "min_length": 0,
         "num_beams": 1,
         "repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
-        "do_sample": config.temperature > 0,
-        "top_k": 0,
-        "top_p": config.top_p,
-        "temperature": config.temperature or 1.0,
+        "do_sample": False,
+        "top_k": 50,  # transformers warns of sampling settings other than its defaults
+        "top_p": 1.0,
+        "temperature": 1.0,
         "eos_token_id": list(ends) or None,
         "pad_token_id": padding,
     }
-    if not config.temperature:
-        settings |= {"top_k": 50, "top_p": 1.0}  # transformers warns of sampling settings other than its defaults
-    return settings
-
-
-@contextmanager
-def _seed_sampling(config: InferenceConfig) -> Iterator[None]:
-    """Seed sampling, and restore the state of the caller's random generator afterwards."""
-    if not config.temperature:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        yield

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import StoppingCriteria
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.decoding import StreamEvent, TokenStream
@@ -23,7 +20,7 @@ from perceptok.vocabulary import PerceptionVocabulary
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
 
-__all__ = ["Update", "decode_partial_block", "stream_updates"]
+__all__ = ["Update", "UpdateReader", "decode_partial_block", "stream_updates"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,42 +70,32 @@ def decode_partial_block(codec: DepthCodec, codes: np.ndarray, frame: ImageFrame
     return DepthMap(depth.values, depth.valid & (rows < known * frame.size / DEPTH_GRID[0])[:, None], "inverse")
 
 
-def stream_updates(
-    run: Callable[[StoppingCriteria], PerceptionAnswer],
-    prompt_length: int,
-    vocab: PerceptionVocabulary,
-    tokenizer: Any,
-    ends: Sequence[int],
-    codec: DepthCodec,
-    frame: ImageFrame,
-    box_codec: BoxCodec,
-) -> Iterator[Update]:
+def stream_updates(run: Callable[[Callable[[int], bool]], PerceptionAnswer], reader: UpdateReader) -> Iterator[Update]:
     """Generate in a thread and yield an update for whatever the new tokens complete.
 
     Args:
-        run: Generates with the given stopping criteria, and returns the answer; what it raises is raised here.
-        prompt_length: Number of tokens of the prompt.
-        vocab: Perception tokens of the model.
-        tokenizer: The model's tokenizer.
-        ends: Ids that end a sequence.
-        codec: Decodes rows of depth blocks.
-        frame: Maps the image to the model's input.
-        box_codec: Decodes boxes.
+        run: Generates, and returns the answer. It calls the function that it is given with each token id, and stops
+            where that returns True. What it raises is raised here.
+        reader: Converts token ids to updates.
     """
-    watcher = _Watcher(prompt_length)
+    messages: queue.SimpleQueue[int | PerceptionAnswer | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def watch(token_id: int) -> bool:
+        messages.put(token_id)
+        return stop.is_set()
 
     def work() -> None:
         try:
-            watcher.messages.put(run(watcher))
+            messages.put(run(watch))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            watcher.messages.put(error)
+            messages.put(error)
 
     thread = threading.Thread(target=work, name="perceptok-stream", daemon=True)
     thread.start()
-    reader = _Reader(vocab, tokenizer, frozenset(ends), codec, frame, box_codec)
     try:
         while True:
-            message = watcher.messages.get()
+            message = messages.get()
             if isinstance(message, BaseException):
                 raise message
             if isinstance(message, PerceptionAnswer):
@@ -117,27 +104,21 @@ def stream_updates(
                 return
             yield from reader.read(message)
     finally:
-        watcher.stop.set()
+        stop.set()
         thread.join()
 
 
-class _Watcher(StoppingCriteria):
-    """Passes each new token id to the reading thread, and stops generation once `stop` is set."""
+class UpdateReader:
+    """Converts the token ids of one answer to updates, as they come.
 
-    def __init__(self, prompt_length: int) -> None:
-        self.messages: queue.SimpleQueue[int | PerceptionAnswer | BaseException] = queue.SimpleQueue()
-        self.stop = threading.Event()
-        self._length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:  # noqa: ARG002 - transformers' call
-        for token_id in input_ids[0, self._length :].tolist():
-            self.messages.put(token_id)
-        self._length = input_ids.shape[1]
-        return torch.full((len(input_ids),), self.stop.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-class _Reader:
-    """Converts token ids to updates."""
+    Args:
+        vocab: Perception tokens of the model.
+        tokenizer: The model's tokenizer.
+        ends: Ids that end a sequence.
+        codec: Decodes rows of depth blocks.
+        frame: Maps the image to the model's input.
+        box_codec: Decodes boxes.
+    """
 
     def __init__(
         self,
@@ -155,6 +136,7 @@ class _Reader:
         self._text = ""
 
     def read(self, token_id: int) -> Iterator[Update]:
+        """Yield what the next token completes."""
         if token_id in self._ends:
             return
         self._ids.append(token_id)
@@ -163,6 +145,7 @@ class _Reader:
         yield from self._read_new_text(last=False)
 
     def close(self) -> Iterator[Update]:
+        """Yield what is left at the end of the answer: held-back text, and the problems of an open block or box."""
         for event in self._stream.close():
             yield from self._convert_event(event)
         yield from self._read_new_text(last=True)
