@@ -488,9 +488,10 @@ def probe_logits(model: Any, processor: Any, vocab: PerceptionVocabulary, rule: 
     training = model.training
     model.eval()
     precisions = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    half = torch.float16 if torch.float16 in precisions else torch.bfloat16
     try:
         # Trained weights are float32 on a base in half precision: computed as in training.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=len(precisions) > 1):
+        with torch.autocast(model.device.type, half, enabled=len(precisions) > 1):
             logits = model(**_make_probe(processor, vocab, rule).to(model.device)).logits
     finally:
         model.train(training)

@@ -43,6 +43,7 @@ from perceptok.llava.inference.rows import AnswerRow, RowSampler, RowWatcher
 from perceptok.llava.inference.streaming import Update, UpdateReader, stream_updates
 from perceptok.llava.loading import check_parts, get_perception_settings, load_llava, resolve_frame
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
+from perceptok.precision import choose_loading_dtype
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
 
@@ -195,7 +196,8 @@ class PerceptionPipeline:
             base: The adapter's base, if it is not where it was at training.
             codec: Used instead of the saved copy; must be the same codec.
             bits: Quantise the language model to 4 or 8 bits with bitsandbytes.
-            dtype: Data type of the weights; "auto" is that of the checkpoint.
+            dtype: Data type of the weights; "auto" is that of the checkpoint, or float32 (on CUDA float16) where the
+                device computes it slowly, such as bfloat16 on a CPU without AMX.
             device: Device of the model and the codec.
             config: The settings.
 
@@ -217,6 +219,8 @@ class PerceptionPipeline:
             codec = codec or load_saved_codec(path)
             model, processor, vocab = load_llava(path, codec=codec, bits=bits, dtype=dtype, device=device)  # type: ignore[assignment]
             frame, system = resolve_frame(model, None), get_perception_settings(model).get("system")
+        if dtype == "auto" and bits is None:
+            model.to(choose_loading_dtype(model.dtype, device))
         codec = (codec or DepthCodec.from_pretrained()).to(device)
         return cls(model, processor, vocab, codec=codec, frame=frame, config=config, system=system)
 

@@ -17,6 +17,7 @@ from perceptok.config import apply_overrides, config_from_dict, find_config_file
 from perceptok.data import Regime
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing, Interpolation
+from perceptok.precision import choose_dtype
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import Init
 
@@ -246,7 +247,7 @@ _DERIVED = (
 )
 """Settings that TrainingArguments fills in from others or from the machine, or that are secret: not saved."""
 
-_LAUNCH_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+_LAUNCH_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
 """Mixed precision of `accelerate launch`; read before TrainingArguments, which writes it in older releases."""
 
 
@@ -269,7 +270,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
     num_train_epochs: float = _setting("Number of epochs: this many samples are drawn for each record.", 1.0)
     per_device_train_batch_size: int = _setting("Batch size of each process; AURORA's 16.", 16)
     bf16: bool | None = _setting(  # type: ignore[assignment]  # as in TRL's configs
-        "bfloat16 mixed precision; by default on, unless fp16 is.", None
+        "bfloat16 mixed precision; by default, without fp16, what the hardware computes fast, or accelerate's.", None
     )
     gradient_checkpointing: bool = _setting("Recompute activations in the backward pass to save memory.", True)
     logging_steps: float = _setting("Number of steps between two lines of the log.", 10)
@@ -296,9 +297,9 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             processes = int(os.environ.get("WORLD_SIZE", "1"))
             samples = self.per_device_train_batch_size * processes
             self.gradient_accumulation_steps = self.count_step_samples(processes) // samples
-        self._choose_precision()
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        self._choose_precision()
         self._rename_checkpointing()
         try:
             TrainingArguments.__post_init__(self)  # type: ignore[no-untyped-call]
@@ -318,14 +319,31 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             )
 
     def _choose_precision(self) -> None:
+        """Set bf16 and fp16 where they are not given; refuse what `accelerate launch` contradicts."""
+        launched = _LAUNCH_PRECISION
         if self.bf16 is None:
-            self.bf16 = not self.fp16
-        precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
-        if _LAUNCH_PRECISION not in ("no", precision):
+            if self.fp16 or launched != "no":
+                self.bf16, self.fp16 = launched == "bf16" and not self.fp16, self.fp16 or launched == "fp16"
+            else:
+                dtype = choose_dtype("cpu" if self.use_cpu else _get_accelerator())
+                self.bf16, self.fp16 = dtype == torch.bfloat16, dtype == torch.float16
+        if launched not in ("no", self.precision):
             raise ConfigError(
-                f"accelerate was launched with mixed precision {_LAUNCH_PRECISION!r}, the configuration has "
-                f"{precision!r} (bf16, fp16); make them agree"
+                f"accelerate was launched with mixed_precision {launched!r}, the configuration has {self.precision!r} "
+                "(bf16, fp16); leave mixed_precision out of accelerate's configuration, or make them agree"
             )
+
+    @property
+    def precision(self) -> Literal["bf16", "fp16", "no"]:
+        """The mixed precision that `bf16` and `fp16` name, as accelerate's `mixed_precision`."""
+        return "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """Data type of the frozen weights: half precision on an accelerator, where autocast needs no copy of them."""
+        if self.use_cpu:
+            return torch.float32
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[self.precision]
 
     def _rename_checkpointing(self) -> None:
         """Give gradient checkpointing the name of newer releases of transformers, which warn about the old one."""
@@ -448,6 +466,10 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             if name != "monitoring" and own.get(name) != other.get(name):
                 return name, other.get(name), own.get(name)
         return None
+
+
+def _get_accelerator() -> torch.device:
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 class ConfigSetting(NamedTuple):

@@ -26,6 +26,7 @@ from perceptok.llava.training.objective import Objective, make_lora_config, para
 from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, TrainingSample, read_samples
 from perceptok.llava.training.sampling import Curriculum, MicroBatches, count_steps, make_curriculum
 from perceptok.llava.training.trainer import PerceptionTrainer, find_last_checkpoint
+from perceptok.precision import computes_fast
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary import PerceptionVocabulary
 
@@ -168,7 +169,7 @@ def _make_monitor(config: FinetuneConfig, run: PreparedRun) -> GenerationMonitor
         config.frame_rule,
         selected[: config.monitoring.num_records],
         num_images=config.monitoring.num_images,
-        autocast=bool(config.bf16),
+        autocast={"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}[config.precision],
     )
 
 
@@ -234,7 +235,7 @@ def _load_model(
         raise MissingExtraError("peft", "llava", "fine-tuning") from error
     import transformers
 
-    dtype = torch.bfloat16 if config.bf16 and not config.use_cpu else torch.float32
+    dtype = config.base_dtype
     transformers.set_seed(config.seed)
     source = config.model_name_or_path
     if checkpoint is not None:
@@ -345,6 +346,7 @@ def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
         shares = run.curriculum.mixture(step, step + 1).expected
         mixture = ", ".join(f"{regime} {share:.0%}" for regime, share in shares.items())
         yield Fact(f"mixture of the {place} step", mixture)
+    yield Fact("mixed precision", _describe_precision(config))
     parameters = list(run.model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in parameters)
@@ -360,6 +362,18 @@ def _facts(config: FinetuneConfig, run: PreparedRun) -> Iterator[Fact]:
         yield Fact("resumes from", str(run.checkpoint))
 
 
+def _describe_precision(config: FinetuneConfig) -> str:
+    """The precision, and whether this machine computes it slowly."""
+    device = "cpu" if config.use_cpu else torch.device(config.device).type
+    if config.precision == "no":
+        return "no: float32"
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float16
+    slow = (
+        "" if computes_fast(dtype, device) else f"; slower than float32 on this {device}: set {config.precision}: false"
+    )
+    return f"{config.precision}{slow}"
+
+
 def _has_codes(sample: TrainingSample, vocab: PerceptionVocabulary) -> bool:
     return bool((vocab.codes(sample.answer_ids, DEPTH) >= 0).any())
 
@@ -371,7 +385,7 @@ def _estimate_memory(config: FinetuneConfig, run: PreparedRun, length: int) -> s
     training = sum(3 * parameter.nbytes for parameter in parameters if parameter.requires_grad)
     text = run.model.get_base_model().config.get_text_config()
     width, layers = text.hidden_size, text.num_hidden_layers
-    item_size = 2 if config.bf16 or config.fp16 else 4
+    item_size = 4 if config.precision == "no" else 2
     tokens = config.per_device_train_batch_size * length
     # 34 bytes per token, layer and channel in half precision without checkpointing (Korthikanti 2022), else the
     # inputs of every layer and the activations of one.

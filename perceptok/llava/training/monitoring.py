@@ -79,7 +79,7 @@ class GenerationMonitor:
         samples: Sequence[TrainingSample],
         *,
         num_images: int,
-        autocast: bool,
+        autocast: torch.dtype | None,
     ) -> None:
         self._model, self._processor, self._vocab, self._codec = model, processor, vocab, codec
         self._frame, self._samples = frame, list(samples)
@@ -126,7 +126,7 @@ class GenerationMonitor:
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self._model.device.type, self._autocast, enabled=self._autocast is not None):
             ids = self._model.generate(
                 **prompt, max_new_tokens=int(sample.supervised.sum()) + 16, do_sample=False, use_cache=True,
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,

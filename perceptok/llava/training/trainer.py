@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from perceptok.errors import TrainingError
+from perceptok.errors import ConfigError, TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
@@ -85,8 +85,16 @@ class PerceptionTrainer(Trainer):
             objective: The loss.
             codec: Saved with every adapter.
             log: The log file, in the main process.
+
+        Raises:
+            ConfigError: accelerate was set up for another precision.
         """
         super().__init__(model=model, args=args, train_dataset=samples, data_collator=collator)
+        if self.accelerator.mixed_precision != args.precision:
+            raise ConfigError(
+                f"accelerate computes with mixed_precision {self.accelerator.mixed_precision!r}, the configuration has "
+                f"{args.precision!r} (bf16, fp16); make accelerate's configuration agree"
+            )
         self.loss_is_scaled_for_ga = True
         self._samples, self._batches, self._collator = samples, batches, collator
         self._objective, self._config, self._codec = objective, args, codec

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
 import perceptok as pt
 from perceptok.config import parse_overrides
 from perceptok.errors import ConfigError
 from perceptok.llava import FinetuneConfig, explain, finetune
+from perceptok.precision import choose_dtype
 from tests.llava.records import write_some_records
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -40,7 +42,7 @@ def test_it_is_a_training_arguments_with_every_one_of_its_settings() -> None:
 def test_defaults_of_its_own() -> None:
     made = config()
     assert (made.learning_rate, made.per_device_train_batch_size, made.num_train_epochs) == (2e-4, 16, 1.0)
-    assert made.bf16
+    assert made.precision == ("bf16" if choose_dtype() == torch.bfloat16 else "no")
     assert made.gradient_checkpointing
     assert made.get_warmup_steps(100) == 3
     assert config(warmup_steps=7).get_warmup_steps(100) == 7
@@ -95,12 +97,18 @@ def test_gradient_checkpointing_has_one_name() -> None:
 
 def test_the_precision_of_accelerate_has_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perceptok.llava.training.config._LAUNCH_PRECISION", "fp16")
-    with pytest.raises(ConfigError, match="launched with mixed precision 'fp16', the configuration has 'bf16'"):
-        config()
+    with pytest.raises(ConfigError, match="launched with mixed_precision 'fp16', the configuration has 'bf16'"):
+        config(bf16=True)
+    assert (config(use_cpu=True).bf16, config(use_cpu=True).fp16) == (False, True)
     monkeypatch.setattr("perceptok.llava.training.config._LAUNCH_PRECISION", "bf16")
     assert config().bf16
-    with pytest.raises(ConfigError, match="launched with mixed precision 'bf16', the configuration has 'no'"):
+    with pytest.raises(ConfigError, match="launched with mixed_precision 'bf16', the configuration has 'no'"):
         config(bf16=False)
+    with pytest.raises(ConfigError, match="launched with mixed_precision 'bf16', the configuration has 'fp16'"):
+        config(fp16=True)
+    monkeypatch.setattr("perceptok.llava.training.config._LAUNCH_PRECISION", "fp8")
+    with pytest.raises(ConfigError, match="launched with mixed_precision 'fp8', the configuration has 'bf16'"):
+        config(bf16=True)
 
 
 def test_what_is_saved_reads_back_the_same() -> None:

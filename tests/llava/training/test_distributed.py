@@ -44,7 +44,7 @@ def launch_two(kind: str, *command: str, folder: Path) -> str:
     """Start two processes by `accelerate launch` with a shipped configuration, on the CPU; returns what they print."""
     shipped = files("perceptok.llava.training") / "launch" / f"{kind}.yaml"
     # What differs on a machine of two CPUs than on one of eight GPUs.
-    here = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    here = ["--num_processes", "2", "--main_process_port", "0"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(shipped), *here, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(launch, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
@@ -81,7 +81,29 @@ def test_launch_files_are_what_accelerate_reads() -> None:
     kinds = {name: config.distributed_type.value for name, config in found.items()}
     assert kinds == {"ddp.yaml": "MULTI_GPU", "fsdp2.yaml": "FSDP", "deepspeed.yaml": "DEEPSPEED"}
     assert found["fsdp2.yaml"].fsdp_config["fsdp_version"] == 2
-    assert all(config.num_processes == 8 for config in found.values())
+    # The machine decides on the number of processes, the run's configuration on the precision.
+    assert {str(config.num_processes) for config in found.values()} == {"auto"}
+    assert {config.mixed_precision for config in found.values()} == {None}
+
+
+def test_what_accelerate_computes_in_is_what_is_written_down(alone: dict[str, Any], tmp_path: Path) -> None:
+    """`accelerate launch --mixed_precision bf16` of a run in float32 is refused; without one it takes accelerate's."""
+    settings = {**alone, "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    (tmp_path / "unset.json").write_text(json.dumps({key: settings[key] for key in settings if key != "bf16"}))
+    for name, code in (("train.json", 1), ("unset.json", 0)):
+        command = ["-m", "perceptok_cli.main", "llava", "train", name]
+        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "bf16"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+        done = subprocess.run(
+            [sys.executable, *launch, *command],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr[-3000:]
+        if code:
+            assert "accelerate was launched with mixed_precision 'bf16', the configuration has 'no'" in done.stderr
+            assert not (tmp_path / "run").exists()
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["bf16"] is True
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
