@@ -78,7 +78,7 @@ def ours_in_place(width: int, place: str, batch: int) -> Step:
 @cache
 def compiled(width: int) -> Any:
     vocab = vocabulary(width)
-    tag = pt.decoding.build_structural_tag(vocab, tokenizer=tokenizer(width))
+    tag = pt.decoding.build_structural_tag(vocab, tokenizer=tokenizer(width), ordered_axes="xy")
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(width), vocab_size=width)
     return xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(tag))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from functools import cache
 
 import pytest
@@ -73,14 +75,42 @@ def test_both_coordinates_are_ordered(name: str) -> None:
         assert_same_language(XGrammar(tag), compile_grammar(config), seed, length=60)
 
 
-def test_the_order_in_x_only() -> None:
-    matcher = XGrammar(compiled(GrammarConfig(boxes="compact"), "x"))
-    x1, y1, x2, y2 = (vocabulary().token_id(pt.tokens.PIXEL, code) for code in (100, 50, 99, 49))
-    assert matcher.accept(x1)
-    assert matcher.accept(y1)
-    assert not matcher.accept(x2)
-    assert matcher.accept(x1)
-    assert matcher.accept(y2), "y is not ordered in this form"
+@pytest.mark.parametrize(("ordered_axes", "interval"), [("coarse", 8), ("x", 336), ("xy", 1)])
+@pytest.mark.parametrize("boxes", ["aurora", "compact"])
+def test_how_much_of_the_order_is_enforced(boxes: str, ordered_axes: str, interval: int) -> None:
+    config = GrammarConfig(boxes=boxes)  # type: ignore[arg-type]
+    tag, chance = compiled(config, ordered_axes), random.Random(0)
+    pixels = vocabulary().ids(pt.tokens.PIXEL).tolist()
+    opening, comma, closing = (tokenizer().get_vocab()[piece] for piece in ("(", ",", ")"))
+    corners = [(0, 0), (335, 335), (100, 15), (100, 16), (335, 7), *(random_corner(chance) for _ in range(20))]
+    for x1, y1 in corners:
+        matcher = XGrammar(tag)
+        x2, least_y2 = chance.randrange(x1, 336), y1 // interval * interval
+        y2 = chance.randrange(least_y2, 336)
+        if boxes == "aurora":
+            assert matcher.accept(opening)
+        for number, (code, least) in enumerate(((x1, 0), (y1, 0), (x2, x1), (y2, least_y2))):
+            allowed = [pixels.index(token_id) for token_id in matcher.allowed() if token_id in pixels]
+            assert sorted(allowed) == list(range(least, 336)), (x1, y1, x2, number)
+            assert matcher.accept(pixels[code])
+            if boxes == "aurora":
+                assert matcher.accept(comma if number < 3 else closing)
+
+
+def random_corner(chance: random.Random) -> tuple[int, int]:
+    return chance.randrange(336), chance.randrange(336)
+
+
+def test_every_coordinate_has_its_own_minimum() -> None:
+    tag = compiled(GrammarConfig(boxes="compact"), "xy")
+    pixels = vocabulary().ids(pt.tokens.PIXEL).tolist()
+    for code in range(336):
+        matcher = XGrammar(tag)
+        assert matcher.accept(pixels[335 - code])
+        assert matcher.accept(pixels[code])
+        assert matcher.allowed() == set(pixels[335 - code :])
+        assert matcher.accept(pixels[335])
+        assert matcher.allowed() == set(pixels[code:])
 
 
 def test_exactly_one_hundred_codes_and_no_end_between() -> None:
@@ -95,11 +125,18 @@ def test_exactly_one_hundred_codes_and_no_end_between() -> None:
 
 
 def test_a_tag_of_the_published_size() -> None:
-    """The figures of size and time in the README are of these tags."""
-    small = build_structural_tag(vocabulary(), GrammarConfig(boxes=None), tokenizer=tokenizer())
-    assert len(json.dumps(small)) < 10_000
-    x_alone = build_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
-    assert 200_000 < len(json.dumps(x_alone)) < 400_000
+    """Ids of five digits, as with Llama's tokenizer, of which the documentation states the sizes."""
+    wide = GrammarConfig()
+    offset = 32_000 - vocabulary().token_id(pt.tokens.DEPTH, 0)
+
+    def count_bytes(config: GrammarConfig, ordered_axes: str) -> int:
+        tag = build_structural_tag(vocabulary(), config, tokenizer=tokenizer(), ordered_axes=ordered_axes)  # type: ignore[arg-type]
+        return len(json.dumps(re.sub(r"\b\d{3}\b", lambda found: str(int(found[0]) + offset), json.dumps(tag))))
+
+    assert count_bytes(GrammarConfig(boxes=None), "coarse") < 10_000
+    assert count_bytes(wide, "x") < 90_000
+    assert count_bytes(wide, "coarse") < 300_000
+    assert count_bytes(wide, "xy") < 2_000_000
 
 
 def test_two_tags_through_one_caching_compiler() -> None:
@@ -112,6 +149,8 @@ def test_two_tags_through_one_caching_compiler() -> None:
 
 
 def test_inexpressible_grammars_are_refused() -> None:
+    with pytest.raises(ConstraintError, match="ordered_axes is one of 'coarse', 'x', 'xy'; got 'y'"):
+        build_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="y")  # type: ignore[arg-type]
     with pytest.raises(ConstraintError, match="pass tokenizer"):
         build_structural_tag(vocabulary(), GrammarConfig(boxes="aurora"))
     with pytest.raises(ConstraintError, match="end of sequence"):
