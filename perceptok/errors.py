@@ -113,7 +113,7 @@ class OutputError(PerceptokError, OSError):
 
 
 class EngineError(PerceptokError, RuntimeError):
-    """Worker processes cannot be started or reached, or one of them died or raised an unexpected error."""
+    """Worker processes or a server cannot be started or reached, or one of them died or raised an unexpected error."""
 
 
 class MissingExtraError(PerceptokError, ImportError):

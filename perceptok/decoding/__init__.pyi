@@ -6,6 +6,12 @@ from .consistency import (
     NumberIds as NumberIds,
     find_number_ids as find_number_ids,
 )
+from .engines.detection import (
+    EngineName as EngineName,
+    ServedEngine as ServedEngine,
+    build_request_constraint as build_request_constraint,
+    detect_engine as detect_engine,
+)
 from .engines.gbnf import build_gbnf_grammar as build_gbnf_grammar
 from .engines.huggingface import (
     PerceptionLogitsProcessor as PerceptionLogitsProcessor,

@@ -5,8 +5,8 @@ order of the coordinates as far as `ordered_axes` says, limits, what comes first
 token, no end inside a block. Not enforced: the token budget (`max_tokens` may cut a block), and what a prompt left
 open, for a tag describes the answer alone.
 
-The rules are written for token ids, with `Token(...)` and `ExcludeToken(...)`: xgrammar has them from 0.1.33 on. An older
-one inside an engine (OpenVINO GenAI 2026.4) reads no tag; give it `build_gbnf_grammar(..., spelled=True)`.
+The rules are written for token ids, with `Token(...)` and `ExcludeToken(...)`, which xgrammar has from 0.1.33 on.
+Engines with an older one (OpenVINO GenAI 2026.4) cannot read them; `build_gbnf_grammar(..., spelled=True)` is theirs.
 """
 
 from __future__ import annotations
@@ -100,11 +100,13 @@ class _Ebnf:
         for number, start in enumerate(starts):
             rules[f"y{number}"] = [self.write_tokens(pixels[start : start + self.interval])]
             rules[f"m{number}"] = self._list_codes_from(start, pixels)
-        for code, token_id in enumerate(pixels):
+        for code in range(len(pixels)):
             rules[f"f{code}"] = self._list_codes_from(code, pixels)
             rules[f"x{code}"] = [f"{separator}f{code}{separator}"]
             rules[f"a{code}"] = [f"y{number} x{code} m{number}" for number in range(len(starts))]
-        return rules | {"box": [f"{self.write_tokens([token_id])}{separator}a{code}" for code, token_id in enumerate(pixels)]}
+        return rules | {
+            "box": [f"{self.write_tokens([token_id])}{separator}a{code}" for code, token_id in enumerate(pixels)]
+        }
 
     def _list_codes_from(self, code: int, pixels: Sequence[int]) -> list[str]:
         """The alternatives for one PIXEL token of this code or a larger one."""

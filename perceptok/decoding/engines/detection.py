@@ -1,0 +1,217 @@
+"""Servers with OpenAI's API: which engine answers at an address, and the constraint in the form that this engine reads.
+
+Recognised: `perceptok llava serve`, vLLM, SGLang and llama.cpp. Each says who it is in the list of its models
+(`owned_by` of `GET /v1/models`); where a gateway rewrites that list, by an endpoint that the others lack.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from perceptok.decoding.engines.gbnf import build_gbnf_grammar
+from perceptok.decoding.engines.serving import REQUEST_KEY
+from perceptok.decoding.engines.structural_tag import OrderedAxes, build_structural_tag
+from perceptok.decoding.grammar.automaton import GrammarConfig
+from perceptok.errors import ConfigError, ConstraintError, EngineError
+from perceptok.vocabulary import PerceptionVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["EngineName", "ServedEngine", "build_request_constraint", "detect_engine"]
+
+EngineName = Literal["perceptok", "vllm", "sglang", "llama.cpp"]
+"""The engines that are recognised: `perceptok llava serve`, vLLM, SGLang, llama.cpp's server."""
+
+_OWNERS: dict[str, EngineName] = {
+    "perceptok": "perceptok",
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llamacpp": "llama.cpp",
+}
+"""`owned_by` of a model -> the engine."""
+
+_VERSION_KEYS: dict[EngineName, tuple[str, str]] = {
+    "perceptok": ("/health", "version"),
+    "vllm": ("/version", "version"),
+    "sglang": ("/server_info", "version"),
+    "llama.cpp": ("/props", "build_info"),
+}
+"""Engine -> the endpoint that states its version, and the key. In this order an unknown server is asked."""
+
+_MAX_BYTES = 16 * 2**20
+"""Maximum size of an answer to a GET request; SGLang's `/server_info` has some kilobytes."""
+
+
+@dataclass(frozen=True)
+class ServedEngine:
+    """An engine that serves models by OpenAI's API.
+
+    Attributes:
+        name: The engine.
+        url: Address of the server, without `/v1` and without a slash at the end.
+        models: The ids of its models, the first of which is served by default.
+        version: The engine's own version as it states it; None where it states none.
+        max_model_len: Maximum number of tokens of prompt and answer together, where the server states it.
+    """
+
+    name: EngineName
+    url: str
+    models: tuple[str, ...]
+    version: str | None = None
+    max_model_len: int | None = None
+
+    @property
+    def api_url(self) -> str:
+        """The base URL for OpenAI's clients: `url` and `/v1`."""
+        return f"{self.url}/v1"
+
+
+def detect_engine(url: str, *, api_key: str | None = None, timeout: float = 10.0) -> ServedEngine:
+    """Find out which engine serves at an address, by at most five GET requests.
+
+    Args:
+        url: Address of the server, with or without `/v1`, such as "http://localhost:8000".
+        api_key: Sent as a bearer token.
+        timeout: Seconds that each request may take.
+
+    Raises:
+        ConfigError: The address is not one of http or https.
+        EngineError: No server answers, it refuses the key, it does not speak OpenAI's API, it serves no model, or it
+            is none of the engines that are recognised.
+    """
+    url = _normalize_url(url)
+    listing = _get_json(f"{url}/v1/models", api_key, timeout)
+    models = _read_models(listing, url)
+    name = _OWNERS.get(str(models[0].get("owned_by", "")).lower())
+    version = None
+    for candidate in [name] if name else list(_VERSION_KEYS):
+        endpoint, key = _VERSION_KEYS[candidate]
+        stated = _try_get(f"{url}{endpoint}", api_key, timeout).get(key)
+        if stated is not None and (name or candidate != "perceptok"):
+            name, version = candidate, str(stated)
+            break
+    if name is None:
+        raise EngineError(
+            f"the server at {url} (owned_by={models[0].get('owned_by')!r}) is not recognised as one of "
+            f"{', '.join(get_args(EngineName))}; state which engine it is, where that is asked for"
+        )
+    return ServedEngine(name, url, tuple(str(model["id"]) for model in models), version, _find_max_model_len(models[0]))
+
+
+def build_request_constraint(
+    engine: EngineName,
+    vocab: PerceptionVocabulary,
+    config: GrammarConfig | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    ordered_axes: OrderedAxes = "coarse",
+) -> dict[str, Any]:
+    """The fields that make one engine constrain a request: `extra_body` of OpenAI's clients.
+
+    Args:
+        engine: The engine, as `detect_engine` names it: vLLM and SGLang get a structural tag, llama.cpp a GBNF grammar,
+            `perceptok llava serve` the configuration itself.
+        vocab: Perception tokens and their ids in the served model's tokenizer.
+        config: The grammar; by default depth and boxes where the vocabulary has them.
+        tokenizer: The served model's own; not needed for "perceptok".
+        eos_token_id: Ids that end a sequence, instead of the tokenizer's.
+        ordered_axes: How much of the order of coordinates a structural tag enforces.
+
+    Raises:
+        ConstraintError: Another engine, or vocabulary, tokenizer and grammar do not fit together. OpenAI's own API,
+            lmdeploy and `transformers serve` have no field for such a grammar; OpenVINO GenAI's xgrammar has no rules
+            for tokens and reads `build_gbnf_grammar(..., spelled=True)` alone.
+    """
+    if engine == "perceptok":
+        return {REQUEST_KEY: True if config is None else config.to_dict()}
+    if engine in ("vllm", "sglang"):
+        tag = build_structural_tag(
+            vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id, ordered_axes=ordered_axes
+        )
+        if engine == "sglang":
+            return {"response_format": tag}
+        return {"structured_outputs": {"structural_tag": json.dumps(tag)}}
+    if engine == "llama.cpp":
+        return {"grammar": build_gbnf_grammar(vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id)}
+    raise ConstraintError(
+        f"{engine!r} is not one of {', '.join(map(repr, get_args(EngineName)))}, whose requests can carry a constraint"
+        + (
+            "; OpenVINO's xgrammar has no rules for tokens: give it build_gbnf_grammar(..., spelled=True)"
+            if str(engine).lower().startswith("openvino")
+            else ""
+        )
+    )
+
+
+def _normalize_url(url: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not a valid address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigError(f"{url!r} is not the address of a server; expected one such as http://localhost:8000")
+    if parts.query or parts.fragment or parts.username:
+        raise ConfigError("the address of a server has neither a query nor a user; pass a key as api_key")
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _get_json(url: str, api_key: str | None, timeout: float) -> Any:
+    """The JSON value at an address; raises EngineError."""
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:  # noqa: S310 -- http and https alone
+            content = response.read(_MAX_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in (401, 403):
+                raise EngineError(f"{url}: the server asks for a valid API key (HTTP {error.code})") from error
+            raise EngineError(
+                f"{url}: HTTP {error.code}; expected a server with OpenAI's API, or one that has started fully"
+            ) from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise EngineError(f"no server answers at {url}: {reason}; start it, or correct the address") from error
+    except HTTPException as error:
+        raise EngineError(f"{url}: the reply is not valid HTTP ({error!r}); correct the address") from error
+    if len(content) > _MAX_BYTES:
+        raise EngineError(f"{url}: the reply has more than {_MAX_BYTES} bytes; expected a list of models")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise EngineError(f"{url}: the reply is not valid JSON; expected a server with OpenAI's API") from error
+
+
+def _try_get(url: str, api_key: str | None, timeout: float) -> Mapping[str, Any]:
+    """The JSON object at an address; empty where the server has none there."""
+    try:
+        value = _get_json(url, api_key, timeout)
+    except EngineError:
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _read_models(listing: Any, url: str) -> list[Mapping[str, Any]]:
+    models = listing.get("data") if isinstance(listing, Mapping) else None
+    if not isinstance(models, list) or not all(isinstance(model, Mapping) and "id" in model for model in models):
+        raise EngineError(f"{url}/v1/models is not a list of models in OpenAI's form; correct the address")
+    if not models:
+        raise EngineError(f"the server at {url} serves no model; wait until it has loaded one")
+    return models
+
+
+def _find_max_model_len(model: Mapping[str, Any]) -> int | None:
+    """VLLM and SGLang state it beside the id, llama.cpp within `meta`."""
+    meta = model.get("meta")
+    value = model.get("max_model_len", meta.get("n_ctx") if isinstance(meta, Mapping) else None)
+    return value if isinstance(value, int) else None

@@ -1,0 +1,189 @@
+"""Which engine serves, from replies that the engines themselves gave, and the constraint in its form."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from perceptok.decoding import GrammarConfig, ServedEngine, build_request_constraint, detect_engine
+from perceptok.errors import ConfigError, ConstraintError, EngineError
+from tests.decoding.engines.engine_cases import tokenizer, vocabulary
+
+REPLIES: dict[str, dict[str, Any]] = {
+    "vllm": {
+        "/v1/models": {
+            "object": "list",
+            "data": [{"id": "tiny", "object": "model", "owned_by": "vllm", "root": "tiny", "max_model_len": 2048}],
+        },
+        "/version": {"version": "0.32.0"},
+    },
+    "sglang": {
+        "/v1/models": {"data": [{"id": "tiny", "owned_by": "sglang", "root": "tiny", "max_model_len": 4096}]},
+        "/server_info": {"version": "0.5.23", "model_path": "tiny"},
+    },
+    "llama.cpp": {
+        "/v1/models": {"data": [{"id": "tiny.gguf", "owned_by": "llamacpp", "meta": {"n_vocab": 800, "n_ctx": 512}}]},
+        "/props": {"build_info": "b11434", "model_path": "tiny.gguf"},
+    },
+    "perceptok": {
+        "/v1/models": {"data": [{"id": "my-adapter", "owned_by": "perceptok"}]},
+        "/health": {"status": "ok", "version": "0.1.0"},
+    },
+}
+
+
+@contextmanager
+def serve(replies: dict[str, Any], api_key: str | None = None) -> Iterator[str]:
+    """The address of a server that answers GET requests: a JSON value, bytes as they are, or an int as a status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reply = replies.get(self.path, 404)
+            if api_key is not None and self.headers.get("Authorization") != f"Bearer {api_key}":
+                reply = 401
+            content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+            self.send_response(reply if isinstance(reply, int) else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "version", "max_model_len"),
+    [
+        ("vllm", "tiny", "0.32.0", 2048),
+        ("sglang", "tiny", "0.5.23", 4096),
+        ("llama.cpp", "tiny.gguf", "b11434", 512),
+        ("perceptok", "my-adapter", "0.1.0", None),
+    ],
+)
+def test_every_engine_is_recognised(name: Any, model: str, version: str, max_model_len: int | None) -> None:
+    with serve(REPLIES[name]) as url:
+        expected = ServedEngine(name, url, (model,), version, max_model_len)
+        for address in (url, f"{url}/", f"{url}/v1", f" {url}/v1/ "):
+            assert detect_engine(address) == expected
+        assert expected.api_url == f"{url}/v1"
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "llama.cpp"])
+def test_an_engine_behind_a_gateway_is_recognised_by_its_endpoints(name: str) -> None:
+    listing = {"data": [{"id": "alias", "owned_by": "our-company"}, {"id": "other"}]}
+    with serve({**REPLIES[name], "/v1/models": listing, "/health": {"version": "7"}}) as url:
+        engine = detect_engine(url)
+        assert (engine.name, engine.models) == (name, ("alias", "other"))
+
+
+def test_a_version_that_is_not_stated_is_unknown() -> None:
+    with serve({"/v1/models": REPLIES["vllm"]["/v1/models"], "/version": ["?"]}) as url:
+        assert detect_engine(url).version is None
+
+
+def test_a_key_is_sent() -> None:
+    with serve(REPLIES["vllm"], api_key="secret") as url:
+        assert detect_engine(url, api_key="secret").name == "vllm"
+        for key in (None, "wrong"):
+            with pytest.raises(EngineError, match="asks for a valid API key") as caught:
+                detect_engine(url, api_key=key)
+            assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        (
+            {"data": [{"id": "gpt", "owned_by": "openai"}]},
+            r"not recognised as one of perceptok, vllm, sglang, llama\.cpp",
+        ),
+        ({"data": []}, "serves no model"),
+        ({"data": [{"name": "x"}]}, "not a list of models"),
+        ({"models": []}, "not a list of models"),
+        ([], "not a list of models"),
+        (b"<html>hello</html>", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (503, "HTTP 503"),
+        (404, "HTTP 404"),
+        (b" " * (16 * 2**20 + 1), "more than"),
+    ],
+)
+def test_other_servers_are_refused(listing: Any, message: str) -> None:
+    with serve({"/v1/models": listing}) as url, pytest.raises(EngineError, match=message):
+        detect_engine(url)
+
+
+def test_no_server_and_a_server_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(EngineError, match="no server answers"):
+            detect_engine(f"http://127.0.0.1:{port}", timeout=0.2)
+    with pytest.raises(EngineError, match="start it, or correct the address"):
+        detect_engine(f"http://127.0.0.1:{port}", timeout=5)
+
+
+def test_a_reply_that_is_not_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(EngineError, match="not valid HTTP"):
+            detect_engine(f"http://127.0.0.1:{other.getsockname()[1]}", timeout=5)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "file:///etc/passwd", "ftp://host", "http://", "", "http://h:99999", "http://[::1", "h"]
+)
+def test_addresses_that_are_not_of_a_server(url: str) -> None:
+    with pytest.raises(ConfigError, match="address"):
+        detect_engine(url)
+
+
+def test_a_key_does_not_belong_into_the_address() -> None:
+    for url in ("http://user:secret@host", "http://host/?key=secret"):
+        with pytest.raises(ConfigError, match="api_key") as caught:
+            detect_engine(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_the_constraint_has_the_engines_form() -> None:
+    config = GrammarConfig(force_block="first", max_blocks=1)
+    own = build_request_constraint("perceptok", vocabulary(), config)
+    assert own == {"perceptok": config.to_dict()}
+    assert build_request_constraint("perceptok", vocabulary()) == {"perceptok": True}
+    vllm = build_request_constraint("vllm", vocabulary(), config, tokenizer=tokenizer())
+    tag = json.loads(vllm["structured_outputs"]["structural_tag"])
+    assert tag["type"] == "structural_tag"
+    assert build_request_constraint("sglang", vocabulary(), config, tokenizer=tokenizer()) == {"response_format": tag}
+    gbnf = build_request_constraint("llama.cpp", vocabulary(), config, tokenizer=tokenizer())["grammar"]
+    assert gbnf.startswith("root ::= block")
+
+
+def test_engines_without_such_a_field_are_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"'lmdeploy' is not one of 'perceptok', 'vllm', 'sglang', 'llama\.cpp'"):
+        build_request_constraint("lmdeploy", vocabulary())  # type: ignore[arg-type]
+    with pytest.raises(ConstraintError, match="spelled=True"):
+        build_request_constraint("openvino", vocabulary())  # type: ignore[arg-type]
