@@ -14,6 +14,7 @@ import pickle
 import re
 import socket
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -469,10 +470,15 @@ class Journal(Generic[Result]):
         )
 
 
-def stamp_of(path: str | os.PathLike[str]) -> Stamp:
-    """Read the stamp of an input file, which changes with its content; None if the file is missing."""
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
+def stamp_of(*paths: str | os.PathLike[str]) -> Stamp:
+    """Read the stamp of an input file, or of several, which changes with their content; None if one is missing."""
+    stamps = []
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except (OSError, ValueError):
+            return None
+        stamps.append((status.st_size, status.st_mtime_ns))
+    if len(stamps) == 1:
+        return stamps[0]
+    return sum(size for size, _ in stamps), zlib.crc32(repr(stamps).encode())

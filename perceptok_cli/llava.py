@@ -116,13 +116,22 @@ def answer_images(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Images, folders of images, or JSON lines (.jsonl; - reads them from standard input) with image, and "
-            "optionally question, name, choices, markers."
+            help="Images, folders of images, or JSON lines (.jsonl; - reads them from standard input) with image or "
+            "images, and optionally question or messages, name, choices, markers, tokens."
         ),
     ],
     question: Annotated[
         str | None, typer.Option("--question", "-q", help="The question for inputs without their own.")
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="The question is about all images named, in this order, not about each.")
+    ] = False,
+    tokens: Annotated[
+        Literal["meant", "text"],
+        typer.Option(
+            "--tokens", help="Perception tokens in a question, such as <PIXEL_3>, are meant (a region), or are text."
+        ),
+    ] = "text",
     ask: AskOption = None,
     plural: Annotated[
         str | None, typer.Option("--plural", help="What is counted, such as dogs, for inputs that do not say it.")
@@ -193,7 +202,15 @@ def answer_images(
     allowed = [choice.strip() for choice in choices.split(",")] if choices else ()
     if question is None and settings.ask != "published":
         question = ""  # the trained one
-    questions, unread = find_questions(inputs, question=question, choices=allowed, plural=plural, lines=sys.stdin)
+    questions, unread = find_questions(
+        inputs,
+        question=question,
+        choices=allowed,
+        plural=plural,
+        tokens=tokens,
+        together=together,
+        lines=sys.stdin,
+    )
     folders = OutputFolders(depth=save_depth, overlay=save_overlay)
     pipe = _load_pipeline(model, base, bits, dtype, device, settings)
     with progress_bar("answering", len(questions)) as advance:
@@ -239,7 +256,7 @@ def _print_answers(
     pipe: PerceptionPipeline,
     questions: list[FileQuestion],
     folders: OutputFolders,
-    format_answer: Callable[[PerceptionAnswer, dict[str, str]], str],
+    format_answer: Callable[[PerceptionAnswer, dict[str, Any]], str],
     advance: Callable[[], object],
 ) -> tuple[list[str], list[QuestionFailure]]:
     """Print answers as they come; returns their lines of JSON, and the questions that failed."""
@@ -258,11 +275,11 @@ def _print_answers(
     return lines, failures
 
 
-def _format_json(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
+def _format_json(answer: PerceptionAnswer, paths: dict[str, Any]) -> str:
     return json.dumps({**answer.to_dict(), **paths})
 
 
-def _format_text(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
+def _format_text(answer: PerceptionAnswer, paths: dict[str, Any]) -> str:
     """A few lines for the terminal, which control characters of the model's text do not reach."""
     text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in answer.plain.strip())
     lines = [f"{answer.name}: {text or '(empty)'}"]
@@ -272,7 +289,7 @@ def _format_text(answer: PerceptionAnswer, paths: dict[str, str]) -> str:
     for point in (*answer.markers, *answer.points):
         nearness = "" if point.nearness is None else f", nearness {point.nearness:.2f}"
         lines.append(f"  point {point.letter}: x {point.x:.1f}, y {point.y:.1f}{nearness}")
-    lines += [f"  {kind}: {path}" for kind, path in paths.items() if kind != "image"]
+    lines += [f"  {kind}: {path}" for kind, path in paths.items() if not kind.startswith("image")]
     lines += [f"  problem: {problem}" for problem in answer.problems]
     return "\n".join(lines)
 

@@ -39,7 +39,7 @@ def answer_questions(
     """Answers to every record of a kind."""
     records = held_out.records[kind]
     requests = [
-        Request(open_image(held_out.folder / record.images[0]), record.turns[0].text, record.choices)
+        Request((open_image(held_out.folder / record.images[0]),), record.question, record.choices)
         for record in records
     ]
     answers = pipe.answers(requests, max_new_tokens=230, batch_size=32, **changes)

@@ -29,10 +29,14 @@ from .records import (
     PerceptionRecord as PerceptionRecord,
     Regime as Regime,
     Task as Task,
+    TokenReading as TokenReading,
     Turn as Turn,
 )
 from .rendering import (
     LLAVA_SYSTEM as LLAVA_SYSTEM,
+    check_known_tokens as check_known_tokens,
+    make_messages as make_messages,
+    render_messages as render_messages,
     render_record as render_record,
 )
 from .soft_codes import (

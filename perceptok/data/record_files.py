@@ -18,6 +18,7 @@ from perceptok.depth import block_from_text
 from perceptok.errors import MalformedBlockError, MissingExtraError, RecordError
 from perceptok.files import atomic_write, open_input, parse_json, stream_list
 from perceptok.tokens import DEPTH, PIXEL
+from perceptok.vocabulary import restore_text
 
 __all__ = [
     "RECORDS_FILE",
@@ -217,6 +218,7 @@ def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
             ("difficulty", pa.float64()),
             ("answer", text),
             ("choices", pa.list_(text)),
+            ("tokens", text),
             *((name, text) for name in _JSON_COLUMNS),
         ]
     )
@@ -225,6 +227,7 @@ def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
     with pq.ParquetWriter(file, schema) as writer:
         while rows := [record.to_dict() for record in islice(remaining, _ROWS)]:
             for row in rows:
+                row.setdefault("tokens", "meant")
                 row |= {name: json.dumps(row[name], ensure_ascii=False, allow_nan=False) for name in _JSON_COLUMNS}
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count += len(rows)
@@ -345,6 +348,9 @@ def _make_record(
         rest = entry["perceptok"]
         if not isinstance(rest, dict):
             raise RecordError(f"{name}: perceptok: expected an object; got {rest!r:.60}")
+        if rest.get("tokens") == "text":  # escaped for other programs
+            for turn in turns:
+                turn["text"] = restore_text(turn["text"]) if turn["role"] == "user" else turn["text"]
         return PerceptionRecord.from_dict({**rest, **values}, name)
     if not turns or turns[-1]["role"] != "assistant":
         raise RecordError(f"{name}: expected a conversation that ends with an answer")

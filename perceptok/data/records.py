@@ -17,11 +17,15 @@ from perceptok.config import validate_json
 from perceptok.data.soft_codes import SoftCodes
 from perceptok.errors import PerceptokError, RecordError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
+from perceptok.vocabulary import sanitize_text
 
-__all__ = ["IMAGE_TAG", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "Turn"]
+__all__ = ["IMAGE_TAG", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "TokenReading", "Turn"]
 
 Task = Literal["depth", "counting"]
 Regime = Literal["atomic", "cot", "direct"]
+
+TokenReading = Literal["meant", "text"]
+"""Whether perception tokens in the user's texts, such as `<PIXEL_3>`, are "meant" as tokens or are ordinary "text"."""
 
 Number: TypeAlias = int | float
 """A number of JSON; an integer stays an integer, so that a record that is read is written as the same bytes."""
@@ -138,6 +142,9 @@ class PerceptionRecord:
         choices: Answers to choose from; empty for an open question.
         evidence: Codes, markers or boxes of the answer.
         provenance: JSON types by name: source, specialist, seed, template, ...
+        tokens: Whether perception tokens in the user's turns are "meant" (a question about a region) or "text" (of
+            people who do not know of these tokens). Those of the assistant's turns are always meant; control tokens
+            of the model, such as its end of sequence, never are.
 
     Raises:
         RecordError: A value is out of range, or contradicts another; the message names it.
@@ -154,6 +161,7 @@ class PerceptionRecord:
     choices: tuple[str, ...] = ()
     evidence: Evidence = Evidence()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tokens: TokenReading = "meant"
 
     def __post_init__(self) -> None:
         if not self.id.strip():
@@ -171,6 +179,8 @@ class PerceptionRecord:
             _refuse("task", f"one of {', '.join(get_args(Task))}", self.task)
         if self.regime not in get_args(Regime):
             _refuse("regime", f"one of {', '.join(get_args(Regime))}", self.regime)
+        if self.tokens not in get_args(TokenReading):
+            _refuse("tokens", f"one of {', '.join(get_args(TokenReading))}", self.tokens)
         if not 0 <= self.difficulty <= _MAX_FLOAT:
             _refuse("difficulty", "a finite number >= 0", self.difficulty)
         if len({*self.choices}) != len(self.choices):
@@ -183,9 +193,23 @@ class PerceptionRecord:
                 if not 0 <= value <= limit:
                     _refuse(f"evidence.markers.{index}.{axis}", f"frame pixels 0..{limit}", value)
 
+    @property
+    def question(self) -> str:
+        """The text of the user's last turn."""
+        return self.turns[self._last_question].text
+
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """The turns before the user's last turn."""
+        return self.turns[: self._last_question]
+
+    @property
+    def _last_question(self) -> int:
+        return (len(self.turns) - 1) // 2 * 2
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON types, in a fixed order of keys."""
-        return {
+        values = {
             "id": self.id,
             "images": list(self.images),
             "turns": [{"role": turn.role, "text": turn.text} for turn in self.turns],
@@ -198,6 +222,7 @@ class PerceptionRecord:
             "evidence": self.evidence.to_dict(),
             "provenance": {key: self.provenance[key] for key in sorted(self.provenance)},
         }
+        return values if self.tokens == "meant" else {**values, "tokens": self.tokens}
 
     @classmethod
     def from_dict(cls, values: object, name: str = "record") -> PerceptionRecord:
@@ -246,7 +271,7 @@ class PerceptionRecord:
         Args:
             lossless: Keep the other fields under the key "perceptok", which trainers ignore.
         """
-        texts = [turn.text for turn in self.turns]
+        texts = self._portable_texts()
         texts[0] = f"{IMAGE_TAG}\n" * len(self.images) + texts[0]
         entry: dict[str, Any] = {"id": self.id}
         if self.images:
@@ -270,8 +295,8 @@ class PerceptionRecord:
             for image in self.images
         ]
         messages: list[dict[str, Any]] = []
-        for index, turn in enumerate(self.turns):
-            content = [*(images if index == 0 else ()), {"type": "text", "text": turn.text}]
+        for index, (turn, text) in enumerate(zip(self.turns, self._portable_texts(), strict=True)):
+            content = [*(images if index == 0 else ()), {"type": "text", "text": text}]
             messages.append({"role": turn.role, "content": content})
         return messages
 
@@ -279,6 +304,13 @@ class PerceptionRecord:
         """Convert to a row for TRL's trainers: `messages` and `images`, and the other fields under "perceptok"."""
         row = {"id": self.id, "images": list(self.images), "messages": self.to_messages()}
         return {**row, "perceptok": self._remaining_fields()}
+
+    def _portable_texts(self) -> list[str]:
+        """The turns' texts for other programs, with the user's perception tokens escaped unless they are meant."""
+        return [
+            sanitize_text(turn.text) if turn.role == "user" and self.tokens == "text" else turn.text
+            for turn in self.turns
+        ]
 
     def _remaining_fields(self) -> dict[str, Any]:
         return {key: value for key, value in self.to_dict().items() if key not in ("id", "images", "turns")}

@@ -26,7 +26,7 @@ from perceptok.files import atomic_write
 from perceptok.jobs import Journal, Stamp, stamp_of
 from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request
 
-__all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "model_stamp"]
+__all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request", "model_stamp"]
 
 PREDICTIONS = "predictions.jsonl"
 """Name of the file of answers that `evaluate_pipeline` writes."""
@@ -156,13 +156,13 @@ def answer_benchmark(
     target, items = Path(output), benchmark.items
     # The answer is then what the map or the boxes say, not what the text says.
     is_read_off = pipe.config.ask in ("depth", "boxes")
-    questions = [[item.id, item.question, list(item.choices)] for item in items]
+    questions = [[item.id, item.question, list(item.choices), item.history, item.tokens] for item in items]
     run = {
         "model": model,
         "codec": pipe.codec.fingerprint,
         "config": pipe.config.to_dict(),
         "benchmark": benchmark.name,
-        "questions": zlib.crc32(json.dumps(questions).encode()),
+        "questions": zlib.crc32(repr(questions).encode()),
     }
     with Journal[dict[str, Any]](target, run, [_image_stamp(item) for item in items], start_over=start_over) as journal:
         todo = journal.todo
@@ -171,7 +171,7 @@ def answer_benchmark(
         size = pipe.config.batch_size
         for start in range(0, len(todo), size):
             indices = todo[start : start + size]
-            answers = pipe.answers([_make_request(items[index], pipe.config.ask) for index in indices])
+            answers = pipe.answers([make_request(items[index], pipe.config.ask) for index in indices])
             for index, answer in zip(indices, answers, strict=True):
                 item = items[index]
                 line = {"id": item.id, "text": answer.text, "answer": answer.answer}
@@ -192,19 +192,21 @@ def model_stamp(folder: str | Path) -> list[Any]:
     return [str(folder.resolve()), [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]]
 
 
-def _make_request(item: BenchmarkItem, ask: Ask) -> Request:
+def make_request(item: BenchmarkItem, ask: Ask) -> Request:
     """An item as a question for the pipeline."""
-    image, markers = item.open_image(), item.markers
+    images, markers = item.open_images(), item.markers
     is_depth = bool(item.choices) or item.target == "block"
     if ask == "depth" and not markers and item.choices and not any(item.choices.values()):
         with suppress(EvaluationError):  # marked otherwise than HardBLINK's images: the answer says so
-            markers = find_markers(image, list(item.choices))
+            markers = find_markers(images[0], list(item.choices))
     plural = None if item.evidence is None else item.evidence.plural
     task: Task = "depth" if is_depth else "counting"
-    return Request(image, item.question, tuple(item.choices), markers, item.id, task, plural)
+    return Request(
+        images, item.question, tuple(item.choices), markers, item.id, task, plural, item.history, item.tokens
+    )
 
 
 def _image_stamp(item: BenchmarkItem) -> Stamp:
     if isinstance(item.image, Path):
-        return stamp_of(item.image)
+        return stamp_of(item.image, *item.more_images)
     return None if item.image is None else (len(item.image), zlib.crc32(item.image))

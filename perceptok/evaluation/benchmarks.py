@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from perceptok.data import Evidence, PerceptionRecord, read_records
+from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
 from perceptok.files import open_input, parse_json, read_input
@@ -69,6 +69,9 @@ class BenchmarkItem:
         evidence: What the correct answer rests on, where it is known.
         target: What a text is scored by: its "answer"; for atomic questions one whole depth "block" and nothing
             malformed, or the number of its whole "boxes".
+        history: The turns before the question, which a model is given.
+        more_images: The images after the first.
+        tokens: Whether perception tokens in the user's texts are "meant" or "text".
 
     Raises:
         EvaluationError: The answer is neither one of the choices nor a count.
@@ -83,6 +86,9 @@ class BenchmarkItem:
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     evidence: Evidence | None = None
     target: Literal["answer", "block", "boxes"] = "answer"
+    history: tuple[Turn, ...] = ()
+    more_images: tuple[Path, ...] = ()
+    tokens: TokenReading = "text"
 
     def __post_init__(self) -> None:
         if self.target == "block" and self.answer == WHOLE_BLOCK:
@@ -117,8 +123,15 @@ class BenchmarkItem:
         data = self.image_bytes()
         if data is None:
             raise EvaluationError(f"item {self.id} has no image; name the folder of the benchmark's images")
+        return self._open(data)
+
+    def open_images(self) -> tuple[Image.Image, ...]:
+        """All images, as `open_image`."""
+        return (self.open_image(), *map(self._open, self.more_images))
+
+    def _open(self, source: Path | bytes) -> Image.Image:
         try:
-            return open_image(data)
+            return open_image(source)
         except ImageError as error:
             raise EvaluationError(f"item {self.id}: {error}") from error
 
@@ -224,13 +237,15 @@ def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
     """Turn a record into an item.
 
     Args:
-        record: Its last user turn is the question; markers are given back in pixels of the image. A record without an
-            answer (regime atomic) is scored by its block or boxes.
+        record: Its last user turn is the question, which is asked after the turns before it; markers are given back in
+            pixels of the first image. A record without an answer (regime atomic) is scored by its block or boxes.
         folder: The folder that the record's images are relative to.
 
     Raises:
-        EvaluationError: The record has neither an answer nor evidence.
+        EvaluationError: The record has neither an answer nor evidence, or no image.
     """
+    if not record.images:
+        raise EvaluationError(f"record {record.id} has no image; a question is about at least one")
     evidence, is_depth = record.evidence, record.task == "depth"
     answer, target = record.answer, "answer"
     if answer is None and is_depth and evidence.codes is not None:
@@ -251,7 +266,7 @@ def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
         markers[marker.letter] = (float(x), float(y))
     return BenchmarkItem(
         record.id,
-        [turn.text for turn in record.turns if turn.role == "user"][-1],
+        record.question,
         answer,
         dict.fromkeys(record.choices, "") if is_depth else {},
         folder / record.images[0],
@@ -259,6 +274,9 @@ def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
         markers,
         evidence,
         target,  # type: ignore[arg-type]
+        record.history,
+        tuple(folder / image for image in record.images[1:]),
+        record.tokens,
     )
 
 

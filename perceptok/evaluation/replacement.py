@@ -7,6 +7,7 @@ there. A model that answers as well from a random block does not use it.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +22,12 @@ from perceptok.data import PerceptionRecord
 from perceptok.decoding import find_eos_token_ids, find_pad_token_id, read_evidence
 from perceptok.depth import DepthCodec, block_to_text
 from perceptok.errors import EvaluationError
+from perceptok.evaluation.asking import make_request
 from perceptok.evaluation.benchmarks import BenchmarkItem, item_from_record
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Outcome, Score, Scores, compare_scores, compute_score
 from perceptok.jobs import Journal, stamp_of
-from perceptok.llava import PerceptionPipeline
+from perceptok.llava import PerceptionPipeline, Request
 from perceptok.pages import Case, Fact, Table, write_page
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 
@@ -128,14 +130,13 @@ def replacement_test(
     with ExitStack() as stack:
         journal = None
         if output is not None:
-            questions = [
-                [record.id, item.question, record.answer, list(record.evidence.codes or ())]
+            questions: list[list[Any]] = [
+                [record.id, item.history, item.question, record.answer, list(record.evidence.codes or ())]
                 for record, item in zip(records, items, strict=True)
             ]
+            stamps = [stamp_of(str(item.image), *item.more_images) for item in items]
             run = {"model": model, "kinds": tried, "seed": seed, "max_new_tokens": max_new_tokens, "records": questions}
-            journal = stack.enter_context(
-                Journal[dict[str, Any]](Path(output), run, [stamp_of(str(item.image)) for item in items])
-            )
+            journal = stack.enter_context(Journal[dict[str, Any]](Path(output), run, stamps))
             results = {number: journal[number] for number in journal}
         for _ in results:
             advance()
@@ -161,13 +162,8 @@ def _replace_blocks(
     seed: int,
 ) -> list[dict[str, Any]]:
     """For each record its own text, and the text with each kind of block in its place; {} without a block."""
-    images = {number: items[number].open_image() for number in numbers}
-    answers = pipe(
-        list(images.values()),
-        [items[number].question for number in numbers],
-        force_block="somewhere",
-        batch_size=len(numbers),
-    )
+    requests = {number: make_request(items[number], "published") for number in numbers}
+    answers = pipe.answers(list(requests.values()), force_block="somewhere", batch_size=len(numbers))
     common = Counter(code for codes in teachers for code in codes.ravel().tolist()).most_common(1)[0][0]
     cuts: dict[int, CutAnswer] = {}
     for number, answer in zip(numbers, answers, strict=True):
@@ -177,7 +173,7 @@ def _replace_blocks(
             blocks = _choose_blocks(number, own, teachers, common, seed)
             before = written[: written.index(DEPTH.start)]
             inserted = tuple(blocks[kind] for kind in kinds)
-            cuts[number] = CutAnswer(images[number], items[number].question, before, inserted)
+            cuts[number] = CutAnswer(requests[number], before, inserted)
     tails = dict(zip(cuts, continue_after(pipe, list(cuts.values()), max_new_tokens), strict=True))
     results: list[dict[str, Any]] = []
     for number in numbers:
@@ -341,97 +337,122 @@ class CutAnswer(NamedTuple):
     """An answer cut at its block.
 
     Attributes:
-        image: The image of the question.
-        question: The question.
+        request: The question with its images and the turns before it.
         before: What the model wrote up to the block.
         blocks: What to insert there: (10, 10) codes each, or None for nothing.
     """
 
-    image: Any
-    question: str
+    request: Request
     before: str
     blocks: tuple[np.ndarray | None, ...]
 
 
 def continue_after(pipe: PerceptionPipeline, cuts: Sequence[CutAnswer], max_new_tokens: int) -> list[list[str]]:
-    """Continue each answer after each of its blocks; every prefix goes through the model once.
+    """Continue each answer after each of its blocks, as `generate` does one at a time.
 
     Greedy decoding, without further DEPTH and PIXEL tokens. All answers are one batch, padded on the left, where their
-    images have the same shape; otherwise each is a batch of its own.
-
-    Args:
-        pipe: The model.
-        cuts: Answers with None in the same places of `blocks`.
-        max_new_tokens: Maximum number of tokens after a block.
+    images have the same shape; every prefix then goes through the model once. Positions, masks and token types are
+    those that the model's own preparation for `generate` gives. Models that attend differently to a prompt than to an
+    answer (those with `token_type_ids`, such as PaliGemma), and those that take no positions, are asked one by one.
 
     Returns:
-        The continuation after each block of each answer.
+        For each answer the text after each of its blocks.
     """
-    import torch
-
     if not cuts:
         return []
-    inputs = [_encode_prefix(pipe, cut) for cut in cuts]
-    together = _pad_batch(inputs, find_pad_token_id(pipe.model, pipe.processor.tokenizer))
-    if together is None:
+    prefixes = [_encode_prefix(pipe, cut) for cut in cuts]
+    if not _can_share_prefix(pipe.model, prefixes[0]):
+        return [[_generate_after(pipe, cut, block, max_new_tokens) for block in cut.blocks] for cut in cuts]
+    batch = _pad_batch(prefixes, find_pad_token_id(pipe.model, pipe.processor.tokenizer))
+    if batch is None:
         return [tails for cut in cuts for tails in continue_after(pipe, [cut], max_new_tokens)]
     names = pipe.vocab.tokens
-    device = together["input_ids"].device
-    banned = torch.tensor(
-        [names[token] for tokens in (DEPTH, PIXEL) for token in tokens.tokens if token in names], device=device
-    )
     tails = [[""] * len(cut.blocks) for cut in cuts]
-    filled = [place for place, block in enumerate(cuts[0].blocks) if block is not None]
-    empty = [place for place, block in enumerate(cuts[0].blocks) if block is None]
-    mask = together["attention_mask"]
-    with torch.inference_mode():
-        prefix = pipe.model(**together, use_cache=True, logits_to_keep=1)
-        for places in (filled, empty):
+    with _without_gradients():
+        prefix = _DecodingState.begin(pipe.model, batch)
+        for is_filled in (True, False):
+            places = [place for place, block in enumerate(cuts[0].blocks) if (block is not None) == is_filled]
             if not places:
                 continue
-            state = _DecodingState(
-                copy.deepcopy(prefix.past_key_values), mask.repeat_interleave(len(places), 0), len(cuts) > 1
-            )
-            state.cache.batch_repeat_interleave(len(places))
-            logits = prefix.logits[:, -1].repeat_interleave(len(places), 0)
-            if places is filled:
-                rows = [_block_ids(cut.blocks[place], names) for cut in cuts for place in places]
-                logits = state.step(pipe.model, torch.tensor(rows, dtype=torch.int64, device=device))
-            written = iter(_decode_greedily(pipe, state, logits, banned, max_new_tokens))
+            state = prefix.repeat(len(places))
+            if is_filled:
+                state.append([_block_ids(cut.blocks[place], names) for cut in cuts for place in places])
+            written = iter(_decode_greedily(pipe, state, max_new_tokens))
             for row in tails:
                 for place in places:
                     row[place] = str(pipe.processor.tokenizer.decode(next(written), skip_special_tokens=True))
     return tails
 
 
+def _without_gradients() -> Any:
+    import torch
+
+    return torch.inference_mode()
+
+
+def _can_share_prefix(model: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether continuing from the cache of a prefix equals generating from the prompt on."""
+    takes_positions = (
+        "position_ids" in inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters
+    )
+    return takes_positions and "token_type_ids" not in inputs
+
+
 class _DecodingState:
-    """A batch while it is decoded: its cache, and which positions are padding."""
+    """A batch while it is decoded: ids, and what the model's own `generate` keeps between two steps."""
 
-    def __init__(self, cache: Any, mask: Tensor, padded: bool) -> None:
-        self.cache, self.mask, self.padded = cache, mask, padded
+    def __init__(self, model: Any, ids: Tensor, options: dict[str, Any], logits: Tensor) -> None:
+        self._model, self._ids, self._options = model, ids, options
+        self.logits = logits
+        """(B, V), of the next token."""
 
-    def step(self, model: Any, ids: Tensor) -> Tensor:
-        """The logits (B, V) after further ids (B, N)."""
+    @classmethod
+    def begin(cls, model: Any, inputs: Mapping[str, Any]) -> _DecodingState:
+        """The state after a batch of prompts."""
+        ids = inputs["input_ids"]
+        options = {name: value for name, value in inputs.items() if name != "input_ids"}
+        options["position_ids"] = model._prepare_position_ids_for_generation(ids, dict(options))
+        prepared = model.prepare_inputs_for_generation(ids, is_first_iteration=True, use_cache=True, **options)
+        outputs = model(**{**prepared, "use_cache": True, "logits_to_keep": 1, "return_dict": True})
+        kept = ("attention_mask", "position_ids", "mm_token_type_ids")
+        options = {name: value for name, value in options.items() if name in kept}
+        return cls(model, ids, {**options, "past_key_values": outputs.past_key_values}, outputs.logits[:, -1])
+
+    def repeat(self, count: int) -> _DecodingState:
+        """A copy in which every row occurs `count` times in succession."""
+        cache = copy.deepcopy(self._options["past_key_values"])
+        cache.batch_repeat_interleave(count)
+        # Positions of models with several kinds of them are (kinds, B, T).
+        options = {
+            name: value.repeat_interleave(count, dim=value.ndim - 2)
+            for name, value in self._options.items()
+            if name != "past_key_values"
+        }
+        options["past_key_values"] = cache
+        ids, logits = (tensor.repeat_interleave(count, dim=0) for tensor in (self._ids, self.logits))
+        return _DecodingState(self._model, ids, options, logits)
+
+    def append(self, new_ids: Sequence[Sequence[int]] | Tensor) -> None:
+        """Pass further ids (B, N) through the model."""
         import torch
 
-        options: dict[str, Any] = {}
-        if self.padded:
-            start = self.mask.sum(1, keepdim=True)
-            self.mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
-            options = {
-                "attention_mask": self.mask,
-                "position_ids": start + torch.arange(ids.shape[1], device=ids.device),
-            }
-        outputs = model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **options)
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
+        new = torch.as_tensor(new_ids, dtype=self._ids.dtype, device=self._ids.device)
+        self._ids = torch.cat([self._ids, new], dim=1)
+        count = new.shape[1]
+        self._options = self._model._update_model_kwargs_for_generation({}, self._options, num_new_tokens=count)
+        prepared = self._model.prepare_inputs_for_generation(
+            self._ids, next_sequence_length=count, use_cache=True, **self._options
+        )
+        outputs = self._model(**{**prepared, "use_cache": True, "logits_to_keep": 1, "return_dict": True})
+        self._options["past_key_values"] = outputs.past_key_values
+        self.logits = outputs.logits[:, -1]
 
 
 def _encode_prefix(pipe: PerceptionPipeline, cut: CutAnswer) -> dict[str, Any]:
     """The model inputs of the prompt and of what was written before the block."""
     import torch
 
-    inputs = dict(pipe.prepare_inputs(cut.image, cut.question))
+    inputs = pipe.prepare_requests([cut.request])
     ids = inputs["input_ids"]
     before = pipe.processor.tokenizer(cut.before, add_special_tokens=False)["input_ids"] if cut.before else []
     new_ids = torch.tensor([before], dtype=ids.dtype, device=ids.device)
@@ -461,19 +482,19 @@ def _pad_batch(inputs: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any] 
         elif any(value.shape[1:] != first.shape[1:] for value in values):
             return None
         batch[name] = torch.cat(values)
-    batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return batch
 
 
-def _decode_greedily(
-    pipe: PerceptionPipeline, state: _DecodingState, logits: Tensor, banned: Tensor, max_new_tokens: int
-) -> list[list[int]]:
+def _decode_greedily(pipe: PerceptionPipeline, state: _DecodingState, max_new_tokens: int) -> list[list[int]]:
     """The most likely tokens of each row, up to and without its end of sequence."""
+    import torch
+
     stop = find_eos_token_ids(pipe.model, pipe.processor.tokenizer)
-    rows: list[list[int]] = [[] for _ in range(len(logits))]
+    banned = torch.tensor(_list_banned_ids(pipe), device=state.logits.device)
+    rows: list[list[int]] = [[] for _ in range(len(state.logits))]
     unfinished = set(range(len(rows)))
     for _ in range(max_new_tokens):
-        chosen = logits.index_fill(1, banned, float("-inf")).argmax(-1)
+        chosen = state.logits.index_fill(1, banned, float("-inf")).argmax(-1)
         for row in list(unfinished):
             token = int(chosen[row])
             if token in stop:
@@ -482,8 +503,50 @@ def _decode_greedily(
                 rows[row].append(token)
         if not unfinished:
             break
-        logits = state.step(pipe.model, chosen[:, None])
+        state.append(chosen[:, None])
     return rows
+
+
+def _generate_after(pipe: PerceptionPipeline, cut: CutAnswer, block: np.ndarray | None, max_new_tokens: int) -> str:
+    """The text after one block, by the model's `generate` from the prompt on, which is made to write what precedes."""
+    import torch
+    from transformers import LogitsProcessorList
+
+    tokenizer = pipe.processor.tokenizer
+    written = tokenizer(cut.before, add_special_tokens=False)["input_ids"] if cut.before else []
+    forced = [*written, *(_block_ids(block, pipe.vocab.tokens) if block is not None else [])]
+    inputs = pipe.prepare_requests([cut.request])
+    length = inputs["input_ids"].shape[1]
+    banned = torch.tensor(_list_banned_ids(pipe), device=inputs["input_ids"].device)
+
+    def constrain(ids: Tensor, scores: Tensor) -> Tensor:
+        place = ids.shape[1] - length
+        if place >= len(forced):
+            return scores.index_fill(1, banned, float("-inf"))
+        return torch.full_like(scores, float("-inf")).index_fill(1, ids.new_tensor([forced[place]]), 0.0)
+
+    stop = find_eos_token_ids(pipe.model, tokenizer)
+    with _without_gradients():
+        out = pipe.model.generate(
+            **inputs,
+            logits_processor=LogitsProcessorList([constrain]),
+            max_new_tokens=len(forced) + max_new_tokens,
+            min_length=0,
+            num_beams=1,
+            do_sample=False,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=list(stop) or None,
+            pad_token_id=find_pad_token_id(pipe.model, tokenizer),
+        )
+    tail = out[0, length + len(forced) :].tolist()
+    end = next((index for index, token_id in enumerate(tail) if token_id in stop), len(tail))
+    return str(tokenizer.decode(tail[:end], skip_special_tokens=True))
+
+
+def _list_banned_ids(pipe: PerceptionPipeline) -> list[int]:
+    names = pipe.vocab.tokens
+    return [names[token] for tokens in (DEPTH, PIXEL) for token in tokens.tokens if token in names]
 
 
 def _block_ids(block: np.ndarray | None, names: Mapping[str, int]) -> list[int]:

@@ -16,7 +16,8 @@ from perceptok.depth import block_to_text
 from perceptok.errors import EvaluationError, OutputError
 from perceptok.evaluation import replacement_test, write_replacement
 from perceptok.evaluation.replacement import CutAnswer, Replacement, ReplacementKind, continue_after
-from perceptok.llava import PerceptionPipeline
+from perceptok.images import open_image
+from perceptok.llava import PerceptionPipeline, Request
 from tests.llava.answering import leaning_pipeline, make_image
 
 QUESTION = "Which point is the closest to the camera?"
@@ -50,7 +51,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Percep
 
 
 def slowly(
-    pipe: PerceptionPipeline, image: Path, question: str, before: str, block: np.ndarray | None, budget: int
+    pipe: PerceptionPipeline, image: Any, question: str, before: str, block: np.ndarray | None, budget: int
 ) -> str:
     """Greedy without any cache."""
     tokenizer = pipe.processor.tokenizer
@@ -82,10 +83,13 @@ def test_the_shared_prefix_changes_nothing(
     questions = (QUESTION, QUESTION, "Which of the circled points lies nearest, and why is that so?")
     befores = ("", "The depth map for the image is ", "Point A is located at (x = 73 y = 188).The depth map is ")
     cuts = [
-        CutAnswer(records[0] / f"{number}.png", question, before, blocks)
+        CutAnswer(Request((open_image(records[0] / f"{number}.png"),), question), before, blocks)
         for number, (question, before) in enumerate(zip(questions, befores, strict=True))
     ]
-    expected = [[slowly(pipe, cut.image, cut.question, cut.before, block, 8) for block in blocks] for cut in cuts]
+    expected = [
+        [slowly(pipe, cut.request.images[0], cut.request.question, cut.before, block, 8) for block in blocks]
+        for cut in cuts
+    ]
     assert continue_after(pipe, cuts, 8) == expected  # of three lengths: padded
     assert [continue_after(pipe, [cut], 8)[0] for cut in cuts] == expected
     assert continue_after(pipe, [], 8) == []
@@ -99,7 +103,8 @@ def test_the_prefix_goes_through_the_model_once(
         lambda _, inputs, __: widths.append(tuple(inputs[0].shape))
     )
     block = np.zeros((10, 10), dtype=np.int64)
-    cuts = [CutAnswer(records[0] / f"{number}.png", QUESTION, "", (block, block + 1, None)) for number in range(2)]
+    images = [open_image(records[0] / f"{number}.png") for number in range(2)]
+    cuts = [CutAnswer(Request((image,), QUESTION), "", (block, block + 1, None)) for image in images]
     try:
         continue_after(pipe, cuts, 1)
     finally:

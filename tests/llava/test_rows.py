@@ -81,7 +81,7 @@ def test_one_allowed_token_draws_nothing() -> None:
 
 def test_log_probabilities_and_stopping(pipe: PerceptionPipeline) -> None:
     config = pipe.override({"max_new_tokens": 120, "force_block": "first"})
-    batch = pipe.prepare_batch([Request(make_image(40, 30), "Why?")] * 2, config)
+    batch = pipe.prepare_batch([Request((make_image(40, 30),), "Why?")] * 2, config)
     watched: list[int] = []
 
     def stop_after_ten(token_id: int) -> bool:

@@ -7,23 +7,23 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields as dataclass_fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
 from perceptok.boxes import ImageFrame
-from perceptok.data import PerceptionRecord, Task
+from perceptok.data import PerceptionRecord, Task, TokenReading, Turn
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import atomic_write, parse_json, resolve_inside
 from perceptok.images import find_images, open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
 from perceptok.llava.inference.pipeline import PerceptionPipeline
-from perceptok.llava.inference.questions import Request
+from perceptok.llava.inference.questions import ParsedMessages, Request, parse_messages
 from perceptok.pages import Case, Table, write_page
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ __all__ = [
     "write_answer_page",
 ]
 
-_LINE_KEYS = {"name", "id", "image", "question", "choices", "markers", "plural"}
+_LINE_KEYS = {"name", "id", "image", "images", "question", "messages", "choices", "markers", "plural", "tokens"}
 
 _PAGE_IMAGE_SIDE = 1280
 """Maximum side, in pixels, of an image on the page."""
@@ -49,25 +49,31 @@ _PAGE_IMAGE_SIDE = 1280
 
 @dataclass(frozen=True)
 class FileQuestion:
-    """One question about an image on disk.
+    """One question about images on disk.
 
     Attributes:
-        image: Path of the image.
+        images: Paths of its images; depth map, boxes and markers are those of the first.
         question: The question's text; empty for the trained question of the setting `ask`.
         name: Its name in outputs: relative, with `/`, unique within a run.
         choices: The allowed answers; empty for any.
-        markers: Letter -> (x, y) in the image's pixels.
+        markers: Letter -> (x, y) in the first image's pixels.
         task: "depth" or "counting"; by default found in the question, markers and plural.
         plural: What is counted, such as "dogs"; by default found in the question.
+        history: The turns before the question.
+        tokens: Whether perception tokens in the user's texts are "meant" or "text".
+        system: A system text instead of that of training; None for that of training.
     """
 
-    image: Path
+    images: tuple[Path, ...]
     question: str
     name: str
     choices: tuple[str, ...] = ()
     markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     task: Task | None = None
     plural: str | None = None
+    history: tuple[Turn, ...] = ()
+    tokens: TokenReading = "text"
+    system: str | None = None
 
 
 class QuestionFailure(NamedTuple):
@@ -157,7 +163,7 @@ def answer_files(
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     digest = hashlib.sha256("\n".join(map(repr, questions)).encode("utf-8", "surrogatepass")).hexdigest()
     run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "questions": digest}
-    stamps = [stamp_of(question.image) for question in questions]
+    stamps = [stamp_of(*question.images) for question in questions]
     with Journal[dict[str, Any]](target, run, stamps, start_over=force and target.exists()) as journal:
         _answer_missing(journal, pipe, questions, folders, advance)
         lines = list(journal.results())
@@ -195,7 +201,7 @@ def answer_questions(
     questions: Sequence[FileQuestion],
     folders: OutputFolders | None = None,
     names: Mapping[str, str] | None = None,
-) -> Iterator[tuple[PerceptionAnswer | QuestionFailure, dict[str, str]]]:
+) -> Iterator[tuple[PerceptionAnswer | QuestionFailure, dict[str, Any]]]:
     """Answer questions batch by batch, in order, and write depth maps and overlays as answers come.
 
     Args:
@@ -205,7 +211,8 @@ def answer_questions(
         names: Question name -> file name without suffix; by default unique ones made from the questions' names.
 
     Yields:
-        An answer and the paths of its "image", "depth" and "overlay"; or a failure and no paths.
+        An answer and the paths of its "image", "depth" and "overlay", and of "images" where it has several; or a
+        failure and no paths.
     """
     folders = folders or OutputFolders()
     names = names or assign_file_names(questions)
@@ -214,9 +221,14 @@ def answer_questions(
             yield result, {}
             continue
         try:
-            yield result, {"image": str(question.image), **folders.write(result, names[result.name])}
+            yield result, {**_list_paths(question), **folders.write(result, names[result.name])}
         except (PerceptokError, OSError) as error:
             yield QuestionFailure(result.name, str(error)), {}
+
+
+def _list_paths(question: FileQuestion) -> dict[str, Any]:
+    paths = [str(path) for path in question.images]
+    return {"image": paths[0], **({"images": paths} if len(paths) > 1 else {})}
 
 
 def _answer_in_batches(
@@ -231,18 +243,11 @@ def _answer_in_batches(
 
 def _open_request(question: FileQuestion) -> Request | QuestionFailure:
     try:
-        image = open_image(question.image)
+        images = tuple(open_image(path) for path in question.images)
     except PerceptokError as error:
         return QuestionFailure(question.name, str(error))
-    return Request(
-        image,
-        question.question,
-        question.choices,
-        question.markers,
-        question.name,
-        question.task,
-        question.plural,
-    )
+    fields = {item.name: getattr(question, item.name) for item in dataclass_fields(question)}
+    return Request(**{**fields, "images": images})
 
 
 def _answer_batch(pipe: PerceptionPipeline, requests: Sequence[Request]) -> list[PerceptionAnswer | QuestionFailure]:
@@ -270,18 +275,23 @@ def find_questions(
     question: str | None = None,
     choices: Sequence[str] = (),
     plural: str | None = None,
+    tokens: TokenReading = "text",
+    together: bool = False,
     lines: Iterable[str] = (),
 ) -> tuple[list[FileQuestion], list[QuestionFailure]]:
     """Read questions from images, folders and JSON lines, in a stable order; a malformed line fails only itself.
 
     Args:
-        inputs: Images; folders, searched recursively for images; files of JSON lines (`.jsonl`), each an object with
-            `image` (relative to the file), and optionally `question`, `name` or `id`, `choices`, `plural` and `markers`
-            ({"A": [x, y]} in pixels), or a `PerceptionRecord`, whose first question is asked; `-` reads such lines from
-            `lines`, with images relative to the working folder.
+        inputs: Images; folders, searched recursively for images; files of JSON lines (`.jsonl`); `-` reads such lines
+            from `lines`, with images relative to the working folder. A line is a `PerceptionRecord`, whose last
+            question is asked after the turns before it, or an object with `image` or `images` (relative to the file),
+            and optionally `question`, or `messages` (a conversation that ends with the question), `name` or `id`,
+            `choices`, `plural`, `tokens` and `markers` ({"A": [x, y]} in pixels).
         question: The question for inputs that do not hold one; "" for the trained question of the setting `ask`.
         choices: The allowed answers for inputs that do not hold any.
         plural: What is counted, for inputs that do not say it.
+        tokens: Whether perception tokens in the user's texts are "meant" or "text", for inputs that do not say it.
+        together: All inputs are images, which one question is about.
         lines: Lines of standard input.
 
     Returns:
@@ -291,10 +301,13 @@ def find_questions(
         InferenceError: An input does not exist, or an image has no question.
         ImageError: A folder has no images.
     """
-    defaults = _Defaults(question, tuple(choices), plural)
+    defaults = _Defaults(question, tuple(choices), plural, tokens)
+    sources = [os.fspath(source) for source in inputs]
+    if together:
+        return [_join_images(sources, defaults)], []
     items: list[FileQuestion | QuestionFailure] = []
-    for source in inputs:
-        items += _read_input(os.fspath(source), defaults, lines)
+    for source in sources:
+        items += _read_input(source, defaults, lines)
     names: set[str] = set()
     questions: list[FileQuestion] = []
     for item in items:
@@ -310,6 +323,21 @@ class _Defaults(NamedTuple):
     question: str | None
     choices: tuple[str, ...]
     plural: str | None
+    tokens: TokenReading
+
+
+def _join_images(sources: Sequence[str], defaults: _Defaults) -> FileQuestion:
+    """The question about all images."""
+    paths = [Path(source) for source in sources]
+    for path in paths:
+        if not path.is_file() or path.suffix.lower() == ".jsonl":
+            raise InferenceError(f"{path}: not an image file; one question about several images names each of them")
+    if defaults.question is None or not paths:
+        raise InferenceError("one question about several images needs the images and a question (--question)")
+    name = "+".join(path.name for path in paths)
+    return FileQuestion(
+        tuple(paths), defaults.question, name, defaults.choices, plural=defaults.plural, tokens=defaults.tokens
+    )
 
 
 def _unique_name(name: str, taken: set[str]) -> str:
@@ -343,7 +371,9 @@ def _read_input(source: str, defaults: _Defaults, lines: Iterable[str]) -> Itera
     if defaults.question is None:
         raise InferenceError(f"{source}: no question about this input; give one (--question)")
     for image, name in images:
-        yield FileQuestion(image, defaults.question, name, defaults.choices, plural=defaults.plural)
+        yield FileQuestion(
+            (image,), defaults.question, name, defaults.choices, plural=defaults.plural, tokens=defaults.tokens
+        )
 
 
 def _read_lines(
@@ -362,27 +392,73 @@ def _read_lines(
 def _parse_line(values: Any, where: str, folder: Path, defaults: _Defaults) -> FileQuestion:
     if isinstance(values, dict) and "turns" in values:
         return _convert_record(PerceptionRecord.from_dict(values, where), folder)
-    if not isinstance(values, dict) or not isinstance(values.get("image"), str) or not values["image"]:
-        raise InferenceError(f"{where}: expected an object with an image, a single path; write two images as two lines")
+    if not isinstance(values, dict):
+        raise InferenceError(f"{where}: expected an object with an image; got {values!r:.80}")
     if unknown := sorted(values.keys() - _LINE_KEYS):
         raise InferenceError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(_LINE_KEYS))}")
-    text = values.get("question", defaults.question)
-    if not isinstance(text, str):
-        raise InferenceError(f"{where}: has no question; write one in the line, or give one for all (--question)")
-    name = values.get("name", values.get("id", values["image"]))
+    if "messages" in values:
+        parsed = _parse_messages(values, where)
+    else:
+        text = values.get("question", defaults.question)
+        if not isinstance(text, str):
+            raise InferenceError(f"{where}: has no question; write one in the line, or give one for all (--question)")
+        parsed = ParsedMessages((Turn("user", text),), tuple(_parse_images(values, where)), None)
+    images = [str(image) for image in parsed.images]
     choices = values.get("choices", defaults.choices)
     plural = values.get("plural", defaults.plural)
+    tokens = values.get("tokens", defaults.tokens)
+    name = values.get("name", values.get("id", "+".join(images)))
     strings = isinstance(choices, list | tuple) and all(isinstance(choice, str) for choice in choices)
     if not isinstance(name, str | int) or not strings or not isinstance(plural, str | None):
         raise InferenceError(f"{where}: name and plural must be strings, choices a list of strings")
-    markers = _parse_markers(values, where)
-    return FileQuestion(folder / values["image"], text, str(name), tuple(choices), markers, plural=plural)
+    if tokens not in get_args(TokenReading):
+        raise InferenceError(f"{where}: tokens must be one of {', '.join(get_args(TokenReading))}; got {tokens!r:.80}")
+    return FileQuestion(
+        tuple(folder / image for image in images),
+        parsed.turns[-1].text,
+        str(name),
+        tuple(choices),
+        _parse_markers(values, where),
+        plural=plural,
+        history=parsed.turns[:-1],
+        tokens=tokens,
+        system=parsed.system,
+    )
+
+
+def _parse_images(values: Mapping[str, Any], where: str) -> list[str]:
+    """The paths of a line's images, relative to its file."""
+    paths = values["images"] if "images" in values else [values.get("image")]
+    is_valid = isinstance(paths, list) and bool(paths) and all(isinstance(path, str) and path for path in paths)
+    if not is_valid or {"image", "images"} <= values.keys():
+        raise InferenceError(
+            f"{where}: expected an object with an image, a single path, or with images, the paths of a question about "
+            "several; to ask about each, write two images as two lines"
+        )
+    return list(paths)
+
+
+def _parse_messages(values: Mapping[str, Any], where: str) -> ParsedMessages:
+    """The conversation of a line, whose images are paths in its parts, or those of the line."""
+    if "question" in values:
+        raise InferenceError(f"{where}: has a question and messages; the last message is the question")
+    images = _parse_images(values, where) if values.keys() & {"image", "images"} else []
+    try:
+        parsed = parse_messages(values["messages"], images)
+    except InferenceError as error:
+        raise InferenceError(f"{where}: {error}") from error
+    if not parsed.images or not all(isinstance(image, str) and image for image in parsed.images):
+        raise InferenceError(
+            f"{where}: expected an object with an image, or with paths of images in its messages; got "
+            f"{list(parsed.images)!r:.80}"
+        )
+    return parsed
 
 
 def _convert_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
-    """The first question of a record, with its markers in the image's pixels."""
-    if len(record.images) != 1:
-        raise InferenceError(f"record {record.id!r} has {len(record.images)} images; a question needs exactly one")
+    """The last question of a record after the turns before it, with its markers in the first image's pixels."""
+    if not record.images:
+        raise InferenceError(f"record {record.id!r} has no image; a question needs at least one")
     markers = {}
     for marker in record.evidence.markers:
         if record.frame is None:
@@ -390,13 +466,15 @@ def _convert_record(record: PerceptionRecord, folder: Path) -> FileQuestion:
         x, y = record.frame.to_image([marker.x, marker.y]).tolist()
         markers[marker.letter] = (x, y)
     return FileQuestion(
-        folder / record.images[0],
-        record.turns[0].text,
+        tuple(folder / image for image in record.images),
+        record.question,
         record.id,
         record.choices,
         markers,
         record.task,
         record.evidence.plural,
+        record.history,
+        record.tokens,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, get_args, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.config import read_config
-from perceptok.data import PROMPTS
+from perceptok.data import PROMPTS, TokenReading
 from perceptok.decoding import (
     GrammarConfig,
     PerceptionLogitsProcessor,
@@ -31,6 +31,7 @@ from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
 from perceptok.llava.inference.consistency import BatchConsistency, Consistency
 from perceptok.llava.inference.questions import (
+    IMAGE,
     Ask,
     Markers,
     Request,
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from perceptok.llava.loading import Bits
 
 __all__ = ["InferenceConfig", "PerceptionPipeline", "PreparedBatch"]
+
+Question: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A text, or a conversation as a list of messages."""
 
 
 @dataclass(frozen=True)
@@ -228,35 +232,36 @@ class PerceptionPipeline:
     def __call__(self, images: ImageSource, questions: str = ..., **changes: Any) -> PerceptionAnswer: ...
     @overload
     def __call__(
-        self, images: Sequence[ImageSource], questions: str = ..., **changes: Any
-    ) -> list[PerceptionAnswer]: ...
-    @overload
-    def __call__(
-        self, images: ImageSource | Sequence[ImageSource], questions: Sequence[str], **changes: Any
-    ) -> list[PerceptionAnswer]: ...
+        self, images: ImageSource | Sequence[Any], questions: str | Sequence[Any] = ..., **changes: Any
+    ) -> Any: ...
     def __call__(
         self,
-        images: ImageSource | Sequence[ImageSource],
-        questions: str | Sequence[str] = "",
+        images: ImageSource | Sequence[ImageSource | Sequence[ImageSource]],
+        questions: Question | Sequence[Question] = "",
         *,
         choices: Sequence[str] = (),
         markers: Markers | None = None,
         plural: str | None = None,
+        tokens: TokenReading = "text",
         **changes: Any,
     ) -> PerceptionAnswer | list[PerceptionAnswer]:
         """Answer questions about images.
 
         Args:
-            images: A file, bytes, a Pillow image or an array; or a list of them.
-            questions: One for all images, or a list: one for each image, or several for one image. Empty for the
-                trained question of the setting `ask`.
+            images: A file, bytes, a Pillow image or an array; or a list of them, in which a list is the several images
+                of one question.
+            questions: One for all images, or a list: one for each image, or several for one image. A question is a
+                text (empty for the trained question of the setting `ask`), or a conversation: a list of messages as
+                `Request.from_messages` takes it.
             choices: The allowed answers, such as ("A", "B"); empty for any.
-            markers: Letter -> x, y in the image's pixels, of points that the questions are about.
+            markers: Letter -> x, y in the first image's pixels, of points that the questions are about.
             plural: What is counted, such as "dogs", where `ask` needs it and the questions do not say it.
+            tokens: Whether perception tokens in the questions, such as `(<PIXEL_3>,...)`, are "meant" or "text".
             **changes: Settings of `InferenceConfig` for this call.
 
         Returns:
-            One answer for one image and one question, else a list in their order.
+            One answer for one image (or one list of a conversation's images) and one question, else a list in their
+            order.
 
         Raises:
             ImageError: An image cannot be read.
@@ -265,9 +270,10 @@ class PerceptionPipeline:
             ConfigError: An unknown setting, or a value out of range.
             ConstraintError: `max_new_tokens` is too small for what the grammar requires.
         """
-        single = isinstance(questions, str) and not isinstance(images, list | tuple)
+        is_list = isinstance(images, list | tuple)
+        is_one_question = isinstance(questions, str) or _is_conversation(questions)
+        texts: list[Any] = [questions] if is_one_question else list(questions)
         sources: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        texts = [questions] if isinstance(questions, str) else list(questions)
         if len(sources) == 1:
             sources *= len(texts)
         if len(texts) == 1:
@@ -277,19 +283,18 @@ class PerceptionPipeline:
                 f"{len(sources)} images and {len(texts)} questions do not pair; pass one of either, or equally many"
             )
         opened: dict[int, Image.Image] = {}  # an image with several questions is opened once
-        for index, source in enumerate(sources):
-            if isinstance(source, list | tuple):
-                raise InferenceError(
-                    f"question {index} has {len(source)} images, expected one: ask about each separately"
-                )
+        for source in (source for group in sources for source in _list_images(group)):
             if id(source) not in opened:
                 opened[id(source)] = open_image(source)
+        fields: dict[str, Any] = {
+            "choices": tuple(choices), "markers": markers or {}, "plural": plural, "tokens": tokens,
+        }  # fmt: skip
         requests = [
-            Request(opened[id(source)], text, tuple(choices), markers or {}, plural=plural)
-            for source, text in zip(sources, texts, strict=True)
+            _make_request([opened[id(source)] for source in _list_images(group)], text, fields)
+            for group, text in zip(sources, texts, strict=True)
         ]
         answers = list(self.answers(requests, **changes))
-        return answers[0] if single else answers
+        return answers[0] if is_one_question and not is_list else answers
 
     def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
         """Yield answers in the order of the requests, batch by batch; raises the errors of `__call__`."""
@@ -314,29 +319,27 @@ class PerceptionPipeline:
 
     def stream(
         self,
-        image: ImageSource,
-        question: str = "",
+        images: ImageSource | Sequence[ImageSource],
+        question: Question = "",
         *,
         choices: Sequence[str] = (),
         markers: Markers | None = None,
         plural: str | None = None,
+        tokens: TokenReading = "text",
         **changes: Any,
     ) -> Iterator[Update]:
         """Yield updates while the model generates: text, rows of the depth map, boxes, and finally the answer.
 
-        The model runs in a separate thread; closing the generator stops it at its next token. Errors are those of
-        `__call__`.
-
-        Args:
-            image: A file, bytes, a Pillow image or an array (H, W, 3) uint8.
-            question: The question; may contain `<image>` once, at the place of the image.
-            choices: The allowed answers, such as ("A", "B"); empty for any.
-            markers: Letter -> x, y in the image's pixels, of points that the question is about.
-            plural: What is counted, such as "dogs", where `ask` needs it and the question does not say it.
-            **changes: Settings of `InferenceConfig` for this call.
+        The model runs in a separate thread; closing the generator stops it at its next token. Arguments and errors are
+        those of `__call__`, for one question: a list of images is of this question.
         """
+        opened = [open_image(source) for source in _list_images(images)]
+        fields = {"choices": tuple(choices), "markers": markers or {}, "plural": plural, "tokens": tokens}
+        yield from self.stream_request(_make_request(opened, question, fields), **changes)
+
+    def stream_request(self, request: Request, **changes: Any) -> Iterator[Update]:
+        """Yield updates for a request, as `stream`."""
         config = self.override(changes)
-        request = Request(open_image(image), question, tuple(choices), markers or {}, plural=plural)
         batch = self.prepare_batch([request], config)
 
         def run(watch: Callable[[int], bool]) -> PerceptionAnswer:
@@ -352,17 +355,33 @@ class PerceptionPipeline:
             self.vocab, self._reading_tokenizer, frozenset(self.end_ids), self.codec, frame, self.box_codec
         )
 
-    def prepare_inputs(self, image: ImageSource, question: str) -> dict[str, Any]:
-        """Inputs of the model for one image and question, up to where the answer begins, on the model's device.
+    def prepare_inputs(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: Question,
+        *,
+        tokens: TokenReading = "text",
+    ) -> dict[str, Any]:
+        """Inputs of the model for one question, up to where the answer begins, on the model's device.
+
+        Args:
+            images: An image, or a list of the question's images.
+            question: The question, or a conversation.
+            tokens: Whether perception tokens in the question are "meant" or "text".
 
         Returns:
             `input_ids` and `attention_mask` (1, T) int64, `pixel_values` and whatever else the processor makes.
 
         Raises:
-            ImageError: The image cannot be read.
-            InferenceError: The question is empty or has more than one image, or fills the model's context.
+            ImageError: An image cannot be read.
+            InferenceError: The question is empty or fills the model's context, or has another number of images.
         """
-        return self.prepare_batch([Request(open_image(image), question)], self.config).inputs
+        opened = [open_image(source) for source in _list_images(images)]
+        return self.prepare_requests([_make_request(opened, question, {"tokens": tokens})])
+
+    def prepare_requests(self, requests: Sequence[Request]) -> dict[str, Any]:
+        """Inputs of the model for a batch of requests, padded on the left, as `prepare_inputs`."""
+        return self.prepare_batch(requests, self.config).inputs
 
     def override(self, changes: Mapping[str, Any]) -> InferenceConfig:
         """The settings with some of them changed; raises ConfigError for an unknown one or a value out of range."""
@@ -381,10 +400,23 @@ class PerceptionPipeline:
         for request in requests:
             check_choices(request.choices)
             check_choices(tuple(request.markers))
-        frames = [self.frame.make_frame(request.image.size, self.processor) for request in requests]
+            if not request.images:
+                raise InferenceError("a question needs at least one image; got none")
+        frames = [self.frame.make_frame(request.images[0].size, self.processor) for request in requests]
         questions = [self._word_question(request, config) for request in requests]
-        prompts = [build_prompt(self.processor, question, self.vocab, self.system) for question in questions]
-        images = [self.frame.apply(request.image) for request in requests]
+        prompts = [
+            build_prompt(
+                self.processor,
+                question,
+                self.vocab,
+                self.system if request.system is None else request.system,
+                history=request.history,
+                images=len(request.images),
+                tokens=request.tokens,
+            )
+            for request, question in zip(requests, questions, strict=True)
+        ]
+        images = [[self.frame.apply(image) for image in request.images] for request in requests]
         with self._lock:
             inputs = encode_prompts(self.processor, prompts, images)
         for name, value in inputs.items():
@@ -408,7 +440,7 @@ class PerceptionPipeline:
 
     def _word_question(self, request: Request, config: InferenceConfig) -> str:
         task = request.task or ("depth" if request.markers and not request.question.strip() else None)
-        return build_question(
+        question = build_question(
             request.question,
             config.ask,
             task=task,
@@ -416,6 +448,9 @@ class PerceptionPipeline:
             size=self.frame.size,
             prompts=PROMPTS[config.prompts],
         )
+        if config.ask != "published" and request.history:  # the places of a conversation's images are kept
+            question = IMAGE * request.question.count(IMAGE) + question
+        return question
 
     def _remaining_context(self, length: int) -> int:
         """Number of tokens that the model's context leaves for an answer."""
@@ -486,7 +521,7 @@ class PerceptionPipeline:
             ended=ended or has_end,
             question=batch.questions[index],
             ask=batch.config.ask,
-            image=request.image,
+            image=request.images[0],
             frame=batch.frames[index],
             vocab=self.vocab,
             tokenizer=self._reading_tokenizer,
@@ -498,6 +533,20 @@ class PerceptionPipeline:
             name=request.name,
         )
         return answer if batch.consistency is None else replace(answer, overruled=batch.consistency.overruled(index))
+
+
+def _is_conversation(question: object) -> bool:
+    return isinstance(question, list | tuple) and bool(question) and isinstance(question[0], Mapping)
+
+
+def _list_images(images: Any) -> list[Any]:
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _make_request(images: Sequence[Image.Image], question: Question, fields: Mapping[str, Any]) -> Request:
+    if _is_conversation(question):
+        return Request.from_messages(question, images, **fields)  # type: ignore[arg-type]
+    return Request(tuple(images), question, **fields)  # type: ignore[arg-type]
 
 
 class PreparedBatch(NamedTuple):

@@ -9,13 +9,34 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from perceptok.data import PROMPTS, PromptSet, Task
-from perceptok.errors import ConfigError, InferenceError
+from perceptok.data import (
+    PROMPTS,
+    PromptSet,
+    Task,
+    TokenReading,
+    Turn,
+    check_known_tokens,
+    make_messages,
+    render_messages,
+)
+from perceptok.errors import ConfigError, InferenceError, RecordError
+from perceptok.images import ImageSource, open_image
 from perceptok.llava.loading import encode_inputs, suffix_ids
 from perceptok.tokens import PIXEL
-from perceptok.vocabulary import PerceptionVocabulary, sanitize_text
+from perceptok.vocabulary import PerceptionVocabulary
 
-__all__ = ["IMAGE", "Ask", "Markers", "Request", "build_prompt", "build_question", "check_ask", "encode_prompts"]
+__all__ = [
+    "IMAGE",
+    "Ask",
+    "Markers",
+    "ParsedMessages",
+    "Request",
+    "build_prompt",
+    "build_question",
+    "check_ask",
+    "encode_prompts",
+    "parse_messages",
+]
 
 IMAGE = "<image>"
 """Place of the image in a question; without it the image comes first."""
@@ -45,26 +66,131 @@ Markers = Mapping[str, tuple[float, float]]
 
 
 class Request(NamedTuple):
-    """One question about one image.
+    """One question of a conversation about one or several images.
 
     Attributes:
-        image: The image, in RGB and upright, as `open_image` returns it.
-        question: The question; may contain `<image>` once, at the place of the image. It may be empty where `ask` gives
-            the trained question.
+        images: The images, in RGB and upright, as `open_image` returns them. Depth map, boxes and markers are those of
+            the first.
+        question: The question; may contain `<image>` at the place of an image. It may be empty where `ask` gives the
+            trained question.
         choices: The allowed answers, single letters or whole numbers; empty for any.
-        markers: Letter -> x, y in the image's pixels, of points that the question is about.
+        markers: Letter -> x, y in the first image's pixels, of points that the question is about.
         name: Name of the answer in files and pages.
         task: "depth" or "counting"; by default found in the question, markers and plural.
         plural: What is counted, such as "dogs"; by default found in the question.
+        history: The turns before the question. Without `<image>` in any of the user's texts the images come first in
+            the first turn, as in training; otherwise it stands at the place of each.
+        tokens: Whether perception tokens in the user's texts, such as `(<PIXEL_3>,...)` in a question about a region,
+            are "meant" as tokens, or are "text". Control tokens (`</s>`) are always text.
+        system: A system text instead of that of training; None for that of training.
     """
 
-    image: Image.Image
+    images: tuple[Image.Image, ...]
     question: str = ""
     choices: tuple[str, ...] = ()
     markers: Markers = {}  # noqa: RUF012 - not modified
     name: str = ""
     task: Task | None = None
     plural: str | None = None
+    history: tuple[Turn, ...] = ()
+    tokens: TokenReading = "text"
+    system: str | None = None
+
+    @classmethod
+    def from_messages(
+        cls, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageSource] = (), **fields: Any
+    ) -> Request:
+        """Make a request of a conversation in the chat format of transformers.
+
+        Args:
+            messages: Each has a `role` ("user", "assistant", or "system" for the first) and a `content`: text, or a
+                list of parts `{"type": "text", "text": ...}` and `{"type": "image"}`. An image part may hold its image
+                under `image` or `path`; others take the next of `images`. The last message is the question.
+            images: The images of parts without their own; where no part is an image, they come first in the first turn.
+            **fields: Other attributes of the request.
+
+        Raises:
+            InferenceError: A message of another form, roles that do not alternate, or more or fewer images than parts.
+            ImageError: An image cannot be read.
+        """
+        parsed = parse_messages(messages, images)
+        *history, question = parsed.turns
+        _check_roles(parsed.turns)
+        opened = tuple(open_image(source) for source in parsed.images)
+        return cls(opened, question.text, history=tuple(history), **{"system": parsed.system, **fields})
+
+
+class ParsedMessages(NamedTuple):
+    """Chat messages as turns.
+
+    Attributes:
+        turns: Texts with `<image>` at the place of each image.
+        images: The images in the order of their places.
+        system: The system message's text; None without one.
+    """
+
+    turns: tuple[Turn, ...]
+    images: tuple[ImageSource, ...]
+    system: str | None
+
+
+def parse_messages(messages: Sequence[Mapping[str, Any]], images: Sequence[ImageSource] = ()) -> ParsedMessages:
+    """Parse chat messages; `<image>` in their texts is ordinary text. Arguments and errors: `Request.from_messages`."""
+    if not isinstance(messages, list | tuple) or not messages:
+        raise InferenceError(f"a conversation is a list of messages that is not empty; got {messages!r:.80}")
+    remaining = list(images)
+    placed: list[ImageSource] = []
+    turns: list[Turn] = []
+    system = None
+    for index, message in enumerate(messages):
+        where = f"message {index}"
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise InferenceError(f"{where}: expected an object with role and content; got {message!r:.80}")
+        role, text = message["role"], ""
+        for part in _list_parts(message["content"], where):
+            if part.get("type") == "text" and isinstance(part.get("text"), str):
+                text += part["text"].replace(IMAGE, f"{IMAGE[0]}\\{IMAGE[1:]}")
+            elif part.get("type") == "image" and role == "user":
+                placed.append(_take_image(part, remaining, where))
+                text += IMAGE
+            else:
+                raise InferenceError(
+                    f"{where}: expected parts of text (type and text) or, of the user, images (type, and image or "
+                    f"path); got {part!r:.80}"
+                )
+        if role == "system" and index == 0 and text.strip():
+            system = text
+        elif role in ("user", "assistant"):
+            turns.append(Turn(role, text))
+        else:
+            raise InferenceError(f"{where}: expected the role user or assistant, or system first; got {role!r:.40}")
+    if not turns:
+        raise InferenceError("a conversation needs a message of the user")
+    if placed and remaining:
+        raise InferenceError(f"{len(remaining)} images have no place: the messages have {len(placed)} image parts")
+    return ParsedMessages(tuple(turns), (*placed, *remaining), system)
+
+
+def _list_parts(content: object, where: str) -> Sequence[Mapping[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple) or not all(isinstance(part, Mapping) for part in content):
+        raise InferenceError(f"{where}: content is text or a list of parts; got {content!r:.80}")
+    return content
+
+
+def _take_image(part: Mapping[str, Any], remaining: list[ImageSource], where: str) -> ImageSource:
+    if unknown := sorted(part.keys() - {"type", "image", "path"}):
+        raise InferenceError(
+            f"{where}: an image part has its image under image or path, nothing is downloaded; got {', '.join(unknown)}"
+        )
+    for key in ("image", "path"):
+        if part.get(key) is not None:
+            image: ImageSource = part[key]
+            return image
+    if not remaining:
+        raise InferenceError(f"{where}: an image part without its image; give one under image or path, or in images")
+    return remaining.pop(0)
 
 
 def build_question(
@@ -178,64 +304,83 @@ def _find_task(question: str, plural: str | None, prompts: PromptSet) -> Task:
     )
 
 
-def build_prompt(processor: Any, question: str, vocab: PerceptionVocabulary, system: str | None = None) -> str:
-    """The text of a prompt with one image and one question, up to where the answer begins.
-
-    Perception tokens and control tokens that a user typed are escaped, so that they are tokenised as plain text.
+def build_prompt(
+    processor: Any,
+    question: str,
+    vocab: PerceptionVocabulary,
+    system: str | None = None,
+    *,
+    history: Sequence[Turn] = (),
+    images: int = 1,
+    tokens: TokenReading = "text",
+) -> str:
+    """The text of a prompt, up to where the answer begins, as a training sample of the same conversation has it.
 
     Args:
         processor: The model's processor; its chat template is used, or LLaVA-1.5's `USER: ... ASSISTANT:`.
-        question: The question; may contain `<image>` once, at the place of the image.
+        question: The question; may contain `<image>` at the place of each image.
         vocab: Perception tokens of the model.
         system: The system text that the model was trained with, or None.
+        history: The turns before the question.
+        images: Number of images of the conversation.
+        tokens: Whether perception tokens in the user's texts are "meant" or "text". Control tokens are always text.
 
     Raises:
-        InferenceError: An empty question, `<image>` more than once, or a chat template that does not write exactly one
-            image, or not the system text.
+        InferenceError: An empty text, turns that do not alternate, `<image>` not once for each image, a perception
+            token that the vocabulary does not have, or a chat template that does not write every image and turn, or
+            not the system text.
     """
-    if not isinstance(question, str) or not question.strip():
-        raise InferenceError(f"a question must be a string that is not empty; got {question!r}")
-    before, image, after = question.partition(IMAGE)
-    if IMAGE in after:
-        count = question.count(IMAGE)
-        raise InferenceError(
-            f"a question has one image, but this one has {IMAGE} {count} times: ask about each image separately"
-        )
-    parts = [before, after] if image else ["", question]
-    first, last = (_escape_tokens(part.strip("\n") if image else part, processor.tokenizer, vocab) for part in parts)
-    content = [{"type": "text", "text": first}] if first.strip() else []
-    content += [{"type": "image"}, *([{"type": "text", "text": last}] if last.strip() else [])]
+    turns = (*history, Turn("user", question))
+    _check_roles(turns)
+    for turn in turns:
+        _check_text(turn, turn.text)
+    if tokens not in get_args(TokenReading):
+        raise InferenceError(f"tokens must be one of {', '.join(get_args(TokenReading))}; got {tokens!r}")
+    name = "the question"
+    try:
+        messages = make_messages(turns, processor, vocab, images=images, tokens=tokens, name=name)
+        for turn, message in zip(turns, messages, strict=True):
+            _check_text(turn, "".join(part.get("text", "") for part in message["content"]))
+        rendered = render_messages(messages, processor, system=system, name=name)
+        for turn in turns:
+            if turn.role == "assistant" or tokens == "meant":
+                check_known_tokens(turn.text, vocab.tokens, name)
+    except RecordError as error:
+        raise InferenceError(str(error)) from error
     token = str(getattr(processor, "image_token", None) or IMAGE)
-    if getattr(processor, "chat_template", None):
-        messages = [{"role": "user", "content": content}]
-        if system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    else:
-        texts = [part["text"] for part in content if part["type"] == "text"]
-        text = f"{f'{system} ' if system else ''}USER: {token}\n{' '.join(texts)} ASSISTANT:"
-    if system and system not in text:
+    if (count := rendered.text.count(token)) != images:
         raise InferenceError(
-            f"the model was trained with the system text {system[:40]!r}..., which its chat template leaves out: check "
+            f"the model's chat template writes the image token {token} {count} times; expected {images}: check "
             "processor.chat_template"
         )
-    if str(text).count(token) != 1:
-        raise InferenceError(
-            f"the model's chat template writes the image token {token} {str(text).count(token)} times; expected once: "
-            "check processor.chat_template"
-        )
-    return str(text)
+    return rendered.text
 
 
-def encode_prompts(processor: Any, prompts: Sequence[str], images: Sequence[Any]) -> dict[str, Any]:
-    """Inputs of the model's `generate`: prompts padded on the left, each with its image.
+def _check_roles(turns: Sequence[Turn]) -> None:
+    for index, turn in enumerate(turns):
+        role = ("user", "assistant")[(len(turns) - 1 - index) % 2]
+        if turn.role != role or (index == 0 and role != "user"):
+            raise InferenceError(
+                "user and assistant alternate in a conversation, which begins and ends with the user; got the roles "
+                f"{', '.join(turn.role for turn in turns)}"
+            )
+
+
+def _check_text(turn: Turn, text: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        kind = "a question" if turn.role == "user" else "an answer of the conversation"
+        raise InferenceError(f"{kind} must be a string that is not empty; got {turn.text!r}")
+
+
+def encode_prompts(processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Inputs of the model's `generate`: prompts padded on the left, each with its images.
 
     Raises:
         InferenceError: The processor rejects them, or tokenises a prompt with an image differently.
     """
     suffixes = [suffix_ids(processor, prompt) for prompt in prompts]
     try:
-        inputs = encode_inputs(processor, prompts, [[image] for image in images], suffixes, padding_side="left")
+        inputs = encode_inputs(processor, prompts, images, suffixes, padding_side="left")
     except (ValueError, TypeError, RuntimeError) as error:
         raise InferenceError(f"{type(processor).__name__} rejects the prompts and images ({error})") from error
     for ids, suffix in zip(inputs["input_ids"].numpy(), suffixes, strict=True):
@@ -245,15 +390,3 @@ def encode_prompts(processor: Any, prompts: Sequence[str], images: Sequence[Any]
                 "prompt is not that of training; check that its chat template and tokenizer belong together"
             )
     return inputs
-
-
-def _escape_tokens(text: str, tokenizer: Any, vocab: PerceptionVocabulary) -> str:
-    r"""Escape perception tokens and control tokens, which only the template may write: `</s>` becomes `<\/s>`."""
-    control = {str(token) for token in getattr(tokenizer, "all_special_tokens", ())}
-    control |= {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special}
-    control = {token for token in control if len(token) > 1 and not token.isspace()}
-    text = sanitize_text(text, vocab)
-    if not control:
-        return text
-    longest_first = sorted(control, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), lambda match: f"{match[0][0]}\\{match[0][1:]}", text)

@@ -60,7 +60,7 @@ def test_an_interrupted_run_goes_on(
     assert len(partial.read_text().splitlines()) == 4
     with partial.open("a") as file:
         file.write('{"name": "half a li')  # what a kill leaves
-    make_image(31, 20).save(asked[0].image)  # changed since: its answer is not the one in the file any more
+    make_image(31, 20).save(asked[0].images[0])  # changed since: its answer is not the one in the file any more
     calls: list[int] = []
     generate = pipe.model.generate
     monkeypatch.setattr(
@@ -89,9 +89,13 @@ def test_another_run_does_not_go_on_from_it(
 
 
 def test_bad_images_cost_only_themselves(pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path) -> None:
-    asked[1].image.write_bytes(b"no image")
-    asked[2].image.unlink()
-    more = [*asked, FileQuestion(asked[0].image, "<image><image>", "two"), FileQuestion(asked[0].image, "Why?", "last")]
+    asked[1].images[0].write_bytes(b"no image")
+    asked[2].images[0].unlink()
+    more = [
+        *asked,
+        FileQuestion(asked[0].images, "<image><image>", "two"),
+        FileQuestion(asked[0].images, "Why?", "last"),
+    ]
     failures = answer_files(pipe, more, tmp_path / "out.jsonl")
     assert [failure.name for failure in failures] == ["1.png", "2.png", "two"]
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -102,7 +106,7 @@ def test_bad_images_cost_only_themselves(pipe: PerceptionPipeline, asked: list[F
 def test_names_that_lead_elsewhere(
     pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path, name: str
 ) -> None:
-    bad = FileQuestion(asked[0].image, "Why?", name)
+    bad = FileQuestion(asked[0].images, "Why?", name)
     failures = answer_files(pipe, [bad], tmp_path / "out.jsonl", folders=OutputFolders(overlay=tmp_path / "seen"))
     assert [failure.name for failure in failures] == [name]
     assert not list(tmp_path.rglob("out.png")) + list(tmp_path.rglob("b.png"))
@@ -110,7 +114,7 @@ def test_names_that_lead_elsewhere(
 
 def test_hostile_names_stay_one_line_each(pipe: PerceptionPipeline, asked: list[FileQuestion], tmp_path: Path) -> None:
     names = ["a\nb.png", '"}{.png', "\x1b[2J.png", "\u2028.png", "é😀.png", "-rf.png"]
-    more = [FileQuestion(asked[0].image, "Why? \n \x00 \u2028", name) for name in names]
+    more = [FileQuestion(asked[0].images, "Why? \n \x00 \u2028", name) for name in names]
     assert answer_files(pipe, more, tmp_path / "o.jsonl", folders=OutputFolders(overlay=tmp_path / "seen")) == []
     lines = (tmp_path / "o.jsonl").read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["name"] for line in lines] == names
@@ -119,5 +123,5 @@ def test_hostile_names_stay_one_line_each(pipe: PerceptionPipeline, asked: list[
 
 
 def test_names_of_pictures_never_meet() -> None:
-    asked = [FileQuestion(Path(), "?", name) for name in ("a.png", "b.png", "b.jpg", "c/b.png", "d")]
+    asked = [FileQuestion((Path(),), "?", name) for name in ("a.png", "b.png", "b.jpg", "c/b.png", "d")]
     assert assign_file_names(asked) == {"a.png": "a", "b.png": "b.png", "b.jpg": "b.jpg", "c/b.png": "c/b", "d": "d"}

@@ -23,7 +23,7 @@ def lines(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempP
     asked = []
     for number, name in enumerate(("plain.png", "</script><script>alert(1)</script>")):
         make_image(30 + number, 20, number).save(folder / f"{number}.png")
-        asked.append(FileQuestion(folder / f"{number}.png", f"{name}?", name, markers={"A": (3.0, 4.0)}))
+        asked.append(FileQuestion((folder / f"{number}.png",), f"{name}?", name, markers={"A": (3.0, 4.0)}))
     answer_files(pipe, asked, folder / "out.jsonl")
     return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
 

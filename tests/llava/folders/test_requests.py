@@ -50,7 +50,7 @@ def test_lines(images: Path) -> None:
     assert failures == []
     assert [question.name for question in questions] == ["b.png", "7", "x/y.png", "b-2.png"]
     assert [question.question for question in questions] == ["Why?", "How many?", "Why?", "Why?"]
-    assert questions[0].image == images / "b.png"
+    assert questions[0].images == (images / "b.png",)
     assert questions[1].choices == ("1", "2")
     assert questions[2].markers == {"A": (1.0, 2.5)}
 
@@ -81,7 +81,7 @@ def test_records(images: Path) -> None:
 
 def test_standard_input(images: Path) -> None:
     questions, _ = find_questions(["-"], question="Why?", lines=[json.dumps({"image": str(images / "b.png")})])
-    assert questions[0].image == images / "b.png"
+    assert questions[0].images == (images / "b.png",)
 
 
 @pytest.mark.parametrize(

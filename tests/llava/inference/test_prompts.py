@@ -91,11 +91,11 @@ def test_prompts_are_padded_on_the_left(processor: Any, words: pt.PerceptionVoca
         build_prompt(processor, question, words)
         for question in ("Why?", "How many cars are there, and where are they?")
     ]
-    inputs = encode_prompts(processor, prompts, [make_image(56, 56), make_image(56, 56, 1)])
+    inputs = encode_prompts(processor, prompts, [[make_image(56, 56)], [make_image(56, 56, 1)]])
     mask = inputs["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[:, -1].tolist() == [1, 1]
     assert (mask[0].diff() >= 0).all()
     assert inputs["pixel_values"].shape[0] == 2
     with pytest.raises(InferenceError, match="rejects the prompts"):
-        encode_prompts(processor, prompts[:1], [object()])
+        encode_prompts(processor, prompts[:1], [[object()]])
