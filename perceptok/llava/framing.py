@@ -115,6 +115,8 @@ class FrameRule:
         for attribute in ("do_center_crop", "do_pad"):
             if hasattr(inner, attribute):
                 setattr(inner, attribute, False)
+        if hasattr(inner, "max_image_size"):  # Idefics3 pads the number of images of a batch's samples, not an image
+            inner.do_pad = True
         inner.do_resize = True
         inner.resample = Image.Resampling[self.interpolation.upper()]
         # transformers has kept sizes as dicts and as its own type; it turns one into the other as it saves.

@@ -169,7 +169,8 @@ class TestWhatCannotBeAsked:
     @pytest.mark.parametrize(
         ("images", "questions", "message"),
         [
-            ([[make_image(9, 9), make_image(9, 9)]], "Which?", "question 0 has 2 images"),
+            ([[make_image(9, 9), make_image(9, 9)]], "<image>Which?", "this one has <image> 1 times and 2 images"),
+            ([[]], "Which?", "needs at least one image"),
             ([make_image(9, 9)] * 2, ["a", "b", "c"], "2 images and 3 questions do not pair"),
             (make_image(9, 9), "<image><image>", "this one has <image> 2 times"),
             (make_image(9, 9), " ", "not empty"),

@@ -68,15 +68,23 @@ def test_records(images: Path) -> None:
     )
     twice = replace(record, id="r2", images=("b.png", "b.png"))
     lost = replace(record, id="r3", frame=None)
-    path = lines(images / "records.jsonl", *(item.to_json() for item in (record, twice, lost)))
+    blind = replace(record, id="r4", images=())
+    more = (*record.turns, Turn("user", "And which is farthest?"), Turn("assistant", "(B)"))
+    longer = replace(record, id="r5", turns=more, tokens="text")
+    given = (record, twice, lost, blind, longer)
+    path = lines(images / "records.jsonl", *(item.to_json() for item in given))
     questions, failures = find_questions([path])
-    assert [question.name for question in questions] == ["r1"]
+    assert [question.name for question in questions] == ["r1", "r2", "r5"]
+    assert questions[1].images == (images / "b.png", images / "b.png")
+    assert questions[2].question == "And which is farthest?"
+    assert questions[2].history == record.turns
+    assert [question.tokens for question in questions] == ["meant", "meant", "text"]
     assert questions[0].question == "Which point?"
     assert questions[0].choices == ("A", "B")
     assert questions[0].markers == {"A": (2.0, 1.0), "B": (0.0, 0.0)}
     assert len(failures) == 2
-    assert "has 2 images" in failures[0].reason
-    assert "no frame" in failures[1].reason
+    assert "no frame" in failures[0].reason
+    assert "has no image" in failures[1].reason
 
 
 def test_standard_input(images: Path) -> None:
