@@ -330,8 +330,17 @@ class PerceptionPipeline:
     ) -> Iterator[Update]:
         """Yield updates while the model generates: text, rows of the depth map, boxes, and finally the answer.
 
-        The model runs in a separate thread; closing the generator stops it at its next token. Arguments and errors are
-        those of `__call__`, for one question: a list of images is of this question.
+        The model runs in a separate thread; closing the generator stops it at its next token. Errors are those of
+        `__call__`.
+
+        Args:
+            images: A file, bytes, a Pillow image or an array (H, W, 3) uint8; a list of them is of this question.
+            question: The question, or a conversation: a list of messages as `Request.from_messages` takes it.
+            choices: The allowed answers, such as ("A", "B"); empty for any.
+            markers: Letter -> x, y in the first image's pixels, of points that the question is about.
+            plural: What is counted, such as "dogs", where `ask` needs it and the question does not say it.
+            tokens: Whether perception tokens in the question are "meant" or "text".
+            **changes: Settings of `InferenceConfig` for this call.
         """
         opened = [open_image(source) for source in _list_images(images)]
         fields = {"choices": tuple(choices), "markers": markers or {}, "plural": plural, "tokens": tokens}
