@@ -35,6 +35,9 @@ Config = TypeVar("Config")
 _MAX_BYTES = 2**24
 """Size limit of a configuration file: 17 MB."""
 
+_MAX_YAML_VALUES = 100_000
+"""Values of a YAML file, those of aliases counted each time."""
+
 _MAX_ERRORS = 5
 """Errors that one message lists."""
 
@@ -112,7 +115,7 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read an object of settings from YAML or JSON; raises ConfigError that names the file."""
     values = _read_values(path)
     if not isinstance(values, dict):
-        raise ConfigError(f"{os.fspath(path)}: expected an object of settings; got {values!r}")
+        raise ConfigError(f"{os.fspath(path)}: expected an object of settings; got {values!r:.80}")
     return values
 
 
@@ -194,8 +197,8 @@ def _read_values(path: str | os.PathLike[str]) -> object:
     source = Path(path)
     try:
         text = read_input(source, allow_pipe=True, max_bytes=_MAX_BYTES).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text or not a path"
         raise ConfigError(f"{source}: cannot be read ({reason})") from error
     if source.suffix.lower() in (".yaml", ".yml"):
         return parse_yaml(text, str(source))
@@ -206,10 +209,40 @@ def parse_yaml(text: str, name: str) -> object:
     """Parse YAML, with the numbers of YAML 1.2: 1e-4 is a number. Raises ConfigError with the given name."""
     import yaml
 
+    loader = _yaml_loader()(text)
     try:
-        return yaml.load(text, _yaml_loader())  # noqa: S506 - a SafeLoader
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {})
+        return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid YAML ({error})") from error
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+    """Count the values below a YAML node, those of aliases each time; raises ValueError beyond a limit.
+
+    A few aliases of aliases stand for more values than any memory holds.
+    """
+    import yaml
+
+    if id(node) in counts:
+        count = counts[id(node)]
+        if count == 0:
+            raise ValueError("an alias contains itself")
+        return count
+    counts[id(node)] = 0
+    count = 1
+    if isinstance(node, yaml.CollectionNode):
+        for item in node.value:
+            count += sum(_count_nodes(part, counts) for part in (item if isinstance(item, tuple) else (item,)))
+    if count > _MAX_YAML_VALUES:
+        raise ValueError(f"more than {_MAX_YAML_VALUES} values, with those of its aliases")
+    counts[id(node)] = count
+    return count
 
 
 @cache

@@ -1,6 +1,10 @@
 """Errors, all derived from `PerceptokError`: every message says what was given, what is expected, and what to do."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 _UNSAFE_ADVICE = re.compile(r"trust|weights_only|safe_globals|still be loaded|arbitrary code|inspect the repo", re.I)
@@ -29,6 +33,8 @@ __all__ = [
     "TrainingError",
     "VocabularyError",
     "quote_error",
+    "quote_text",
+    "translate_errors",
 ]
 
 
@@ -124,14 +130,42 @@ class MissingExtraError(PerceptokError, ImportError):
 
 
 def quote_error(error: BaseException) -> str:
-    """Quote an exception of a library in a message of our own; its class where it has no message.
+    """Quote an exception of a library in a message of our own as `quote_text` does; its class where nothing is left."""
+    return quote_text(str(error)) or type(error).__name__
+
+
+def quote_text(text: str) -> str:
+    """Quote the text of a library or a file in a message of our own.
 
     Only the first line is quoted, without terminal sequences and control characters, and without sentences that advise
     to run code of a repository or to load pickles.
     """
-    text = _TERMINAL_SEQUENCE.sub("", str(error)).strip()
-    line = (text.splitlines() or [""])[0]
+    line = (_TERMINAL_SEQUENCE.sub("", text).strip().splitlines() or [""])[0]
     printable = "".join(character if character.isprintable() else " " for character in line)
     sentences = re.split(r"(?<=[.!?;])\s+", printable)
-    safe = " ".join(sentence for sentence in sentences if not _UNSAFE_ADVICE.search(sentence))
-    return safe.strip() or type(error).__name__
+    return " ".join(sentence for sentence in sentences if not _UNSAFE_ADVICE.search(sentence)).strip()
+
+
+@contextmanager
+def translate_errors(kind: type[PerceptokError], problem: str, advice: str = "") -> Iterator[None]:
+    """Raise an error of ours for whatever a library raises about foreign files, in the `with` block.
+
+    Errors of ours and interrupts pass through unchanged. Panics of libraries in Rust, which are not instances of
+    Exception, are translated too.
+
+    Args:
+        kind: The error to raise.
+        problem: What is wrong; the library's own words follow in parentheses.
+        advice: What to do.
+
+    Raises:
+        PerceptokError: Of the type `kind`.
+    """
+    try:
+        yield
+    except PerceptokError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{problem} ({quote_error(error)}){f'; {advice}' if advice else ''}") from error

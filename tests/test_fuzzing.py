@@ -23,6 +23,7 @@ from perceptok.data import read_records as read_training_records
 from perceptok.depth import DepthRecord, read_depth_records
 from perceptok.depth.depth_records import write_depth_records
 from perceptok.errors import PerceptokError
+from tests.mutations import mutate_bytes
 
 FACTOR = int(os.environ.get("PERCEPTOK_FUZZ", "1"))
 CASES = 120 * FACTOR
@@ -109,45 +110,6 @@ def _lines(path: Path) -> list[str]:
     return _text(path).splitlines()
 
 
-TOKENS = [
-    b"0",
-    b"-1",
-    b"1e400",
-    b"9" * 4500,
-    b"null",
-    b"true",
-    b"[]",
-    b"{}",
-    b'"',
-    b"NaN",
-    b"\x00",
-    b"\xff",
-    b"\\ud800",
-]
-
-
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes: a byte replaced, a piece removed, repeated, replaced by a token or by noise."""
-    changed = bytearray(data)
-    for _ in range(int(rng.integers(1, 4))):
-        at = int(rng.integers(0, max(1, len(changed))))
-        length = int(rng.integers(1, 12))
-        match int(rng.integers(0, 6)):
-            case 0:
-                changed[at : at + 1] = bytes([int(rng.integers(0, 256))])
-            case 1:
-                del changed[at : at + length]
-            case 2:
-                changed[at:at] = changed[at : at + length * 4]
-            case 3:
-                changed[at : at + length] = TOKENS[int(rng.integers(0, len(TOKENS)))]
-            case 4:
-                del changed[at:]
-            case _:
-                changed[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
-    return bytes(changed)
-
-
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Reader]]:
     folder = tmp_path_factory.mktemp("fuzzing")
@@ -173,7 +135,7 @@ def test_a_mutated_file_is_read_or_refused(
     path = tmp_path / name
     refused = without_message = 0
     for case in range(CASES):
-        path.write_bytes(mutate(data, rng))
+        path.write_bytes(mutate_bytes(data, rng))
         start = time.process_time()
         try:
             reader(path)

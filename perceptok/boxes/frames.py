@@ -105,7 +105,7 @@ class ImageFrame:
             object.__setattr__(self, name, value)
         if self.mode not in get_args(FrameMode):
             raise ConfigError(f"mode is one of {', '.join(get_args(FrameMode))}; got {self.mode!r}")
-        if self.resample not in RESAMPLING:
+        if self.resample not in tuple(RESAMPLING):  # by comparison: a list has no hash
             raise ConfigError(f"resample is one of {', '.join(RESAMPLING)}; got {self.resample!r}")
 
     @classmethod

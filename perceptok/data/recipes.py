@@ -21,6 +21,7 @@ from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, Ca
 from perceptok.data.tasks import Plurals, SetConfig, TaskContext
 from perceptok.depth import DepthCodec, Kind, Unit
 from perceptok.errors import ConfigError, DataError
+from perceptok.files import read_input
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
@@ -418,7 +419,7 @@ def _make_box_specialist(config: SpecialistConfig) -> BoxSpecialist:
 
         assert config.classes is not None
         try:
-            lines = Path(config.classes).read_text(encoding="utf-8-sig").splitlines()
+            lines = read_input(config.classes).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{config.classes}: the file of classes cannot be read ({error})") from error
         classes = [line.strip() for line in lines if line.strip()]

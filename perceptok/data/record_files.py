@@ -15,8 +15,9 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from perceptok.boxes import parse_boxes
 from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime, Task
 from perceptok.depth import block_from_text
-from perceptok.errors import MalformedBlockError, MissingExtraError, RecordError
+from perceptok.errors import MalformedBlockError, RecordError
 from perceptok.files import atomic_write, open_input, parse_json, stream_list
+from perceptok.parquet import import_parquet, iterate_rows
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import restore_text
 
@@ -206,7 +207,9 @@ def _parse_entry(entry: Any, name: str, task: Task | None, regime: Regime | None
 
 
 def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
-    pa, pq = _import_arrow()
+    pq = import_parquet("a Parquet file of records")
+    import pyarrow as pa
+
     text = pa.string()
     schema = pa.schema(
         [
@@ -235,27 +238,12 @@ def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
 
 
 def _read_parquet(source: Path) -> Iterator[tuple[str, Any]]:
-    pa, pq = _import_arrow()
-    try:
-        with open_input(source) as opened, pq.ParquetFile(opened) as file:
-            rows = (row for batch in file.iter_batches(_ROWS) for row in batch.to_pylist())
-            for number, row in enumerate(rows):
-                name = f"{source}, row {number}"
-                for column in _JSON_COLUMNS:
-                    if row.get(column) is not None:
-                        row[column] = parse_json(row[column], f"{name}, {column}", RecordError)
-                yield name, row
-    except pa.ArrowException as error:
-        raise RecordError(f"{source}: not a readable Parquet file ({error})") from error
-
-
-def _import_arrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "a Parquet file of records") from error
-    return pa, pq
+    for number, row in enumerate(iterate_rows(source, RecordError)):
+        name = f"{source}, row {number}"
+        for column in _JSON_COLUMNS:
+            if isinstance(row.get(column), str | bytes):
+                row[column] = parse_json(row[column], f"{name}, {column}", RecordError)
+        yield name, row
 
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}

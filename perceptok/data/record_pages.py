@@ -10,6 +10,7 @@ import numpy as np
 from perceptok.data.record_files import compute_statistics, find_records_file, read_records
 from perceptok.data.records import PerceptionRecord
 from perceptok.depth import DepthCodec
+from perceptok.files import read_input
 from perceptok.pages import Case, Table, write_page
 from perceptok.tokens import DEPTH_GRID
 
@@ -51,14 +52,23 @@ def write_records_page(
     )
 
 
+def _read_image(folder: Path, record: PerceptionRecord) -> bytes | None:
+    """The bytes of a record's first image; None where it has none, or it cannot be read."""
+    if not record.images:
+        return None
+    try:
+        return read_input(folder / record.images[0])
+    except (OSError, ValueError):
+        return None
+
+
 def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
     evidence, codes, depth = record.evidence, record.evidence.codes, None
     if codes is not None and evidence.codec in (None, codec.fingerprint):
         depth = codec.decode(np.array(codes).reshape(DEPTH_GRID))[0]
-    image = folder / record.images[0] if record.images else None
     return Case(
         record.id,
-        image=image.read_bytes() if image is not None and image.is_file() else None,
+        image=_read_image(folder, record),
         text=record.turns[-1].text,
         prompt=record.turns[0].text,
         markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],

@@ -520,7 +520,8 @@ def read_names(path: str | Path) -> list[str | int]:
         elif source.suffix == ".json":
             values = parse_json(read_input(source), str(source), DataError)
         else:
-            values = [line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            text = read_input(source, allow_pipe=True).decode("utf-8-sig")
+            values = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from error
     if not isinstance(values, list) or not all(type(value) in (str, int) for value in values):

@@ -15,8 +15,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, validate_codes
@@ -25,8 +24,9 @@ from perceptok.depth.networks.aurora import read_aurora_checkpoint
 from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
-from perceptok.files import atomic_write, open_input, parse_json, read_input
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.tokens import DEPTH
+from perceptok.weights import load_tensors
 
 __all__ = ["DepthCodec", "load_aurora_checkpoint"]
 
@@ -316,10 +316,9 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
     def _from_files(cls, config: Path, weights: Path) -> Self:
         try:
             values = parse_json(read_input(config), f"{config.parent}: not a readable codec", CheckpointError)
-            with open_input(weights):  # a regular file: safetensors would wait for a pipe
-                state = load_file(weights)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error
+        state = load_tensors(weights, CheckpointError, "not a readable codec: its weights")
         # The format first: a later one may well have other keys.
         if isinstance(values, dict) and values.get("format", _FORMAT) != _FORMAT:
             raise CheckpointError(

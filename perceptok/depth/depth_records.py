@@ -17,8 +17,9 @@ from perceptok.depth.blocks import block_from_text, block_to_text, validate_code
 from perceptok.depth.map_files import MapFailure
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.depth.stored_maps import Kind
-from perceptok.errors import MalformedBlockError, MissingExtraError, OutputError
+from perceptok.errors import MalformedBlockError, OutputError
 from perceptok.files import open_input, parse_json, parse_number
+from perceptok.parquet import import_parquet, iterate_rows
 
 __all__ = [
     "DepthRecord",
@@ -36,7 +37,7 @@ MAX_SIDE = 2**20
 _MAX_NAME = 4096
 """Characters of a name, as file systems have them."""
 
-_MAX_UNPACKED, _MAX_COMPRESSION = 2**28, 100
+_MAX_UNPACKED, _MAX_COMPRESSION = 2**28, 40
 """An NPZ that declares more bytes than the first, and more than this multiple of its own size, is refused."""
 
 _FRAME_FIELDS = ("clip", "frame", "changed")
@@ -235,9 +236,8 @@ def read_depth_records(path: str | Path, failures: list[MapFailure] | None = Non
             with open_input(path, allow_pipe=True) as file:
                 yield from parse_depth_records(file, str(path), failures)
             return
-        with open_input(path) as file:
-            rows = _read_npz(file, str(path)) if path.suffix == ".npz" else _read_parquet(file, str(path))
-            yield from _parse_numbered(((f"{path}, record {n}", row) for n, row in enumerate(rows, 1)), failures)
+        rows = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path)
+        yield from _parse_numbered(((f"{path}, record {n}", row) for n, row in enumerate(rows, 1)), failures)
     except OSError as error:
         raise MalformedBlockError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -288,7 +288,7 @@ def write_depth_records(file: BinaryIO, suffix: str, records: Sequence[DepthReco
     elif suffix == ".npz":
         _write_npz(file, _to_columns(records))
     elif suffix == ".parquet":
-        parquet = _import_parquet()
+        parquet = import_parquet("a .parquet file")
         import pyarrow
 
         buffer = io.BytesIO()
@@ -320,9 +320,9 @@ def _write_npz(file: BinaryIO, columns: dict[str, list[Any]]) -> None:
     np.savez_compressed(file, codes=codes, **arrays)
 
 
-def _read_npz(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+def _read_npz(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with np.load(file, allow_pickle=False) as saved:
+        with open_input(path) as file, np.load(file, allow_pickle=False) as saved:
             declared, size = sum(member.file_size for member in saved.zip.infolist()), file.seek(0, io.SEEK_END)
             if declared > max(_MAX_UNPACKED, _MAX_COMPRESSION * size):
                 raise ValueError(f"it declares {declared} bytes in {size}")
@@ -336,7 +336,7 @@ def _read_npz(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError, MemoryError,
         BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise MalformedBlockError(f"{name}: not a file of depth records ({error})") from error
+        raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
     grids = columns.pop("codes")
     return (
         {"codes": grid.ravel().tolist(), **{name: column[index].tolist() for name, column in columns.items()}}
@@ -353,33 +353,17 @@ def _split_changes(columns: dict[str, Any]) -> None:
     columns["codes"] = np.split(codes, np.cumsum(masks.sum((1, 2)))[:-1])
 
 
-def _read_parquet(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
-    parquet = _import_parquet()
-    try:
-        source = parquet.ParquetFile(file)
-        for number in range(source.metadata.num_row_groups):
-            group = source.metadata.row_group(number)
-            largest = max(group.column(index).num_values for index in range(group.num_columns))
-            if largest > 100 * group.num_rows:
-                raise ValueError(f"{largest} values in a column of {group.num_rows} records; a record has at most 100")
-        # A few at a time: a column of one long value takes no space in the file.
-        for batch in source.iter_batches(256, columns=_choose_columns(source.schema_arrow.names)):
-            yield from batch.to_pylist()
-    except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
-        raise MalformedBlockError(f"{name}: not a file of depth records ({error})") from error
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    rows = iterate_rows(path, MalformedBlockError, choose_columns=_choose_columns)
+    for row in rows:
+        if any(isinstance(value, list) and len(value) > 100 for value in row.values()):
+            raise MalformedBlockError(f"{path}: not a file of depth records (a record has at most 100 codes)")
+        yield row
 
 
 def _choose_columns(stored: Sequence[str]) -> list[str]:
     """The columns to read; one with a default may be missing: an older version wrote the file."""
     return [field.name for field in fields(DepthRecord) if field.name in stored or field.default is MISSING]
-
-
-def _import_parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", "a .parquet file") from error
-    return pyarrow.parquet
 
 
 def restore_frames(records: Iterable[DepthRecord], failures: list[MapFailure] | None = None) -> Iterator[DepthRecord]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, parse_yaml, read_mapping
 from perceptok.data import DataRecipe
 from perceptok.errors import ConfigError, EvaluationError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
@@ -271,13 +271,11 @@ class AblationRecipe:
 
 def shipped_cells() -> dict[str, AblationCell]:
     """The cells that come with perceptok, by name; "full" changes nothing."""
-    import yaml
-
     cells = {}
     for file in sorted(files("perceptok.evaluation").joinpath("ablations").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             name = file.name.removesuffix(".yaml")
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+            values = cast("dict[str, Any]", parse_yaml(file.read_text(encoding="utf-8"), file.name))
             cells[name] = config_from_dict(AblationCell, {"name": name, **values})
     return cells
 

@@ -24,6 +24,7 @@ from perceptok.decoding import AnswerReading, read_answer, read_evidence
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
 from perceptok.files import open_input, parse_json, read_input
 from perceptok.images import open_image, read_image_size
+from perceptok.parquet import iterate_rows
 
 __all__ = [
     "BENCHMARKS",
@@ -606,7 +607,7 @@ _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        yield from _read_parquet(path)
+        yield from iterate_rows(path, EvaluationError)
     elif suffix in (".jsonl", ".ndjson"):
         yield from (row for _, row in read_json_lines(path))
     elif suffix == ".json":
@@ -618,20 +619,6 @@ def _read_file(path: Path) -> Iterator[dict[str, Any]]:
         yield from values
     else:
         raise EvaluationError(f"{path}: rows come from .jsonl, .json and .parquet files; got {suffix or 'no suffix'}")
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "parquet", f"reading {path}") from error
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(64):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise EvaluationError(f"{path}: not a readable Parquet file ({error})") from error
 
 
 _BLINK_TASKS = (
@@ -673,7 +660,7 @@ def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterato
     if found and not files:
         raise EvaluationError(f"{folder}: its Parquet files are of other tasks, such as {found[0]}; expected {config}/")
     for file in [file for file in files if split and file.name.startswith(split)] or files:
-        yield from _read_parquet(file)
+        yield from iterate_rows(file, EvaluationError)
     if not files:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _JSON_SUFFIXES)
         if len(files) != 1:

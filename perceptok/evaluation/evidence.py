@@ -343,7 +343,10 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
     if not item.choices:
         boxes = None if truth is None or truth.boxes is None else np.array(truth.boxes).reshape(-1, 4)
         return ItemEvidence(boxes=check_boxes(text, answer=answer if item.target == "answer" else None, truth=boxes))
-    size = item.image_size()
+    try:
+        size = item.image_size()
+    except EvaluationError:  # an image that cannot be read: markers are not known
+        size = None
     if size is None:
         return ItemEvidence(check_depth(text, codec, {}, (1, 1)))
     _require_markers_inside(item, size)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from perceptok.depth import MAP_SIZE, resize_nearest
-from perceptok.errors import MissingExtraError
+from perceptok.errors import EvaluationError, MissingExtraError
 from perceptok.evaluation.evidence import EvidenceReport
 from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores
 from perceptok.evaluation.specialists import Estimate
@@ -222,8 +222,13 @@ def outcome_case(outcome: Outcome, **fields: Any) -> Case:
         **item.groups,
         **fields.pop("facts", {}),
     }
+    image = None
+    try:
+        image = item.image_bytes()
+    except EvaluationError as error:  # the other items are shown
+        facts["image"] = str(error)
     shown: dict[str, Any] = {
-        "image": item.image_bytes(),
+        "image": image,
         "text": outcome.text or "",
         "prompt": item.question,
         "markers": [(letter, *point) for letter, point in item.markers.items()],

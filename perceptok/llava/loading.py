@@ -7,9 +7,12 @@ the same in both.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +27,9 @@ from perceptok.errors import (
     MissingExtraError,
     RecordError,
     VocabularyError,
-    quote_error,
+    translate_errors,
 )
+from perceptok.llava.folder_checks import check_base_folder, check_processor
 from perceptok.llava.framing import FrameRule
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import MANIFEST, Init, PerceptionVocabulary, extend_vocabulary
@@ -165,16 +169,31 @@ def load_base(
 
     _refuse_adapters(path_or_id)
     options: dict[str, Any] = {"dtype": dtype, **_source_options(path_or_id, revision)}
+    if (folder := Path(path_or_id)).is_dir():
+        check_base_folder(folder)
     if bits is not None:
         options |= {"quantization_config": _quantization(bits), "device_map": {"": str(device)}}
-    try:
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path_or_id, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    advice = "expected a checkpoint that AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
+    with translate_errors(CheckpointError, f"no multimodal model loads from {path_or_id}", advice), _hide_reports():
+        model: PreTrainedModel
+        model, found = AutoModelForImageTextToText.from_pretrained(path_or_id, output_loading_info=True, **options)
+    if missing := sorted(found["missing_keys"]):
         raise CheckpointError(
-            f"no multimodal model loads from {path_or_id} ({quote_error(error)}); expected a checkpoint that "
-            "AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
-        ) from error
+            f"{path_or_id} lacks {len(missing)} of the model's weights, {missing[0]} first; fetch or save it again"
+        )
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _hide_reports() -> Iterator[None]:
+    """Hide transformers' tables of missing and mismatched weights, which become errors of ours."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse_adapters(path_or_id: str | os.PathLike[str]) -> None:
@@ -243,8 +262,24 @@ def resolve_frame(model: Any, frame: str | FrameRule | None) -> FrameRule:
 
 
 def get_perception_settings(model: Any) -> dict[str, Any]:
-    """What `set_perception_settings` recorded in a model's config; empty where nothing is recorded."""
-    return dict(getattr(model.config, _SETTINGS, None) or {})
+    """What `set_perception_settings` recorded in a model's config; empty where nothing is recorded.
+
+    Raises:
+        ConfigError: The record has another key, or a value of another type.
+    """
+    values = getattr(model.config, _SETTINGS, None) or {}
+    config_from_dict(_RecordedSettings, values, name=f"the model's config, {_SETTINGS}")
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class _RecordedSettings:
+    """Types of what is recorded."""
+
+    frame: FrameRule | None = None
+    codec: str | None = None
+    system: str | None = None
+    base: tuple[float, ...] | None = None
 
 
 def set_perception_settings(
@@ -334,7 +369,8 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
 
     auto: Any = AutoProcessor
     options = _source_options(path_or_id, revision)
-    try:
+    advice = "save the model's processor there"
+    with translate_errors(CheckpointError, f"no processor loads from {path_or_id}", advice):
         try:
             processor = auto.from_pretrained(path_or_id, **options)
         except (ImportError, OSError) as error:  # OSError: a processor that was saved without videos
@@ -343,15 +379,12 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
             if kind is None:
                 raise
             processor = _without_videos(kind).from_pretrained(path_or_id, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(
-            f"no processor loads from {path_or_id} ({quote_error(error)}); save the model's processor there"
-        ) from error
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(
             f"{path_or_id} has a {type(processor).__name__}, which is not a processor of images and text; save the "
             "model's processor there"
         )
+    check_processor(processor, path_or_id)
     return processor
 
 

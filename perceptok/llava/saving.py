@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from perceptok.config import config_from_dict
 from perceptok.depth import DepthCodec
-from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError, quote_error
+from perceptok.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    OutputError,
+    VocabularyError,
+    translate_errors,
+)
 from perceptok.files import atomic_folder, find_complete_folder, parse_json, read_input
+from perceptok.llava.folder_checks import check_adapter_tensors, read_adapter_settings
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
     Bits,
@@ -34,6 +43,7 @@ from perceptok.llava.loading import (
     set_perception_settings,
 )
 from perceptok.vocabulary import PerceptionVocabulary, extend_vocabulary, verify_adapter
+from perceptok.weights import load_tensors, read_tensor_infos
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -187,6 +197,11 @@ def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] 
     options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
     model.save_pretrained(str(folder), save_embedding_layers=False, **options)
     (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(values["target_modules"], str):  # a pattern: adapters are loaded by the names of layers only
+        values["target_modules"] = sorted(model.targeted_module_names)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _get_base_name(model: PeftModel) -> str:
@@ -273,17 +288,21 @@ def load_adapter(
 
     place = find_adapter_folder(folder)
     record = _read_record(place)
-    source = _find_base(base if base is not None else record["base"]["source"], place)
-    names = _read_tensor_names(place / _WEIGHTS_FILE)
+    source = _find_base(base if base is not None else record.base.source, place)
+    settings = read_adapter_settings(place)
+    weights = place / _WEIGHTS_FILE
+    infos = read_tensor_infos(weights, CheckpointError, "the adapter's weights")
+    check_adapter_tensors(settings, infos, weights)
+    load_tensors(weights, CheckpointError, "the adapter's weights")  # refuses values that are not finite
     processor = load_processor(place)
     tokenizer = cast(Any, processor).tokenizer
     codec = codec or load_saved_codec(place)
     fingerprint = None if codec is None else codec.fingerprint
     vocab = PerceptionVocabulary.from_pretrained(place, tokenizer, codec_fingerprint=fingerprint)
     model = load_base(source, bits=bits, dtype=dtype, device=device)
-    if record["base"]["sample"] is not None:
-        check_base(model, vocab, record["base"]["sample"], str(source))
-    has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in names)
+    if record.base.sample is not None:
+        check_base(model, vocab, record.base.sample, str(source))
+    has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in infos)
     extended = bool(getattr(model.config, "perception_rows", None))
     if not has_rows and not extended:
         raise VocabularyError(
@@ -292,17 +311,20 @@ def load_adapter(
         )
     # The adapter's rows replace whatever stands there; rows that it does not have are the base's own.
     extend_vocabulary(tokenizer, model, vocab.token_sets, existing=None if extended else "replace")
-    rule = FrameRule.parse(record["frame"])
+    rule = record.frame
     prepare_processor(processor, model, rule)
-    set_perception_settings(model, vocab, rule, record.get("system"))
-    try:
-        with _translate_errors(Path(folder)):
-            wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the adapter does not fit its base {source} ({quote_error(error)})") from error
+    set_perception_settings(model, vocab, rule, record.system)
+    with (
+        _translate_errors(Path(folder)),
+        translate_errors(CheckpointError, f"{folder}: the adapter does not fit its base {source}"),
+    ):
+        wrapped = PeftModel.from_pretrained(model, str(place), is_trainable=trainable)
+        _check_loaded_names(wrapped, infos.keys(), place / _WEIGHTS_FILE)
+        if not trainable:
+            _make_probe(processor, vocab, rule)  # a processor that fails does so here
     wrapped.train(trainable)
     system = get_perception_settings(model).get("system")
-    return LoadedAdapter(wrapped, processor, vocab, codec, rule, system, record["config"])
+    return LoadedAdapter(wrapped, processor, vocab, codec, rule, system, record.config)
 
 
 def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
@@ -317,8 +339,28 @@ def load_saved_codec(folder: Path) -> DepthCodec | None:
     return DepthCodec.from_pretrained(folder / "codec") if (folder / "codec").is_dir() else None
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """The contents of `perception_adapter.json`, checked."""
+@dataclass(frozen=True)
+class _Base:
+    """Where the base of an adapter is, and a sample of its weights."""
+
+    source: str
+    sample: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The contents of `perception_adapter.json`."""
+
+    format: Literal[1]
+    base: _Base
+    frame: FrameRule
+    config: dict[str, Any]
+    codec: str | None = None
+    system: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def _read_record(folder: Path) -> _Record:
     path = folder / ADAPTER_FILE
     try:
         text = read_input(path)
@@ -327,15 +369,31 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{folder} is not an adapter of perceptok ({ADAPTER_FILE} cannot be read: {error.strerror}); save one with "
             "save_adapter, or convert one of LLaVA's original format with import_original"
         ) from error
-    record = parse_json(text, str(path), CheckpointError)
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        version = record.get("format") if isinstance(record, dict) else record
-        raise CheckpointError(f"{path} has the format {version!r}, this release reads {_FORMAT}; upgrade perceptok")
-    base = record.get("base")
-    complete = isinstance(base, dict) and isinstance(base.get("source"), str) and isinstance(record.get("config"), dict)
-    if not complete or "frame" not in record or not isinstance(record.get("system"), str | None):
-        raise CheckpointError(f"{path} lacks its base, frame or config; it was not written by save_adapter")
-    return record
+    values = parse_json(text, str(path), CheckpointError)
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        version = values.get("format") if isinstance(values, dict) else values
+        raise CheckpointError(f"{path} has the format {version!r:.80}, this release reads {_FORMAT}; upgrade perceptok")
+    try:
+        return config_from_dict(_Record, values, name="the record")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path} lacks its base, frame or config, or has another type there ({error}); it was not written by "
+            "save_adapter"
+        ) from error
+
+
+def _check_loaded_names(model: PeftModel, names: Collection[str], path: Path) -> None:
+    """Require that the file has exactly the weights that the model takes; peft only warns."""
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    for difference, problem in ((expected.keys() - names, "lacks"), (names - expected.keys(), "has unexpectedly")):
+        if difference:
+            raise CheckpointError(
+                f"{path} {problem} {len(difference)} of the adapter's weights, {min(difference)} first"
+            )
 
 
 def _find_base(source: str | os.PathLike[str], folder: Path) -> str | os.PathLike[str]:
@@ -345,16 +403,6 @@ def _find_base(source: str | os.PathLike[str], folder: Path) -> str | os.PathLik
             if path.is_dir():
                 return path
     return source
-
-
-def _read_tensor_names(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: the adapter's weights cannot be read ({error}); they have to be safetensors, never pickled"
-        ) from error
 
 
 def merge_adapter(

@@ -196,8 +196,12 @@ def _describe_case(case: Case) -> tuple[dict[str, Any], dict[str, str]]:
     """The values that the page's script needs, and the data URIs of image and maps by kind."""
     uris: dict[str, str] = {}
     size = None
+    problem = ""
     if case.image is not None:
-        uris["image"], *size = embed_image(case.image, case.name)
+        try:
+            uris["image"], *size = embed_image(case.image, case.name)
+        except EvaluationError as error:  # the other cases are kept
+            problem = str(error)
     # Without an image the teacher's map has the proportions of the scene; a decoded map is square.
     for kind, values in (("teacher", case.teacher), ("depth", case.depth)):
         if values is not None:
@@ -219,7 +223,7 @@ def _describe_case(case: Case) -> tuple[dict[str, Any], dict[str, str]]:
         # JSON has no NaN; a sort puts unknown values last.
         "facts": [
             [name, None if isinstance(value, float) and not math.isfinite(value) else value]
-            for name, value in case.facts.items()
+            for name, value in {**case.facts, **({"image": problem} if problem else {})}.items()
         ],
     }
     return {key: value for key, value in description.items() if value not in (None, [], "")}, uris

@@ -13,6 +13,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
+from perceptok.config import config_from_dict
 from perceptok.errors import VocabularyError
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary.initialization import (
@@ -357,7 +358,15 @@ def _list_ids(vocab: PerceptionVocabulary, token_set: TokenSet) -> list[int]:
 
 
 def _read_record(model: PreTrainedModel) -> dict[str, list[list[int]]]:
-    return dict(getattr(model.config, _CONFIG_KEY, None) or {})
+    """Token set -> [first id, count] of each stretch of its rows; raises VocabularyError where it is not valid."""
+    values = {"runs": getattr(model.config, _CONFIG_KEY, None) or {}}
+    record = config_from_dict(_RowRecord, values, name=f"the model's config, {_CONFIG_KEY}", error=VocabularyError)
+    return {name: [list(run) for run in runs] for name, runs in record.runs.items()}
+
+
+@dataclass(frozen=True)
+class _RowRecord:
+    runs: dict[str, tuple[tuple[int, int], ...]]
 
 
 def _find_runs(ids: Sequence[int]) -> list[list[int]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from perceptok.errors import VocabularyError
+from perceptok.files import open_input
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, list_modules
 
@@ -153,7 +154,7 @@ def verify_adapter(
         raise VocabularyError(f"{shards[0]} is a shard here (FSDP, ZeRO-3); gather the model first")
     keys = _saved_names(model, adapter_name)
     try:
-        with safe_open(path, "pt") as file:
+        with open_input(path), safe_open(path, "pt") as file:  # a regular file: safetensors would wait for a pipe
             saved = set(file.keys())
             for name, parameter in parameters.items():
                 key = keys.get(parameter.data_ptr(), name)

@@ -43,11 +43,12 @@ def encode_npy(stored: StoredMap) -> bytes:
 
 
 def count_values_npy(data: bytes) -> int:
-    """Values that the header declares."""
+    """Values that the header declares; one of more than 8 bytes counts as several."""
     file = io.BytesIO(data)
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    return math.prod(read(file)[0])
+    shape, _, dtype = read(file)
+    return math.prod(shape) * max(1, math.ceil(dtype.itemsize / 8))
 
 
 def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None) -> StoredMap:
