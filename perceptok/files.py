@@ -54,6 +54,9 @@ __all__ = [
 MAX_BYTES = 2**28
 """Default limit of a file that is read whole: 268 MB."""
 
+_MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 3000
+"""Of one part of a path, and of a relative path, as file systems have them."""
+
 _MAX_DIGITS = 400
 """Digits of one integer; the largest float has 309."""
 
@@ -340,12 +343,20 @@ def resolve_inside(folder: str | os.PathLike[str], name: str, *, suffix: str | N
         suffix: Replaces the name's own.
 
     Raises:
-        OutputError: The name is empty, absolute, contains NUL or `..`, is that of a folder (`.`), or leads out of the
-            folder through a symbolic link.
+        OutputError: The name is empty, absolute, contains NUL, `..` or half a surrogate pair, is that of a folder
+            (`.`), too long, or leads out of the folder through a symbolic link.
     """
     path = Path(name)
     if not path.name or "\0" in name or path.anchor or ".." in path.parts:  # on Windows `c:x` has an anchor too
-        raise OutputError(f"the name {name!r} is not a file inside {folder}; names are relative, without '..'")
+        raise OutputError(f"the name {name!r:.200} is not a file inside {folder}; names are relative, without '..'")
+    try:
+        is_too_long = any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.parts)
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"the name {name!r:.200} has half a surrogate pair, which a file's name cannot have"
+        ) from error
+    if is_too_long or len(name) > _MAX_PATH_CHARACTERS:
+        raise OutputError(f"the name {name!r:.200} is longer than a file's name can be ({_MAX_NAME_BYTES} bytes)")
     target = Path(folder) / path
     if suffix is not None:
         target = target.with_suffix(suffix)

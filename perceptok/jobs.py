@@ -28,7 +28,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
 from perceptok.files import lock_output, open_for_update, parse_json
 
-__all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_of"]
+__all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_folder", "stamp_of"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -468,6 +468,16 @@ class Journal(Generic[Result]):
             f"cannot write {self.path}: {error.strerror or error}; finished results are kept in it: free some "
             "space and run the command again"
         )
+
+
+def stamp_folder(folder: str | os.PathLike[str]) -> list[list[Any]]:
+    """Read the stamps of all files in a folder, which change with its content: name, size and time of each.
+
+    Returns:
+        JSON types, in the order of the names; empty for a folder that does not exist.
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]
 
 
 def stamp_of(*paths: str | os.PathLike[str]) -> Stamp:

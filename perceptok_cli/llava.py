@@ -260,7 +260,7 @@ def _print_answers(
     advance: Callable[[], object],
 ) -> tuple[list[str], list[QuestionFailure]]:
     """Print answers as they come; returns their lines of JSON, and the questions that failed."""
-    from perceptok.llava import answer_questions
+    from perceptok.llava import QuestionFailure, answer_questions
 
     lines: list[str] = []
     failures: list[QuestionFailure] = []
@@ -268,6 +268,8 @@ def _print_answers(
         if isinstance(answer, tuple):
             failures.append(answer)
         else:
+            if "unwritten" in paths:
+                failures.append(QuestionFailure(answer.name, paths.pop("unwritten")))
             sys.stdout.write(format_answer(answer, paths) + "\n")
             sys.stdout.flush()
             lines.append(_format_json(answer, paths))

@@ -315,7 +315,7 @@ def decode_records(
     failures: list[MapFailure] = []
     decodable: list[DepthRecord] = []
     for record in restore_frames(records, failures):
-        if problem := _find_problem(record, folder, fingerprint, max_pixels):
+        if problem := _find_problem(record, folder, fingerprint, max_pixels, suffix):
             failures.append(MapFailure(record.name, problem))
             advance()
         else:
@@ -349,7 +349,7 @@ def decode_records(
     return failures
 
 
-def _find_problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: int) -> str | None:
+def _find_problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixels: int, suffix: str) -> str | None:
     """Why a record cannot be decoded into a folder; raises CheckpointError for a record of another codec."""
     if record.codec != fingerprint:
         raise CheckpointError(
@@ -359,7 +359,8 @@ def _find_problem(record: DepthRecord, folder: Path, fingerprint: str, max_pixel
     if record.width * record.height > max_pixels:
         return f"{record.width}x{record.height} pixels; the limit is {max_pixels} (--max-pixels)"
     try:
-        record.grid, resolve_inside(folder, record.name)
+        # With the longest name that the file may get.
+        record.grid, resolve_inside(folder, record.name), resolve_inside(folder, f"{record.name}{suffix}")
     except (PerceptokError, ValueError) as error:
         return str(error)
     return None

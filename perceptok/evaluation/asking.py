@@ -23,7 +23,7 @@ from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
-from perceptok.jobs import Journal, Stamp, stamp_of
+from perceptok.jobs import Journal, Stamp, stamp_folder, stamp_of
 from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request
 
 __all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request", "model_stamp"]
@@ -187,9 +187,7 @@ def answer_benchmark(
 
 def model_stamp(folder: str | Path) -> list[Any]:
     """Identify the model in a folder, and its state: the names, sizes and times of its files."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [str(folder.resolve()), [[path.relative_to(folder).as_posix(), *(stamp_of(path) or ())] for path in files]]
+    return [str(Path(folder).resolve()), stamp_folder(folder)]
 
 
 def make_request(item: BenchmarkItem, ask: Ask) -> Request:

@@ -98,7 +98,8 @@ def _check_other_settings(values: Mapping[str, Any], path: Path) -> None:
     """Require that settings have peft's defaults; those of another release, which peft does not know, have no value."""
     import peft
 
-    defaults = peft.LoraConfig().to_dict()
+    config: Any = peft.LoraConfig()
+    defaults = config.to_dict()
     for key, value in values.items():
         if value not in (None, False) and value != {} and (key not in defaults or value != defaults[key]):
             expected = f"expected {defaults[key]!r}, which perceptok writes" if key in defaults else "unknown key"
@@ -189,7 +190,8 @@ def _count_described(folder: Path) -> int:
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+        auto: Any = AutoModelForImageTextToText
+        model = auto.from_config(config, trust_remote_code=False)
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() for tensor in tensors.values())
 

@@ -175,8 +175,10 @@ def load_base(
         options |= {"quantization_config": _quantization(bits), "device_map": {"": str(device)}}
     advice = "expected a checkpoint that AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
     with translate_errors(CheckpointError, f"no multimodal model loads from {path_or_id}", advice), _hide_reports():
-        model: PreTrainedModel
-        model, found = AutoModelForImageTextToText.from_pretrained(path_or_id, output_loading_info=True, **options)
+        auto: Any = AutoModelForImageTextToText
+        loaded = auto.from_pretrained(path_or_id, output_loading_info=True, **options)
+        model: PreTrainedModel = loaded[0]
+        found: dict[str, Any] = loaded[1]
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(
             f"{path_or_id} lacks {len(missing)} of the model's weights, {missing[0]} first; fetch or save it again"

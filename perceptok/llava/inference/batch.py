@@ -18,7 +18,7 @@ from PIL import Image
 from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord, Task, TokenReading, Turn
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
-from perceptok.files import atomic_write, parse_json, resolve_inside
+from perceptok.files import atomic_write, open_input, parse_json, resolve_inside
 from perceptok.images import find_images, open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
@@ -45,6 +45,10 @@ _LINE_KEYS = {"name", "id", "image", "images", "question", "messages", "choices"
 
 _PAGE_IMAGE_SIDE = 1280
 """Maximum side, in pixels, of an image on the page."""
+
+
+_UNWRITTEN = "unwritten"
+"""Key of the journal: why the images of an answer could not be written."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,9 @@ def answer_files(
     """Answer questions into a JSON-lines file; each line is a `PerceptionAnswer.to_dict` with the paths of its images.
 
     Answers are collected in `OUTPUT.partial`. The same call resumes a run that was interrupted, killed or out of disk
-    space; questions whose image changed since then, or whose answer cannot be read, are asked again.
+    space; questions whose image changed since then, or whose answer cannot be read, are asked again. Where depth maps
+    or overlays cannot be written, the answers are in the output all the same, and `OUTPUT.partial` stays: the same call
+    asks these questions again and writes them.
 
     Args:
         pipe: The pipeline; its `config` holds all settings.
@@ -159,20 +165,41 @@ def answer_files(
     target = Path(output)
     if target.suffix != ".jsonl":
         raise OutputError(f"{target}: answers are written to .jsonl")
-    if target.exists() and not force:
+    # With a journal beside it, an output lacks images of its answers, which the same call writes.
+    is_unfinished = target.with_name(target.name + ".partial").exists()
+    if target.exists() and not force and not is_unfinished:
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     digest = hashlib.sha256("\n".join(map(repr, questions)).encode("utf-8", "surrogatepass")).hexdigest()
-    run = {"model": model, "codec": pipe.codec.fingerprint, "config": pipe.config.to_dict(), "questions": digest}
+    run = {
+        "model": model,
+        "files": pipe.stamps,
+        "codec": pipe.codec.fingerprint,
+        "config": pipe.config.to_dict(),
+        "questions": digest,
+    }
     stamps = [stamp_of(*question.images) for question in questions]
     with Journal[dict[str, Any]](target, run, stamps, start_over=force and target.exists()) as journal:
+        writes_images = folders not in (None, OutputFolders())
+        if writes_images:
+            for index in [index for index in journal if _UNWRITTEN in journal[index]]:
+                journal.forget(index)
         _answer_missing(journal, pipe, questions, folders, advance)
         lines = list(journal.results())
-        with atomic_write(target, force=force) as file:
+        with atomic_write(target, force=True) as file:
             for line in lines:
                 if "failure" not in line:
-                    file.write((json.dumps(line) + "\n").encode())
-        journal.remove()
-    return [QuestionFailure(*line["failure"]) for line in lines if "failure" in line]
+                    file.write((json.dumps({key: line[key] for key in line if key != _UNWRITTEN}) + "\n").encode())
+        failures = [_find_failure(line) for line in lines]
+        if not (writes_images and any(_UNWRITTEN in line for line in lines)):
+            journal.remove()
+    return [failure for failure in failures if failure is not None]
+
+
+def _find_failure(line: Mapping[str, Any]) -> QuestionFailure | None:
+    """What went wrong with a question of the journal: it was not answered, or its images were not written."""
+    if "failure" in line:
+        return QuestionFailure(*line["failure"])
+    return QuestionFailure(line["name"], line[_UNWRITTEN]) if _UNWRITTEN in line else None
 
 
 def _answer_missing(
@@ -212,7 +239,7 @@ def answer_questions(
 
     Yields:
         An answer and the paths of its "image", "depth" and "overlay", and of "images" where it has several; or a
-        failure and no paths.
+        failure and no paths. Where depth map or overlay cannot be written, "unwritten" says why.
     """
     folders = folders or OutputFolders()
     names = names or assign_file_names(questions)
@@ -220,10 +247,12 @@ def answer_questions(
         if isinstance(result, QuestionFailure):
             yield result, {}
             continue
+        paths = _list_paths(question)
         try:
-            yield result, {**_list_paths(question), **folders.write(result, names[result.name])}
-        except (PerceptokError, OSError) as error:
-            yield QuestionFailure(result.name, str(error)), {}
+            paths |= folders.write(result, names[result.name])
+        except (PerceptokError, OSError) as error:  # the answer is kept
+            paths[_UNWRITTEN] = f"answered, but its images are not written: {error}"
+        yield result, paths
 
 
 def _list_paths(question: FileQuestion) -> dict[str, Any]:
@@ -357,7 +386,7 @@ def _read_input(source: str, defaults: _Defaults, lines: Iterable[str]) -> Itera
     path = Path(source)
     if path.is_file() and path.suffix.lower() == ".jsonl":
         try:
-            with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            with io.TextIOWrapper(open_input(path), encoding="utf-8-sig", errors="surrogateescape") as file:
                 yield from _read_lines(file, str(path), path.parent, defaults)
         except OSError as error:
             raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error

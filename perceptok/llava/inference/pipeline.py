@@ -27,6 +27,7 @@ from perceptok.decoding import (
 from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
+from perceptok.jobs import stamp_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
 from perceptok.llava.inference.consistency import BatchConsistency, Consistency
@@ -174,6 +175,7 @@ class PerceptionPipeline:
         self.frame = resolve_frame(model, frame)
         self.config = config or InferenceConfig()
         self.system = system
+        self.stamps: list[Any] = []
         self.box_codec = box_codec or BoxCodec(decode="center")
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
         self._lock = threading.Lock()
@@ -226,7 +228,10 @@ class PerceptionPipeline:
         if dtype == "auto" and bits is None:
             model.to(choose_loading_dtype(model.dtype, device))
         codec = (codec or DepthCodec.from_pretrained()).to(device)
-        return cls(model, processor, vocab, codec=codec, frame=frame, config=config, system=system)
+        pipe = cls(model, processor, vocab, codec=codec, frame=frame, config=config, system=system)
+        source = getattr(model.config, "name_or_path", "")
+        pipe.stamps = [stamp_folder(path), stamp_folder(source) if source else []]
+        return pipe
 
     @overload
     def __call__(self, images: ImageSource, questions: str = ..., **changes: Any) -> PerceptionAnswer: ...
