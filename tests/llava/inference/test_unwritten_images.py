@@ -1,4 +1,4 @@
-"""Images of answers that cannot be written: the answers are kept, the images reported, and a second call writes them."""
+"""Images of answers that cannot be written: the answers are kept, the images reported, and a rerun writes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def questions(tmp_path: Path) -> list[FileQuestion]:
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path in paths:
         Image.new("RGB", (20, 10), "red").save(path)
-    return [FileQuestion(path, "How many?", path.name) for path in paths]
+    return [FileQuestion((path,), "How many?", path.name) for path in paths]
 
 
 def read_names(path: Path) -> list[str]:
