@@ -33,7 +33,6 @@ from .grammar.token_symbols import classify_tokens as classify_tokens
 from .reading.answers import (
     AnswerReading as AnswerReading,
     read_answer as read_answer,
-    to_plain_text as to_plain_text,
 )
 from .reading.generation import (
     Generation as Generation,
@@ -43,6 +42,7 @@ from .reading.generation import (
     parse_generation as parse_generation,
     read_evidence as read_evidence,
 )
+from .reading.plain_text import to_plain_text as to_plain_text
 from .reading.stream import (
     StreamEvent as StreamEvent,
     TokenStream as TokenStream,

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from perceptok.decoding import read_answer
 from perceptok.errors import EvaluationError
-from tests.decoding.reading.more_answers import MORE_COUNTS, MORE_LETTERS
+from tests.decoding.reading.more_answers import HARD_COUNTS, HARD_LETTERS, MORE_COUNTS, MORE_LETTERS
 
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
 BOXES = (
@@ -169,13 +169,13 @@ def test_the_table_is_long_enough() -> None:
     assert len(LETTERS) + len(COUNTS) >= 80
 
 
-@pytest.mark.parametrize(("text", "expected"), LETTERS + MORE_LETTERS)
+@pytest.mark.parametrize(("text", "expected"), LETTERS + MORE_LETTERS + HARD_LETTERS)
 def test_letters(text: str, expected: str | None) -> None:
     reading = read_answer(text, choices=("A", "B", "C"))
     assert reading.value == expected, reading.reason
 
 
-@pytest.mark.parametrize(("text", "expected"), COUNTS + MORE_COUNTS)
+@pytest.mark.parametrize(("text", "expected"), COUNTS + MORE_COUNTS + HARD_COUNTS)
 def test_counts(text: str, expected: str | None) -> None:
     reading = read_answer(text)
     assert reading.value == expected, reading.reason
@@ -213,6 +213,95 @@ def test_choices_are_returned_unchanged() -> None:
 )
 def test_words_of_the_choices(text: str, expected: str | None) -> None:
     assert read_answer(text, {"A": "chair", "B": "table", "C": "dining table"}).value == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("B is farther than A", "A"),
+        ("Point B is further back.", "A"),
+        ("B is closer than A", "B"),
+        ("A and B are at the same distance.", None),
+    ],
+)
+def test_of_two_choices_the_one_that_is_not_farther_is_left(text: str, expected: str | None) -> None:
+    assert read_answer(text, ("A", "B")).value == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("C", "C"),
+        ("(B) 3", "B"),
+        ("There are two floats. The correct answer is (D) 2.", "D"),
+        ("There are two floats.", "D"),
+        ("zero", "A"),
+        ("There are 7 floats.", None),
+        ("(A) 0, (B) 3, (C) 1 or (D) 2", None),
+    ],
+)
+def test_choices_that_are_counts(text: str, expected: str | None) -> None:
+    reading = read_answer(text, {"A": "0", "B": "3", "C": "1", "D": "2"})
+    assert reading.value == expected, reading.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Yes", "A"), ("No, it is not.", "B"), ("There is no bed.", None), ("The answer is no", "B")]
+)
+def test_yes_and_no_are_read_only_where_they_answer(text: str, expected: str | None) -> None:
+    assert read_answer(text, {"A": "yes", "B": "no"}).value == expected
+
+
+BEFORE = (
+    "",
+    "<s> ",
+    "Point A is on the lamp. There are 7 lamps. ",
+    "<think>The answer is C, or 9.</think>",
+    "At first I thought the answer was C, or 9.\n",
+    "ASSISTANT: ",
+)
+AFTER = ("", "</s>", "<|im_end|>", "\n", "\nUSER: and the farthest?")
+DECLARATIONS = (
+    "The answer is {}.",
+    "Therefore, the correct answer is:\n\n({})",
+    "**Final answer:** {}",
+    "Answer: {}",
+    "\\boxed{{{}}}",
+    "<answer>{}</answer>",
+    "So the answer must be {}",
+    "\n{}",
+)
+
+
+@given(
+    st.sampled_from(BEFORE),
+    st.sampled_from(DECLARATIONS),
+    st.sampled_from(AFTER),
+    st.sampled_from("ABC"),
+    st.integers(0, 300),
+)
+def test_declarations_are_read_whatever_stands_around(
+    before: str, declaration: str, after: str, letter: str, count: int
+) -> None:
+    assert read_answer(before + declaration.format(letter) + after, "ABC").value == letter
+    assert read_answer(before + declaration.format(count) + after).value == str(count)
+
+
+@given(st.permutations("ABC"), st.sampled_from(["closer", "nearer"]), st.booleans(), st.booleans())
+def test_chains_are_read_as_an_order(order: list[str], nearer: str, is_reversed: bool, is_far: bool) -> None:
+    pairs = [(order[0], order[1]), (order[1], order[2])]
+    clauses = [f"{far} is farther than {near}" if is_far else f"{near} is {nearer} than {far}" for near, far in pairs]
+    text = ", and ".join(reversed(clauses) if is_reversed else clauses)
+    assert read_answer(f"{text}.", "ABC").value == order[0]
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=4), st.sampled_from(["a total of {}", "{} in total", "Total: {}"])
+)
+def test_totals_are_read_before_their_parts(parts: list[int], form: str) -> None:
+    listed = " and ".join(f"{part} in row" for part in parts)
+    assert read_answer(f"{form.format(sum(parts))}: {listed}").value == str(sum(parts))
+    assert read_answer(f"{listed}, {form.format(sum(parts))}.").value == str(sum(parts))
 
 
 @pytest.mark.parametrize("choices", [("A", "A"), ("A", "a"), ("A", "2"), ("north", "south"), ("",)])

@@ -1,0 +1,343 @@
+"""The tokens of an answer in prose: words, choices, numbers, and what leads to each of them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from perceptok.decoding.reading.number_words import NUMBER, normalize_numbers, read_digits, words
+
+__all__ = ["AnswerTokens", "Token"]
+
+
+class Token(NamedTuple):
+    """One token.
+
+    Attributes:
+        kind: A "word", a "letter" that names a choice, a "number", a "mark" or the end of a "line".
+        text: As written, in lower case.
+        value: Of a letter, in upper case; of a number, in digits; else empty.
+        start: Index of its first character.
+        end: One more than the index of its last character.
+    """
+
+    kind: Literal["word", "letter", "number", "mark", "line"]
+    text: str
+    value: str
+    start: int
+    end: int
+
+
+_NOUNS = words(
+    "point points option options marker markers letter letters label labels labeled labelled circle circles "
+    "choice choices dot box boxes object region punkt punto ponto точка 点 점"
+)
+_IS = words("is are was were be been est ist es é è 是 为 は 은 는")
+_EQUALS = words(": = -> →")
+_MARK_LINKS = words("( [ \" ' “ 「 { , - : = > -> →")
+_WORD_LINKS = _NOUNS | words(
+    "the a an that this it it's they there there's to question clearly definitely i we think believe "
+    "probably likely most la le el der die das only exactly just about around approximately roughly actually "
+    "currently of would should could must will might may can simply now then go going"
+)
+_ANSWERS = words(
+    "answer ans réponse respuesta antwort risposta resposta ответ 答案 回答 正解 答え 정답 solution conclusion verdict"
+)
+_ANSWERS_BEFORE_VERB = _ANSWERS | words("option choice letter selection")
+_TOTALS = words("total totals totaling totalling totaled totalled sum sums makes making make altogether")
+_TOTALS_BEFORE_VERB = words("total sum count number answer")
+_CONCLUDE = words("therefore thus hence so conclude consequently overall finally")
+_CHOOSE = words("choose choosing pick select guess say for believe")
+_CORRECT = words("no wait actually sorry correction mean rather")
+_DENIALS = words("not neither nor never than cannot without")
+_FAR_AFTER = words("not far farther farthest further furthest less lower behind smaller never incorrect wrong")
+_ENDS = frozenset(".!?;")
+_AFTER_LETTER_A = words(
+    "is are because since as and or with seems appears has looks lies would must est ist es é was be being "
+    "sits stands might may could should can will does at on in to than while but appear comes "
+    "appearing closer nearer farther further closest nearest farthest furthest more fits encloses localizes"
+)
+"""After "A" these make it a choice; any other word makes it an article."""
+_REACH = 12
+_LINKS = _WORD_LINKS | _MARK_LINKS | _CONCLUDE
+_OPENING = _NOUNS | words("( \" ' be the a")
+_BRACKETS = {")": "(", "]": "[", '"': '"', "'": "'"}
+_HEDGES = _NOUNS | words("( \" ' possibly maybe perhaps")
+_CLOSING = words(") \" ' ]")
+"""How many tokens a rule looks at before or after a token."""
+
+_CJK = "一-鿿぀-ヿ가-힣"
+_CJK_EDGE = re.compile(
+    rf"(?<=[{_CJK}])(?=[A-Za-z\d])|(?<=[A-Za-z\d])(?=[{_CJK}])|(?=[零一二两三四五六七八九十][个只头辆匹条位名把张])"
+)
+_CJK_ANSWER = re.compile("(答案|回答|正解|答え|정답)([是为は은는]?)")
+_TOKEN = re.compile(
+    rf"{NUMBER}|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<line>\n)|(?P<mark>->|[^\w\s])|(?P<other>\w+)", re.IGNORECASE
+)
+
+
+class AnswerTokens:
+    """A text as tokens.
+
+    Args:
+        plain: The text, as `to_plain_text` gives it.
+        letters: Choices, in upper case: which single letters count, besides A to H.
+
+    Attributes:
+        plain: The text, with spaces around what is written without any, and small numbers in digits.
+        tokens: Its tokens.
+        letters: Places (indices of tokens) of the letters.
+        numbers: Places of the numbers.
+    """
+
+    def __init__(self, plain: str, letters: frozenset[str] = frozenset()) -> None:
+        plain = _CJK_EDGE.sub(" ", _CJK_ANSWER.sub(r" \1 \2 ", normalize_numbers(plain)))
+        self.plain = plain
+        names = letters | frozenset("ABCDEFGH")
+        self.tokens: list[Token] = []
+        for match in _TOKEN.finditer(plain):
+            kind = "word" if match.lastgroup == "other" else match.lastgroup
+            text = match[0].casefold()
+            value = read_digits(match[0]) if kind == "number" else ""
+            self.tokens.append(Token(kind, text, value, match.start(), match.end()))  # type: ignore[arg-type]
+        for place, token in enumerate(self.tokens):
+            if token.kind == "word" and (token.end - token.start == 1 or token.text.endswith("'s")):
+                letter = plain[token.start : token.end].removesuffix("'s")
+                if letter.upper() in names and self._is_choice(place, letter):
+                    self.tokens[place] = token._replace(kind="letter", value=letter.upper())
+        self.letters = [place for place, token in enumerate(self.tokens) if token.kind == "letter"]
+        self.numbers = [place for place, token in enumerate(self.tokens) if token.kind == "number"]
+
+    def word(self, place: int) -> str:
+        """The token at a place in lower case, empty outside the text."""
+        return self.tokens[place].text if 0 <= place < len(self.tokens) else ""
+
+    def is_bracketed(self, place: int) -> bool:
+        """Whether brackets or quotes stand on both sides of a token."""
+        closing = self.word(place + 1)
+        return closing in _BRACKETS and self.word(place - 1) == _BRACKETS[closing]
+
+    def _is_choice(self, place: int, letter: str) -> bool:
+        """Whether a letter names a choice; "a" and "A" may be articles, "I" a person."""
+        if self.word(place - 1) in _NOUNS or self.is_bracketed(place):
+            return True
+        following = self.tokens[place + 1] if place + 1 < len(self.tokens) else None
+        if following is None or following.kind in ("mark", "line"):
+            return (not letter.islower() and letter != "I") or self.word(place - 1) != "'"
+        if letter.islower() or letter == "I":
+            return False
+        return letter != "A" or following.text in _AFTER_LETTER_A or not self.plain[following.start].islower()
+
+    # Lines and sentences
+
+    @cached_property
+    def _lines(self) -> list[int]:
+        """The number of the line of each token, empty lines not counted."""
+        lines, number, is_empty = [], 0, True
+        for token in self.tokens:
+            lines.append(number)
+            if token.kind == "line":
+                number += not is_empty
+                is_empty = True
+            elif token.kind != "mark":
+                is_empty = False
+        return lines
+
+    @cached_property
+    def _sentences(self) -> list[int]:
+        """The place of the first token of the sentence of each token; a line that ends in ":" or "is" goes on."""
+        starts, start, goes_on = [], 0, False
+        for place, token in enumerate(self.tokens):
+            starts.append(start)
+            if self._ends_sentence(place) or (token.kind == "line" and not goes_on):
+                start = place + 1
+            elif token.kind != "line":
+                goes_on = token.text in _EQUALS or token.text in _IS or token.text in _ANSWERS
+        return starts
+
+    def _ends_sentence(self, place: int) -> bool:
+        """Whether a mark ends a sentence: not that of "Ans.", nor one in quotes within another sentence."""
+        if self.tokens[place].text not in _ENDS or self.word(place - 1) == "ans":
+            return False
+        after = place + 1
+        is_quoted = self.word(after) in _CLOSING and after + 1 < len(self.tokens)
+        return not (is_quoted and self.plain[self.tokens[after + 1].start].islower())
+
+    @cached_property
+    def last_line(self) -> int:
+        """The number of the last line that has more than marks."""
+        return max(
+            (line for line, token in zip(self._lines, self.tokens, strict=True) if token.kind not in ("line", "mark")),
+            default=0,
+        )
+
+    def line_of(self, place: int) -> int:
+        """The number of a token's line."""
+        return self._lines[place]
+
+    def sentence_of(self, place: int) -> int:
+        """The place where a token's sentence begins."""
+        return self._sentences[place]
+
+    def is_first_on_line(self, place: int) -> bool:
+        """Whether only marks, nouns such as "point", and a label before a number stand before a token on its line."""
+        for before in range(place - 1, max(place - _REACH, 0) - 1, -1):
+            token = self.tokens[before]
+            if token.kind == "line":
+                return True
+            is_label = token.kind == "letter" and self.is_label(before)
+            if token.kind != "mark" and token.text not in _NOUNS and not is_label:
+                return False
+        return place < _REACH
+
+    def ends_line(self, place: int) -> bool:
+        """Whether only marks follow a token on its line."""
+        for after in range(place + 1, min(place + _REACH, len(self.tokens))):
+            if self.tokens[after].kind != "mark":
+                return self.tokens[after].kind == "line"
+        return True
+
+    def ends_text(self, place: int) -> bool:
+        """Whether only marks follow a token."""
+        return self.ends_line(place) and self.line_of(place) == self.last_line
+
+    def ends_phrase(self, place: int) -> bool:
+        """Whether a mark or nothing follows a token."""
+        return place + 1 >= len(self.tokens) or self.tokens[place + 1].kind in ("mark", "line")
+
+    def is_label(self, place: int) -> bool:
+        """Whether a letter is written as the label of a choice: "(B)", "B)", "B.", "B:"."""
+        return self.is_bracketed(place) or self.word(place + 1) in (")", ".", ":")
+
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """The letters that label a line."""
+        return frozenset(
+            self.tokens[place].value for place in self.letters if self.is_label(place) and self.is_first_on_line(place)
+        )
+
+    def lists_choices(self, place: int) -> bool:
+        """Whether another letter in brackets stands in the sentence of a letter: "(A) 0, (B) 3"."""
+        letter, sentence = self.tokens[place].value, self._sentences[place]
+        for other in self.letters:
+            if self._sentences[other] > sentence:
+                return False
+            if self._sentences[other] == sentence and self.is_bracketed(other) and self.tokens[other].value != letter:
+                return True
+        return False
+
+    # What stands around a token
+
+    def find_lead(self, place: int) -> str:
+        """What leads to a letter or number, over words such as "the", "that point", "only".
+
+        Returns:
+            "answer", "total", "conclude", "choose", "correct", "equals" (":" or "=" with any other word before it),
+            or "" where nothing does.
+        """
+        if place == 0 or (self.tokens[place - 1].kind == self.tokens[place].kind):
+            return ""
+        verb, has_mark, concludes, reach = "", False, False, place - 1 - _REACH
+        current = place - 1
+        while current >= max(reach, 0):
+            token = self.tokens[current]
+            if token.text in _ANSWERS:
+                return "answer"
+            concludes = concludes or token.text in _CONCLUDE
+            if token.text in _IS or token.text in _EQUALS:
+                verb = verb or token.text
+            elif token.kind == "line":
+                if not self._goes_on(current):
+                    return ""
+            elif token.kind == "letter" and self.tokens[place].kind == "number" and self.is_label(current):
+                pass  # the choice that the number stands for: "(B) 3"
+            elif token.text in (")", ".") and self.is_label(current - 1) and self.tokens[current - 1].kind == "letter":
+                pass
+            elif token.text not in _LINKS:
+                break
+            has_mark = has_mark or token.kind == "mark"
+            current -= 1
+        lead = self._name_lead(place, current, verb, has_mark)
+        return "conclude" if concludes and lead != "answer" else lead
+
+    def _name_lead(self, place: int, current: int, verb: str, has_mark: bool) -> str:
+        word, is_number = self.word(current), self.tokens[place].kind == "number"
+        if verb and self._has_before(place, _ANSWERS_BEFORE_VERB):
+            return "answer"
+        names_total = word in _TOTALS or (verb and self._has_before(place, _TOTALS_BEFORE_VERB))
+        if is_number and names_total and not self._follows_number(place, verb):
+            return "total"
+        if word in _CHOOSE or "believe" in (self.word(current + 1), self.word(current + 2)) or self._goes_with(current):
+            return "choose"
+        if word in _CORRECT and (has_mark or self.word(current - 1) in _CORRECT):
+            return "correct"
+        return "equals" if verb in _EQUALS and word not in _FAR_AFTER else ""
+
+    def _follows_number(self, place: int, verb: str) -> bool:
+        """Whether a number before ":" in the sentence is the total, and this one a part: "in total 5: 2 and 3"."""
+        previous = bisect_left(self.numbers, place) - 1
+        return verb == ":" and previous >= 0 and self.numbers[previous] >= self._sentences[place]
+
+    def _goes_with(self, place: int) -> bool:
+        return self.word(place) == "with" and self.word(place - 1) in ("go", "going")
+
+    def _goes_on(self, place: int) -> bool:
+        """Whether a line's end is inside a sentence."""
+        return self._sentences[min(place + 1, len(self.tokens) - 1)] <= place
+
+    def _has_before(self, place: int, sought: frozenset[str]) -> bool:
+        """Whether a word stands in the sentence before a place."""
+        if sought not in self._last_places:
+            last, places = -1, []
+            for number, token in enumerate(self.tokens):
+                places.append(last)
+                if token.text == "but":
+                    last = -1
+                elif token.kind == "word" and token.text in sought:
+                    last = number
+            self._last_places[sought] = places
+        return self._last_places[sought][place] >= self._sentences[place]
+
+    @cached_property
+    def _last_places(self) -> dict[frozenset[str], list[int]]:
+        return {}
+
+    def is_denied(self, place: int) -> bool:
+        """Whether "not", "than" or the like stands before a token, or after a letter that it is far or wrong."""
+        current = place - 1
+        while current >= 0 and self.word(current) in _OPENING and place - current < 5:
+            current -= 1
+        before = self.word(current)
+        if before in _DENIALS or before.endswith("n't") or (before == "as" and self.word(current - 2) == "as"):
+            return True
+        if self.tokens[place].kind != "letter":
+            return False
+        after = place + 1 + (self.word(place + 1) in _CLOSING)
+        if self.word(after) == "?":
+            return after + 1 < len(self.tokens)
+        if self.word(after) in ("is", "are", "has", "looks", "appears", "seems"):
+            following = [self.word(number) for number in range(after + 1, after + 4)]
+            return any(word in _FAR_AFTER for word in following[:2]) or (
+                following[0] in ("the", "a") and following[1] in _FAR_AFTER
+            )
+        return False
+
+    def find_alternative(self, place: int) -> str | None:
+        """Another letter that is named beside a letter: "B or possibly C", "A/B", "A, B, C"."""
+        after = place + 1 + (self.word(place + 1) in _CLOSING)
+        separator = self.word(after)
+        if separator == "," and self.word(after + 1) in ("or", "and", "o", "y", "et", "ou", "oder"):
+            after += 1
+            separator = self.word(after)
+        if separator not in ("/", ",", "or", "and", "oder", "ou", "o", "y", "et", "&"):
+            return None
+        other = after + 1
+        while self.word(other) in _HEDGES and other < after + 4:
+            other += 1
+        if other >= len(self.tokens) or self.tokens[other].kind != "letter":
+            return None
+        letter = self.tokens[other].value
+        lists = separator in ("or", "/", "oder", "ou", "o") or self.ends_phrase(other)
+        return letter if lists and letter != self.tokens[place].value else None
