@@ -200,6 +200,8 @@ class PerceptionVocabulary:
         size: One more than the largest id of the tokenizer, and at least its length; logits may be wider (padding).
         base_fingerprint: A hash of the tokenizer's other tokens and their ids; None where it was made without one.
         codec_fingerprint: The fingerprint of the depth codec whose codes the DEPTH tokens stand for, or None.
+        separators: Id -> text of the tokenizer's tokens that may separate coordinates: of spaces, commas and brackets
+            alone, or ending in "(", or beginning with ")"; other text in them is written "x". Empty without a tokenizer.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class PerceptionVocabulary:
         codec_fingerprint: str | None = None,
     ) -> None:
         self.token_sets = tuple(token_sets)
+        self.separators = _find_separators(ids)
         self.size = size
         self.base_fingerprint = base_fingerprint
         self.codec_fingerprint = codec_fingerprint
@@ -383,6 +386,27 @@ class PerceptionVocabulary:
                 f"this vocabulary has no {token_set.name} tokens, only "
                 f"{', '.join(token_set.name for token_set in self.token_sets)}; add them with extend_vocabulary"
             )
+
+
+_SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t", "\u010d": "\r"})
+"""SentencePiece's and byte-level BPE's forms of white space."""
+_BYTES = {"<0x0A>": "\n", "<0x09>": "\t", "<0x20>": " ", "<0x28>": "(", "<0x29>": ")", "<0x2C>": ","}
+_SEPARATOR = re.compile(r"[\s(),]+")
+_OPENING = re.compile(r"\(\s*\Z")
+_CLOSING = re.compile(r"\s*\)")
+
+
+def _find_separators(known: Mapping[str, int]) -> dict[int, str]:
+    """The tokens that may separate coordinates, by id."""
+    separators: dict[int, str] = {}
+    for token, token_id in known.items():
+        text = _BYTES.get(token) or token.translate(_SPACES)
+        opening, closing = _OPENING.search(text), _CLOSING.match(text)
+        if _SEPARATOR.fullmatch(text):
+            separators[token_id] = text
+        elif opening or closing:
+            separators[token_id] = f"{closing[0] if closing else ''}x{opening[0] if opening else ''}"
+    return separators
 
 
 def _find_sets(known: Mapping[str, int]) -> tuple[TokenSet, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from perceptok.decoding.grammar.automaton import CELLS
@@ -102,8 +103,9 @@ def parse_generation(
     tokenizers puts it there; only a compact box, which has neither brackets nor markers, stays on one line, as in
     `parse_boxes`.
 
-    In ids, where the pieces of the brackets depend on the tokenizer, it is four coordinates with one token between each
-    two; the span begins and ends with a coordinate then.
+    Ids are read by the same grammar as their text, with the tokenizer's own tokens for spaces, commas and brackets
+    (`PerceptionVocabulary.separators`); the span of a box in ids begins and ends with a coordinate. A vocabulary that
+    was made without a tokenizer knows none of these, so that only compact boxes are read.
 
     Args:
         text_or_ids: A text, or the ids of one sequence (T,).
@@ -120,10 +122,34 @@ def parse_generation(
     if vocab is None:
         raise VocabularyError("ids mean nothing without a vocabulary; give the one of their tokenizer")
     ids = text_or_ids.tolist() if isinstance(text_or_ids, Tensor) else [int(token_id) for token_id in text_or_ids]
-    spans, problems = _group_pieces(
-        list(_find_pieces_in_ids(ids, vocab)), _describe_gap, lambda start, end: (start, end)
-    )
+    written = [spell_token(token_id, vocab) for token_id in ids]
+    starts = [0, *accumulate(map(len, written))]
+    spans, problems = find_pieces("".join(written), vocab)
+
+    def find_ids(start: int, end: int) -> tuple[int, int]:
+        return bisect_right(starts, start) - 1, bisect_left(starts, end)
+
+    spans = [Span(span.kind, *find_ids(span.start, span.end), span.codes) for span in spans]
+    problems = [Problem(*find_ids(problem.start, problem.end), problem.message) for problem in problems]
     return Generation(_add_text(spans, len(ids)), tuple(problems))
+
+
+def spell_token(token_id: int, vocab: PerceptionVocabulary) -> str:
+    """The text that the grammar reads for an id: a perception token, a separator, or "x" for any other text."""
+    if 0 <= token_id < vocab.size and vocab.is_perception(token_id):
+        return vocab.token(token_id)
+    return vocab.separators.get(token_id, "x")
+
+
+def find_pieces(text: str, vocab: PerceptionVocabulary | None) -> tuple[list[Span], list[Problem]]:
+    """The blocks and boxes of a text, and its problems; the span of a box is that of its coordinates."""
+    pieces = list(_find_pieces_in_text(text, vocab))
+    return _group_pieces(pieces, _compile_gaps(text), lambda start, end: _require_brackets(text, start, end))
+
+
+def _require_brackets(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The same span where brackets stand around it, else None."""
+    return None if _add_brackets(text, start, end) is None else (start, end)
 
 
 class _Piece(NamedTuple):
@@ -159,21 +185,6 @@ def _find_pieces_in_text(text: str, vocab: PerceptionVocabulary | None) -> Itera
                 yield _Piece("code", DEPTH.codes.get(match[0], -1), start, end)
 
 
-def _find_pieces_in_ids(ids: list[int], vocab: PerceptionVocabulary) -> Iterator[_Piece]:
-    values = torch.tensor(ids, dtype=torch.int64)
-    absent = [-1] * len(ids)
-    start_id, end_id = (vocab.start_id(DEPTH), vocab.end_id(DEPTH)) if vocab.has(DEPTH) else (None, None)
-    codes = vocab.codes(values, DEPTH).tolist() if vocab.has(DEPTH) else absent
-    pixels = vocab.codes(values, PIXEL).tolist() if vocab.has(PIXEL) else absent
-    for place, token_id in enumerate(ids):
-        if token_id in (start_id, end_id):
-            yield _Piece("start" if token_id == start_id else "end", -1, place, place + 1)
-        elif codes[place] >= 0:
-            yield _Piece("code", codes[place], place, place + 1)
-        elif pixels[place] >= 0:
-            yield _Piece("pixel", pixels[place], place, place + 1)
-
-
 def _compile_gaps(text: str) -> _Gap:
     def gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
         if _SPACE_ON_LINE.fullmatch(text, start, end):
@@ -183,10 +194,6 @@ def _compile_gaps(text: str) -> _Gap:
         return "comma" if _COMMA.fullmatch(text, start, end) else "text"
 
     return gap
-
-
-def _describe_gap(start: int, end: int) -> Literal["nothing", "line", "comma", "text"]:
-    return "nothing" if start == end else "comma" if end == start + 1 else "text"
 
 
 def _add_brackets(text: str, start: int, end: int) -> tuple[int, int] | None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from perceptok.decoding.grammar.automaton import CELLS
+from perceptok.decoding.reading.generation import Problem, Span, find_pieces, spell_token
 from perceptok.errors import ConstraintError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["StreamEvent", "TokenStream"]
+
+
+_COORDINATE = PIXEL.token(0)
+_FOLLOWING = ("x", ")x", f"{_COORDINATE}x", f",{_COORDINATE}x")
+"""What may follow: all that the grammar tells apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +51,8 @@ class StreamEvent:
 class TokenStream:
     """Takes ids as they come and returns what they complete. Also a streamer for `generate(streamer=...)`.
 
-    Brackets, commas and other text between the coordinates of a box arrive as text before the box does. One stream
+    It reads as `parse_generation` does. Brackets and commas arrive as text; a box with commas is known once its bracket
+    closes. White space between the tokens of a block belongs to the block. One stream
     serves any number of answers, one after the other: `end` (and `close`) reset it, with indices of ids and blocks from
     0. A `generate` that was interrupted calls neither: call `close` before the next.
 
@@ -70,7 +79,9 @@ class TokenStream:
         self._place = 0
         self._blocks = 0
         self._depth: list[int] | None = None  # codes of the open block
-        self._box: list[tuple[int, int]] = []  # codes and places of the open box
+        self._places: list[int] = []  # places of its beginning and codes
+        self._before = ""  # the separators before the open box
+        self._box: list[tuple[str, int]] = []  # texts and places of the open box's tokens, from its first coordinate
 
     @property
     def partial(self) -> np.ndarray | None:
@@ -89,7 +100,7 @@ class TokenStream:
 
     def close(self) -> list[StreamEvent]:
         """The events of what the end of the stream leaves unfinished; what is fed next is another stream."""
-        events = [*self._break_box(), *self._break_block("the end")]
+        events = [*self._add_to_box("x", self._place), *self._break_block("the end")]
         self._reset()
         return events
 
@@ -113,18 +124,20 @@ class TokenStream:
 
     def _read_token(self, token_id: int) -> list[StreamEvent]:
         place, self._place = self._place, self._place + 1
-        kind, code = self._classify(token_id)
+        text, (kind, code) = spell_token(token_id, self.vocab), self._classify(token_id)
+        events = self._add_to_box(text if kind in ("pixel", "text") else "x", place)
         if kind == "pixel":
-            return [*self._break_block("a coordinate"), *self._add_coordinate(place, code)]
+            return [*self._break_block("a coordinate"), *events]
         if kind == "code":
-            return [*self._break_box(), *self._add_code(place, code)]
+            return [*events, *self._add_code(place, code)]
         if kind == "start":
-            events = [*self._break_box(), *self._break_block("another beginning")]
-            self._depth = []
+            events += self._break_block("another beginning")
+            self._depth, self._places = [], [place]
             return events
         if kind == "end":
-            return [*self._break_box(), *self._end_block(place)]
-        events = self._break_box() if self._box and place - self._box[-1][1] >= self._max_distance else []
+            return [*events, *self._end_block(place)]
+        if self._depth is not None and text.isspace():
+            return events
         return [*events, *self._break_block("text"), StreamEvent("text", place, place + 1)]
 
     def _classify(self, token_id: int) -> tuple[Literal["pixel", "code", "start", "end", "text"], int]:
@@ -135,22 +148,39 @@ class TokenStream:
         token_set, code = self.vocab.code(token_id)
         return ("code", code) if token_set == DEPTH else ("pixel", code) if token_set == PIXEL else ("text", -1)
 
-    @property
-    def _max_distance(self) -> int:
-        """How far the next coordinate of the open box may be from the last: as the second was from the first."""
-        return 2 if len(self._box) == 1 else self._box[1][1] - self._box[0][1]
-
-    def _add_coordinate(self, place: int, code: int) -> list[StreamEvent]:
-        if len(self._box) > 1 and place - self._box[-1][1] < self._max_distance:
-            return [*self._break_box(), *self._add_coordinate(place, code)]
-        self._box.append((code, place))
-        if len(self._box) < 4:
+    def _add_to_box(self, text: str, place: int) -> list[StreamEvent]:
+        """Add a token's text to the open box, or begin one; the events of what is decided then."""
+        if not self._box and not text.startswith("<"):
+            self._before = self._before if text.isspace() else text
             return []
-        start, end, codes = self._box[0][1], place + 1, [coordinate for coordinate, _ in self._box]
-        self._box = []
-        if codes[2] < codes[0] or codes[3] < codes[1]:
-            return [StreamEvent("problem", start, end, message=f"a box that is upside down: {codes}")]
-        return [StreamEvent("box", start, end, np.array(codes, dtype=np.int64))]
+        if not (text.isspace() and self._box[-1][0] == text):  # repeated spaces change nothing
+            self._box.append((text, place))
+        events = []
+        while self._box and (found := self._find_decided()) is not None:
+            events.append(self._take_from_box(found))
+        return events
+
+    def _find_decided(self) -> Span | Problem | None:
+        """What the first coordinates of the open box are, if nothing that follows can change it."""
+        written = self._before + "".join(text for text, _ in self._box)
+        found = [_find_first(written + following, self.vocab) for following in _FOLLOWING]
+        is_decided = all(
+            (other.start, other.end, type(other)) == (found[0].start, found[0].end, type(found[0])) for other in found
+        )
+        return found[0] if is_decided else None
+
+    def _take_from_box(self, found: Span | Problem) -> StreamEvent:
+        """Remove the tokens of a box, or of what is malformed, from the open box."""
+        ends = [len(self._before) + end for end in accumulate(len(text) for text, _ in self._box)]
+        size = bisect_left(ends, found.end) + 1
+        start, end = self._box[0][1], self._box[size - 1][1] + 1
+        rest = self._box[size:]
+        following = next((number for number, (text, _) in enumerate(rest) if text.startswith("<")), len(rest))
+        self._before = "".join(text for text, _ in rest[:following])
+        self._box = rest[following:]
+        if isinstance(found, Span):
+            return StreamEvent("box", start, end, found.codes)
+        return StreamEvent("problem", start, end, message=found.message)
 
     def _add_code(self, place: int, code: int) -> list[StreamEvent]:
         if self._depth is None:
@@ -158,11 +188,12 @@ class TokenStream:
         if len(self._depth) == CELLS:
             return [*self._break_block("one code too many"), *self._add_code(place, code)]
         self._depth.append(code)
+        self._places.append(place)
         row, column = divmod(len(self._depth) - 1, DEPTH_GRID[1])
         if column < DEPTH_GRID[1] - 1:
             return []
         codes = np.array(self._depth[-DEPTH_GRID[1] :], dtype=np.int64)
-        return [StreamEvent("row", place - column, place + 1, codes, self._blocks, row)]
+        return [StreamEvent("row", self._places[-DEPTH_GRID[1]], place + 1, codes, self._blocks, row)]
 
     def _end_block(self, place: int) -> list[StreamEvent]:
         if self._depth is None:
@@ -170,7 +201,7 @@ class TokenStream:
         if len(self._depth) < CELLS:
             return self._break_block(DEPTH.end)
         codes = np.array(self._depth, dtype=np.int64).reshape(DEPTH_GRID)
-        event = StreamEvent("depth", place - CELLS - 1, place + 1, codes, self._blocks)
+        event = StreamEvent("depth", self._places[0], place + 1, codes, self._blocks)
         self._depth, self._blocks = None, self._blocks + 1
         return [event]
 
@@ -178,13 +209,10 @@ class TokenStream:
         if self._depth is None:
             return []
         count, self._depth = len(self._depth), None
-        start = self._place - count - (1 if cause == "the end" else 2)
-        end = start + count + (2 if cause == DEPTH.end else 1)
-        return [StreamEvent("problem", start, end, message=f"a block of {count} codes, broken by {cause}")]
+        end = self._place if cause == DEPTH.end else self._places[-1] + 1
+        return [StreamEvent("problem", self._places[0], end, message=f"a block of {count} codes, broken by {cause}")]
 
-    def _break_box(self) -> list[StreamEvent]:
-        if not self._box:
-            return []
-        count, start, end = len(self._box), self._box[0][1], self._box[-1][1] + 1
-        self._box = []
-        return [StreamEvent("problem", start, end, message=f"a box of {count} coordinates; a box has 4")]
+
+def _find_first(written: str, vocab: PerceptionVocabulary) -> Span | Problem:
+    """The first box or problem of a text that has some."""
+    return min((found for part in find_pieces(written, vocab) for found in part), key=lambda found: found.start)

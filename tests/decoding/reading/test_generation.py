@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
 from perceptok.decoding import StreamEvent, TokenStream, parse_generation
 from perceptok.errors import ConstraintError
+from tests.decoding.conftest import with_perception_tokens
 from tests.decoding.engines.test_huggingface import block_ids, box_ids
 
 CODES = (7 * np.arange(100) % 128).reshape(10, 10)
@@ -167,6 +169,101 @@ class TestIds:
 
     def test_ids_beyond_the_tokenizer_are_text(self, vocab: pt.PerceptionVocabulary) -> None:
         assert [span.kind for span in parse_generation([-100, 10_000_000], vocab).spans] == ["text"]
+
+
+@pytest.fixture(scope="module")
+def spaced_vocab() -> pt.PerceptionVocabulary:
+    """A tokenizer with the pieces that SentencePiece and byte-level BPE have around coordinates."""
+    words = ["<unk>", "a", *PIECES]
+    bare = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    return pt.PerceptionVocabulary.from_tokenizer(
+        with_perception_tokens(PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>"))
+    )
+
+
+PIECES = {
+    "\u2581": " ", "\u2581(": " (", "(": "(", ",": ",", "\u0120,": " ,", ")": ")", ").": ").", "),": "),", "),(": "),(",
+    "):": "):", "\u010a": "\n", "box:(": "box:(", "and": "and", "<0x0A>": "\n",
+}  # fmt: skip
+"""Tokens of a tokenizer, and their text."""
+SEPARATORS = st.sampled_from(sorted(PIECES))
+DAMAGE = st.one_of(
+    SEPARATORS.map(lambda piece: [piece]),
+    st.integers(0, 335).map(lambda code: [f"<PIXEL_{code}>"]),
+    st.sampled_from(["<DEPTH_3>", "<DEPTH_START>", "<DEPTH_END>"]).map(lambda token: [token]),
+    st.tuples(
+        st.sampled_from(["(", "\u2581(", "box:("]),
+        st.lists(st.integers(0, 335), min_size=2, max_size=5),
+        st.sampled_from([")", ").", "),"]),
+    ).map(
+        lambda parts: [
+            parts[0],
+            *[token for code in parts[1] for token in (f"<PIXEL_{code}>", ",")][:-1],
+            parts[2],
+        ]
+    ),
+    st.sampled_from([[], ["\u2581"], ["<0x0A>"], ["\u2581", "\u2581"]])
+    .map(lambda space: [token for code in CODES.ravel() for token in (f"<DEPTH_{code}>", *space)])
+    .map(lambda inside: ["<DEPTH_START>", *inside, "<DEPTH_END>"]),
+)
+
+
+class TestIdsAndTextReadTheSame:
+    @given(st.lists(DAMAGE, max_size=7), st.data())
+    @settings(max_examples=300, deadline=None)
+    def test_damaged_outputs(
+        self, spaced_vocab: pt.PerceptionVocabulary, parts: list[list[str]], data: st.DataObject
+    ) -> None:
+        tokens = [token for part in parts for token in part]
+        if tokens and data.draw(st.booleans()):
+            place = data.draw(st.integers(0, len(tokens) - 1))
+            change = data.draw(st.sampled_from(["lose", "double", "swap"]))
+            if change == "lose":
+                del tokens[place]
+            elif change == "double":
+                tokens.insert(place, tokens[place])
+            else:
+                tokens[place - 1], tokens[place] = tokens[place], tokens[place - 1]
+        known = {token: index for index, token in enumerate(["<unk>", "a", *PIECES])} | spaced_vocab.tokens
+        ids, text = [known[token] for token in tokens], "".join(PIECES.get(token, token) for token in tokens)
+        by_text, by_ids = parse_generation(text, spaced_vocab), parse_generation(ids, spaced_vocab)
+        assert by_ids.boxes.tolist() == by_text.boxes.tolist()
+        assert [block.tolist() for block in by_ids.blocks] == [block.tolist() for block in by_text.blocks]
+        assert [problem.message for problem in by_ids.problems] == [problem.message for problem in by_text.problems]
+        stream = TokenStream(spaced_vocab)
+        events = [*stream.feed(ids), *stream.close()]
+        found = [(span.kind, span.start, span.end) for span in by_ids.spans if span.kind != "text"]
+        assert [event for event in told(events) if event[0] in ("depth", "box")] == found
+        boxes = [event.codes.tolist() for event in events if event.kind == "box" and event.codes is not None]
+        assert boxes == by_text.boxes.tolist()
+
+    @pytest.mark.parametrize(
+        ("tokens", "boxes"),
+        [
+            (["(", 10, ",", 20, ")", ",", "(", 30, ",", 40, ")"], []),
+            (["(", 10, ",", 20, "),(", 30, ",", 40, ")"], []),
+            (["(", 10, ",", 20, ",", 30, "),(", 40, ",", 50, ",", 60, ",", 70, ")"], [[40, 50, 60, 70]]),
+            (["(", 1, ",", "\u2581", 2, ",", 3, ",", 4, ")"], [[1, 2, 3, 4]]),
+            ([1, "and", 2, "and", 3, "and", 4], []),
+            ([1, "\u2581", 2, "\u2581", 3, "\u2581", 4], [[1, 2, 3, 4]]),
+        ],
+    )
+    def test_points_triples_and_spaces(
+        self, spaced_vocab: pt.PerceptionVocabulary, tokens: list[str | int], boxes: list[list[int]]
+    ) -> None:
+        known = {token: index for index, token in enumerate(["<unk>", "a", *PIECES])} | spaced_vocab.tokens
+        ids = [known[token if isinstance(token, str) else f"<PIXEL_{token}>"] for token in tokens]
+        assert parse_generation(ids, spaced_vocab).boxes.tolist() == boxes
+        events = TokenStream(spaced_vocab).feed([*ids, 1])
+        assert [event.codes.tolist() for event in events if event.kind == "box" and event.codes is not None] == boxes
+
+    def test_without_a_tokenizer_only_compact_boxes_are_read(self) -> None:
+        vocab = pt.vocabulary.consecutive_vocabulary()
+        first = [vocab.token_id(pt.tokens.PIXEL, code) for code in (1, 2, 3, 4)]
+        assert parse_generation(first, vocab).boxes.tolist() == [[1, 2, 3, 4]]
+        parsed = parse_generation([first[0], 5, first[1], 5, first[2], 5, first[3]], vocab)
+        assert len(parsed.boxes) == 0
+        assert len(parsed.problems) == 4
 
 
 def told(events: list[StreamEvent]) -> list[tuple[str, int, int]]:
