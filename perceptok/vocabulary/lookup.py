@@ -201,7 +201,7 @@ class PerceptionVocabulary:
         base_fingerprint: A hash of the tokenizer's other tokens and their ids; None where it was made without one.
         codec_fingerprint: The fingerprint of the depth codec whose codes the DEPTH tokens stand for, or None.
         separators: Id -> text of the tokenizer's tokens that may separate coordinates: of spaces, commas and brackets
-            alone, or ending in "(", or beginning with ")"; other text in them is written "x". Empty without a tokenizer.
+            alone, or ending in "(", or beginning with ")"; other text in them is written "x"; empty without one.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from perceptok.decoding.engines.generate_settings import find_decoder_start, read_settings
 from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, Symbol, compile_grammar
 from perceptok.decoding.grammar.positions import StateReader, StateRows, find_prompt_state
 from perceptok.decoding.grammar.token_symbols import classify_tokens, default_config, list_eos_ids, mark_eos
@@ -158,7 +159,8 @@ class PerceptionLogitsProcessor(LogitsProcessor):
                 `inputs_embeds` alone, 1 for the start token of an encoder-decoder.
             max_new_tokens: As `generate` gets it. Nothing is begun then that it cannot finish.
             generation_config: As `generate` gets it: its `eos_token_id` are the ends, instead of the tokenizer's; its
-                `max_new_tokens` counts where none is given here. Ends that `generate` gets by keyword are passed with
+                `max_new_tokens` or `max_length` counts where none is given here, and 20 tokens, the default of
+                `generate`, where it has neither. Ends that `generate` gets by keyword are passed with
                 one, too: `GenerationConfig(eos_token_id=[...])`.
             model: What generates: its own generation config fills in what the other leaves out, and the `input_ids` of
                 an encoder-decoder are known to be the encoder's.
@@ -170,23 +172,27 @@ class PerceptionLogitsProcessor(LogitsProcessor):
 
         Raises:
             ConstraintError: The budget is too small for what is forced or open, or a prompt ends inside a block or box
-                with tokens that are not allowed there (checked for ids, not for a length); a generation config that
-                may end the answer before its forced block in another way (`stop_strings`, `max_time`).
+                with tokens that are not allowed there (checked for ids, not for a length); a setting of the generation
+                configs that the grammar cannot hold to, by its name, such as `max_time`, `no_repeat_ngram_size`, or
+                `stop_strings` that occur in a block or box.
         """
-        call = _read_call(generation_config, model, max_new_tokens)
+        prompt = _find_continued_ids(prompt, decoder_input_ids, find_decoder_start(generation_config, model))
+        prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
+        call = read_settings(
+            generation_config,
+            model,
+            max_new_tokens,
+            prompt_length=prompt_length,
+            grammar=self.config,
+            symbols=self.symbols,
+        )
         if call.max_new_tokens is not None and call.max_new_tokens < 1:
             raise ConstraintError(f"max_new_tokens is at least 1; got {call.max_new_tokens}")
-        if self.config.force_block == "somewhere" and call.other_ends:
-            raise ConstraintError(
-                f"{call.other_ends[0]} may end an answer before its forced block, which a processor cannot foresee; "
-                "leave it out, or take force_block='first'"
-            )
-        prompt = call.find_continued_ids(prompt, decoder_input_ids)
         bound = copy.copy(self)
         if call.eos_token_ids is not None:
             # Ids beyond the tokenizer are always masked, so that they cannot end anything.
             bound._set_eos(tuple(token_id for token_id in call.eos_token_ids if token_id < self.vocab.size))
-        bound._prompt_length = prompt if isinstance(prompt, int) else prompt.shape[1]
+        bound._prompt_length = prompt_length
         bound._max_new_tokens = call.max_new_tokens
         grammar = self.grammar
         needed = grammar.count_tokens_to_end(grammar.initial)
@@ -313,53 +319,13 @@ class PerceptionLogitsProcessor(LogitsProcessor):
         return {"box": "inside a box", "first": "at the beginning of the answer"}.get(kind, "in text")
 
 
-class _Call(NamedTuple):
-    """What a call of `generate` will do, as far as its configuration and its model say.
-
-    Attributes:
-        eos_token_ids: The ids that end a sequence; None where nothing names them.
-        max_new_tokens: The budget, None where nothing sets it.
-        other_ends: Settings that end an answer otherwise than by an id or the budget.
-        decoder_start: The start token of an encoder-decoder's decoder, -1 if it is not known; None where the model is a
-            decoder alone, or neither model nor config names one.
-    """
-
-    eos_token_ids: tuple[int, ...] | None
-    max_new_tokens: int | None
-    other_ends: tuple[str, ...]
-    decoder_start: int | None
-
-    def find_continued_ids(self, prompt: Tensor | int, decoder_input_ids: Tensor | None) -> Tensor | int:
-        """What is continued, ids or their number; transformers puts a start token before a decoder's ids."""
-        if decoder_input_ids is None:
-            return 1 if self.decoder_start is not None and isinstance(prompt, Tensor) else prompt
-        start = self.decoder_start
-        if start is None or start < 0 or bool((decoder_input_ids[:, 0] == start).all()):
-            return decoder_input_ids
-        return torch.cat([decoder_input_ids.new_full((len(decoder_input_ids), 1), start), decoder_input_ids], 1)
-
-
-def _read_call(
-    generation_config: GenerationConfig | None, model: GenerationMixin | None, max_new_tokens: int | None
-) -> _Call:
-    """Read the generation config of a call, and the model's own for what the first leaves out."""
-    configs = (generation_config, getattr(model, "generation_config", None))
-
-    def find_setting(name: str) -> Any:
-        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
-
-    decoder_start = find_setting("decoder_start_token_id")
-    if model is not None and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        decoder_start = None
-    elif model is not None and decoder_start is None:
-        decoder_start = -1
-    eos_token_id = find_setting("eos_token_id")
-    return _Call(
-        eos_token_ids=None if eos_token_id is None else list_eos_ids(eos_token_id),
-        max_new_tokens=find_setting("max_new_tokens") if max_new_tokens is None else max_new_tokens,
-        other_ends=tuple(name for name in ("stop_strings", "max_time") if find_setting(name) is not None),
-        decoder_start=decoder_start,
-    )
+def _find_continued_ids(prompt: Tensor | int, decoder_input_ids: Tensor | None, start: int | None) -> Tensor | int:
+    """What is continued, ids or their number; transformers puts a start token before a decoder's ids."""
+    if decoder_input_ids is None:
+        return 1 if start is not None and isinstance(prompt, Tensor) else prompt
+    if start is None or start < 0 or bool((decoder_input_ids[:, 0] == start).all()):
+        return decoder_input_ids
+    return torch.cat([decoder_input_ids.new_full((len(decoder_input_ids), 1), start), decoder_input_ids], 1)
 
 
 # Generation in which tokens that the grammar leaves no choice about cost no forward pass of their own.
