@@ -24,6 +24,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_IMAGE_PIXELS",
     "ImageSource",
+    "check_image_header",
     "colorize_nearness",
     "find_images",
     "open_image",
@@ -79,6 +80,12 @@ def read_image_size(source: ImageSource) -> tuple[int, int]:
         width, height = image.size
         is_quarter_turn = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if is_quarter_turn else (width, height)
+
+
+def check_image_header(source: ImageSource) -> None:
+    """Read the header of an image, and nothing of its pixels; raises ImageError where it cannot be read."""
+    with _opened(source):
+        pass
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def check(
     records: Records,
     images: Annotated[bool, typer.Option(help="Report missing image files too.")] = True,
 ) -> None:
-    """List the problems of a file of records: damaged records, repeated ids, missing images."""
+    """List the problems of a file: damaged, malformed or contradictory records, repeated ids, missing images."""
     from perceptok.data import check_records
 
     problems = list(check_records(records, images=images))

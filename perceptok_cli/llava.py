@@ -497,13 +497,21 @@ def train(
     if dry:
         from perceptok.llava import dry_run
 
-        plan = dry_run(settings)
+        plan = dry_run(settings, progress=progress_bar)
         print_table("What the run would be", ("", "value"), plan.facts)
         typer.echo(f"\nthe first sample, {plan.sample}; supervised tokens stand between « and »:\n{plan.text}")
         return
     from perceptok.llava import finetune
 
-    result = finetune(settings)
+    is_main = settings.process_index == 0
+    try:
+        result = finetune(settings, progress=progress_bar)
+    except KeyboardInterrupt as error:
+        if is_main:
+            note(str(error))
+        raise typer.Exit(130) from error
+    if not is_main:
+        return
     if result.dropped:
         note(f"{result.dropped} records were too long and left out")
     note(f"{result.steps} steps on {result.samples} records, loss {result.loss:.4f}; adapter in {result.adapter}")

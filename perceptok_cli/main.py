@@ -34,6 +34,8 @@ app.command("demo")(demo.run_codec_demo)
 
 def main() -> None:
     """Run the command line; any error becomes one line on standard error and exit code 2."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too; before it is imported
     code = run_command(app)
     try:
         sys.stdout.flush()

@@ -48,4 +48,5 @@ from .sources import (
     ProceduralSource as ProceduralSource,
 )
 from .specialists.onnx_models import OnnxDepth as OnnxDepth
+from .supervision import find_supervision_problems as find_supervision_problems
 from .tasks import Plurals as Plurals

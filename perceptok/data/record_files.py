@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from perceptok.boxes import parse_boxes
 from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime, Task
+from perceptok.data.supervision import find_supervision_problems
 from perceptok.depth import block_from_text
 from perceptok.errors import MalformedBlockError, RecordError
 from perceptok.files import atomic_write, open_input, parse_json, stream_list
@@ -105,7 +106,8 @@ def read_records(
     Args:
         path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made. LLaVA JSON of other programs is read
             too.
-        task: Task of entries of other programs whose answer is in an unknown form.
+        task: Task of entries of other programs whose answer is in an unknown form; "other", with the regime
+            "instruction", reads all as general instruction data.
         regime: Regime of such entries.
         check_images: Raise for an image file that is missing.
 
@@ -135,7 +137,7 @@ class RecordProblem(NamedTuple):
 
 
 def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordProblem]:
-    """Find every problem of a file of records: damaged records, repeated ids, missing images.
+    """Find every problem of a file of records: damaged, malformed or contradictory ones, repeated ids, missing images.
 
     Args:
         path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made.
@@ -155,6 +157,8 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
         if hash(record.id) in seen:
             yield RecordProblem(name, f"the id {record.id!r} occurs twice")
         seen.add(hash(record.id))
+        for reason in find_supervision_problems(record):
+            yield RecordProblem(name, f"record {record.id!r}: {reason}")
         if images:
             for image in _find_missing_images(record, source.parent):
                 yield RecordProblem(name, f"record {record.id!r}: {image} not found")
@@ -342,7 +346,7 @@ def _make_record(
         return PerceptionRecord.from_dict({**rest, **values}, name)
     if not turns or turns[-1]["role"] != "assistant":
         raise RecordError(f"{name}: expected a conversation that ends with an answer")
-    parsed = _parse_answer(turns[-1]["text"], name)
+    parsed = _ParsedAnswer() if task == "other" else _parse_answer(turns[-1]["text"], name)
     task, regime = task or parsed.task, regime or parsed.regime
     if task is None or regime is None:
         raise RecordError(

@@ -21,8 +21,8 @@ from perceptok.vocabulary import sanitize_text
 
 __all__ = ["IMAGE_TAG", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "TokenReading", "Turn"]
 
-Task = Literal["depth", "counting"]
-Regime = Literal["atomic", "cot", "direct"]
+Task = Literal["depth", "counting", "other"]
+Regime = Literal["atomic", "cot", "direct", "instruction"]
 
 TokenReading = Literal["meant", "text"]
 """Whether perception tokens in the user's texts, such as `<PIXEL_3>`, are "meant" as tokens or are ordinary "text"."""
@@ -134,8 +134,9 @@ class PerceptionRecord:
         id: Unique within its file.
         images: Paths relative to the records' folder, with `/`; the images precede the first turn.
         turns: "user" and "assistant" alternate, the user first. A test record may end with the user.
-        task: "depth" or "counting".
-        regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer) or "direct" (the answer alone).
+        task: "depth", "counting", or "other" (general instruction data).
+        regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer), "direct" (the answer alone), or
+            "instruction" (task "other"; without evidence, and possibly without an image).
         difficulty: Larger = harder, >= 0.
         frame: Geometry of the image in the model's square; None if unknown.
         answer: The correct answer, a letter or a number; None where only perception tokens are asked for.
@@ -181,6 +182,10 @@ class PerceptionRecord:
             _refuse("regime", f"one of {', '.join(get_args(Regime))}", self.regime)
         if self.tokens not in get_args(TokenReading):
             _refuse("tokens", f"one of {', '.join(get_args(TokenReading))}", self.tokens)
+        if (self.task == "other") != (self.regime == "instruction"):
+            _refuse("task", "'other' together with the regime 'instruction'", f"{self.task} {self.regime}")
+        if self.task == "other" and self.evidence != Evidence():
+            _refuse("evidence", "nothing for the task 'other'", self.evidence.to_dict())
         if not 0 <= self.difficulty <= _MAX_FLOAT:
             _refuse("difficulty", "a finite number >= 0", self.difficulty)
         if len({*self.choices}) != len(self.choices):

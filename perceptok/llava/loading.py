@@ -466,7 +466,7 @@ def encode_inputs(
     Args:
         processor: The model's processor.
         texts: With an image token for each image.
-        images: The images of each text, framed.
+        images: The images of each text, framed; none of a text without an image.
         suffixes: Token ids after the last image of each text, as the tokenizer alone gives them.
         padding_side: Where shorter texts are padded.
 
@@ -480,7 +480,7 @@ def encode_inputs(
     options = {"add_special_tokens": False} if all(_starts_with_bos(processor, text) for text in texts) else {}
     inputs = dict(
         processor(
-            images=[list(group) for group in images],
+            images=[list(group) for group in images] if any(map(len, images)) else None,
             text=list(texts),
             padding=True,
             padding_side=padding_side,

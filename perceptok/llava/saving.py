@@ -315,6 +315,7 @@ def load_adapter(
     prepare_processor(processor, model, rule)
     set_perception_settings(model, vocab, rule, record.system)
     with (
+        quiet_peft(),
         _translate_errors(Path(folder)),
         translate_errors(CheckpointError, f"{folder}: the adapter does not fit its base {source}"),
     ):
@@ -325,6 +326,14 @@ def load_adapter(
     wrapped.train(trainable)
     system = get_perception_settings(model).get("system")
     return LoadedAdapter(wrapped, processor, vocab, codec, rule, system, record.config)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Ignore the FutureWarning of a name that transformers renamed and peft still reads; nothing here depends on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
@@ -492,7 +501,8 @@ def export_adapter(
         }
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _save_base(_remove_lora(loaded.model), loaded, place / "base")
-        again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
+        with quiet_peft():
+            again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
         logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
         _check_logits(logits, expected, str(target), tolerance=1e-3)
     return target

@@ -149,6 +149,17 @@ class PerceptionSettings:
     records: tuple[str, ...] = _setting(
         "Files of records (.jsonl, .json, .parquet); images are relative to each. Required.", ()
     )
+    instruction_records: tuple[str, ...] = _setting(
+        "Files of general instruction data (LLaVA JSON: visual questions, captions, text alone) that are mixed in, so "
+        "that the model does not forget what it can do; trained by plain cross entropy.",
+        (),
+    )
+    instruction_share: float = _setting(
+        "Share of every step's samples that are instruction data, where there is some.", 0.1
+    )
+    allow_changed_records: bool = _setting(
+        "Resume although the records are not those that the last checkpoint was trained on.", False
+    )
     regimes: tuple[Regime, ...] = _setting(
         "Regimes to train on, such as [direct] for a baseline without perception tokens; empty for all records.", ()
     )
@@ -199,6 +210,10 @@ class PerceptionSettings:
         if self.load_in_4bit and self.load_in_8bit:
             raise ConfigError("load_in_4bit and load_in_8bit exclude each other")
         _require_positive(self, "max_length")
+        if "instruction" in self.regimes:
+            raise ConfigError("regimes are those of records; instruction data is mixed in by instruction_records")
+        if not 0 < self.instruction_share < 1:
+            raise ConfigError(f"instruction_share is a share in (0, 1); got {self.instruction_share}")
         if len({*self.regimes}) != len(self.regimes):
             raise ConfigError(f"regimes are named once; got {', '.join(self.regimes)}")
         if self.effective_batch_size is not None:
@@ -206,6 +221,12 @@ class PerceptionSettings:
 
 
 _OWN = tuple(setting.name for setting in fields(PerceptionSettings))
+
+_NOT_SAVED = ("allow_changed_records",)
+"""Settings of one call, not of the run."""
+
+_LISTS = ("records", "instruction_records", "regimes", "target_modules")
+"""Settings that take a single value for a list of one."""
 
 _FIXED: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "samples carry more than the model's inputs"),
@@ -282,7 +303,10 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
     ddp_find_unused_parameters: bool | None = _setting("Search for unused parameters under DDP.", False)
 
     def __post_init__(self) -> None:
-        PerceptionSettings.__post_init__(self)
+        own = {name: _to_plain_types(name, getattr(self, name)) for name in _OWN}
+        settings = config_from_dict(PerceptionSettings, own, name=type(self).__name__)
+        for name in _OWN:
+            setattr(self, name, getattr(settings, name))
         for name in ("model_name_or_path", "records", "output_dir"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is required")
@@ -391,14 +415,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """
         path = find_config_file(path, "llava")
         values = read_mapping(path)
-        lists = ("records", "regimes", "lora.target_modules")
-        apply_overrides(
-            values,
-            {
-                name: [value] if name in lists and isinstance(value, str) else value
-                for name, value in (overrides or {}).items()
-            },
-        )
+        apply_overrides(values, overrides or {})
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -419,16 +436,15 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             raise ConfigError(
                 "effective_batch_size determines gradient_accumulation_steps; set one of them and leave the other out"
             )
-        own = {key: values[key] for key in values if key in _OWN}
-        settings = config_from_dict(PerceptionSettings, own, name=cls.__name__)
         hints = get_type_hints(cls)
-        arguments = {key: _check_type(values[key], hints[key], key) for key in values if key not in _OWN}
-        return cls(**{name: getattr(settings, name) for name in _OWN}, **arguments)
+        return cls(
+            **{key: value if key in _OWN else _check_type(value, hints[key], key) for key, value in values.items()}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types: perceptok's own settings, and those of TrainingArguments that differ from their defaults."""
         everything = super().to_dict()  # type: ignore[no-untyped-call]
-        values = {name: getattr(self, name) for name in _OWN}
+        values = {name: getattr(self, name) for name in _OWN if name not in _NOT_SAVED}
         skipped = {*_OWN, *_DERIVED, *(() if torch.accelerator.is_available() else ("use_cpu",))}
         if not self.fsdp:
             skipped.add("fsdp_config")  # filled in by TrainingArguments
@@ -463,7 +479,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """
         own = self.to_dict()
         for name in (*_OWN, *_LEARNING):
-            if name != "monitoring" and own.get(name) != other.get(name):
+            if name not in ("monitoring", *_NOT_SAVED) and own.get(name) != other.get(name):
                 return name, other.get(name), own.get(name)
         return None
 
@@ -523,6 +539,17 @@ def _default_of(setting: Field[Any]) -> Any:
     if setting.default is not MISSING:
         return _to_json_types(setting.default)
     return _to_json_types(setting.default_factory()) if setting.default_factory is not MISSING else MISSING
+
+
+def _to_plain_types(name: str, value: Any) -> Any:
+    """A setting as `config_from_dict` takes it: a path as text, a single value where a list is meant as one of one."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if name in _LISTS and isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return {key: _to_plain_types(str(key), inner) for key, inner in value.items()}
+    return [_to_plain_types("", inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _to_json_types(value: Any) -> Any:

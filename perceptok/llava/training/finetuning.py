@@ -4,35 +4,58 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers import PrinterCallback
 
 from perceptok.depth import DepthCodec
-from perceptok.errors import MissingExtraError, OutputError, TrainingError
-from perceptok.files import atomic_write, parse_json, read_input
+from perceptok.errors import MissingExtraError, TrainingError
 from perceptok.llava.loading import load_llava
-from perceptok.llava.saving import load_adapter
+from perceptok.llava.saving import load_adapter, quiet_peft
 from perceptok.llava.training.config import FinetuneConfig
-from perceptok.llava.training.monitoring import GenerationMonitor, RunLog, check_report_to, has_perception_tokens
+from perceptok.llava.training.monitoring import (
+    GenerationMonitor,
+    ProgressLines,
+    check_report_to,
+    has_perception_tokens,
+)
 from perceptok.llava.training.objective import Objective, make_lora_config, parameter_groups
-from perceptok.llava.training.samples import Collator, RecordSamples, SoftTeacher, TrainingSample, read_samples
-from perceptok.llava.training.sampling import Curriculum, MicroBatches, count_steps, make_curriculum
+from perceptok.llava.training.run_folder import (
+    RunLog,
+    check_checkpoint,
+    fingerprint_records,
+    hold_run_folder,
+    read_run_config,
+    write_run_config,
+)
+from perceptok.llava.training.samples import (
+    Collator,
+    Progress,
+    RecordSamples,
+    SoftTeacher,
+    TrainingSample,
+    read_samples,
+    show_no_progress,
+)
+from perceptok.llava.training.sampling import (
+    Curriculum,
+    MicroBatches,
+    count_epoch_samples,
+    count_steps,
+    make_curriculum,
+)
 from perceptok.llava.training.trainer import PerceptionTrainer, find_last_checkpoint
 from perceptok.precision import computes_fast
 from perceptok.tokens import DEPTH
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["DryRun", "Fact", "FinetuneResult", "PreparedRun", "dry_run", "finetune", "mark_supervised", "prepare_run"]
-
-_CONFIG_FILE = "train.json"
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,8 @@ class PreparedRun:
         curriculum: The samples of each step.
         steps: Number of optimizer steps.
         step_size: Number of samples of a step, over all processes.
+        epoch_samples: Number of samples of an epoch.
+        fingerprints: SHA-256 of the files of records.
         checkpoint: The checkpoint to resume from, or None.
     """
 
@@ -78,71 +103,94 @@ class PreparedRun:
     curriculum: Curriculum
     steps: int
     step_size: int
+    epoch_samples: int
+    fingerprints: dict[str, str]
     checkpoint: Path | None
 
 
-def finetune(config: FinetuneConfig) -> FinetuneResult:
+def finetune(config: FinetuneConfig, *, progress: Progress = show_no_progress) -> FinetuneResult:
     """Fine-tune a multimodal model on records, or resume an interrupted run.
 
     Started by `accelerate launch` it runs in several processes (DDP, FSDP2, DeepSpeed). A run of the same
-    configuration resumes from its last checkpoint, in the middle of an epoch, with the samples that would have come
-    next.
+    configuration and records resumes from its last checkpoint, in the middle of an epoch, with the samples that would
+    have come next.
 
     Args:
         config: The configuration. `output_dir` receives `adapter/` (for `load_adapter`), `checkpoint-N/`, `logs/` and
             `train.json`, the configuration that ran.
+        progress: Shows the progress of checking images.
 
     Raises:
-        TrainingError: The folder holds a run of another configuration or a finished one; no record is left; the loss
-            is NaN.
+        TrainingError: The folder holds a run of another configuration or a finished one, or a damaged checkpoint; the
+            records changed; no record is left; the loss is NaN.
         RecordError: A record or its image cannot be used; the message names it.
         ConfigError: Settings that contradict each other or the records.
-        OutputError: The folder cannot be made, or a checkpoint cannot be written; the one before is complete.
+        OutputError: Another process trains in the folder, it cannot be made, or a checkpoint cannot be written; the one
+            before is complete.
         MissingExtraError: peft, or a logger named in `report_to`, is not installed.
+        KeyboardInterrupt: Of the user; its text says where the run stopped and how it is resumed.
     """
     check_report_to(config.report_to)
     # TrainingArguments sets up the process state: anew, so that an earlier run in this process has no influence.
     config = replace(config)
-    run = prepare_run(config, processes=config.world_size)
     output = Path(str(config.output_dir))
     is_main = config.process_index == 0
-    if is_main:
-        _write_config(output, config)
-    log = RunLog(output / "logs") if is_main else None
-    if log is not None:
-        log.forget_after(0 if run.checkpoint is None else int(run.checkpoint.name.rpartition("-")[2]))
-    trainer = _make_trainer(config, run, log)
-    with _without_checkpointing_warning():
-        outcome = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
-        trainer.save_adapter_to(output / "adapter", verify="reload")
+    _require_same_run(output, config)
+    trainer: PerceptionTrainer | None = None
+    try:
+        with hold_run_folder(output, is_main=is_main):
+            run = prepare_run(config, processes=config.world_size, progress=progress)
+            log = None
+            if is_main:
+                write_run_config(output, config.to_dict())
+                log = RunLog(output / "logs")
+                log.forget_after(0 if run.checkpoint is None else int(run.checkpoint.name.rpartition("-")[2]))
+            trainer = _make_trainer(config, run, log)
+            with quiet_peft():
+                checkpoint = None if run.checkpoint is None else str(run.checkpoint)
+                outcome = trainer.train(resume_from_checkpoint=checkpoint)
+                trainer.save_adapter_to(output / "adapter", verify="reload")
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_describe_interruption(output, trainer)) from error
     if is_main and config.push_to_hub:
         _push_adapter(output / "adapter", str(trainer.hub_model_id), config)
     samples = run.samples
     return FinetuneResult(output / "adapter", run.steps, float(outcome.training_loss), len(samples), samples.dropped)
 
 
-def _write_config(output: Path, config: FinetuneConfig) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{output}: the run's folder cannot be made ({error.strerror}); choose another output_dir"
-        ) from error
-    with atomic_write(output / _CONFIG_FILE, force=True) as file:
-        file.write((json.dumps(config.to_dict(), indent=1) + "\n").encode())
+def _describe_interruption(output: Path, trainer: PerceptionTrainer | None) -> str:
+    """Where a run stopped, and where it is going to resume."""
+    where = "before its first step" if trainer is None else f"at step {trainer.state.global_step}"
+    checkpoint = find_last_checkpoint(output)
+    resumed = "starts it again" if checkpoint is None else f"resumes it from {checkpoint}"
+    return f"the training was interrupted {where}; the same command {resumed}"
 
 
 def _make_trainer(config: FinetuneConfig, run: PreparedRun, log: RunLog | None) -> PerceptionTrainer:
     args = copy.copy(config)
     args.max_steps = run.steps
-    if config.process_index:
-        args.disable_tqdm = True
+    shows_lines = not config.process_index and not config.disable_tqdm and not sys.stderr.isatty()
+    args.disable_tqdm = config.disable_tqdm or bool(config.process_index) or shows_lines
     size = config.per_device_train_batch_size
     batches = MicroBatches(run.curriculum, batch_size=size, rank=config.process_index, world_size=config.world_size)
     teacher = SoftTeacher.from_settings(config.objective, run.codec)
     collator = Collator(run.processor, run.vocab, config.frame_rule, teacher)
     objective = Objective(config.objective, run.vocab, run.codec)
-    trainer = PerceptionTrainer(run.model, args, run.samples, batches, collator, objective, run.codec, log=log)
+    trainer = PerceptionTrainer(
+        run.model,
+        args,
+        run.samples,
+        batches,
+        collator,
+        objective,
+        run.codec,
+        epoch_samples=run.epoch_samples,
+        log=log,
+        fingerprints=run.fingerprints,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints a dictionary for each line of the log
+    if shows_lines:
+        trainer.add_callback(ProgressLines())
     is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if config.monitoring.generate_steps and not is_sharded and config.process_index == 0:
         trainer.monitor = _make_monitor(config, run)
@@ -179,29 +227,27 @@ def _push_adapter(folder: Path, repo_id: str, config: FinetuneConfig) -> None:
     upload_folder(repo_id=repo_id, folder_path=folder, token=config.hub_token, revision=config.hub_revision)
 
 
-@contextmanager
-def _without_checkpointing_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        yield
-
-
-def prepare_run(config: FinetuneConfig, *, processes: int = 1) -> PreparedRun:
+def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progress = show_no_progress) -> PreparedRun:
     """Load, extend and wrap the model, read the records and find the checkpoint to resume from; writes nothing.
 
     Args:
         config: The configuration.
         processes: Number of processes of the run.
+        progress: Shows the progress of checking images.
 
     Raises:
-        TrainingError: The folder holds a run of another configuration, or a finished one; no record is left.
-        RecordError: A record cannot be used; the message names it.
+        TrainingError: The folder holds a run of another configuration or of other records, a finished one, or a damaged
+            checkpoint; no record is left.
+        RecordError: A record or its image cannot be used; the message names it.
         MissingExtraError: peft is not installed.
     """
     output = Path(str(config.output_dir))
     _require_same_run(output, config)
-    codec = DepthCodec.from_pretrained(config.codec)
+    fingerprints = fingerprint_records([*config.records, *config.instruction_records])
     checkpoint = find_last_checkpoint(output)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, fingerprints, allow_changed_records=config.allow_changed_records)
+    codec = DepthCodec.from_pretrained(config.codec)
     model, processor, vocab = _load_model(config, codec, checkpoint)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -213,16 +259,30 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1) -> PreparedRun:
         processor,
         vocab,
         config.frame_rule,
+        instructions=config.instruction_records,
         max_length=config.max_length,
         too_long=config.too_long,
         codec_fingerprint=codec.fingerprint,
         regimes=config.regimes,
         system=config.system,
+        progress=progress,
+        share=(config.process_index, config.world_size),
     )
     step_size = config.count_step_samples(processes)
     steps = count_steps(config, samples, step_size)
-    curriculum = make_curriculum(config, samples, steps, step_size)
-    return PreparedRun(model, processor, vocab, codec, samples, curriculum, steps, step_size, checkpoint)
+    return PreparedRun(
+        model,
+        processor,
+        vocab,
+        codec,
+        samples,
+        make_curriculum(config, samples, steps, step_size),
+        steps,
+        step_size,
+        count_epoch_samples(config, samples),
+        fingerprints,
+        checkpoint,
+    )
 
 
 def _load_model(
@@ -253,17 +313,14 @@ def _load_model(
         dtype=dtype,
         seed=config.seed,
     )
-    with _without_checkpointing_warning():
+    with quiet_peft():
         return peft.get_peft_model(model, make_lora_config(model, vocab, config)), processor, vocab
 
 
 def _require_same_run(output: Path, config: FinetuneConfig) -> None:
-    path = output / _CONFIG_FILE
-    if not path.exists():
+    earlier = read_run_config(output)
+    if earlier is None:
         return
-    earlier = parse_json(read_input(path), str(path), TrainingError)
-    if not isinstance(earlier, Mapping):
-        raise TrainingError(f"{path} is not a run's configuration; choose another output_dir")
     if (difference := config.difference(earlier)) is not None:
         name, before, now = difference
         raise TrainingError(
@@ -298,17 +355,18 @@ class DryRun(NamedTuple):
     text: str
 
 
-def dry_run(config: FinetuneConfig, *, processes: int = 1) -> DryRun:
+def dry_run(config: FinetuneConfig, *, processes: int = 1, progress: Progress = show_no_progress) -> DryRun:
     """Load and check everything, and train nothing.
 
     Args:
         config: The configuration.
         processes: Number of processes of the run.
+        progress: Shows the progress of checking images.
 
     Raises:
         PerceptokError: Any error that would stop the run before its first step.
     """
-    run = prepare_run(config, processes=processes)
+    run = prepare_run(config, processes=processes, progress=progress)
     first = run.samples.samples[0]
     return DryRun(tuple(_facts(config, run)), first.id, mark_supervised(first, run.processor))
 

@@ -1,15 +1,18 @@
-"""What is logged in training: a JSON line for each log, generated answers, and images for TensorBoard and W&B."""
+"""What is shown of a training: progress, generated answers, and images for TensorBoard and W&B."""
 
 from __future__ import annotations
 
-import json
+import math
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from perceptok.decoding import parse_generation
 from perceptok.errors import MissingExtraError
@@ -23,28 +26,32 @@ from perceptok.vocabulary import PerceptionVocabulary
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
 
-__all__ = ["GenerationMonitor", "RunLog", "check_report_to", "has_perception_tokens", "log_images"]
+__all__ = ["GenerationMonitor", "ProgressLines", "check_report_to", "has_perception_tokens", "log_images"]
+
+_SECONDS_BETWEEN_LINES = 60
 
 
-class RunLog:
-    """The log file of a run, `log.jsonl`: one JSON object for each logged step."""
+class ProgressLines(TrainerCallback):
+    """A line on standard error at most once a minute, for logs that are not a terminal."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a log; lines are appended to an existing one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "log.jsonl"
+    def __init__(self) -> None:
+        self._begun = self._written = time.monotonic()
+        self._first_step = 0
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines after the step that a run resumes from."""
-        if self.path.exists():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            remaining = [line for line in lines if json.loads(line)["step"] <= step]
-            self.path.write_text("".join(f"{line}\n" for line in remaining), encoding="utf-8")
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Remember where the training begins."""
+        self._begun, self._written, self._first_step = time.monotonic(), -math.inf, state.global_step
 
-    def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the step, the loss and the time that is left."""
+        now = time.monotonic()
+        if not logs or "loss" not in logs or now - self._written < _SECONDS_BETWEEN_LINES:
+            return
+        self._written = now
+        steps = max(1, state.global_step - self._first_step)
+        left = timedelta(seconds=round((now - self._begun) / steps * (state.max_steps - state.global_step)))
+        sys.stderr.write(f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.4f}, {left} left\n")
+        sys.stderr.flush()
 
 
 def check_report_to(names: str | Sequence[str] | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perceptok.errors import ConfigError
+from perceptok.errors import ConfigError, TrainingError
 from perceptok.llava.training.config import FinetuneConfig, ObjectiveSettings
 from perceptok.llava.training.samples import IGNORE_INDEX
 from perceptok.losses import distillation_loss, next_token_targets, reconstruction_loss
@@ -134,11 +134,14 @@ class BatchLoss(NamedTuple):
         total: A scalar, for the backward pass.
         sums: (B,) cross entropy of each sample, summed over its supervised tokens, detached.
         counts: (B,) number of supervised tokens of each sample.
+        terms: The terms before their weights, by the names of `ObjectiveSettings`, each this batch's part of the
+            step's mean; scalars, detached.
     """
 
     total: Tensor
     sums: Tensor
     counts: Tensor
+    terms: dict[str, Tensor]
 
 
 class Objective:
@@ -184,16 +187,17 @@ class Objective:
         losses = F.cross_entropy(logits[supervised].float(), next_labels[supervised], reduction="none")
         num_tokens = torch.as_tensor(num_tokens, device=losses.device).clamp(min=1)
         num_codes = num_codes.to(losses.device).clamp(min=1)
-        total = self.settings.cross_entropy * losses.sum() / num_tokens
+        terms = {"cross_entropy": losses.sum() / num_tokens}
         has_codes = self.vocab.has(DEPTH)
         if self.settings.distillation and has_codes:
             distilled = self._distill(logits, input_ids, labels, losses, supervised, teacher)
-            total = total + self.settings.distillation * distilled / num_codes
+            terms["distillation"] = distilled / num_codes
         if self.settings.reconstruction and has_codes:
-            total = total + self.settings.reconstruction * self._reconstruct(logits, input_ids, labels, num_codes)
+            terms["reconstruction"] = self._reconstruct(logits, input_ids, labels, num_codes)
+        total = sum((getattr(self.settings, name) * term for name, term in terms.items()), torch.zeros(()).to(losses))
         rows = supervised.nonzero()[:, 0]
         sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses.detach())
-        return BatchLoss(total, sums, supervised.sum(dim=1))
+        return BatchLoss(total, sums, supervised.sum(dim=1), {name: term.detach() for name, term in terms.items()})
 
     def _distill(
         self,
@@ -227,6 +231,11 @@ class Objective:
         if self.codec.device != logits.device:
             self.codec.to(logits.device)
         targets = next_token_targets(input_ids, self.vocab, labels=labels)
+        if int(targets.mask.sum()) % _CODES_PER_BLOCK:
+            raise TrainingError(
+                f"Eq. 2 decodes whole blocks; the batch has {int(targets.mask.sum())} supervised depth codes, which is "
+                f"not a multiple of {_CODES_PER_BLOCK}"
+            )
         grids = targets.codes[targets.mask].view(-1, *DEPTH_GRID)
         maps = self.codec.decode(grids)
         error = reconstruction_loss(logits, maps, self.codec.decode_soft, self.alignment, self.vocab, targets.mask)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from perceptok.data import PerceptionRecord, SoftCodes, code_spread, read_records, render_record
+from perceptok.data import (
+    PerceptionRecord,
+    SoftCodes,
+    code_spread,
+    find_supervision_problems,
+    read_records,
+    render_record,
+)
 from perceptok.depth import DepthCodec
 from perceptok.errors import ImageError, RecordError, TrainingError
-from perceptok.images import open_image, read_image_size
+from perceptok.images import check_image_header, open_image, read_image_size
+from perceptok.jobs import map_in_order
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import encode_inputs, get_image_token
 from perceptok.llava.training.config import ObjectiveSettings
@@ -28,12 +39,22 @@ __all__ = [
     "IGNORE_INDEX",
     "NOT_FOR_MODEL",
     "Collator",
+    "Progress",
     "RecordSamples",
     "SoftTeacher",
     "TrainingSample",
     "make_codebook_teacher",
     "read_samples",
+    "show_no_progress",
 ]
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+"""A progress bar: a name and a count give a context whose value is called after each item."""
+
+_THREADS = 8
+_CHECKED_AHEAD = 1000
+_SHOWN = 5
+"""Images that one message lists."""
 
 IGNORE_INDEX = -100
 """Label of a token that is not supervised."""
@@ -51,7 +72,7 @@ class TrainingSample:
         group: Its task and regime, such as "depth/cot", for logs.
         images: Paths of its images.
         text: The conversation, with one image token of the model for each image.
-        suffix_ids: (N,) int32 token ids after the last image.
+        suffix_ids: (N,) int32 token ids after the last image, all of them without one.
         supervised: (N,) bool, which of them are supervised.
         length: Number of tokens, with those that the images become.
         soft: The codec's distribution for the map of the supervised block; None without a map or block.
@@ -70,6 +91,11 @@ class TrainingSample:
     def answer_ids(self) -> Tensor:
         """The supervised token ids, int64."""
         return torch.from_numpy(self.suffix_ids[self.supervised]).long()
+
+
+def show_no_progress(_: str, __: int) -> AbstractContextManager[Callable[..., None]]:
+    """A progress bar that shows nothing."""
+    return nullcontext(lambda *_: None)
 
 
 class RecordSamples(Dataset[TrainingSample]):
@@ -108,11 +134,14 @@ def read_samples(
     vocab: PerceptionVocabulary,
     frame: FrameRule,
     *,
+    instructions: Sequence[str] = (),
     max_length: int,
     too_long: str = "drop",
     codec_fingerprint: str | None = None,
     regimes: Sequence[str] = (),
     system: str | None = None,
+    progress: Progress = show_no_progress,
+    share: tuple[int, int] = (0, 1),
 ) -> RecordSamples:
     """Read files of records and render every record.
 
@@ -121,15 +150,19 @@ def read_samples(
         processor: The model's processor, extended.
         vocab: Its vocabulary.
         frame: How images are framed.
+        instructions: Files of general instruction data.
         max_length: Maximum length of a sample in tokens, its images' included.
         too_long: "drop" longer samples, or "refuse" them.
         codec_fingerprint: Fingerprint of the model's codec, which the records' codes have to be of; None to not check.
-        regimes: Regimes to read; empty for all.
+        regimes: Regimes to read, beside instructions; empty for all.
         system: The system sentence that conversations begin with; None for that of the chat template.
+        progress: Shows the progress of checking images.
+        share: Index and number of the processes that check images, each its share.
 
     Raises:
-        RecordError: A record cannot be read or rendered, has no image, its image is missing, or its codes are of
-            another codec.
+        RecordError: A record cannot be read or rendered, its answer is malformed or contradicts its evidence
+            (`find_supervision_problems`), it has no image, or its codes are of another codec; or images are missing or
+            have a header that cannot be read.
         TrainingError: No sample is left, or some are too long under "refuse"; the message says how many.
     """
     samples: list[TrainingSample] = []
@@ -137,11 +170,16 @@ def read_samples(
     long: list[TrainingSample] = []
     counter = _ImageTokenCounter(processor, frame)
     atomic_records = left_out = 0
-    for path, record in _read_all(paths):
+    for path, record in _read_all(paths, instructions):
         atomic_records += record.regime == "atomic"
-        if regimes and record.regime not in regimes:
+        if regimes and record.regime not in (*regimes, "instruction"):
             left_out += 1
             continue
+        if problems := find_supervision_problems(record):
+            raise RecordError(
+                f"{path}, record {record.id!r}: {problems[0]}; correct or remove the record (`perceptok data check` "
+                "lists all problems)"
+            )
         codec = record.evidence.codec
         if None not in (codec, codec_fingerprint) and codec != codec_fingerprint:
             raise RecordError(
@@ -160,18 +198,32 @@ def read_samples(
             f"{long[0].id!r} with {long[0].length} tokens: no block is ever truncated; raise max_length, or set "
             "too_long: drop"
         )
-    if not samples:
+    if not {*sample_regimes} - {"instruction"}:
         reason = f"all {len(long)} are longer than max_length={max_length}" if long else "the files are empty"
         if left_out and not long:
             reason = f"none of {left_out} is of the regimes {', '.join(regimes)}"
         raise TrainingError(f"no record to train on in {', '.join(paths)}: {reason}")
+    _check_images(samples, progress, share)
     return RecordSamples(samples, sample_regimes, atomic_records=atomic_records, dropped=len(long))
 
 
-def _read_all(paths: Sequence[str]) -> Iterator[tuple[Path, PerceptionRecord]]:
+def _read_all(paths: Sequence[str], instructions: Sequence[str]) -> Iterator[tuple[Path, PerceptionRecord]]:
+    """The records of all files, each with its file."""
     for path in paths:
         for record in read_records(path):
-            yield Path(path), record
+            yield _find_file(path), record
+    for path in instructions:
+        for record in read_records(path, task="other", regime="instruction"):
+            if record.regime != "instruction":
+                raise RecordError(
+                    f"{path}, record {record.id!r}: of the task {record.task!r}; instruction_records are general data, "
+                    "without evidence: name this file in records"
+                )
+            yield _find_file(path), record
+
+
+def _find_file(path: str) -> Path:
+    return Path(path) / "records.jsonl" if Path(path).is_dir() else Path(path)
 
 
 def _make_sample(
@@ -182,11 +234,14 @@ def _make_sample(
     counter: _ImageTokenCounter,
     system: str | None,
 ) -> TrainingSample:
-    if not record.images:
+    if not record.images and record.regime != "instruction":
         raise RecordError(f"record {record.id!r}: images: a training sample has at least one image; got none")
+    if not record.images and not counter.takes_text_alone:
+        raise RecordError(
+            f"record {record.id!r}: images: {type(processor).__name__} takes no text without an image; leave such "
+            "records out"
+        )
     images = tuple(folder / image for image in record.images)
-    if missing := [path for path in images if not path.is_file()]:
-        raise RecordError(f"record {record.id!r}: images: file not found: {missing[0]}")
     rendered = render_record(record, processor, vocab, system=system)
     ids = np.array(rendered.ids, dtype=np.int32)
     positions = np.flatnonzero(ids == counter.image_token_id)
@@ -195,11 +250,14 @@ def _make_sample(
             f"record {record.id!r}: the chat template shows {len(positions)} images, the record has {len(images)}; "
             "every image needs its place in the prompt"
         )
-    begin = int(positions[-1]) + 1
+    begin = int(positions[-1]) + 1 if len(positions) else 0
     mask = np.array(rendered.loss_mask)
     if mask[:begin].any():
         raise RecordError(f"record {record.id!r}: an answer comes before an image; put the images into the first turn")
-    length = len(ids) + sum(counter.count_added(path) for path in images)
+    try:
+        length = len(ids) + sum(counter.count_added(path) for path in images)
+    except ImageError as error:
+        raise RecordError(f"record {record.id!r}: images: {error}") from error
     sample = TrainingSample(
         record.id, f"{record.task}/{record.regime}", images, rendered.text, ids[begin:], mask[begin:], length
     )
@@ -216,6 +274,39 @@ def _supervised_codes(sample: TrainingSample, vocab: PerceptionVocabulary) -> Te
     return codes[codes >= 0]
 
 
+def _check_images(samples: Sequence[TrainingSample], progress: Progress, share: tuple[int, int]) -> None:
+    """Read the headers of this process's share of all images, in threads; raises RecordError that lists the faulty."""
+    record_of: dict[Path, str] = {}
+    for sample in samples:
+        for path in sample.images:
+            record_of.setdefault(path, sample.id)
+    images = list(record_of)[share[0] :: share[1]]
+    problems: list[str] = []
+    with progress("checking images", len(images)) as advance, ThreadPoolExecutor(_THREADS) as pool:
+        found = map_in_order(pool, _find_image_problem, images, ahead=_CHECKED_AHEAD)
+        for path, problem in zip(images, found, strict=True):
+            advance()
+            if problem is not None:
+                problems.append(f"record {record_of[path]!r}: images: {problem}")
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise RecordError(
+            f"{len(problems)} of {len(images)} images cannot be read: {shown}{more}. Restore them, or leave their "
+            "records out"
+        )
+
+
+def _find_image_problem(path: Path) -> str | None:
+    if not path.is_file():
+        return f"file not found: {path}"
+    try:
+        check_image_header(path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
 class _ImageTokenCounter:
     """Counts the tokens that an image adds to its image token; runs the processor once for each image size."""
 
@@ -224,6 +315,15 @@ class _ImageTokenCounter:
         self._by_size: dict[tuple[int, int], int] = {}
         self._image_token = get_image_token(processor)
         self.image_token_id = int(processor.tokenizer.convert_tokens_to_ids(self._image_token))
+
+    @cached_property
+    def takes_text_alone(self) -> bool:
+        """Whether the processor takes a text without an image; PaliGemma's does not."""
+        try:
+            self._processor(images=None, text=["text"], return_tensors="pt")
+        except (ValueError, TypeError, AttributeError, IndexError):
+            return False
+        return True
 
     def count_added(self, path: Path) -> int:
         size = (self._frame.size, self._frame.size) if self._frame.mode != "processor" else read_image_size(path)

@@ -17,9 +17,11 @@ from perceptok.losses import CurriculumSampler, LinearSchedule, Mixture, Schedul
 
 __all__ = [
     "Curriculum",
+    "InstructionSchedule",
     "MicroBatches",
     "OrderedSampler",
     "ProportionalSchedule",
+    "count_epoch_samples",
     "count_samples",
     "count_steps",
     "make_curriculum",
@@ -47,6 +49,29 @@ class ProportionalSchedule:
         """Shares of the regimes, the same at every step."""
         weights = np.array(list(self.weights.values()), dtype=np.float64)
         return np.asarray(weights / weights.sum())
+
+
+@dataclass(frozen=True)
+class InstructionSchedule:
+    """A schedule of regimes, of which a constant share goes to instruction data.
+
+    Attributes:
+        schedule: The schedule of the rest.
+        share: The share of instruction data, 0..1.
+    """
+
+    schedule: Schedule
+    share: float
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The regimes."""
+        return (*self.schedule.tasks, "instruction")
+
+    def probabilities(self, step: int, total_steps: int) -> np.ndarray:
+        """Shares of the regimes at a step."""
+        rest = self.schedule.probabilities(step, total_steps)
+        return np.append(rest * (1 - self.share), self.share)
 
 
 class OrderedSampler(Sampler[list[int]]):
@@ -111,9 +136,16 @@ def make_curriculum(config: FinetuneConfig, samples: RecordSamples, steps: int, 
     settings = config.curriculum
     seed = config.seed if config.data_seed is None else config.data_seed
     if settings.kind in ("aurora", "sequential"):
+        if "instruction" in samples.sizes:
+            raise ConfigError(
+                f"curriculum.kind: {settings.kind} is a fixed order, into which no instruction data is mixed; "
+                "set linear, temperature or proportional, or leave instruction_records out"
+            )
         order = make_pass_order(settings, samples, seed) if settings.kind == "aurora" else samples.file_order
         return OrderedSampler(order, samples.regimes, total_steps=steps, batch_size=step_size)
-    schedule = make_schedule(settings, samples.sizes)
+    schedule = make_schedule(settings, _without_instructions(samples.sizes))
+    if "instruction" in samples.sizes:
+        schedule = InstructionSchedule(schedule, config.instruction_share)
     return CurriculumSampler(samples.sizes, schedule, total_steps=steps, batch_size=step_size, seed=seed)
 
 
@@ -185,6 +217,10 @@ def make_schedule(settings: CurriculumSettings, sizes: Mapping[str, int]) -> Sch
     return LinearSchedule(others=others, first=settings.first, last=settings.last, passes=settings.passes)
 
 
+def _without_instructions(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {regime: size for regime, size in sizes.items() if regime != "instruction"}
+
+
 def count_samples(config: FinetuneConfig, sizes: Mapping[str, int]) -> int:
     """Number of samples of an epoch.
 
@@ -209,18 +245,28 @@ def _count_epoch(settings: CurriculumSettings, trained: Mapping[str, int], atomi
     )
 
 
+def count_epoch_samples(config: FinetuneConfig, samples: RecordSamples) -> int:
+    """Number of samples of an epoch, in which every record is drawn once; with the instruction data mixed in."""
+    epoch = _count_epoch(config.curriculum, _without_instructions(samples.sizes), samples.atomic_records)
+    return round(epoch / (1 - config.instruction_share)) if "instruction" in samples.sizes else epoch
+
+
 def count_steps(config: FinetuneConfig, samples: RecordSamples, step_size: int) -> int:
     """Number of optimizer steps: `max_steps` where it is positive, else as many as the epochs need."""
     if config.max_steps > 0:
         return config.max_steps
-    epoch = _count_epoch(config.curriculum, samples.sizes, samples.atomic_records)
-    return max(1, math.ceil(config.num_train_epochs * epoch / step_size))
+    return max(1, math.ceil(config.num_train_epochs * count_epoch_samples(config, samples) / step_size))
 
 
 class MicroBatches(Sampler[list[int]]):
     """The batches of one process: the steps of a curriculum, each split into equal parts.
 
     A step holds the same samples for any number of processes and accumulated batches.
+
+    Attributes:
+        curriculum: Gives the samples of each step.
+        batch_size: Batch size of each process.
+        parts: Number of batches of a step in this process.
     """
 
     def __init__(self, curriculum: Curriculum, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -236,15 +282,15 @@ class MicroBatches(Sampler[list[int]]):
         self.curriculum = curriculum
         self.batch_size = batch_size
         self._rank, self._world_size = rank, world_size
-        self._parts = curriculum.batch_size // (batch_size * world_size)
+        self.parts = curriculum.batch_size // (batch_size * world_size)
         self.drop_last = True
 
     def __len__(self) -> int:
         """Number of batches of this process."""
-        return len(self.curriculum) * self._parts
+        return len(self.curriculum) * self.parts
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.curriculum:
-            for part in range(self._parts):
+            for part in range(self.parts):
                 begin = (part * self._world_size + self._rank) * self.batch_size
                 yield step[begin : begin + self.batch_size]

@@ -9,6 +9,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,25 +25,28 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
-from perceptok.errors import ConfigError, TrainingError
+from perceptok.errors import ConfigError, PerceptokError, TrainingError
 from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import log_images
 from perceptok.llava.training.objective import (
+    BatchLoss,
     Objective,
     count_logits_to_keep,
     decoder_layer_class,
     frozen_norms,
     parameter_groups,
 )
+from perceptok.llava.training.run_folder import make_damage_error, write_fingerprints
 from perceptok.llava.training.samples import IGNORE_INDEX, NOT_FOR_MODEL, Collator, RecordSamples
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
-    from perceptok.llava.training.monitoring import GenerationMonitor, RunLog
+    from perceptok.llava.training.monitoring import GenerationMonitor
+    from perceptok.llava.training.run_folder import RunLog
     from perceptok.llava.training.sampling import MicroBatches
 
 __all__ = [
@@ -72,7 +76,9 @@ class PerceptionTrainer(Trainer):
         objective: Objective,
         codec: DepthCodec,
         *,
+        epoch_samples: int,
         log: RunLog | None = None,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         """Set up a training.
 
@@ -84,7 +90,9 @@ class PerceptionTrainer(Trainer):
             collator: Makes batches of samples.
             objective: The loss.
             codec: Saved with every adapter.
+            epoch_samples: Number of samples of an epoch.
             log: The log file, in the main process.
+            fingerprints: Those of the records, saved with every checkpoint.
 
         Raises:
             ConfigError: accelerate was set up for another precision.
@@ -107,8 +115,17 @@ class PerceptionTrainer(Trainer):
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
         self._frozen_norms = frozen_norms(model)
         self._codes: Tensor = torch.zeros((), dtype=torch.int64)
-        self._pending: list[tuple[list[str], Tensor, Tensor]] = []
+        self._pending: list[tuple[list[str], BatchLoss]] = []
         self._logged_step = 0
+        self._fingerprints = dict(fingerprints or {})
+        self._projector = [
+            parameter
+            for group in parameter_groups(model, args)
+            if group["name"] == "projector"
+            for parameter in group["params"]
+        ]
+        self._progress = _RunProgress(batches.curriculum.batch_size / epoch_samples)
+        self.add_callback(self._progress)
 
     @property
     def _module(self) -> torch.nn.Module:
@@ -178,9 +195,13 @@ class PerceptionTrainer(Trainer):
                 f"records {', '.join(map(repr, inputs['sample_ids']))}; no weight was updated with it. Check these "
                 "records, or lower learning_rate; the last checkpoint is complete"
             )
-        self._pending.append((inputs["groups"], loss.sums, loss.counts))
+        self._pending.append((inputs["groups"], loss._replace(total=loss.total.detach())))
+        total = loss.total
+        if not any(name.startswith("pixel_values") for name in inputs):
+            # A batch of text alone: DDP waits for a gradient of every trained weight.
+            total = total + 0.0 * sum(parameter.sum() for parameter in self._projector)
         # DDP averages gradients over the processes, and this loss is a part of the sum over them.
-        total = loss.total * self.args.world_size
+        total = total * self.args.world_size
         return (total, outputs) if return_outputs else total
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -194,10 +215,11 @@ class PerceptionTrainer(Trainer):
     # Logs -----------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss of each task and regime and the shares that were drawn, and write a line of the log file."""
+        """Add the loss by term, task and regime, learning rates and the shares drawn, and write a line of the log."""
         step = self.state.global_step
         if "loss" in logs:
-            logs |= self._losses_by_group()
+            logs |= self._summarize_losses()
+            logs |= self._progress.learning_rates
             mixture = self._batches.curriculum.mixture(self._logged_step, step)
             logs |= {f"share/{regime}": share for regime, share in mixture.shares.items()}
             self._logged_step = step
@@ -210,19 +232,28 @@ class PerceptionTrainer(Trainer):
         if self._log_file is not None:
             self._log_file.write(step, {key: value for key, value in logs.items() if isinstance(value, int | float)})
 
-    def _losses_by_group(self) -> dict[str, float]:
-        """Mean cross entropy of each task and regime since the last line, over all processes."""
-        losses = [
-            loss
-            for groups, sums, counts in self._pending
-            for loss in zip(groups, sums.tolist(), counts.tolist(), strict=True)
-        ]
+    def _summarize_losses(self) -> dict[str, float]:
+        """Mean of each term, and mean cross entropy of each task and regime, since the last line, over all processes.
+
+        The terms are those of the objective before their weights.
+        """
+        groups: list[tuple[str, float, float]] = []
+        terms: dict[str, float] = defaultdict(float)
+        for names, loss in self._pending:
+            groups += zip(names, loss.sums.tolist(), loss.counts.tolist(), strict=True)
+            for name, term in loss.terms.items():
+                terms[name] += float(term) * self._batches.parts / len(self._pending)
         self._pending.clear()
         totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for group, total, count in itertools.chain.from_iterable(self._gather_objects(losses)):
-            totals[group][0] += total
-            totals[group][1] += count
-        return {f"loss/{group}": total / max(1.0, count) for group, (total, count) in sorted(totals.items())}
+        summed: dict[str, float] = defaultdict(float)
+        for part_groups, part_terms in self._gather_objects((groups, dict(terms))):
+            for group, total, count in part_groups:
+                totals[group][0] += total
+                totals[group][1] += count
+            for name, value in part_terms.items():
+                summed[name] += value
+        means = {group: total / max(1.0, count) for group, (total, count) in sorted(totals.items())}
+        return {f"loss/{name}": value for name, value in (summed | means).items()}
 
     def _gather_objects(self, value: Any) -> list[Any]:
         """The values of all processes, in their order."""
@@ -275,6 +306,9 @@ class PerceptionTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.is_deepspeed_enabled:
             super()._save_checkpoint(model, trial)
+            if self.args.process_index == 0:
+                folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+                write_fingerprints(folder, self._fingerprints)
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = {
@@ -291,6 +325,7 @@ class PerceptionTrainer(Trainer):
             ) as folder:
                 self._save_adapter(folder / "adapter", self.accelerator.unwrap_model(self.model), "file", weights)
                 write_state(folder, state)
+                write_fingerprints(folder, self._fingerprints)
                 self.state.save_to_json(str(folder / "trainer_state.json"))
             if self.args.save_total_limit:
                 _remove_old_checkpoints(output, self.args.save_total_limit)
@@ -303,19 +338,49 @@ class PerceptionTrainer(Trainer):
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        state = read_state(Path(checkpoint))
-        options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self._module, _unwrap(self.optimizer), state["optimizer"], options=options)
-        self.lr_scheduler.load_state_dict(state["scheduler"])  # type: ignore[union-attr]
-        self._logged_step = state["logged_step"]
+        with _name_damage(checkpoint):
+            state = read_state(Path(checkpoint))
+            options = StateDictOptions(full_state_dict=True)
+            set_optimizer_state_dict(self._module, _unwrap(self.optimizer), state["optimizer"], options=options)
+            self.lr_scheduler.load_state_dict(state["scheduler"])  # type: ignore[union-attr]
+            self._logged_step = int(state["logged_step"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_rng_state(checkpoint)
             return
-        generators = read_state(Path(checkpoint))["random"]
-        if len(generators) == self.args.world_size:
-            _set_random_state(generators[self.args.process_index])
+        with _name_damage(checkpoint):
+            generators = read_state(Path(checkpoint))["random"]
+            if len(generators) == self.args.world_size:
+                _set_random_state(generators[self.args.process_index])
+
+
+class _RunProgress(TrainerCallback):
+    """Counts epochs by samples, as the Trainer takes all steps for one epoch; keeps the learning rates of a step."""
+
+    def __init__(self, epochs_per_step: float) -> None:
+        self._epochs_per_step = epochs_per_step
+        self.learning_rates: dict[str, float] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep the learning rate of each parameter group, before the schedule's next step."""
+        groups = _unwrap(kwargs["optimizer"]).param_groups
+        self.learning_rates = {f"learning_rate/{group.get('name')}": float(group["lr"]) for group in groups}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Set the epoch before it is logged and saved."""
+        state.epoch = state.global_step * self._epochs_per_step
+
+
+@contextmanager
+def _name_damage(checkpoint: str) -> Iterator[None]:
+    """Translate what torch raises for the values of a damaged state into an error that names its file."""
+    try:
+        yield
+    except PerceptokError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        raise make_damage_error(Path(checkpoint) / _VALUES_FILE, error) from error
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:
@@ -370,9 +435,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / _TENSORS_FILE)
         text = read_input(folder / _VALUES_FILE)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise TrainingError(
-            f"{folder}: not a checkpoint that can be resumed ({error}); remove it to resume from the one before"
+            f"{folder}: damaged, the run cannot be resumed from it ({error}); remove it to resume from the checkpoint "
+            "before it, or to start again"
         ) from error
     return cast("dict[str, Any]", _restore(parse_json(text, str(folder / _VALUES_FILE), TrainingError), tensors))
 

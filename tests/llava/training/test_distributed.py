@@ -59,7 +59,11 @@ def test_the_same_in_two(alone: dict[str, Any], tmp_path: Path, kind: str) -> No
         settings["gradient_checkpointing"] = False
     (tmp_path / "train.json").write_text(json.dumps(settings))
     if kind == "ddp":
-        launch_two(kind, "-m", "perceptok_cli.main", "llava", "train", "train.json", folder=tmp_path)
+        printed = launch_two(kind, "-m", "perceptok_cli.main", "llava", "train", "train.json", folder=tmp_path)
+        assert printed.count("adapter in ") == 1
+        # Without a terminal there are neither bars nor dictionaries, but a line a minute; nor warnings of libraries.
+        assert not [noise for noise in ("FutureWarning", "'loss'", "%|") if noise in printed], printed
+        assert printed.count("step 1 of 3, loss ") == 1
     else:
         launch_two(kind, str(Path(__file__).with_name("train_in_two.py")), str(tmp_path), folder=tmp_path)
         found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
+import dataclasses
 import json
 import shutil
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import perceptok as pt
 from perceptok.errors import ConfigError, MissingExtraError, OutputError, RecordError, TrainingError
-from perceptok.llava import FinetuneConfig, finetune
+from perceptok.files import lock_output
+from perceptok.llava import FinetuneConfig, dry_run, finetune
 from perceptok.llava.training.finetuning import prepare_run
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_tiny_llava
@@ -53,6 +58,10 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "logs" / "log.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_llava: Path, records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps that nothing interrupted."""
@@ -68,6 +77,11 @@ def test_it_learns_and_says_so(whole: Path, tiny_llava: Path) -> None:
     assert found[-1] < 0.95 * found[0]
     lines = [json.loads(line) for line in (whole / "logs" / "log.jsonl").read_text().splitlines()]
     assert {"loss/depth/atomic", "share/atomic", "learning_rate", "grad_norm"} <= lines[0].keys()
+    assert [line["epoch"] for line in lines[:6]] == pytest.approx([step * 4 / 12 for step in range(1, 7)])
+    rates = {name: lines[1][f"learning_rate/{name}"] for name in ("adapter", "token rows", "projector")}
+    assert rates["adapter"] == rates["token rows"] == lines[1]["learning_rate"] > 0
+    assert rates["projector"] == pytest.approx(rates["adapter"] / 10)
+    assert lines[0]["loss"] == pytest.approx(lines[0]["loss/cross_entropy"] + lines[0]["loss/distillation"], rel=1e-3)
     assert 0 <= lines[2]["valid/blocks"] <= 1
     assert list(whole.rglob("events.out*"))
     loaded = pt.llava.load_adapter(whole)
@@ -93,7 +107,7 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
     needed = drawn(first, 4)
     gone = next(path for path in sorted(data.glob("*.png")) if path.stem not in needed)
     gone.rename(data / "moved" / gone.name)
-    gone.write_bytes(b"torn")
+    gone.write_bytes((data / "moved" / gone.name).read_bytes()[:-40])  # the header is whole
     with pytest.raises(RecordError, match=rf"record 'r{gone.stem}'.*not a readable image"):
         finetune(first)
     assert (tmp_path / "run" / "checkpoint-4").exists()
@@ -101,6 +115,13 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
     (data / "moved" / gone.name).replace(gone)
     finetune(first)
     assert losses(tmp_path / "run") == losses(whole)
+    assert read_lines(tmp_path / "run")[:-1] == [
+        {name: value for name, value in line.items() if not name.startswith("valid/")}
+        for line in read_lines(whole)[:-1]
+    ]
+    for name in sorted(path.name for path in (whole / "adapter").iterdir() if path.is_file()):
+        if name != "perception_adapter.json":  # it names the folders
+            assert (tmp_path / "run" / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes(), name
     ours, theirs = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "run", whole))
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     with pytest.raises(TrainingError, match="holds a finished run"):
@@ -108,6 +129,61 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
     other = config(tiny_llava, data / "records.jsonl", tmp_path / "run", learning_rate=1e-3)
     with pytest.raises(TrainingError, match=r"another configuration: learning_rate was 0.01, now 0.001"):
         finetune(other)
+
+
+def test_records_that_changed_are_refused_or_confirmed(
+    tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And another run in the folder is refused, leftovers of killed ones are removed, and instructions are mixed in."""
+    path = write_some_records(tmp_path / "data", codec)
+    (tmp_path / "mix.json").write_text(
+        json.dumps([{"id": "t", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}])
+    )
+    run = tmp_path / "run"
+    more = {"max_steps": 2, "instruction_records": str(tmp_path / "mix.json"), "instruction_share": 0.5}
+    settings = config(tiny_llava, path, run, save_steps=1, save_total_limit=None, **more)
+    (run / ".checkpoint-1.tmp").mkdir(parents=True)
+    with lock_output(run), pytest.raises(OutputError, match=r"another process is writing .*run"):
+        finetune(settings)
+    finetune(settings)
+    assert "'loss'" not in capsys.readouterr().out
+    assert not list(run.glob(".*"))
+    line = read_lines(run)[0]
+    assert line["share/instruction"] == 0.5
+    assert line["loss/other/instruction"] > 0
+    assert line["epoch"] == pytest.approx(4 / 24)
+    shutil.rmtree(run / "adapter")
+    shutil.rmtree(run / "checkpoint-2")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
+    with pytest.raises(TrainingError, match=r"records.jsonl: the records changed since .*checkpoint-1 was written"):
+        finetune(settings)
+    with pytest.raises(TrainingError, match=r"records.jsonl: the records changed"):
+        dry_run(settings)
+    confirmed = dataclasses.replace(settings, allow_changed_records=True)
+    assert finetune(confirmed).samples == 10
+    assert "allow_changed_records" not in json.loads((run / "train.json").read_text())
+    assert [line["step"] for line in read_lines(run)] == [1, 2, 2]
+    fixed = config(tiny_llava, path, tmp_path / "fixed", **{**more, "curriculum": {"kind": "sequential"}})
+    with pytest.raises(ConfigError, match="sequential is a fixed order, into which no instruction data is mixed"):
+        finetune(fixed)
+    assert not (tmp_path / "fixed").exists()
+
+
+def test_an_interrupt_says_where_and_how_to_resume(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def interrupt() -> None:
+        while not (run / "checkpoint-1").exists():
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    settings = config(tiny_llava, records, run, max_steps=100_000, save_steps=1)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"interrupted at step \d+; the same command resumes it from .*checkpoint"
+    ):
+        finetune(settings)
+    assert not list(run.glob(".*"))
 
 
 def drawn(settings: FinetuneConfig, steps: int) -> set[str]:

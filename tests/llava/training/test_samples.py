@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +106,86 @@ def test_refused(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
             samples_of(ready, file)
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     write_records(tmp_path / "torn.jsonl", [PerceptionRecord("torn", ("torn.png",), turns, "depth", "direct")])
+    message = r"1 of 1 images cannot be read: record 'torn': images: .*torn.png: not a readable image.*Restore them"
+    with pytest.raises(RecordError, match=message):
+        samples_of(ready, tmp_path / "torn.jsonl")
+    Image.new("L", (30, 20), 90).save(tmp_path / "torn.png")
     torn = samples_of(ready, tmp_path / "torn.jsonl")
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")  # after the samples were read
     with pytest.raises(RecordError, match=r"record 'torn': .*torn.png: not a readable image"):
         Collator(processor, vocab, pt.llava.FrameRule())(torn.samples)
+
+
+def test_every_image_is_checked_in_shares_with_a_bar(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    path = write_some_records(tmp_path, codec, 9)
+    for number in (2, 5, 6):
+        (tmp_path / f"{number}.png").write_bytes(b"GIF89a")
+    shown: list[tuple[str, int]] = []
+    advanced: list[None] = []
+
+    @contextmanager
+    def progress(name: str, count: int) -> Iterator[Callable[..., None]]:
+        shown.append((name, count))
+        yield lambda: advanced.append(None)
+
+    with pytest.raises(RecordError, match=r"^3 of 9 images .* record 'r2': .*; record 'r5': .*; record 'r6': "):
+        samples_of(ready, path, progress=progress)
+    assert (shown, len(advanced)) == ([("checking images", 9)], 9)
+    found = []
+    for rank in range(2):
+        with pytest.raises(RecordError, match="images cannot be read") as raised:
+            samples_of(ready, path, share=(rank, 2))
+        found += re.findall(r"record '(r\d)'", str(raised.value))
+    assert sorted(found) == ["r2", "r5", "r6"]
+
+
+def test_malformed_supervision_is_refused_by_record_and_place(
+    ready: Ready, codec: pt.DepthCodec, tmp_path: Path
+) -> None:
+    path = write_some_records(tmp_path, codec, 3)
+    record = next(record for record in read_records(path) if record.id == "r0")
+    answer = record.turns[1].text
+    for text, message in [
+        (
+            re.sub(r"<DEPTH_\d+><DEPTH_END>", "<DEPTH_END>", answer),
+            "the block at character 31: .* after 99 of 100 codes",
+        ),
+        (answer.replace("<DEPTH_END>", ""), "the block at character 31: .*expected <DEPTH_END>"),
+        (answer + " <DEPTH_3>", "1 depth token outside a block"),
+        (answer + " (<PIXEL_1>,<PIXEL_2>,<PIXEL_3>)", "malformed box at character"),
+    ]:
+        write_records(path, [replace(record, turns=(record.turns[0], Turn("assistant", text)))], force=True)
+        with pytest.raises(RecordError, match=rf"records.jsonl, record 'r0': turns.1.text: .*{message}"):
+            samples_of(ready, path)
+
+
+def test_instruction_data(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    """LLaVA JSON of other programs: questions about an image, several turns, and text alone, in one batch."""
+    processor, vocab, records = ready
+    Image.new("RGB", (30, 20), (90, 0, 0)).save(tmp_path / "a.png")
+    ask, say = {"from": "human"}, {"from": "gpt"}
+    entries = [
+        {"id": "vqa", "image": "a.png", "conversations": [{**ask, "value": "<image>\nColor?"}, {**say, "value": "5"}]},
+        {"id": 7, "conversations": [{**ask, "value": "Hi"}, {**say, "value": "Yes?"}] * 2},
+    ]
+    path = tmp_path / "mix.json"
+    path.write_text(json.dumps(entries))
+    samples = samples_of(ready, records, instructions=[str(path)], regimes=["direct"])
+    assert samples.sizes == {"direct": 4, "instruction": 2}
+    chosen = [sample for sample in samples.samples if sample.group == "other/instruction"]
+    batch = Collator(processor, vocab, pt.llava.FrameRule())([*chosen, samples.samples[0]])
+    assert batch["pixel_values"].shape[0] == 2  # of the question about an image, and of the record
+    taught = [processor.tokenizer.decode(row[row != -100]).split() for row in batch["labels"][:2]]
+    assert taught == [["5</s>"], ["Yes?</s>", "Yes?</s>"]]
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert lengths == [sample.length for sample in [*chosen, samples.samples[0]]]
+    alone = Collator(processor, vocab, pt.llava.FrameRule())([chosen[1]])
+    assert "pixel_values" not in alone
+    with pytest.raises(RecordError, match=r"record 'r0': of the task 'depth'; instruction_records are general data"):
+        samples_of(ready, instructions=[str(records)])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(TrainingError, match="no record to train on"):
+        samples_of(ready, tmp_path / "empty.jsonl", instructions=[str(path)])
 
 
 def test_a_template_without_a_place_for_images(ready: Ready, tiny_llava: Path, codec: pt.DepthCodec) -> None:

@@ -1,0 +1,130 @@
+"""Answers of records against the grammar of perception tokens and against the record's own evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from perceptok.boxes import parse_boxes
+from perceptok.data.records import PerceptionRecord
+from perceptok.depth import block_from_text
+from perceptok.errors import MalformedBlockError
+from perceptok.tokens import DEPTH, PIXEL
+
+__all__ = ["find_supervision_problems"]
+
+_DEPTH_TOKEN = re.compile(rf"<{DEPTH.name}_[^<>\s]*>")
+_COUNT = re.compile(r"we conclude there are ([0-9]+) ")
+_CLOSEST = re.compile(r"point (\w+) is closer to the camera")
+_DIRECT = re.compile(r"\(([A-Z])\)|([0-9]+)")
+
+_Boxes = list[tuple[int, ...]]
+
+
+def find_supervision_problems(record: PerceptionRecord) -> list[str]:
+    """Find what a model must not be taught: malformed answers, and answers that contradict `evidence` or `answer`.
+
+    Depth tokens have to form whole blocks, coordinate tokens whole boxes with x1 <= x2 and y1 <= y2. The blocks and
+    boxes of atomic and cot answers have to be those of the evidence, boxes in its order; so does a count that is
+    written. Only the assistant's turns are read: nothing else is supervised.
+
+    Args:
+        record: Any record; of a test record without an answer nothing is read.
+
+    Returns:
+        The problems, each with the turn, and the character where it begins; empty for a valid record.
+    """
+    answers = {index: turn.text for index, turn in enumerate(record.turns) if turn.role == "assistant"}
+    problems: list[str] = []
+    blocks: list[list[tuple[int, ...]]] = []
+    boxes: list[_Boxes] = []
+    for index, text in answers.items():
+        turn_blocks, turn_boxes = [], []
+        for found in _read_blocks(text):
+            if isinstance(found, str):
+                problems.append(f"turns.{index}.text: {found}")
+            else:
+                turn_blocks.append(found)
+        for box in _read_boxes(text, record.evidence.boxes is not None):
+            if isinstance(box, str):
+                problems.append(f"turns.{index}.text: {box}")
+            else:
+                turn_boxes.append(box)
+        blocks.append(turn_blocks)
+        boxes.append(turn_boxes)
+    if answers and not problems:
+        problems += _compare_codes(record, blocks, list(answers.values()))
+        problems += _compare_boxes(record, boxes)
+        problems += _compare_answer(record, list(answers.values())[-1])
+    return problems
+
+
+def _read_blocks(text: str) -> Iterator[tuple[int, ...] | str]:
+    """The codes of every block of a text, row-major; for a malformed block or a stray token the problem."""
+    tokens = list(_DEPTH_TOKEN.finditer(text))
+    place = 0
+    while place < len(tokens):
+        first = place
+        place += 1
+        if tokens[first][0] != DEPTH.start:
+            while place < len(tokens) and tokens[place][0] != DEPTH.start:
+                place += 1
+            count = place - first
+            yield f"{count} depth token{'s' * (count > 1)} outside a block at character {tokens[first].start()}"
+            continue
+        while place < len(tokens) and tokens[place - 1][0] != DEPTH.end and tokens[place][0] != DEPTH.start:
+            place += 1
+        start, end = tokens[first].start(), tokens[place - 1].end()
+        try:
+            yield tuple(int(code) for code in block_from_text(text[start:end]).ravel())
+        except MalformedBlockError as error:
+            yield f"the block at character {start}: {error}"
+
+
+def _read_boxes(text: str, numerals: bool) -> Iterator[tuple[int, ...] | str]:
+    """The codes of every box of a text; for a malformed one the problem. Boxes in numerals are read where asked for."""
+    has_tokens = f"<{PIXEL.name}_" in text
+    if not has_tokens and not numerals:
+        return
+    parsed = parse_boxes(text)
+    yield from map(tuple, parsed.boxes.tolist())
+    if has_tokens:  # numbers in brackets may be prose
+        yield from (str(piece.to_error()) for piece in parsed.malformed)
+
+
+def _compare_codes(record: PerceptionRecord, blocks: list[list[tuple[int, ...]]], texts: list[str]) -> Iterator[str]:
+    codes = record.evidence.codes
+    found = [block for turn in blocks for block in turn]
+    if codes is None or codes in found:
+        return
+    if found:
+        differing = sum(code != other for code, other in zip(found[0], codes, strict=True))
+        yield f"evidence.codes: {differing} of {len(codes)} codes differ from the answer's block"
+    elif record.regime != "direct" and not any(" ".join(map(str, codes)) in text for text in texts):
+        yield f"evidence.codes: the answer of regime {record.regime!r} has no depth block"
+
+
+def _compare_boxes(record: PerceptionRecord, boxes: list[_Boxes]) -> Iterator[str]:
+    evidence = record.evidence.boxes
+    if evidence is None:
+        return
+    expected = [tuple(box) for box in evidence]
+    found = [box for turn in boxes for box in turn]
+    if expected in (found, *boxes) or (record.regime == "direct" and not found):
+        return
+    if sorted(found) == sorted(expected):
+        yield "evidence.boxes: the answer's boxes are in another order"
+    else:
+        yield f"evidence.boxes: the answer's boxes differ: {len(found)} in the text, {len(expected)} in the evidence"
+
+
+def _compare_answer(record: PerceptionRecord, text: str) -> Iterator[str]:
+    """The answer that a text gives in one of AURORA's forms, against the record's; and a count against its boxes."""
+    pattern = _COUNT if record.task == "counting" else _CLOSEST
+    match = _DIRECT.fullmatch(text.strip()) or pattern.search(text)
+    written = None if match is None else next(group for group in match.groups() if group)
+    if None not in (record.answer, written) and written != record.answer:
+        yield f"answer: the text says {written!r}, the record {record.answer!r}"
+    boxes = record.evidence.boxes
+    if boxes is not None and _COUNT.search(text) and written not in (None, str(len(boxes))):
+        yield f"evidence.boxes: the text counts {written}, the evidence has {len(boxes)}"
