@@ -83,7 +83,10 @@ def read_image_size(source: ImageSource) -> tuple[int, int]:
 
 
 def check_image_header(source: ImageSource) -> None:
-    """Read the header of an image, and nothing of its pixels; raises ImageError where it cannot be read."""
+    """Read the header of an image, and nothing of its pixels; raises ImageError where it cannot be read.
+
+    An array is (H, W) or (H, W, 3) uint8.
+    """
     with _opened(source):
         pass
 

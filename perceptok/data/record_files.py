@@ -353,6 +353,8 @@ def _make_record(
             f"{name}: the answer {turns[-1]['text']!r:.60} is in none of AURORA's forms; pass task= and regime="
         )
     values |= {"task": task, "regime": regime, "answer": parsed.answer, "evidence": parsed.evidence.to_dict()}
+    if task == "other":
+        values["tokens"] = "text"  # people who write such data do not know of the tokens
     return PerceptionRecord.from_dict({**values, "provenance": {"read_from": "LLaVA form"}}, name)
 
 

@@ -25,8 +25,8 @@ def find_supervision_problems(record: PerceptionRecord) -> list[str]:
     """Find what a model must not be taught: malformed answers, and answers that contradict `evidence` or `answer`.
 
     Depth tokens have to form whole blocks, coordinate tokens whole boxes with x1 <= x2 and y1 <= y2. The blocks and
-    boxes of atomic and cot answers have to be those of the evidence, boxes in its order; so does a count that is
-    written. Only the assistant's turns are read: nothing else is supervised.
+    boxes that are written have to be those of the evidence, boxes in its order, and so does a count; an atomic answer
+    has to have them. Only the assistant's turns are read: nothing else is supervised.
 
     Args:
         record: Any record; of a test record without an answer nothing is read.
@@ -100,8 +100,8 @@ def _compare_codes(record: PerceptionRecord, blocks: list[list[tuple[int, ...]]]
     if found:
         differing = sum(code != other for code, other in zip(found[0], codes, strict=True))
         yield f"evidence.codes: {differing} of {len(codes)} codes differ from the answer's block"
-    elif record.regime != "direct" and not any(" ".join(map(str, codes)) in text for text in texts):
-        yield f"evidence.codes: the answer of regime {record.regime!r} has no depth block"
+    elif record.regime == "atomic" and not any(" ".join(map(str, codes)) in text for text in texts):
+        yield "evidence.codes: the answer has no depth block, as the regime 'atomic' has"
 
 
 def _compare_boxes(record: PerceptionRecord, boxes: list[_Boxes]) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _compare_boxes(record: PerceptionRecord, boxes: list[_Boxes]) -> Iterator[st
         return
     expected = [tuple(box) for box in evidence]
     found = [box for turn in boxes for box in turn]
-    if expected in (found, *boxes) or (record.regime == "direct" and not found):
+    if expected in (found, *boxes) or (record.regime != "atomic" and not found):
         return
     if sorted(found) == sorted(expected):
         yield "evidence.boxes: the answer's boxes are in another order"

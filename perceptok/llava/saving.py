@@ -186,6 +186,10 @@ def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCode
 
 def _save_companions(folder: Path, processor: Any, manifest: PerceptionVocabulary, codec: DepthCodec | None) -> None:
     """Write what an adapter and a merged model have beside their weights."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # what the last call set would be saved
+        backend.no_padding()
+        backend.no_truncation()
     processor.save_pretrained(folder)
     manifest.save_pretrained(folder)
     if codec is not None:

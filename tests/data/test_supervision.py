@@ -57,6 +57,8 @@ VALID = {
     "boxes in numerals": counting("(1,2,3,4) (5,6,7,8)"),
     "none": counting("There are no cars in the image.", evidence=Evidence(boxes=())),
     "a count": counting(f"{LISTED} we conclude there are 2 cars.", regime="cot", answer="2"),
+    "cot without its block": depth("The answer is B.", regime="cot"),
+    "cot without its boxes": counting("2", regime="cot", answer="2"),
     "a test record": replace(depth(BLOCK), turns=(Turn("user", "What?"),)),
 }
 INVALID = {
@@ -72,7 +74,7 @@ INVALID = {
     "a stray code without evidence": (depth("It is <DEPTH_3>.", evidence=Evidence()), "1 depth token outside a block"),
     "a stray end": (depth(f"{BLOCK}<DEPTH_END>"), "1 depth token outside a block"),
     "other codes": (depth(BLOCK.replace("<DEPTH_7>", "<DEPTH_8>")), "evidence.codes: 1 of 100 codes differ"),
-    "no block": (depth("It is far."), "evidence.codes: the answer of regime 'atomic' has no depth block"),
+    "no block": (depth("It is far."), "evidence.codes: the answer has no depth block"),
     "another letter": (
         depth("(A)", regime="direct", answer="B", choices=("A", "B")), "answer: the text says 'A', the record 'B'"
     ),

@@ -95,13 +95,19 @@ class PerceptionTrainer(Trainer):
             fingerprints: Those of the records, saved with every checkpoint.
 
         Raises:
-            ConfigError: accelerate was set up for another precision.
+            ConfigError: accelerate was set up for another precision; or samples of text alone under FSDP or DeepSpeed.
         """
         super().__init__(model=model, args=args, train_dataset=samples, data_collator=collator)
         if self.accelerator.mixed_precision != args.precision:
             raise ConfigError(
                 f"accelerate computes with mixed_precision {self.accelerator.mixed_precision!r}, the configuration has "
                 f"{args.precision!r} (bf16, fp16); make accelerate's configuration agree"
+            )
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if is_sharded and not all(sample.images for sample in samples.samples):
+            raise ConfigError(
+                "instruction_records: under FSDP and DeepSpeed every batch needs an image, as all processes gather "
+                "the same shards; leave the samples of text alone out, or use DDP"
             )
         self.loss_is_scaled_for_ga = True
         self._samples, self._batches, self._collator = samples, batches, collator

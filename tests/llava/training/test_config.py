@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 import perceptok as pt
 from perceptok.config import parse_overrides
 from perceptok.errors import ConfigError
-from perceptok.llava import FinetuneConfig, explain, finetune
+from perceptok.llava import FinetuneConfig, LoraSettings, explain, finetune
 from perceptok.precision import choose_dtype
 from tests.llava.records import write_some_records
 
@@ -82,6 +82,29 @@ def test_defaults_of_its_own() -> None:
 def test_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**setting)
+
+
+def test_python_types_are_taken_as_those_of_files(tmp_path: Path) -> None:
+    """A path, a single value for a list, and nested settings as dictionaries; checked as strictly as in a file."""
+    given: dict[str, Any] = {"model_name_or_path": Path("base"), "records": "r.jsonl", "output_dir": "run"}
+    made = FinetuneConfig(**given, regimes="direct", lora={"r": 3, "target_modules": "q_proj"})  # type: ignore[arg-type]
+    assert (made.model_name_or_path, made.records, made.regimes) == ("base", ("r.jsonl",), ("direct",))
+    assert made.lora == LoraSettings(r=3, target_modules=("q_proj",))
+    assert FinetuneConfig(**{**given, "records": [Path("a.jsonl"), "b.json"]}).records == ("a.jsonl", "b.json")
+    assert dataclasses.replace(made, learning_rate=1e-3).lora == made.lora
+    for wrong, message in [
+        ({"lora": {"rank": 3}}, "lora.rank"),
+        ({"records": 3}, "records"),
+        ({"instruction_share": 1.0}, "instruction_share is a share"),
+        ({"regimes": "instruction"}, "instruction data is mixed in by instruction_records"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            FinetuneConfig(**{**given, **wrong})
+    (tmp_path / "train.yaml").write_text(
+        "model_name_or_path: b\nrecords: r.jsonl\noutput_dir: o\nlearning_rate: 2e-4\n"
+    )
+    read = FinetuneConfig.read(tmp_path / "train.yaml", {"lora.target_modules": "v_proj"})
+    assert (read.learning_rate, read.records, read.lora.target_modules) == (2e-4, ("r.jsonl",), ("v_proj",))
 
 
 def test_gradient_checkpointing_has_one_name() -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerState
 
 from perceptok.errors import OutputError, TrainingError
+from perceptok.files import lock_output
 from perceptok.llava.training.run_folder import (
     RunLog,
     check_checkpoint,
@@ -98,8 +99,11 @@ def test_one_process_at_a_time_and_no_leftovers(tmp_path: Path) -> None:
     (folder / ".adapter.tmp").mkdir()
     (folder / ".perceptok-0123456789abcdef.lock").touch()
     (folder / ".mine.tmp").mkdir()
+    (folder / "other").touch()
+    with lock_output(folder / "answers.jsonl"), hold_run_folder(folder, is_main=True):
+        assert len(list(folder.glob(".perceptok-*.lock"))) == 1  # which is held
     with hold_run_folder(folder, is_main=True):
-        assert {path.name for path in folder.iterdir()} == {".mine.tmp", ".perceptok.lock"}
+        assert {path.name for path in folder.iterdir()} == {".mine.tmp", ".perceptok.lock", "other"}
 
 
 def test_records_have_fingerprints(tmp_path: Path) -> None:
