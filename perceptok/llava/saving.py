@@ -202,6 +202,12 @@ def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] 
     model.save_pretrained(str(folder), save_embedding_layers=False, **options)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("target_modules", "modules_to_save"):  # sets, whose order differs from process to process
+        if isinstance(config[name], list):
+            config[name].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    path = folder / "adapter_config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(values["target_modules"], str):  # a pattern: adapters are loaded by the names of layers only
         values["target_modules"] = sorted(model.targeted_module_names)
@@ -246,8 +252,7 @@ def _check_saved_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 @contextmanager
 def _translate_errors(target: Path) -> Iterator[None]:
     """Raise OutputError for a full disk, whichever library met it; and hide peft's warning that does not apply."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with quiet_peft():
         try:
             yield
         except (OSError, SafetensorError) as error:
@@ -319,7 +324,6 @@ def load_adapter(
     prepare_processor(processor, model, rule)
     set_perception_settings(model, vocab, rule, record.system)
     with (
-        quiet_peft(),
         _translate_errors(Path(folder)),
         translate_errors(CheckpointError, f"{folder}: the adapter does not fit its base {source}"),
     ):
