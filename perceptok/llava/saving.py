@@ -202,16 +202,13 @@ def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] 
     model.save_pretrained(str(folder), save_embedding_layers=False, **options)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("target_modules", "modules_to_save"):  # sets, whose order differs from process to process
-        if isinstance(config[name], list):
-            config[name].sort()
-    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    path = folder / "adapter_config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(values["target_modules"], str):  # a pattern: adapters are loaded by the names of layers only
-        values["target_modules"] = sorted(model.targeted_module_names)
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        values["target_modules"] = list(model.targeted_module_names)
+    for name in ("target_modules", "modules_to_save"):  # sets, whose order differs from process to process
+        if values[name] is not None:
+            values[name] = sorted(values[name])
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _get_base_name(model: PeftModel) -> str:
