@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from perceptok.errors import ConfigError, OutputError, quote_error
+from perceptok.errors import ConfigError, OutputError
 from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
@@ -20,6 +20,7 @@ from perceptok_cli.evaluation import (
     print_evidence,
     print_scores,
 )
+from perceptok_cli.serving import load_pipeline, serve_model
 
 if TYPE_CHECKING:
     from perceptok.llava import (
@@ -212,7 +213,7 @@ def answer_images(
         lines=sys.stdin,
     )
     folders = OutputFolders(depth=save_depth, overlay=save_overlay)
-    pipe = _load_pipeline(model, base, bits, dtype, device, settings)
+    pipe = load_pipeline(model, base, bits, dtype, device, settings)
     with progress_bar("answering", len(questions)) as advance:
         if file is not None:
             failures = answer_files(
@@ -236,20 +237,6 @@ def _read_settings(path: Path | None, overrides: dict[str, Any]) -> InferenceCon
     from perceptok.llava import InferenceConfig
 
     return replace(InferenceConfig.read(path) if path else InferenceConfig(), **overrides)
-
-
-def _load_pipeline(
-    model: Path, base: str | None, bits: int | None, dtype: str, device: str, settings: InferenceConfig
-) -> PerceptionPipeline:
-    from perceptok.llava import PerceptionPipeline
-
-    if bits not in (None, 4, 8):
-        raise ConfigError(f"--bits is 4 or 8; got {bits}")
-    options: dict[str, Any] = {"base": base, "bits": bits, "dtype": dtype, "device": device, "config": settings}
-    try:
-        return PerceptionPipeline.from_pretrained(model, **options)
-    except RuntimeError as error:
-        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
 
 
 def _print_answers(
@@ -566,6 +553,7 @@ app.command("export", help="Write the extended base and a pure LoRA adapter for 
     _make_command("export_adapter", "folders base and lora")
 )
 app.command(name="infer")(answer_images)
+app.command(name="serve")(serve_model)
 app.command(name="demo")(run_small_demo)
 app.command(name="eval")(evaluate_model)
 app.command(name="replace")(replace_blocks)

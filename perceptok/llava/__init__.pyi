@@ -35,6 +35,9 @@ from .saving import (
     merge_adapter as merge_adapter,
     save_adapter as save_adapter,
 )
+from .serving.app import create_app as create_app
+from .serving.server import serve as serve
+from .serving.settings import ServingConfig as ServingConfig
 from .training.config import (
     ConfigSetting as ConfigSetting,
     CurriculumSettings as CurriculumSettings,

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-def resample_to_image(nearness: np.ndarray, frame: ImageFrame) -> DepthMap:
+def resample_to_image(nearness: np.ndarray, frame: ImageFrame, max_side: int | None = None) -> DepthMap:
     """Resample a decoded map of the frame to the depth map of the image.
 
     Each pixel takes the nearest value of the map, so that the depths of two surfaces are not mixed.
@@ -49,12 +49,15 @@ def resample_to_image(nearness: np.ndarray, frame: ImageFrame) -> DepthMap:
     Args:
         nearness: (S, S) float32 in [0, 1] of the whole frame.
         frame: The image's frame.
+        max_side: Maximum side of the map in pixels, in the image's proportions; None for the image's size.
 
     Returns:
         An inverse map of the image's size, 1 = nearest; invalid where the frame did not show the image (a crop).
     """
-    rows, seen_rows = _index_axis(frame, 1, nearness.shape[0])
-    columns, seen_columns = _index_axis(frame, 0, nearness.shape[1])
+    shrink = 1.0 if max_side is None else min(1.0, max_side / max(frame.image_size))
+    width, height = (max(1, round(length * shrink)) for length in frame.image_size)
+    rows, seen_rows = _index_axis(frame, 1, nearness.shape[0], height)
+    columns, seen_columns = _index_axis(frame, 0, nearness.shape[1], width)
     values = np.ascontiguousarray(nearness[np.ix_(rows, columns)], dtype=np.float32)
     return DepthMap(values, np.outer(seen_rows, seen_columns), "inverse")
 
@@ -70,9 +73,9 @@ def sample_frame_nearness(nearness: np.ndarray, frame: ImageFrame, points: np.nd
     return values
 
 
-def _index_axis(frame: ImageFrame, axis: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The map's index of each pixel along an axis of the image, and whether the frame shows it."""
-    centres = np.arange(frame.image_size[axis]) + 0.5
+def _index_axis(frame: ImageFrame, axis: int, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The map's index at `count` even steps along an axis of the image, and whether the frame shows it there."""
+    centres = (np.arange(count) + 0.5) * (frame.image_size[axis] / count)
     positions = (centres * frame.scale[axis] + frame.origin[axis]) * (side / frame.size)
     indices = np.floor(positions).astype(np.int64)
     return np.clip(indices, 0, side - 1), (indices >= 0) & (indices < side)
@@ -189,6 +192,10 @@ class PerceptionAnswer:
     def depth(self) -> DepthMap | None:
         """The depth map in the image's pixels: inverse, 1 = nearest; None without a block."""
         return None if self.nearness is None else resample_to_image(self.nearness, self.frame)
+
+    def depth_within(self, max_side: int) -> DepthMap | None:
+        """The depth map in the image's proportions, with sides of at most so many pixels; None without a block."""
+        return None if self.nearness is None else resample_to_image(self.nearness, self.frame, max_side)
 
     @cached_property
     def plain(self) -> str:

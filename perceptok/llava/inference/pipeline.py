@@ -180,7 +180,7 @@ class PerceptionPipeline:
         self._constraints: dict[Any, PerceptionLogitsProcessor] = {}
         self._lock = threading.Lock()
         # Padding changes the state of a fast tokenizer, which fails while another thread decodes with it.
-        self._reading_tokenizer = copy.deepcopy(processor.tokenizer)
+        self.reading_tokenizer = copy.deepcopy(processor.tokenizer)
         check_parts(model, processor.tokenizer, vocab, self.codec)
 
     @classmethod
@@ -363,11 +363,15 @@ class PerceptionPipeline:
 
         yield from stream_updates(run, self.make_reader(batch.frames[0]))
 
-    def make_reader(self, frame: ImageFrame) -> UpdateReader:
-        """A reader that converts the token ids of an answer about an image with this frame to updates."""
-        return UpdateReader(
-            self.vocab, self._reading_tokenizer, frozenset(self.end_ids), self.codec, frame, self.box_codec
-        )
+    def make_reader(self, frame: ImageFrame, max_side: int | None = None) -> UpdateReader:
+        """A reader that converts the token ids of an answer to updates.
+
+        Args:
+            frame: The image's frame.
+            max_side: Maximum side of its depth maps in pixels; None for the image's size, 0 decodes no maps.
+        """
+        ends = frozenset(self.end_ids)
+        return UpdateReader(self.vocab, self.reading_tokenizer, ends, self.codec, frame, self.box_codec, max_side)
 
     def prepare_inputs(
         self,
@@ -538,7 +542,7 @@ class PerceptionPipeline:
             image=request.images[0],
             frame=batch.frames[index],
             vocab=self.vocab,
-            tokenizer=self._reading_tokenizer,
+            tokenizer=self.reading_tokenizer,
             codec=self.codec,
             box_codec=self.box_codec,
             constrained=batch.config.constraints,

@@ -51,7 +51,9 @@ class Update:
         return f"Update({self.kind!r}, {self.text!r}, row={self.row})"
 
 
-def decode_partial_block(codec: DepthCodec, codes: np.ndarray, frame: ImageFrame) -> DepthMap:
+def decode_partial_block(
+    codec: DepthCodec, codes: np.ndarray, frame: ImageFrame, max_side: int | None = None
+) -> DepthMap:
     """Decode an incomplete depth block to the depth map of the image.
 
     Missing rows are decoded as copies of the last complete row, so that no artificial edge appears; `valid` marks the
@@ -61,12 +63,15 @@ def decode_partial_block(codec: DepthCodec, codes: np.ndarray, frame: ImageFrame
         codec: The model's codec.
         codes: (10, 10) int64, -1 for missing codes; at least the first row is complete.
         frame: Maps the image to the model's input.
+        max_side: Maximum side of the map in pixels; None for the image's size.
     """
     known = int((codes >= 0).all(axis=1).argmin()) if (codes < 0).any() else len(codes)
     filled = codes.copy()
     filled[known:] = codes[known - 1]
-    depth = resample_to_image(codec.decode(filled)[0], frame)
-    rows = np.floor((np.arange(frame.image_size[1]) + 0.5) * frame.scale[1] + frame.origin[1])
+    depth = resample_to_image(codec.decode(filled)[0], frame, max_side)
+    height = len(depth.values)
+    centres = (np.arange(height) + 0.5) * (frame.image_size[1] / height)
+    rows = np.floor(centres * frame.scale[1] + frame.origin[1])
     return DepthMap(depth.values, depth.valid & (rows < known * frame.size / DEPTH_GRID[0])[:, None], "inverse")
 
 
@@ -118,6 +123,7 @@ class UpdateReader:
         codec: Decodes rows of depth blocks.
         frame: Maps the image to the model's input.
         box_codec: Decodes boxes.
+        max_side: Maximum side of the depth maps in pixels; None for the image's size, 0 decodes no maps.
     """
 
     def __init__(
@@ -128,7 +134,9 @@ class UpdateReader:
         codec: DepthCodec,
         frame: ImageFrame,
         box_codec: BoxCodec,
+        max_side: int | None = None,
     ) -> None:
+        self._max_side = max_side
         self._stream = TokenStream(vocab, skip_prompt=False)
         self._tokenizer, self._ends = tokenizer, ends
         self._codec, self._frame, self._box_codec = codec, frame, box_codec
@@ -154,11 +162,14 @@ class UpdateReader:
         if event.kind == "row":
             partial = self._stream.partial
             assert partial is not None
-            yield Update(
-                "row", row=event.row, codes=event.codes, depth=decode_partial_block(self._codec, partial, self._frame)
-            )
+            depth = None
+            if self._max_side != 0:
+                depth = decode_partial_block(self._codec, partial, self._frame, self._max_side)
+            yield Update("row", row=event.row, codes=event.codes, depth=depth)
         elif event.kind == "depth" and event.codes is not None:
-            depth = resample_to_image(self._codec.decode(event.codes)[0], self._frame)
+            depth = None
+            if self._max_side != 0:
+                depth = resample_to_image(self._codec.decode(event.codes)[0], self._frame, self._max_side)
             yield Update("depth", codes=event.codes, depth=depth)
         elif event.kind == "box" and event.codes is not None:
             box = self._box_codec.decode(event.codes[None], frame=self._frame)[0]

@@ -1,0 +1,496 @@
+"""OpenAI's chat completions: requests checked and converted to questions, answers converted to responses.
+
+A field that OpenAI's API does not know is refused, as there; a field that it knows and this server does not honour is
+refused by name, unless its value asks for nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from perceptok.data import Task, TokenReading
+from perceptok.decoding import GrammarConfig
+from perceptok.depth import DepthMap
+from perceptok.errors import ImageError, InferenceError, OutputError, PerceptokError
+from perceptok.files import parse_json, read_input, resolve_inside
+from perceptok.images import read_image_size
+from perceptok.llava.inference.answer import PerceptionAnswer
+from perceptok.llava.inference.pipeline import InferenceConfig, PerceptionPipeline
+from perceptok.llava.inference.questions import Ask, Request, parse_messages
+from perceptok.llava.inference.rows import TokenLogprob
+from perceptok.llava.inference.streaming import Update
+from perceptok.llava.serving.settings import ServingConfig
+
+__all__ = [
+    "ApiError",
+    "ChatQuestion",
+    "ChatRequest",
+    "PerceptionOptions",
+    "convert_request",
+    "describe_answer",
+    "describe_logprobs",
+    "describe_update",
+    "parse_request",
+]
+
+MAX_MAP_SIDE = 640
+"""Maximum side, in pixels, of a depth map in a response; the codec decodes 320 x 320."""
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "moderation": (None,),
+    "parallel_tool_calls": (None, False, True),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "prompt_cache_key": (None,),
+    "prompt_cache_options": (None,),
+    "prompt_cache_retention": (None,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "safety_identifier": (None,),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "structured_outputs": (None,),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+"""Fields of other servers that this one does not honour, with the values that ask for nothing."""
+
+
+class ApiError(PerceptokError):
+    """A request that is refused or failed, as OpenAI's API reports it.
+
+    Args:
+        message: What is wrong and what to do.
+        status: HTTP status.
+        code: Machine-readable reason.
+        param: Name of the field.
+        retry_after: Seconds after which the client may try again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str = "invalid_value",
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of the response."""
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _ImageUrl(_Model):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class _Part(_Model):
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: _ImageUrl | None = None
+
+
+class _Message(_Model):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_Part]
+    name: str | None = None
+
+
+class _StreamOptions(_Model):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class PerceptionOptions(_Model):
+    """The field `perception` of a request: what perceptok adds to OpenAI's API.
+
+    Attributes:
+        constraints: Constrain the answer to the grammar.
+        force_block: The answer begins with a depth block ("first") or contains one ("somewhere").
+        grammar: Keys of a `GrammarConfig`: what an answer may contain.
+        consistency: Constrain the conclusion to its evidence: "count", "list", "marker".
+        ask: How the question is worded: "published", "direct", "cot", "depth" or "boxes".
+        task: "depth" or "counting"; by default found in the question.
+        plural: What is counted, such as "dogs".
+        tokens: Whether perception tokens in the user's texts, such as a region's `(<PIXEL_3>,...)`, are "meant" as
+            tokens or are "text".
+        choices: The allowed answers, single letters or whole numbers.
+        markers: Letter -> x, y in the first image's pixels, of points that the question is about.
+        map: Return the decoded depth map as PNG.
+        row_maps: Return the map so far with each row of a streamed block.
+    """
+
+    constraints: bool | None = None
+    force_block: Literal["first", "somewhere"] | None = None
+    grammar: dict[str, Any] | None = None
+    consistency: list[Literal["count", "list", "marker"]] | None = None
+    ask: Ask | None = None
+    task: Task | None = None
+    plural: str | None = None
+    tokens: TokenReading = "text"
+    choices: list[str] = []
+    markers: dict[str, list[float]] = {}
+    map: bool = True
+    row_maps: bool = False
+
+
+class ChatRequest(_Model):
+    """A request for a chat completion; the fields are OpenAI's, `perception` and `return_token_ids` (vLLM's) beside."""
+
+    model: str
+    messages: list[_Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    user: str | None = None
+    return_token_ids: bool | None = None
+    perception: PerceptionOptions | None = None
+
+
+class ChatQuestion(NamedTuple):
+    """A checked request, ready to be answered.
+
+    Attributes:
+        messages: The conversation in the chat format of transformers.
+        images: The bytes of its image files.
+        fields: Other attributes of the pipeline's request.
+        image_size: Width and height of the first image.
+        config: Settings of the answer.
+        seed: Seed of sampling; None for a random one.
+        choices: Number of choices.
+        stop: Texts that end an answer.
+        top_logprobs: Number of most likely tokens to report; None reports no log probabilities.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    images: tuple[bytes, ...]
+    fields: Mapping[str, Any]
+    image_size: tuple[int, int]
+    config: InferenceConfig
+    seed: int | None
+    choices: int
+    stop: tuple[str, ...]
+    top_logprobs: int | None
+
+    def open_request(self) -> Request:
+        """The pipeline's request with decoded images.
+
+        Raises:
+            ImageError: An image is damaged.
+            InferenceError: The roles of the messages do not alternate.
+        """
+        return Request.from_messages(self.messages, self.images, **self.fields)
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Parse the body of a request.
+
+    Raises:
+        ApiError: The body is not valid JSON, has unknown fields or values of another type, or asks for something that
+            this server does not do.
+    """
+    try:
+        values = parse_json(body.decode("utf-8"), "the request body", InferenceError)
+    except UnicodeDecodeError as error:
+        raise ApiError("the request body is not valid UTF-8", code="invalid_json") from error
+    except InferenceError as error:
+        raise ApiError(str(error), code="invalid_json") from error
+    if not isinstance(values, dict):
+        raise ApiError(f"the request body must be a JSON object; got {type(values).__name__}", code="invalid_json")
+    for name in sorted(values.keys() & _NEUTRAL.keys()):
+        if values.pop(name) not in _NEUTRAL[name]:
+            raise ApiError(
+                f"{name!r} is not supported by this server; leave it out", code="unsupported_parameter", param=name
+            )
+    try:
+        return ChatRequest.model_validate(values)
+    except ValidationError as error:
+        raise _convert_validation_error(error) from error
+
+
+def _convert_validation_error(error: ValidationError) -> ApiError:
+    """The first problem of a request, by the path of its field; the value itself is left out."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(str(part) for part in problem["loc"] if part not in ("str", "list[_Part]", "list[str]"))
+    if problem["type"] == "extra_forbidden":
+        return ApiError(f"unknown field {path[:200]!r}; leave it out", code="unknown_parameter", param=path[:200])
+    if problem["type"] == "missing":
+        return ApiError(f"the field {path!r} is missing", code="missing_required_parameter", param=path)
+    return ApiError(f"{path}: {problem['msg']}", code="invalid_type", param=path)
+
+
+def convert_request(chat: ChatRequest, pipe: PerceptionPipeline, config: ServingConfig) -> ChatQuestion:
+    """Check a request against the model and the limits, and read its image.
+
+    Raises:
+        ApiError: Another model, a value out of range, not one question about one image, or an image that is not
+            allowed, too large, or not an image.
+    """
+    if chat.model != config.served_model_name:
+        message = f"the model {chat.model[:200]!r} does not exist; this server serves {config.served_model_name!r}"
+        raise ApiError(message, status=404, code="model_not_found", param="model")
+    options = chat.perception or PerceptionOptions()
+    messages, urls = _convert_messages(chat.messages)
+    if not urls:
+        raise ApiError("a question is about an image; the messages have no image_url part", param="messages")
+    images = [_read_image(url, config) for url in urls]
+    markers = {letter: _read_point(letter, values) for letter, values in options.markers.items()}
+    contents = tuple(image.content for image in images)
+    try:
+        parse_messages(messages, contents)
+    except InferenceError as error:
+        raise ApiError(str(error), param="messages") from error
+    fields = {
+        "choices": tuple(options.choices),
+        "markers": markers,
+        "task": options.task,
+        "plural": options.plural,
+        "tokens": options.tokens,
+    }
+    settings = _make_config(chat, options, pipe, config)
+    count = _check_range("n", chat.n, 1, 1, config.max_batch_size)
+    stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
+    if len(stop) > 4 or not all(stop):
+        raise ApiError("stop must be up to 4 texts that are not empty", param="stop")
+    if stop and settings.force_block == "somewhere":
+        raise ApiError("stop may end an answer before its forced block; leave it out, or force_block", param="stop")
+    top = None
+    if chat.logprobs:
+        top = _check_range("top_logprobs", chat.top_logprobs, 0, 0, 20)
+    elif chat.top_logprobs is not None:
+        raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
+    if chat.stream_options is not None and not chat.stream:
+        raise ApiError("stream_options needs stream: true", param="stream_options")
+    return ChatQuestion(messages, contents, fields, images[0].size, settings, chat.seed, count, stop, top)
+
+
+def _check_range(name: str, value: int | None, default: int, low: int, high: int) -> int:
+    value = default if value is None else value
+    if not low <= value <= high:
+        raise ApiError(f"{name} must be between {low} and {high}; got {value}", param=name)
+    return value
+
+
+def _read_point(letter: str, values: list[float]) -> tuple[float, float]:
+    if len(values) != 2 or not np.isfinite(values).all():
+        raise ApiError(f"the marker {letter[:20]!r} must be x, y in the image's pixels", param="perception.markers")
+    return values[0], values[1]
+
+
+def _make_config(
+    chat: ChatRequest, options: PerceptionOptions, pipe: PerceptionPipeline, config: ServingConfig
+) -> InferenceConfig:
+    """The settings of the pipeline, with those that the request changes."""
+    given = (chat.max_tokens, chat.max_completion_tokens)
+    if None not in given and given[0] != given[1]:
+        raise ApiError(f"max_tokens {given[0]} and max_completion_tokens {given[1]} contradict each other; pass one")
+    default = min(pipe.config.max_new_tokens, config.max_tokens)
+    budget = next((value for value in given if value is not None), default)
+    name = "max_tokens" if chat.max_tokens is not None else "max_completion_tokens"
+    _check_range(name, budget, budget, 1, config.max_tokens)
+    if chat.temperature is not None and not 0 <= chat.temperature <= 2:
+        raise ApiError(f"temperature must be between 0 and 2; got {chat.temperature}", param="temperature")
+    changes: dict[str, Any] = {
+        "max_new_tokens": budget,
+        "temperature": chat.temperature,
+        "top_p": chat.top_p,
+        "constraints": options.constraints,
+        "force_block": options.force_block,
+        "consistency": None if options.consistency is None else tuple(options.consistency),
+        "ask": options.ask,
+    }
+    try:
+        changes["grammar"] = None if options.grammar is None else GrammarConfig.from_dict(options.grammar)
+        return pipe.override({name: value for name, value in changes.items() if value is not None})
+    except PerceptokError as error:
+        raise ApiError(str(error)) from error
+
+
+def _convert_messages(messages: Sequence[_Message]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The messages in the chat format of transformers, and the URLs of their images in order."""
+    converted: list[dict[str, Any]] = []
+    urls: list[str] = []
+    for message in messages:
+        content: Any = message.content
+        if not isinstance(content, str):
+            content = []
+            for part in message.content:
+                assert not isinstance(part, str)
+                if part.image_url is not None:
+                    urls.append(part.image_url.url)
+                    content.append({"type": "image"})
+                else:
+                    content.append({"type": "text", "text": part.text or ""})
+        converted.append({"role": "system" if message.role == "developer" else message.role, "content": content})
+    return converted, urls
+
+
+class _ImageFile(NamedTuple):
+    content: bytes
+    size: tuple[int, int]
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def _read_image(url: str, config: ServingConfig) -> _ImageFile:
+    """The bytes of an image from its data URL or its name in the folder of images, within the limits."""
+    param = "messages"
+    if url.startswith("data:"):
+        content = _decode_data_url(url, config)
+    elif _SCHEME.match(url) or url.startswith(("//", "\\\\")):
+        scheme = url.partition(":")[0][:20]
+        raise ApiError(
+            f"images are not fetched from URLs ({scheme}:); send a data URL: data:image/png;base64,...",
+            code="invalid_image_url",
+            param=param,
+        )
+    elif config.images is None:
+        raise ApiError(
+            "the image is neither a data URL (data:image/png;base64,...) nor may it name a file: the server was "
+            "started without a folder of images (--images)",
+            code="invalid_image_url",
+            param=param,
+        )
+    else:
+        content = _read_image_file(url, config)
+    try:
+        size = read_image_size(content)
+    except ImageError as error:
+        raise ApiError(str(error), code="invalid_image", param=param) from error
+    if size[0] * size[1] > config.max_image_pixels:
+        raise ApiError(
+            f"the image has {size[0]} x {size[1]} pixels; at most {config.max_image_pixels:,} are allowed: scale it "
+            "down first",
+            code="image_too_large",
+            param=param,
+        )
+    return _ImageFile(content, size)
+
+
+def _decode_data_url(url: str, config: ServingConfig) -> bytes:
+    header, comma, data = url.partition(",")
+    if not comma or not re.fullmatch(r"data:image/[\w.+-]+(;[\w=.-]+)*;base64", header, re.ASCII | re.IGNORECASE):
+        raise ApiError(
+            "the image's data URL must begin with data:image/FORMAT;base64,", code="invalid_image_url", param="messages"
+        )
+    if len(data) * 3 // 4 > config.max_image_bytes + 2:
+        raise _make_size_error(len(data) * 3 // 4, config)
+    try:
+        content = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(
+            f"the image's data URL is not valid base64: {error}", code="invalid_image_url", param="messages"
+        ) from error
+    if len(content) > config.max_image_bytes:
+        raise _make_size_error(len(content), config)
+    return content
+
+
+def _read_image_file(name: str, config: ServingConfig) -> bytes:
+    assert config.images is not None
+    try:
+        return read_input(resolve_inside(config.images, name), max_bytes=config.max_image_bytes)
+    except (OutputError, ValueError) as error:
+        message = f"the image {name[:200]!r} does not lie in the folder of images; names are relative, without '..'"
+        raise ApiError(message, code="invalid_image_url", param="messages") from error
+    except OSError as error:
+        message = f"the image {name[:200]!r} cannot be read ({error.strerror})"
+        raise ApiError(message, code="invalid_image_url", param="messages") from error
+
+
+def _make_size_error(size: int, config: ServingConfig) -> ApiError:
+    message = f"the image file has {size:,} bytes; at most {config.max_image_bytes:,} are allowed"
+    return ApiError(message, code="image_too_large", param="messages")
+
+
+def describe_answer(answer: PerceptionAnswer, *, with_map: bool) -> dict[str, Any]:
+    """The evidence of an answer, as the field `perception` of a choice.
+
+    Returns:
+        `PerceptionAnswer.to_dict` without name and text, and `depth`: `width`, `height` and `url`, a PNG of nearness
+        (white = nearest) of the whole image, with its longer side at most 640 pixels; transparent where a crop hid the
+        image from the model.
+    """
+    values = answer.to_dict()
+    del values["name"], values["text"]
+    depth = answer.depth_within(MAX_MAP_SIDE) if with_map else None
+    return {**values, "depth": None if depth is None else _describe_map(depth)}
+
+
+def describe_update(update: Update, *, with_map: bool) -> dict[str, Any] | None:
+    """An update of a streamed answer, as the field `perception` of a chunk; None for text and the whole answer."""
+    if update.kind == "problem":
+        return {"event": "problem", "message": update.text}
+    if update.kind not in ("row", "depth", "box") or update.codes is None:
+        return None
+    values: dict[str, Any] = {"event": update.kind, "codes": update.codes.ravel().tolist()}
+    if update.kind == "row":
+        values["row"] = update.row
+    if update.box is not None:
+        values["box"] = update.box.round(3).tolist()
+    if with_map and update.kind == "row" and update.depth is not None:
+        values["depth"] = _describe_map(update.depth)
+    return values
+
+
+def _describe_map(depth: DepthMap) -> dict[str, Any]:
+    grey = (depth.values * 255).round().clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(grey)
+    if not depth.valid.all():
+        image.putalpha(Image.fromarray(np.where(depth.valid, 255, 0).astype(np.uint8)))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"width": image.width, "height": image.height, "url": url}
+
+
+def describe_logprobs(entries: Sequence[TokenLogprob], tokenizer: Any) -> dict[str, Any]:
+    """The field `logprobs` of a choice."""
+
+    def describe(token_id: int, logprob: float) -> dict[str, Any]:
+        text = str(tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+
+    content = [
+        {**describe(entry.token_id, entry.logprob), "top_logprobs": [describe(*pair) for pair in entry.top]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}

@@ -1,0 +1,110 @@
+"""`perceptok llava serve`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perceptok.errors import ConfigError, quote_error
+
+if TYPE_CHECKING:
+    from perceptok.llava import InferenceConfig, PerceptionPipeline
+
+__all__ = ["load_pipeline", "serve_model"]
+
+
+def load_pipeline(
+    model: Path, base: str | None, bits: int | None, dtype: str, device: str, settings: InferenceConfig
+) -> PerceptionPipeline:
+    """Load a pipeline with the options of a command.
+
+    Raises:
+        ConfigError: Unknown bits, or a device that cannot be used.
+    """
+    from perceptok.llava import PerceptionPipeline
+
+    if bits not in (None, 4, 8):
+        raise ConfigError(f"--bits is 4 or 8; got {bits}")
+    options: dict[str, Any] = {"base": base, "bits": bits, "dtype": dtype, "device": device, "config": settings}
+    try:
+        return PerceptionPipeline.from_pretrained(model, **options)
+    except RuntimeError as error:
+        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
+
+
+def serve_model(
+    model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
+    served_model_name: Annotated[
+        str | None, typer.Option("--served-model-name", help="Name of the model in requests; the folder's by default.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="PERCEPTOK_API_KEY", help="Key that requests must send; better from the environment."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder whose images requests may name; without it, data URLs only.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option("--allowed-host", help="Host name by which the server is reached; repeatable.")
+    ] = None,
+    batch_wait: Annotated[
+        float, typer.Option("--batch-wait", help="Seconds that a request waits for others of its batch.")
+    ] = 0.01,
+    max_batch_size: Annotated[
+        int, typer.Option("--max-batch-size", help="Maximum number of answers generated together.")
+    ] = 8,
+    max_queue: Annotated[int, typer.Option("--max-queue", help="Answers that wait; more are refused (429).")] = 64,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum number of tokens of an answer.")] = 2048,
+    max_body_bytes: Annotated[
+        int, typer.Option("--max-body-bytes", help="Maximum size of a request's body.")
+    ] = 20_000_000,
+    max_image_bytes: Annotated[
+        int, typer.Option("--max-image-bytes", help="Maximum size of an image file.")
+    ] = 10_000_000,
+    max_image_pixels: Annotated[
+        int, typer.Option("--max-image-pixels", help="Maximum number of pixels of an image.")
+    ] = 25_000_000,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that a request may take.")] = 300.0,
+    shutdown_timeout: Annotated[
+        float, typer.Option("--shutdown-timeout", help="Seconds that accepted requests have to finish at the end.")
+    ] = 30.0,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Defaults of requests as YAML or JSON (InferenceConfig).")
+    ] = None,
+    base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: quantise the language model.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
+) -> None:
+    """Serve a model: OpenAI's chat completions with images, a page at /, /health, /v1/models and /metrics.
+
+    Answers are constrained to the grammar unless a request switches that off; beside its text each has the decoded
+    depth map, boxes, points and problems. SIGINT or SIGTERM finishes what was accepted and stops.
+    """
+    from perceptok.llava import InferenceConfig, ServingConfig, serve
+
+    settings = ServingConfig(
+        host=host,
+        port=port,
+        served_model_name=served_model_name or model.resolve().name,
+        api_key=api_key,
+        images=images,
+        allowed_hosts=tuple(allowed_host or ()),
+        batch_wait=batch_wait,
+        max_batch_size=max_batch_size,
+        max_queue=max_queue,
+        max_tokens=max_tokens,
+        max_body_bytes=max_body_bytes,
+        max_image_bytes=max_image_bytes,
+        max_image_pixels=max_image_pixels,
+        timeout=timeout,
+        shutdown_timeout=shutdown_timeout,
+    )
+    defaults = InferenceConfig.read(config) if config else InferenceConfig()
+    serve(lambda: load_pipeline(model, base, bits, dtype, device, defaults), settings)
