@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) ->
     @app.get("/health")
     async def check_health() -> Response:
         alive = batcher.is_alive
-        return JSONResponse({"status": "ok" if alive else "unavailable"}, 200 if alive else 503)
+        content = {"status": "ok" if alive else "unavailable", "version": metadata.version("perceptok")}
+        return JSONResponse(content, 200 if alive else 503)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:

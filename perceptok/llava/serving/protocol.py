@@ -10,7 +10,7 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -164,7 +164,11 @@ class PerceptionOptions(_Model):
 
 
 class ChatRequest(_Model):
-    """A request for a chat completion; the fields are OpenAI's, `perception` and `return_token_ids` (vLLM's) beside."""
+    """A request for a chat completion: OpenAI's fields, and `perception`.
+
+    `return_token_ids` is vLLM's. `perceptok` (true, false, or the keys of a `GrammarConfig`) constrains as in requests
+    to other engines, which `perceptok.decoding.build_request_constraint` makes.
+    """
 
     model: str
     messages: list[_Message]
@@ -181,6 +185,7 @@ class ChatRequest(_Model):
     top_logprobs: int | None = None
     user: str | None = None
     return_token_ids: bool | None = None
+    perceptok: bool | dict[str, Any] | None = None
     perception: PerceptionOptions | None = None
 
 
@@ -336,8 +341,13 @@ def _make_config(
         "consistency": None if options.consistency is None else tuple(options.consistency),
         "ask": options.ask,
     }
+    grammar = options.grammar
+    if isinstance(chat.perceptok, dict):
+        grammar = chat.perceptok if grammar is None else grammar
+    elif chat.perceptok is not None and options.constraints is None:
+        changes["constraints"] = chat.perceptok
     try:
-        changes["grammar"] = None if options.grammar is None else GrammarConfig.from_dict(options.grammar)
+        changes["grammar"] = None if grammar is None else GrammarConfig.from_dict(grammar)
         return pipe.override({name: value for name, value in changes.items() if value is not None})
     except PerceptokError as error:
         raise ApiError(str(error)) from error

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perceptok.decoding import detect_engine
 from perceptok.llava import PerceptionPipeline, Request
 from tests.llava.answering import make_image
 from tests.llava.serving.conftest import Served, make_messages, openai, to_data_url
@@ -192,7 +193,10 @@ def test_models_health_and_metrics(served: Served) -> None:
     assert [model.id for model in models] == ["perceptok"]
     assert models[0].owned_by == "perceptok"
     assert served.client.models.retrieve("perceptok").id == "perceptok"
-    assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{served.url}/health").json()["status"] == "ok"
+    engine = detect_engine(f"{served.url}/v1")
+    assert (engine.name, engine.models) == ("perceptok", ("perceptok",))
+    assert engine.version is not None
     metrics = httpx.get(f"{served.url}/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert 'perceptok_requests_total{path="/health",status="200"}' in metrics.text
