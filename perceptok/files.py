@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_folder",
     "atomic_write",
+    "check_free_space",
     "find_complete_folder",
     "lock_output",
     "open_for_update",
@@ -414,11 +415,42 @@ def lock_output(path: str | os.PathLike[str], *, shown: str | os.PathLike[str] |
         return
     held = os.getpid(), target.absolute()
     with _hold_lock(target / ".perceptok.lock", shown):
+        _remove_leftovers(target)
         _held_folders.add(held)
         try:
             yield
         finally:
             _held_folders.discard(held)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder: temporary files and folders beside a lock that nobody holds.
+
+    A lock stays where its process was killed, and names what it was for; so nothing else is removed.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        names = {entry.name for entry in os.scandir(folder) if entry.name.startswith(".")}
+    except OSError:
+        return
+    for name in sorted(name for name in names if name.endswith(".tmp")):
+        is_file = re.fullmatch(r"\.perceptok-[0-9a-f]{16}\.tmp", name)
+        lock_name = f"{name[:-4]}.lock" if is_file else _hidden_path(folder / (name[1:-4] or "."), "lock").name
+        if lock_name not in names or (folder / lock_name).is_symlink():
+            continue
+        lock = FileLock(folder / lock_name, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except (Timeout, OSError, RuntimeError):  # held, by another process or this one
+            continue
+        try:
+            _remove(folder / name)
+            (folder / lock_name).unlink(missing_ok=True)  # while it is held
+        except OSError:
+            pass  # the next run tries again
+        finally:
+            lock.release()
 
 
 @contextmanager
@@ -587,6 +619,7 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False, marker: 
     except OSError as error:
         raise _make_error(target, error) from error
     with _hold_lock(_hidden_path(target, "lock"), target):
+        _remove_leftovers(target.parent)
         try:
             _remove(temporary)  # of a killed process
             temporary.mkdir()
@@ -608,6 +641,28 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False, marker: 
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def check_free_space(path: str | os.PathLike[str], num_bytes: int) -> None:
+    """Refuse an output for which its disk has no space, before anything is written.
+
+    Args:
+        path: The file or folder to write; it need not exist.
+        num_bytes: Bytes that it takes.
+
+    Raises:
+        OutputError: Fewer bytes are free.
+    """
+    place = next((folder for folder in (Path(path), *Path(path).absolute().parents) if folder.is_dir()), Path())
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise _make_error(Path(path), error) from error
+    if free < num_bytes:
+        raise OutputError(
+            f"cannot write {path}: it takes {num_bytes / 2**20:.0f} MB, the disk has {free / 2**20:.0f} MB left; free "
+            "some space, or choose another path"
+        )
 
 
 def _remove(folder: Path) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import re
 import socket
+import threading
 import warnings
 import zlib
 from collections import deque
@@ -28,7 +30,17 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
 from perceptok.files import lock_output, open_for_update, parse_json
 
-__all__ = ["Engine", "Journal", "LocalEngine", "RayEngine", "Stamp", "map_in_order", "stamp_folder", "stamp_of"]
+__all__ = [
+    "Engine",
+    "Journal",
+    "LocalEngine",
+    "RayEngine",
+    "Stamp",
+    "map_in_order",
+    "prepare_worker",
+    "stamp_folder",
+    "stamp_of",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -116,7 +128,7 @@ class LocalEngine:
         if self._pool is None:
             # Spawned: a fork would copy the locks of the threads of numpy and torch in whatever state they are.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_use_one_thread)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=prepare_worker)
         try:
             yield from map_in_order(self._pool, work, items, ahead=2 * self.workers)
         except BrokenProcessPool as error:
@@ -127,11 +139,22 @@ class LocalEngine:
             ) from error
 
 
-def _use_one_thread() -> None:
-    """One thread per process: the processes already use all cores."""
+def prepare_worker() -> None:
+    """Prepare a worker process: one thread of torch, and an end of its own when its parent is gone.
+
+    The processes already use all cores. A parent that is killed cannot end them.
+    """
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 class RayEngine:

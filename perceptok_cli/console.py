@@ -50,11 +50,11 @@ def note(text: str) -> None:
 def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error; yields a function to call after each item, optionally with a remark."""
     columns = (
-        TextColumn(what),
+        TextColumn(what, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[remark]}", markup=False),
     )
     with Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as progress:
         task = progress.add_task(what, total=total, remark="")
@@ -69,9 +69,11 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> None:
     """Print a table on standard output; the first `text_columns` are aligned to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(escape_text(title, limit=200)), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < text_columns else "right", no_wrap=True)
+        table.add_column(
+            Text(escape_text(name, limit=200)), justify="left" if index < text_columns else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*(Text(escape_text(cell, limit=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)

@@ -355,6 +355,8 @@ def evaluate_model(
     print_scores(scores, model.name)
     print_evidence(evidence)
     note(f"answers, scores and page in {output}")
+    unasked = [outcome.item.id for outcome in scores.outcomes if outcome.text is None]
+    finish([(item, "not asked: its image cannot be read; counted as wrong") for item in unasked], len(items))
 
 
 def run_small_demo(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
 
 import typer
 
-from perceptok.errors import PerceptokError
+from perceptok.errors import OutputError, PerceptokError
 from perceptok_cli import aurora, box, data, demo, depth, evaluation, llava
 from perceptok_cli.console import escape_text
 
@@ -34,6 +35,7 @@ app.command("demo")(demo.run_codec_demo)
 
 def main() -> None:
     """Run the command line; any error becomes one line on standard error and exit code 2."""
+    _replace_closed_streams()
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too; before it is imported
     code = run_command(app)
@@ -46,6 +48,33 @@ def main() -> None:
             sys.exit(1)
         code = _print_error(f"cannot write standard output: {error.strerror}")
     sys.exit(code)
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Stands for a standard output that the shell has closed: what is printed raises an error of ours."""
+
+    encoding = "utf-8"
+    errors = "strict"
+
+    def write(self, text: str, /) -> int:
+        if text:
+            raise OutputError("cannot write standard output: it is closed; leave out `>&-`, or name a file")
+        return 0
+
+
+def _replace_closed_streams() -> None:
+    """Open the standard streams that are closed, where the next file opened would take their place unnoticed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
 
 
 def run_command(command: Callable[[], object]) -> int:

@@ -18,6 +18,7 @@ import pytest
 
 from perceptok.errors import OutputError
 from perceptok.files import (
+    _hidden_path,
     atomic_folder,
     atomic_write,
     find_complete_folder,
@@ -389,3 +390,25 @@ class TestInputs:
     def test_names_of_drives(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="not a file inside"):
             resolve_inside(tmp_path, "/etc/passwd")
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """A lock that nobody holds tells what is left; everything else stays."""
+
+    def leave(name: str, *, with_lock: bool = True) -> None:
+        (tmp_path / f".{name}.tmp").mkdir()
+        (tmp_path / f".{name}.tmp" / "file").touch()
+        if with_lock:
+            _hidden_path(tmp_path / name, "lock").touch()
+
+    leave("checkpoint-14")
+    leave("foreign", with_lock=False)
+    leave("held")
+    _hidden_path(tmp_path / "a.json", "tmp").touch()
+    _hidden_path(tmp_path / "a.json", "lock").touch()
+    with lock_output(tmp_path / "held"), atomic_folder(tmp_path / "new") as folder:
+        (folder / "file").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".foreign.tmp", ".held.tmp", "new"]
+    leave("checkpoint-15")
+    with lock_output(tmp_path):
+        assert not (tmp_path / ".checkpoint-15.tmp").exists()

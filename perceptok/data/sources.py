@@ -30,6 +30,9 @@ __all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source"
 _MAX_PROBES = 100
 """Images of annotations that are looked for before a folder is taken for one of another split."""
 
+_MAX_SCENES, _MAX_SCENE_SIDE = 10_000_000, 4096
+"""Procedural images of a source, and the side of each in pixels."""
+
 _MAX_QUOTED = 100
 """Characters of a name that a message quotes."""
 
@@ -114,8 +117,11 @@ class ProceduralSource:
         split: str = "train",
         difficulty: Difficulty | None = None,
     ) -> None:
-        if seed < 0 or count < 1 or size < 64:
-            raise DataError(f"scenes need seed >= 0, count >= 1 and size >= 64; got {seed}, {count} and {size}")
+        if seed < 0 or not 1 <= count <= _MAX_SCENES or not 64 <= size <= _MAX_SCENE_SIDE:
+            raise DataError(
+                f"scenes need a seed from 0, a count from 1 to {_MAX_SCENES} and a size from 64 to {_MAX_SCENE_SIDE}; "
+                f"got {seed}, {count} and {size}"
+            )
         self.seed, self.count, self.size, self.split = seed, count, size, split
         self.difficulty = difficulty or Difficulty()
 

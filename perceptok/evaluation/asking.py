@@ -104,18 +104,19 @@ def evaluate_pipeline(
         advance: Called after every question.
 
     Returns:
-        The scores, and the evidence where any answer has some.
+        The scores, and the evidence where any answer has some. An item whose image cannot be read is not asked: its
+        outcome has the text None and counts as unparsed.
 
     Raises:
         OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
-        EvaluationError: An item without an image.
+        EvaluationError: No item has an image that can be read.
         MissingExtraError: matplotlib is not installed (extra `report`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     predictions = folder / PREDICTIONS
     texts = answer_benchmark(pipe, benchmark, predictions, model=model, start_over=start_over, advance=advance)
-    scores = evaluate(texts, benchmark)
+    scores = evaluate(texts, benchmark, missing=True)
     estimates = {} if specialist is None else evaluate_specialist(benchmark, specialist, pipe.codec).estimates
     evidence = check_evidence(scores, pipe.codec, estimates)
     write_scores(scores, folder, system=system, evidence=evidence, force=True)
@@ -147,11 +148,11 @@ def answer_benchmark(
         advance: Called after every question.
 
     Returns:
-        Id -> text; a `Prediction` where the answer is read off.
+        Id -> text; a `Prediction` where the answer is read off. An item whose image cannot be read has none.
 
     Raises:
         OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
-        EvaluationError: An item without an image.
+        EvaluationError: No item has an image that can be read.
     """
     target, items = Path(output), benchmark.items
     # The answer is then what the map or the boxes say, not what the text says.
@@ -169,16 +170,26 @@ def answer_benchmark(
         for _ in range(len(items) - len(todo)):
             advance()
         size = pipe.config.batch_size
+        unread: list[EvaluationError] = []
         for start in range(0, len(todo), size):
             indices = todo[start : start + size]
-            answers = pipe.answers([make_request(items[index], pipe.config.ask) for index in indices])
-            for index, answer in zip(indices, answers, strict=True):
+            requests = {}
+            for index in indices:
+                try:
+                    requests[index] = make_request(items[index], pipe.config.ask)
+                except EvaluationError as error:
+                    unread.append(error)
+                    advance()
+            answers = pipe.answers(list(requests.values())) if requests else []
+            for index, answer in zip(requests, answers, strict=True):
                 item = items[index]
                 line = {"id": item.id, "text": answer.text, "answer": answer.answer}
                 read = {"read": answer.answer} if is_read_off and item.target == "answer" else {}
                 journal.add(index, {**line, **read})
                 advance()
         lines = list(journal.results())
+        if not lines:
+            raise unread[0]
         with atomic_write(target, force=True) as file:
             for line in lines:
                 file.write((json.dumps(line) + "\n").encode())

@@ -29,7 +29,7 @@ from perceptok.errors import (
     VocabularyError,
     translate_errors,
 )
-from perceptok.files import atomic_folder, find_complete_folder, parse_json, read_input
+from perceptok.files import atomic_folder, check_free_space, find_complete_folder, parse_json, read_input
 from perceptok.llava.folder_checks import check_adapter_tensors, read_adapter_settings
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
@@ -453,7 +453,7 @@ def merge_adapter(
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
     with atomic_folder(target, force=force, marker=_MANIFEST_FILE) as place:
-        _save_base(merged, loaded, place)
+        _save_base(merged, loaded, place, target)
         again = load_base(place, device=device)
         logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
         _check_logits(logits, expected, str(target), tolerance=_tolerance(again.dtype))
@@ -493,7 +493,8 @@ def export_adapter(
     target = Path(output)
     with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
         lora = place / "lora"
-        _save_lora(loaded.model, lora)
+        with _translate_errors(target):
+            _save_lora(loaded.model, lora)
         weights = {name: tensor for name, tensor in load_file(lora / _WEIGHTS_FILE).items() if ".lora_" in name}
         save_file(weights, lora / _WEIGHTS_FILE, metadata={"format": "pt"})
         path = lora / "adapter_config.json"
@@ -505,7 +506,7 @@ def export_adapter(
             "ensure_weight_tying": False,
         }
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _save_base(_remove_lora(loaded.model), loaded, place / "base")
+        _save_base(_remove_lora(loaded.model), loaded, place / "base", target)
         with quiet_peft():
             again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
         logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
@@ -533,9 +534,11 @@ def _add_system(processor: Any, system: str | None) -> None:
     )
 
 
-def _save_base(model: Any, loaded: LoadedAdapter, folder: Path) -> None:
-    model.save_pretrained(folder)
-    _save_companions(folder, loaded.processor, loaded.vocab, loaded.codec)
+def _save_base(model: Any, loaded: LoadedAdapter, folder: Path, target: Path) -> None:
+    with _translate_errors(target):
+        check_free_space(target, sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
+        model.save_pretrained(folder)
+        _save_companions(folder, loaded.processor, loaded.vocab, loaded.codec)
 
 
 def _probe_adapter(loaded: LoadedAdapter) -> Tensor:

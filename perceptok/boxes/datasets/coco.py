@@ -237,6 +237,9 @@ class _Reader:
         try:
             if not isinstance(item, dict):
                 raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
+            for key in _NAMES:
+                if isinstance(text := item.get(key), str) and not _is_encodable(text):
+                    raise AnnotationError(f"{key} has half a surrogate pair, which no file can hold: {text!r:.80}")
             add(self._repair(item, kind))
         except KeyError as error:
             self._fail(name, f"has no {error}")
@@ -392,6 +395,17 @@ class _Annotations:
     def make_corners(self) -> np.ndarray:
         """Boxes (N, 4) float64 as x1, y1, x2, y2."""
         return np.ascontiguousarray(to_corners(np.array(self.xywh).reshape(-1, 4), "xywh"))
+
+
+_NAMES = ("file_name", "coco_url", "name")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_lists(found: Collection[str], where: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
 from perceptok.errors import DepthMapError, TrainingError
+from perceptok.jobs import prepare_worker
 
 __all__ = ["AugmentationConfig", "MapDataset", "MapSource", "augment", "compute_source_probabilities", "corrupt_inputs"]
 
@@ -138,7 +139,7 @@ def _pack_all(groups: Mapping[str, MapSource], workers: int, *, lenient: bool) -
             yield from (_pack(maps, source, lenient, index) for index in range(len(maps)))
         return
     # Spawned, not forked: a forked child inherits torch's thread pools in whatever state they are.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare_worker) as pool:
         # All sources are submitted before the first is awaited, so that no worker waits for the end of a source.
         submitted = [
             pool.map(partial(_pack, maps, source, lenient), range(len(maps)), chunksize=8)

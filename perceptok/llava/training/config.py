@@ -42,6 +42,10 @@ def _setting(text: str, default: Any = MISSING, factory: Any = MISSING) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+_MAX_RANK = 2**14
+"""Of an adapter: more than any layer has rows."""
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """The LoRA adapter of the language model; settings as in `peft.LoraConfig`."""
@@ -57,6 +61,8 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         _require_positive(self, "r", "lora_alpha")
+        if self.r > _MAX_RANK:
+            raise ConfigError(f"r is a rank of at most {_MAX_RANK}; got {self.r}")
         if not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"lora_dropout is a probability in [0, 1); got {self.lora_dropout}")
 
