@@ -5,6 +5,7 @@ Boxes are corners x1, y1, x2, y2 in one frame, (N, 4), edges continuous: a box's
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from perceptok.boxes.datasets.coco import read_annotations
 from perceptok.boxes.frames import ImageFrame
 from perceptok.boxes.text import parse_boxes
 from perceptok.errors import AnnotationError, BoxError, ConfigError, MalformedBoxError
-from perceptok.files import parse_json
+from perceptok.files import open_input, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -301,7 +302,7 @@ def read_ground_truth(path: str | Path) -> GroundTruthFile:
     boxes: list[ImageBoxes | BoxRecord | BoxFailure]
     if Path(path).suffix == ".jsonl":
         try:
-            with Path(path).open(encoding="utf-8-sig") as lines:
+            with io.TextIOWrapper(open_input(path, allow_pipe=True), encoding="utf-8-sig") as lines:
                 boxes = list(read_box_records(lines, str(path)))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, quote_error
-from perceptok.files import parse_json, read_input
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, translate_errors
+from perceptok.files import open_input, parse_json, read_input
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import save_adapter
@@ -208,12 +207,13 @@ def _read_lora_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .bin file; anything else that pickle can hold is refused."""
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: tensors cannot be read safely ({quote_error(error)})") from error
+    with translate_errors(CheckpointError, f"{path}: tensors cannot be read safely"), open_input(path) as file:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: expected names and tensors; got {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{path}: the tensor {name} has values that are NaN or infinite")
     return tensors
 
 
