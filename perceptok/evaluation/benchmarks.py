@@ -64,6 +64,8 @@ class BenchmarkItem:
         question: The text that a model is asked.
         answer: The correct answer: a letter of the choices, a count in digits, or `WHOLE_BLOCK`.
         choices: Letter -> the text of that choice (which may be empty); empty where a count is asked for.
+        options: Letter -> the count of that choice, where a count is asked for but the row has choices: a letter in an
+            answer then stands for its count. They are not part of the question.
         image: The image file or its bytes; None where the image is not available.
         groups: How scores are broken down: name -> value, such as "markers" -> "5".
         markers: Letter -> x, y in pixels of the image, where they are known.
@@ -90,6 +92,7 @@ class BenchmarkItem:
     history: tuple[Turn, ...] = ()
     more_images: tuple[Path, ...] = ()
     tokens: TokenReading = "text"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target == "block" and self.answer == WHOLE_BLOCK:
@@ -102,7 +105,10 @@ class BenchmarkItem:
     def read(self, text: str) -> AnswerReading:
         """The answer that `read_answer` finds in a text, given this item's choices; or what `target` names."""
         if self.target == "answer":
-            return read_answer(text, self.choices)
+            if not self.options:
+                return read_answer(text, self.choices)
+            reading = read_answer(text, self.options)
+            return reading._replace(value=None if reading.value is None else self.options[reading.value])
         written = read_evidence(text)
         if written.problems:
             return AnswerReading(None, "; ".join(written.problems))
@@ -441,6 +447,11 @@ def _letter_choices(choices: Any) -> dict[str, str]:
     return {"ABCDEFGH"[number]: str(choice) for number, choice in enumerate(choices)}
 
 
+def _parse_options(choices: Mapping[str, str]) -> dict[str, str]:
+    """Letter -> the count that the choice states."""
+    return {letter: _parse_count(text) for letter, text in choices.items()}
+
+
 def _parse_count(answer: str) -> str:
     """The count that the correct choice states; "0" for "There are none"."""
     value = read_answer(answer).value
@@ -470,9 +481,11 @@ def _parse_blink_depth(row: dict[str, Any], folder: Path | None) -> BenchmarkIte
 def _parse_blink_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem | None:
     if _read_blink_task(row) not in (None, "counting"):
         return None
-    answer = _parse_count(_letter_choices(row["choices"])[_parse_letter(row["answer"])])
+    options = _parse_options(_letter_choices(row["choices"]))
+    answer = options[_parse_letter(row["answer"])]
     image = _find_image(row["image_1"], folder, f"row {row['idx']}")
-    return BenchmarkItem(str(row["idx"]), str(row["question"]), answer, {}, image, {"count": answer})
+    groups = {"count": answer}
+    return BenchmarkItem(str(row["idx"]), str(row["question"]), answer, {}, image, groups, options=options)
 
 
 def _cvbench_parser(task: str) -> Callable[[dict[str, Any], Path | None], BenchmarkItem | None]:
@@ -483,8 +496,9 @@ def _cvbench_parser(task: str) -> Callable[[dict[str, Any], Path | None], Benchm
         image = _find_image(row.get("image") or row.get("filename"), folder, f"row {row['idx']}")
         groups = {"source": str(row.get("source", ""))}
         if task == "count":
-            count = _parse_count(choices[correct])
-            return BenchmarkItem(str(row["idx"]), str(row["question"]), count, {}, image, {"count": count, **groups})
+            options = _parse_options(choices)
+            groups, question = {"count": options[correct], **groups}, str(row["question"])
+            return BenchmarkItem(str(row["idx"]), question, options[correct], {}, image, groups, options=options)
         return BenchmarkItem(str(row["idx"]), str(row["question"]), correct, choices, image, groups)
 
     return parse
@@ -493,10 +507,12 @@ def _cvbench_parser(task: str) -> Callable[[dict[str, Any], Path | None], Benchm
 def _parse_seed_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem | None:
     if str(row["question_type_id"]) not in ("5", "Instances Counting"):
         return None
-    answer = _parse_count(str(row[f"choice_{_parse_letter(row['answer']).lower()}"]))
+    options = _parse_options({letter: str(row[f"choice_{letter.lower()}"]) for letter in "ABCD"})
+    answer = options[_parse_letter(row["answer"])]
     name = row.get("image") or row.get("data_id")
     image = _find_image(name[0] if isinstance(name, list) else name, folder, f"row {row['question_id']}")
-    return BenchmarkItem(str(row["question_id"]), str(row["question"]), answer, {}, image, {"count": answer})
+    groups = {"count": answer}
+    return BenchmarkItem(str(row["question_id"]), str(row["question"]), answer, {}, image, groups, options=options)
 
 
 _LAYOUTS: Mapping[str, _RowLayout] = {

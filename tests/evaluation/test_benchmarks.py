@@ -397,3 +397,29 @@ def test_a_benchmark_missing_from_the_folder_of_all_is_named(hardblink: Path, tm
     (tmp_path / "seedbench").mkdir()
     (tmp_path / "seedbench" / "SEED-Bench.json").write_text(json.dumps({"questions": SEED}))
     assert len(load_benchmark("seed-count", tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("B", "3"),
+        ("<s> (B) 3", "3"),
+        ("There are three. The correct answer is (B) 3.", "3"),
+        ("three", "3"),
+        ("7", None),
+    ],
+)
+def test_letters_are_read_where_a_count_has_options(tmp_path: Path, text: str, answer: str | None) -> None:
+    file = write_lines(tmp_path / "rows.jsonl", [{**row, "image_1": None} for row in blink_rows("Counting")])
+    item = load_benchmark("blink-count", file).items[1]
+    assert item.choices == {}
+    assert item.options == {"A": "0", "B": "3", "C": "2", "D": "1"}
+    assert item.answer == "3"
+    assert item.read(text).value == answer
+
+
+def test_options_of_other_layouts(tmp_path: Path) -> None:
+    counts = load_benchmark("cvbench-count", write_lines(tmp_path / "cv.jsonl", CVBENCH)).items
+    assert [(item.answer, item.read("(C)").value) for item in counts] == [("1", "1")]
+    (seed,) = load_benchmark("seed-count", write_lines(tmp_path / "seed.jsonl", SEED)).items
+    assert (seed.answer, seed.read("B").value) == ("1", "2")

@@ -85,7 +85,9 @@ def item_from_doc(doc: Mapping[str, Any]) -> BenchmarkItem:
     """The item of a doc, without its image; raises EvaluationError where the doc has other keys."""
     try:
         choices = dict(zip(doc["letters"], doc["words"], strict=True))
-        return BenchmarkItem(doc["id"], doc["question"], doc["answer"], choices)
+        asks_count = doc["answer"] not in choices
+        kind = {"options": choices} if asks_count else {"choices": choices}
+        return BenchmarkItem(doc["id"], doc["question"], doc["answer"], **kind)
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(
             f"a doc has id, question, answer, letters and as many words; got {', '.join(map(str, doc))}"
@@ -100,8 +102,8 @@ def _text_columns(datasets: Any, items: Sequence[BenchmarkItem]) -> Any:
             "id": [item.id for item in items],
             "question": [item.question for item in items],
             "answer": [item.answer for item in items],
-            "letters": [list(item.choices) for item in items],
-            "words": [list(item.choices.values()) for item in items],
+            "letters": [list(item.choices or item.options) for item in items],
+            "words": [list((item.choices or item.options).values()) for item in items],
         },
         features=datasets.Features({"id": text, "question": text, "answer": text, "letters": many, "words": many}),
     )
