@@ -188,7 +188,8 @@ class ImageFrame:
     ) -> Self:
         """Qwen2-VL's frame: about the image's own size and shape, each side rounded to whole patches; rarely a square.
 
-        Qwen2-VL and Qwen2.5-VL write boxes in pixels of it: convert with `image_size=frame.shape`, then `to_image`.
+        Qwen2.5-VL writes boxes in pixels of it: convert with `image_size=frame.shape`, then `to_image`. Qwen2-VL and
+        Qwen3-VL write thousandths of the image: convert with `image_size=(1000, 1000)`.
 
         Args:
             image_size: Width and height of the original.

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -51,6 +51,7 @@ class Conversion:
         total: The same from the box before the source wrote it: the source's own quantization is included.
         malformed: Malformed boxes in the source's text, where it was not read strictly.
         repaired: What was read as a box after a small repair, likewise.
+        segments: PaliGemma's `<seg000>` tokens of each box, as they were written, likewise; "" for none.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Conversion:
     total: tuple[float, float]
     malformed: tuple[MalformedPiece, ...] = ()
     repaired: tuple[MalformedPiece, ...] = ()
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class ParsedSpelling:
         spans: Where each stands, (N, 2) int64: first character and one past the last.
         malformed: The malformed pieces, in the order of the text.
         repaired: Pieces that were read as boxes after a small repair: fractions of a pixel (rounded), numbers written
-            as text, or an edge one step beyond the last (moved to the last).
+            as text, an edge one step beyond the last (moved to the last), or Florence-2's polygons (the box around).
+        segments: PaliGemma's `<seg000>` tokens of each box, as they were written; "" for none; () in other schemes.
     """
 
     codes: np.ndarray
@@ -80,6 +83,7 @@ class ParsedSpelling:
     spans: np.ndarray
     malformed: tuple[MalformedPiece, ...]
     repaired: tuple[MalformedPiece, ...] = ()
+    segments: tuple[str, ...] = ()
 
 
 def convert_spelling(
@@ -101,9 +105,10 @@ def convert_spelling(
     - "florence2": `<loc_0>`; 1000 bins, read at their centres.
     - "kosmos2": two of 32x32 patches, top left and bottom right, read as `patch_index_to_coordinate` does: their
       centres (then 1/64), or their outer edges where they share a row or column.
-    - "qwen": JSON, `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, whole pixels of the image that the model saw, which
-      is seldom the original: `ImageFrame.smart_resize(size).shape`, or (1000, 1000) for Qwen3-VL, which writes
-      thousandths.
+    - "qwen": JSON, `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, in whole steps of `image_size`. That is (1000, 1000)
+      for Qwen2-VL and Qwen3-VL, which write thousandths; for Qwen2.5-VL, which writes pixels of the image that it saw,
+      `ImageFrame.smart_resize(size).shape`, seldom the original's size. Qwen2-VL's own form,
+      `<|object_ref_start|>dog<|object_ref_end|><|box_start|>(10,20),(110,220)<|box_end|>`, is read where not strict.
 
     Args:
         boxes: Text of boxes and nothing else, labelled or not, or codes (N, 4), for Kosmos-2 (N, 2), in the source's
@@ -144,6 +149,7 @@ def convert_spelling(
         total=(added[0] + own[0], added[1] + own[1]),
         malformed=parsed.malformed if parsed else (),
         repaired=parsed.repaired if parsed else (),
+        segments=parsed.segments if parsed else (),
     )
 
 
@@ -320,6 +326,11 @@ class _TokenSpelling(_Spelling):
             tokens = list(self._token.finditer(text, *run.span()))
             found_label = self.find_label(run)
             label = label if found_label is None else found_label
+            if (polygon := self.find_polygon([int(token.group(1)) for token in tokens])) is not None:
+                reason = f"a polygon of {len(tokens) // 2} points, read as the box around it"
+                found.repaired.append(MalformedPiece(*run.span(), run.group(), "coordinates", reason))
+                found.add_box(polygon, label, *run.span())
+                continue
             for index in range(0, len(tokens), self.columns):
                 box = tokens[index : index + self.columns]
                 start, end = box[0].start(), box[-1].end()
@@ -347,6 +358,10 @@ class _TokenSpelling(_Spelling):
         """Two near and two far edges in the order of their axes."""
         return numbers
 
+    def find_polygon(self, _numbers: list[int]) -> list[int] | None:
+        """The box around the points of a run, where it is a polygon; None where it is boxes."""
+        return None
+
     @staticmethod
     def _find_text_before(run: re.Match[str]) -> str:
         """The 400 characters before a run, in which its label is searched."""
@@ -361,7 +376,8 @@ class _PaliGemma(_TokenSpelling):
     """`<loc0000><loc0000><loc0000><loc0000> label ; ...`, y first; several boxes may stand before one label."""
 
     stem, highest = "loc", 1023
-    _BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)([^<>;]*+)", re.ASCII)
+    _BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)(?:<seg\d{3}>\s*+)*+([^<>;]*+)", re.ASCII)
+    _SEGMENT = re.compile(r"\s*+((?:<seg\d{3}>)*+)", re.ASCII)
     _LABEL = re.compile(r"[^<>;\n]*+")
 
     def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -377,9 +393,19 @@ class _PaliGemma(_TokenSpelling):
         return _check_codes(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
-        match = self._LABEL.match(run.string, run.end())
+        segment = self._SEGMENT.match(run.string, run.end())
+        assert segment is not None
+        match = self._LABEL.match(run.string, segment.end())
         assert match is not None
         return match.group().strip()
+
+    def parse(self, text: str) -> ParsedSpelling:
+        parsed = super().parse(text)
+        segments = []
+        for end in parsed.spans[:, 1].tolist():
+            segment = self._SEGMENT.match(text, end)
+            segments.append(segment.group(1) if segment else "")
+        return replace(parsed, segments=tuple(segments))
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
         _check_labels(labels, ";<>", "PaliGemma")
@@ -402,6 +428,16 @@ class _Florence2(_TokenSpelling, _Binned):
     """`label<loc_0><loc_0><loc_0><loc_0>...`; several boxes may follow one label."""
 
     stem, highest, bins = "loc_", 999, 1000
+
+    def find_polygon(self, numbers: list[int]) -> list[int] | None:
+        """The box around a polygon: points in turn around it, so that some four of them are not a box."""
+        fours = [numbers[index : index + 4] for index in range(0, len(numbers) - 3, 4)]
+        are_boxes = all(box[0] <= box[2] and box[1] <= box[3] for box in fours)
+        if len(numbers) < 6 or len(numbers) % 2 or max(numbers) > self.highest or are_boxes:
+            return None
+        xs, ys = numbers[::2], numbers[1::2]
+        return [min(xs), min(ys), max(xs), max(ys)]
+
     _BOXES = re.compile(r"([^<>]*)((?:<loc_\d{1,9}>)+)", re.ASCII)
 
     def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -510,6 +546,11 @@ class _Qwen(_Spelling):
 
     _KEY = '"bbox'
     _BRACE = re.compile(r"[{}]")
+    _OTHER_KEY = re.compile(r"""['"](bbox|box|box_2d|bounding_box)['"]\s*:|'bbox_2d'\s*:""")
+    _RAW = re.compile(
+        r"(?:<\|object_ref_start\|>([^<>]{0,200})<\|object_ref_end\|>\s*)?"
+        r"<\|box_start\|>\s*\(([^()]{1,40})\)\s*,\s*\(([^()]{1,40})\)\s*<\|box_end\|>"
+    )
 
     def __init__(self, image_size: ImageSize | None) -> None:
         if image_size is None or min(image_size) < 1:
@@ -537,7 +578,9 @@ class _Qwen(_Spelling):
         return box
 
     def parse(self, text: str) -> ParsedSpelling:
-        """Every JSON object with a `bbox_2d`, wherever it stands."""
+        """Every JSON object with a `bbox_2d`, wherever it stands, or else every box in Qwen2-VL's own form."""
+        if "<|box_start|>" in text:
+            return self._parse_raw(text)
         found = _Collector()
         decode = json.JSONDecoder().raw_decode
         position = text.find("{")
@@ -557,7 +600,32 @@ class _Qwen(_Spelling):
                     found.malformed.append(MalformedPiece(position, stop, text[position:stop], flaw, reason))
                 end = position + 1
             position = text.find("{", end)
+        if not found.boxes and not found.malformed and (key := self._OTHER_KEY.search(text)):
+            reason = f'{key.group().rstrip(": ")} is not the key "bbox_2d" in double quotes: no box was read'
+            found.malformed.append(MalformedPiece(*key.span(), key.group(), "token", reason))
         return found.to_parsed(4)
+
+    def _parse_raw(self, text: str) -> ParsedSpelling:
+        """The boxes between `<|box_start|>` and `<|box_end|>`."""
+        found, place = _Collector(), 0
+        for match in self._RAW.finditer(text):
+            self._report_unread(found, text, place, match.start())
+            numbers = [part.strip() for part in f"{match[2]},{match[3]}".split(",")]
+            values = [
+                float(number) if re.fullmatch(r"-?\d{1,9}(?:\.\d{1,9})?", number) else number for number in numbers
+            ]
+            item = {"bbox_2d": values, "label": match[1]}
+            self._read_object(found, item, (*match.span(), match.group()))
+            place = match.end()
+        self._report_unread(found, text, place, len(text))
+        return found.to_parsed(4)
+
+    @staticmethod
+    def _report_unread(found: _Collector, text: str, start: int, end: int) -> None:
+        place = text.find("<|box_start|>", start, end)
+        if place >= 0:
+            reason = "expected <|box_start|>(x1,y1),(x2,y2)<|box_end|>"
+            found.malformed.append(MalformedPiece(place, end, text[place:end], "bracket", reason))
 
     def _read_object(self, found: _Collector, item: dict[str, Any], place: tuple[int, int, str]) -> None:
         """Collect the boxes of an object; `place` is its start, end and text."""
@@ -609,6 +677,8 @@ def _read_pixels(box: Any, limits: list[int]) -> tuple[list[int], tuple[Flaw, st
     repairs: list[tuple[Flaw, str]] = []
     if any(isinstance(value, str) for value in box):
         repairs.append(("token", "numbers written as text"))
+    if all(0 <= number <= 1 for number in numbers) and not all(number.is_integer() for number in numbers):
+        return [], ("range", "fractions of the image, 0..1; expected pixels"), []
     whole = [math.floor(number + 0.5) for number in numbers]
     if whole != numbers:
         repairs.append(("token", f"fractions of a pixel, rounded to {whole}"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from perceptok.boxes import BoxScheme, convert_spelling, parse_spelling
+from perceptok.boxes import BoxCodec, BoxScheme, convert_spelling, parse_spelling
 from perceptok.errors import BoxError, MalformedBoxError
 
 SIZE = (640, 427)
@@ -28,7 +28,7 @@ READ: list[tuple[BoxScheme, str, list[str]]] = [
     ("paligemma", f"detect dog ; cat\n{LOC} dog ; {LOC} cat;<eos><pad>", ["dog", "cat"]),
     ("paligemma", f"<bos>{LOC} dog ;{LOC} dog ; ", ["dog", "dog"]),
     ("paligemma", f"{LOC} {LOC} dog<eos>", ["dog", "dog"]),
-    ("paligemma", f"{LOC}<seg001><seg002> dog", [""]),
+    ("paligemma", f"{LOC}<seg001><seg002> dog", ["dog"]),
     ("florence2", f"</s><s>dog{FLORENCE}{FLORENCE}cat{FLORENCE}</s><pad>", ["dog", "dog", "cat"]),
     ("florence2", f"<OD>a red dog {FLORENCE} ", ["a red dog"]),
     ("kosmos2", f"<grounding> A dog: <phrase> a dog</phrase><object>{PAIR}</object> on it</s>", ["a dog"]),
@@ -185,3 +185,50 @@ def test_refused() -> None:
         parse_spelling("", "qwen")
     with pytest.raises(ValueError, match="schemes are aurora"):
         parse_spelling("", "shikra")  # type: ignore[arg-type]
+
+
+class TestFormsInTheField:
+    def test_qwen2_vl_writes_thousandths(self) -> None:
+        text = "<|object_ref_start|>dog<|object_ref_end|><|box_start|>(100,100),(500,500)<|box_end|> <|box_start|>(1"
+        converted = convert_spelling(text, source="qwen", target="aurora", image_size=(1000, 1000), strict=False)
+        assert converted.labels == ("dog",)
+        box = BoxCodec(decode="center").decode(converted.codes, image_size=(1920, 1080))
+        np.testing.assert_allclose(box, [[192, 108, 960, 540]], atol=1920 / 336)
+        assert [piece.reason for piece in converted.malformed] == ["expected <|box_start|>(x1,y1),(x2,y2)<|box_end|>"]
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ('[{"bbox": [10, 20, 110, 220]}]', "bbox"),
+            ("[{'bbox_2d': [10, 20, 110, 220], 'label': 'dog'}]", "double quotes"),
+            ('[{"bbox_2d": [0.1, 0.2, 0.4, 0.5]}]', "fractions of the image"),
+            ("<|box_start|>(10,20),(110)<|box_end|>", "3 numbers where a box has four"),
+            ("<|box_start|>10,20,110,220<|box_end|>", "expected <|box_start|>"),
+        ],
+    )
+    def test_what_is_not_read_is_reported(self, text: str, reason: str) -> None:
+        parsed = parse_spelling(text, "qwen", image_size=(1000, 1000))
+        assert len(parsed.codes) == 0
+        assert reason in parsed.malformed[-1].reason
+
+    def test_paligemma_segments_are_kept_beside_the_label(self) -> None:
+        segment = "".join(f"<seg{code:03}>" for code in range(16))
+        text = f"<loc0010><loc0020><loc0110><loc0220>{segment} dog ; <loc0010><loc0020><loc0110><loc0220> cat"
+        parsed = parse_spelling(text, "paligemma")
+        assert parsed.labels == ("dog", "cat")
+        assert parsed.segments == (segment, "")
+        assert convert_spelling(text, source="paligemma", target="florence2").labels == ("dog", "cat")
+
+    @pytest.mark.parametrize(
+        ("numbers", "boxes"),
+        [
+            ([10, 20, 110, 22, 108, 60, 8, 58], [[8, 20, 110, 60]]),
+            ([10, 20, 110, 20, 110, 60, 50, 90, 5, 60], [[5, 20, 110, 90]]),
+            ([10, 20, 30, 40, 50, 60, 70, 80], [[10, 20, 30, 40], [50, 60, 70, 80]]),
+        ],
+    )
+    def test_florence2_polygons_are_read_as_the_box_around(self, numbers: list[int], boxes: list[list[int]]) -> None:
+        text = "EXIT" + "".join(f"<loc_{number}>" for number in numbers)
+        parsed = parse_spelling(text, "florence2")
+        assert parsed.codes.tolist() == boxes
+        assert len(parsed.repaired) == (len(boxes) == 1)
