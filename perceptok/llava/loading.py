@@ -31,6 +31,7 @@ from perceptok.errors import (
 )
 from perceptok.llava.folder_checks import check_base_folder, check_processor
 from perceptok.llava.framing import FrameRule
+from perceptok.precision import choose_dtype
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import MANIFEST, Init, PerceptionVocabulary, extend_vocabulary
 
@@ -233,7 +234,7 @@ def _quantization(bits: int) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=choose_dtype(torch.accelerator.current_accelerator() or "cpu"),
         llm_int8_skip_modules=_NOT_QUANTIZED,
     )
 
