@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +54,10 @@ def hold_run_folder(folder: Path, *, is_main: bool) -> Iterator[None]:
         ) from error
     try:
         with lock_output(folder):
-            for path in folder.glob(".*.tmp"):
-                if path.name.startswith((".checkpoint-", ".adapter.")) and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-            for path in folder.glob(".perceptok-*.lock"):
-                _remove_stale_lock(path)
             yield
     finally:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _remove_stale_lock(path: Path) -> None:
-    """Remove the lock of a process that was killed; one that is held stays."""
-    from filelock import FileLock, Timeout
-
-    with suppress(Timeout, OSError), FileLock(path, timeout=0):
-        path.unlink(missing_ok=True)
 
 
 def read_run_config(folder: Path) -> Mapping[str, Any] | None:
