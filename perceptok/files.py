@@ -48,6 +48,7 @@ __all__ = [
     "read_input",
     "resolve_distinct",
     "resolve_inside",
+    "spell_name",
     "stream_json",
     "stream_list",
 ]
@@ -333,6 +334,24 @@ class _JsonScanner:
         self._is_ended = not text
         self._offset += self._position
         self._text, self._position = self._text[self._position :] + text, 0
+
+
+def spell_name(name: str) -> str:
+    """Spell a file name so that it can be written as UTF-8: bytes that are not UTF-8 become %XX.
+
+    Names that are UTF-8 are unchanged. In the others `%` becomes %25, so that `urllib.parse.unquote_to_bytes` gives the
+    file's own bytes back.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return re.sub(r"[\ud800-\udfff]", _spell_byte, name.replace("%", "%25"))
+    return name
+
+
+def _spell_byte(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"%{number - 0xDC00:02X}" if 0xDC80 <= number <= 0xDCFF else f"%u{number:04X}"
 
 
 def resolve_inside(folder: str | os.PathLike[str], name: str, *, suffix: str | None = None) -> Path:

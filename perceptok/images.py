@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +30,19 @@ __all__ = [
     "find_images",
     "open_image",
     "read_image_size",
+    "read_orientation",
 ]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 """A file, its bytes, a Pillow image, or an array (H, W) or (H, W, 3) of uint8."""
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_UNREAD_SUFFIXES = (
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef", ".pgm", ".pnm"),
+    *(".ppm", ".raf", ".svg", ".tga"),
+)
+"""Suffixes of other image formats, which `find_images` only counts."""
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Larger images are refused before they are decoded; from here on Pillow warns of decompression bombs."""
@@ -69,6 +77,16 @@ def open_image(source: ImageSource, *, apply_orientation: bool = True) -> Image.
         if "exif" in oriented.info:
             converted.info["exif"] = oriented.info["exif"]
         return converted
+
+
+def read_orientation(source: ImageSource) -> int:
+    """Read the EXIF orientation of an image from its header, 1..8; raises ImageError.
+
+    An image without one, and an array (H, W) or (H, W, 3) uint8, has the orientation 1.
+    """
+    with _opened(source) as (image, _):
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def read_image_size(source: ImageSource) -> tuple[int, int]:
@@ -165,8 +183,12 @@ def _convert_to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Path, skipped: Counter[str] | None = None) -> list[str]:
     """Find the images in a folder and its subfolders, links to folders included.
+
+    Args:
+        folder: The folder.
+        skipped: Counts, by suffix, the image files of formats that are not read.
 
     Returns:
         Sorted names relative to the folder, with `/`.
@@ -177,7 +199,7 @@ def find_images(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: image folder not found")
     try:
-        names = sorted(_walk_images(folder, "", ()))
+        names = sorted(_walk_images(folder, "", (), Counter() if skipped is None else skipped))
     except OSError as error:
         raise ImageError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     if not names:
@@ -185,7 +207,7 @@ def find_images(folder: Path) -> list[str]:
     return names
 
 
-def _walk_images(folder: str | Path, prefix: str, parents: tuple[str, ...]) -> Iterator[str]:
+def _walk_images(folder: str | Path, prefix: str, parents: tuple[str, ...], skipped: Counter[str]) -> Iterator[str]:
     """Yield the images below a folder; a link to one of its parents is not followed."""
     real = os.path.realpath(folder)
     if real in parents:
@@ -194,9 +216,13 @@ def _walk_images(folder: str | Path, prefix: str, parents: tuple[str, ...]) -> I
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if entry.is_dir():
-                yield from _walk_images(entry.path, f"{name}/", (*parents, real))
-            elif Path(name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                yield from _walk_images(entry.path, f"{name}/", (*parents, real), skipped)
+                continue
+            suffix = Path(name).suffix.lower()
+            if suffix in IMAGE_SUFFIXES and entry.is_file():
                 yield name
+            elif suffix in _UNREAD_SUFFIXES:
+                skipped[suffix] += 1
 
 
 _TURBO = np.array(

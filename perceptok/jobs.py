@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
-from perceptok.files import lock_output, open_for_update, parse_json
+from perceptok.files import lock_output, open_for_update, open_input, parse_json
 
 __all__ = [
     "Engine",
@@ -38,6 +38,7 @@ __all__ = [
     "Stamp",
     "map_in_order",
     "prepare_worker",
+    "read_run",
     "stamp_folder",
     "stamp_of",
 ]
@@ -431,6 +432,20 @@ class Journal(Generic[Result]):
         """Drop a result, so that its input is done again."""
         self._spans.pop(index, None)
 
+    def drop_from(self, first: int) -> None:
+        """Drop the results of index `first` and above for good, from the file too.
+
+        For a journal whose results were added in the order of their indices.
+        """
+        for index in [index for index in self._spans if index >= first]:
+            self.forget(index)
+        end = max((start + length + len(b"}\n") for start, length in self._spans.values()), default=self._start)
+        try:
+            self._file.truncate(end)
+        except OSError as error:
+            raise self._make_error(error) from error
+        self._end = end
+
     def remove(self) -> None:
         """Delete the file, once the job is done."""
         self._file.close()  # Windows does not delete open files
@@ -442,8 +457,8 @@ class Journal(Generic[Result]):
             first = file.readline()
             if first.endswith(b"\n") and first != header and not start_over:
                 raise OutputError(
-                    f"{self.path} is the unfinished output of another run (other inputs, options or weights); remove "
-                    "it, or finish that run first"
+                    f"{self.path} is the unfinished output of another run (other inputs, options or weights); finish "
+                    "that run first, or drop it: remove the file, or start over with force (--force)"
                 )
             end = len(first) if first == header else 0
             for number, line in enumerate(file if end else (), 2):
@@ -458,6 +473,7 @@ class Journal(Generic[Result]):
         self._end = end
         if not end:
             self._write(header)
+        self._start = len(header)
         return self._end
 
     def _restore_line(self, line: bytes, number: int, position: int) -> None:
@@ -491,6 +507,17 @@ class Journal(Generic[Result]):
             f"cannot write {self.path}: {error.strerror or error}; finished results are kept in it: free some "
             "space and run the command again"
         )
+
+
+def read_run(output: Path) -> dict[str, Any]:
+    """Read what identifies the run of an unfinished output's journal; empty where there is none that can be read."""
+    path = output.with_name(output.name + ".partial")
+    try:
+        with open_input(path) as file:
+            values = parse_json(file.readline(), str(path), OutputError)
+    except (OSError, OutputError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def stamp_folder(folder: str | os.PathLike[str]) -> list[list[Any]]:

@@ -97,17 +97,25 @@ def print_presets(packages: Sequence[str], name: str | None) -> None:
 
 def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:
     """Print the warnings of items that were processed all the same, (name, warning) each, and their number."""
-    for name, warning in warnings:
+    for name, warning in warnings[:MAX_FAILURES]:
         note(f"warning: {name}: {warning}")
+    if len(warnings) > MAX_FAILURES:
+        note(f"... and {len(warnings) - MAX_FAILURES} more warnings")
     if warnings:
         note(f"{len(warnings)} of {total} with a warning")
 
 
-def finish(failures: Sequence[tuple[str, str]], total: int) -> None:
-    """Print the items that failed, (name, reason) each, and exit with code 1; return where none failed."""
+def finish(failures: Sequence[tuple[str, str]], total: int, *, summary: str = "") -> None:
+    """Print the items that failed, (name, reason) each, and exit with code 1; return where none failed.
+
+    Args:
+        failures: Name and reason of each.
+        total: Number of items.
+        summary: The first line; default: how many failed and that the others are done.
+    """
     if not failures:
         return
-    note(f"{len(failures)} of {total} failed; the others are done:")
+    note(summary or f"{len(failures)} of {total} failed; the others are done:")
     for name, reason in failures[:MAX_FAILURES]:
         note(f"  {name}: {reason}")
     if len(failures) > MAX_FAILURES:

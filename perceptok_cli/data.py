@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -69,7 +70,7 @@ def build(
                 advance()
 
         with RayEngine(workers or 2, address) if engine == "ray" else LocalEngine(workers or 1) as workers_engine:
-            report = build_data(settings, output, engine=workers_engine, force=force, advance=advance_by)
+            report = build_data(settings, output, engine=workers_engine, force=force, advance=advance_by, warn=note)
     rows = [
         [built.name, str(built.records), str(built.candidates), str(built.candidates - built.records)]
         for built in report.sets
@@ -77,6 +78,9 @@ def build(
     print_table(f"{report.records} records in {output}", ("set", "records", "images tried", "rejected"), rows)
     for name, count, reason in _list_rejections(report):
         note(f"  {name}: {count} rejected: {reason}")
+    for built in report.sets:
+        for warning, number in built.warnings.items():
+            note(f"  {built.name}: {number} records with a warning: {warning}")
 
 
 @app.command()
@@ -103,13 +107,15 @@ def estimate(
 ) -> None:
     """Estimate a depth map of every image. An interrupted run is resumed by the same command."""
     from perceptok.config import config_from_dict
-    from perceptok.data import SpecialistConfig, estimate_maps, make_depth_specialist
-    from perceptok.images import find_images
+    from perceptok.data import SpecialistConfig, estimate_maps, make_depth_specialist, select_images
 
     form = "onnx_depth" if model.endswith(".onnx") else "transformers_depth"
     values = {"form": form, "model": model, "kind": kind, "unit": unit, "device": device, "batch_size": batch_size}
     specialist = make_depth_specialist(config_from_dict(SpecialistConfig, values))
-    names = find_images(images)
+    selection = select_images(images)
+    for remark in selection.describe():
+        note(remark)
+    names = list(selection.files.values())
     with progress_bar("estimating", len(names)) as advance:
         failures = estimate_maps(
             specialist, images, output, names=names, batch_size=batch_size, force=force, advance=advance
@@ -172,16 +178,19 @@ def check(
     """List the problems of a file: damaged, malformed or contradictory records, repeated ids, missing images."""
     from perceptok.data import check_records
 
-    problems = list(check_records(records, images=images))
-    finish([(problem.name, problem.reason) for problem in problems], len(problems))
-    note("no problems found")
+    counter = itertools.count()
+    problems = list(check_records(records, images=images, advance=lambda: next(counter)))
+    total = next(counter)
+    summary = f"{len(problems)} problems in {total} records:"
+    finish([(problem.name, problem.reason) for problem in problems], total, summary=summary)
+    note(f"no problems found in {total} records")
 
 
 @app.command()
 def show(
     records: Records,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
-    count: Annotated[int, typer.Option(min=1, help="Maximum number of records, spread evenly over the file.")] = 48,
+    number: Annotated[int, typer.Option("--count", min=1, help="Number of records, spread evenly over the file.")] = 48,
     codec: Annotated[str | None, typer.Option(help="Folder of a codec. Default: the weights of the package.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
@@ -189,5 +198,5 @@ def show(
     from perceptok.data import write_records_page
     from perceptok.depth import DepthCodec
 
-    shown = write_records_page(records, output, count=count, codec=DepthCodec.from_pretrained(codec), force=force)
+    shown = write_records_page(records, output, count=number, codec=DepthCodec.from_pretrained(codec), force=force)
     note(f"{shown} records in {output}")

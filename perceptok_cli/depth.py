@@ -81,12 +81,16 @@ def _parse_reading(
     channel: Annotated[
         str | None, typer.Option("--channel", help="EXR files with several channels: the channel that holds depth.")
     ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="EXR files with several parts: the one of depth, by name or number.")
+    ] = None,
     packing: Annotated[
-        Literal["sunrgbd", "carla24", "rgba_float"] | None,
+        Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float"] | None,
         typer.Option(
             "--packing",
-            help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits in colours: metres, "
-            "to 1000), rgba_float (the bytes of a float in R, G, B, A).",
+            help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits, B highest: metres to "
+            "1000), rgb24 and bgr24 (24-bit integers, R or B highest), rgba_float (the bytes of a float in "
+            "R, G, B, A).",
         ),
     ] = None,
     source: Annotated[
@@ -128,6 +132,7 @@ def _parse_reading(
         key=key,
         mask_key=mask_key,
         channel=channel,
+        part=part,
         mask=mask,
         packing=packing,
         max_pixels=max_pixels,
@@ -194,7 +199,7 @@ def find_named_maps(
     names: list[str] = []
     for path in paths:
         names += [line.strip() for line in sys.stdin if line.strip()] if path == "-" else [path]
-    return find_maps(names, options, sources=() if every_source else sources, frames=frames)
+    return find_maps(names, options, sources=() if every_source else sources, frames=frames, warn=note)
 
 
 def _follow_frames(first: NearnessRange, rate: float) -> NearnessRange:
@@ -256,7 +261,7 @@ def encode_depth(
     ] = False,
     hold: Annotated[
         float | None,
-        typer.Option("--hold", min=0, help="Clips: a code stays while no other is nearer by more; default 0.02."),
+        typer.Option("--hold", min=0, help="Clips: a code stays while no other is nearer by more. Default: 0.02."),
     ] = None,
     deadband: Annotated[
         float | None,
@@ -283,7 +288,8 @@ def encode_depth(
             "--sequence goes with neither --text nor --engine ray: records hold what changed, not whole blocks, and "
             "each frame needs the one before it"
         )
-    clips = ClipSettings(0.02 if hold is None else hold, deadband or 0.0, frames or 8) if sequence else None
+    given = {"hold": hold, "deadband": deadband, "frames": frames}
+    clips = ClipSettings(**{name: value for name, value in given.items() if value is not None}) if sequence else None  # type: ignore[arg-type]
     maps = find_named_maps(ctx, paths, frames=sequence, running=running)
     loaded = load_codec(codec, device)
     ray = RayEngine(workers, address, gpus=float(device.startswith("cuda"))) if engine == "ray" else None

@@ -2,11 +2,17 @@ from .building import (
     BuildReport as BuildReport,
     build_data as build_data,
 )
+from .depth_folders import DepthFolder as DepthFolder
 from .estimation import estimate_maps as estimate_maps
+from .image_selection import (
+    ImageSelection as ImageSelection,
+    select_images as select_images,
+)
 from .markers import (
     MarkerProtocol as MarkerProtocol,
     place_markers as place_markers,
 )
+from .plurals import Plurals as Plurals
 from .prompts import (
     PROMPTS as PROMPTS,
     PromptSet as PromptSet,
@@ -49,4 +55,3 @@ from .sources import (
 )
 from .specialists.onnx_models import OnnxDepth as OnnxDepth
 from .supervision import find_supervision_problems as find_supervision_problems
-from .tasks import Plurals as Plurals

@@ -8,9 +8,9 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.config import config_from_dict
+from perceptok.data.image_selection import count_reasons
 from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
 from perceptok.data.record_files import RECORDS_FILE, RecordForm, write_records
 from perceptok.data.records import PerceptionRecord
@@ -26,7 +27,7 @@ from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import ConfigError, DataError, OutputError, RecordError
 from perceptok.files import atomic_write, lock_output, parse_json, read_input
-from perceptok.jobs import Engine, Journal, LocalEngine
+from perceptok.jobs import Engine, Journal, LocalEngine, Stamp, read_run
 
 __all__ = ["BuildReport", "Candidate", "RecordMaker", "SetReport", "build_data", "make_generator"]
 
@@ -135,12 +136,14 @@ class SetReport:
         candidates: Number of samples that were tried.
         rejected: Reason -> number of samples; numbers and paths in reasons are replaced by #, so that like reasons are
             counted together.
+        warnings: What is odd about records that were made all the same -> number of records, counted as reasons.
     """
 
     name: str
     records: int
     candidates: int
     rejected: dict[str, int]
+    warnings: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,14 @@ def build_data(
     engine: Engine | None = None,
     force: bool = False,
     advance: Callable[[int], object] = lambda _: None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> BuildReport:
     """Build a data set: `records.jsonl`, `images/`, `manifest.json` and `rejected.jsonl`.
 
-    A build that was killed, or found the disk full, is resumed by the same call. The bytes of every file are the same
-    however often it was interrupted and whatever engine was used. The folder is locked until the build ends.
+    A build that was killed, or found the disk full, is resumed by the same call, and by one with other counts: each set
+    continues as long as its own settings and files are the same. Results whose image or map changed are made again. The
+    bytes of every file are the same however often it was interrupted and whatever engine was used. The folder is locked
+    until the build ends.
 
     Args:
         recipe: The recipe.
@@ -197,6 +203,7 @@ def build_data(
         engine: Spreads the work: `LocalEngine` or `perceptok.jobs.RayEngine`; default: this process alone.
         force: Replace an existing data set, or an unfinished one.
         advance: Called with the number of records that were added.
+        warn: Called with what was left out of the sources' files, and with what is made again.
 
     Returns:
         The numbers of each set, which the manifest has too.
@@ -205,34 +212,64 @@ def build_data(
         ConfigError: A set's source has no depth or boxes.
         DataError: A source has fewer images than a set asks for, is of another split, or too many samples were
             rejected; the message says why. Finished records are kept.
-        OutputError: The folder has a data set, or an unfinished one of another recipe; another process builds in it; or
-            it cannot be written.
+        OutputError: The folder has a data set, or an unfinished set of this name and other settings or files; another
+            process builds in it; or it cannot be written.
     """
     folder = Path(output)
     resolved = recipe.resolve_paths()
     text = json.dumps(resolved.to_dict(), sort_keys=True)
+    open_recipe.cache_clear()  # files may have changed since this process read them
     resources = open_recipe(text)
     _check_sources(recipe, resources)
+    for name in sorted({config.source for config in recipe.sets}):
+        for remark in resources.list_remarks(name):
+            warn(remark)
     builders: list[_SetBuilder] = []
     with _lock_folder(folder, force), ExitStack() as stack:
         for config in recipe.sets:
-            # The fingerprint of absolute paths: an unfinished build of other files is not resumed.
-            journal = Journal[Outcome](
-                folder / f".{config.name}",
-                {"recipe": resolved.fingerprint},
-                encode=_encode_outcome,
-                decode=_decode_outcome,
-                start_over=force,
-            )
-            builder = _SetBuilder(config, resources, stack.enter_context(journal), folder)
-            used = _find_used_images(builder, builders) if recipe.disjoint_streams else set()
-            builder.build(text, used, engine or LocalEngine(), advance)
+            builder = _SetBuilder(config, resources, folder, builders)
+            journal = stack.enter_context(_open_journal(builder, resolved, force))
+            if dropped := builder.resume(journal):
+                warn(f"set {config.name}: {dropped} results are made again, as files that they come from changed")
+            builder.build(text, engine or LocalEngine(), advance)
             builders.append(builder)
         report = BuildReport(folder, tuple(builder.make_report() for builder in builders))
         _write_files(recipe, resources, report, builders)
         for builder in builders:
+            builder.remove_other_images()
             builder.journal.remove()
     return report
+
+
+def _open_journal(builder: _SetBuilder, resolved: DataRecipe, force: bool) -> Journal[Outcome]:
+    """Open the journal of a set. It is that of all settings which its records depend on, so not of its count.
+
+    The fingerprint is that of absolute paths: an unfinished build of other files is not resumed.
+    """
+    config, resources = builder.config, builder.resources
+    key = {
+        "set": {**asdict(config), "count": None},
+        "source": asdict(resolved.sources[config.source]),
+        "files": resources.open_source(config.source).fingerprint,
+        "recipe": [resolved.seed, resolved.frame, resolved.size, resolved.soft_codes, resolved.image_format],
+        "prompts": resources.context.prompts.label,
+        "templates": dict(resolved.templates),
+        "codec": resources.context.codec.fingerprint,
+        "plurals": resources.plurals.fingerprint,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    names = hashlib.sha256("\n".join(builder.names).encode("utf-8", "surrogatepass")).hexdigest()
+    path = builder.folder / f".{config.name}"
+    run = {"set": digest, "images": names}
+    return Journal[Outcome](
+        path,
+        run,
+        builder.list_stamps(),
+        encode=_encode_outcome,
+        decode=_decode_outcome,
+        # Of the same set with other images before it: where streams are disjoint, a shorter set leaves more images.
+        start_over=force or read_run(path).get("set") == digest,
+    )
 
 
 def _check_sources(recipe: DataRecipe, resources: RecipeResources) -> None:
@@ -264,7 +301,7 @@ def _round_down(factor: float) -> float:
     return math.floor(factor / unit + 1e-9) * unit
 
 
-def _find_used_images(builder: _SetBuilder, others: list[_SetBuilder]) -> set[str]:
+def _find_used_images(builder: _SetBuilder, others: Sequence[_SetBuilder]) -> set[str]:
     """The images of the sets before with the same source and another stream."""
     config = builder.config
     return {
@@ -309,36 +346,67 @@ def _is_rejection(text: str) -> bool:
 
 
 class _SetBuilder:
-    """Accepts candidates of a set until it is complete, and keeps the outcome of each in a journal."""
+    """Accepts candidates of a set until it is complete, and keeps the outcome of each in a journal.
 
-    def __init__(self, config: SetConfig, resources: RecipeResources, journal: Journal[Outcome], folder: Path) -> None:
-        self.config, self.resources, self.journal, self.folder = config, resources, journal, folder
+    Args:
+        config: The set.
+        resources: Of the recipe.
+        folder: Of the data set.
+        others: The sets before, whose images are left out where streams are disjoint.
+    """
+
+    journal: Journal[Outcome]
+
+    def __init__(
+        self, config: SetConfig, resources: RecipeResources, folder: Path, others: Sequence[_SetBuilder]
+    ) -> None:
+        self.config, self.resources, self.folder = config, resources, folder
         self.stream = config.stream or config.name
         self.images: set[str] = set()
         self.records = 0
         self.instances: Counter[int] = Counter()
-        self.reasons: Counter[str] = Counter()
-        for outcome in journal.results():
-            self._count(outcome)
+        self.reasons: list[str] = []
+        self.warnings: list[str] = []
+        used = _find_used_images(self, others) if resources.recipe.disjoint_streams else set()
+        names = resources.list_images(config.source)
+        order = make_generator(resources.recipe.seed, config).permutation(len(names)).tolist()
+        self.names = [names[index] for index in order if names[index] not in used]
+        """The candidates in their order; the index of a result in the journal is that of its candidate."""
 
-    def build(self, recipe: str, used: set[str], engine: Engine, advance: Callable[[int], object]) -> None:
+    def list_stamps(self) -> list[Stamp]:
+        """The stamp of each candidate's files."""
+        source = self.resources.open_source(self.config.source)
+        return [source.find_stamp(name) for name in self.names]
+
+    def resume(self, journal: Journal[Outcome]) -> int:
+        """Take over the results of a journal, up to the set's count; returns how many whose files changed were dropped.
+
+        What follows a dropped result depends on it, and is dropped too.
+        """
+        self.journal = journal
+        done = list(journal)
+        first_missing = next((number for number, index in enumerate(done) if index != number), len(done))
+        dropped = len(done) - first_missing
+        index = 0
+        while index < first_missing and self.records < self.config.count:
+            self._count(journal[index])
+            index += 1
+        journal.drop_from(index)
+        return dropped
+
+    def build(self, recipe: str, engine: Engine, advance: Callable[[int], object]) -> None:
         """Add candidates until the set is complete; raises DataError where there are not enough.
 
         Args:
             recipe: The recipe as JSON text.
-            used: Names of images that are left out.
             engine: Spreads the work.
             advance: Called with the number of records that were added.
         """
-        names = self.resources.list_images(self.config.source)
-        order = make_generator(self.resources.recipe.seed, self.config).permutation(len(names)).tolist()
-        order = [index for index in order if names[index] not in used]
         advance(self.records)
         # A batch that was interrupted is made again as a whole, since results may depend on the batch.
         start = len(self.journal) // _BATCH_SIZE * _BATCH_SIZE
         batches = (
-            tuple(names[index] for index in order[first : first + _BATCH_SIZE])
-            for first in range(start, len(order), _BATCH_SIZE)
+            tuple(self.names[first : first + _BATCH_SIZE]) for first in range(start, len(self.names), _BATCH_SIZE)
         )
         if self.records < self.config.count:
             for candidates in engine.map(RecordMaker(recipe, self.config.name), batches):
@@ -351,17 +419,27 @@ class _SetBuilder:
                 if self.records >= self.config.count:
                     return
         if self.records < self.config.count:
-            common = "; ".join(f"{reason} ({number} times)" for reason, number in self.reasons.most_common(3))
+            reasons = list(count_reasons(self.reasons).items())
+            common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons[:3])
             scale = f"--scale {_round_down(self.records / self.config.count):g}" if self.records else "--scale"
             raise DataError(
                 f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "
-                f"{len(order)} images; the others were rejected: {common}. Ask for fewer ({scale}), or add images"
+                f"{len(self.names)} images; the others were rejected: {common}. Ask for fewer ({scale}), or add "
+                "images; finished sets are kept"
             )
+
+    def remove_other_images(self) -> None:
+        """Delete the images of records that the set had before it was made smaller."""
+        used = {_name_image(self.config, number, self.resources.recipe) for number in range(self.records)}
+        for path in (self.folder / "images" / self.config.name).glob(f"*.{self.resources.recipe.image_format}"):
+            if path.stem.isdecimal() and path.relative_to(self.folder).as_posix() not in used:
+                path.unlink()
 
     def make_report(self) -> SetReport:
         """Report the numbers so far."""
-        candidates = self.records + sum(self.reasons.values())
-        return SetReport(self.config.name, self.records, candidates, dict(sorted(self.reasons.items())))
+        rejected = dict(sorted(count_reasons(self.reasons).items()))
+        candidates = self.records + len(self.reasons)
+        return SetReport(self.config.name, self.records, candidates, rejected, count_reasons(self.warnings))
 
     def read_lines(self) -> Iterator[tuple[int, str]]:
         """Read the records as the JSON text that the journal has of them, with the index of their candidate."""
@@ -393,9 +471,10 @@ class _SetBuilder:
 
     def _count(self, outcome: Outcome) -> None:
         if isinstance(outcome, Rejection):
-            self.reasons[_generalize_reason(outcome.reason)] += 1
+            self.reasons.append(outcome.reason)
             return
         self.records += 1
+        self.warnings += outcome.provenance.get("warnings", ())
         self.images.add(outcome.provenance["image"])
         if outcome.evidence.boxes is not None:
             self.instances[len(outcome.evidence.boxes)] += 1
@@ -412,12 +491,6 @@ def _write_image(path: Path, data: bytes) -> None:
         raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
     with atomic_write(path, force=True) as file:
         file.write(data)
-
-
-def _generalize_reason(reason: str) -> str:
-    """Replace the numbers and paths in a reason, which differ from sample to sample, by #."""
-    words = reason.split()
-    return " ".join("#" if any(map(str.isdigit, word)) or "/" in word else word for word in words)
 
 
 def _write_files(
@@ -465,12 +538,22 @@ def _write_files(
         "sources": {
             name: resources.open_source(name).fingerprint for name in sorted({config.source for config in recipe.sets})
         },
+        "remarks": [
+            remark
+            for name in sorted({config.source for config in recipe.sets})
+            for remark in resources.list_remarks(name)
+        ],
         "sets": [asdict(set_report) for set_report in report.sets],
         "files": {name: _hash_file(folder / name) for name in names},
         "images": images.hexdigest(),
     }
     with atomic_write(folder / MANIFEST_FILE, force=True) as file:
-        file.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write(_spell_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _spell_text(text: str) -> str:
+    """Spell bytes of file names that are not UTF-8 as %XX in a text."""
+    return "".join(f"%{ord(letter) - 0xDC00:02X}" if "\udc80" <= letter <= "\udcff" else letter for letter in text)
 
 
 def _find_versions() -> dict[str, str]:

@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from perceptok.data.depth_folders import ESTIMATE_STAMP
+from perceptok.data.image_selection import select_images
 from perceptok.data.specialists.specialist import DepthSpecialist
 from perceptok.depth import DepthMap, MapFailure
 from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
-from perceptok.files import atomic_write, lock_output, parse_json, read_input
-from perceptok.images import find_images, open_image
+from perceptok.files import atomic_write, lock_output, parse_json, read_input, spell_name
+from perceptok.images import open_image
 
 __all__ = ["estimate_maps"]
-
-_STAMP = "estimator.json"
 
 
 def estimate_maps(
@@ -41,7 +41,7 @@ def estimate_maps(
         specialist: Estimates depth.
         images: Folder of images, with subfolders.
         output: Folder for the maps.
-        names: Only these images, relative to `images`; default: all.
+        names: Only these images, relative to `images`; default: all but maps, masks and label maps among them.
         batch_size: Images in a batch.
         force: Remove the maps of another specialist first; other PNG files are never removed.
         advance: Called after every image.
@@ -59,7 +59,7 @@ def estimate_maps(
     source, target = Path(images), Path(output)
     if target.resolve().is_relative_to(source.resolve()):
         raise OutputError(f"{target} lies in the folder of images; choose another folder for the maps")
-    names = find_images(source) if names is None else names
+    names = list(select_images(source).files.values()) if names is None else names
     paths = _choose_paths(names, target)
     fingerprint = specialist.fingerprint
     target.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _choose_paths(names: Sequence[str], target: Path) -> dict[str, Path]:
 
 def _claim_folder(target: Path, fingerprint: str, *, force: bool) -> None:
     """Refuse a folder with other maps, or remove them, and write down whose maps it holds from now on."""
-    stamp, maps = target / _STAMP, sorted(target.rglob("*.png"))
+    stamp, maps = target / ESTIMATE_STAMP, sorted(target.rglob("*.png"))
     if stamp.exists():
         if parse_json(read_input(stamp), str(stamp), OutputError) == {"specialist": fingerprint}:
             return
@@ -111,12 +111,12 @@ def _estimate_batch(specialist: DepthSpecialist, source: Path, paths: dict[str, 
         try:
             opened[name] = open_image(source / name)
         except ImageError as error:
-            failures.append(MapFailure(name, str(error)))
+            failures.append(MapFailure(spell_name(name), str(error)))
     for name, depth_map in zip(opened, specialist.estimate(list(opened.values())), strict=True):
         try:
             _write_map(depth_map, opened[name].size, paths[name])
         except DepthMapError as error:
-            failures.append(MapFailure(name, str(error)))
+            failures.append(MapFailure(spell_name(name), str(error)))
     return failures
 
 

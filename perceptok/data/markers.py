@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,7 +145,8 @@ def draw_markers(image: Image.Image, markers: tuple[Marker, ...]) -> Image.Image
     """Draw markers on a copy of an image, as HardBLINK's images show them.
 
     A red circle of radius 4 and width 2; 26 pixels above its centre a black box with the letter in white. Where the box
-    would leave the image, it lies below the circle, or farther left.
+    would leave the image, it lies below the circle, or farther left; where it would touch another circle or label, it
+    lies below, above, or beside its own circle, at the first place where it does not.
 
     Args:
         image: RGB, in the frame of the markers' coordinates.
@@ -153,13 +155,52 @@ def draw_markers(image: Image.Image, markers: tuple[Marker, ...]) -> Image.Image
     drawn = image.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=_FONT_SIZE)
-    for marker in markers:
-        x, y = marker.x, marker.y
-        ring = (x - _RING_RADIUS, y - _RING_RADIUS, x + _RING_RADIUS, y + _RING_RADIUS)
+    rings = [_find_ring(marker) for marker in markers]
+    labels: list[_Rectangle] = []
+    for marker, ring in zip(markers, rings, strict=True):
         canvas.ellipse(ring, outline=(255, 0, 0), width=_RING_WIDTH)
         width = round(font.getlength(marker.letter)) + 2
-        left = min(max(x - 1, 0), image.width - width)
-        top = y - _LABEL_OFFSET if y >= _LABEL_OFFSET else y + _LABEL_OFFSET - _LABEL_HEIGHT + 1
-        canvas.rectangle((left, top, left + width - 1, top + _LABEL_HEIGHT - 1), fill=(0, 0, 0))
-        canvas.text((left + 1, top), marker.letter, fill=(255, 255, 255), font=font)
+        label = _place_label(marker, width, image.size, [*rings, *labels])
+        labels.append(label)
+        canvas.rectangle(label, fill=(0, 0, 0))
+        canvas.text((label[0] + 1, label[1]), marker.letter, fill=(255, 255, 255), font=font)
     return drawn
+
+
+_Rectangle = tuple[float, float, float, float]
+"""First and last column and row: left, top, right, bottom."""
+
+
+def _find_ring(marker: Marker) -> _Rectangle:
+    x, y = marker.x, marker.y
+    return x - _RING_RADIUS, y - _RING_RADIUS, x + _RING_RADIUS, y + _RING_RADIUS
+
+
+def _place_label(marker: Marker, width: int, size: tuple[int, int], occupied: Sequence[_Rectangle]) -> _Rectangle:
+    """Find the first place of a label that touches neither a ring nor another label; where there is none, the first."""
+    x, y = marker.x, marker.y
+    above, below = y - _LABEL_OFFSET, y + _LABEL_OFFSET - _LABEL_HEIGHT + 1
+    beside = y - _LABEL_HEIGHT // 2
+    left, right = x - _LABEL_OFFSET + _LABEL_HEIGHT - width, x + _LABEL_OFFSET - _LABEL_HEIGHT + 1
+    first = above if above >= 0 else below
+    corners = [(x - 1, first), (x - 1, below if first == above else above), (right, beside), (left, beside)]
+    corners += [(left, above), (right, above), (left, below), (right, below)]
+    places = []
+    for column, row in corners:
+        column = min(max(column, 0), size[0] - width)
+        places.append((column, row, column + width - 1, row + _LABEL_HEIGHT - 1))
+    for place in places:
+        is_inside = place[1] >= 0 and place[3] < size[1]
+        if is_inside and not any(_touches(place, other) for other in occupied):
+            return place
+    return places[0]
+
+
+def _touches(first: _Rectangle, second: _Rectangle) -> bool:
+    """Whether two rectangles overlap or lie side by side."""
+    return (
+        first[0] <= second[2] + 1
+        and second[0] <= first[2] + 1
+        and first[1] <= second[3] + 1
+        and second[1] <= first[3] + 1
+    )

@@ -14,12 +14,15 @@ from typing import Any, Literal
 
 from perceptok.boxes import FrameMode
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.data.depth_folders import DepthFolder
 from perceptok.data.npy_files import DepthCodesFile
+from perceptok.data.orientation import Exif
+from perceptok.data.plurals import Plurals
 from perceptok.data.prompts import PromptSet
-from perceptok.data.sources import DepthFolder, FolderSource, ProceduralSource, Source, read_names
+from perceptok.data.sources import FolderSource, ProceduralSource, Source, read_names
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
-from perceptok.data.tasks import Plurals, SetConfig, TaskContext
-from perceptok.depth import DepthCodec, Kind, Unit
+from perceptok.data.tasks import SetConfig, TaskContext
+from perceptok.depth import DepthCodec, Kind, NearnessRange, ReadOptions, Unit
 from perceptok.errors import ConfigError, DataError
 from perceptok.files import read_input
 from perceptok.scenes import Difficulty, SplitName
@@ -28,7 +31,7 @@ from perceptok.tokens import DEPTH
 __all__ = ["DataRecipe", "RecipeResources", "SourceConfig", "SpecialistConfig", "make_depth_specialist", "open_recipe"]
 
 
-_LISTS = ("depth_invalid", "exclude", "export", "include")
+_LISTS = ("exclude", "export", "include", "invalid", "sky_values")
 """Settings that may be overridden by one value instead of a list of them."""
 
 
@@ -82,10 +85,12 @@ class SourceConfig:
         names: A file that lists the images to use, by name or by the annotations' ids: text with one a line, a JSON
             list or a NumPy array (`.npy`).
         depth: A folder of depth maps with the images' names.
-        depth_kind: Kind of these maps, "metric" or "inverse"; None where the files state it.
-        depth_unit: Unit of metric maps: "m", "mm", ...
-        depth_scale: Metres per stored number, instead of a unit.
-        depth_invalid: Stored numbers that mark missing values.
+        depth_names: Pattern of image names -> pattern of map names, where maps have other names: each `*` of a map's
+            stands for what the `*` at the same place of the image's matches, such as {"rgb_*.jpg": "depth_*.png"}.
+        depth_options: How these maps are read: the options of `perceptok depth encode`. Of a specialist's maps only
+            `range` is used.
+        exif: What annotations and maps of photos with an EXIF orientation are of, where their size does not tell: the
+            upright photo ("apply"), or the stored one ("ignore"); None refuses such images.
         depth_specialist: Estimates depth, instead of a folder of maps.
         depth_codes: A dictionary of depth codes by image name (`.npy`), as AURORA's `get_codes.py` saves it, used
             instead of encoding maps. Markers need maps too.
@@ -105,10 +110,9 @@ class SourceConfig:
     exclude: tuple[str, ...] = ()
     names: str | None = None
     depth: str | None = None
-    depth_kind: Kind | None = None
-    depth_unit: Unit | None = None
-    depth_scale: float | None = None
-    depth_invalid: tuple[float, ...] = ()
+    depth_names: Mapping[str, str] = field(default_factory=dict)
+    depth_options: ReadOptions = field(default_factory=ReadOptions)
+    exif: Exif | None = None
     depth_specialist: SpecialistConfig | None = None
     depth_codes: str | None = None
     annotations: str | None = None
@@ -126,6 +130,9 @@ class SourceConfig:
             raise ConfigError("procedural scenes have their own depth and boxes; leave the other sources of them out")
         if self.depth is not None and self.depth_specialist is not None:
             raise ConfigError("depth comes from a folder or from a specialist; got both")
+        is_of_files = self.depth_names or replace(self.depth_options, range=NearnessRange()) != ReadOptions()
+        if self.depth_specialist is not None and is_of_files:
+            raise ConfigError("depth_names and depth_options (except range) are for a folder of maps, not a specialist")
         if self.annotations is not None and self.box_specialist is not None:
             raise ConfigError("boxes come from annotations or from a specialist; got both")
         for name, specialist in (("depth", self.depth_specialist), ("box", self.box_specialist)):
@@ -240,7 +247,7 @@ class DataRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON types, with the paths as they are in the recipe."""
-        values = dict(json.loads(json.dumps(asdict(self))))
+        values = dict(json.loads(json.dumps(asdict(self), default=os.fspath)))
         del values["folder"]
         return values
 
@@ -272,6 +279,9 @@ class DataRecipe:
         def resolve(path: str | None) -> str | None:
             return None if path is None else str(folder / path)
 
+        def resolve_options(options: ReadOptions) -> ReadOptions:
+            return options if options.mask is None else replace(options, mask=folder / options.mask)
+
         def resolve_specialist(specialist: SpecialistConfig | None) -> SpecialistConfig | None:
             if specialist is None:
                 return None
@@ -291,6 +301,7 @@ class DataRecipe:
                 names=resolve(source.names),
                 depth_codes=resolve(source.depth_codes),
                 depth=resolve(source.depth),
+                depth_options=resolve_options(source.depth_options),
                 annotations=resolve(source.annotations),
                 depth_specialist=resolve_specialist(source.depth_specialist),
                 box_specialist=resolve_specialist(source.box_specialist),
@@ -331,6 +342,10 @@ class RecipeResources:
                 raise DataError(f"source {name}: {error}") from error
         return self._sources[name]
 
+    def list_remarks(self, name: str) -> list[str]:
+        """List what was left out of one of the recipe's sources, in sentences."""
+        return [f"source {name}: {remark}" for remark in self.open_source(name).remarks]
+
     def list_images(self, name: str) -> Sequence[str]:
         """List the images of one of the recipe's sources; raises DataError as `open_source`."""
         source = self.open_source(name)
@@ -358,13 +373,7 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
     assert config.images is not None
     depth: DepthFolder | DepthSpecialist | None = None
     if config.depth is not None:
-        depth = DepthFolder(
-            config.depth,
-            kind=config.depth_kind,
-            unit=config.depth_unit,
-            scale=config.depth_scale,
-            invalid=config.depth_invalid,
-        )
+        depth = DepthFolder(config.depth, config.depth_options, names=config.depth_names, exif=config.exif)
     elif config.depth_specialist is not None:
         depth = make_depth_specialist(config.depth_specialist)
         depth = depth if recipe.cache_dir is None else CachedDepth(depth, recipe.cache_dir)
@@ -378,8 +387,10 @@ def _open_source(config: SourceConfig, recipe: DataRecipe) -> Source:
         exclude=config.exclude,
         names=None if config.names is None else read_names(config.names),
         depth=depth,
+        depth_range=config.depth_options.range,
         codes=None if config.depth_codes is None else DepthCodesFile(config.depth_codes),
         annotations=config.annotations,
+        exif=config.exif,
         detector=detector,
     )
 

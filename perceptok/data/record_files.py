@@ -136,12 +136,15 @@ class RecordProblem(NamedTuple):
     reason: str
 
 
-def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordProblem]:
+def check_records(
+    path: str | Path, *, images: bool = True, advance: Callable[[], object] = lambda: None
+) -> Iterator[RecordProblem]:
     """Find every problem of a file of records: damaged, malformed or contradictory ones, repeated ids, missing images.
 
     Args:
         path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made.
         images: Report missing image files too.
+        advance: Called with each record.
 
     Raises:
         RecordError: The file itself cannot be read to its end, after the problems before it were yielded.
@@ -149,6 +152,7 @@ def check_records(path: str | Path, *, images: bool = True) -> Iterator[RecordPr
     source = find_records_file(path)
     seen: set[int] = set()  # hashes of ids: some 60 bytes for each record
     for name, entry in _read_entries(source):
+        advance()
         try:
             record = _parse_entry(entry, name, None, None)
         except RecordError as error:
@@ -350,7 +354,8 @@ def _make_record(
     task, regime = task or parsed.task, regime or parsed.regime
     if task is None or regime is None:
         raise RecordError(
-            f"{name}: the answer {turns[-1]['text']!r:.60} is in none of AURORA's forms; pass task= and regime="
+            f"{name}: the answer {turns[-1]['text']!r:.60} is in none of AURORA's forms; pass task= and regime= to "
+            "read_records in Python"
         )
     values |= {"task": task, "regime": regime, "answer": parsed.answer, "evidence": parsed.evidence.to_dict()}
     if task == "other":

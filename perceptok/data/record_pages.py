@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,13 @@ def write_records_page(
 ) -> int:
     """Write a page of records that are spread evenly over a file.
 
+    The images are those of the records, with the markers that are drawn on them: what a model sees. Boxes are a layer
+    over them.
+
     Args:
         records: A file of records, or a folder that `build_data` made.
         output: The HTML file.
-        count: Maximum number of records.
+        count: Number of records; all of them where the file has fewer.
         codec: Decodes the records' codes; default: the weights that come with perceptok. Codes of another codec are
             shown without their map.
         force: Replace an existing file.
@@ -40,14 +42,16 @@ def write_records_page(
     source = find_records_file(records)
     codec = codec or DepthCodec.from_pretrained()
     statistics = compute_statistics(read_records(source))
-    step = max(1, -(-statistics.records // count))
+    total = statistics.records
+    shown = {number * total // min(count, total) for number in range(min(count, total))}
+    chosen = (record for index, record in enumerate(read_records(source)) if index in shown)
     rows = [[task, regime, str(number)] for (task, regime), number in sorted(statistics.kinds.items())]
     return write_page(
         output,
-        (_make_case(record, source.parent, codec) for record in islice(read_records(source), 0, None, step)),
+        (_make_case(record, source.parent, codec) for record in chosen),
         title=f"Records of {source.parent.name or source.name}",
         tables=[Table(f"{statistics.records} records", ("task", "regime", "records"), rows)],
-        note=f"One of every {step} of {statistics.records} records; depth maps are decoded from the records' codes.",
+        note=f"{len(shown)} of {total} records, spread evenly; depth maps are decoded from the records' codes.",
         force=force,
     )
 
@@ -71,7 +75,6 @@ def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Cas
         image=_read_image(folder, record),
         text=record.turns[-1].text,
         prompt=record.turns[0].text,
-        markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],
         boxes=evidence.boxes or (),
         frame=None if record.frame is None else (record.frame.size, record.frame.size),
         codes=codes,

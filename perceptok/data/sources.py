@@ -10,22 +10,26 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from perceptok.boxes import AnnotationFile, BoxLabels, ImageBoxes, read_annotations
+from perceptok.data.depth_folders import DepthFolder, ImageView, join_inside, quote_name
+from perceptok.data.image_selection import ImageSelection, count_reasons, select_images
 from perceptok.data.npy_files import DepthCodesFile, get_stem, read_npy
+from perceptok.data.orientation import Exif, choose_turn, turn_boxes
 from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
-from perceptok.depth import FORMATS, DepthMap, Kind, Unit
-from perceptok.errors import DataError, DepthMapError, ImageError
-from perceptok.files import parse_json, read_input
-from perceptok.images import find_images, open_image
+from perceptok.depth import DepthMap, NearnessRange
+from perceptok.errors import DataError, ImageError
+from perceptok.files import parse_json, read_input, spell_name
+from perceptok.images import find_images, open_image, read_orientation
+from perceptok.jobs import Stamp, stamp_of
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
-__all__ = ["DepthFolder", "FolderSource", "ProceduralSource", "Sample", "Source", "read_names"]
+__all__ = ["FolderSource", "ProceduralSource", "Sample", "Source", "read_names"]
 
 _MAX_PROBES = 100
 """Images of annotations that are looked for before a folder is taken for one of another split."""
@@ -33,8 +37,8 @@ _MAX_PROBES = 100
 _MAX_SCENES, _MAX_SCENE_SIDE = 10_000_000, 4096
 """Procedural images of a source, and the side of each in pixels."""
 
-_MAX_QUOTED = 100
-"""Characters of a name that a message quotes."""
+_MIN_SIDE, _MIN_CONTRAST = 8, 3
+"""An image has sides of so many pixels, and values of 0..255 that differ by so much, in at least one channel."""
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_")
 """What LVIS 0.5 and COCO 2014 put before the names of COCO 2017."""
@@ -53,6 +57,8 @@ class Sample:
             categories listed as not exhaustive: then a category without a box is absent from the image.
         provenance: JSON types by name.
         codes: (10, 10) int64 in 0..127, depth codes of the squashed image that were made before; None for none.
+        depth_range: Which values of the map become nearness 0 and 1; None for its own extremes.
+        warnings: What is odd about the sample, in words.
     """
 
     name: str
@@ -62,6 +68,8 @@ class Sample:
     complete: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
     codes: NDArray[np.int64] | None = None
+    depth_range: NearnessRange | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -74,6 +82,13 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str:
         """Hash of all that the samples depend on besides the files themselves, for the manifest."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was left out of the source's files, in sentences."""
+
+    def find_stamp(self, name: str) -> Stamp:
+        """The stamp of a sample's files, which changes with them."""
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
         """Read samples by name.
@@ -135,6 +150,12 @@ class ProceduralSource:
         """The settings that the images depend on."""
         return f"procedural {self.split} {self.seed} {self.count} {self.size} {self.difficulty}"
 
+    remarks: Sequence[str] = ()
+
+    def find_stamp(self, name: str) -> Stamp:  # noqa: ARG002
+        """The same for every sample: there are no files."""
+        return 0, 0
+
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:  # noqa: ARG002
         """Render the images of some names; they always have depth and boxes."""
         return [self._render(name) for name in names]
@@ -170,115 +191,29 @@ def _find_boxes(name: str, scene: SceneImage) -> ImageBoxes:
     return ImageBoxes(name, width, height, corners, labels)
 
 
-class DepthFolder:
-    """A folder of depth maps with the names of a folder of images, except for the suffix.
-
-    Maps may also lie in the folder itself and be called `NAME_depth`, as Depth Anything writes them: AURORA's do.
-
-    Args:
-        folder: Of the maps.
-        kind: "metric" or "inverse"; None where the files state it.
-        unit: Unit of metric maps.
-        scale: Metres per stored number, instead of a unit.
-        invalid: Stored numbers that mark missing values.
-
-    Raises:
-        DataError: The folder is missing.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        kind: Kind | None = None,
-        unit: Unit | None = None,
-        scale: float | None = None,
-        invalid: Sequence[float] = (),
-    ) -> None:
-        self.folder = Path(folder)
-        self.options: dict[str, Any] = {"kind": kind, "unit": unit, "scale": scale, "invalid": tuple(invalid)}
-        if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: folder of depth maps not found")
-
-    def read(self, name: str, size: tuple[int, int], *, namesakes: Sequence[str] = ()) -> DepthMap | None:
-        """Read the map of an image; None where it has none.
-
-        Args:
-            name: Of the image.
-            size: Width and height of the image; the map may have another resolution, but not another aspect ratio.
-            namesakes: Other images with the same name except for folder and suffix; a map that may be of one of them
-                is refused.
-
-        Raises:
-            DataError: The map cannot be read, there are two, it may be of another image, its aspect ratio differs by
-                more than a pixel, or the name leads out of the folder.
-        """
-        stem = _join_inside(self.folder, name).with_suffix("")
-        paths = _find_maps(stem)
-        if paths:
-            namesakes = [other for other in namesakes if (self.folder / other).with_suffix("") == stem]
-        else:
-            paths = _find_maps(self.folder / f"{PurePosixPath(name).stem}_depth")
-        if not paths:
-            return None
-        if namesakes:
-            raise DataError(
-                f"the depth map {paths[0].relative_to(self.folder)} may be of this image or of {namesakes[0]}; give "
-                "each its own map, with the image's relative name except for the suffix, or exclude one of the images"
-            )
-        if len(paths) > 1:
-            raise DataError(f"two depth maps: {paths[0].name} and {paths[1].name}")
-        try:
-            depth = DepthMap.read(paths[0], **self.options)
-        except DepthMapError as error:
-            raise DataError(str(error)) from error
-        (rows, columns), (width, height) = depth.values.shape, size
-        if abs(columns * height - rows * width) > max(width, height, rows, columns):
-            raise DataError(
-                f"the depth map has {columns}x{rows} pixels, the image {width}x{height}: another shape, so another view"
-            )
-        return depth
-
-
-def _find_maps(stem: Path) -> list[Path]:
-    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in FORMATS]
-    return [path for path in paths if os.path.isfile(path)]  # noqa: PTH113 - False for a name that is too long
-
-
-def _join_inside(folder: Path, name: str) -> Path:
-    """Join a relative name to a folder; links in the folder are followed, as `find_images` does.
-
-    Raises:
-        DataError: The name is empty, absolute, or contains NUL or `..`.
-    """
-    path = Path(name)
-    if not path.name or "\0" in name or path.anchor or ".." in path.parts:
-        raise DataError(
-            f"the name {_quote_name(name)} is not that of a file inside {folder}; names are relative, without '..'"
-        )
-    return folder / path
-
-
-def _quote_name(name: str) -> str:
-    return repr(name) if len(name) <= _MAX_QUOTED else f"{name[:_MAX_QUOTED]!r}... ({len(name)} characters)"
-
-
 class FolderSource:
     """A folder of images, with depth from files or a specialist, and boxes from annotations or a detector.
+
+    Depth maps, masks and label maps that lie among the images are not used as images (`select_images`); those that the
+    annotations or `names` list are. Annotations are read with the tolerance of `perceptok box encode`: an entry that is
+    not valid is left out, and an image with such a box has no boxes.
 
     Args:
         images: The folder. With annotations, their file names are relative to it, or lie anywhere in it: LVIS names
             images without the folder of their split.
         include: Patterns of image names, such as "*.jpg"; `*` matches `/` too. Empty for all images.
         exclude: Patterns of image names that are left out.
-        names: Only these images: relative names, names without folders or ids of the annotations; None for all.
+        names: Only these images: relative or absolute names, names without folders or ids of the annotations; None for
+            all.
         depth: A folder of maps, or a specialist; None where depth is not asked for.
+        depth_range: Which values of maps become nearness 0 and 1; by default that of the folder's options.
         codes: Depth codes that were made before.
         annotations: A COCO or LVIS file: then its images are the samples.
+        exif: What the annotations of photos with an EXIF orientation are of, where their size does not tell.
         detector: Detects boxes where there are no annotations; what it does not find is not known to be absent.
 
     Raises:
-        DataError: The folder is missing, or the annotations name an image twice.
+        DataError: The folder is missing.
         AnnotationError: The annotations cannot be read.
     """
 
@@ -290,22 +225,36 @@ class FolderSource:
         exclude: Sequence[str] = (),
         names: Sequence[str | int] | None = None,
         depth: DepthFolder | DepthSpecialist | None = None,
+        depth_range: NearnessRange | None = None,
         codes: DepthCodesFile | None = None,
         annotations: str | Path | None = None,
+        exif: Exif | None = None,
         detector: BoxSpecialist | None = None,
     ) -> None:
         self.images, self.depth, self.codes, self.detector = Path(images), depth, codes, detector
-        self.include, self.exclude = tuple(include), tuple(exclude)
-        self._listed = None if names is None else {*names}
-        self._file = None if annotations is None else read_annotations(Path(annotations))
+        self.include, self.exclude, self.exif = tuple(include), tuple(exclude), exif
+        self.depth_range = depth_range or (depth.options.range if isinstance(depth, DepthFolder) else None)
+        self._listed = None if names is None else {self._make_relative(name) for name in names}
+        self._file = None if annotations is None else read_annotations(Path(annotations), strict=False)
         self._annotations = annotations
         self._boxes: dict[str, ImageBoxes] = {}
+        self._repeated: list[str] = []
+        self._num_repeated_boxes = 0
         for image in self._file.images if self._file else ():
             if image.name in self._boxes:
-                raise DataError(f"{annotations}: two images are called {image.name}")
-            self._boxes[image.name] = image
+                self._repeated.append(image.name)
+            else:
+                self._boxes[image.name] = _drop_repeated_boxes(image)
+                self._num_repeated_boxes += len(image.boxes) - len(self._boxes[image.name].boxes)
         if not self.images.is_dir():
             raise DataError(f"{self.images}: folder of images not found")
+
+    def _make_relative(self, name: str | int) -> str | int:
+        """A listed name relative to the folder, where it is an absolute path in it."""
+        if isinstance(name, int) or not Path(name).is_absolute():
+            return name
+        path, folder = Path(os.path.abspath(name)), Path(os.path.abspath(self.images))  # noqa: PTH100 - not links
+        return spell_name(path.relative_to(folder).as_posix()) if path.is_relative_to(folder) else name
 
     @cached_property
     def names(self) -> Sequence[str]:
@@ -315,7 +264,10 @@ class FolderSource:
             DataError: No image has a name that is asked for, listed images are missing, or no file of the annotations'
                 images exists; the message names what is there.
         """
-        available = sorted(self._boxes) if self._file else self._find_images()
+        if self._file:
+            available = sorted(self._boxes)
+        else:
+            available = sorted(self._every_file if self._listed is not None else self._selection.files)
         if not available:
             raise DataError(f"{self._annotations}: no images; a file of annotations lists the images to use")
         names = [name for name in available if self._is_selected(name)]
@@ -330,9 +282,43 @@ class FolderSource:
             self._check_split(names)
         return names
 
-    def _find_images(self) -> list[str]:
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What was left out of the folder and the annotations, in sentences without paths of this machine."""
+        remarks = (
+            []
+            if self._file or self._listed is not None
+            else self._selection.describe("; to use them all the same, list the images in a file (names:)")
+        )
+        if self._file is None:
+            return remarks
+        remarks += [f"repaired in the annotations: {repair}" for repair in self._file.repairs]
+        failures = count_reasons([f"{failure.name}: {failure.reason}" for failure in self._file.failures])
+        remarks += [f"left out of the annotations: {reason} ({times} times)" for reason, times in failures.items()]
+        if self._num_repeated_boxes:
+            remarks.append(
+                f"left out of the annotations: {self._num_repeated_boxes} boxes that repeat another of their image and "
+                "category exactly"
+            )
+        if self._repeated:
+            remarks.append(
+                f"left out of the annotations: {len(self._repeated)} images whose file name another image has, such as "
+                f"{self._repeated[0]}; the first is kept"
+            )
+        return remarks
+
+    @cached_property
+    def _selection(self) -> ImageSelection:
         try:
-            return find_images(self.images)
+            return select_images(self.images, self.depth if isinstance(self.depth, DepthFolder) else None)
+        except ImageError as error:
+            raise DataError(str(error)) from error
+
+    @cached_property
+    def _every_file(self) -> dict[str, str]:
+        """Spelled name -> name of every image file in the folder."""
+        try:
+            return {spell_name(name): name for name in find_images(self.images)}
         except ImageError as error:
             raise DataError(str(error)) from error
 
@@ -375,29 +361,35 @@ class FolderSource:
     @cached_property
     def _files_by_name(self) -> dict[str, list[Path]]:
         files: dict[str, list[Path]] = {}
-        for name in self._find_images():
-            files.setdefault(PurePosixPath(name).name, []).append(self.images / name)
+        for name, file in self._every_file.items():
+            files.setdefault(PurePosixPath(name).name, []).append(self.images / file)
         return files
 
     def _find_file(self, name: str) -> Path | None:
         """Find the file of an image; None where it is missing.
 
-        LVIS 0.5 has names of COCO 2014 (`COCO_val2014_000000266409.jpg`) for the files of COCO 2017.
+        LVIS 0.5 has names of COCO 2014 (`COCO_val2014_000000266409.jpg`) for the files of COCO 2017; LVIS 1.0 names the
+        folder of the split in an address.
 
         Raises:
             DataError: The name leads out of the folder or cannot be that of a file, or several files have it.
         """
-        path = _join_inside(self.images, name)
+        if self._file is None:
+            return self.images / self._get_file_name(name)
+        folder = self._boxes[name].folder
+        path = join_inside(self.images, name)
         try:
-            is_file = path.is_file()
+            in_folder = join_inside(self.images, f"{folder}/{name}") if folder else path
+            for candidate in (in_folder, path):
+                if candidate.is_file():
+                    return candidate
         except OSError as error:
-            raise DataError(f"the name {_quote_name(name)} cannot be that of a file ({error.strerror})") from error
-        if is_file or self._file is None:
-            return path
+            raise DataError(f"the name {quote_name(name)} cannot be that of a file ({error.strerror})") from error
         file_name = PurePosixPath(name).name
-        for candidate in (file_name, _COCO_2014.sub("", file_name, count=1)):
-            files = self._files_by_name.get(candidate, [])
-            files = [file for file in files if file.as_posix().endswith(f"/{name}")] or files
+        for file_candidate in (file_name, _COCO_2014.sub("", file_name, count=1)):
+            files = self._files_by_name.get(file_candidate, [])
+            for ending in (f"/{folder}/{file_candidate}", f"/{name}"):
+                files = [file for file in files if file.as_posix().endswith(ending)] or files
             if len({file.resolve() for file in files}) > 1:
                 first, second = (file.relative_to(self.images).as_posix() for file in files[:2])
                 raise DataError(
@@ -407,6 +399,10 @@ class FolderSource:
             if files:
                 return files[0]
         return None
+
+    def _get_file_name(self, name: str) -> str:
+        """The name of an image as it is on disk, where it is not valid UTF-8."""
+        return name if self._file else self._every_file.get(name, name)
 
     @cached_property
     def _names_by_stem(self) -> dict[str, list[str]]:
@@ -421,48 +417,65 @@ class FolderSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the names, the file of codes and the specialists' fingerprints."""
+        """Hash of the names, the files of annotations and codes, and the specialists' fingerprints."""
         parts = [str(len(self.names)), *self.names]
         if self.codes is not None:
             parts.append(hash_file_and_settings(self.codes.path, "codes"))
+        if self._annotations is not None:
+            parts.append(hash_file_and_settings(Path(self._annotations), "annotations"))
         for specialist in (self.depth, self.detector):
             if isinstance(specialist, DepthSpecialist | BoxSpecialist):
                 parts.append(specialist.fingerprint)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def find_stamp(self, name: str) -> Stamp:
+        """The stamp of an image's file and of its map's together."""
+        try:
+            image = self._find_file(name)
+        except DataError:
+            image = None
+        paths = [] if image is None else [image]
+        if (
+            image is not None
+            and isinstance(self.depth, DepthFolder)
+            and (path := self.depth.find_path(self._get_file_name(name), image))
+        ):
+            paths.append(path)
+        return stamp_of(*paths) or (0, 0)
 
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
         """Read samples by name; for each name the sample, or the reason why it cannot be read."""
-        results: dict[str, Sample | str] = {name: self._open_image(name) for name in names}
-        samples = [sample for sample in results.values() if isinstance(sample, Sample)]
-        if boxes:
-            samples = self._add_boxes(samples)
-        completed = self._add_depth(samples) if depth else samples
-        if depth and self.codes is not None:
-            completed = [self._add_codes(result, self.codes) for result in completed]
-        results |= {sample.name: result for sample, result in zip(samples, completed, strict=True)}
+        results: dict[str, Sample | str] = {}
+        views: dict[str, ImageView] = {}
+        for name in names:
+            try:
+                results[name], views[name] = self._open_image(name)
+            except (DataError, ImageError) as error:
+                results[name] = str(error)
+        for is_asked, add in ((boxes, self._add_boxes), (depth, self._add_depth), (depth, self._add_codes)):
+            samples = [sample for sample in results.values() if isinstance(sample, Sample)]
+            completed = add(samples, views) if is_asked else samples
+            results |= {sample.name: result for sample, result in zip(samples, completed, strict=True)}
         return [results[name] for name in names]
 
-    def _open_image(self, name: str) -> Sample | str:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            return "the file name is not valid UTF-8; rename the file"
-        try:
-            path = self._find_file(name)
-            if path is None:
-                return f"{self.images / name}: image file not found"
-            image = open_image(path)
-            if name in self._boxes:
-                _check_size(self._boxes[name], image, path)
-        except (DataError, ImageError) as error:
-            return str(error)
-        return Sample(name, image, complete=self._file is not None)
+    def _open_image(self, name: str) -> tuple[Sample, ImageView]:
+        path = self._find_file(name)
+        if path is None:
+            folder = self._boxes[name].folder
+            hint = f"; its address names the folder {folder}" if folder and folder != self.images.name else ""
+            raise DataError(f"{self.images / name}: image file not found{hint}")
+        image = open_image(path)
+        _check_texture(image, path)
+        if name in self._boxes:
+            _check_size(self._boxes[name], image, path)
+        view = ImageView(path, image.size, read_orientation(path))
+        return Sample(name, image, complete=self._file is not None, depth_range=self.depth_range), view
 
-    def _add_depth(self, samples: list[Sample]) -> Sequence[Sample | str]:
+    def _add_depth(self, samples: list[Sample], views: Mapping[str, ImageView]) -> Sequence[Sample | str]:
         if self.depth is None:
             return samples
         if isinstance(self.depth, DepthFolder):
-            return [self._add_stored_depth(sample, self.depth) for sample in samples]
+            return [self._add_stored_depth(sample, views[sample.name], self.depth) for sample in samples]
         maps = self.depth.estimate([sample.image for sample in samples])
         provenance = {"depth_specialist": self.depth.fingerprint}
         return [
@@ -470,9 +483,9 @@ class FolderSource:
             for sample, depth in zip(samples, maps, strict=True)
         ]
 
-    def _add_boxes(self, samples: list[Sample]) -> list[Sample]:
+    def _add_boxes(self, samples: list[Sample], views: Mapping[str, ImageView]) -> Sequence[Sample | str]:
         if self._file is not None:
-            return [replace(sample, boxes=_add_categories(self._boxes[sample.name], self._file)) for sample in samples]
+            return [self._add_annotations(sample, views[sample.name], self._file) for sample in samples]
         if self.detector is None:
             return samples
         detected = self.detector.detect([sample.image for sample in samples], [sample.name for sample in samples])
@@ -481,31 +494,71 @@ class FolderSource:
             replace(sample, boxes=boxes, provenance=provenance) for sample, boxes in zip(samples, detected, strict=True)
         ]
 
-    def _add_stored_depth(self, sample: Sample, folder: DepthFolder) -> Sample | str:
+    def _add_annotations(self, sample: Sample, view: ImageView, file: AnnotationFile) -> Sample | str:
+        """Add the boxes of the annotations, turned upright where they are of the stored photo."""
+        image = self._boxes[sample.name]
+        if image.image_id in file.incomplete:
+            return "a box of this image was left out of the annotations, so that a count would be wrong"
+        try:
+            orientation = choose_turn((image.width, image.height), view.size, view.orientation, self.exif, "boxes")
+        except DataError as error:
+            return str(error)
+        assert orientation is not None, "the size was checked when the image was opened"
+        warnings = sample.warnings
+        if orientation != 1:
+            corners = turn_boxes(image.boxes, view.size, orientation)
+            image = replace(image, boxes=corners, width=view.size[0], height=view.size[1])
+            warnings = (*warnings, "the boxes are those of the stored photo; turned by its EXIF orientation")
+        return replace(sample, boxes=_add_categories(image, file), warnings=warnings)
+
+    def _add_stored_depth(self, sample: Sample, view: ImageView, folder: DepthFolder) -> Sample | str:
         namesakes = self._find_namesakes(sample.name)
         try:
-            return replace(sample, depth=folder.read(sample.name, sample.image.size, namesakes=namesakes))
+            return replace(sample, depth=folder.read(self._get_file_name(sample.name), view, namesakes=namesakes))
         except DataError as error:
             return str(error)
 
-    def _add_codes(self, sample: Sample | str, codes: DepthCodesFile) -> Sample | str:
-        if isinstance(sample, str):
-            return sample
+    def _add_codes(self, samples: list[Sample], _: Mapping[str, ImageView]) -> Sequence[Sample | str]:
+        if self.codes is None:
+            return samples
+        return [self._add_stored_codes(sample, self.codes) for sample in samples]
+
+    def _add_stored_codes(self, sample: Sample, codes: DepthCodesFile) -> Sample | str:
         try:
             return replace(sample, codes=codes.read(sample.name, namesakes=self._find_namesakes(sample.name)))
         except DataError as error:
             return str(error)
 
 
+def _drop_repeated_boxes(image: ImageBoxes) -> ImageBoxes:
+    """Drop the boxes that repeat another one of the image and category exactly, which would be counted twice."""
+    first: dict[tuple[float, ...], int] = {}
+    for index, box in enumerate(image.boxes.tolist()):
+        first.setdefault((*box, image.labels.category_ids[index]), index)
+    if len(first) == len(image.boxes):
+        return image
+    rows = list(first.values())
+    return replace(image, boxes=image.boxes[rows], labels=image.labels.select(rows))
+
+
+def _check_texture(image: Image.Image, path: Path) -> None:
+    """Raise DataError for an image that shows nothing: a few pixels, or one colour."""
+    if min(image.size) < _MIN_SIDE:
+        raise DataError(f"{path} has {image.width}x{image.height} pixels; an image has sides of {_MIN_SIDE} or more")
+    extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+    if all(high - low < _MIN_CONTRAST for low, high in extrema):
+        raise DataError(f"{path} shows nothing: all its pixels have one colour")
+
+
 def _check_size(boxes: ImageBoxes, image: Image.Image, path: Path) -> None:
     """Raise DataError for annotations of another size than the image has, upright or as it is stored."""
-    size = (boxes.width, boxes.height)
-    if size == image.size:
-        return
-    if size != image.size[::-1] or open_image(path, apply_orientation=False).size != size:
+    size, orientation = (boxes.width, boxes.height), read_orientation(path)
+    stored = image.size[::-1] if orientation >= 5 else image.size
+    if size not in (image.size, stored):
+        turned = f", stored as {stored[0]}x{stored[1]} with the EXIF orientation {orientation}"
         raise DataError(
             f"the annotations are of an image of {boxes.width}x{boxes.height} pixels, but {path} has "
-            f"{image.width}x{image.height}; is this another image of the same name?"
+            f"{image.width}x{image.height}{turned if orientation != 1 else ''}; is this another image of the same name?"
         )
 
 
@@ -526,8 +579,8 @@ def read_names(path: str | Path) -> list[str | int]:
         elif source.suffix == ".json":
             values = parse_json(read_input(source), str(source), DataError)
         else:
-            text = read_input(source, allow_pipe=True).decode("utf-8-sig")
-            values = [line.strip() for line in text.splitlines() if line.strip()]
+            text = read_input(source, allow_pipe=True).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+            values = [spell_name(line.strip()) for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from error
     if not isinstance(values, list) or not all(type(value) in (str, int) for value in values):

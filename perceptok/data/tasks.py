@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,19 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptok.boxes import BoxCodec, BoxForm, FrameMode, ImageBoxes, ImageFrame, labelled_boxes_to_text
+from perceptok.data.depth_folders import name_settings
 from perceptok.data.markers import LETTERS, MarkerProtocol, draw_markers, place_markers
-from perceptok.data.npy_files import read_npy
+from perceptok.data.plurals import Plurals
 from perceptok.data.prompts import PromptSet
 from perceptok.data.records import Evidence, Marker, PerceptionRecord, Regime, Task, Turn
 from perceptok.data.soft_codes import SoftCodes, find_soft_codes
 from perceptok.data.sources import Sample
-from perceptok.depth import DepthCodec, DepthMap, Nearness, block_to_text
-from perceptok.errors import BoxError, ConfigError, DataError, DepthMapError, MissingExtraError
-from perceptok.files import parse_json, read_input
+from perceptok.depth import DepthCodec, DepthMap, Nearness, NearnessRange, block_to_text
+from perceptok.errors import BoxError, ConfigError, DataError, DepthMapError
 from perceptok.tokens import DEPTH_GRID, PIXEL
 
 __all__ = [
-    "Plurals",
     "SetConfig",
     "TaskContext",
     "TaskRecord",
@@ -35,69 +33,8 @@ __all__ = [
 ]
 
 
-_PLURAL_ALREADY = frozenset(
-    {
-        *("binoculars", "boxers", "clippers", "earphones", "eyeglasses", "glasses", "goggles", "headphones", "jeans"),
-        *("leggings", "overalls", "pajamas", "pants", "pliers", "scissors", "shears", "shorts", "skis", "spectacles"),
-        *("sprouts", "sunglasses", "suspenders", "tights", "tongs", "trousers", "tweezers", "underpants"),
-    }
-)
-"""Nouns without a singular, and names that data sets give in the plural: grammar would change them."""
-
-
-class Plurals:
-    """Plural forms of category names, from a table and from English grammar.
-
-    Args:
-        table: A file with an object singular -> plural (JSON, or a NumPy dictionary `.npy`), which takes precedence
-            over grammar; None for grammar alone.
-
-    Raises:
-        ConfigError: The table cannot be read or is not such an object.
-    """
-
-    def __init__(self, table: str | Path | None = None) -> None:
-        self._table = {} if table is None else _read_plurals(Path(table))
-
-    def pluralize(self, name: str) -> str:
-        """Find the plural of a category; `_` and `(...)` are those of LVIS: "bow_(weapon)" -> "bows (weapon)".
-
-        Raises:
-            DataError: Neither the table nor grammar has a plural.
-            MissingExtraError: Grammar is needed and the extra `data` is not installed.
-        """
-        words = " ".join(name.replace("_", " ").split())
-        if words in self._table:
-            return self._table[words]
-        noun, bracket, rest = words.partition(" (")
-        if not noun or not any(letter.isalpha() for letter in noun):
-            raise DataError(f"the category {name!r} has no plural; add it to the table of plurals")
-        last = noun.rpartition(" ")[2].lower()
-        plural = noun if last in _PLURAL_ALREADY and " of " not in noun else self._grammar.plural_noun(noun)
-        if not plural:
-            raise DataError(f"the category {name!r} has no plural; add it to the table of plurals")
-        return f"{plural}{bracket}{rest}"
-
-    @cached_property
-    def _grammar(self) -> Any:
-        try:
-            import inflect
-        except ImportError as error:
-            raise MissingExtraError("inflect", "data", "plurals of categories that are not in the table") from error
-        return inflect.engine()
-
-
-def _read_plurals(path: Path) -> dict[str, str]:
-    try:
-        values = read_npy(path) if path.suffix == ".npy" else parse_json(read_input(path), str(path), ConfigError)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except DataError as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(values, dict) or not all(isinstance(value, str) and value.strip() for value in values.values()):
-        raise ConfigError(f"{path}: a table of plurals is an object singular: plural")
-    return {" ".join(key.replace("_", " ").split()): " ".join(plural.split()) for key, plural in values.items()}
-
+_POLICY = re.compile(r'\b(outside|degenerate)="(\w+)"')
+"""Arguments of a box codec in its messages; a recipe's set has settings of these names."""
 
 BoxOrder = Literal["annotation", "left_to_right", "top_to_bottom", "largest_first"]
 
@@ -131,6 +68,8 @@ class SetConfig:
         min_box_area: Counting: a category is only asked about where each of its boxes has this area in the frame, in
             pixels.
         categories: Counting: only these are asked about; empty for all.
+        outside: Counting: boxes that leave the image by a pixel or more reject it ("raise"), or are clipped ("clip").
+        degenerate: Counting: boxes without width or height reject their image ("raise"), or are kept ("keep").
 
     Raises:
         ConfigError: A value is out of range.
@@ -154,6 +93,8 @@ class SetConfig:
     box_order: BoxOrder = "annotation"
     min_box_area: float = 0.0
     categories: tuple[str, ...] = ()
+    outside: Literal["raise", "clip"] = "raise"
+    degenerate: Literal["raise", "keep"] = "raise"
 
     def __post_init__(self) -> None:
         if not self.name or not all(character.isalnum() or character in "-_" for character in self.name):
@@ -227,10 +168,10 @@ def make_depth_records(
                 raise DataError("this image has no depth map")
             frame = context.make_frame(sample.image.size, config.interpolation)
             if sample.depth is not None:
-                maps[index] = frame_nearness(sample.depth, frame)
+                maps[index] = frame_nearness(sample.depth, frame, sample.depth_range)
             frames[index] = frame
         except (DataError, DepthMapError) as error:
-            results[index] = str(error)
+            results[index] = name_settings(str(error))
     evidence = _encode_maps({index: maps[index] for index in maps if samples[index][0].codes is None}, config, context)
     for index, frame in frames.items():
         sample, rng = samples[index]
@@ -256,27 +197,30 @@ def _encode_maps(maps: Mapping[int, Nearness], config: SetConfig, context: TaskC
     }
 
 
-def frame_nearness(depth: DepthMap, frame: ImageFrame) -> Nearness:
+def frame_nearness(depth: DepthMap, frame: ImageFrame, depth_range: NearnessRange | None = None) -> Nearness:
     """Compute the nearness of what a frame shows.
 
     Args:
         depth: A map of the image's view, of any resolution.
         frame: The image's frame.
+        depth_range: Which values become nearness 0 and 1; None for the extremes of what the frame shows.
 
     Returns:
         For "squash" the map itself, in its own resolution; otherwise (S, S), invalid outside the image.
 
     Raises:
-        DepthMapError: No pixel is valid.
+        DepthMapError: No pixel is valid, or the range does not fit the map.
     """
     if frame.mode == "squash":
-        return depth.to_nearness()
+        return depth.to_nearness(depth_range)
     nearest = replace(frame, resample="nearest", fill=(0,))
-    values, valid = (
+    sky = np.zeros_like(depth.valid) if depth.sky is None else depth.sky
+    values, valid, in_sky = (
         nearest.apply(np.asarray(Image.fromarray(array).resize(frame.image_size, Image.Resampling.NEAREST)))
-        for array in (depth.values, depth.valid.astype(np.float32))
+        for array in (depth.values, depth.valid.astype(np.float32), sky.astype(np.float32))
     )
-    return DepthMap(values, valid > 0, depth.kind).to_nearness()
+    framed = DepthMap(values, valid > 0, depth.kind, in_sky > 0 if in_sky.any() else None, depth.warnings)
+    return framed.to_nearness(depth_range)
 
 
 def _make_depth_record(
@@ -310,9 +254,10 @@ def _make_depth_record(
         if config.regime == "cot":
             question += prompts.write("depth_thinking", size=context.size)
             reply = _write_depth_chain(prompts, markers, block, answer)
-    provenance = {}
+    provenance: dict[str, Any] = {}
     if nearness is not None:
         provenance = {"near": nearness.near, "far": nearness.far, "depth_kind": nearness.kind}
+        sample = replace(sample, warnings=(*sample.warnings, *map(name_settings, nearness.find_warnings())))
     record = PerceptionRecord(
         sample.name,
         ("image",),
@@ -336,6 +281,7 @@ def _make_provenance(sample: Sample, frame: ImageFrame, config: SetConfig, conte
         "image_frame": frame.to_dict(),
         "prompts": context.prompts.label,
         "set": config.name,
+        **({"warnings": list(sample.warnings)} if sample.warnings else {}),
     }
 
 
@@ -391,10 +337,10 @@ def make_counting_record(
         category = _choose_category(sample, boxes, rng, config, frame)
         plural = plurals.pluralize(category)
         corners = _clip_rounded(boxes)[_order_boxes(boxes, category, config)]
-        codec = BoxCodec(size=context.size, outside="raise", degenerate="raise")
+        codec = BoxCodec(size=context.size, outside=config.outside, degenerate=config.degenerate)
         codes = codec.encode(corners, frame=frame)
     except (DataError, BoxError) as error:
-        return str(error)
+        return _POLICY.sub(r"\1: \2", str(error))
     question, reply = _write_counting_turns(codes, plural, config, context, rng)
     record = PerceptionRecord(
         sample.name,

@@ -57,7 +57,7 @@ class DepthRecord:
         height: Height of the map in pixels.
         codec: Fingerprint of the codec: codes mean nothing to another one.
         range: How near and far were chosen, as `str(NearnessRange)`.
-        warning: What is odd about the map's range (see `Nearness.find_outliers`); empty where nothing is.
+        warning: What is odd about the map and its range (`Nearness.find_warnings`); empty where nothing is.
         clip: Of a frame, the folder of its clip; empty for a map that is not a frame.
         frame: Of a frame, its number in the clip, from 0; None for a map that is not a frame.
         changed: Of a frame, the cells (0..99, row-major, ascending) whose codes changed since the frame before; `codes`
@@ -92,7 +92,7 @@ class DepthRecord:
             height=height,
             codec=codec,
             range=str(nearness.range),
-            warning=str(nearness.find_outliers() or ""),
+            warning="; ".join(nearness.find_warnings()),
         )
 
     @property

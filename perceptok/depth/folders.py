@@ -23,6 +23,7 @@ from perceptok.depth.depth_records import (
     restore_frames,
     write_depth_records,
 )
+from perceptok.depth.formats.registry import FORMATS
 from perceptok.depth.map_files import MapFailure, MapFile, try_reading
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import resize_nearest
@@ -305,12 +306,15 @@ def decode_records(
         The records that could not be decoded or written.
 
     Raises:
-        ConfigError: A unit or scale for nearness, which has none.
+        ConfigError: A unit or scale for nearness, which has none, or an unknown format.
         CheckpointError: A record was encoded by another codec.
         OutputError: Two records have one name, or another process writes into the folder; nothing is written then.
     """
     if form == "nearness" and (unit, scale) != (None, None):
         raise ConfigError("nearness has no unit; a unit or scale (--unit, --scale) goes with depth (--as depth)")
+    suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    if suffix.lower() not in FORMATS:
+        raise ConfigError(f"depth maps are written as {', '.join(sorted(FORMATS))} (--format); got {suffix}")
     folder, fingerprint = Path(folder), codec.fingerprint
     failures: list[MapFailure] = []
     decodable: list[DepthRecord] = []
@@ -320,7 +324,7 @@ def decode_records(
             advance()
         else:
             decodable.append(record)
-    names = _choose_names([record.name for record in decodable], suffix if suffix.startswith(".") else f".{suffix}")
+    names = _choose_names([record.name for record in decodable], suffix)
     targets = dict(zip(names, resolve_distinct(names.values(), folder), strict=True))
 
     def save(record: DepthRecord, nearness: np.ndarray) -> MapFailure | None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from perceptok.depth.formats.registry import FORMATS
+from perceptok.depth.formats.registry import FORMATS, OTHER_SUFFIXES
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.stored_maps import MAX_PIXELS, Kind, Packing, Sky, Unit
 from perceptok.errors import DepthMapError
-from perceptok.files import read_input
+from perceptok.files import read_input, spell_name
 
 __all__ = ["MapFailure", "MapFile", "MapFiles", "ReadOptions", "find_maps", "try_reading"]
 
@@ -37,8 +39,10 @@ class ReadOptions:
         key: The array of an NPZ with several arrays that holds depth.
         mask_key: The array of an NPZ that is True, or not 0, where the map is valid.
         channel: The channel of an EXR with several channels that holds depth.
+        part: The part of an EXR with several parts, by its name or its number from 0.
         mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
-        packing: How the file packs its numbers: "sunrgbd", "carla24" or "rgba_float", as in `DepthMap.read`.
+        packing: How the file packs its numbers: "sunrgbd", "carla24", "rgb24", "bgr24" or "rgba_float", as in
+            `DepthMap.read`.
         max_pixels: A file that declares more values is refused before it is unpacked; the default takes 0.5 GB.
         range: Which values become nearness 0 and 1; by default each map's own extremes.
     """
@@ -52,6 +56,7 @@ class ReadOptions:
     key: str | None = None
     mask_key: str | None = None
     channel: str | None = None
+    part: str | None = None
     mask: Path | None = None
     packing: Packing | None = None
     max_pixels: int = MAX_PIXELS
@@ -64,7 +69,8 @@ class MapFile:
 
     Attributes:
         path: The file.
-        name: Its name in records and mirrored folders: relative to the folder or list that names it, with `/`.
+        name: Its name in records and mirrored folders: relative to the folder or list that names it, with `/`. Bytes
+            that are not UTF-8 are written as %XX (`perceptok.files.spell_name`).
         source: The sensor, scene or data set that it belongs to: the column of a list, else the folder's name.
         options: How it is read.
         in_metres: False where a metric map's scale is unknown: order and shape are right, metres are not.
@@ -99,7 +105,9 @@ class MapFile:
         candidates = [same_name, *(stem.with_suffix(suffix) for suffix in (*FORMATS, ".jpg", ".bmp"))]
         found = next((path for path in candidates if path.is_file()), None)
         if found is None:
-            raise DepthMapError(f"{self.path}: no mask of this name in {mask}")
+            raise DepthMapError(
+                f"{self.path}: no mask of this name, whatever its suffix, in {mask}; add one, or name one file (--mask)"
+            )
         return found
 
 
@@ -125,7 +133,7 @@ class MapFiles(Sequence[Any]):
     """Files as a source of training maps, read on access.
 
     An item is (nearness (H, W) float32, valid (H, W) bool, warning), where the warning is None or a pair of the map's
-    name and what is odd about its range.
+    name and what is odd about it.
     """
 
     files: tuple[MapFile, ...]
@@ -136,8 +144,8 @@ class MapFiles(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         file = self.files[index]
         nearness = file.read_nearness()
-        warning = nearness.find_outliers()
-        return nearness.values, nearness.valid, (file.name, str(warning)) if warning else None
+        warnings = nearness.find_warnings()
+        return nearness.values, nearness.valid, (file.name, "; ".join(warnings)) if warnings else None
 
 
 def find_maps(
@@ -146,6 +154,7 @@ def find_maps(
     *,
     sources: Sequence[str] = (),
     frames: bool = False,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> list[MapFile]:
     """Find the depth maps that paths name, in a stable order.
 
@@ -153,19 +162,23 @@ def find_maps(
         paths: Depth map files; folders, searched recursively for every supported format; patterns such as `maps/*.png`;
             list files: `.txt` with a path a line, or `.csv` with the column `file` and, where known, `kind`, `unit`
             or `metres_per_value` (also `1/5000`), `source`, `invalid` (numbers) and `mask` (a file). Paths in a list
-            are relative to it. Hidden files and the masks beside maps (`a_mask.npy`) are skipped.
+            are relative to it; those outside its folder have their names relative to their common parent. Where files
+            of several paths share a name, all names are relative to the files' common parent. Hidden files and the
+            masks beside maps (`a_mask.npy`) are skipped.
         options: How the files are read, except where a list says otherwise.
         sources: Only maps of these sources; empty: of all.
         frames: The maps are frames of clips: in the order of a list, and elsewhere by the numbers in their names, `9`
             before `10`.
+        warn: Called with the number of files in folders that may hold depth in a format that is not read.
 
     Raises:
-        DepthMapError: A path does not exist, has no depth maps in it, or two files have one name.
+        DepthMapError: A path does not exist, has no depth maps in it, or a file is named twice.
     """
     found: list[MapFile] = []
     listed: list[MapFile] = []
+    skipped: Counter[str] = Counter()
     for path in paths:
-        files = _find_files(str(path), options or ReadOptions())
+        files = _find_files(str(path), options or ReadOptions(), skipped)
         (listed if frames and _is_list(Path(path)) else found).extend(files)
     if frames:
         found = sorted(found, key=lambda file: _split_numbers(file.name)) + listed
@@ -174,14 +187,26 @@ def find_maps(
         if unknown:
             raise DepthMapError(f"no depth maps of the source {', '.join(sorted(unknown))} were found")
         found = [file for file in found if file.source in sources]
-    first: dict[str, MapFile] = {}
-    for file in found:
-        other = first.setdefault(file.name, file)
-        if other is not file:
-            raise DepthMapError(
-                f"{other.path} and {file.path} would both be called {file.name}; name a folder above both"
-            )
-    return found
+    if skipped:
+        numbers = ", ".join(f"{number} {suffix}" for suffix, number in skipped.most_common())
+        warn(f"skipped, as depth maps are not read from these formats: {numbers}; naming such a file says what to do")
+    return _name_apart(found)
+
+
+def _name_apart(files: list[MapFile]) -> list[MapFile]:
+    """Give files of one name their names relative to the common parent of all files."""
+    names = Counter(file.name for file in files)
+    if len(names) == len(files):
+        return files
+    absolute = [Path(os.path.abspath(file.path)) for file in files]  # noqa: PTH100 - links are not followed
+    repeated = [path for path, number in Counter(absolute).items() if number > 1]
+    if repeated:
+        raise DepthMapError(f"{repeated[0]} is named {absolute.count(repeated[0])} times; name each depth map once")
+    parent = Path(os.path.commonpath([path.parent for path in absolute]))
+    return [
+        replace(file, name=spell_name(path.relative_to(parent).as_posix()))
+        for file, path in zip(files, absolute, strict=True)
+    ]
 
 
 def _split_numbers(name: str) -> list[tuple[str, int]]:
@@ -190,17 +215,17 @@ def _split_numbers(name: str) -> list[tuple[str, int]]:
     return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
 
 
-def _find_files(named: str, options: ReadOptions) -> list[MapFile]:
+def _find_files(named: str, options: ReadOptions, skipped: Counter[str]) -> list[MapFile]:
     path = Path(named)
     if _exists(path):
         if path.is_dir():
-            return _find_in_folder(path, options)
+            return _find_in_folder(path, options, skipped)
         if path.suffix.lower() == ".csv":
             return _parse_table(path, options)
         if path.suffix.lower() == ".txt":
             return _parse_lines(path, options)
         if path.is_file():
-            return [MapFile(path, path.name, path.parent.name, options)]
+            return [MapFile(path, spell_name(path.name), path.parent.name, options)]
     elif any(wildcard in named for wildcard in "*?["):
         root = Path(path.anchor) if path.is_absolute() else Path()
         matches = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
@@ -225,7 +250,7 @@ def _make_map_file(folder: Path, path: Path, options: ReadOptions) -> MapFile:
     """A file that is named relative to a folder, whose source is the first folder of that name."""
     relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
     source = relative.parts[0] if len(relative.parts) > 1 else folder.resolve().name
-    return MapFile(path, relative.as_posix(), source, options)
+    return MapFile(path, spell_name(relative.as_posix()), source, options)
 
 
 def _find_pattern_root(pattern: Path) -> Path:
@@ -241,12 +266,15 @@ def _find_pattern_root(pattern: Path) -> Path:
 _MASK_ENDING = re.compile(r"[-_.](mask|valid|valid_mask)$", re.IGNORECASE)
 
 
-def _find_in_folder(folder: Path, options: ReadOptions) -> list[MapFile]:
+def _find_in_folder(folder: Path, options: ReadOptions, skipped: Counter[str]) -> list[MapFile]:
     try:
         next(folder.iterdir(), None)
     except PermissionError as error:
         raise DepthMapError(f"{folder}: no permission to list it ({error.strerror})") from error
-    files = sorted(path for path in _walk(folder, frozenset()) if path.suffix.lower() in FORMATS)
+    every_file = sorted(_walk(folder, frozenset()))
+    files = [path for path in every_file if path.suffix.lower() in FORMATS]
+    others = Counter(suffix for path in every_file if (suffix := path.suffix.lower()) in OTHER_SUFFIXES)
+    skipped += others
     stems = {path.with_suffix("") for path in files}
 
     def is_mask(path: Path) -> bool:
@@ -257,7 +285,8 @@ def _find_in_folder(folder: Path, options: ReadOptions) -> list[MapFile]:
 
     maps = [path for path in files if not is_mask(path)]
     if not maps:
-        raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}")
+        hint = "".join(f"; {number} {suffix} files in it are of another format" for suffix, number in others.items())
+        raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}{hint}")
     return [_make_map_file(folder, path, options) for path in maps]
 
 
@@ -279,7 +308,22 @@ def _parse_lines(path: Path, options: ReadOptions) -> list[MapFile]:
     lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     if not lines:
         raise DepthMapError(f"{path}: the list is empty")
-    return [_make_map_file(path.parent, _resolve_line(path.parent, line), options) for line in lines]
+    files = [_make_map_file(path.parent, _resolve_line(path.parent, line), options) for line in lines]
+    return _mirror_from_common_parent(path.parent, files)
+
+
+def _mirror_from_common_parent(folder: Path, files: list[MapFile]) -> list[MapFile]:
+    """Name the files of a list that lie outside its folder relative to their common parent."""
+    outside = [file.path for file in files if not file.path.is_relative_to(folder)]
+    if len(outside) < 2:
+        return files
+    parent = Path(os.path.commonpath([path.parent for path in outside]))
+    return [file if file.path.is_relative_to(folder) else _rename_below(parent, file) for file in files]
+
+
+def _rename_below(parent: Path, file: MapFile) -> MapFile:
+    named = _make_map_file(parent, file.path, file.options)
+    return replace(file, name=named.name, source=file.source or named.source)
 
 
 def _resolve_line(folder: Path, line: str) -> Path:
@@ -312,7 +356,7 @@ def _parse_table(path: Path, options: ReadOptions) -> list[MapFile]:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         reader.fieldnames = names = [name.strip() for name in reader.fieldnames or ()]
         if "file" not in names:
-            raise DepthMapError(f"{path}: a list of depth maps has a column named file; found {names}")
+            raise DepthMapError(_describe_table(path, names))
         rows = [(reader.line_num, row) for row in reader if any(row.values())]
     except csv.Error as error:
         raise DepthMapError(f"{path}: not a table that can be read ({error}); export it as CSV again") from error
@@ -324,7 +368,20 @@ def _parse_table(path: Path, options: ReadOptions) -> list[MapFile]:
             found.append(_parse_row(path.parent, row, options))
         except (DepthMapError, ValueError, ArithmeticError) as error:  # 1/0, 1e999
             raise DepthMapError(f"{path}, line {line}: {error}") from error
-    return found
+    return _mirror_from_common_parent(path.parent, found)
+
+
+def _describe_table(path: Path, names: Sequence[str]) -> str:
+    """Say why a table is not a list of files; one of numbers alone is a depth map as text."""
+    try:
+        [float(name) for name in names]
+    except ValueError:
+        return f"{path}: a list of depth maps has a column named file; found {list(names)[:10]}"
+    copy = path.with_suffix(".npy")
+    return (
+        f"{path}: a table of numbers, not a list of files with a column named file; if the numbers are a depth map, "
+        f"convert it: python -c \"import numpy; numpy.save('{copy}', numpy.loadtxt('{path}', delimiter=','))\""
+    )
 
 
 def _parse_row(folder: Path, row: dict[str, str | None], options: ReadOptions) -> MapFile:

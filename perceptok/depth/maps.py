@@ -44,6 +44,9 @@ _OUTLIER_FRACTION = 0.001
 _OUTLIER_INFLUENCE = 0.25
 """Fewer than this fraction of the pixels that decide more than this fraction of the range are reported."""
 
+_MAX_CLAMPED = 0.05
+"""A larger share of pixels beyond the range is reported."""
+
 
 def invert_scale(values: Any, kind: Kind) -> Any:
     """Convert a map's values to a scale that nearness is linear in, larger = nearer, or back: it is its own inverse.
@@ -160,7 +163,9 @@ class NearnessRange:
         if self.mode == "running":
             raise DepthMapError("a running range is for the frames of a clip (encode_sequence, --sequence)")
         if seen.size == 0:
-            raise DepthMapError("nothing but sky: no pixel has a distance; give a fixed range (near and far)")
+            raise DepthMapError(
+                "nothing but sky: no pixel has a distance; give a fixed range (near and far, --near and --far)"
+            )
         if self.mode == "whole":
             return _resolve_whole(seen, kind)
         low, high = (0.0, 100.0) if self.low is None or self.high is None else (self.low, self.high)
@@ -190,7 +195,7 @@ def _resolve_whole(seen: npt.NDArray[np.float32], kind: Kind) -> tuple[float, fl
     if seen.min() < 0 or seen.max() > 1:
         raise DepthMapError(
             f"normalize=False expects nearness in [0, 1]; the map goes from {seen.min()} to {seen.max()}; "
-            "give the scale when reading it (such as scale=1/255), or let it be normalised"
+            "give the scale when reading it (such as scale=1/255, --scale 0.003921569), or let it be normalised"
         )
     return (1.0, 0.0) if kind == "inverse" else (0.0, 1.0)
 
@@ -221,6 +226,8 @@ class Nearness:
         kind: `"metric"`, `"inverse"` or `"relative"`.
         range: How near and far were chosen.
         sky: (H, W) bool, True where the map is infinitely far (nearness 0, valid); None where it has no such pixels.
+        clamped: Share of the valid pixels, 0..1, that lie beyond the range and were clamped to it.
+        warnings: What is odd about the map's numbers, in words.
 
     Raises:
         DepthMapError: Shapes, dtypes or ranges are not these.
@@ -233,6 +240,8 @@ class Nearness:
     kind: Kind
     range: NearnessRange = field(default_factory=NearnessRange)
     sky: npt.NDArray[np.bool_] | None = None
+    clamped: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_arrays("nearness", self.values, self.valid, self.kind)
@@ -247,6 +256,26 @@ class Nearness:
         if not (ordered and np.isfinite([self.near, self.far]).all()):
             expected = {"metric": "0 < near <= far", "inverse": "far <= near", "relative": "near <= far"}[self.kind]
             raise DepthMapError(f"near = {self.near}, far = {self.far}; a {self.kind} map has {expected}, both finite")
+
+    def find_warnings(self) -> list[str]:
+        """List what is odd about the map and its range, in words.
+
+        Numbers that seem to mark holes or sky, few pixels that decide much of the range (`find_outliers`), and more
+        than a twentieth of the pixels clamped beyond what percentiles leave out.
+        """
+        found = list(self.warnings)
+        if outliers := self.find_outliers():
+            found.append(str(outliers))
+        left_out = 0.0
+        if self.range.mode == "percentiles" and self.range.low is not None and self.range.high is not None:
+            left_out = (self.range.low + 100 - self.range.high) / 100
+        if self.clamped > _MAX_CLAMPED + left_out:
+            found.append(
+                f"{self.clamped:.0%} of the pixels lie beyond the range ({self.near:.4g} to {self.far:.4g}) and are "
+                "clamped; give a wider range (--near and --far), or, in a clip, let it follow the frames (--running "
+                "0.02) or decide it by more of them (--frames)"
+            )
+        return found
 
     def find_outliers(self) -> RangeOutliers | None:
         """Whether under 0.1 % of the pixels decide more than a quarter of the range, as one stuck pixel does.
@@ -291,6 +320,7 @@ class DepthMap:
         kind: `"metric"`, `"inverse"` or `"relative"`.
         sky: (H, W) bool, True where the map is infinitely far (these pixels are not valid); None where it has no such
             pixels.
+        warnings: What is odd about the numbers that the map was read from, in words.
 
     Raises:
         DepthMapError: Shapes, dtypes or ranges are not these.
@@ -300,6 +330,7 @@ class DepthMap:
     valid: npt.NDArray[np.bool_]
     kind: Kind
     sky: npt.NDArray[np.bool_] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_arrays("depth map", self.values, self.valid, self.kind)
@@ -336,6 +367,7 @@ class DepthMap:
         key: str | None = None,
         mask_key: str | None = None,
         channel: str | None = None,
+        part: str | None = None,
         mask: str | os.PathLike[str] | None = None,
         packing: Packing | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -358,11 +390,13 @@ class DepthMap:
             key: Name of the array in an NPZ with several; by default the only map, or the one called depth.
             mask_key: Name of the array in an NPZ that is True, or not 0, where the map is valid.
             channel: Name of the channel in an EXR with several.
+            part: Name or number, from 0, of the part of an EXR with several parts.
             mask: Another file that is not 0 where the map is valid.
             packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D),
                 "carla24" (24 bits in R, G, B of CARLA and other driving simulators: metres, so that kind and unit may
-                be left out; 1000 m is its sky, `sky_values=[1000]`), or "rgba_float" (the bytes of a float32 in R, G,
-                B, A). The other arguments refer to the unpacked numbers.
+                be left out; 1000 m is its sky, `sky_values=[1000]`), "rgb24" (integers 65536 R + 256 G + B, RLBench),
+                "bgr24" (integers R + 256 G + 65536 B), or "rgba_float" (the bytes of a float32 in R, G, B, A). The
+                other arguments refer to the unpacked numbers.
             max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
@@ -373,7 +407,13 @@ class DepthMap:
         try:
             colours = is_packed_in_colours(packing)
             stored = read_stored(
-                Path(path), key=key, mask_key=mask_key, channel=channel, colours=colours, max_pixels=max_pixels
+                Path(path),
+                key=key,
+                mask_key=mask_key,
+                channel=channel,
+                part=part,
+                colours=colours,
+                max_pixels=max_pixels,
             )
             if packing is not None:
                 stored = replace(stored, array=unpack(stored.array, packing))
@@ -514,7 +554,8 @@ class DepthMap:
         known = self.valid if self.sky is None else self.valid | self.sky
         if not known.any():
             raise DepthMapError(
-                f"nothing to encode: all {known.size} pixels are invalid; check invalid=..., or skip this map"
+                f"nothing to encode: all {known.size} pixels are invalid; check "
+                "invalid=... (--invalid) and the mask, or skip this map"
             )
         all_valid = bool(self.valid.all())
         seen = self.values if all_valid else self.values[self.valid]
@@ -522,6 +563,9 @@ class DepthMap:
         low, high = invert_scale(far, self.kind), invert_scale(near, self.kind)
         filled = self.values if all_valid else np.where(self.valid, self.values, np.float32(near))
         scaled = invert_scale(filled.astype(np.float64), self.kind)
+        clamped = 0.0
+        if chosen.mode not in ("extremes", "whole"):
+            clamped = float(np.mean((scaled < low) | (scaled > high), where=self.valid)) if seen.size else 0.0
         if high > low:
             np.clip(scaled, low, high, out=scaled)
             scaled -= low
@@ -534,7 +578,7 @@ class DepthMap:
         if not known.all():
             nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
             nearness = nearness[tuple(nearest)]
-        return Nearness(nearness, known.copy(), near, far, self.kind, chosen, self.sky)
+        return Nearness(nearness, known.copy(), near, far, self.kind, chosen, self.sky, clamped, self.warnings)
 
     @classmethod
     def from_nearness(cls, nearness: Nearness) -> DepthMap:

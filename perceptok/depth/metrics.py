@@ -255,7 +255,7 @@ def evaluate_depth_codec(
         maps: The maps; scores are grouped by their `source`.
         seed: Seed of markers and pairs.
         advance: Called after every map.
-        warn: Called with a map's name and its `RangeOutliers` in words, where it has any.
+        warn: Called with a map's name and what is odd about it (`Nearness.find_warnings`).
 
     Raises:
         DepthMapError: No maps are given, or none can be read.
@@ -269,8 +269,8 @@ def evaluate_depth_codec(
             failures.append(nearness)
             advance()
             continue
-        if outliers := nearness.find_outliers():
-            warn(file.name, str(outliers))
+        for warning in nearness.find_warnings():
+            warn(file.name, warning)
         codes = codec.encode(nearness)
         counts += torch.bincount(torch.from_numpy(codes).flatten(), minlength=DEPTH.size)
         truth = _squash(nearness)

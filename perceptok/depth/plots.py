@@ -140,7 +140,7 @@ def draw_files(
         output: The PNG to write (`draw_panel`), or the page.
         html: Write an HTML page to step through.
         force: Replace an existing output.
-        warn: Called with a map's name and its `RangeOutliers` in words, where it has any.
+        warn: Called with a map's name and what is odd about it (`Nearness.find_warnings`).
 
     Returns:
         The maps that could not be read; where that is all of them, nothing is written.
@@ -156,8 +156,8 @@ def draw_files(
             if isinstance(nearness, MapFailure):
                 failures.append(nearness)
                 continue
-            if outliers := nearness.find_outliers():
-                warn(file.name, str(outliers))
+            for warning in nearness.find_warnings():
+                warn(file.name, warning)
             yield file.name, nearness
 
     if html:

@@ -39,9 +39,13 @@ class SequenceFrame(NamedTuple):
     nearness: Nearness
 
 
+_HOLD = 0.02
+"""Default of `hold`."""
+
+
 @dataclass(frozen=True)
 class ClipSettings:
-    """How frames of clips are encoded. With both thresholds 0 every frame is encoded alone.
+    """How frames of clips are encoded, at the shell and in Python. With both thresholds 0 every frame is encoded alone.
 
     Attributes:
         hold: A cell keeps its code while that code's squared distance to the cell's feature exceeds the nearest code's
@@ -55,7 +59,7 @@ class ClipSettings:
         ConfigError: `hold` or `deadband` is negative, or `frames` less than 1.
     """
 
-    hold: float = 0.0
+    hold: float = _HOLD
     deadband: float = 0.0
     frames: int = 8
 
@@ -72,7 +76,7 @@ def encode_sequence(
     maps: Iterable[DepthMap],
     *,
     range: NearnessRange | None = None,  # noqa: A002 - the name of the thing
-    hold: float = 0.0,
+    hold: float = _HOLD,
     deadband: float = 0.0,
     frames: int = 8,
 ) -> Iterator[SequenceFrame]:
@@ -145,10 +149,12 @@ def compute_clip_range(first: Iterable[DepthMap], *, low: float = 1.0, high: flo
     kind = frames[0].kind
     seen = np.concatenate([frame.values[frame.valid] for frame in frames]).astype(np.float64)
     if not seen.size:
-        raise DepthMapError("none of the first frames has a valid pixel; give a fixed range (near and far)")
+        raise DepthMapError(
+            "none of the first frames has a valid pixel; give a fixed range (near and far, --near and --far)"
+        )
     far, near = (float(end) for end in np.percentile(invert_scale(seen, kind), (low, high)))
     if not far < near:
-        raise DepthMapError("the first frames have no relief; give a fixed range (near and far)")
+        raise DepthMapError("the first frames have no relief; give a fixed range (near and far, --near and --far)")
     return NearnessRange.fixed(float(invert_scale(near, kind)), float(invert_scale(far, kind)))
 
 
@@ -293,6 +299,7 @@ def encode_clip(
     if not files:
         return
     fingerprint, number, chosen = codec.fingerprint, len(before), _find_clip_range(files[0])
+    size = (before[0].width, before[0].height) if before else None
     frames = ((file, try_reading(file, MapFile.read)) for file in files)
     first: list[tuple[MapFile, DepthMap | MapFailure]] = []
     try:
@@ -316,8 +323,21 @@ def encode_clip(
         except DepthMapError as error:
             yield MapFailure(file.name, f"{file.path}: {error}")
             continue
-        yield _record_frame(file, frame, number, fingerprint)
+        record = _record_frame(file, frame, number, fingerprint)
+        size = size or (record.width, record.height)
+        yield _compare_size(record, size)
         number += 1
+
+
+def _compare_size(record: DepthRecord, size: tuple[int, int]) -> DepthRecord:
+    """Add a warning to the record of a frame that has not the size of the clip's first frame."""
+    if (record.width, record.height) == size:
+        return record
+    warning = (
+        f"{record.width}x{record.height} pixels, the first frame of its clip {size[0]}x{size[1]}: its cells show other "
+        "places; turn it, or put it into another folder"
+    )
+    return replace(record, warning="; ".join(filter(None, (record.warning, warning))))
 
 
 def _read_first(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "StoredMap",
     "Unit",
     "check_kind",
+    "describe_stack",
     "extract_channel",
     "interpret_numbers",
     "is_packed_in_colours",
@@ -81,8 +83,8 @@ def extract_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if channels in (2, 4) and not np.all(array[..., -1] == opaque):
         raise DepthMapError(
             "some pixels are transparent, which says nothing certain about their depth; "
-            "save the map without alpha and mark holes by a value (invalid=...), or, if the four channels are the "
-            "bytes of a float, say so (packing='rgba_float', --packing rgba_float)"
+            "save the map without alpha and mark holes by a value (invalid=..., --invalid), or, if the four channels "
+            "are the bytes of a float, say so (packing='rgba_float', --packing rgba_float)"
         )
     if channels >= 3 and not all(
         np.array_equal(array[..., 0], array[..., channel], equal_nan=array.dtype.kind == "f") for channel in (1, 2)
@@ -91,9 +93,31 @@ def extract_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             "its colour channels differ: this is a colour-mapped image of depth, or a photo, and colours "
             "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR). "
             "Depth packed in colours is read when the packing is named (packing=..., --packing): carla24 is "
-            "(R + 256 G + 65536 B) / 16777215 * 1000 metres, rgba_float the bytes of a float"
+            "(R + 256 G + 65536 B) / 16777215 * 1000 metres, bgr24 the same integers without a unit, rgb24 65536 R + "
+            "256 G + B (RLBench), rgba_float the bytes of a float"
         )
     return np.ascontiguousarray(array[..., 0])
+
+
+def describe_stack(shape: Sequence[int], load: str) -> str:
+    """Say that an array is not one map; for a stack of maps (T, H, W) with the command that stores it as a clip.
+
+    Args:
+        shape: Of the array.
+        load: Python that loads the array, of a file whose path without suffix is called FILE.
+    """
+    reason = f"holds an array of shape {tuple(shape)}; a depth map has two dimensions, (height, width)"
+    if len(shape) != 3 or min(shape) == 0:
+        return f"{reason}: store one map per file"
+    if shape[2] <= 4:
+        return f"{reason}: store one of its {shape[2]} channels alone"
+    module = load.partition(".")[0]
+    modules = "numpy, os" if module == "numpy" else f"numpy, os, {module}"
+    return (
+        f"{reason}: store its {shape[0]} maps in a folder, as frames of a clip if they are (--sequence): "
+        f"python -c \"import {modules}; os.makedirs('FILE'); "
+        f"[numpy.save(f'FILE/{{i:06d}}.npy', m) for i, m in enumerate({load})]\""
+    )
 
 
 def squeeze(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -107,12 +131,13 @@ Unit = Literal["mm", "cm", "m"]
 Sky = Literal["far", "hole"]
 """What +infinity in metric and relative depth means: infinitely far, or nothing known."""
 
-Packing = Literal["sunrgbd", "carla24", "rgba_float"]
+Packing = Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float"]
 """How a file packs its numbers.
 
 "sunrgbd": 16-bit integers rotated to the left by 3 (SUN RGB-D). "carla24": metres as 1000 (R + 256 G + 65536 B) /
-(2^24 - 1), 8 bits a channel (CARLA and other driving simulators). "rgba_float": the four bytes of a float32, R the
-lowest, as `array.view(numpy.uint8)` gives them on common machines.
+(2^24 - 1), 8 bits a channel (CARLA and other driving simulators). "rgb24": integers 65536 R + 256 G + B (RLBench, whose
+metres are near + (far - near) / (2^24 - 1) times the integer). "bgr24": integers R + 256 G + 65536 B. "rgba_float": the
+four bytes of a float32, R the lowest, as `array.view(numpy.uint8)` gives them on common machines.
 """
 
 _METRES_PER_UNIT = {"mm": 0.001, "cm": 0.01, "m": 1.0}
@@ -134,14 +159,19 @@ def _rotate_back(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray((bits >> np.uint16(3)) | (bits << np.uint16(13)))
 
 
-def _unpack_carla(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unpack_24_bits(array: npt.NDArray[Any], *, highest: int) -> npt.NDArray[Any]:
+    """Integers of three bytes as uint32; `highest` is the channel of the highest byte, 0 (R) or 2 (B)."""
     if array.shape[2] == 4 and np.any(array[..., 3] != 255):
         raise DepthMapError(
-            "packing='carla24' has three channels and at most an opaque fourth; in this file the fourth varies: "
-            "say packing='rgba_float' if the four hold a float"
+            "this packing has three channels and at most an opaque fourth; in this file the fourth varies: "
+            "say packing='rgba_float' (--packing rgba_float) if the four hold a float"
         )
-    red, green, blue = (array[..., channel].astype(np.float64) for channel in range(3))
-    return np.asarray(_CARLA_METRES * (red + 256 * green + 65536 * blue) / (2**24 - 1))
+    high, middle, low = (array[..., channel].astype(np.uint32) for channel in (highest, 1, 2 - highest))
+    return np.asarray((high << np.uint32(16)) | (middle << np.uint32(8)) | low)
+
+
+def _unpack_carla(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(_CARLA_METRES * _unpack_24_bits(array, highest=2).astype(np.float64) / (2**24 - 1))
 
 
 def _unpack_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -159,6 +189,12 @@ _PACKINGS: dict[str, _PackingRule] = {
         _rotate_back,
     ),
     "carla24": _PackingRule("8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), _unpack_carla),
+    "rgb24": _PackingRule(
+        "8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=0)
+    ),
+    "bgr24": _PackingRule(
+        "8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=2)
+    ),
     "rgba_float": _PackingRule("8-bit colours with alpha (height, width, 4)", _has_8_bit_channels(4), _unpack_float),
 }
 
@@ -167,11 +203,13 @@ def is_packed_in_colours(packing: Packing | None) -> bool:
     """Whether a map is read with all its channels; raises DepthMapError for an unknown packing."""
     if packing is not None and packing not in get_args(Packing):
         raise DepthMapError(f"packing is {packing!r}; expected one of {', '.join(get_args(Packing))}")
-    return packing in ("carla24", "rgba_float")
+    return packing not in (None, "sunrgbd")
 
 
 def unpack(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
-    """Unpack the numbers of a map: uint16 (sunrgbd), float64 metres (carla24) or float32 (rgba_float), (H, W).
+    """Unpack the numbers of a map, (H, W).
+
+    uint16 (sunrgbd), float64 metres (carla24), uint32 (rgb24, bgr24) or float32 (rgba_float).
 
     Raises:
         DepthMapError: The array does not fit the packing.
@@ -194,8 +232,8 @@ def interpret_numbers(
     invalid: Sequence[float],
     sky: Sky,
     sky_values: Sequence[float],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind, npt.NDArray[np.bool_] | None]:
-    """Values, mask, kind and sky of a `DepthMap` from the numbers of a file, by the arguments of `DepthMap.read`."""
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Kind, npt.NDArray[np.bool_] | None, tuple[str, ...]]:
+    """Compute the fields of a `DepthMap` from the numbers of a file, by the arguments of `DepthMap.read`."""
     if sky not in get_args(Sky):
         raise DepthMapError(f"sky is {sky!r}; expected one of {', '.join(get_args(Sky))}")
     stored = replace(stored, array=squeeze(stored.array), valid=None if stored.valid is None else squeeze(stored.valid))
@@ -209,6 +247,7 @@ def interpret_numbers(
     valid = _find_valid(stored, kind, invalid)
     far = _find_sky(stored, kind, valid, invalid, sky, sky_values)
     valid &= ~far
+    warnings = _find_marks(array, valid, kind)
     with np.errstate(over="ignore"):  # DepthMap refuses what does not fit float32
         if stored.kind is not None:
             numbers = array
@@ -222,7 +261,41 @@ def interpret_numbers(
             numbers = array / np.float64(_FULL_SCALE.get(array.dtype.newbyteorder("="), 1.0))
         values = numbers.astype(np.float32)
     values[~valid] = 0
-    return values, valid, kind, far if far.any() else None
+    return values, valid, kind, far if far.any() else None, warnings
+
+
+_MARK_SHARE, _MARK_JUMP, _MARK_GAP, _MIN_MARKED_PIXELS = 0.001, 3.0, 0.05, 64
+"""A number at the end of a map's numbers may mark holes or sky if at least the first share of the pixels hold it,
+and it lies further from the others than the second times their range. Further than the third is enough for the only
+negative number, and for the largest number of an integer type, which in metric maps may lie at any distance. Maps of
+fewer pixels than the fourth are not searched."""
+
+
+def _find_marks(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_], kind: Kind) -> tuple[str, ...]:
+    """Warn of frequent numbers at the ends of a map's numbers that seem to mark holes or sky, such as 65535 or 1e10."""
+    seen = array if valid.all() else array[valid]
+    if seen.size < _MIN_MARKED_PIXELS:
+        return ()
+    low, high = seen.min(), seen.max()
+    found: list[str] = []
+    for mark in (high, low) if low < 0 else (high,):
+        others = seen[seen != mark]
+        if not others.size or (share := 1 - others.size / seen.size) < _MARK_SHARE:
+            continue
+        nearest = float(others.max() if mark == high else others.min())
+        extent = float(others.max()) - float(others.min())
+        gap = abs(float(mark) - nearest)
+        is_largest = array.dtype.kind in "ui" and mark == np.iinfo(array.dtype).max
+        is_negative_alone = mark < 0 <= float(others.min()) and gap > _MARK_GAP * extent
+        is_isolated = extent > 0 and (gap > _MARK_JUMP * extent or is_negative_alone)
+        if is_isolated or (is_largest and (kind == "metric" or gap > _MARK_GAP * extent)):
+            place = f"the largest number of {array.dtype}" if is_largest else f"while all others end at {nearest:g}"
+            number = f"{mark:.10g}"
+            found.append(
+                f"{share:.1%} of the pixels hold {number}, {place}; if it marks holes, say so (invalid=[{number}], "
+                f"--invalid {number}), if sky, too (sky_values=[{number}], --sky-value {number})"
+            )
+    return tuple(found)
 
 
 def _agree_on_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scale: float | None) -> Kind:
@@ -238,14 +311,14 @@ def _agree_on_kind(stored: StoredMap, kind: Kind | None, unit: Unit | None, scal
     if kind is None:
         raise DepthMapError(
             "does not say its kind; say kind='metric' with unit or scale (larger = farther), "
-            "kind='inverse' (larger = nearer), or kind='relative' (without a unit, larger = farther)"
+            "kind='inverse' (larger = nearer), or kind='relative' (without a unit, larger = farther) (--kind)"
         )
     if kind != "metric" and unit is not None:
         raise DepthMapError(f"unit={unit!r} is for metric depth; {kind} depth is relative, leave unit out")
     if stored.declared_scale != 1 and scale is None:
         raise DepthMapError(
             f"declares the scale {stored.declared_scale}, by which some readers multiply, others divide, and "
-            "most do neither; say scale=... (the factor from the stored numbers; 1.0 keeps them)"
+            "most do neither; say scale=... (--scale: the factor from the stored numbers; 1.0 keeps them)"
         )
     return kind
 
@@ -307,7 +380,9 @@ def _find_metres_per_value(unit: Unit | None, scale: float | None) -> float:
             raise DepthMapError(f"unit is {unit!r}; expected one of {', '.join(_METRES_PER_UNIT)}")
         return _METRES_PER_UNIT[unit]
     if scale is None:
-        raise DepthMapError("metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value)")
+        raise DepthMapError(
+            "metric depth without a unit; say unit='mm', 'cm' or 'm', or scale=... (metres per value) (--unit, --scale)"
+        )
     return _check_positive(scale)
 
 
@@ -324,7 +399,8 @@ def _refuse_negative(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> N
     if negative.any():
         raise DepthMapError(
             f"{np.count_nonzero(negative)} pixels of metric depth are negative, such as {array[negative][0]}; "
-            "name the number that marks holes (invalid=...), or say kind='inverse' if larger is nearer"
+            "name the number that marks holes (invalid=..., --invalid), or say kind='inverse' (--kind inverse) if "
+            "larger is nearer"
         )
 
 

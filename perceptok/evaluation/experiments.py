@@ -297,7 +297,7 @@ class _PreparedExperiment:
             files["annotations"] = str(Path(config.annotations).resolve())
         settings: dict[str, Any] = {}
         if config.task == "depth":
-            files |= {"depth": str((self.folder / "maps").resolve()), "depth_kind": "inverse"}
+            files |= {"depth": str((self.folder / "maps").resolve()), "depth_options": {"kind": "inverse"}}
             files["names"] = str((self.folder / "images.txt").resolve())
             settings["codec"] = str((self.folder / "codec").resolve())
         settings["sources"] = {name: {**source, **files} for name, source in preset["sources"].items()}

@@ -78,6 +78,30 @@ def rendered(seed: int, kind: str, change: Callable[[Scene, int], Scene], frames
     return clip
 
 
+def passing(seed: int, kind: str, side: int, step: int, share: float, frames: int, noise: float) -> list[Frame]:
+    """A still scene with a square plate that moves to the right before it.
+
+    Args:
+        seed: Of the scene.
+        kind: Of the scene.
+        side: Side of the plate in pixels of 160.
+        step: Pixels that it moves a frame.
+        share: Its distance, as a share of that of the nearest pixel of the scene.
+        frames: Number of frames.
+        noise: Of every pixel, as a share of its depth.
+    """
+    scene, rng = sample_scene(11, seed, kind), np.random.default_rng(seed)
+    still = render(scene, SIDE, SIDE).depth
+    still = np.where(np.isfinite(still), still, np.float32(0))
+    clip = []
+    for number in range(frames):
+        depth, left, top = still.copy(), 10 + step * number, (SIDE - side) // 2
+        depth[top : top + side, left : left + side] = share * still[still > 0].min()
+        noisy = depth * (1 + noise * rng.standard_normal(depth.shape))
+        clip.append((pt.DepthMap.from_array(noisy, kind="metric", unit="m"), depth))
+    return clip
+
+
 def cells(array: np.ndarray) -> np.ndarray:
     """(H, W) -> (10, 10, 1024), the pixels of each cell in the networks' square."""
     square = resize_nearest(array, 320, 320)
@@ -112,6 +136,9 @@ def groups(shared: Path) -> Iterator[tuple[str, list[list[Frame]], bool]]:
     kinds = ("room", "table", "street", "hall")
     for title, change, exact in (("moving object", moving_object, True), ("moving camera", moving_camera, False)):
         yield f"{title}, 1 % noise", [rendered(seed, kind, change, 8, 0.01) for seed, kind in enumerate(kinds)], exact
+    for title, side, step, share in (("small slow plate", 16, 1, 1.5), ("large near plate", 80, 6, 0.6)):
+        clips = [passing(seed, kind, side, step, share, 8, 0.01) for seed, kind in enumerate(kinds)]
+        yield f"{title}, 1 % noise", clips, True
     yield "Replica office 0", [walk(shared / "val", "replica_office0", 34)], False
     yield "RGB-D SLAM rig", [walk(shared / "train", "aims_slam", 20)], False
     yield "crop rows", [walk(shared / "val", "strawberry_field", 20)], False

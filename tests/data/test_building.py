@@ -32,7 +32,7 @@ sources:
   photos:
     images: images
     depth: depth
-    depth_kind: inverse
+    depth_options: {kind: inverse}
     annotations: boxes.json
 sets:
   - {name: atomic, source: photos, task: depth, regime: atomic, count: 6, wording: pool}
@@ -320,6 +320,163 @@ def test_more_records_than_images(recipe: DataRecipe, tmp_path: Path) -> None:
         DataError, match=r"asks for 20 records, 16 could be made of 20 images; .*rejected.*--scale 0\.8"
     ):
         build_data(changed, tmp_path)
+
+
+def write_small_source(folder: Path, count: int = 12) -> DataRecipe:
+    """Images with one to three chairs each, and a recipe of two sets that count them."""
+    (folder / "images").mkdir()
+    images, boxes = [], []
+    for index in range(count):
+        image = Image.new("RGB", (80, 60), (index, 0, 0))
+        image.paste((200, 10 * index, 160), (20, 10, 70, 50))
+        image.save(folder / "images" / f"{index:02d}.png")
+        images.append({"id": index, "file_name": f"{index:02d}.png", "width": 80, "height": 60})
+        for number in range(index % 3 + 1):
+            box = [5 * number, 3 * number, 20, 30]
+            boxes.append({"id": len(boxes), "image_id": index, "category_id": 1, "bbox": box})
+    values = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "chair"}]}
+    (folder / "boxes.json").write_text(json.dumps(values))
+    source = {"images": str(folder / "images"), "annotations": str(folder / "boxes.json")}
+    sets = [
+        {"name": name, "source": "photos", "task": "counting", "regime": "direct", "count": 8, "zero_share": 0.0}
+        for name in ("first", "second")
+    ]
+    return DataRecipe.from_dict({"size": 64, "sources": {"photos": source}, "sets": sets})
+
+
+def with_count(recipe: DataRecipe, count: int, **changes: Any) -> DataRecipe:
+    """A recipe whose second set asks for another number of records."""
+    return replace(recipe, sets=(recipe.sets[0], replace(recipe.sets[1], count=count, **changes)))
+
+
+class _CountingEngine:
+    """Counts the batches that it works on."""
+
+    def __init__(self) -> None:
+        self.batches: Counter[str] = Counter()
+
+    def map(self, work: Any, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self.batches[work.set_name] += 1
+            yield work(item)
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_fewer_records_continue_the_finished_sets(tmp_path: Path, disjoint: bool) -> None:
+    """The remedy of a set that comes up short: ask for fewer, of that set or of all."""
+    recipe = replace(write_small_source(tmp_path), disjoint_streams=disjoint)
+    short = with_count(recipe, 12 if not disjoint else 5, categories=("chair",), max_instances=2)
+    with pytest.raises(DataError, match=r"set second asks for .* records, .* finished sets are kept"):
+        build_data(short, tmp_path / "out")
+    engine = _CountingEngine()
+    fewer = with_count(short, 2)
+    build_data(fewer, tmp_path / "out", engine=engine)
+    assert engine.batches["first"] == 0
+    build_data(fewer, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_all_sets_with_fewer_records(tmp_path: Path) -> None:
+    recipe = write_small_source(tmp_path)
+    with pytest.raises(DataError):
+        build_data(with_count(recipe, 12, max_instances=1), tmp_path / "out")
+    engine = _CountingEngine()
+    fewer = with_count(recipe, 12, max_instances=1).scale_counts(0.3)
+    build_data(fewer, tmp_path / "out", engine=engine)
+    assert not engine.batches
+    build_data(fewer, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_files_that_change_between_two_runs(tmp_path: Path) -> None:
+    recipe = with_count(write_small_source(tmp_path), 10)
+    with pytest.raises(_Interrupted):
+        build_data(recipe, tmp_path / "out", engine=_InterruptedEngine(2))
+    for path in sorted((tmp_path / "images").iterdir())[:4]:
+        image = Image.new("RGB", (80, 60), (0, 99, 0))
+        image.paste((255, 255, 255), (0, 0, 40, 40))
+        image.save(path)
+    warnings: list[str] = []
+    build_data(recipe, tmp_path / "out", warn=warnings.append)
+    assert any("results are made again, as files that they come from changed" in warning for warning in warnings)
+    build_data(recipe, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    with pytest.raises(_Interrupted):
+        build_data(recipe, tmp_path / "annotations", engine=_InterruptedEngine(1))
+    values = json.loads((tmp_path / "boxes.json").read_text())
+    del values["annotations"][-1]
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    with pytest.raises(OutputError, match=r"unfinished output of another run .*start over with force"):
+        build_data(recipe, tmp_path / "annotations")
+
+
+def test_odd_annotations_do_not_stop_a_build(tmp_path: Path) -> None:
+    """The same entries are left out as by `box encode`; an image with one of them is not counted."""
+    recipe = write_small_source(tmp_path)
+    values = json.loads((tmp_path / "boxes.json").read_text())
+    values["images"].append({"id": 99, "file_name": "00.png", "width": 80, "height": 60})
+    values["annotations"] += [
+        {"id": 500, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]},
+        {"id": 501, "image_id": 1, "category_id": 1, "bbox": [1, 2, -3, 4]},
+        {**values["annotations"][0], "id": 502},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    warnings: list[str] = []
+    recipe = with_count(recipe, 11)
+    build_data(recipe, tmp_path / "out", warn=warnings.append)
+    told = "\n".join(warnings)
+    assert "names image #, which is missing or was refused (1 times)" in told
+    assert "1 boxes that repeat another of their image and category exactly" in told
+    assert "1 images whose file name another image has, such as 00.png; the first is kept" in told
+    records = {record.provenance["image"]: record for record in read_records(tmp_path / "out")}
+    assert records["00.png"].answer == "1"
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {line["image"] for line in rejected} <= {"01.png"}
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["remarks"]
+
+
+def test_boxes_outside_the_image_by_the_settings_of_the_set(tmp_path: Path) -> None:
+    recipe = write_small_source(tmp_path, 3)
+    values = json.loads((tmp_path / "boxes.json").read_text())
+    values["annotations"] = [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [70, 50, 60, 60]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    sets = (replace(recipe.sets[0], count=1),)
+    with pytest.raises(DataError, match="clip such boxes with outside: clip"):
+        build_data(replace(recipe, sets=sets), tmp_path / "raise")
+    report = build_data(replace(recipe, sets=(replace(sets[0], outside="clip"),)), tmp_path / "clip")
+    assert report.records == 1
+
+
+def test_depth_maps_are_read_by_options_and_warned_of(folder: Path, tmp_path: Path) -> None:
+    """One stuck pixel in a sensor's map: named in the report, and left out by percentiles."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "depth").mkdir()
+    source_image = folder / "images" / "zimmer 06 ä.png"
+    (tmp_path / "images" / "a.png").write_bytes(source_image.read_bytes())
+    metres = np.full((60, 80), 3.0) + np.linspace(0, 2, 80)
+    metres[30, 40] = 0.05
+    Image.fromarray(np.rint(metres * 1000).astype(np.uint16)).save(tmp_path / "depth" / "a.png")
+    values: dict[str, Any] = {
+        "size": 64,
+        "sources": {
+            "s": {
+                "images": str(tmp_path / "images"),
+                "depth": str(tmp_path / "depth"),
+                "depth_options": {"kind": "metric", "unit": "mm"},
+            }
+        },
+        "sets": [{"name": "d", "source": "s", "task": "depth", "regime": "atomic", "count": 1}],
+    }
+    report = build_data(DataRecipe.from_dict(values), tmp_path / "stuck")
+    assert [(number, "of the range" in text) for text, number in report.sets[0].warnings.items()] == [(1, True)]
+    assert "depth_options.range" in str(report.sets[0].warnings)
+    (stuck,) = read_records(tmp_path / "stuck")
+    values["sources"]["s"]["depth_options"]["range"] = {"mode": "percentiles", "low": 1.0, "high": 99.0}
+    report = build_data(DataRecipe.from_dict(values), tmp_path / "robust")
+    assert report.sets[0].warnings == {}
+    (robust,) = read_records(tmp_path / "robust")
+    assert robust.provenance["near"] == pytest.approx(3, abs=0.1)
+    assert len({*(robust.evidence.codes or ())}) > len({*(stuck.evidence.codes or ())})
 
 
 def test_worker_that_dies_loses_nothing(built: Path, recipe: DataRecipe, tmp_path: Path) -> None:

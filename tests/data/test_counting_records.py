@@ -222,7 +222,7 @@ def test_plurals(shared: Path, tmp_path: Path) -> None:
     published = tmp_path / "plurals.npy"
     np.save(published, np.array({"mouse": "mice"}, dtype=object), allow_pickle=True)
     assert Plurals(published).pluralize("mouse") == "mice"
-    with pytest.raises(DataError, match=r"'1234' has no plural; add it to the table"):
+    with pytest.raises(DataError, match=r"'1234' is not a noun with a plural; add it to a table"):
         PLURALS.pluralize("1234")
 
 

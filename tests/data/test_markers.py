@@ -121,3 +121,28 @@ def test_letter_is_inside_the_image(x: int, y: int) -> None:
     assert (drawn.sum(axis=2) == 0).sum() > 60
     assert (drawn.min(axis=2) > 200).sum() > 8
     assert np.asarray(plain).min() == 128
+
+
+def find_labels(image: Image.Image) -> np.ndarray:
+    """The black pixels of a white image that markers were drawn on."""
+    return np.asarray((np.asarray(image) == 0).all(axis=2))
+
+
+def test_labels_do_not_cover_other_rings_and_labels() -> None:
+    """A second marker where the label of the first would lie, in each of many arrangements."""
+    white = Image.new("RGB", (128, 128), "white")
+    for offset in ((0, -20), (4, -26), (-8, -22), (10, -14), (0, 26), (8, 26), (26, 0)):
+        pair = (Marker("A", 64, 64, 0.5), Marker("B", 64 + offset[0], 64 + offset[1], 0.9))
+        alone = [draw_markers(white, (marker,)) for marker in pair]
+        together = draw_markers(white, pair)
+        red = (np.asarray(together) == (255, 0, 0)).all(axis=2)
+        for image in alone:
+            assert red[(np.asarray(image) == (255, 0, 0)).all(axis=2)].all()
+        assert find_labels(together).sum() >= 0.95 * sum(find_labels(image).sum() for image in alone)
+
+
+def test_markers_far_apart_are_drawn_as_before() -> None:
+    white = Image.new("RGB", (128, 128), "white")
+    pair = (Marker("A", 20, 100, 0.5), Marker("B", 100, 100, 0.9))
+    one_by_one = draw_markers(draw_markers(white, pair[:1]), pair[1:])
+    np.testing.assert_array_equal(np.asarray(draw_markers(white, pair)), np.asarray(one_by_one))

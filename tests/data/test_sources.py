@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptok.data import ProceduralSource
+from perceptok.data import DepthFolder, ProceduralSource
+from perceptok.data.depth_folders import ImageView
 from perceptok.data.npy_files import DepthCodesFile
-from perceptok.data.sources import DepthFolder, FolderSource, Sample, read_names
-from perceptok.depth import block_to_text
+from perceptok.data.sources import FolderSource, Sample, read_names
+from perceptok.depth import ReadOptions, block_to_text
 from perceptok.errors import DataError
+
+
+def draw_image(red: int = 0) -> Image.Image:
+    """An image with some texture, 80 x 60 pixels, whose first pixel has that much red."""
+    image = Image.new("RGB", (80, 60), (red, 0, 0))
+    image.paste((20, 90, 160), (20, 10, 70, 50))
+    return image
 
 
 @pytest.fixture
@@ -23,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     (tmp_path / "depth").mkdir()
     for name, shape in (("a b", (30, 40)), ("ü", None), ("c", (40, 30))):
-        Image.new("RGB", (80, 60)).save(tmp_path / "images" / f"{name}.png")
+        draw_image().save(tmp_path / "images" / f"{name}.png")
         if shape:
             grey = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
             Image.fromarray(grey).save(tmp_path / "depth" / f"{name}.png")
@@ -31,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_maps_are_found_by_image_name(folder: Path) -> None:
-    source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", kind="metric", unit="mm"))
+    source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", ReadOptions("metric", "mm")))
     assert source.names == ["a b.png", "c.png", "ü.png"]
     matching, other, without = source.read(source.names, depth=True, boxes=False)
     assert isinstance(matching, Sample)
@@ -48,9 +56,9 @@ def test_maps_of_depth_anything(folder: Path, tmp_path: Path) -> None:
     """Its `run.py` writes `NAME_depth.png` into one folder, whatever folder an image is in."""
     (tmp_path / "flat").mkdir()
     (tmp_path / "photos" / "street").mkdir(parents=True)
-    Image.new("RGB", (80, 60)).save(tmp_path / "photos" / "street" / "ADE_1.v2.jpg")
+    draw_image().save(tmp_path / "photos" / "street" / "ADE_1.v2.jpg")
     Image.new("L", (40, 30), 9).save(tmp_path / "flat" / "ADE_1.v2_depth.png")
-    source = FolderSource(tmp_path / "photos", depth=DepthFolder(tmp_path / "flat", kind="inverse"))
+    source = FolderSource(tmp_path / "photos", depth=DepthFolder(tmp_path / "flat", ReadOptions("inverse")))
     (sample,) = source.read(["street/ADE_1.v2.jpg"], depth=True, boxes=False)
     assert isinstance(sample, Sample)
     assert sample.depth is not None
@@ -60,7 +68,7 @@ def test_maps_of_depth_anything(folder: Path, tmp_path: Path) -> None:
 def test_ambiguous_and_unreadable_maps(folder: Path) -> None:
     np.save(folder / "depth" / "a b.npy", np.ones((30, 40), dtype=np.float32))
     (folder / "depth" / "c.png").write_bytes(b"no map")
-    source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", kind="inverse"))
+    source = FolderSource(folder / "images", depth=DepthFolder(folder / "depth", ReadOptions("inverse")))
     two, broken = source.read(["a b.png", "c.png"], depth=True, boxes=False)
     assert isinstance(two, str)
     assert "two depth maps" in two
@@ -89,8 +97,9 @@ def test_annotations_list_the_samples(folder: Path) -> None:
     assert present.complete
     images[1]["file_name"] = "a b.png"
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
-    with pytest.raises(DataError, match=r"two images are called a b\.png"):
-        FolderSource(folder / "images", annotations=path)
+    twice = FolderSource(folder / "images", annotations=path)
+    assert twice.names == ["a b.png"]
+    assert any("1 images whose file name another image has, such as a b.png; the first" in r for r in twice.remarks)
 
 
 def make_files(folder: Path, *names: str) -> Path:
@@ -233,7 +242,7 @@ def read_reasons(source: FolderSource, *, depth: bool = False) -> list[str]:
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "/secret.png"])
 def test_annotations_cannot_name_files_outside_the_folder(folder: Path, name: str) -> None:
-    Image.new("RGB", (80, 60)).save(folder / "secret.png")
+    draw_image().save(folder / "secret.png")
     name = str(folder / "secret.png") if name.startswith("/") else name
     path = write_annotations(folder / "boxes.json", "c.png", name)
     reasons = read_reasons(FolderSource(folder / "images", annotations=path))
@@ -255,7 +264,7 @@ def test_annotations_with_a_name_that_is_too_long(folder: Path) -> None:
 def test_annotations_with_a_name_of_several_files(folder: Path) -> None:
     for number, part in enumerate("xy"):
         (folder / "images" / part).mkdir()
-        Image.new("RGB", (80, 60), (number, 0, 0)).save(folder / "images" / part / "a.png")
+        draw_image(number).save(folder / "images" / part / "a.png")
     path = write_annotations(folder / "boxes.json", "a.png", "c.png", "split/c.png", "y/a.png")
     source = FolderSource(folder / "images", annotations=path)
     several, *rest = read_reasons(source)
@@ -277,7 +286,7 @@ def test_annotations_of_another_size(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("turned.png", "stored.png"):
-        Image.new("RGB", (80, 60)).save(folder / "images" / name, exif=exif)
+        draw_image().save(folder / "images" / name, exif=exif)
     sizes = [(80, 60), (60, 80), (80, 60), (60, 80)]
     path = write_annotations(folder / "boxes.json", "a b.png", "c.png", "stored.png", "turned.png", sizes=sizes)
     same, other, *turned = read_reasons(FolderSource(folder / "images", annotations=path))
@@ -300,12 +309,12 @@ def test_annotations_without_images_and_empty_lists(folder: Path) -> None:
 def test_maps_and_codes_of_two_images_with_one_stem(folder: Path) -> None:
     for name in ("x/a.png", "y/a.png", "y/b.png", "y/b.jpg"):
         (folder / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (80, 60)).save(folder / "photos" / name)
+        draw_image().save(folder / "photos" / name)
     grey = Image.new("L", (40, 30), 9)
     (folder / "maps" / "y").mkdir(parents=True)
     for name in ("a_depth.png", "y/a.png", "y/b.png"):
         grey.save(folder / "maps" / name)
-    depth = DepthFolder(folder / "maps", kind="inverse")
+    depth = DepthFolder(folder / "maps", ReadOptions("inverse"))
     source = FolderSource(folder / "photos", depth=depth)
     assert source.names == ["x/a.png", "y/a.png", "y/b.jpg", "y/b.png"]
     shared_map, own_map, jpg, png = read_reasons(source, depth=True)
@@ -315,9 +324,29 @@ def test_maps_and_codes_of_two_images_with_one_stem(folder: Path) -> None:
     assert "y/b.png may be of this image or of y/b.jpg" in png
     assert read_reasons(FolderSource(folder / "photos", depth=depth, include=["x/*"]), depth=True) == ["read"]
     with pytest.raises(DataError, match="is not that of a file inside"):
-        depth.read("../depth/c.png", (40, 30))
+        depth.read("../depth/c.png", ImageView(folder / "photos" / "y" / "a.png", (40, 30)))
     np.save(folder / "codes.npy", {"a.png": block_to_text(np.zeros((10, 10), int))}, allow_pickle=True)
     codes = DepthCodesFile(folder / "codes.npy")
     reason, *_ = read_reasons(FolderSource(folder / "photos", codes=codes), depth=True)
     assert reason.startswith("the depth codes of a in codes.npy may be of this image or of y/a.png; ")
     assert read_reasons(FolderSource(folder / "photos", codes=codes, include=["x/*"]), depth=True) == ["read"]
+
+
+def test_the_two_folders_of_lvis_1(folder: Path) -> None:
+    """Its validation images lie in train2017 and val2017, where other files have the same names."""
+    for number, part in enumerate(("train2017", "val2017")):
+        for name in ("1.png", "2.png"):
+            (folder / "coco" / part).mkdir(parents=True, exist_ok=True)
+            draw_image(number).save(folder / "coco" / part / name)
+    addresses = ["http://images.cocodataset.org/train2017/1.png", "http://images.cocodataset.org/val2017/2.png"]
+    path = write_annotations(folder / "boxes.json", *addresses, key="coco_url")
+    source = FolderSource(folder / "coco", annotations=path)
+    samples = source.read(source.names, depth=False, boxes=True)
+    assert [sample.image.getpixel((0, 0))[0] for sample in samples if isinstance(sample, Sample)] == [0, 1]  # type: ignore[index]
+    for name in ("1.png", "2.png"):
+        (folder / "coco" / "train2017" / name).unlink()
+    source = FolderSource(folder / "coco" / "val2017", annotations=path)
+    (folder / "coco" / "val2017" / "1.png").unlink()
+    missing, found = source.read(source.names, depth=False, boxes=True)
+    assert "its address names the folder train2017" in str(missing)
+    assert isinstance(found, Sample)

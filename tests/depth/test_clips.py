@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -246,3 +247,35 @@ def test_options_that_do_not_go_together(
     done = run(*words, *options)
     assert isinstance(done.exception, ConfigError)
     assert message in str(done.exception)
+
+
+def write_clip(folder: Path, *depths: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    for number, depth in enumerate(depths):
+        np.save(folder / f"{number}.npy", depth)
+
+
+def test_a_clip_that_leaves_its_range_is_warned_of(codec: DepthCodec, tmp_path: Path) -> None:
+    near = np.tile(np.linspace(2, 3, 80), (60, 1))
+    write_clip(tmp_path / "maps", near, near, 4 * near)
+    settings = ClipSettings(frames=2)
+    first, second, third = encode_maps(codec, found(tmp_path / "maps"), clips=settings)
+    assert isinstance(first, DepthRecord)
+    assert isinstance(second, DepthRecord)
+    assert isinstance(third, DepthRecord)
+    assert (first.warning, second.warning) == ("", "")
+    assert third.warning.startswith("100% of the pixels lie beyond the range (")
+    assert "--running" in third.warning
+
+
+def test_a_portrait_frame_in_a_landscape_clip_is_named(codec: DepthCodec, tmp_path: Path) -> None:
+    frame = np.tile(np.linspace(2, 3, 80), (60, 1))
+    write_clip(tmp_path / "maps", frame, frame.T, frame)
+    records = list(encode_maps(codec, found(tmp_path / "maps"), clips=ClipSettings()))
+    warnings = [record.warning for record in records if isinstance(record, DepthRecord)]
+    assert [bool(warning) for warning in warnings] == [False, True, False]
+    assert warnings[1].startswith("60x80 pixels, the first frame of its clip 80x60")
+
+
+def test_one_default_of_hold(codec: DepthCodec) -> None:
+    assert ClipSettings().hold == inspect.signature(encode_sequence).parameters["hold"].default == 0.02

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
+import scipy.sparse
 from PIL import Image
 
-from perceptok.depth import ReadOptions, find_maps
+from perceptok.depth import MapFile, ReadOptions, find_maps
 from perceptok.errors import DepthMapError
 
 
@@ -184,7 +190,70 @@ def test_finding_maps(tmp_path: Path) -> None:
         with pytest.raises(DepthMapError, match=message):
             find_maps([named])
     (folder / "scene1" / "0.npy").write_bytes((folder / "scene0" / "0.npy").read_bytes())
-    with pytest.raises(DepthMapError, match=r"both be called 0\.npy"):
-        find_maps([folder / "scene0", folder / "scene1"])
+    both = find_maps([folder / "scene0", folder / "scene1"])
+    assert {"scene0/0.npy", "scene1/0.npy", "scene1/1.npy"} <= {file.name for file in both}
+    with pytest.raises(DepthMapError, match=r"0\.npy is named 2 times"):
+        find_maps([folder / "scene0", folder / "scene0" / "0.npy"])
     with pytest.raises(DepthMapError, match="no depth maps of the source sonar"):
         find_maps([folder / "list.csv"], sources=["sonar"])
+
+
+def test_lists_of_absolute_paths_are_mirrored_from_their_common_parent(tmp_path: Path) -> None:
+    for name in ("data/a/0.npy", "data/b/0.npy", "lists/near.npy"):
+        put(tmp_path / name)
+    lines = [str(tmp_path / "data" / "a" / "0.npy"), str(tmp_path / "data" / "b" / "0.npy"), "near.npy"]
+    (tmp_path / "lists" / "list.txt").write_text("\n".join(lines))
+    (tmp_path / "lists" / "list.csv").write_text("\n".join(["file", *lines]))
+    for named in ("list.txt", "list.csv"):
+        assert names(tmp_path / "lists" / named) == ["a/0.npy", "b/0.npy", "near.npy"]
+    assert names(*(Path(line) for line in lines[:2])) == ["a/0.npy", "b/0.npy"]
+
+
+def test_a_table_of_numbers_is_not_a_list(tmp_path: Path) -> None:
+    (tmp_path / "depth.csv").write_text("1.5,2.5\n3,4\n")
+    with pytest.raises(DepthMapError, match=r"a table of numbers, .*convert it: (python .*)$") as refused:
+        find_maps([tmp_path / "depth.csv"])
+    subprocess.run(shlex.split(str(refused.value).partition("convert it: ")[2]), check=True)
+    assert np.load(tmp_path / "depth.npy").tolist() == [[1.5, 2.5], [3, 4]]
+
+
+def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    put(tmp_path / "maps" / "a.npy")
+    shutil.copy(tmp_path / "maps" / "a.npy", os.fsencode(tmp_path / "maps") + b"/100% caf\xe9.npy")
+    files = find_maps([tmp_path / "maps"], ReadOptions(kind="metric", unit="m"))
+    assert [file.name for file in files] == ["100%25 caf%E9.npy", "a.npy"]
+    assert files[0].read().values.shape == (3, 4)
+    assert unquote_to_bytes(files[0].name) == os.fsencode(files[0].path.name)
+
+
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    put(tmp_path / "a.npy")
+    for name in ("b.pgm", "c.gif", "d.PGM", "photo.jpg"):
+        (tmp_path / name).touch()
+    warnings: list[str] = []
+    find_maps([tmp_path], warn=warnings.append)
+    assert len(warnings) == 1
+    assert "2 .pgm, 1 .gif;" in warnings[0]
+
+
+@pytest.mark.parametrize("make", ["npz", "npy", "sparse", "pgm"])
+def test_the_remedy_of_a_file_of_another_layout_works(tmp_path: Path, make: str) -> None:
+    """The command of the message is run; what it writes can be read."""
+    maps = np.arange(1.0, 31).reshape(2, 3, 5)
+    path = tmp_path / f"a.{make if make != 'sparse' else 'npz'}"
+    if make == "npz":
+        np.savez(path, depth=maps)
+    elif make == "npy":
+        np.save(path, maps)
+    elif make == "pgm":
+        Image.fromarray(np.arange(1, 16, dtype=np.uint16).reshape(3, 5)).save(path)
+    else:
+        scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(maps[0]))
+    with pytest.raises(DepthMapError, match="python -c") as refused:
+        MapFile(path, path.name, options=ReadOptions("metric", "m")).read()
+    command = "python -c" + str(refused.value).partition("python -c")[2]
+    subprocess.run(shlex.split(command), check=True)
+    written = find_maps([tmp_path], ReadOptions("metric", "m"))
+    readable = [file.read().values for file in written if file.path != path]
+    assert len(readable) == (2 if make in ("npz", "npy") else 1)
+    np.testing.assert_array_equal(readable[0], maps[0])

@@ -96,7 +96,7 @@ def test_other_numbers_are_refused_by_what_they_are(tmp_path: Path, packing: Any
 
 def test_unknown_packing(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 5), np.uint8))
-    with pytest.raises(DepthMapError, match="sunrgbd, carla24, rgba_float"):
+    with pytest.raises(DepthMapError, match="sunrgbd, carla24, rgb24, bgr24, rgba_float"):
         DepthMap.read(tmp_path / "a.npy", kind="metric", unit="m", packing="zip")  # type: ignore[arg-type]
 
 
@@ -110,3 +110,48 @@ def test_at_a_shell(tmp_path: Path) -> None:
     bare = CliRunner().invoke(app, [*words, "--force", "--kind", "metric", "--unit", "m"])
     assert bare.exit_code == 1
     assert "--packing" in bare.output
+
+
+@pytest.mark.parametrize(("packing", "order"), [("rgb24", (16, 8, 0)), ("bgr24", (0, 8, 16))])
+def test_24_bit_integers_in_either_order(tmp_path: Path, packing: Any, order: tuple[int, int, int]) -> None:
+    numbers = np.arange(1, 4801, dtype=np.uint32).reshape(60, 80) * 3001
+    Image.fromarray(np.stack([numbers >> bits & 255 for bits in order], -1).astype(np.uint8)).save(tmp_path / "a.png")
+    depth = DepthMap.read(tmp_path / "a.png", kind="metric", scale=1e-6, packing=packing)
+    np.testing.assert_allclose(depth.values, numbers * 1e-6, rtol=1e-6)
+    other = "bgr24" if packing == "rgb24" else "rgb24"
+    swapped = DepthMap.read(tmp_path / "a.png", kind="metric", scale=1e-6, packing=other)  # type: ignore[arg-type]
+    assert np.abs(swapped.values - depth.values).max() > 1
+
+
+ROOM = np.linspace(500, 9000, 4800).reshape(60, 80)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mark", "kind", "number"),
+    [
+        (np.uint16, 65535, "metric", "65535"),
+        (np.int16, 32767, "metric", "32767"),
+        (np.float32, 1e10, "metric", "1e+10"),
+        (np.float32, 65504, "relative", "65504"),
+        (np.float32, -9999, "inverse", "-9999"),
+        (np.uint16, 65535, "inverse", "65535"),
+    ],
+)
+def test_numbers_that_seem_to_mark_holes(dtype: Any, mark: float, kind: Any, number: str) -> None:
+    array = ROOM.astype(dtype)
+    array[:2] = mark
+    unit = {"unit": "mm"} if kind == "metric" else {}
+    warnings = DepthMap.from_array(array, kind=kind, **unit).to_nearness().find_warnings()
+    assert f"hold {number}, " in warnings[0]
+    assert f"--invalid {number}" in warnings[0]
+    declared = DepthMap.from_array(array, kind=kind, invalid=[mark], **unit)
+    assert declared.warnings == ()
+
+
+def test_maps_that_use_all_their_numbers_are_not_warned_of() -> None:
+    levels = np.linspace(0, 1, 4800).reshape(60, 80)
+    clipped = np.clip(levels * 1.1, 0, 1)
+    for array in (np.rint(clipped * 255).astype(np.uint8), np.rint(clipped * 65535).astype(np.uint16), clipped):
+        assert DepthMap.from_array(array, kind="inverse").warnings == ()
+    assert DepthMap.from_array(np.full((60, 80), 3.0), kind="metric", unit="m").warnings == ()
+    assert DepthMap.from_array(ROOM, kind="metric", unit="mm").warnings == ()

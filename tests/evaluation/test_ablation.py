@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> Path:
         "categories": [{"id": 1, "name": "cup"}],
     }
     (place / "boxes.json").write_text(json.dumps(boxes))
-    source = {"images": "images", "depth": "depth", "depth_kind": "inverse", "annotations": "boxes.json"}
+    source = {"images": "images", "depth": "depth", "depth_options": {"kind": "inverse"}, "annotations": "boxes.json"}
     depth = {"source": "s", "task": "depth", "count": 2, "markers": [2, 3]}
     counting = {"source": "s", "task": "counting", "count": 2, "zero_share": 0.0}
     sets = [

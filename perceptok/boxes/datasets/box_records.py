@@ -89,6 +89,7 @@ class ImageBoxes:
         boxes: (N, 4) float64, x1, y1, x2, y2 in pixels; edges are continuous, the right edge of the image is x = width.
         labels: What else is known about them.
         image_id: The data set's own id.
+        folder: Folder of the image in the address that the data set gives (LVIS 1.0: "val2017"); empty for none.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ImageBoxes:
     boxes: np.ndarray
     labels: BoxLabels = BoxLabels()
     image_id: int | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         self.labels.check(len(self.boxes))

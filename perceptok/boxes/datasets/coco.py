@@ -42,6 +42,9 @@ _INTEGERS = {"id": None, "image_id": "image", "category_id": "category", "width"
 _IDS = ("id", "image_id", "category_id")
 _FIRST_TEXT_ID = 1 << 40
 
+_MIN_PIXELS = 8
+"""In smaller images, boxes within the first pixel are not taken for fractions of the image."""
+
 
 @dataclass(frozen=True)
 class AnnotationFile:
@@ -52,12 +55,14 @@ class AnnotationFile:
         header: Everything but images and annotations: the categories with all their keys, info, licences.
         failures: Entries that were left out, where reading was not strict.
         repairs: What does not follow the COCO format and was read all the same, each with how often.
+        incomplete: Ids of images with a box that was left out, or that may be another image's.
     """
 
     images: tuple[ImageBoxes, ...]
     header: dict[str, Any]
     failures: tuple[BoxFailure, ...] = ()
     repairs: tuple[str, ...] = ()
+    incomplete: frozenset[int] = frozenset()
 
 
 def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
@@ -67,16 +72,18 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
     LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are read; outlines, and keys of an
     image other than id, size and name, are not. What exporters write and pycocotools loads although it is not in the
     format is read too, and reported in `repairs`: integers as floats or as text, an area of null, ids of text that are
-    not numbers (they get numbers from 2**40 on).
+    not numbers (they get numbers from 2**40 on), and ids of annotations that are unique in their image only (Mapillary;
+    they get the next free numbers).
 
     Args:
         file: A path, also of a gzip file, or an open text file.
         strict: Raise for the first invalid entry; otherwise leave such entries out and list them in `failures`.
 
     Raises:
-        AnnotationError: Not JSON, cut off or empty; without `images`, `annotations` or `categories`; and, if strict,
-            a repeated id, an annotation of an image or a category that is missing, an image without a size, a box that
-            is not four finite numbers with width and height from 0.
+        AnnotationError: Not JSON, cut off or empty; without `images`, `annotations` or `categories`; boxes in fractions
+            of the image in most images; and, if strict, a repeated id, an annotation of an image or a category that is
+            missing, an image without a size, a box that is not four finite numbers with width and height from 0, or in
+            fractions of the image.
     """
     with _open_annotations(file) as (opened, where):
         return _Reader(strict, where).read(opened)
@@ -215,6 +222,7 @@ class _Reader:
         self._annotations = _Annotations()
         self._repairs: Counter[str] = Counter()
         self._text_ids: dict[tuple[str, str], int] = {}
+        self._incomplete: set[int] = set()
 
     def read(self, file: TextIO) -> AnnotationFile:
         add = {"images": self._add_image, "annotations": self._annotations.add, "categories": self._add_category}
@@ -233,6 +241,7 @@ class _Reader:
 
     def _add(self, add: Callable[[dict[str, Any]], None], item: Any, kind: str, index: int) -> None:
         number = item.get("id") if isinstance(item, dict) else None
+        failures = len(self._failures)
         name = f"{kind} {number}" if type(number) is int else f"{kind} at index {index}"
         try:
             if not isinstance(item, dict):
@@ -245,6 +254,9 @@ class _Reader:
             self._fail(name, f"has no {error}")
         except AnnotationError as error:
             self._fail(name, str(error))
+        if len(self._failures) > failures and kind == "annotation" and isinstance(item, dict):
+            image = _parse_integer(item.get("image_id"))
+            self._incomplete |= set() if image is None else {image}
 
     def _fail(self, name: str, reason: str) -> None:
         if self._strict:
@@ -290,40 +302,74 @@ class _Reader:
 
     def _add_image(self, item: dict[str, Any]) -> None:
         number, width, height = (_check_integers([item[key]], key)[0] for key in ("id", "width", "height"))
+        name, folder = item.get("file_name"), ""
+        if isinstance(item.get("coco_url"), str):  # LVIS 1.0
+            address = PurePosixPath(item["coco_url"])
+            name, folder = name or address.name, address.parent.name
         if number in self._images:
+            if self._images[number].name != name:
+                self._incomplete.add(number)
             raise AnnotationError("repeated id; the first is kept")
         if width < 1 or height < 1:
             raise AnnotationError(f"an image has at least one pixel; got {width} x {height}")
-        name = item.get("file_name")
-        if name is None and isinstance(item.get("coco_url"), str):  # LVIS 1.0
-            name = PurePosixPath(item["coco_url"]).name
         if not isinstance(name, str) or not name:
             raise AnnotationError("has neither file_name nor coco_url")
+        _check_unicode(name, "file_name")
         negative, not_exhaustive = (
             tuple(_check_integers(item[key], key)) if key in item else None for key in _FEDERATED
         )
-        self._images[number] = _Image(name, width, height, negative, not_exhaustive)
+        self._images[number] = _Image(name, width, height, negative, not_exhaustive, folder)
 
     def _assemble(self) -> AnnotationFile:
         rows_of_image: dict[int, list[int]] = {number: [] for number in self._images}
-        seen: set[int] = set()
         columns = self._annotations
+        rows_of_id: dict[int, int] = {}
+        free_ids = count(max(columns.ids, default=0) + 1)
+        corners = columns.make_corners()
         for row, (number, image, category) in enumerate(
             zip(columns.ids, columns.images, columns.categories, strict=True)
         ):
-            if number in seen:
-                self._fail(f"annotation {number}", "repeated id; the first is kept")
-            elif image not in rows_of_image:
+            if image not in rows_of_image:
                 self._fail(f"annotation {number}", f"names image {image}, which is missing or was refused")
             elif category not in self._categories:
                 self._fail(f"annotation {number}", f"names category {category}, which is missing or was refused")
+            elif (first := rows_of_id.get(number)) is not None and columns.images[first] == image:
+                self._fail(f"annotation {number}", "repeated id; the first is kept")
+                if category != columns.categories[first] or (corners[row] != corners[first]).any():
+                    self._incomplete.add(image)
             else:
-                seen.add(number)
+                if number in rows_of_id:
+                    columns.ids[row] = next(free_ids)
+                    self._repairs["annotation: id is that of another image's annotation; numbered"] += 1
+                rows_of_id.setdefault(number, row)
                 rows_of_image[image].append(row)
-        corners = columns.make_corners()
+        self._leave_out_fractions(rows_of_image, corners)
         images = tuple(self._make_image(number, rows, corners[rows]) for number, rows in rows_of_image.items())
         repairs = tuple(f"{repair} ({times} times)" for repair, times in sorted(self._repairs.items()))
-        return AnnotationFile(images, self._header, tuple(self._failures), repairs)
+        return AnnotationFile(images, self._header, tuple(self._failures), repairs, frozenset(self._incomplete))
+
+    def _leave_out_fractions(self, rows_of_image: dict[int, list[int]], corners: np.ndarray) -> None:
+        """Leave out the boxes of images whose boxes are all fractions of the image; raises where most images are so."""
+        annotated = {number: rows for number, rows in rows_of_image.items() if rows}
+        fractional = [number for number, rows in annotated.items() if self._is_fractional(number, corners[rows])]
+        if 2 * len(fractional) > len(annotated):
+            raise AnnotationError(
+                f"{self._where}: the boxes of {len(fractional)} of {len(annotated)} images lie in 0..1, as fractions "
+                "of the image; a COCO file has pixels: multiply x and width by its width, y and height by its height"
+            )
+        for number in fractional:
+            for row in annotated[number]:
+                self._fail(
+                    f"annotation {self._annotations.ids[row]}",
+                    f"its box and all others of image {number} lie in 0..1, as fractions of the image; COCO has pixels",
+                )
+            self._incomplete.add(number)
+            rows_of_image[number] = []
+
+    def _is_fractional(self, number: int, boxes: np.ndarray) -> bool:
+        image = self._images[number]
+        is_small = boxes.min() >= 0 and boxes.max() <= 1 and bool((boxes[:, 2:] > boxes[:, :2]).all())
+        return is_small and bool((boxes != np.round(boxes)).any()) and min(image.width, image.height) >= _MIN_PIXELS
 
     def _make_image(self, number: int, rows: Sequence[int], boxes: np.ndarray) -> ImageBoxes:
         image, columns = self._images[number], self._annotations
@@ -346,7 +392,7 @@ class _Reader:
             not_exhaustive_category_ids=not_exhaustive,
             categories={category: self._categories[category] for category in sorted(used)},
         )
-        return ImageBoxes(image.name, image.width, image.height, boxes, labels, number)
+        return ImageBoxes(image.name, image.width, image.height, boxes, labels, number, image.folder)
 
 
 @dataclass(frozen=True)
@@ -356,6 +402,7 @@ class _Image:
     height: int
     negative: tuple[int, ...] | None
     not_exhaustive: tuple[int, ...] | None
+    folder: str
 
 
 @dataclass
@@ -424,7 +471,15 @@ def _check_category(item: Any) -> dict[str, Any]:
     number = _check_integers([item.get("id")], "id")[0]
     if not isinstance(item.get("name"), str):
         raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
+    _check_unicode(item["name"], "name")
     return {**item, "id": number}
+
+
+def _check_unicode(text: str, key: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AnnotationError(f"{key} is not valid Unicode: {text!r:.80}") from error
 
 
 def _check_integers(values: Any, key: str) -> list[int]:

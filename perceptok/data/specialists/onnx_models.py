@@ -13,7 +13,7 @@ from PIL import Image
 from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, compute_iou
 from perceptok.data.specialists.specialist import Device, hash_file_and_settings, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
-from perceptok.errors import MissingExtraError, SpecialistError
+from perceptok.errors import MissingExtraError, SpecialistError, quote_error
 
 __all__ = ["OnnxDepth", "YoloxOnnx"]
 
@@ -24,7 +24,7 @@ _ASPECT_TOLERANCE = 0.02
 
 
 class _OnnxFile:
-    """A session that is opened on first use, so that the specialist itself can be pickled."""
+    """A session that is opened and checked on first use, so that the specialist itself can be pickled."""
 
     def __init__(self, path: str | Path, device: Device, threads: int) -> None:
         self.path, self.device, self.threads = Path(path), device, threads
@@ -32,11 +32,16 @@ class _OnnxFile:
             raise SpecialistError(f"device is cpu or cuda; got {device!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "session"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("session", "_input_size")}
 
     @cached_property
     def session(self) -> Any:
-        """The session; raises SpecialistError for a file that is not valid ONNX or a device that is not available."""
+        """The session, checked with a test image.
+
+        Raises:
+            SpecialistError: The file is not valid ONNX, its inputs or outputs are not those of such a network, or the
+                device is not available.
+        """
         try:
             import onnxruntime
         except ImportError as error:
@@ -51,26 +56,62 @@ class _OnnxFile:
         if not self.path.is_file():
             raise SpecialistError(f"{self.path}: file not found")
         try:
-            return onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:
-            raise SpecialistError(f"{self.path}: not an ONNX file that runs here ({str(error)[:200]})") from error
+            raise SpecialistError(f"{self.path}: not an ONNX file that runs here ({quote_error(error)})") from error
+        self._check_inputs(session)
+        pixels = _make_test_pixels(session)
+        self._input_size = pixels.shape[3], pixels.shape[2]
+        self.check_output(self._run(session, pixels), len(pixels))
+        return session
+
+    def _check_inputs(self, session: Any) -> None:
+        inputs = session.get_inputs()
+        shape = inputs[0].shape
+        is_image = len(shape) == 4 and all(isinstance(side, int) for side in shape[2:]) and shape[1] == 3
+        if len(inputs) != 1 or not is_image or inputs[0].type != "tensor(float)":
+            found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
+            raise SpecialistError(
+                f"{self.path}: expected one input (batch, 3, height, width) of float32 and fixed size, got {found}"
+            )
+
+    def check_output(self, output: np.ndarray, count: int) -> None:
+        """Raise SpecialistError unless the first output, for that number of images, is that of such a network."""
+        raise NotImplementedError
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Width and height of the network's input; raises SpecialistError where they are not fixed."""
-        shape = self.session.get_inputs()[0].shape
-        if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]) or shape[1] != 3:
-            raise SpecialistError(
-                f"{self.path}: expected one input (batch, 3, height, width) of fixed size, got {shape}"
-            )
-        return shape[3], shape[2]
+        """Width and height of the network's input."""
+        _ = self.session
+        return self._input_size
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """Compute the first output for (B, 3, H, W) float32, in batches of the size that the file fixes, if it does."""
-        entry = self.session.get_inputs()[0]
+        """Compute the first output for (B, 3, H, W) float32, in batches of the size that the file fixes, if it does.
+
+        Raises:
+            SpecialistError: onnxruntime cannot run the network, or the output is not that of such a network.
+        """
+        output = self._run(self.session, pixels)
+        self.check_output(output, len(pixels))
+        return output
+
+    def _run(self, session: Any, pixels: np.ndarray) -> np.ndarray:
+        entry = session.get_inputs()[0]
         batch_size = entry.shape[0] if isinstance(entry.shape[0], int) else len(pixels)
         batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
-        return np.concatenate([self.session.run(None, {entry.name: batch})[0] for batch in batches])
+        try:
+            outputs = [np.asarray(session.run(None, {entry.name: batch})[0]) for batch in batches]
+            return np.concatenate(outputs)
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            raise SpecialistError(f"{self.path}: cannot be run on an image ({quote_error(error)})") from error
+
+
+def _make_test_pixels(session: Any) -> np.ndarray:
+    """A batch of equal test images, (B, 3, H, W) float32 in 0..255: a floor that grows brighter, with a dark box."""
+    batch, _, height, width = session.get_inputs()[0].shape
+    image = np.tile(np.linspace(40, 220, height, dtype=np.float32)[:, None], (1, width))
+    image[height // 3 : 2 * height // 3, width // 3 : width // 2] = 20
+    return np.tile(image, (batch if isinstance(batch, int) else 1, 3, 1, 1))
 
 
 class OnnxDepth(_OnnxFile):
@@ -129,17 +170,30 @@ class OnnxDepth(_OnnxFile):
         mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
         pixels = (np.stack(resized).astype(np.float32) - mean) / std
         maps = self.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))
-        if maps.ndim == 4 and maps.shape[1] == 1:
-            maps = maps[:, 0]
-        if maps.ndim != 3 or len(maps) != len(images):
-            raise SpecialistError(f"{self.path}: expected maps (batch, height, width), got {maps.shape}")
-        (rows, columns), (width, height) = maps.shape[1:], size
+        maps = maps[:, 0] if maps.ndim == 4 else maps
+        return [DepthMap.from_array(depth_map, kind=self.kind, unit=self.unit) for depth_map in maps]
+
+    def check_output(self, output: np.ndarray, count: int) -> None:
+        """Raise SpecialistError unless an output is that of a depth network.
+
+        Args:
+            output: (count, H, W) or (count, 1, H, W) of floats, of the input's aspect ratio.
+            count: Number of images.
+        """
+        maps = output[:, 0] if output.ndim == 4 and output.shape[1] == 1 else output
+        if maps.ndim != 3 or len(maps) != count or maps.dtype.kind != "f":
+            raise SpecialistError(
+                f"{self.path}: expected maps (batch, height, width) of floats, got {maps.dtype} {maps.shape}; is this "
+                "a network that estimates depth?"
+            )
+        (rows, columns), (width, height) = maps.shape[1:], self._input_size
         if abs(rows * width - columns * height) > _ASPECT_TOLERANCE * max(rows * width, columns * height):
             raise SpecialistError(
                 f"{self.path}: expected maps of the shape of the input, {height}x{width} (height x width) or the same "
                 f"in another resolution, got {maps.shape}; is this a network that estimates depth?"
             )
-        return [DepthMap.from_array(depth_map, kind=self.kind, unit=self.unit) for depth_map in maps]
+        if not np.isfinite(maps).any():
+            raise SpecialistError(f"{self.path}: its maps have no finite number; do mean and std fit the network?")
 
 
 class YoloxOnnx(_OnnxFile):
@@ -197,11 +251,6 @@ class YoloxOnnx(_OnnxFile):
         pixels = np.stack(framed)[..., ::-1].transpose(0, 3, 1, 2)
         raw = self.run(np.ascontiguousarray(pixels, dtype=np.float32))
         grid, stride = _make_anchors(side)
-        if raw.ndim != 3 or raw.shape[1:] != (len(grid), 5 + len(self.classes)):
-            raise SpecialistError(
-                f"{self.path}: expected {(len(images), len(grid), 5 + len(self.classes))} (batch, anchors, "
-                f"5 + classes), got {raw.shape}; are `classes` those of this network?"
-            )
         centre, length = (raw[..., :2] + grid) * stride, np.exp(raw[..., 2:4]) * stride
         corners = np.concatenate([centre - length / 2, centre + length / 2], axis=-1).astype(np.float64)
         scores = raw[..., 4:5] * raw[..., 5:]
@@ -209,6 +258,24 @@ class YoloxOnnx(_OnnxFile):
             self._select_boxes(name, image.size, frame.to_image(boxes), confidence)
             for name, image, frame, boxes, confidence in zip(names, images, frames, corners, scores, strict=True)
         ]
+
+    def check_output(self, output: np.ndarray, count: int) -> None:
+        """Raise SpecialistError unless an output is that of a YOLOX network.
+
+        Args:
+            output: (count, anchors, 5 + classes) of floats, the confidences in 0..1.
+            count: Number of images.
+        """
+        width, height = self._input_size
+        expected = (count, len(_make_anchors(width)[0]), 5 + len(self.classes))
+        if width != height or output.shape != expected:
+            raise SpecialistError(
+                f"{self.path}: expected {expected} (batch, anchors, 5 + classes) for a square input, got "
+                f"{output.shape} for {width}x{height}; is this a YOLOX network, and are `classes` its own?"
+            )
+        confidences = output[..., 4:]
+        if not (np.isfinite(output).all() and confidences.min() >= 0 and confidences.max() <= 1):
+            raise SpecialistError(f"{self.path}: its confidences do not lie in 0..1; is this a YOLOX network?")
 
     def _select_boxes(self, name: str, size: tuple[int, int], boxes: np.ndarray, scores: np.ndarray) -> ImageBoxes:
         """Apply the threshold, and non-maximum suppression within each class, to one image's anchors."""

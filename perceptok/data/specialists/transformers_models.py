@@ -47,9 +47,18 @@ class _Pretrained:
         auto_processor: Any = transformers.AutoImageProcessor
         options = {"trust_remote_code": False, "local_files_only": Path(self.name_or_path).is_dir()}
         try:
-            model = auto_model.from_pretrained(self.name_or_path, dtype=torch.float32, **options)
+            model, loaded = auto_model.from_pretrained(
+                self.name_or_path, dtype=torch.float32, output_loading_info=True, **options
+            )
             processor = auto_processor.from_pretrained(self.name_or_path, **options)
+            if missing := sorted(loaded["missing_keys"]):
+                raise SpecialistError(
+                    f"{self.name_or_path}: {len(missing)} weights of {type(model).__name__} are missing, such as "
+                    f"{missing[0]}; this is a checkpoint of another task"
+                )
             return model.eval().to(self.device), processor
+        except SpecialistError:
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise SpecialistError(
                 f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({quote_error(error)}); use a model of a "

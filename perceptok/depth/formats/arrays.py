@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from perceptok.depth.stored_maps import Kind, StoredMap, squeeze
+from perceptok.depth.stored_maps import Kind, StoredMap, describe_stack, squeeze
 from perceptok.errors import DepthMapError
 
 __all__ = ["count_values_npy", "count_values_npz", "decode_npy", "decode_npz", "encode_npy", "encode_npz"]
@@ -84,12 +84,23 @@ def _find_named(arrays: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[An
 
 
 def _find_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    if {"indices", "indptr", "shape", "data"} <= arrays.keys() or {"row", "col", "shape", "data"} <= arrays.keys():
+        raise DepthMapError(
+            'holds a sparse matrix of SciPy; store it as an array, with 0 where it has no entry: python -c "import '
+            "numpy, scipy.sparse; numpy.save('FILE.npy', scipy.sparse.load_npz('FILE.npz').toarray())\""
+        )
     maps = {name: array for name, array in arrays.items() if squeeze(array).ndim == 2}
     named_depth = [name for name in maps if name.lower() in _DEPTH_NAMES]
     if len(maps) == 1:
         return next(iter(maps.values()))
     if len(named_depth) == 1:
         return maps[named_depth[0]]
+    stacks = {name: array for name, array in arrays.items() if squeeze(array).ndim == 3}
+    if not maps and (len(stacks) == 1 or (stacks := {k: v for k, v in stacks.items() if k.lower() in _DEPTH_NAMES})):
+        name, stack = next(iter(stacks.items()))
+        raise DepthMapError(describe_stack(stack.shape, f"numpy.load('FILESUFFIX')['{name}']"))
+    if not maps:
+        raise DepthMapError(f"holds no array of two dimensions ({_describe(arrays)}); store the depth map alone")
     raise DepthMapError(
         f"holds {len(maps)} two-dimensional arrays among {sorted(arrays)} ({_describe(arrays)}); "
         "name the depth map (key=..., --key), or store it alone"

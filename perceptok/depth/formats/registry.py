@@ -12,11 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from perceptok.depth.formats import arrays, exr, pfm, png, tiff
-from perceptok.depth.stored_maps import MAX_PIXELS, StoredMap, squeeze
+from perceptok.depth.stored_maps import MAX_PIXELS, StoredMap, describe_stack, squeeze
 from perceptok.errors import DepthMapError, PerceptokError
 from perceptok.files import read_input
 
-__all__ = ["FORMATS", "Format", "find_format", "read_mask", "read_stored"]
+__all__ = ["FORMATS", "OTHER_SUFFIXES", "Format", "find_format", "read_mask", "read_stored"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ _TIFF = Format(
 )
 
 FORMATS = {
-    ".exr": Format("EXR", exr.decode_exr, exr.encode_exr, exr.count_values_exr, options=("channel",)),
+    ".exr": Format("EXR", exr.decode_exr, exr.encode_exr, exr.count_values_exr, options=("channel", "part")),
     ".npy": Format("NPY", arrays.decode_npy, arrays.encode_npy, arrays.count_values_npy),
     ".npz": Format(
         "NPZ",
@@ -68,7 +68,36 @@ FORMATS = {
 _BYTES_PER_PIXEL = 32
 """A file has at most so many bytes for each pixel: four channels of float64."""
 
-_PLACE_OF_OPTION = {"key": "an array of an NPZ", "mask_key": "an array of an NPZ", "channel": "a channel of an EXR"}
+_PLACE_OF_OPTION = {
+    "key": "an array of an NPZ",
+    "mask_key": "an array of an NPZ",
+    "channel": "a channel of an EXR",
+    "part": "a part of an EXR",
+}
+
+_PYTHON = 'python -c "{}"'
+_CONVERSIONS = {
+    (".h5", ".hdf5"): (
+        _PYTHON.format("import h5py, numpy; numpy.save('FILE.npy', h5py.File('FILESUFFIX')['depth'][()])")
+        + ", with the name of its data set instead of depth (list(h5py.File('FILESUFFIX')) shows the names)"
+    ),
+    (".mat",): (
+        _PYTHON.format("import numpy, scipy.io; numpy.save('FILE.npy', scipy.io.loadmat('FILESUFFIX')['depth'])")
+        + ", with the name of its variable instead of depth (scipy.io.whosmat('FILESUFFIX') shows the names; files of "
+        "version 7.3 are HDF5: h5py.File('FILESUFFIX')['depth'][()].T)"
+    ),
+    (".pgm", ".pnm", ".gif", ".bmp", ".webp", ".jp2"): _PYTHON.format(
+        "import numpy; from PIL import Image; numpy.save('FILE.npy', numpy.asarray(Image.open('FILESUFFIX')))"
+    ),
+    (".pt", ".pth"): _PYTHON.format(
+        "import numpy, torch; numpy.save('FILE.npy', torch.load('FILESUFFIX', map_location='cpu').numpy().squeeze())"
+    ),
+    (".heic", ".heif"): "export it again as 16-bit PNG, TIFF or EXR; this photo format keeps depth beside the photo",
+}
+"""Extensions of other formats that hold depth, and how such a file is converted; FILE is its path without suffix."""
+
+OTHER_SUFFIXES = frozenset(suffix for suffixes in _CONVERSIONS for suffix in suffixes)
+"""Lower-case extensions of files that may hold depth and are not read."""
 
 
 def find_format(path: Path) -> Format:
@@ -82,9 +111,16 @@ def find_format(path: Path) -> Format:
         raise DepthMapError(
             f"{suffix} is for depth records, not for depth maps; convert them to maps with `perceptok depth decode`"
         )
+    conversion = next((text for suffixes, text in _CONVERSIONS.items() if suffix in suffixes), None)
+    hint = f". Convert it: {_fill_in_path(conversion, path)}" if conversion else ""
     raise DepthMapError(
-        f"the extension {suffix!r} is not one of a depth map; supported are {', '.join(sorted(FORMATS))}"
+        f"the extension {suffix!r} is not one of a depth map; supported are {', '.join(sorted(FORMATS))}{hint}"
     )
+
+
+def _fill_in_path(text: str, path: Path) -> str:
+    """Put a path into a message that names FILE (without suffix) and FILESUFFIX (whole)."""
+    return text.replace("FILESUFFIX", str(path)).replace("FILE", str(path.with_suffix("")))
 
 
 def read_stored(
@@ -93,6 +129,7 @@ def read_stored(
     key: str | None = None,
     mask_key: str | None = None,
     channel: str | None = None,
+    part: str | None = None,
     colours: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> StoredMap:
@@ -103,11 +140,12 @@ def read_stored(
         key: Name of the array in an NPZ with several.
         mask_key: Name of the array in an NPZ that is True, or not 0, where the map is valid.
         channel: Name of the channel in an EXR with several.
+        part: Name or number of the part in an EXR with several.
         colours: Keep all channels, as (H, W, channels), of a map that is packed into colours.
         max_pixels: A file that declares more values is refused before it is unpacked.
     """
     form = find_format(path)
-    named = {"key": key, "mask_key": mask_key, "channel": channel}
+    named = {"key": key, "mask_key": mask_key, "channel": channel, "part": part}
     options: dict[str, str | bool] = {option: value for option, value in named.items() if value}
     for option in options:
         if option not in form.options:
@@ -118,6 +156,8 @@ def read_stored(
     _check_declared_size(form, data, max_pixels)
     try:
         stored = form.decode(data, **options)
+    except DepthMapError as error:
+        raise DepthMapError(_fill_in_path(str(error), path)) from error
     except PerceptokError:
         raise
     except MemoryError as error:
@@ -126,10 +166,8 @@ def read_stored(
         raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
     stored = replace(stored, array=squeeze(stored.array))
     if stored.array.ndim != 2 and not (colours and stored.array.ndim == 3):
-        raise DepthMapError(
-            f"holds an array of shape {stored.array.shape}; a depth map has two dimensions, (height, width): "
-            "store one map per file"
-        )
+        load = f"numpy.load('{path}')" + (f"['{key}']" if key else "")
+        raise DepthMapError(_fill_in_path(describe_stack(stored.array.shape, load), path))
     return stored
 
 

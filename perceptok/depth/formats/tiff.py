@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from perceptok.depth.stored_maps import StoredMap, extract_channel
+from perceptok.depth.stored_maps import StoredMap, describe_stack, extract_channel
 from perceptok.errors import DepthMapError, MissingExtraError
 
 __all__ = ["count_values_tiff", "decode_tiff", "encode_tiff"]
@@ -32,6 +32,7 @@ _TURNS = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}
 """TIFF orientation -> transpose, then flip rows' ends (h), then the rows' order (v)."""
 
 _MAX_DIRECTORIES = 1000
+_LOAD = "tifffile.imread('FILESUFFIX')"
 
 # tifffile logs what it also raises, and Python prints logs without a handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -50,7 +51,8 @@ def decode_tiff(data: bytes, *, colours: bool = False) -> StoredMap:
         if not pages:
             raise DepthMapError("is cut off before its first image; fetch or export it again")
         if len(pages) != 1:
-            raise DepthMapError("has several pages; store one map per file")
+            shape = (len(pages), *pages[0].shape[:2])
+            raise DepthMapError(f"has several pages: {describe_stack(shape, _LOAD)}")
         page = pages[0]
         _check_samples(page)
         _check_not_truncated(page, len(data))

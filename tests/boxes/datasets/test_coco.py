@@ -377,3 +377,64 @@ class TestRealFiles:
         scored.summarize()
         # AP at IoU 0.50 of boxes that went through 336 bins.
         assert scored.stats[1] > 0.98
+
+
+def make_file(boxes: list[tuple[int, int, list[float]]], **images: Any) -> dict[str, Any]:
+    """A file with two images of 100 x 50 and annotations (id, image id, box) of cats."""
+    return {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 50, **images} for n in (1, 2)],
+        "annotations": [{"id": i, "image_id": image, "category_id": 4, "bbox": box} for i, image, box in boxes],
+        "categories": [{"id": 4, "name": "cat"}],
+    }
+
+
+def test_annotation_ids_that_are_unique_in_their_image_only() -> None:
+    """As Mapillary Vistas has them."""
+    file = read(make_file([(1, 1, [0, 0, 9, 9]), (2, 1, [5, 5, 9, 9]), (1, 2, [7, 7, 9, 9]), (2, 2, [8, 8, 9, 9])]))
+    assert [image.labels.annotation_ids for image in file.images] == [(1, 2), (3, 4)]
+    assert file.repairs == ("annotation: id is that of another image's annotation; numbered (2 times)",)
+    assert file.incomplete == frozenset()
+
+
+def test_images_with_a_box_that_was_left_out() -> None:
+    values = make_file([(1, 1, [0, 0, 9, 9]), (1, 1, [5, 5, 9, 9]), (2, 2, [0, 0, -1, 9])])
+    assert read(values, strict=False).incomplete == {1, 2}
+    assert read(make_file([(1, 1, [0, 0, 9, 9]), (1, 1, [0, 0, 9, 9])]), strict=False).incomplete == frozenset()
+    values = make_file([(1, 1, [0, 0, 9, 9])])
+    values["images"].append({"id": 1, "file_name": "other.jpg", "width": 100, "height": 50})
+    assert read(values, strict=False).incomplete == {1}
+    values["images"][-1]["file_name"] = "1.jpg"
+    assert read(values, strict=False).incomplete == frozenset()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_boxes_in_fractions_of_the_image(strict: bool) -> None:
+    fractions = [0.1, 0.2, 0.3, 0.4]
+    with pytest.raises(AnnotationError, match=r"the boxes of 2 of 2 images lie in 0\.\.1, .*multiply x and width"):
+        read(make_file([(1, 1, fractions), (2, 2, fractions)]), strict=strict)
+    mixed = make_file([(1, 1, fractions), (2, 2, [0, 0, 9, 9])])
+    if strict:
+        with pytest.raises(AnnotationError, match=r"annotation 1: .* lie in 0\.\.1"):
+            read(mixed)
+        return
+    file = read(mixed, strict=False)
+    assert [len(image.boxes) for image in file.images] == [0, 1]
+    assert file.incomplete == {1}
+    file = read(make_file([(1, 1, fractions), (3, 1, [5, 5, 9, 9]), (2, 2, [0, 0, 1, 1])]))
+    assert [len(image.boxes) for image in file.images] == [2, 1]
+
+
+def test_the_folder_of_an_address() -> None:
+    values = make_file([], coco_url="http://images.cocodataset.org/val2017/000000000139.jpg")
+    del values["images"][0]["file_name"]
+    first, second = read(values).images
+    assert (first.name, first.folder) == ("000000000139.jpg", "val2017")
+    assert (second.name, second.folder) == ("2.jpg", "val2017")
+
+
+def test_names_that_are_not_unicode() -> None:
+    values = make_file([])
+    values["images"][0]["file_name"] = "\udce9.jpg"
+    file = read(values, strict=False)
+    assert [image.name for image in file.images] == ["2.jpg"]
+    assert "is not valid Unicode" in file.failures[0].reason

@@ -123,25 +123,26 @@ def test_invalid_specialists(shared: Path, tmp_path: Path, photos: list[Image.Im
     (tmp_path / "text.onnx").write_text("no network")
     with pytest.raises(SpecialistError, match="not an ONNX file"):
         OnnxDepth(tmp_path / "text.onnx", kind="inverse").estimate(photos[:1])
-    with pytest.raises(SpecialistError, match="are `classes` those of this network"):
+    with pytest.raises(
+        SpecialistError, match=r"expected \(1, 3549, 6\) .* got \(1, 3549, 85\) .*are `classes` its own"
+    ):
         YoloxOnnx(shared / "models" / "yolox_nano.onnx", classes=["a"]).detect(photos[:1], ["x"])
     with pytest.raises(SpecialistError, match="score_threshold and iou_threshold"):
         YoloxOnnx(path, classes=["a"], score_threshold=0)
 
 
-def test_output_of_a_detector_is_not_a_depth_map(
-    shared: Path, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_of_a_detector_is_not_a_depth_map(shared: Path, photos: list[Image.Image], depth: OnnxDepth) -> None:
     detector = OnnxDepth(shared / "models" / "yolox_nano.onnx", kind="inverse")
     with pytest.raises(SpecialistError, match=r"the input, 416x416 .*, got \(1, 3549, 85\); is this a network"):
         detector.estimate(photos[:1])
-    for shape, is_map in (((1, 104, 105), True), ((1, 104, 108), False)):
-        monkeypatch.setattr(detector, "run", lambda _, shape=shape: np.ones(shape, np.float32))
-        if is_map:
-            assert len(detector.estimate(photos[:1])) == 1
-        else:
-            with pytest.raises(SpecialistError, match=r"got \(1, 104, 108\)"):
-                detector.estimate(photos[:1])
+    assert len(depth.estimate(photos[:1])) == 1
+    for shape in ((1, 96, 161), (1, 1, 192, 320)):
+        depth.check_output(np.ones(shape, np.float32), 1)
+    for shape in ((1, 96, 170), (1, 21, 192, 320), (2, 192, 320), (1, 1000)):
+        with pytest.raises(SpecialistError, match="is this a network that estimates depth"):
+            depth.check_output(np.ones(shape, np.float32), 1)
+    with pytest.raises(SpecialistError, match="no finite number"):
+        depth.check_output(np.full((1, 192, 320), np.nan, np.float32), 1)
 
 
 @pytest.mark.parametrize("form", ["yolox_onnx", "transformers_boxes"])
@@ -150,3 +151,13 @@ def test_detectors_do_not_estimate_depth(form: Literal["yolox_onnx", "transforme
         config = SpecialistConfig(form, "m", kind=kind, classes="classes.txt")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"specialist m: the form {form} detects boxes; depth needs onnx_depth"):
             make_depth_specialist(config)
+
+
+def test_networks_of_the_other_task_are_refused_when_they_are_opened(shared: Path, photos: list[Image.Image]) -> None:
+    depth_file, boxes_file = (shared / "models" / f"{n}.onnx" for n in ("tcmonodepth_small_192x320", "yolox_nano"))
+    with pytest.raises(SpecialistError, match=r"is this a YOLOX network"):
+        YoloxOnnx(depth_file, classes=["cat"]).detect(photos[:1], ["a"])
+    with pytest.raises(SpecialistError, match="is this a network that estimates depth"):
+        OnnxDepth(boxes_file, kind="inverse").estimate(photos[:1])
+    with pytest.raises(SpecialistError, match="are `classes` its own"):
+        YoloxOnnx(boxes_file, classes=["cat"]).detect(photos[:1], ["a"])

@@ -140,3 +140,31 @@ def write_exr(path: Path, channels: dict[str, npt.NDArray[Any]], **header: Any) 
 
     whole = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage, **header}
     OpenEXR.File(whole, channels).write(str(path))
+
+
+class TestParts:
+    def write(self, path: Path, **parts: dict[str, npt.NDArray[Any]]) -> None:
+        import OpenEXR
+
+        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        made = [OpenEXR.Part({**header, "name": name}, channels) for name, channels in parts.items()]
+        OpenEXR.File(made).write(str(path))
+
+    def test_the_only_part_of_depth_or_the_named_one(self, tmp_path: Path) -> None:
+        colours = {"R": DEPTH, "G": DEPTH * 2, "B": DEPTH * 3}
+        self.write(tmp_path / "a.exr", rgb=colours, depth={"V": DEPTH + 1})
+        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse").values, DEPTH + 1)
+        self.write(tmp_path / "b.exr", rgb=colours, left={"Z": DEPTH}, right={"Z": DEPTH + 5})
+        for part in ("right", "2"):
+            assert np.array_equal(DepthMap.read(tmp_path / "b.exr", kind="inverse", part=part).values, DEPTH + 5)
+        with pytest.raises(DepthMapError, match=r"2 of its 3 parts may be depth; .*--part.*2: right \(Z\)"):
+            DepthMap.read(tmp_path / "b.exr", kind="inverse")
+        with pytest.raises(DepthMapError, match="has no part 'top'"):
+            DepthMap.read(tmp_path / "b.exr", kind="inverse", part="top")
+
+    def test_depth_in_one_colour(self, tmp_path: Path) -> None:
+        zeros = np.zeros(SIZE, np.float32)
+        write_exr(tmp_path / "a.exr", {"R": DEPTH, "G": zeros, "B": zeros})
+        with pytest.raises(DepthMapError, match=r"only its channel R has numbers.*--channel R\)"):
+            DepthMap.read(tmp_path / "a.exr", kind="inverse")
+        assert np.array_equal(DepthMap.read(tmp_path / "a.exr", kind="inverse", channel="R").values, DEPTH)

@@ -1,0 +1,152 @@
+"""Selection of images: depth maps, masks and label maps among photos, formats that are not read, odd file names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptok.data import DepthFolder, FolderSource, select_images
+from perceptok.data.sources import Sample
+from perceptok.depth import ReadOptions
+from perceptok.errors import DataError, ImageError
+
+MILLIMETRES = ReadOptions("metric", "mm")
+
+
+def write_photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (80, 60), (200, 30, 10))
+    image.paste((20, 90, 160), (20, 10, 70, 50))
+    image.save(path)
+
+
+def write_map(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.arange(500, 5300, dtype=np.uint16).reshape(60, 80)).save(path)
+
+
+def test_a_photo_and_its_depth_map_in_one_folder(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", "c.png", "without.png"):
+        write_photo(tmp_path / name)
+    for name in ("a.png", "b_depth.png", "c.tif", "lonely.png"):
+        write_map(tmp_path / name)
+    source = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES))
+    assert source.names == ["a.jpg", "b.png", "c.png", "without.png"]
+    *with_map, without = source.read(source.names, depth=True, boxes=False)
+    for sample in with_map:
+        assert isinstance(sample, Sample)
+        assert sample.depth is not None
+        assert sample.image.getpixel((0, 0))[0] > 190  # type: ignore[index]
+    assert str(without).startswith("this image has no depth map: only the image file itself")
+    told = "\n".join(source.remarks)
+    assert "2 files are not used as images, as they are depth maps of other images: a.png, c.tif" in told
+    assert "1 files are not used as images, as they are their own depth maps: lonely.png" in told
+    listed = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES), names=["lonely.png"])
+    (reason,) = listed.read(listed.names, depth=True, boxes=False)
+    assert str(reason).startswith("this image has no depth map")
+
+
+def test_maps_and_masks_in_folders_among_the_images(tmp_path: Path) -> None:
+    write_photo(tmp_path / "rgb" / "a.png")
+    write_map(tmp_path / "depth" / "rgb" / "a.png")
+    write_map(tmp_path / "depth" / "other.png")
+    Image.new("L", (80, 60), 255).save(tmp_path / "masked.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (80, 60), 255).save(tmp_path / "masks" / "b.png")
+    options = ReadOptions("metric", "mm", mask=tmp_path / "masks")
+    assert list(select_images(tmp_path, DepthFolder(tmp_path / "depth", options)).files) == ["masked.png", "rgb/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("photo", "other"),
+    [
+        ("x.jpg", "x_seg.png"),
+        ("x.jpg", "x_parts_1.png"),
+        ("x.jpg", "x/instance_001_x.png"),
+        ("x.png", "x_mask.png"),
+        ("x.png", "x-depth.png"),
+        ("0.color.png", "0.depth.png"),
+        ("aachen_0_leftImg8bit.png", "aachen_0_gtFine_labelIds.png"),
+        ("JPEGImages/x.jpg", "SegmentationClass/x.png"),
+        ("rgb/x.png", "depth/x.png"),
+    ],
+)
+def test_maps_and_label_maps_of_data_sets(tmp_path: Path, photo: str, other: str) -> None:
+    write_photo(tmp_path / photo)
+    write_map(tmp_path / other)
+    selection = select_images(tmp_path)
+    assert list(selection.files) == [photo]
+    assert list(selection.left_out.values()) == [[other]]
+    assert FolderSource(tmp_path, names=[other]).names == [other]
+
+
+def test_photos_of_similar_names_are_used(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.png", "b/a.jpg", "lonely_mask.png", "x_2.png", "x.png"]
+    for name in names:
+        write_photo(tmp_path / name)
+    assert list(select_images(tmp_path).files) == sorted(names)
+
+
+def test_ade20k_on_disk_without_patterns(shared: Path) -> None:
+    names = FolderSource(shared / "data" / "ade20k").names
+    assert names == ["ADE_train_00016964.jpg"] + [f"sceneparsing/images/ADE_val_0000000{n}.jpg" for n in (1, 2, 3)]
+
+
+def test_nothing_but_maps_is_an_error(tmp_path: Path) -> None:
+    write_map(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="none of its 1 image files is used: 1 are their own depth maps"):
+        select_images(tmp_path, DepthFolder(tmp_path, MILLIMETRES))
+    with pytest.raises(DataError, match="none of its 1 image files is used"):
+        _ = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES)).names
+
+
+def test_other_formats_are_counted(tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.jpg")
+    for name in ("b.heic", "c.HEIC", "sub/d.pgm", "e.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert select_images(tmp_path).skipped == {".heic": 2, ".pgm": 1}
+
+
+def test_patterns_of_map_names(tmp_path: Path) -> None:
+    write_photo(tmp_path / "room" / "rgb_07.jpg")
+    write_map(tmp_path / "room" / "sync_depth_07.png")
+    patterns = {"*rgb_*.jpg": "*sync_depth_*.png"}
+    source = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES, names=patterns))
+    assert source.names == ["room/rgb_07.jpg"]
+    (sample,) = source.read(source.names, depth=True, boxes=False)
+    assert isinstance(sample, Sample)
+    assert sample.depth is not None
+    with pytest.raises(DataError, match=r"different numbers of \*"):
+        DepthFolder(tmp_path, names={"*.jpg": "map.png"})
+
+
+def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.jpg")
+    write_map(tmp_path / "a.png")
+    for suffix in (".jpg", ".png"):
+        shutil.copy(tmp_path / f"a{suffix}", os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode())
+    source = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES))
+    assert source.names == ["a.jpg", "caf%E9.jpg"]
+    assert source.fingerprint
+    for sample in source.read(source.names, depth=True, boxes=False):
+        assert isinstance(sample, Sample)
+        assert sample.depth is not None
+
+
+def test_listed_images_by_absolute_path(tmp_path: Path) -> None:
+    write_photo(tmp_path / "sub" / "a.jpg")
+    write_photo(tmp_path / "b.jpg")
+    assert FolderSource(tmp_path, names=[str(tmp_path / "sub" / "a.jpg")]).names == ["sub/a.jpg"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (80, 60), (80, 2)])
+def test_images_that_show_nothing(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "a.png")
+    (reason,) = FolderSource(tmp_path).read(["a.png"], depth=False, boxes=False)
+    assert "shows nothing" in str(reason) or "an image has sides of 8 or more" in str(reason)
