@@ -20,7 +20,14 @@ from perceptok_cli.evaluation import (
     print_evidence,
     print_scores,
 )
-from perceptok_cli.serving import load_pipeline, serve_model
+from perceptok_cli.serving import (
+    ApiKeyOption,
+    ConcurrencyOption,
+    ServerOption,
+    connect_pipeline,
+    load_pipeline,
+    serve_model,
+)
 
 if TYPE_CHECKING:
     from perceptok.llava import (
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
         PerceptionAnswer,
         PerceptionPipeline,
         QuestionFailure,
+        ServedPipeline,
     )
 
 __all__ = ["app"]
@@ -179,6 +187,9 @@ def answer_images(
     dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    server: ServerOption = None,
+    api_key: ApiKeyOption = None,
+    concurrency: ConcurrencyOption = 8,
 ) -> None:
     """Ask a model about images. An interrupted run with -o FILE is resumed by the same command."""
     from perceptok.llava import OutputFolders, answer_files, find_questions, write_answer_page
@@ -213,7 +224,11 @@ def answer_images(
         lines=sys.stdin,
     )
     folders = OutputFolders(depth=save_depth, overlay=save_overlay)
-    pipe = load_pipeline(model, base, bits, dtype, device, settings)
+    pipe: PerceptionPipeline | ServedPipeline
+    if server is None:
+        pipe = load_pipeline(model, base, bits, dtype, device, settings)
+    else:
+        pipe = connect_pipeline(server, model, settings, api_key, concurrency)
     with progress_bar("answering", len(questions)) as advance:
         if file is not None:
             failures = answer_files(
@@ -240,7 +255,7 @@ def _read_settings(path: Path | None, overrides: dict[str, Any]) -> InferenceCon
 
 
 def _print_answers(
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     questions: list[FileQuestion],
     folders: OutputFolders,
     format_answer: Callable[[PerceptionAnswer, dict[str, Any]], str],
@@ -316,6 +331,9 @@ def evaluate_model(
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
     force: ForceOption = False,
+    server: ServerOption = None,
+    api_key: ApiKeyOption = None,
+    concurrency: ConcurrencyOption = 8,
 ) -> None:
     """Ask a model every question of a benchmark and score its answers.
 
@@ -340,14 +358,18 @@ def evaluate_model(
     }
     settings = EvaluationConfig.read(config, {name: value for name, value in overrides.items() if value is not None})
     items = settings.load_benchmark()
-    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings.inference)
+    pipe: PerceptionPipeline | ServedPipeline
+    if server is None:
+        pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings.inference)
+    else:
+        pipe = connect_pipeline(server, model, settings.inference, api_key, concurrency)
     with progress_bar("asking", len(items)) as advance:
         scores, evidence = evaluate_pipeline(
             pipe,
             items,
             output,
             system=model.name,
-            model=[model_stamp(model), base],
+            model=[model_stamp(model), base, None if server is None else pipe.stamps[:2]],
             specialist=None if specialist is None else load_specialist(specialist),
             start_over=force,
             advance=advance,

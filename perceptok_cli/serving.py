@@ -10,9 +10,34 @@ import typer
 from perceptok.errors import ConfigError, quote_error
 
 if TYPE_CHECKING:
-    from perceptok.llava import InferenceConfig, PerceptionPipeline
+    from perceptok.llava import InferenceConfig, PerceptionPipeline, ServedPipeline
 
-__all__ = ["load_pipeline", "serve_model"]
+__all__ = ["ApiKeyOption", "ConcurrencyOption", "ServerOption", "connect_pipeline", "load_pipeline", "serve_model"]
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        help="Ask the model that is served at this address (perceptok llava serve, vLLM or SGLang); of the model's "
+        "folder only tokenizer, codec and frame are read.",
+    ),
+]
+ApiKeyOption = Annotated[
+    str | None, typer.Option("--api-key", envvar="PERCEPTOK_API_KEY", help="The server's key.", show_envvar=True)
+]
+ConcurrencyOption = Annotated[int, typer.Option("--concurrency", min=1, help="Requests at a time to the server.")]
+
+
+def connect_pipeline(
+    server: str, model: Path, settings: InferenceConfig, api_key: str | None, concurrency: int
+) -> ServedPipeline:
+    """Connect to a served model; questions are read in batches of four times the number of concurrent requests."""
+    from dataclasses import replace
+
+    from perceptok.llava import ServedPipeline
+
+    settings = replace(settings, batch_size=4 * concurrency)
+    return ServedPipeline.connect(server, model, config=settings, api_key=api_key, concurrency=concurrency)
 
 
 def load_pipeline(

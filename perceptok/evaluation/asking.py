@@ -24,7 +24,7 @@ from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_pred
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
 from perceptok.jobs import Journal, Stamp, stamp_folder, stamp_of
-from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request
+from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request, ServedPipeline
 
 __all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request", "model_stamp"]
 
@@ -78,7 +78,7 @@ class EvaluationConfig:
 
 
 def evaluate_pipeline(
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     benchmark: Benchmark,
     folder: str | Path,
     *,
@@ -125,7 +125,7 @@ def evaluate_pipeline(
 
 
 def answer_benchmark(
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     benchmark: Benchmark,
     output: str | Path,
     *,

@@ -36,6 +36,7 @@ from .saving import (
     save_adapter as save_adapter,
 )
 from .serving.app import create_app as create_app
+from .serving.client import ServedPipeline as ServedPipeline
 from .serving.server import serve as serve
 from .serving.settings import ServingConfig as ServingConfig
 from .training.config import (

@@ -396,6 +396,12 @@ def _read_record(folder: Path) -> _Record:
         ) from error
 
 
+def read_adapter_frame(folder: Path) -> tuple[FrameRule, str | None]:
+    """The frame and the system text of the adapter in a folder; raises CheckpointError."""
+    record = _read_record(folder)
+    return record.frame, record.system
+
+
 def _check_loaded_names(model: PeftModel, names: Collection[str], path: Path) -> None:
     """Require that the file has exactly the weights that the model takes; peft only warns."""
     from peft import get_peft_model_state_dict

@@ -24,6 +24,7 @@ from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
 from perceptok.llava.inference.pipeline import PerceptionPipeline
 from perceptok.llava.inference.questions import ParsedMessages, Request, parse_messages
+from perceptok.llava.serving.client import ServedPipeline
 from perceptok.pages import Case, Table, write_page
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _make_path(folder: Path, name: str) -> Path:
 
 
 def answer_files(
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     questions: Sequence[FileQuestion],
     output: str | Path,
     *,
@@ -148,7 +149,7 @@ def answer_files(
     asks these questions again and writes them.
 
     Args:
-        pipe: The pipeline; its `config` holds all settings.
+        pipe: The pipeline, of a loaded or a served model; its `config` holds all settings.
         questions: The questions, such as `find_questions` returns.
         output: The `.jsonl` file to write.
         folders: Folders for depth maps and overlays.
@@ -204,7 +205,7 @@ def _find_failure(line: Mapping[str, Any]) -> QuestionFailure | None:
 
 def _answer_missing(
     journal: Journal[dict[str, Any]],
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     questions: Sequence[FileQuestion],
     folders: OutputFolders | None,
     advance: Callable[[], object],
@@ -224,7 +225,7 @@ def _answer_missing(
 
 
 def answer_questions(
-    pipe: PerceptionPipeline,
+    pipe: PerceptionPipeline | ServedPipeline,
     questions: Sequence[FileQuestion],
     folders: OutputFolders | None = None,
     names: Mapping[str, str] | None = None,
@@ -232,7 +233,7 @@ def answer_questions(
     """Answer questions batch by batch, in order, and write depth maps and overlays as answers come.
 
     Args:
-        pipe: The pipeline; its `config` holds all settings.
+        pipe: The pipeline, of a loaded or a served model; its `config` holds all settings.
         questions: The questions.
         folders: Folders for depth maps and overlays.
         names: Question name -> file name without suffix; by default unique ones made from the questions' names.
@@ -261,7 +262,7 @@ def _list_paths(question: FileQuestion) -> dict[str, Any]:
 
 
 def _answer_in_batches(
-    pipe: PerceptionPipeline, questions: Sequence[FileQuestion]
+    pipe: PerceptionPipeline | ServedPipeline, questions: Sequence[FileQuestion]
 ) -> Iterator[PerceptionAnswer | QuestionFailure]:
     size = pipe.config.batch_size
     for start in range(0, len(questions), size):
@@ -279,10 +280,21 @@ def _open_request(question: FileQuestion) -> Request | QuestionFailure:
     return Request(**{**fields, "images": images})
 
 
-def _answer_batch(pipe: PerceptionPipeline, requests: Sequence[Request]) -> list[PerceptionAnswer | QuestionFailure]:
+def _convert_errors(
+    requests: Sequence[Request], results: Iterable[PerceptionAnswer | PerceptokError]
+) -> Iterator[PerceptionAnswer | QuestionFailure]:
+    for request, result in zip(requests, results, strict=True):
+        yield QuestionFailure(request.name, str(result)) if isinstance(result, PerceptokError) else result
+
+
+def _answer_batch(
+    pipe: PerceptionPipeline | ServedPipeline, requests: Sequence[Request]
+) -> Iterable[PerceptionAnswer | QuestionFailure]:
     """The answers of a batch; where one question makes the batch fail, each is asked separately."""
     if not requests:
         return []
+    if isinstance(pipe, ServedPipeline):
+        return _convert_errors(requests, pipe.try_answers(requests))
     try:
         return list(pipe.answers(requests))
     except (InferenceError, ConstraintError, DepthMapError) as error:

@@ -1,0 +1,323 @@
+"""One client for `perceptok llava serve`, vLLM and SGLang: a served model in the place of a loaded one."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from PIL import Image
+
+from perceptok.boxes import BoxCodec
+from perceptok.data import PROMPTS, Turn, make_messages
+from perceptok.decoding import ServedEngine, build_request_constraint, detect_engine
+from perceptok.depth import DepthCodec
+from perceptok.errors import (
+    CheckpointError,
+    ConfigError,
+    EngineError,
+    InferenceError,
+    MissingExtraError,
+    PerceptokError,
+    quote_error,
+)
+from perceptok.files import parse_json, read_input
+from perceptok.jobs import map_in_order, stamp_folder
+from perceptok.llava.framing import FrameRule
+from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
+from perceptok.llava.inference.pipeline import InferenceConfig
+from perceptok.llava.inference.questions import Request, build_question
+from perceptok.llava.loading import load_processor
+from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_saved_codec, read_adapter_frame
+from perceptok.tokens import DEPTH, PIXEL
+from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+__all__ = ["ServedPipeline"]
+
+
+class ServedPipeline:
+    """Asks a served model what `PerceptionPipeline` asks a loaded one, and parses its answers in the same way.
+
+    Images are framed and questions worded here, as in training; a constraint is added in the form that the engine
+    reads. Requests run concurrently; one that the server refuses for the moment (429, 5xx) or that does not reach it is
+    sent again with exponential back-off.
+
+    Args:
+        engine: The server, as `detect_engine` finds it.
+        processor: The served model's processor.
+        vocab: Perception tokens of the model.
+        codec: The depth codec that the model was trained with.
+        frame: How images are framed.
+        config: The settings; `consistency` only with `perceptok llava serve`.
+        system: The system text that the model was trained with; None for none.
+        model: Id of the model on the server; by default its first.
+        api_key: Sent as a bearer token.
+        concurrency: Number of requests at a time.
+        max_retries: How often a request is sent again.
+        timeout: Seconds that a request may take.
+
+    Raises:
+        ConfigError: A setting that the engine does not have, or a model that it does not serve.
+        MissingExtraError: openai is not installed (extra `client`).
+    """
+
+    def __init__(
+        self,
+        engine: ServedEngine,
+        processor: Any,
+        vocab: PerceptionVocabulary,
+        *,
+        codec: DepthCodec,
+        frame: FrameRule,
+        config: InferenceConfig | None = None,
+        system: str | None = None,
+        model: str | None = None,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        max_retries: int = 6,
+        timeout: float = 600.0,
+    ) -> None:
+        self.engine, self.processor, self.vocab, self.codec, self.frame = engine, processor, vocab, codec, frame
+        self.config = config or InferenceConfig()
+        self.system = system
+        self.model = engine.models[0] if model is None else model
+        self.concurrency = concurrency
+        self.box_codec = BoxCodec(decode="center")
+        self.stamps: list[Any] = [engine.name, self.model]
+        # Requests are prepared and answers parsed in several threads; padding would change the tokenizer's state.
+        self._tokenizer = copy.deepcopy(processor.tokenizer)
+        if self.model not in engine.models:
+            raise ConfigError(
+                f"the server at {engine.url} does not serve {self.model!r}; it serves {', '.join(engine.models)}"
+            )
+        if concurrency < 1 or max_retries < 0 or not timeout > 0:
+            raise ConfigError(
+                f"concurrency must be at least 1, max_retries at least 0 and timeout above 0; got {concurrency}, "
+                f"{max_retries} and {timeout}"
+            )
+        if engine.name == "llama.cpp":
+            raise ConfigError("images are not sent to llama.cpp; serve the model with perceptok, vLLM or SGLang")
+        if self.config.consistency and engine.name != "perceptok":
+            raise ConfigError(f"{engine.name} has no consistency constraints; leave consistency out")
+        self._fields = self._build_fields()
+        self._client = _make_client(engine, api_key, max_retries, timeout)
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        folder: str | os.PathLike[str],
+        *,
+        codec: DepthCodec | None = None,
+        api_key: str | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Connect to a server, with tokenizer, manifest, codec, frame and system text of a folder; no weights are read.
+
+        Args:
+            url: Address of the server, such as "http://localhost:8000".
+            folder: The served model's folder: one that `save_adapter`, `merge_adapter` or `finetune` wrote.
+            codec: Used instead of the saved copy.
+            api_key: Sent as a bearer token.
+            **settings: Other arguments of the class.
+
+        Raises:
+            CheckpointError: The folder does not exist, or its model was not trained on perception tokens.
+            EngineError: No server answers there, or it is not one that is recognised.
+        """
+        engine = detect_engine(url, api_key=api_key)
+        path = find_adapter_folder(folder)
+        frame, system = _read_frame_and_system(path)
+        codec = codec or load_saved_codec(path) or DepthCodec.from_pretrained()
+        processor: Any = load_processor(path)
+        vocab = PerceptionVocabulary.from_pretrained(path, processor.tokenizer, codec_fingerprint=codec.fingerprint)
+        pipe = cls(engine, processor, vocab, codec=codec, frame=frame, system=system, api_key=api_key, **settings)
+        pipe.stamps.append(stamp_folder(path))
+        return pipe
+
+    def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
+        """Yield answers in the order of the requests, asked concurrently.
+
+        Raises:
+            InferenceError: The server refuses a request as not valid, or a question or choice is not valid.
+            EngineError: The server cannot be reached, refuses the key, or fails again and again.
+            ConfigError: An unknown setting, or a value out of range.
+        """
+        for answer in self.try_answers(requests, **changes):
+            if isinstance(answer, PerceptokError):
+                raise answer
+            yield answer
+
+    def try_answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer | PerceptokError]:
+        """Yield answers in the order of the requests; for a request that is not valid, the error.
+
+        Raises:
+            EngineError: The server cannot be reached, refuses the key, or fails again and again.
+        """
+        config = replace(self.config, **changes) if changes else self.config
+
+        def ask(request: Request) -> PerceptionAnswer | PerceptokError:
+            try:
+                return self._ask(request, config)
+            except EngineError:
+                raise
+            except PerceptokError as error:
+                return error
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            yield from map_in_order(pool, ask, requests, ahead=2 * self.concurrency)
+
+    def _build_fields(self) -> dict[str, Any]:
+        """The fields of every request that constrain it."""
+        if not self.config.constraints:
+            return {"perceptok": False} if self.engine.name == "perceptok" else {}
+        grammar = self.config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
+        return build_request_constraint(self.engine.name, self.vocab, grammar, tokenizer=self._tokenizer)
+
+    def _ask(self, request: Request, config: InferenceConfig) -> PerceptionAnswer:
+        check_choices(request.choices)
+        check_choices(tuple(request.markers))
+        task = request.task or ("depth" if request.markers and not request.question.strip() else None)
+        question = build_question(
+            request.question,
+            config.ask,
+            task=task,
+            plural=request.plural,
+            size=self.frame.size,
+            prompts=PROMPTS[config.prompts],
+        )
+        extra = {**self._fields, **({"return_token_ids": True} if self.engine.name in ("perceptok", "vllm") else {})}
+        if self.engine.name == "perceptok":
+            extra["perception"] = {
+                "map": False,
+                "tokens": request.tokens,
+                "consistency": list(config.consistency),
+                **({"markers": request.markers} if config.consistency else {}),
+            }
+        sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
+        if config.temperature:
+            # Of the question, so that answers depend neither on their order nor on an interruption.
+            number = zlib.crc32(json.dumps([config.seed, request.name, question]).encode())
+            sampling |= {"top_p": config.top_p, "seed": number}
+        response = self._send(self._make_messages(request, question), sampling, extra)
+        return self._parse(response, request, question, config)
+
+    def _make_messages(self, request: Request, question: str) -> list[dict[str, Any]]:
+        """The conversation as OpenAI's messages, its images framed as in training."""
+        turns = (*request.history, Turn("user", question))
+        # `perceptok llava serve` escapes perception tokens itself, as the request's `tokens` says.
+        tokens = "meant" if self.engine.name == "perceptok" else request.tokens
+        messages = make_messages(
+            turns, self.processor, self.vocab, images=len(request.images), tokens=tokens, name="the question"
+        )
+        images = iter(request.images)
+        converted: list[dict[str, Any]] = []
+        system = request.system or (self.system if self.engine.name != "perceptok" else None)
+        if system:
+            converted.append({"role": "system", "content": system})
+        for message in messages:
+            parts = [
+                {"type": "image_url", "image_url": {"url": _to_data_url(self.frame.apply(next(images)))}}
+                if part["type"] == "image"
+                else {"type": "text", "text": part["text"]}
+                for part in message["content"]
+            ]
+            is_text = all(part["type"] == "text" for part in parts)
+            content: Any = "".join(str(part["text"]) for part in parts) if is_text else parts
+            converted.append({"role": message["role"], "content": content})
+        return converted
+
+    def _send(self, messages: list[dict[str, Any]], sampling: dict[str, Any], extra: dict[str, Any]) -> Any:
+        """The response to a request.
+
+        Raises:
+            InferenceError: The server refuses the request as not valid.
+            EngineError: Anything else that keeps it from being answered.
+        """
+        import openai
+
+        try:
+            return self._client.chat.completions.create(
+                model=self.model, messages=messages, extra_body=extra, **sampling  # type: ignore[arg-type]
+            )  # fmt: skip
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            body = error.body if isinstance(error.body, Mapping) else {}
+            raise InferenceError(
+                f"the server refuses the request: {body.get('message', quote_error(error))}"
+            ) from error
+        except openai.APIStatusError as error:
+            reason = f"HTTP {error.status_code}: {quote_error(error)}"
+            raise EngineError(f"the server at {self.engine.url} does not answer ({reason}){_RESUME}") from error
+        except openai.OpenAIError as error:
+            raise EngineError(f"no answer from {self.engine.url} ({quote_error(error)}){_RESUME}") from error
+
+    def _parse(self, response: Any, request: Request, question: str, config: InferenceConfig) -> PerceptionAnswer:
+        if not response.choices:
+            raise EngineError(f"the response of the server at {self.engine.url} has no choices")
+        choice = response.choices[0]
+        text = choice.message.content or ""
+        ids = (choice.model_extra or {}).get("token_ids")
+        if not isinstance(ids, list):
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+        end = self._tokenizer.eos_token_id
+        return parse_answer(
+            ids[:-1] if ids and ids[-1] == end else ids,
+            ended=choice.finish_reason == "stop",
+            question=question,
+            image=request.images[0],
+            frame=self.frame.make_frame(request.images[0].size, self.processor),
+            vocab=self.vocab,
+            tokenizer=self._tokenizer,
+            codec=self.codec,
+            box_codec=self.box_codec,
+            constrained=config.constraints,
+            ask=config.ask,
+            choices=request.choices,
+            markers=request.markers,
+            name=request.name,
+        )
+
+
+_RESUME = "; finished answers are kept: run the same command again"
+
+
+def _make_client(engine: ServedEngine, api_key: str | None, max_retries: int, timeout: float) -> OpenAI:
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise MissingExtraError("openai", "client", "a served model") from error
+    return OpenAI(base_url=engine.api_url, api_key=api_key or "none", max_retries=max_retries, timeout=timeout)
+
+
+def _to_data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _read_frame_and_system(folder: Path) -> tuple[FrameRule, str | None]:
+    """The frame and system text of an adapter or a merged model; raises CheckpointError."""
+    if (folder / ADAPTER_FILE).is_file():
+        return read_adapter_frame(folder)
+    try:
+        config = parse_json(read_input(folder / "config.json"), str(folder / "config.json"), CheckpointError)
+        settings = config["perception_settings"]
+        if not (folder / MANIFEST).is_file():
+            raise KeyError(MANIFEST)
+        return FrameRule.parse(settings["frame"]), settings.get("system")
+    except (OSError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder} holds neither {ADAPTER_FILE} nor {MANIFEST} and a config with its frame: name the folder of the "
+            "served model, which `perceptok llava train` or `merge` wrote"
+        ) from error

@@ -1,0 +1,201 @@
+"""The client: a served model answers as a loaded one; other engines get their own constraint; retries, resuming."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from perceptok.decoding import detect_engine
+from perceptok.errors import ConfigError, EngineError, InferenceError, PerceptokError
+from perceptok.llava import (
+    FileQuestion,
+    InferenceConfig,
+    PerceptionPipeline,
+    QuestionFailure,
+    Request,
+    ServedPipeline,
+    ServingConfig,
+    answer_files,
+)
+from perceptok_cli.main import app
+from tests.llava.answering import make_image
+from tests.llava.serving.conftest import Served, run_server
+
+
+def connect(url: str, pipe: PerceptionPipeline, **settings: Any) -> ServedPipeline:
+    config = InferenceConfig(**{"max_new_tokens": 110, **settings.pop("config", {})})
+    return ServedPipeline(
+        detect_engine(url), pipe.processor, pipe.vocab, codec=pipe.codec, frame=pipe.frame, config=config, **settings
+    )
+
+
+def test_a_served_model_answers_as_a_loaded_one(served: Served, pipe: PerceptionPipeline) -> None:
+    requests = [
+        Request(
+            (make_image(40 + 9 * seed, 30, seed),), f"Why {seed}? </s><DEPTH_4>", name=str(seed), markers={"A": (3, 4)}
+        )
+        for seed in range(4)
+    ]
+    client = connect(served.url, pipe, config={"force_block": "first"}, concurrency=4)
+    expected = list(pipe.answers(requests, max_new_tokens=110, force_block="first"))
+    assert [answer.to_dict() for answer in client.answers(requests)] == [answer.to_dict() for answer in expected]
+    free = connect(served.url, pipe, config={"constraints": False, "max_new_tokens": 20})
+    (answer,) = free.answers(requests[:1])
+    assert answer.to_dict() == next(pipe.answers(requests[:1], max_new_tokens=20, constraints=False)).to_dict()
+
+
+def test_samples_follow_the_question_and_the_seed(served: Served, pipe: PerceptionPipeline) -> None:
+    requests = [Request((make_image(40, 30),), "Why?", name=str(number)) for number in range(3)]
+    client = connect(served.url, pipe, config={"temperature": 1.3, "seed": 4, "max_new_tokens": 20})
+    texts = [answer.text for answer in client.answers(requests)]
+    assert [answer.text for answer in client.answers(requests[::-1])] == texts[::-1]
+    assert len(set(texts)) == 3
+
+
+def test_one_bad_question_fails_alone(served: Served, pipe: PerceptionPipeline) -> None:
+    good = Request((make_image(9, 9),), "Why?")
+    client = connect(served.url, pipe, config={"max_new_tokens": 3})
+    results = list(client.try_answers([good, good._replace(question="w" * 9000), good._replace(question=" "), good]))
+    assert [isinstance(result, PerceptokError) for result in results] == [False, True, True, False]
+    assert "no tokens are left for an answer" in str(results[1])
+    with pytest.raises(InferenceError, match="the server refuses the request"):
+        list(client.answers([good._replace(question="w" * 9000)]))
+
+
+class Engine(BaseHTTPRequestHandler):
+    """Speaks as vLLM or SGLang do, and answers every question with the same text."""
+
+    owner = "vllm"
+    failures: list[int]
+    bodies: list[dict[str, Any]]
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def reply(self, status: int, values: Any) -> None:
+        content = json.dumps(values).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        models = {"data": [{"id": "m", "object": "model", "owned_by": self.owner, "created": 0}]}
+        self.reply(200, models if self.path == "/v1/models" else {"version": "0.32.0"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.failures:
+            self.reply(self.failures.pop(), {"error": {"message": "later"}})
+            return
+        self.bodies.append(body)
+        message = {"role": "assistant", "content": "(<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>) one"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self.reply(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+
+@contextmanager
+def run_engine(owner: str, failures: tuple[int, ...] = ()) -> Iterator[tuple[str, type[Engine]]]:
+    handler = type("Handler", (Engine,), {"owner": owner, "failures": list(failures), "bodies": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", handler
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipeline) -> None:
+    with run_engine(owner) as (url, engine):
+        client = connect(url, pipe)
+        (answer,) = client.answers([Request((make_image(336, 336),), "Where is <DEPTH_4>?", name="a")])
+        (body,) = engine.bodies
+        field = "response_format" if owner == "sglang" else "structured_outputs"
+        assert "PIXEL" in json.dumps(body[field]) or "structural_tag" in json.dumps(body[field])
+        assert ("return_token_ids" in body) == (owner == "vllm")
+        assert "perception" not in body
+        parts = body["messages"][0]["content"]
+        assert [part["type"] for part in parts] == ["image_url", "text"]
+        assert "<DEPTH_4>" not in parts[1]["text"]
+        assert answer.boxes.shape == (1, 4)
+        assert answer.boxes[0].round().tolist() == [2, 2, 30, 40] or answer.boxes[0][0] == pytest.approx(1.5)
+        assert answer.ended
+        with pytest.raises(ConfigError, match="no consistency constraints"):
+            connect(url, pipe, config={"consistency": ("count",)})
+        with pytest.raises(ConfigError, match="does not serve 'other'; it serves m"):
+            connect(url, pipe, model="other")
+
+
+def test_a_busy_server_is_asked_again(pipe: PerceptionPipeline) -> None:
+    request = Request((make_image(9, 9),), "Why?")
+    with run_engine("vllm", (429, 500, 503)) as (url, engine):
+        assert len(list(connect(url, pipe).answers([request]))) == 1
+        engine.failures = [503, 503]
+        with pytest.raises(EngineError, match=r"HTTP 503.*run the same command again"):
+            list(connect(url, pipe, max_retries=1).answers([request]))
+        engine.failures = [401]
+        with pytest.raises(EngineError, match="HTTP 401"):
+            list(connect(url, pipe).answers([request]))
+        client = connect(url, pipe, max_retries=1)
+    with pytest.raises(EngineError, match="no answer from"):
+        list(client.answers([request]))
+    with pytest.raises(EngineError, match="no server answers at"):
+        connect(url, pipe)
+
+
+def test_an_interrupted_run_is_resumed(pipe: PerceptionPipeline, tmp_path: Path) -> None:
+    questions = []
+    for number in range(5):
+        make_image(20, 20, number).save(tmp_path / f"{number}.png")
+        questions.append(FileQuestion((tmp_path / f"{number}.png",), "Why?", str(number)))
+    with run_engine("vllm") as (url, engine):
+        client = connect(url, pipe, max_retries=0, concurrency=1)
+        answers = iter([False, False, True])
+
+        def interrupt() -> None:
+            if next(answers):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            answer_files(client, questions, tmp_path / "out.jsonl", advance=interrupt)
+        assert not (tmp_path / "out.jsonl").exists()
+        engine.bodies.clear()
+        assert answer_files(client, questions, tmp_path / "out.jsonl") == []
+        assert len(engine.bodies) == 2
+        (tmp_path / "4.png").write_bytes(b"no image")
+        failures = answer_files(client, questions, tmp_path / "other.jsonl")
+        assert [failure.name for failure in failures] == ["4"]
+        assert isinstance(failures[0], QuestionFailure)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_command_line_writes_what_local_inference_writes(tiny_adapter: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        make_image(20 + number, 20, number).save(tmp_path / f"{number}.png")
+    pipe = PerceptionPipeline.from_pretrained(tiny_adapter)
+    run: Callable[..., Any] = lambda *words: CliRunner().invoke(app, ["llava", *map(str, words)])  # noqa: E731
+    options = ("--max-new-tokens", 12, "-q", "Why?")
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / f"{number}.png").rename(tmp_path / "images" / f"{number}.png")
+    with run_server(pipe, ServingConfig(api_key="key")) as served:
+        words = ("infer", tiny_adapter, tmp_path / "images", *options, "--save-depth", tmp_path / "d")
+        done = run(*words, "-o", tmp_path / "served.jsonl", "--server", served.url, "--api-key", "key")
+        assert done.exit_code == 0, done.output
+        wrong = run(*words, "-o", tmp_path / "x.jsonl", "--server", served.url, "--api-key", "wrong")
+        assert "asks for a valid API key" in str(wrong.exception)
+    assert run(*words, "-o", tmp_path / "local.jsonl").exit_code == 0
+    assert (tmp_path / "served.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+    missing = run("infer", tiny_adapter, tmp_path / "images", *options, "--server", "ftp://x")
+    assert isinstance(missing.exception, ConfigError)
