@@ -12,11 +12,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFont, ImageOps, UnidentifiedImageError
 
 from perceptok.errors import ImageError, quote_error
 from perceptok.files import open_input
@@ -28,6 +29,7 @@ __all__ = [
     "check_image_header",
     "colorize_nearness",
     "find_images",
+    "load_font",
     "open_image",
     "read_image_size",
     "read_orientation",
@@ -113,7 +115,7 @@ def check_image_header(source: ImageSource) -> None:
 def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
     """The undecoded image of allowed size, and its name for messages; Pillow's errors become ImageError."""
     is_path = isinstance(source, str | os.PathLike)
-    name = str(os.fspath(source)) if is_path else "the image"  # type: ignore[arg-type]
+    name = str(os.fspath(source)) if is_path else "the image"
     try:
         if isinstance(source, Image.Image):
             _check_size(source, name)
@@ -239,6 +241,49 @@ _TURBO = np.array(
     ]
 )
 """The Turbo colour map at nine evenly spaced values: 0 is blue, 1 is red."""
+
+
+_FONT_FILES = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf", "segoeui.ttf",
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "wqy-zenhei.ttc",
+    "PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc", "YuGothR.ttc", "malgun.ttf", "Arial Unicode.ttf",
+)  # fmt: skip
+"""Fonts of the usual systems: those of Latin, Greek and Cyrillic first, then those of Chinese, Japanese and Korean."""
+
+
+def load_font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Load a font that has the characters of a text: Pillow's own where it suffices, else one of the system.
+
+    Args:
+        size: Height in pixels.
+        text: The text to draw; where no font has all of its characters, the one that lacks the fewest is taken.
+    """
+    characters = "".join(sorted({character for character in text if character.isprintable()}))
+    if characters.isascii():
+        return ImageFont.load_default(size)
+    candidates = [ImageFont.load_default(size), *(_load_font_file(name, size) for name in _FONT_FILES)]
+    fonts = [font for font in candidates if font is not None]
+    return min(fonts, key=lambda font: _count_missing(font, characters))
+
+
+@cache
+def _load_font_file(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        pass
+    try:  # matplotlib brings DejaVu Sans
+        import matplotlib as mpl
+    except ImportError:
+        return None
+    path = Path(mpl.get_data_path(), "fonts", "ttf", name)
+    return ImageFont.truetype(str(path), size) if path.is_file() else None
+
+
+def _count_missing(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, characters: str) -> int:
+    """Number of characters that a font draws as it draws one that no font has."""
+    unknown = bytes(font.getmask("\U0010fffd"))
+    return sum(bytes(font.getmask(character)) == unknown for character in characters if not character.isspace())
 
 
 def colorize_nearness(nearness: np.ndarray) -> np.ndarray:

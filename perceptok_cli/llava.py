@@ -239,10 +239,12 @@ def answer_images(
         else:
             format_answer = _format_text if output is None else _format_json
             lines, failures = _print_answers(pipe, questions, folders, format_answer, advance)
-    if html is not None and lines:
+    if html is not None and (lines or failures or unread):
         cases = [json.loads(line) for line in lines]
-        write_answer_page(html, cases, pipe.codec, title=f"{model.name}: {len(cases)} answers", force=force)
-        note(f"a page of {len(cases)} answers -> {html}")
+        title = f"{model.name}: {len(cases)} answers"
+        failed = [*unread, *failures]
+        write_answer_page(html, cases, pipe.codec, title=title, failures=failed, force=force)
+        note(f"a page of {len(cases)} answers and {len(failed)} failures -> {html}")
     finish([*unread, *failures], len(questions) + len(unread))
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes
 from perceptok.boxes.frames import orient_image
 from perceptok.errors import BoxError, PerceptokError
 from perceptok.files import atomic_write, resolve_inside
-from perceptok.images import open_image
+from perceptok.images import load_font, open_image
 
 __all__ = ["DrawReport", "draw_boxes", "draw_record", "draw_records"]
 
@@ -37,8 +37,8 @@ def draw_boxes(image: Image.Image, boxes: ImageBoxes) -> Image.Image:
     drawn = _orient(image, boxes).convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     thick = max(2, round(min(drawn.size) / 200))
-    font = ImageFont.load_default(size=max(10, min(drawn.size) // 30))
     names = boxes.labels.names or ("",) * len(boxes.boxes)
+    font = load_font(max(10, min(drawn.size) // 30), "".join(names))
     category_ids = boxes.labels.category_ids or (0,) * len(boxes.boxes)
     crowd = boxes.labels.crowd or (False,) * len(boxes.boxes)
     for index, corners in enumerate(boxes.boxes.tolist()):

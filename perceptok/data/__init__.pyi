@@ -37,6 +37,7 @@ from .records import (
     Task as Task,
     TokenReading as TokenReading,
     Turn as Turn,
+    format_conversation as format_conversation,
 )
 from .rendering import (
     LLAVA_SYSTEM as LLAVA_SYSTEM,

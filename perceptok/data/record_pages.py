@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from perceptok.data.record_files import compute_statistics, find_records_file, read_records
-from perceptok.data.records import PerceptionRecord
+from perceptok.data.records import PerceptionRecord, format_conversation
 from perceptok.depth import DepthCodec
 from perceptok.files import read_input
 from perceptok.pages import Case, Table, write_page
@@ -51,7 +51,7 @@ def write_records_page(
         (_make_case(record, source.parent, codec) for record in chosen),
         title=f"Records of {source.parent.name or source.name}",
         tables=[Table(f"{statistics.records} records", ("task", "regime", "records"), rows)],
-        note=f"{len(shown)} of {total} records, spread evenly; depth maps are decoded from the records' codes.",
+        note=f"{_describe_selection(len(shown), total)}; depth maps are decoded from the records' codes.",
         force=force,
     )
 
@@ -66,6 +66,10 @@ def _read_image(folder: Path, record: PerceptionRecord) -> bytes | None:
         return None
 
 
+def _describe_selection(shown: int, total: int) -> str:
+    return f"All {total} records" if shown == total else f"{shown} of {total} records, spread evenly"
+
+
 def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Case:
     evidence, codes, depth = record.evidence, record.evidence.codes, None
     if codes is not None and evidence.codec in (None, codec.fingerprint):
@@ -73,8 +77,10 @@ def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Cas
     return Case(
         record.id,
         image=_read_image(folder, record),
-        text=record.turns[-1].text,
-        prompt=record.turns[0].text,
+        text=record.turns[-1].text if record.turns[-1].role == "assistant" else "",
+        prompt=format_conversation(record.history, record.question),
+        markers=[(marker.letter, marker.x, marker.y) for marker in evidence.markers],
+        markers_in_image=True,
         boxes=evidence.boxes or (),
         frame=None if record.frame is None else (record.frame.size, record.frame.size),
         codes=codes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, get_args
@@ -19,7 +19,17 @@ from perceptok.errors import PerceptokError, RecordError
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 from perceptok.vocabulary import sanitize_text
 
-__all__ = ["IMAGE_TAG", "Evidence", "Marker", "PerceptionRecord", "Regime", "Task", "TokenReading", "Turn"]
+__all__ = [
+    "IMAGE_TAG",
+    "Evidence",
+    "Marker",
+    "PerceptionRecord",
+    "Regime",
+    "Task",
+    "TokenReading",
+    "Turn",
+    "format_conversation",
+]
 
 Task = Literal["depth", "counting", "other"]
 Regime = Literal["atomic", "cot", "direct", "instruction"]
@@ -47,6 +57,13 @@ class Turn:
 
     role: Literal["user", "assistant"]
     text: str
+
+
+def format_conversation(history: Sequence[Turn], question: str) -> str:
+    """A question with the turns before it, for people to read: the question alone where there are none."""
+    if not history:
+        return question
+    return "\n".join([*(f"{turn.role}: {turn.text}" for turn in history), f"user: {question}"])
 
 
 @dataclass(frozen=True)

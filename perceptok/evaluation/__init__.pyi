@@ -73,6 +73,7 @@ from .scoring import (
     Score as Score,
     Scores as Scores,
     compare_scores as compare_scores,
+    compute_interval as compute_interval,
     evaluate as evaluate,
     read_predictions as read_predictions,
 )

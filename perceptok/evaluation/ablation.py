@@ -263,8 +263,8 @@ ABLATION_HEADER = (
 )  # fmt: skip
 _FIGURE_HEADER = ("test", "evidence", "cell", "items", "value")
 _NOTE = (
-    "Accuracies in percent, differences from the first cell in points, on the same items: bootstrap 95 % intervals, "
-    "paired for differences; p is McNemar's exact test."
+    "Accuracies in percent, differences from the first cell in points, on the same items. 95 % intervals: Wilson, for "
+    "differences paired bootstrap; p is McNemar's exact test."
 )
 
 

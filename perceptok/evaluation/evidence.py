@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from perceptok.decoding import read_evidence
 from perceptok.depth import MAP_SIZE, DepthCodec, resize_nearest
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.benchmarks import BenchmarkItem
-from perceptok.evaluation.scoring import Outcome, Scores
+from perceptok.evaluation.scoring import Outcome, Scores, compute_interval
 from perceptok.evaluation.specialists import Estimate, find_markers, nearest_marker, sample_nearness
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 
@@ -216,6 +216,7 @@ class ItemEvidence:
         teacher: (H, W) nearness that the block should show; None where it is unknown.
         specialist_right: Whether the teacher's own map shows the right marker nearest; None where it is unknown.
         codec_right: The same after encoding and decoding.
+        markers: Letter -> x, y in the image's pixels, of the item or found on its image.
     """
 
     depth: DepthEvidence | None = None
@@ -223,6 +224,7 @@ class ItemEvidence:
     teacher: np.ndarray | None = None
     specialist_right: bool | None = None
     codec_right: bool | None = None
+    markers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def figures(self) -> dict[str, str | bool | int | float | None]:
         """Name -> value of everything that is known about this answer; NaN is None."""
@@ -276,17 +278,29 @@ class EvidenceReport:
     figures: Mapping[str, tuple[int, float]]
     calibrations: Mapping[str, Calibration]
 
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of a figure that is a share of answers; None for another, or without answers."""
+        count, value = self.figures[name]
+        return compute_interval(round(value * count), count) if name in _SHARES and count else None
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; NaN is None."""
         return {
             "figures": {
-                name: {"items": count, "value": _nan_to_none(value)} for name, (count, value) in self.figures.items()
+                name: {"items": count, "value": _nan_to_none(value), "interval": self.interval(name)}
+                for name, (count, value) in self.figures.items()
             },
             "calibration": {
                 quality: {
                     "correlation": _nan_to_none(calibration.correlation),
                     "bins": [
-                        {"lowest": low, "highest": high, "items": count, "accuracy": accuracy}
+                        {
+                            "lowest": low,
+                            "highest": high,
+                            "items": count,
+                            "accuracy": accuracy,
+                            "interval": compute_interval(round(accuracy * count), count),
+                        }
                         for low, high, count, accuracy in calibration.bins
                     ],
                 }
@@ -361,7 +375,12 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
             levels=_true_levels(item),
         )
         return ItemEvidence(
-            depth, None, estimate.nearness, estimate.letter == item.answer, estimate.decoded_letter == item.answer
+            depth,
+            None,
+            estimate.nearness,
+            estimate.letter == item.answer,
+            estimate.decoded_letter == item.answer,
+            estimate.item.markers,
         )
     markers = dict(item.markers) or _search_markers(item, text)
     teacher = None if truth is None else _decode_codes(truth, codec)
@@ -371,7 +390,7 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
     levels = _true_levels(item)
     depth = check_depth(text, codec, markers, size, answer=answer, truth=teacher, levels=levels)
     return ItemEvidence(
-        depth, None, teacher, None if levels is None else nearest_marker(levels) == item.answer, codec_right
+        depth, None, teacher, None if levels is None else nearest_marker(levels) == item.answer, codec_right, markers
     )
 
 
@@ -403,6 +422,18 @@ def _require_markers_inside(item: BenchmarkItem, size: tuple[int, int]) -> None:
                 f"item {item.id}: its marker {letter} at {x:g}, {y:g} lies outside its image of {size[0]} x {size[1]}; "
                 "score with the images that the items were made of"
             )
+
+
+_SHARES = (
+    "answers with one whole block",
+    "block shows the right point",
+    "answer is what the block shows",
+    "ceiling: the specialist's own map",
+    "ceiling: the specialist through the codec",
+    "answer is the number of boxes",
+    "number of boxes is right",
+)
+"""Figures that are shares of answers; the others are means of values of each answer."""
 
 
 def _summarize(items: Sequence[ItemEvidence], means: Mapping[str, tuple[int, float]]) -> dict[str, tuple[int, float]]:

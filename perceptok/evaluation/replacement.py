@@ -25,7 +25,7 @@ from perceptok.errors import EvaluationError
 from perceptok.evaluation.asking import make_request
 from perceptok.evaluation.benchmarks import BenchmarkItem, item_from_record
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
-from perceptok.evaluation.scoring import Outcome, Score, Scores, compare_scores, compute_score
+from perceptok.evaluation.scoring import Outcome, Score, Scores, compare_scores, compute_interval, compute_score
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava import PerceptionPipeline, Request
 from perceptok.pages import Case, Fact, Table, write_page
@@ -55,7 +55,8 @@ REPLACEMENT_HEADER = (
 )  # fmt: skip
 _NOTE = (
     "Each answer is cut at its depth block, another block is inserted, and the model continues. Changed: share of "
-    "items whose answer is another than with the own block. p: McNemar's exact test against the own block."
+    "items whose answer is another than with the own block. p: McNemar's exact test against the own block. Intervals "
+    "of shares: Wilson, 95 %."
 )
 
 
@@ -149,7 +150,7 @@ def replacement_test(
                 if journal is not None:
                     journal.add(number, result)
                 advance()
-    return _summarize(items, tried, results, seed)
+    return _summarize(items, tried, results)
 
 
 def _replace_blocks(
@@ -206,7 +207,6 @@ def _summarize(
     items: Sequence[BenchmarkItem],
     kinds: Sequence[ReplacementKind],
     results: Mapping[int, Mapping[str, Any]],
-    seed: int,
 ) -> Replacement:
     outcomes: dict[ReplacementKind, list[Outcome]] = {kind: [] for kind in kinds}
     skipped = [item.id for number, item in enumerate(items) if not results[number]]
@@ -225,7 +225,7 @@ def _summarize(
         for kind, answers in outcomes.items()
         if own_answers is not None
     }
-    scores = {kind: compute_score(answers, seed) for kind, answers in outcomes.items()}
+    scores = {kind: compute_score(answers) for kind, answers in outcomes.items()}
     return Replacement(scores, changed, {kind: tuple(answers) for kind, answers in outcomes.items()}, tuple(skipped))
 
 
@@ -246,8 +246,10 @@ def replacement_rows(replacement: Replacement) -> list[tuple[str, ...]]:
         against = ("", "", "")
         if "own" in replacement.outcomes:
             pair = compare_scores(_scores(replacement.outcomes[kind]), _scores(replacement.outcomes["own"]))
+            changed = replacement.changed[kind]
+            low, high = compute_interval(round(changed * score.items), score.items)
             against = (
-                f"{100 * replacement.changed[kind]:.1f}",
+                f"{100 * changed:.1f} ({100 * low:.1f} to {100 * high:.1f})",
                 "" if kind == "own" else f"{100 * pair.difference:+.1f}",
                 "" if kind == "own" else f"{pair.p_value:.3g}",
             )

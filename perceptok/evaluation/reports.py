@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from perceptok.data import format_conversation
 from perceptok.depth import MAP_SIZE, resize_nearest
 from perceptok.errors import EvaluationError, MissingExtraError
 from perceptok.evaluation.evidence import EvidenceReport
-from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores
+from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores, compute_interval
 from perceptok.evaluation.specialists import Estimate
 from perceptok.files import atomic_write
 from perceptok.pages import Case, Fact, Figure, Table, Verdict, figure_to_svg, write_page
@@ -62,14 +63,19 @@ def comparison_rows(comparison: Comparison, first: str, second: str) -> list[tup
     """Name and value of each figure of a comparison of two named systems."""
     return [
         ("items", str(comparison.items)),
-        (f"accuracy of {first}", f"{comparison.a:.1%}"),
-        (f"accuracy of {second}", f"{comparison.b:.1%}"),
+        (f"accuracy of {first}", _spell_share(comparison.a, comparison.items)),
+        (f"accuracy of {second}", _spell_share(comparison.b, comparison.items)),
         ("difference", f"{100 * comparison.difference:+.1f} points"),
         ("95 % interval (paired bootstrap)", f"{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}"),
         (f"only {first} is right", str(comparison.only_a)),
         (f"only {second} is right", str(comparison.only_b)),
         ("McNemar's exact p", f"{comparison.p_value:.4g}"),
     ]
+
+
+def _spell_share(share: float, items: int) -> str:
+    low, high = compute_interval(round(share * items), items)
+    return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def write_scores(
@@ -205,19 +211,18 @@ def write_report(
 
 
 def outcome_case(outcome: Outcome, **fields: Any) -> Case:
-    """Show an outcome as a case of a page; "invalid" is a text that cannot be read or has a malformed block or box.
+    """Show an outcome as a case of a page; "invalid" is a text with a malformed block or box, as in the table.
 
     Args:
         outcome: What was scored.
         **fields: Further fields of `Case`; `facts` are added to those of the outcome.
     """
     item = outcome.item
-    invalid = outcome.reading.value is None or bool(outcome.problems)
-    verdict: Verdict = "invalid" if invalid else "right" if outcome.right else "wrong"
+    verdict: Verdict = "right" if outcome.right else "unparsed" if outcome.reading.value is None else "wrong"
     facts: dict[str, Fact] = {
         "expected": item.answer,
         "read": outcome.reading.value,
-        "how": outcome.reading.reason,
+        "read from": outcome.reading.reason,
         **({"malformed": "; ".join(outcome.problems)} if outcome.problems else {}),
         **item.groups,
         **fields.pop("facts", {}),
@@ -230,9 +235,10 @@ def outcome_case(outcome: Outcome, **fields: Any) -> Case:
     shown: dict[str, Any] = {
         "image": image,
         "text": outcome.text or "",
-        "prompt": item.question,
-        "markers": [(letter, *point) for letter, point in item.markers.items()],
+        "prompt": format_conversation(item.history, item.question),
+        "markers": _list_points(item.markers),
         "verdict": verdict,
+        "invalid": bool(outcome.problems),
         "facts": facts,
     }
     return Case(item.id, **{**shown, **fields})
@@ -244,16 +250,23 @@ def evidence_tables(report: EvidenceReport) -> list[Table]:
     def spell(value: float) -> str:
         return f"{value:.4f}" if np.isfinite(value) else "unknown"
 
-    rows = [(name, str(count), spell(value)) for name, (count, value) in report.figures.items()]
-    tables = [Table("Evidence", ("what", "items", "value"), rows, "Shares and errors of nearness (0 to 1).")]
+    def spell_interval(interval: tuple[float, float] | None) -> str:
+        return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+    rows = [
+        (name, str(count), spell(value), spell_interval(report.interval(name)))
+        for name, (count, value) in report.figures.items()
+    ]
+    note = "Shares and errors of nearness (0 to 1). Intervals of shares of answers: Wilson, 95 %."
+    tables = [Table("Evidence", ("what", "items", "value", "95 % interval"), rows, note)]
     for quality, calibration in report.calibrations.items():
         bins = [
-            (f"{low:.4g} to {high:.4g}", str(count), f"{100 * accuracy:.1f}")
+            (f"{low:.4g} to {high:.4g}", str(count), _spell_share(accuracy, count))
             for low, high, count, accuracy in calibration.bins
         ]
         title = f"Is the answer right more often where the evidence is good? By {quality}"
         note = f"Correlation of quality and being right: {spell(calibration.correlation)}."
-        tables.append(Table(title, (quality, "items", "accuracy, %"), bins, note))
+        tables.append(Table(title, (quality, "items", "accuracy, 95 % interval"), bins, note))
     return tables
 
 
@@ -261,6 +274,8 @@ def evidence_case(report: EvidenceReport, outcome: Outcome) -> Case:
     """Show an outcome with its evidence decoded."""
     evidence = report.items[outcome.item.id]
     fields: dict[str, Any] = {"facts": evidence.figures()}
+    if evidence.markers and not outcome.item.markers:  # found on the image, which shows them
+        fields |= {"markers": _list_points(evidence.markers), "markers_in_image": True}
     if evidence.depth is not None and evidence.depth.codes is not None:
         fields |= {"codes": evidence.depth.codes.ravel().tolist(), "depth": evidence.depth.decoded}
     if evidence.teacher is not None:
@@ -270,6 +285,7 @@ def evidence_case(report: EvidenceReport, outcome: Outcome) -> Case:
 
 def estimate_case(estimate: Estimate, outcome: Outcome) -> Case:
     """Show a specialist's estimate beside what its tokens decode to."""
+    found = {} if outcome.item.markers else {"markers": _list_points(estimate.item.markers), "markers_in_image": True}
     error = (estimate.decoded - resize_nearest(estimate.nearness, MAP_SIZE, MAP_SIZE)).astype(np.float64)
     return outcome_case(
         outcome,
@@ -277,7 +293,12 @@ def estimate_case(estimate: Estimate, outcome: Outcome) -> Case:
         depth=estimate.decoded,
         teacher=estimate.nearness,
         facts={"estimate says": estimate.letter, "RMSE": float(np.sqrt(np.nanmean(error**2)))},
+        **found,
     )
+
+
+def _list_points(markers: Mapping[str, tuple[float, float]]) -> list[tuple[str, float, float]]:
+    return [(letter, x, y) for letter, (x, y) in markers.items()]
 
 
 def _plot_accuracy(scores: Scores) -> Figure:
@@ -302,7 +323,7 @@ def _plot_accuracy(scores: Scores) -> Figure:
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)
-    return Figure("Accuracy", figure_to_svg(plot), "Bars with lines: measured here, with bootstrap 95 % intervals.")
+    return Figure("Accuracy", figure_to_svg(plot), "Bars with lines: measured here, with 95 % intervals (Wilson).")
 
 
 def _escape_label(label: str) -> str:

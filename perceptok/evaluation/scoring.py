@@ -20,6 +20,7 @@ __all__ = [
     "Score",
     "Scores",
     "compare_scores",
+    "compute_interval",
     "compute_score",
     "evaluate",
     "read_predictions",
@@ -50,7 +51,7 @@ class Score(NamedTuple):
         items: Number of items.
         right: Number of correct answers.
         accuracy: right / items, 0..1.
-        low: Lower end of the bootstrap 95 % confidence interval.
+        low: Lower end of Wilson's 95 % confidence interval.
         high: Upper end.
         unparsed: Number of texts without an answer that can be read; they count as wrong.
         invalid: Number of texts with a malformed block or box, whatever they answer.
@@ -162,16 +163,13 @@ def read_predictions(path: str | Path) -> dict[str, str | Prediction]:
     return predictions
 
 
-def evaluate(
-    predictions: Mapping[str, str | Prediction], benchmark: Benchmark, *, missing: bool = False, seed: int = 0
-) -> Scores:
+def evaluate(predictions: Mapping[str, str | Prediction], benchmark: Benchmark, *, missing: bool = False) -> Scores:
     """Score texts by one rule: exact match of the answer that `read_answer` finds.
 
     Args:
         predictions: Id of an item -> what a system wrote; a `Prediction` is scored by its own answer.
         benchmark: The items.
         missing: Count items without a prediction as unparsed, instead of refusing them.
-        seed: Seed of the bootstrap.
 
     Raises:
         EvaluationError: Predictions of other items, or missing ones.
@@ -183,10 +181,10 @@ def evaluate(
         for name, value in outcome.item.groups.items():
             groups.setdefault(name, {}).setdefault(value, []).append(outcome)
     group_scores = {
-        name: {value: compute_score(values[value], seed) for value in sorted(values, key=_numeric_first)}
+        name: {value: compute_score(values[value]) for value in sorted(values, key=_numeric_first)}
         for name, values in groups.items()
     }
-    return Scores(benchmark.name, compute_score(outcomes, seed), group_scores, outcomes, benchmark.published)
+    return Scores(benchmark.name, compute_score(outcomes), group_scores, outcomes, benchmark.published)
 
 
 def _check_ids(predictions: Mapping[str, object], benchmark: Benchmark, missing: bool) -> None:
@@ -217,11 +215,25 @@ def score_text(item: BenchmarkItem, text: str | Prediction | None) -> Outcome:
     return Outcome(item, text, item.read(text), read_evidence(text).problems)
 
 
-def compute_score(outcomes: Sequence[Outcome], seed: int = 0) -> Score:
-    """Accuracy of some outcomes with its bootstrap 95 % confidence interval.
+def compute_interval(count: int, items: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of the proportion count / items, within 0..1.
 
-    The bootstrap draws n of n items with replacement. How many of them are right is a binomial number, which is drawn
-    as such: the same distribution without n draws each time.
+    It has a length above 0 for 0 of n and n of n too, where a bootstrap has none (Brown, Cai, DasGupta: Interval
+    estimation for a binomial proportion, 2001).
+
+    Raises:
+        EvaluationError: No items, or a count outside 0..items.
+    """
+    if not 0 <= count <= items or not items:
+        raise EvaluationError(f"a proportion is a count of at least one item; got {count} of {items}")
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, items).proportion_ci(0.95, method="wilson")
+    return min(float(interval.low), count / items), max(float(interval.high), count / items)
+
+
+def compute_score(outcomes: Sequence[Outcome]) -> Score:
+    """Accuracy of some outcomes with Wilson's 95 % confidence interval.
 
     Raises:
         EvaluationError: No outcomes.
@@ -229,11 +241,10 @@ def compute_score(outcomes: Sequence[Outcome], seed: int = 0) -> Score:
     items, right = len(outcomes), sum(outcome.right for outcome in outcomes)
     if not items:
         raise EvaluationError("no items to score")
-    resampled = np.random.default_rng(seed).binomial(items, right / items, _RESAMPLES) / items
-    low, high = np.percentile(resampled, (2.5, 97.5))
+    low, high = compute_interval(right, items)
     unparsed = sum(outcome.reading.value is None for outcome in outcomes)
     invalid = sum(bool(outcome.problems) for outcome in outcomes)
-    return Score(items, right, right / items, float(low), float(high), unparsed, invalid)
+    return Score(items, right, right / items, low, high, unparsed, invalid)
 
 
 def compare_scores(a: Scores, b: Scores, *, seed: int = 0) -> Comparison:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -36,8 +37,14 @@ _MAX_BYTES = 48_000
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 
-Verdict = Literal["right", "wrong", "invalid"]
-"""Of an answer; "invalid": it could not be parsed, or its evidence is malformed."""
+Verdict = Literal["right", "wrong", "unparsed"]
+"""Of an answer; "unparsed": no answer could be read from the text."""
+
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Source Han Sans SC", "PingFang SC",
+    "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts of Chinese, Japanese and Korean of the usual systems, tried in this order after the first font of a text."""
 
 Fact = str | int | float | bool | None
 
@@ -54,6 +61,7 @@ class Case:
         text: What a model wrote, or an answer of a record; perception tokens in it are folded and drawn.
         prompt: The question.
         markers: Letter, x, y of each lettered point.
+        markers_in_image: Whether the image itself shows the markers already; they are then drawn on the maps alone.
         boxes: x1, y1, x2, y2 of each box.
         box_labels: A label for each box, or empty.
         true_boxes: The boxes that should have been found.
@@ -61,7 +69,8 @@ class Case:
         codes: The codes of a depth block, row-major.
         depth: (H, W) float, nearness in [0, 1] that the codes decode to, or any map to show; NaN = unknown.
         teacher: (H, W) float, the true nearness.
-        verdict: "right", "wrong", "invalid", or None if the answer was not judged.
+        verdict: "right", "wrong", "unparsed", or None if the answer was not judged.
+        invalid: Whether the answer is malformed, incomplete or missing, whatever its verdict.
         facts: Further values by name; cases can be sorted by the numbers among them.
 
     Raises:
@@ -81,6 +90,8 @@ class Case:
     depth: np.ndarray | None = None
     teacher: np.ndarray | None = None
     verdict: Verdict | None = None
+    invalid: bool = False
+    markers_in_image: bool = False
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,8 +169,8 @@ def write_page(
         path: The file to write.
         cases: The cases to step through.
         title: The page's heading.
-        tables: Shown first.
-        figures: Shown after the tables.
+        tables: Tables of the summary. The page opens on the images of the cases, or on the only case.
+        figures: Figures of the summary, after the tables.
         note: A sentence under the heading.
         force: Replace the file if it exists already.
 
@@ -220,6 +231,8 @@ def _describe_case(case: Case) -> tuple[dict[str, Any], dict[str, str]]:
         "prompt": case.prompt,
         "text": case.text,
         "verdict": case.verdict,
+        "invalid": case.invalid or None,
+        "marked": case.markers_in_image or None,
         # JSON has no NaN; a sort puts unknown values last.
         "facts": [
             [name, None if isinstance(value, float) and not math.isfinite(value) else value]
@@ -271,14 +284,32 @@ def _render_summary(tables: Sequence[Table], figures: Sequence[Figure]) -> str:
 
 def _render_tables(tables: Sequence[Table]) -> Iterator[str]:
     for table in tables:
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
+        # Numbers are aligned on the right, text on the left.
+        kinds = [' class="number"' if _is_numeric(column) else "" for column in zip(*table.rows, strict=True)]
+        kinds = kinds or [""] * len(table.header)
+        head = "".join(
+            f'<th scope="col"{kind}>{html.escape(name)}</th>' for name, kind in zip(table.header, kinds, strict=True)
+        )
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in table.rows
+            "<tr>"
+            + "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True))
+            + "</tr>\n"
+            for row in table.rows
         )
         yield (
             f'<article class="card table"><h2>{html.escape(table.title)}</h2><div class="scroll"><table><thead><tr>'
             f"{head}</tr></thead><tbody>\n{rows}</tbody></table></div>{_render_note(table.note)}</article>"
         )
+
+
+_NUMBER = r"[-+\u2212]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?"
+_NUMERIC_CELL = re.compile(rf"{_NUMBER}(?: to {_NUMBER})?(?: \({_NUMBER}(?: to {_NUMBER})?\))?")
+"""A number or an interval, with an interval in brackets or without."""
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    cells = [cell.strip() for cell in column if cell.strip() not in ("", "-", "\u2013", "unknown", "nan")]
+    return bool(cells) and all(_NUMERIC_CELL.fullmatch(cell) for cell in cells)
 
 
 def _render_figures(figures: Sequence[Figure]) -> Iterator[str]:
@@ -381,6 +412,10 @@ def figure_to_svg(figure: Any) -> bytes:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report", "a figure") from error
     out = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "perceptok", "svg.fonttype": "path"}):
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    families = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+    with mpl.rc_context({"svg.hashsalt": "perceptok", "svg.fonttype": "path", "font.family": families}):
         figure.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     return out.getvalue()

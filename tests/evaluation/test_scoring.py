@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from scipy.stats import binom
+from scipy.stats import norm
 
 from perceptok.errors import EvaluationError
 from perceptok.evaluation import (
@@ -20,6 +20,7 @@ from perceptok.evaluation import (
     BenchmarkItem,
     Prediction,
     compare_scores,
+    compute_interval,
     evaluate,
     outcome_case,
     read_predictions,
@@ -47,19 +48,34 @@ def test_by_hand() -> None:
     assert (scores.overall.unparsed, scores.overall.invalid) == (1, 2)
     assert scores.groups["markers"]["3"][:3] == (3, 2, 2 / 3)
     assert scores.groups["markers"]["4"][:3] == (3, 3, 1.0)
-    verdicts = ["right", "right", "invalid", "right", "invalid", "invalid"]
-    assert [outcome_case(outcome).verdict for outcome in scores.outcomes] == verdicts
+    cases = [outcome_case(outcome) for outcome in scores.outcomes]
+    # The page's chips count what the table counts.
+    for name, count in (("right", scores.overall.right), ("unparsed", scores.overall.unparsed), ("wrong", 0)):
+        assert sum(case.verdict == name for case in cases) == count
+    assert [case.invalid for case in cases] == [bool(outcome.problems) for outcome in scores.outcomes]
+    assert sum(case.invalid for case in cases) == scores.overall.invalid
 
 
 @given(st.integers(1, 300), st.floats(0, 1))
-def test_the_interval_is_the_bootstrap_distribution(items: int, share: float) -> None:
+def test_the_interval_is_wilsons(items: int, share: float) -> None:
     right = round(items * share)
     named = Benchmark("b", tuple(BenchmarkItem(str(n), "q", "1") for n in range(items)))
     scores = evaluate({str(n): "1" if n < right else "2" for n in range(items)}, named)
-    exact = binom.ppf((0.025, 0.975), items, right / items) / items
-    # 20,000 draws find a quantile of the binomial to an item or two.
-    np.testing.assert_allclose(scores.overall[3:5], exact, atol=2.01 / items)
-    assert scores.overall.low <= scores.overall.accuracy <= scores.overall.high
+    # Wilson, 1927: the shares p of which the observed one is 1.96 standard errors of p away.
+    z, observed = norm.ppf(0.975), right / items
+    centre = (observed + z**2 / (2 * items)) / (1 + z**2 / items)
+    half = z / (1 + z**2 / items) * np.sqrt(observed * (1 - observed) / items + z**2 / (4 * items**2))
+    np.testing.assert_allclose(scores.overall[3:5], np.clip((centre - half, centre + half), 0, 1), atol=1e-9)
+    assert 0 <= scores.overall.low <= scores.overall.accuracy <= scores.overall.high <= 1
+
+
+def test_no_interval_has_a_length_of_zero() -> None:
+    assert compute_interval(0, 8) == (0.0, pytest.approx(0.324, abs=1e-3))
+    assert compute_interval(8, 8) == (pytest.approx(0.676, abs=1e-3), 1.0)
+    assert compute_interval(1, 1)[0] == pytest.approx(0.2065, abs=1e-3)
+    for count, items in ((0, 0), (9, 8), (-1, 8)):
+        with pytest.raises(EvaluationError, match=f"got {count} of {items}"):
+            compute_interval(count, items)
 
 
 def test_comparison_by_hand() -> None:

@@ -142,27 +142,47 @@ def idefics3(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def qwen2_5_vl(folder: Path) -> None:
+def _save_qwen(folder: Path, kind: str, vision: dict[str, Any], image_processor: Any) -> None:
     """Without its processor, which asks for torchvision: the image processor and the tokenizer each by itself."""
     tokens = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
     tokenizer = tiny_tokenizer("<|image_pad|>", *tokens)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<|image_pad|>", *tokens)}  # type: ignore[arg-type]
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3]}
     text = {**TEXT, "vocab_size": len(tokenizer), "rope_parameters": rope}
-    config = transformers.Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config={
-            "depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32,
-            "fullatt_block_indexes": [0],
-        },
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=vision,
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )  # fmt: skip
-    transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56).save_pretrained(folder)
+    getattr(transformers, f"{kind}ForConditionalGeneration")(config).save_pretrained(folder)
+    image_processor.save_pretrained(folder)
     tokenizer.chat_template = QWEN_TEMPLATE
     tokenizer.save_pretrained(folder)
+
+
+def qwen2_vl(folder: Path) -> None:
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "mlp_ratio": 1, "hidden_size": 32}
+    processor = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56)
+    _save_qwen(folder, "Qwen2VL", vision, processor)
+
+
+def qwen2_5_vl(folder: Path) -> None:
+    vision = {
+        "depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    processor = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56)
+    _save_qwen(folder, "Qwen2_5_VL", vision, processor)
+
+
+def qwen3_vl(folder: Path) -> None:
+    vision = {
+        "depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    processor = transformers.Qwen2VLImageProcessor(min_pixels=64 * 64, max_pixels=64 * 64, patch_size=16)
+    _save_qwen(folder, "Qwen3VL", vision, processor)
 
 
 def paligemma(folder: Path) -> None:
@@ -193,8 +213,12 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
 }
 
 
+MORE_FAMILIES = {**FAMILIES, "qwen2_vl": qwen2_vl, "qwen3_vl": qwen3_vl}
+"""With families whose layout is that of another one, and whose positions are not."""
+
+
 def save_family(name: str, folder: Path) -> Path:
     """A tiny random model of a family, not extended."""
     torch.manual_seed(5)
-    FAMILIES[name](folder)
+    MORE_FAMILIES[name](folder)
     return folder

@@ -33,7 +33,7 @@ def make_ramp(size: int = 40) -> np.ndarray:
 
 
 def make_cases(count: int = 6) -> list[Case]:
-    verdicts = ("right", "wrong", "invalid")
+    verdicts = ("right", "wrong", "unparsed")
     return [
         Case(
             f"case {number}",
@@ -48,6 +48,7 @@ def make_cases(count: int = 6) -> list[Case]:
             depth=make_ramp(),
             teacher=make_ramp()[:, ::-1],
             verdict=verdicts[number % 3],
+            invalid=number in (0, 2, 3),
             facts={"RMSE": 1 / (number + 1), "kind": "even" if number % 2 == 0 else "odd"},
         )
         for number in range(count)
@@ -80,14 +81,72 @@ def test_a_case_is_shown(page_file: Path, open_page: Callable[..., Any]) -> None
 
 
 def test_overlays_fit_the_images_of_the_gallery(tmp_path: Path, open_page: Callable[..., Any]) -> None:
-    """A square image in a 4:3 card is cropped above and below, with its overlays."""
-    case = replace(make_cases()[0], image=make_image(120, 120))
-    write_page(tmp_path / "page.html", [case], title="A page")
+    """Images of all proportions are shown whole in a 4:3 card, and their overlays lie where they belong."""
+    sizes = ((120, 120), (300, 40), (40, 300))
+    cases = [replace(make_cases()[0], image=make_image(*size), frame=None, markers=[("A", *size)]) for size in sizes]
+    write_page(tmp_path / "page.html", cases, title="A page")
     page = open_page(tmp_path / "page.html")
-    page.click("text=Gallery")
+    page.wait_for_function("document.querySelectorAll('.thumb img').length === 3")
+    for number, (width, height) in enumerate(sizes):
+        card = page.locator(".thumb").nth(number)
+        image, drawn = (card.locator(kind).first.bounding_box() for kind in ("img", "svg"))
+        assert image == pytest.approx(drawn, abs=1)
+        assert card.locator("img").evaluate("node => getComputedStyle(node).objectFit") == "contain"
+        # The marker at the image's last pixel is at the corner of what is shown of it.
+        scale = min(image["width"] / width, image["height"] / height)
+        circle = card.locator(".marker circle").last.bounding_box()
+        shown = (
+            image["x"] + image["width"] / 2 + scale * width / 2,
+            image["y"] + image["height"] / 2 + scale * height / 2,
+        )
+        assert circle["x"] + circle["width"] / 2 == pytest.approx(shown[0], abs=2)
+        assert circle["y"] + circle["height"] / 2 == pytest.approx(shown[1], abs=2)
+
+
+def test_a_page_opens_on_its_images(page_file: Path, open_page: Callable[..., Any]) -> None:
+    page = open_page(page_file)
     page.wait_for_selector(".thumb img")
-    image, drawn = (page.locator(f".thumb {kind}").first.bounding_box() for kind in ("img", "svg"))
-    assert image == pytest.approx(drawn, abs=1)
+    assert not page.is_visible("#summary")
+    assert page.locator(".tabs button").all_inner_texts() == ["Images", "Cases", "Summary"]
+    page.keyboard.press("s")
+    assert page.is_visible("#summary table")
+
+
+def test_chips_count_verdicts_and_what_is_invalid(page_file: Path, open_page: Callable[..., Any]) -> None:
+    page = open_page(page_file)
+    chips = page.locator(".filter").all_inner_texts()
+    assert chips == ["all6", "right2", "wrong2", "unparsed2", "invalid3"]
+    page.keyboard.press("5")
+    assert page.locator(".thumb").count() == 3
+    page.locator(".thumb").first.click()
+    assert page.locator(".badge").all_inner_texts() == ["right", "invalid"]
+
+
+def test_numbers_are_aligned_right_and_text_left(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    rows = [["HardBLINK", "ours", "80.1", "72.4 to 86.2", "0.0 (0.0 to 32.4)"], ["BLINK", "theirs", "", "-", "+1.5"]]
+    table = Table("t", ["benchmark", "system", "accuracy", "interval", "changed"], rows)
+    write_page(tmp_path / "page.html", [], title="t", tables=[table])
+    page = open_page(tmp_path / "page.html")
+    for kind in ("th", "td"):
+        aligned = page.locator(kind).evaluate_all("nodes => nodes.map(node => getComputedStyle(node).textAlign)")
+        assert aligned[:5] == ["left", "left", "right", "right", "right"]
+
+
+def test_markers_that_the_image_shows_are_drawn_on_maps_alone(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    case = replace(make_cases()[0], markers_in_image=True)
+    write_page(tmp_path / "page.html", [case], title="t")
+    page = open_page(tmp_path / "page.html")
+    page.wait_for_selector(".stage")
+    counts = [page.locator(".stage").nth(number).locator(".marker").count() for number in range(3)]
+    assert counts == [0, 2, 2]
+
+
+def test_a_case_without_an_image_says_what_it_has(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    cases = [Case("lost", invalid=True, facts={"failed": "image file not found"}), make_cases()[0]]
+    write_page(tmp_path / "page.html", cases, title="t")
+    page = open_page(tmp_path / "page.html")
+    page.wait_for_selector(".thumb img")
+    assert page.locator(".thumb .pic").first.inner_text() == "failed: image file not found"
 
 
 def test_tokens_are_folded(page_file: Path, open_page: Callable[..., Any]) -> None:
@@ -122,6 +181,7 @@ def test_the_pointer_reads_the_maps(page_file: Path, open_page: Callable[..., An
 
 def test_filter_search_order_and_keys(page_file: Path, open_page: Callable[..., Any]) -> None:
     page = open_page(page_file)
+    page.keyboard.press("s")
     assert page.inner_text("table td >> nth=1") == "80.1"
     rows = page.locator(".row span")
     page.keyboard.press("3")

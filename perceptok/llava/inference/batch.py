@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields as dataclass_fields, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -535,29 +536,38 @@ def _is_point(value: object) -> bool:
 
 
 def write_answer_page(
-    path: Path, lines: Iterable[Mapping[str, Any]], codec: DepthCodec, *, title: str, force: bool = False
+    path: Path,
+    lines: Iterable[Mapping[str, Any]],
+    codec: DepthCodec,
+    *,
+    title: str,
+    failures: Sequence[QuestionFailure] = (),
+    force: bool = False,
 ) -> int:
-    """Write an HTML page of answers.
+    """Write an HTML page of answers, and of the questions that failed beside them.
 
     Args:
         path: The page to write.
         lines: Parsed lines of the file that `answer_files` wrote.
         codec: The codec of the lines' depth codes.
         title: Title of the page.
+        failures: Questions that could not be read or answered.
         force: Replace an existing page.
 
     Returns:
-        How many answers are on the page.
+        The number of answers and failures on the page.
 
     Raises:
-        InferenceError: `lines` is empty or holds something else than answers, or its codes are another codec's.
+        InferenceError: There is neither an answer nor a failure, or `lines` holds something else than answers, or
+            its codes are another codec's.
         OutputError: The page exists, or cannot be written.
     """
     answers = list(lines)
-    if not answers:
+    if not answers and not failures:
         raise InferenceError(f"{path}: no answers to show")
     cases = (case_from_line(answer, codec) for answer in answers)
-    return write_page(path, cases, title=title, tables=[_summarize(answers)], force=force)
+    failed = (Case(failure.name, invalid=True, text="", facts={"failed": failure.reason}) for failure in failures)
+    return write_page(path, chain(failed, cases), title=title, tables=[_summarize(answers, len(failures))], force=force)
 
 
 def case_from_line(line: Mapping[str, Any], codec: DepthCodec) -> Case:
@@ -589,7 +599,7 @@ def case_from_line(line: Mapping[str, Any], codec: DepthCodec) -> Case:
             frame=frame.image_size,
             codes=line["codes"],
             depth=nearness,
-            verdict=None if line["valid"] else "invalid",
+            invalid=not line["valid"],
             facts={
                 "answer": line["answer"],
                 "tokens": line["tokens"],
@@ -613,13 +623,15 @@ def _read_jpeg(path: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def _summarize(lines: list[Mapping[str, Any]]) -> Table:
+def _summarize(lines: list[Mapping[str, Any]], failures: int) -> Table:
     rows = [
         ["answers", str(len(lines))],
-        ["valid", str(sum(line["valid"] for line in lines))],
+        ["valid answers", str(sum(line["valid"] for line in lines))],
+        ["invalid: invalid answers and failures", str(sum(not line["valid"] for line in lines) + failures)],
+        ["failures: questions that could not be read or answered", str(failures)],
         ["with a depth map", str(sum(line["codes"] is not None for line in lines))],
         ["boxes", str(sum(len(line["boxes"]) for line in lines))],
-        ["tokens per answer, mean", f"{sum(line['tokens'] for line in lines) / len(lines):.0f}"],
+        ["tokens per answer, mean", f"{sum(line['tokens'] for line in lines) / max(1, len(lines)):.0f}"],
     ]
-    note = "invalid marks answers with something malformed, missing or cut off."
+    note = "An answer is invalid where something is malformed, missing or cut off."
     return Table("Answers", ["", ""], rows, note=note)

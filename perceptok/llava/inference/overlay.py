@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from perceptok.depth import DepthMap
 from perceptok.errors import InferenceError
 from perceptok.files import atomic_write
-from perceptok.images import colorize_nearness
+from perceptok.images import colorize_nearness, load_font
 
 __all__ = [
     "FramePoint",
@@ -181,7 +181,7 @@ def _draw_colour_bar(image: Image.Image) -> None:
     draw.rounded_rectangle((left, top, left + width + 12, top + 28), radius=6, fill=(20, 23, 28, 190))
     ramp = colorize_nearness(np.linspace(0, 1, width - 70)[None].repeat(8, axis=0))
     image.paste(Image.fromarray(ramp), (left + 38, top + 10))
-    font = _load_font(13)
+    font = load_font(13)
     draw.text((left + 8, top + 14), "far", fill="white", font=font, anchor="lm")
     draw.text((left + width + 4, top + 14), "near", fill="white", font=font, anchor="rm")
 
@@ -190,7 +190,7 @@ def _draw_boxes(canvas: _Canvas, boxes: np.ndarray, labels: Sequence[str]) -> No
     draw = ImageDraw.Draw(canvas.image)
     size = canvas.image.size
     line_width = 3
-    font = _load_font(16)
+    font = load_font(16, "".join(labels))
     corners_drawn = []
     for index, box in enumerate(boxes.tolist()):
         corners = [value * canvas.scale[axis % 2] for axis, value in enumerate(box)]
@@ -235,7 +235,7 @@ def _draw_point(canvas: _Canvas, point: ImagePoint) -> None:
     for radius, colour in ((9, "white"), (7, _RED), (4, "white")):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     label = point.letter if point.nearness is None else f"{point.letter}  {point.nearness:.2f}"
-    _draw_label(draw, (x + 12, y - 26), label, _INK, _load_font(15), canvas.image.size)
+    _draw_label(draw, (x + 12, y - 26), label, _INK, load_font(15), canvas.image.size)
 
 
 class _Line(NamedTuple):
@@ -257,7 +257,7 @@ def _make_caption(content: OverlayContent, width: int) -> list[_Line]:
         *((answer, 20, _INK, 1) for answer in answers),
         *((f"Problem: {problem}", 15, _RED, 2) for problem in problems),
     ):
-        font = _load_font(size)
+        font = load_font(size, text)
         wrapped = _wrap_text(_replace_control_characters(text), font, width, max_lines)
         lines += [_Line(line, font, colour, round(size * 1.45)) for line in wrapped]
     return lines
@@ -292,7 +292,3 @@ def _count_fitting(text: str, font: Font, width: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
     return low
-
-
-def _load_font(size: int) -> Font:
-    return ImageFont.load_default(size=size)

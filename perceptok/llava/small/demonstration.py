@@ -196,7 +196,7 @@ def _make_case(number: int, held_out: SmallDataset, answer: DepthAnswer) -> Case
         codes=None if answer.codes is None else answer.codes.tolist(),
         depth=answer.depth,
         teacher=truth,
-        verdict="invalid" if answer.codes is None else None,
+        invalid=answer.codes is None,
         facts=facts,
     )
 

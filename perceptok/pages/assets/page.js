@@ -2,7 +2,7 @@
 (() => {
   // Everything that comes from outside goes through textContent and setAttribute: it stays text.
   const CASES = JSON.parse(document.getElementById("cases").textContent);
-  const VERDICTS = ["right", "wrong", "invalid"];
+  const VERDICTS = ["right", "wrong", "unparsed"];
   const CELLS = 10;
   const LONG = 6000;
   const [LARGE, SMALL] = [480, 200];
@@ -33,10 +33,12 @@
     one.number = number;
     one.facts = one.facts || [];
     one.has = one.has || [];
-    one.search = [one.name, one.prompt, one.text, one.verdict, ...one.facts.map(([name, value]) => `${name}: ${value}`)]
+    one.search = [one.name, one.prompt, one.text, one.verdict, one.invalid ? "invalid" : null, ...one.facts.map(([name, value]) => `${name}: ${value}`)]
       .filter(Boolean).join("\n").toLowerCase();
   });
   const judged = CASES.some((one) => one.verdict);
+  const CHIPS = [...(judged ? VERDICTS : []), ...(judged || CASES.some((one) => one.invalid) ? ["invalid"] : [])];
+  const matches = (one, chip) => !chip || (chip === "invalid" ? Boolean(one.invalid) : one.verdict === chip);
   const sortable = [...new Set(CASES.flatMap((one) => one.facts.filter((fact) => typeof fact[1] === "number").map((fact) => fact[0])))];
   const hasSummary = byId("summary").childElementCount > 0;
   const state = { view: "summary", verdict: null, query: "", order: "", shown: CASES, current: 0 };
@@ -47,7 +49,7 @@
 
   function select() {
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
-    const kept = CASES.filter((one) => (!state.verdict || one.verdict === state.verdict) && words.every((word) => one.search.includes(word)));
+    const kept = CASES.filter((one) => matches(one, state.verdict) && words.every((word) => one.search.includes(word)));
     if (state.order) {
       const [name, sign] = [state.order.slice(1), state.order[0] === "-" ? -1 : 1];
       const key = (one) => { const value = factOf(one, name); return typeof value === "number" ? sign * value : Infinity; };
@@ -70,16 +72,16 @@
   function controls() {
     const bar = byId("controls");
     const strip = make("div", { class: "tabs", role: "group", "aria-label": "View" });
-    const views = [["summary", "Summary", hasSummary], ["gallery", "Gallery", CASES.length], ["cases", "Cases", CASES.length]];
+    const views = [["gallery", "Images", CASES.length], ["cases", "Cases", CASES.length], ["summary", "Summary", hasSummary]];
     for (const [name, label] of views.filter((view) => view[2])) {
       const tab = make("button", { type: "button", text: label, on: { click: () => { state.view = name; show(); } } });
       tabs.set(name, tab);
       strip.append(tab);
     }
     bar.append(strip);
-    if (judged) {
-      for (const name of [null, ...VERDICTS]) {
-        const count = name ? CASES.filter((one) => one.verdict === name).length : CASES.length;
+    if (CHIPS.length) {
+      for (const name of [null, ...CHIPS]) {
+        const count = CASES.filter((one) => matches(one, name)).length;
         const chip = make("button", { class: "filter", type: "button", on: { click: () => choose(name) } },
           name ? make("i", { class: name }) : null, name || "all", make("b", { text: count }));
         filters.set(name, chip);
@@ -101,7 +103,7 @@
   }
 
   function choose(verdict) {
-    if (!judged) return;
+    if (!CHIPS.includes(verdict) && (verdict !== null || !CHIPS.length)) return;
     state.verdict = verdict;
     if (state.view === "summary") state.view = "cases";
     select();
@@ -123,7 +125,7 @@
   byId("main").append(gallery, casesView);
 
   const none = () => make("p", { class: "empty", text: "No case matches." });
-  const dot = (one) => judged ? make("i", { class: one.verdict || "none" }) : null;
+  const dot = (one) => CHIPS.length ? make("i", { class: judged ? `${one.verdict || "none"}${one.invalid ? " flagged" : ""}` : one.invalid ? "invalid" : "none" }) : null;
   const numberOf = (one) => Number(one.dataset.number);
 
   function fillList() {
@@ -144,7 +146,8 @@
   function picture(one, place) {
     const kinds = ["image", "depth", "teacher"].filter((kind) => one.has.includes(kind));
     place.append(...kinds.slice(0, 1).map((kind) => make("img", { src: uri(one, kind), alt: "", class: kind === "image" ? null : "map" })));
-    if (kinds.length) place.append(overlay(one, 260, "cut"));
+    if (kinds.length) place.append(overlay(one, 260, "fit", kinds[0] === "image"));
+    else if (one.text || one.facts.length) place.append(make("p", { text: one.text || one.facts.map(([name, value]) => `${name}: ${shownAs(value)}`).join("\n") }));
   }
 
   function fillGallery() {
@@ -169,13 +172,14 @@
   // One case --------------------------------------------------------------------------------------------------------
 
   // `scale`: how many of the overlay's units the longer side has; letters and lines keep their size on small pictures.
-  function overlay(one, scale, labels) {
+  // `onImage`: the picture below is the image, which may show the markers itself.
+  function overlay(one, scale, labels, onImage) {
     const [width, height] = one.frame || [1, 1];
     const [trueWidth, trueHeight] = one.size || one.frame || [1, 1];
     // The overlay has the picture's proportions, so that circles stay round in a squashed frame.
     const [sx, sy] = [trueWidth / width, trueHeight / height];
     const unit = Math.max(trueWidth, trueHeight) / scale;
-    const svg = make("svg", { viewBox: `0 0 ${trueWidth} ${trueHeight}`, preserveAspectRatio: labels === "cut" ? "xMidYMid slice" : "none" });
+    const svg = make("svg", { viewBox: `0 0 ${trueWidth} ${trueHeight}`, preserveAspectRatio: labels === "fit" ? "xMidYMid meet" : "none" });
     const box = (corners, kind, label, hue) => {
       const [x, y, w, h] = [corners[0] * sx, corners[1] * sy, (corners[2] - corners[0]) * sx, (corners[3] - corners[1]) * sy];
       const edge = { x, y, width: Math.max(w, unit), height: Math.max(h, unit) };
@@ -189,7 +193,7 @@
     };
     for (const corners of one.trueBoxes || []) svg.append(box(corners, "true", "", "#ffffff"));
     (one.boxes || []).forEach((corners, at) => svg.append(box(corners, "", (one.labels || [])[at] || String(at + 1), HUES[at % HUES.length])));
-    for (const [letter, x, y] of one.markers || []) {
+    for (const [letter, x, y] of onImage && one.marked ? [] : one.markers || []) {
       const [cx, cy, r] = [x * sx, y * sy, 7 * unit];
       const up = cy - 22 * unit > 0 ? -1 : 1;
       const [wide, ty] = [(8.5 * Math.max(letter.length, 1) + 8) * unit, cy + up * 20 * unit];
@@ -250,8 +254,8 @@
       if (codesOf(one)) parts.push(`code ${one.codes[Math.floor(at[1] * CELLS) * CELLS + Math.floor(at[0] * CELLS)]}`);
       readout.textContent = parts.join("  ·  ");
     };
-    const stage = (kind, scale, ...images) => {
-      const svg = scale ? overlay(one, scale, scale === LARGE ? "all" : "letters") : make("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, preserveAspectRatio: "none" });
+    const stage = (kind, scale, onImage, ...images) => {
+      const svg = scale ? overlay(one, scale, scale === LARGE ? "all" : "letters", onImage) : make("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, preserveAspectRatio: "none" });
       crosses.push(crosshair(svg, one));
       const place = (event) => {
         const edge = node.getBoundingClientRect();
@@ -262,18 +266,18 @@
       return node;
     };
     const image = (kind, name) => make("img", { src: uri(one, kind), alt: name, class: kind === "image" ? null : "map", style: `aspect-ratio:${ratio}` });
-    if (one.has.includes("image")) part.append(make("figure", {}, stage("", LARGE, image("image", one.name))));
-    else if (!one.has.length) part.append(make("p", { class: "note", text: "This case has no picture." }));
+    if (one.has.includes("image")) part.append(make("figure", {}, stage("", LARGE, true, image("image", one.name))));
+    else if (!one.has.length) part.append(make("p", { class: "note", text: "This case has no image." }));
     const maps = make("div", { class: one.has.includes("image") ? "maps" : "maps alone" });
     const named = [["depth", codesOf(one) ? "decoded from the tokens" : "depth"], ["teacher", "teacher"]].filter(([kind]) => one.has.includes(kind));
     for (const [kind, name] of named) {
-      maps.append(make("figure", {}, stage("", one.has.length === 1 ? LARGE : SMALL, image(kind, name)), make("figcaption", { text: name })));
+      maps.append(make("figure", {}, stage("", one.has.length === 1 ? LARGE : SMALL, false, image(kind, name)), make("figcaption", { text: name })));
       values(uri(one, kind), (read) => readers.set(kind === "depth" ? "decoded" : "teacher", read));
     }
     if (named.length === 2) {
       const [below, above] = named.map(([kind]) => make("img", { src: uri(one, kind), alt: "", style: `aspect-ratio:${ratio}` }));
       above.classList.add("diff");
-      maps.append(make("figure", {}, stage("error", 0, below, above), make("figcaption", { text: "difference, white from 0.25" })));
+      maps.append(make("figure", {}, stage("error", 0, false, below, above), make("figcaption", { text: "difference, white from 0.25" })));
     }
     if (named.length) {
       const stops = [...document.querySelectorAll("#turbo feComponentTransfer > *")].map((node) => node.getAttribute("tableValues").split(" ").map((value) => Math.round(255 * value)));
@@ -355,6 +359,7 @@
     const at = state.shown.indexOf(one);
     const head = make("div", { class: "headline" }, make("h2", { text: one.name }),
       one.verdict ? make("span", { class: `badge ${one.verdict}`, text: one.verdict }) : null,
+      one.invalid ? make("span", { class: "badge invalid", text: "invalid" }) : null,
       make("span", { class: "of", text: `${at + 1} of ${state.shown.length}` }),
       make("button", { class: "step", type: "button", "aria-label": "Previous case", text: "←", on: { click: () => step(-1) } }),
       make("button", { class: "step", type: "button", "aria-label": "Next case", text: "→", on: { click: () => step(1) } }));
@@ -389,8 +394,8 @@
   // Keys ------------------------------------------------------------------------------------------------------------
 
   const KEYS = [["→ j", "next case", () => step(1)], ["← k", "previous case", () => step(-1)], ["Home", "first case", () => step(-CASES.length)], ["End", "last case", () => step(CASES.length)],
-    ["s", "summary", () => hasSummary && turn("summary")], ["g", "gallery", () => turn("gallery")], ["c", "cases", () => turn("cases")],
-    ["1", "all", () => choose(null)], ["2", "right", () => choose("right")], ["3", "wrong", () => choose("wrong")], ["4", "invalid", () => choose("invalid")],
+    ["s", "summary", () => hasSummary && turn("summary")], ["g", "images", () => turn("gallery")], ["c", "cases", () => turn("cases")],
+    ["1", "all", () => choose(null)], ["2", "right", () => choose("right")], ["3", "wrong", () => choose("wrong")], ["4", "unparsed", () => choose("unparsed")], ["5", "invalid", () => choose("invalid")],
     ["o", "open or fold the depth blocks", () => detail.querySelectorAll(".fold > button").forEach((node) => node.click())],
     ["m", "maps in colour or grey", () => { document.documentElement.toggleAttribute("data-grey"); show(); }],
     ["t", "light or dark", turnTheme], ["/", "search", () => search.focus()], ["?", "these keys", () => help()]];
@@ -420,7 +425,7 @@
   setTheme(stored.get("perceptok-theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
   controls();
   const asked = Number(location.hash.slice(1)) - 1;
-  if (CASES[asked]) { state.current = asked; state.view = "cases"; } else if (!hasSummary) state.view = CASES.length > 1 ? "gallery" : "cases";
+  if (CASES[asked]) { state.current = asked; state.view = "cases"; } else if (CASES.length) state.view = CASES.length > 1 ? "gallery" : "cases";
   select();
   const top = document.querySelector(".top");
   const measure = () => document.documentElement.style.setProperty("--top", `${top.offsetHeight + 20}px`);
