@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+import perceptok as pt
 from perceptok.data import PerceptionRecord, Turn, write_records
 from perceptok.errors import ImageError, PerceptokError
 from perceptok.evaluation import answer_benchmark, load_benchmark
@@ -27,9 +28,12 @@ from perceptok.llava import (
     QuestionFailure,
     answer_files,
     find_questions,
+    load_llava,
     merge_adapter,
 )
+from perceptok.llava.loading import get_image_token, load_processor
 from perceptok.llava.training.samples import Collator, read_samples
+from tests.llava.families import save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -93,17 +97,27 @@ def write_image(kind: str, path: Path) -> None:
 KINDS = (*(f"orientation-{number}" for number in STORED), "RGBA", "LA", "P", "grey-16", "CMYK")
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_adapter: Path) -> PerceptionPipeline:
-    return PerceptionPipeline.from_pretrained(tiny_adapter, config=InferenceConfig(max_new_tokens=1))
+class Family(NamedTuple):
+    """A pipeline, and the processor that its checkpoint has for others, with the token of an image."""
+
+    pipe: PerceptionPipeline
+    saved: Any
+    image_token: str
 
 
-@pytest.fixture(scope="module")
-def merged(tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The processor of a merged checkpoint, loaded by stock transformers."""
-    folder = tmp_path_factory.mktemp("merged") / "m"
-    merge_adapter(tiny_adapter, folder)
-    return transformers.AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+@pytest.fixture(scope="module", params=["llava", "idefics3", "qwen2_5_vl"])
+def family(
+    request: pytest.FixtureRequest, tiny_adapter: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory
+) -> Family:
+    folder, config = tmp_path_factory.mktemp(request.param), InferenceConfig(max_new_tokens=1)
+    if request.param == "llava":  # a merged adapter, whose processor stock transformers loads
+        merge_adapter(tiny_adapter, folder / "merged")
+        saved = transformers.AutoProcessor.from_pretrained(folder / "merged")  # type: ignore[no-untyped-call]
+        return Family(PerceptionPipeline.from_pretrained(tiny_adapter, config=config), saved, "<image>")
+    model, processor, vocab = load_llava(save_family(request.param, folder / "base"), codec=codec)
+    processor.save_pretrained(folder / "saved")  # as merge_adapter does
+    pipe = PerceptionPipeline(model, processor, vocab, codec=codec, config=config)
+    return Family(pipe, load_processor(folder / "saved"), get_image_token(processor))
 
 
 def records_of(image: Path) -> Path:
@@ -123,7 +137,8 @@ def in_training(pipe: PerceptionPipeline, image: Path, rule: FrameRule | None = 
 def seen_by_model(pipe: PerceptionPipeline, ask: Any) -> Tensor:
     """The pixel values that reach the vision tower while something is asked."""
     seen: list[Tensor] = []
-    (tower,) = (module for name, module in pipe.model.named_modules() if name.endswith(".vision_tower"))
+    names = (".vision_tower", ".vision_model", ".visual")
+    tower = next(module for name, module in pipe.model.named_modules() if name.endswith(names))
     hook = tower.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs.get("pixel_values", args[0] if args else None)), with_kwargs=True
     )
@@ -131,7 +146,7 @@ def seen_by_model(pipe: PerceptionPipeline, ask: Any) -> Tensor:
         ask()
     finally:
         hook.remove()
-    return seen[0]
+    return seen[0].unsqueeze(0) if pipe.model.config.model_type == "idefics3" else seen[0]
 
 
 def infer(pipe: PerceptionPipeline, image: Path) -> list[QuestionFailure]:
@@ -146,9 +161,8 @@ def in_evaluation(pipe: PerceptionPipeline, image: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_pixels_reach_the_model_everywhere(
-    kind: str, pipe: PerceptionPipeline, merged: Any, tmp_path: Path
-) -> None:
+def test_the_same_pixels_reach_the_model_everywhere(kind: str, family: Family, tmp_path: Path) -> None:
+    pipe = family.pipe
     path = tmp_path / "photo.img"
     write_image(kind, path)
     trained = in_training(pipe, path)
@@ -156,7 +170,8 @@ def test_the_same_pixels_reach_the_model_everywhere(
     torch.testing.assert_close(seen_by_model(pipe, lambda: pipe(path, QUESTION)), trained, rtol=0, atol=0)
     torch.testing.assert_close(seen_by_model(pipe, lambda: infer(pipe, path)), trained, rtol=0, atol=0)
     torch.testing.assert_close(seen_by_model(pipe, lambda: in_evaluation(pipe, path)), trained, rtol=0, atol=0)
-    inputs = merged(images=[FrameRule().apply(open_image(path))], text="<image>", return_tensors="pt")
+    torch.testing.assert_close(seen_by_model(pipe, lambda: [*pipe.stream(path, QUESTION)]), trained, rtol=0, atol=0)
+    inputs = family.saved(images=[FrameRule().apply(open_image(path))], text=family.image_token, return_tensors="pt")
     torch.testing.assert_close(inputs["pixel_values"], trained, rtol=0, atol=0)
     if kind.startswith("orientation"):
         plain = tmp_path / "plain.png"
@@ -165,16 +180,20 @@ def test_the_same_pixels_reach_the_model_everywhere(
 
 
 @pytest.mark.parametrize("kind", ["truncated", "oversized"])
-def test_what_is_refused_is_refused_everywhere_with_the_same_reason(
-    kind: str, pipe: PerceptionPipeline, tmp_path: Path
-) -> None:
+def test_what_is_refused_is_refused_everywhere_with_the_same_reason(kind: str, family: Family, tmp_path: Path) -> None:
+    pipe = family.pipe
     path = tmp_path / "photo.img"
     write_image(kind, path)
     with pytest.raises(ImageError) as opened:
         open_image(path)
     reason = str(opened.value).removeprefix(str(path))
     assert len(reason) > 20
-    for ask in (lambda: in_training(pipe, path), lambda: pipe(path, QUESTION), lambda: in_evaluation(pipe, path)):
+    for ask in (
+        lambda: in_training(pipe, path),
+        lambda: pipe(path, QUESTION),
+        lambda: [*pipe.stream(path, QUESTION)],
+        lambda: in_evaluation(pipe, path),
+    ):
         with pytest.raises(PerceptokError) as caught:
             ask()
         assert reason in str(caught.value), json.dumps([reason, str(caught.value)])

@@ -195,11 +195,12 @@
     (one.boxes || []).forEach((corners, at) => svg.append(box(corners, "", (one.labels || [])[at] || String(at + 1), HUES[at % HUES.length])));
     for (const [letter, x, y] of onImage && one.marked ? [] : one.markers || []) {
       const [cx, cy, r] = [x * sx, y * sy, 7 * unit];
-      const up = cy - 22 * unit > 0 ? -1 : 1;
+      const up = cy - 29 * unit > 0 ? -1 : 1;
       const [wide, ty] = [(8.5 * Math.max(letter.length, 1) + 8) * unit, cy + up * 20 * unit];
+      const middle = Math.max(wide / 2, Math.min(trueWidth - wide / 2, cx));  // a label stays inside the picture
       svg.append(make("g", { class: "marker" }, make("circle", { class: "halo", cx, cy, r }), make("circle", { cx, cy, r }),
-        make("rect", { x: cx - wide / 2, y: ty - 9 * unit, width: wide, height: 18 * unit }),
-        make("text", { x: cx, y: ty, style: `font-size:${13 * unit}px`, text: letter })));
+        make("rect", { x: middle - wide / 2, y: ty - 9 * unit, width: wide, height: 18 * unit }),
+        make("text", { x: middle, y: ty, style: `font-size:${13 * unit}px`, text: letter })));
     }
     return svg;
   }
