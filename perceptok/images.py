@@ -115,7 +115,7 @@ def check_image_header(source: ImageSource) -> None:
 def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
     """The undecoded image of allowed size, and its name for messages; Pillow's errors become ImageError."""
     is_path = isinstance(source, str | os.PathLike)
-    name = str(os.fspath(source)) if is_path else "the image"
+    name = str(os.fspath(source)) if is_path else "the image"  # type: ignore[arg-type]
     try:
         if isinstance(source, Image.Image):
             _check_size(source, name)
