@@ -106,8 +106,8 @@ class Request(NamedTuple):
             messages: Each has a `role` ("user", "assistant", or "system" for the first) and a `content`: text, or a
                 list of parts `{"type": "text", "text": ...}` and `{"type": "image"}`. An image part may hold its image
                 under `image` or `path`; others take the next of `images`. The last message is the question.
-            images: The images of parts without their own: files, bytes, Pillow images or arrays (H, W, 3) uint8; where
-                no part is an image, they come first in the first turn.
+            images: The images of parts without their own: files, bytes, Pillow images or arrays (H, W, 3)
+                of uint8 in 0..255; where no part is an image, they come first in the first turn.
             **fields: Other attributes of the request.
 
         Raises:
