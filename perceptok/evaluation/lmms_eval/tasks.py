@@ -86,7 +86,7 @@ def item_from_doc(doc: Mapping[str, Any]) -> BenchmarkItem:
     try:
         choices = dict(zip(doc["letters"], doc["words"], strict=True))
         asks_count = doc["answer"] not in choices
-        kind = {"options": choices} if asks_count else {"choices": choices}
+        kind: dict[str, Any] = {"options": choices} if asks_count else {"choices": choices}
         return BenchmarkItem(doc["id"], doc["question"], doc["answer"], **kind)
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(
