@@ -185,7 +185,7 @@ def test_filter_search_order_and_keys(page_file: Path, open_page: Callable[..., 
     assert page.inner_text("table td >> nth=1") == "80.1"
     rows = page.locator(".row span")
     page.keyboard.press("3")
-    assert rows.all_inner_texts() == ["case 1", "case 4"]
+    assert rows.all_text_contents() == ["case 1", "case 4"]
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#detail h2") == "case 4"
     page.keyboard.press("ArrowRight")
@@ -193,10 +193,10 @@ def test_filter_search_order_and_keys(page_file: Path, open_page: Callable[..., 
     page.keyboard.press("1")
     page.keyboard.press("/")
     page.keyboard.type("kind: odd")
-    assert rows.all_inner_texts() == ["case 1", "case 3", "case 5"]
+    assert rows.all_text_contents() == ["case 1", "case 3", "case 5"]
     page.keyboard.press("Enter")
     page.select_option("select", "+RMSE")
-    assert rows.all_inner_texts() == ["case 5", "case 3", "case 1"]
+    assert rows.all_text_contents() == ["case 5", "case 3", "case 1"]
     page.fill("input", "nothing at all")
     assert "No case matches" in page.inner_text("#detail")
     page.fill("input", "")
