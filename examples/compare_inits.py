@@ -50,9 +50,9 @@ class Language:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A tokenizer of its words and digits."""
-        bare = Tokenizer(WordLevel(self.ids, unk_token="<unk>"))  # noqa: S106
+        bare = Tokenizer(WordLevel(self.ids, unk_token="<unk>"))
         bare.pre_tokenizer = Sequence([WhitespaceSplit(), Digits(individual_digits=True)])
-        return PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>")  # noqa: S106
+        return PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>")
 
     def batch(self, generator: torch.Generator) -> Tensor:
         """Sequences of token ids, (BATCH, LENGTH)."""

@@ -27,6 +27,7 @@ __all__ = [
     "parse_yaml",
     "read_config",
     "read_mapping",
+    "resolve_paths",
     "validate_json",
 ]
 
@@ -191,6 +192,32 @@ def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> Non
             if not isinstance(target, dict):
                 raise ConfigError(f"{'.'.join(groups[:depth])} has no setting {'.'.join([*groups[depth:], key])}")
         target[key] = value
+
+
+def resolve_paths(
+    values: dict[str, Any], folder: str | os.PathLike[str], paths: Sequence[str], sources: Sequence[str] = ()
+) -> None:
+    """Make paths of a file of settings absolute, in place: they are relative to the file's folder.
+
+    Args:
+        values: The settings of the file.
+        folder: The file's folder.
+        paths: Names of settings that are a path or a list of paths, nested ones dotted.
+        sources: Names of settings that may also be a hub id or a preset's name: made absolute where the file exists.
+    """
+    base = Path(folder).absolute()
+    for name in (*paths, *sources):
+        *groups, key = name.split(".")
+        target: Any = values
+        for group in groups:
+            target = target.get(group) if isinstance(target, dict) else None
+        if not isinstance(target, dict):
+            continue
+        value = target.get(key)
+        if isinstance(value, str) and value and (name in paths or (base / value).exists()):
+            target[key] = str(base / value)
+        elif isinstance(value, list) and name in paths:
+            target[key] = [str(base / item) if isinstance(item, str) else item for item in value]
 
 
 def _read_values(path: str | os.PathLike[str]) -> object:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perceptok_cli.console import note, print_table
+from perceptok_cli.console import DeviceOption, choose_device, note, print_table
 
 if TYPE_CHECKING:
     from perceptok.evaluation import AuroraStage
@@ -48,7 +48,6 @@ PlanOption = Annotated[
 PilotOption = Annotated[
     bool, typer.Option("--pilot", help="As --plan, with times estimated by a run of everything on a few images.")
 ]
-DeviceOption = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where to compute.")]
 
 
 @app.command(context_settings=_SETTINGS)
@@ -73,7 +72,7 @@ def depth(
     limit: LimitOption = None,
     plan: PlanOption = False,
     pilot: PilotOption = False,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Relative depth: estimate maps, train the codec, encode, build records, fine-tune, evaluate, report.
 
@@ -102,7 +101,7 @@ def counting(
     limit: LimitOption = None,
     plan: PlanOption = False,
     pilot: PilotOption = False,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Counting: build records from annotations, fine-tune, evaluate, report.
 
@@ -137,6 +136,7 @@ def _run(
         run_aurora,
     )
 
+    settings["device"] = choose_device(settings["device"], ("cpu", "cuda"))
     settings["include"] = None if include is None else tuple(include)
     settings |= {"tables": tuple(table or ()), "tests": tuple(test or ())}
     changes: dict[str, dict[str, Any]] = {"codec": {}, "data": {}, "inference": {}, "train": {}}

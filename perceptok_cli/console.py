@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,13 +18,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["escape_text", "finish", "note", "print_presets", "print_table", "progress_bar", "warn_at_end"]
+from perceptok.errors import ConfigError, quote_error
+
+__all__ = [
+    "DeviceOption",
+    "choose_device",
+    "escape_text",
+    "finish",
+    "note",
+    "print_presets",
+    "print_table",
+    "progress_bar",
+    "warn_at_end",
+]
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="Where to compute, such as cpu or cuda; default: the accelerator, if there is one."),
+]
 
 MAX_CHARACTERS = 2000
 """Of a remark; names and reasons come from files, and may be of any length."""
 
 MAX_FAILURES = 50
 """Failures that are shown one by one."""
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Between two lines of progress where standard error is not a terminal."""
 
 _STDERR = Console(stderr=True, highlight=False)
 _ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
@@ -48,7 +70,14 @@ def note(text: str) -> None:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; yields a function to call after each item, optionally with a remark."""
+    """A progress bar on standard error, or without a terminal a line a minute.
+
+    Yields:
+        A function to call after each item, optionally with a remark.
+    """
+    if not _STDERR.is_terminal:
+        yield _make_line_printer(what, total)
+        return
     columns = (
         TextColumn(what, markup=False),
         BarColumn(),
@@ -56,7 +85,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    with Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as progress:
+    with Progress(*columns, console=_STDERR, transient=True) as progress:
         task = progress.add_task(what, total=total, remark="")
 
         def advance(remark: str | None = None) -> None:
@@ -77,6 +106,49 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(escape_text(cell, limit=200)) for cell in row))
     Console(width=None if Console().is_terminal else 200, highlight=False).print(table)
+
+
+def _make_line_printer(what: str, total: int) -> Callable[..., None]:
+    """A function to call after each item; it prints a line a minute: how many are done, and the time that is left."""
+    start = printed = time.monotonic()
+    done = 0
+
+    def advance(remark: str | None = None) -> None:
+        nonlocal done, printed
+        done += 1
+        now = time.monotonic()
+        if now - printed < SECONDS_BETWEEN_LINES or done >= total:
+            return
+        printed = now
+        minutes = (now - start) / done * (total - done) / 60
+        note(f"{what}: {done} of {total}, {minutes:.1f} minutes left{'' if remark is None else f', {remark}'}")
+
+    return advance
+
+
+def choose_device(device: str | None, known: Sequence[str] = ()) -> str:
+    """The device that `--device` names, checked; by default the accelerator of this machine, else the CPU.
+
+    Args:
+        device: The option's value.
+        known: The devices that the command can use; empty for all of PyTorch's.
+
+    Raises:
+        ConfigError: There is no such device, or the command or this machine cannot use it.
+    """
+    import torch
+
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        kind = "cpu" if accelerator is None else accelerator.type
+        return kind if not known or kind in known else "cpu"
+    if known and device not in known:
+        raise ConfigError(f"--device is one of {', '.join(known)} here; got {device!r}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built for a device
+        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
+    return device
 
 
 def print_presets(packages: Sequence[str], name: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar
+from perceptok_cli.console import DeviceOption, choose_device, finish, note, print_presets, print_table, progress_bar
 
 if TYPE_CHECKING:
     from perceptok.data import BuildReport
@@ -52,6 +52,7 @@ def build(
     """Build a data set. An interrupted build is resumed by the same command and gives the same bytes.
 
     Settings of the recipe can be overridden: `perceptok data build aurora-depth -o out --sources.ade20k.images ADE20K`.
+    A recipe's specialists have the form onnx_depth, transformers_depth, yolox_onnx or transformers_boxes.
     """
     from perceptok.config import parse_overrides
     from perceptok.data import DataRecipe, build_data
@@ -95,13 +96,18 @@ def presets(
 def estimate(
     images: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the maps, 16-bit PNG.")],
-    model: Annotated[str, typer.Option(help="Depth network: an ONNX file, or a folder or hub id of transformers.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Depth network: an ONNX file (onnx_depth), or a folder or hub id of transformers (transformers_depth)."
+        ),
+    ],
     kind: Annotated[
         Literal["inverse", "metric"],
         typer.Option(help="Kind of its output: inverse (larger = nearer) or metric (distances)."),
     ],
     unit: Annotated[str | None, typer.Option(help="Unit of distances, such as m.")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device of the network.")] = "cpu",
+    device: DeviceOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images in a batch.")] = 1,
     force: Annotated[bool, typer.Option(help="Replace the maps of another network.")] = False,
 ) -> None:
@@ -110,7 +116,14 @@ def estimate(
     from perceptok.data import SpecialistConfig, estimate_maps, make_depth_specialist, select_images
 
     form = "onnx_depth" if model.endswith(".onnx") else "transformers_depth"
-    values = {"form": form, "model": model, "kind": kind, "unit": unit, "device": device, "batch_size": batch_size}
+    values = {
+        "form": form,
+        "model": model,
+        "kind": kind,
+        "unit": unit,
+        "batch_size": batch_size,
+        "device": choose_device(device, ("cpu", "cuda")),
+    }
     specialist = make_depth_specialist(config_from_dict(SpecialistConfig, values))
     selection = select_images(images)
     for remark in selection.describe():

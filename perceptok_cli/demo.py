@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import OutputError
-from perceptok_cli.console import print_table
+from perceptok_cli.console import DeviceOption, choose_device, print_table
 
 __all__ = ["run_codec_demo"]
 
@@ -18,24 +18,25 @@ _BACKGROUND = ("ceiling", "floor", "table", "wall")
 
 def run_codec_demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the drawings.")] = Path("perceptok-demo"),
+    device: DeviceOption = None,
 ) -> None:
     """Turn sample depth maps and boxes into tokens and back; print tokens and errors, and draw both."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {output}: {error.strerror}") from error
-    _demonstrate_depth(output / "depth.png")
+    _demonstrate_depth(output / "depth.png", choose_device(device))
     _demonstrate_boxes(output / "boxes.png")
 
 
-def _demonstrate_depth(drawing: Path) -> None:
+def _demonstrate_depth(drawing: Path, device: str) -> None:
     """The sample maps -> 100 tokens each -> maps, with the shipped weights."""
     import numpy as np
 
     from perceptok.depth import DepthCodec, draw_panel, find_maps, make_panel_row
     from perceptok.files import atomic_write
 
-    codec = DepthCodec.from_pretrained()
+    codec = DepthCodec.from_pretrained().to(device)
     maps = find_maps([Path(str(files("perceptok.depth") / "samples")) / "samples.csv"])
     panel = [make_panel_row(codec, file.name, file.read()) for file in maps]
     rows = []

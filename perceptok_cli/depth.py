@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 import typer
 from typer.core import TyperCommand
 
-from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError, quote_error
-from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar, warn_at_end
+from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError
+from perceptok_cli.console import (
+    DeviceOption,
+    choose_device,
+    finish,
+    note,
+    print_presets,
+    print_table,
+    progress_bar,
+    warn_at_end,
+)
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec, DepthScore, MapFile, MapSource, NearnessRange, ReadOptions
@@ -36,7 +45,6 @@ CodecOption = Annotated[
         "default: the shipped one.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at once; results do not depend on it.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
@@ -213,10 +221,11 @@ def _follow_frames(first: NearnessRange, rate: float) -> NearnessRange:
     return NearnessRange.running(rate)
 
 
-def load_codec(codec: str | None, device: str) -> DepthCodec:
-    """Load the codec that `--codec` names, on a device."""
+def load_codec(codec: str | None, device: str | None) -> DepthCodec:
+    """Load the codec that `--codec` names, on the device of `--device`."""
     from perceptok.depth import DepthCodec, load_aurora_checkpoint
 
+    device = choose_device(device)
     project, _, checkpoint = (codec or "").partition(":")
     if checkpoint and project in ("aurora", "molmoact"):
         loaded = load_aurora_checkpoint(checkpoint, preprocessing=project)
@@ -224,10 +233,7 @@ def load_codec(codec: str | None, device: str) -> DepthCodec:
         loaded = load_aurora_checkpoint(codec)
     else:
         loaded = DepthCodec.from_pretrained(codec)
-    try:
-        return loaded.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for a device
-        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
+    return loaded.to(device)
 
 
 @app.command("encode", cls=MapCommand)
@@ -236,7 +242,7 @@ def encode_depth(
     paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .npz or .parquet; - prints JSON lines.")],
     codec: CodecOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     batch_size: BatchOption = 16,
     text: Annotated[bool, typer.Option("--text", help="JSON lines: write the block of tokens too.")] = False,
     force: ForceOption = False,
@@ -292,7 +298,7 @@ def encode_depth(
     clips = ClipSettings(**{name: value for name, value in given.items() if value is not None}) if sequence else None  # type: ignore[arg-type]
     maps = find_named_maps(ctx, paths, frames=sequence, running=running)
     loaded = load_codec(codec, device)
-    ray = RayEngine(workers, address, gpus=float(device.startswith("cuda"))) if engine == "ray" else None
+    ray = RayEngine(workers, address, gpus=float(loaded.device.type == "cuda")) if engine == "ray" else None
     warnings: list[tuple[str, str]] = []
     if str(output) == "-":
         failures: list[MapFailure] = []
@@ -342,7 +348,7 @@ def decode_depth(
         float | None, typer.Option("--scale", help="With --as depth: metres per value, instead of a unit.")
     ] = None,
     codec: CodecOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     batch_size: BatchOption = 16,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse records of larger maps; 2**27 take 0.5 GB.")
@@ -381,7 +387,7 @@ def evaluate_codec(
     ctx: typer.Context,
     paths: Paths,
     codec: CodecOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
     force: ForceOption = False,
 ) -> None:
@@ -426,7 +432,7 @@ def inspect_codec(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write, or the page.")],
     html: Annotated[bool, typer.Option("--html", help="Write an HTML page to step through.")] = False,
     codec: CodecOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     force: ForceOption = False,
 ) -> None:
     """Draw maps, the maps decoded from their tokens, the errors and the grids of codes."""
@@ -565,7 +571,7 @@ def show_answer(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")],
     codec: CodecOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     stretch: Annotated[
         bool | None,
         typer.Option(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from perceptok.errors import ConfigError, OutputError
-from perceptok_cli.console import finish, note, print_presets, print_table, progress_bar
+from perceptok_cli.console import DeviceOption, choose_device, finish, note, print_presets, print_table, progress_bar
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
     DATA_HELP,
@@ -53,8 +56,14 @@ AskOption = Annotated[
 ]
 
 
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A folder that train, merge or save_adapter wrote, or the hub id of one (owner/name).")
+]
+
+
 def replace_blocks(
-    model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    model: ModelArgument,
     records: Annotated[Path, typer.Argument(help="Records of the depth task with answers (.jsonl, .json, .parquet).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for table, answers and page.")],
     kinds: Annotated[
@@ -72,7 +81,7 @@ def replace_blocks(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions per batch.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random and shuffled blocks.")] = 0,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
     """The token replacement test (arXiv 2605.21642): accuracy with the model's own block, the teacher's, and others.
@@ -96,7 +105,7 @@ def replace_blocks(
     selected = selected[:limit]
     if not selected:
         raise EvaluationError(f"{records} has no records of the depth task in the regime {regime}")
-    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device)
+    pipe = PerceptionPipeline.from_pretrained(model, base=base, device=choose_device(device))
     output.mkdir(parents=True, exist_ok=True)
     answers = output / "answers.jsonl"
     with progress_bar("replacing", len(selected)) as advance:
@@ -112,16 +121,16 @@ def replace_blocks(
             model=model_stamp(model),
             advance=advance,
         )
-    print_table(f"{model.name}: another block in its place", REPLACEMENT_HEADER, replacement_rows(replacement))
+    print_table(f"{Path(model).name}: another block in its place", REPLACEMENT_HEADER, replacement_rows(replacement))
     if replacement.skipped:
         note(f"{len(replacement.skipped)} of {len(selected)} answers without exactly one whole block are left out")
-    write_replacement(replacement, output, system=model.name, codec=pipe.codec, force=True)
+    write_replacement(replacement, output, system=Path(model).name, codec=pipe.codec, force=True)
     answers.with_name(answers.name + ".partial").unlink(missing_ok=True)
     note(f"table, answers and page in {output}")
 
 
 def answer_images(
-    model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    model: ModelArgument,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -185,7 +194,7 @@ def answer_images(
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: quantise the language model.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
     server: ServerOption = None,
     api_key: ApiKeyOption = None,
@@ -241,7 +250,7 @@ def answer_images(
             lines, failures = _print_answers(pipe, questions, folders, format_answer, advance)
     if html is not None and (lines or failures or unread):
         cases = [json.loads(line) for line in lines]
-        title = f"{model.name}: {len(cases)} answers"
+        title = f"{Path(model).name}: {len(cases)} answers"
         failed = [*unread, *failures]
         write_answer_page(html, cases, pipe.codec, title=title, failures=failed, force=force)
         note(f"a page of {len(cases)} answers and {len(failed)} failures -> {html}")
@@ -301,7 +310,7 @@ def _format_text(answer: PerceptionAnswer, paths: dict[str, Any]) -> str:
 
 
 def evaluate_model(
-    model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for predictions, scores and page.")],
     benchmark: Annotated[
         str | None, typer.Option("--benchmark", help=f"{BENCHMARK_HELP}, atomic (records without an answer).")
@@ -331,7 +340,7 @@ def evaluate_model(
     ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Questions per batch; 8.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
-    device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     force: ForceOption = False,
     server: ServerOption = None,
     api_key: ApiKeyOption = None,
@@ -362,7 +371,9 @@ def evaluate_model(
     items = settings.load_benchmark()
     pipe: PerceptionPipeline | ServedPipeline
     if server is None:
-        pipe = PerceptionPipeline.from_pretrained(model, base=base, device=device, config=settings.inference)
+        pipe = PerceptionPipeline.from_pretrained(
+            model, base=base, device=choose_device(device), config=settings.inference
+        )
     else:
         pipe = connect_pipeline(server, model, settings.inference, api_key, concurrency)
     with progress_bar("asking", len(items)) as advance:
@@ -370,13 +381,13 @@ def evaluate_model(
             pipe,
             items,
             output,
-            system=model.name,
+            system=Path(model).name,
             model=[model_stamp(model), base, None if server is None else pipe.stamps[:2]],
             specialist=None if specialist is None else load_specialist(specialist),
             start_over=force,
             advance=advance,
         )
-    print_scores(scores, model.name)
+    print_scores(scores, Path(model).name)
     print_evidence(evidence)
     note(f"answers, scores and page in {output}")
     unasked = [outcome.item.id for outcome in scores.outcomes if outcome.text is None]
@@ -385,12 +396,17 @@ def evaluate_model(
 
 def run_small_demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("perceptok-demo/llava"),
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig; the defaults take ten minutes.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig.")] = None,
     threads: Annotated[int, typer.Option("--threads", help="Processor cores to use; 0 leaves it to PyTorch.")] = 0,
+    keep_cache: Annotated[
+        bool, typer.Option("--keep-cache", help="Keep the untrained model and the scenes (600 MB) for another run.")
+    ] = False,
+    force: ForceOption = False,
 ) -> None:
-    """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes."""
+    """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes.
+
+    It runs on the processor. The same command continues an interrupted demonstration.
+    """
     import torch
 
     from perceptok.config import read_config
@@ -399,7 +415,23 @@ def run_small_demo(
     if threads:
         torch.set_num_threads(threads)
     settings = small.DemoConfig() if config is None else read_config(small.DemoConfig, config)
-    result, page = small.run_demo(output, settings, progress=progress_bar)
+    stages = itertools.count(1)
+
+    @contextmanager
+    def show_stage(name: str, total: int) -> Iterator[Callable[..., None]]:
+        note(f"stage {next(stages)} of {len(small.STAGES)}: {name}{f', {total}' if total > 1 else ''}")
+        with progress_bar(name, total) as advance:
+            yield advance
+
+    note(
+        f"stages: {', '.join(small.STAGES)}; some ten minutes on two cores with the defaults, and 600 MB in "
+        f"{output / 'work'} while it runs"
+    )
+    try:
+        result, page = small.run_demo(output, settings, keep_cache=keep_cache, force=force, progress=show_stage)
+    except KeyboardInterrupt:
+        note(f"what is done is kept in {output / 'work'}; the same command continues")
+        raise
     print_table(
         "Depth on held-out scenes: error of nearness (0..1)",
         ("depth map", "RMSE"),
@@ -412,6 +444,9 @@ def run_small_demo(
     )
     valid = ", ".join(f"{name} {value:.0%}" for name, value in result.valid.items())
     note(f"valid blocks: {valid}; processor seconds: {result.seconds}")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    remove = f"rm -r {shlex.quote(str(output))}"
+    note(f"{output} holds {size / 1e6:.0f} MB: page, figures, checkpoint; remove it with: {remove}")
     typer.echo(f"page: {page}")
 
 
@@ -469,11 +504,11 @@ def list_configurations(
 
 app = typer.Typer(no_args_is_help=True, help="LLaVA and its kin: training, inference and evaluation.")
 
-AdapterArgument = Annotated[Path, typer.Argument(help="A folder that training (or save_adapter) wrote.")]
+AdapterArgument = Annotated[
+    str, typer.Argument(help="A folder that train or save_adapter wrote, or the hub id of one (owner/name).")
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 BaseOption = Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
 _OVERRIDABLE = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -561,13 +596,13 @@ def _make_command(function: str, result: str) -> Callable[..., None]:
         adapter: AdapterArgument,
         output: OutputOption,
         base: BaseOption = None,
-        device: DeviceOption = "cpu",
+        device: DeviceOption = None,
         force: ForceOption = False,
     ) -> None:
         from perceptok import llava
 
         write = getattr(llava, function)
-        note(f"{result} in {write(adapter, output, base=base, device=device, force=force)}")
+        note(f"{result} in {write(adapter, output, base=base, device=choose_device(device), force=force)}")
 
     return command
 
@@ -578,6 +613,29 @@ app.command("merge", help="Write base and adapter as one plain checkpoint, for t
 app.command("export", help="Write the extended base and a pure LoRA adapter for it, for engines that serve adapters.")(
     _make_command("export_adapter", "folders base and lora")
 )
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    repo_id: Annotated[str, typer.Argument(help="The repository, owner/name; created where it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch; default: main.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Message of the commit.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+) -> None:
+    """Push an adapter or a merged model to the Hugging Face Hub, with its model card (README.md).
+
+    The token is that of `hf auth login`, or HF_TOKEN. Afterwards the id names the model in every command.
+    """
+    from perceptok.llava import push_to_hub
+
+    address = push_to_hub(
+        folder, repo_id, private=private or None, revision=revision, commit_message=message, create_pr=create_pr
+    )
+    note(f"{folder} pushed: {address}")
+
+
 app.command(name="infer")(answer_images)
 app.command(name="serve")(serve_model)
 app.command(name="demo")(run_small_demo)

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import typer
@@ -36,8 +37,7 @@ app.command("demo")(demo.run_codec_demo)
 def main() -> None:
     """Run the command line; any error becomes one line on standard error and exit code 2."""
     _replace_closed_streams()
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too; before it is imported
+    _silence_libraries()
     code = run_command(app)
     try:
         sys.stdout.flush()
@@ -75,6 +75,20 @@ def _replace_closed_streams() -> None:
         sys.stdout = _ClosedOutput()
     if sys.stderr is None:
         sys.stderr = io.StringIO()
+
+
+def _silence_libraries() -> None:
+    """Hide what libraries say about themselves; their errors remain, and what the user asks for by the environment.
+
+    transformers warns on every run about generation flags, image processors and new embeddings, peft about renamed
+    functions. Weights that a checkpoint lacks, which transformers only warns about, are an error of `load_base`.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loaded weights; downloads show theirs
+    if not sys.warnoptions:
+        libraries = "accelerate|bitsandbytes|huggingface_hub|peft|torch|transformers"
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=rf"({libraries})(\.|$)")
 
 
 def run_command(command: Callable[[], object]) -> int:

@@ -17,6 +17,7 @@ from perceptok.config import (
     list_presets,
     parse_overrides,
     read_mapping,
+    resolve_paths,
 )
 from perceptok.errors import ConfigError
 
@@ -122,3 +123,29 @@ def test_a_preset_is_found_by_its_name_and_a_file_before_it(
         assert find_config_file(name, package) == Path(name)
     with pytest.raises(ConfigError, match=r"missing\.yaml: no such file"):
         find_config_file("missing.yaml", package)
+
+
+def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "local").mkdir(parents=True)
+    values: dict[str, Any] = {
+        "output": "run",
+        "files": ["a", "/b"],
+        "inner": {"path": "../c"},
+        "model": "owner/local",
+        "other": "owner/name",
+        "none": None,
+        "flat": 3,
+    }
+    resolve_paths(
+        *(values, tmp_path, ["output", "files", "inner.path", "none", "missing", "flat.path"]),
+        sources=["model", "other"],
+    )
+    assert values == {
+        "output": str(tmp_path / "run"),
+        "files": [str(tmp_path / "a"), "/b"],
+        "inner": {"path": str(tmp_path / "../c")},
+        "model": str(tmp_path / "owner/local"),
+        "other": "owner/name",
+        "none": None,
+        "flat": 3,
+    }

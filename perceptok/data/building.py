@@ -337,7 +337,7 @@ def _encode_outcome(outcome: Outcome) -> str:
 
 
 def _decode_outcome(_: int, values: Any) -> Outcome:
-    return Rejection(**values) if "reason" in values else PerceptionRecord.from_dict(values)
+    return Rejection(**values) if "reason" in values else PerceptionRecord.from_json(json.dumps(values))
 
 
 def _is_rejection(text: str) -> bool:

@@ -25,6 +25,7 @@ from perceptok.data.tasks import SetConfig, TaskContext
 from perceptok.depth import DepthCodec, Kind, NearnessRange, ReadOptions, Unit
 from perceptok.errors import ConfigError, DataError
 from perceptok.files import read_input
+from perceptok.hub import is_hub_id
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
@@ -152,7 +153,7 @@ class DataRecipe:
         size: Side of the square in pixels; records have coordinate tokens for 336.
         prompts: Name of a prompt set: "aurora", "varied", "no_coordinates", "no_depth", "numerals" or "box_numerals".
         templates: Texts that replace those of the prompt set.
-        codec: Folder of a codec; None for the weights that come with perceptok.
+        codec: Folder or hub id of a codec; None for the weights that come with perceptok.
         interleave_streams: Write the records of sets with one source and stream image by image, in the order of the
             sets, instead of set by set: in AURORA's data the direct label of an image precedes its chain of thought.
         disjoint_streams: Use no image in two streams of a source; by default streams draw independently.
@@ -311,7 +312,7 @@ class DataRecipe:
         return replace(
             self,
             sources=sources,
-            codec=resolve(self.codec),
+            codec=self.codec if self.codec and is_hub_id(self.codec, folder) else resolve(self.codec),
             plurals=resolve(self.plurals),
             cache_dir=resolve(self.cache_dir),
             folder="",
@@ -323,7 +324,7 @@ class RecipeResources:
 
     def __init__(self, recipe: DataRecipe) -> None:
         self.recipe = recipe
-        codec = DepthCodec.from_pretrained(None if recipe.codec is None else Path(recipe.codec))
+        codec = DepthCodec.from_pretrained(recipe.codec)
         prompts = PromptSet.from_name(recipe.prompts, recipe.templates)
         self.context = TaskContext(prompts, codec, recipe.frame, recipe.size, recipe.soft_codes)
         self.plurals = Plurals(recipe.plurals)

@@ -211,7 +211,7 @@ def _parse_entry(entry: Any, name: str, task: Task | None, regime: Regime | None
         return parse_llava_entry(entry, name, task=task, regime=regime)
     if isinstance(entry, dict) and "messages" in entry:
         return parse_chat_entry(entry, name, task=task, regime=regime)
-    return PerceptionRecord.from_dict(entry, name)
+    return PerceptionRecord.from_json(json.dumps(entry), name)
 
 
 def _write_parquet(file: BinaryIO, records: Iterable[PerceptionRecord]) -> int:
@@ -347,7 +347,7 @@ def _make_record(
         if rest.get("tokens") == "text":  # escaped for other programs
             for turn in turns:
                 turn["text"] = restore_text(turn["text"]) if turn["role"] == "user" else turn["text"]
-        return PerceptionRecord.from_dict({**rest, **values}, name)
+        return PerceptionRecord.from_json(json.dumps({**rest, **values}), name)
     if not turns or turns[-1]["role"] != "assistant":
         raise RecordError(f"{name}: expected a conversation that ends with an answer")
     parsed = _ParsedAnswer() if task == "other" else _parse_answer(turns[-1]["text"], name)

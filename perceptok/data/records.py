@@ -16,6 +16,7 @@ from perceptok.boxes import ImageFrame
 from perceptok.config import validate_json
 from perceptok.data.soft_codes import SoftCodes
 from perceptok.errors import PerceptokError, RecordError
+from perceptok.files import parse_json
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 from perceptok.vocabulary import sanitize_text
 
@@ -250,6 +251,9 @@ class PerceptionRecord:
     def from_dict(cls, values: object, name: str = "record") -> PerceptionRecord:
         """Read a record from JSON types, as `to_dict` gives them; missing keys take their default.
 
+        Rows of `datasets` are read too, of JSON lines and of the Parquet files that `write_records` writes: None counts
+        as missing, since `datasets` fills keys in that another row has, and columns of JSON text are parsed.
+
         Args:
             values: The record as JSON types.
             name: Where it comes from, for messages.
@@ -259,7 +263,7 @@ class PerceptionRecord:
                 the name, the record's id and the field.
         """
         try:
-            line = json.dumps(values)
+            line = json.dumps(_clean_row(values, name))
         except (TypeError, ValueError, RecursionError) as error:
             raise RecordError(f"{name}: expected JSON types; {error}") from error
         return cls.from_json(line, name)
@@ -307,13 +311,14 @@ class PerceptionRecord:
         """Convert to chat messages for a processor's chat template.
 
         Args:
-            folder: The records' folder; with it every image part has the `path` that processors read.
+            folder: The records' folder; with it every image part has the `path` that processors read, absolute, so that
+                the messages can be used from any directory.
 
         Returns:
             One message for each turn; `content` is a list of parts, with the images before the first text.
         """
         images: list[dict[str, str]] = [
-            {"type": "image"} if folder is None else {"type": "image", "path": str(Path(folder) / image)}
+            {"type": "image"} if folder is None else {"type": "image", "path": str(Path(folder).absolute() / image)}
             for image in self.images
         ]
         messages: list[dict[str, Any]] = []
@@ -322,9 +327,15 @@ class PerceptionRecord:
             messages.append({"role": turn.role, "content": content})
         return messages
 
-    def to_chat(self) -> dict[str, Any]:
-        """Convert to a row for TRL's trainers: `messages` and `images`, and the other fields under "perceptok"."""
-        row = {"id": self.id, "images": list(self.images), "messages": self.to_messages()}
+    def to_chat(self, folder: str | Path | None = None) -> dict[str, Any]:
+        """Convert to a row for TRL's trainers: `messages` and `images`, and the other fields under "perceptok".
+
+        Args:
+            folder: The records' folder; with it the images are absolute paths, which a column of `datasets.Image` loads
+                from any directory.
+        """
+        images = [image if folder is None else str(Path(folder).absolute() / image) for image in self.images]
+        row = {"id": self.id, "images": images, "messages": self.to_messages()}
         return {**row, "perceptok": self._remaining_fields()}
 
     def _portable_texts(self) -> list[str]:
@@ -336,6 +347,24 @@ class PerceptionRecord:
 
     def _remaining_fields(self) -> dict[str, Any]:
         return {key: value for key, value in self.to_dict().items() if key not in ("id", "images", "turns")}
+
+
+_JSON_COLUMNS = ("frame", "evidence", "provenance")
+"""Columns that are JSON text in Parquet, where the values of all rows would need one type."""
+
+
+def _clean_row(values: object, name: str) -> object:
+    """A row of `datasets` as `to_dict` would have it: without None for missing keys, and with parsed JSON columns."""
+    if not isinstance(values, Mapping):
+        return values
+    row = dict(values)
+    for column in _JSON_COLUMNS:
+        value = row.get(column)
+        if isinstance(value, str):
+            row[column] = parse_json(value, f"{name}: {column}", RecordError)
+        elif isinstance(value, Mapping) and column != "frame":
+            row[column] = {key: inner for key, inner in value.items() if inner is not None}
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def _read_frame(values: Any) -> ImageFrame:

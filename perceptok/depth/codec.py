@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any, Self, cast, overload
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import ModelHubMixin
 from numpy.typing import ArrayLike
 from safetensors.torch import save
 from torch import Tensor
@@ -25,6 +23,7 @@ from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config
 from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
 from perceptok.files import atomic_write, parse_json, read_input
+from perceptok.hub import download_repository, is_hub_id
 from perceptok.tokens import DEPTH
 from perceptok.weights import load_tensors
 
@@ -35,9 +34,6 @@ _CONFIG_NAME = "config.json"
 _WEIGHTS_NAME = "model.safetensors"
 
 _WEIGHTS_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""`owner/name`; anything else is a path, `./name` and `../name` included."""
 
 _FEATURE_ERROR = 1e-5
 _DISTANCE_ERROR = 1e-6
@@ -93,23 +89,27 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         Args:
             pretrained_model_name_or_path: A directory that `save_pretrained` wrote, or the id of a repository on the
                 Hugging Face Hub; by default the weights that come with perceptok (no network).
-            **kwargs: Arguments of `huggingface_hub.ModelHubMixin.from_pretrained`: `revision`, `token`, ...
+            **kwargs: Of a repository on the Hub: arguments of `huggingface_hub.snapshot_download`, such as `revision`
+                and `token`.
 
         Raises:
-            CheckpointError: Files are missing or damaged, or weights and configuration do not match.
+            CheckpointError: Files are missing or damaged, weights and configuration do not match, or the repository
+                cannot be downloaded.
             ConfigError: The configuration has an unknown key.
         """
         if pretrained_model_name_or_path is None:
             pretrained_model_name_or_path = Path(str(files("perceptok.depth") / "weights"))
         folder = Path(pretrained_model_name_or_path)
-        if folder.is_file() or not (folder.is_dir() or _is_hub_id(pretrained_model_name_or_path)):
+        if is_hub_id(pretrained_model_name_or_path):
+            folder = download_repository(
+                str(pretrained_model_name_or_path), patterns=[_CONFIG_NAME, _WEIGHTS_NAME], **kwargs
+            )
+        if not folder.is_dir():
             raise CheckpointError(
                 f"{folder}: expected a directory with {_CONFIG_NAME} and {_WEIGHTS_NAME}, as save_pretrained writes it "
                 "(a published AiT / AURORA .pt file is read by load_aurora_checkpoint)"
             )
-        if folder.is_dir():
-            return cls._from_files(folder / _CONFIG_NAME, folder / _WEIGHTS_NAME)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls._from_files(folder / _CONFIG_NAME, folder / _WEIGHTS_NAME)
 
     @property
     def fingerprint(self) -> str:
@@ -285,34 +285,6 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
             return self._encode(self._to_inputs(squares))
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,
-    ) -> Self:
-        if model_kwargs.keys() - {"config"}:
-            raise ConfigError(f"unknown arguments: {', '.join(sorted(model_kwargs))}")
-        config, weights = (
-            hf_hub_download(
-                model_id,
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-            for name in (_CONFIG_NAME, _WEIGHTS_NAME)
-        )
-        return cls._from_files(Path(config), Path(weights))
-
-    @classmethod
     def _from_files(cls, config: Path, weights: Path) -> Self:
         try:
             values = parse_json(read_input(config), f"{config.parent}: not a readable codec", CheckpointError)
@@ -427,20 +399,10 @@ def load_aurora_checkpoint(
     path = Path(path_or_hub_id)
     if path.is_dir():
         path = path / filename
-    elif not path.exists() and _is_hub_id(path_or_hub_id) and path.suffix.lower() not in _WEIGHTS_SUFFIXES:
-        try:
-            path = Path(hf_hub_download(str(path_or_hub_id), filename))
-        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path_or_hub_id}: cannot fetch {filename} from the Hugging Face Hub ({error}); "
-                "check the name and the network, or pass the path of a file"
-            ) from error
+    elif is_hub_id(path_or_hub_id) and path.suffix.lower() not in _WEIGHTS_SUFFIXES:
+        path = download_repository(str(path_or_hub_id), patterns=[filename]) / filename
     config, state = read_aurora_checkpoint(path)
     return DepthCodec(build_model(config, state, str(path)), chosen)
-
-
-def _is_hub_id(name: str | Path) -> bool:
-    return not isinstance(name, Path) and _HUB_ID.fullmatch(name) is not None
 
 
 def _compute_softmin(distances: Tensor, temperature: float) -> Tensor:

@@ -10,7 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from perceptok.config import apply_overrides, config_from_dict, find_config_file, parse_yaml, read_mapping
+from perceptok.config import (
+    apply_overrides,
+    config_from_dict,
+    find_config_file,
+    parse_yaml,
+    read_mapping,
+    resolve_paths,
+)
 from perceptok.data import DataRecipe
 from perceptok.errors import ConfigError, EvaluationError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
@@ -21,6 +28,9 @@ __all__ = ["AblationCell", "AblationRecipe", "AblationTest", "shipped_cells"]
 
 Changes = Mapping[str, bool | object]
 """Names of settings -> their values; nested settings are mappings."""
+
+_TRAIN_PATHS = ("monitoring.records",)
+"""Paths of a train.yaml that the recipe does not set itself."""
 
 _RESERVED = ("model_name_or_path", "records", "output_dir", "codec", "use_cpu")
 
@@ -178,14 +188,18 @@ class AblationRecipe:
 
         Args:
             path: The file, or the name of a preset (`perceptok llava presets`).
-            overrides: Settings that replace those of the file, nested ones by dotted names.
+            overrides: Settings that replace those of the file, nested ones by dotted names. Paths among them are
+                relative to the current directory.
 
         Raises:
             ConfigError: The file is missing or malformed, or a setting of it or of a run is unknown or not valid.
         """
         file = find_config_file(path, "evaluation")
         values = read_mapping(file)
-        apply_overrides(values, overrides or {})
+        changes = dict(overrides or {})
+        if file == Path(path):  # the file's own paths are resolved when they are used
+            resolve_paths(*(changes, ".", ["output", "benchmarks"]), sources=["base", "codec", "data", "train_config"])
+        apply_overrides(values, changes)
         try:
             recipe = config_from_dict(cls, values, name=str(path))
         except ConfigError as error:
@@ -246,8 +260,14 @@ class AblationRecipe:
 
     def finetune_config(self, cell: AblationCell, base: str, records: tuple[str, ...], output: str) -> FinetuneConfig:
         """The settings of a run with the changes of a cell; raises ConfigError for unknown settings."""
-        config = {} if self.train_config is None else read_mapping(self.find_file(self.train_config, "llava"))
-        values = _merge(_merge(config, self.train), cell.train)
+        config: dict[str, Any] = {}
+        if self.train_config is not None:
+            file = self.find_file(self.train_config, "llava")
+            config = read_mapping(file)
+            resolve_paths(config, file.parent, _TRAIN_PATHS)
+        changes = json.loads(json.dumps(dict(self.train)))
+        resolve_paths(changes, self.folder or ".", _TRAIN_PATHS)
+        values = _merge(_merge(config, changes), cell.train)
         reserved = {
             "model_name_or_path": base,
             "records": list(records),

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from PIL import Image
 
-from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping, resolve_paths
 from perceptok.data import Task
 from perceptok.depth import DepthMap
 from perceptok.errors import ConfigError, EvaluationError
@@ -23,6 +23,7 @@ from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
+from perceptok.hub import download_repository, is_hub_id
 from perceptok.jobs import Journal, Stamp, stamp_folder, stamp_of
 from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request, ServedPipeline
 
@@ -62,13 +63,18 @@ class EvaluationConfig:
         """Read a configuration from YAML or JSON.
 
         Args:
-            path: The file, or the name of a preset (`perceptok llava presets`); None for the defaults.
-            overrides: Settings that replace those of the file, nested ones by dotted names.
+            path: The file, or the name of a preset (`perceptok llava presets`); None for the defaults. Paths in a file
+                are relative to its folder.
+            overrides: Settings that replace those of the file, nested ones by dotted names. Paths in them are relative
+                to the current directory.
 
         Raises:
             ConfigError: The file cannot be read, or a setting is unknown, missing or not valid.
         """
-        values = {} if path is None else read_mapping(find_config_file(path, "evaluation"))
+        found = None if path is None else find_config_file(path, "evaluation")
+        values = {} if found is None else read_mapping(found)
+        if path is not None and found == Path(path):  # not a preset
+            resolve_paths(values, found.parent, ["images"], sources=["data"])
         apply_overrides(values, overrides or {})
         return config_from_dict(cls, values, name=cls.__name__ if path is None else str(path))
 
@@ -197,8 +203,9 @@ def answer_benchmark(
 
 
 def model_stamp(folder: str | Path) -> list[Any]:
-    """Identify the model in a folder, and its state: the names, sizes and times of its files."""
-    return [str(Path(folder).resolve()), stamp_folder(folder)]
+    """Identify the model in a folder, or of a hub id, and its state: the names, sizes and times of its files."""
+    folder = download_repository(str(folder)) if is_hub_id(folder) else Path(folder)
+    return [str(folder.resolve()), stamp_folder(folder)]
 
 
 def make_request(item: BenchmarkItem, ask: Ask) -> Request:

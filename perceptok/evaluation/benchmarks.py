@@ -600,6 +600,9 @@ def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
         yield from _read_rows(source, config=_LAYOUTS[name].config, split=_LAYOUTS[name].split)
     except EvaluationError as error:
         raise EvaluationError(f"{name}: {error}") from error
+    except MissingExtraError as error:
+        error.args = (f"{name}: {error}",)
+        raise
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

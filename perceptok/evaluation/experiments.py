@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from perceptok.config import apply_overrides, list_presets, read_config
+from perceptok.config import apply_overrides, config_from_dict, list_presets, read_mapping, resolve_paths
 from perceptok.data import DataRecipe, FolderSource, SpecialistConfig, estimate_maps, make_depth_specialist
 from perceptok.depth import (
     DepthCodec,
@@ -419,7 +419,9 @@ def aurora_rows(results: Sequence[CellScores]) -> list[tuple[str, ...]]:
 def _read_estimator(source: str, device: Literal["cpu", "cuda"]) -> SpecialistConfig:
     """A specialist from a YAML file of its settings, an ONNX file, or a folder or hub id of transformers."""
     if source.endswith((".yaml", ".yml")):
-        config = read_config(SpecialistConfig, source)
+        values = read_mapping(source)
+        resolve_paths(values, Path(source).parent, ["classes"], sources=["model"])
+        config = config_from_dict(SpecialistConfig, values, name=source)
         if config.kind != "inverse" or not config.form.endswith("depth"):
             raise ConfigError(f"{source}: expected an estimator of relative depth, kind: inverse; got {config.form}")
         return config

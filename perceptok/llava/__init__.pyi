@@ -33,6 +33,7 @@ from .saving import (
     export_adapter as export_adapter,
     load_adapter as load_adapter,
     merge_adapter as merge_adapter,
+    push_to_hub as push_to_hub,
     save_adapter as save_adapter,
 )
 from .serving.app import create_app as create_app

@@ -29,6 +29,7 @@ from perceptok.errors import (
     VocabularyError,
     translate_errors,
 )
+from perceptok.hub import download_checkpoint, is_hub_id
 from perceptok.llava.folder_checks import check_base_folder, check_processor
 from perceptok.llava.framing import FrameRule
 from perceptok.precision import choose_dtype
@@ -45,6 +46,7 @@ __all__ = [
     "check_base",
     "check_parts",
     "encode_inputs",
+    "find_checkpoint",
     "get_image_token",
     "get_perception_settings",
     "load_base",
@@ -60,9 +62,6 @@ Bits = Literal[4, 8]
 
 _SETTINGS = "perception_settings"
 """Key in a model's config: frame, fingerprint of the codec, system text, and a sample of the base's weights."""
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""`owner/name`; anything else, also `./name` and `../name`, is a path."""
 
 _PARTS = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector")
 _NOT_QUANTIZED = ["lm_head", *_PARTS, *(f"model.{part}" for part in _PARTS)]
@@ -122,13 +121,13 @@ def load_llava(
         ConfigError: Another frame than the recorded one.
         MissingExtraError: `bits` without bitsandbytes.
     """
-    model = load_base(path_or_id, bits=bits, dtype=dtype, device=device, revision=revision)
-    processor = load_processor(path_or_id, revision)
+    folder = find_checkpoint(path_or_id, revision)
+    model = _load_model(folder, str(path_or_id), bits, dtype, device)
+    processor = load_processor(folder)
     recorded = get_perception_settings(model)
     rule = resolve_frame(model, frame)
     tokenizer: Any = getattr(processor, "tokenizer", None)
     fingerprint = None if codec is None else codec.fingerprint
-    folder = Path(path_or_id)
     if (folder / MANIFEST).is_file():
         PerceptionVocabulary.from_pretrained(folder, tokenizer, codec_fingerprint=fingerprint)
     if fingerprint is not None and recorded.get("codec") not in (None, fingerprint):
@@ -164,26 +163,33 @@ def load_base(
     revision: str | None = None,
 ) -> PreTrainedModel:
     """Load the model alone, not extended; raises CheckpointError where none loads."""
+    return _load_model(find_checkpoint(path_or_id, revision), str(path_or_id), bits, dtype, device)
+
+
+def _load_model(
+    folder: Path, source: str, bits: Bits | None, dtype: str | torch.dtype, device: str | torch.device
+) -> PreTrainedModel:
+    """Load the model in a folder, which came from a source."""
     from transformers import AutoModelForImageTextToText
 
     import perceptok.llava.grid_tower  # noqa: F401  (a vision tower that transformers does not know)
 
-    _refuse_adapters(path_or_id)
-    options: dict[str, Any] = {"dtype": dtype, **_source_options(path_or_id, revision)}
-    if (folder := Path(path_or_id)).is_dir():
-        check_base_folder(folder)
+    _refuse_adapters(folder)
+    options: dict[str, Any] = {"dtype": dtype, **_LOCAL}
+    check_base_folder(folder)
     if bits is not None:
         options |= {"quantization_config": _quantization(bits), "device_map": {"": str(device)}}
     advice = "expected a checkpoint that AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
-    with translate_errors(CheckpointError, f"no multimodal model loads from {path_or_id}", advice), _hide_reports():
+    with translate_errors(CheckpointError, f"no multimodal model loads from {source}", advice), _hide_reports():
         auto: Any = AutoModelForImageTextToText
-        loaded = auto.from_pretrained(path_or_id, output_loading_info=True, **options)
+        loaded = auto.from_pretrained(folder, output_loading_info=True, **options)
         model: PreTrainedModel = loaded[0]
         found: dict[str, Any] = loaded[1]
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(
-            f"{path_or_id} lacks {len(missing)} of the model's weights, {missing[0]} first; fetch or save it again"
+            f"{source} lacks {len(missing)} of the model's weights, {missing[0]} first; fetch or save it again"
         )
+    model.name_or_path = model.config.name_or_path = source  # not the folder in the Hub's cache
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
 
 
@@ -199,8 +205,24 @@ def _hide_reports() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _refuse_adapters(path_or_id: str | os.PathLike[str]) -> None:
-    folder = Path(path_or_id)
+def find_checkpoint(path_or_id: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a checkpoint: the folder itself, or the download of a repository on the Hub.
+
+    Raises:
+        CheckpointError: It is neither, or the repository cannot be downloaded.
+    """
+    if Path(path_or_id).is_dir():
+        return Path(path_or_id)
+    if not is_hub_id(path_or_id):
+        raise CheckpointError(f"folder not found: {path_or_id}; expected one, or a Hub id such as owner/name")
+    return download_checkpoint(str(path_or_id), revision=revision)
+
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Arguments of `from_pretrained`: nothing is downloaded, and no code of a repository is run."""
+
+
+def _refuse_adapters(folder: Path) -> None:
     if (folder / "non_lora_trainables.bin").is_file():
         raise CheckpointError(
             f"{folder} is an adapter in LLaVA's original format; convert it with import_original(folder, base, "
@@ -208,14 +230,6 @@ def _refuse_adapters(path_or_id: str | os.PathLike[str]) -> None:
         )
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"{folder} is an adapter, not a base; load it with load_adapter")
-
-
-def _source_options(path_or_id: str | os.PathLike[str], revision: str | None) -> dict[str, Any]:
-    if Path(path_or_id).is_dir():
-        return {"local_files_only": True, "trust_remote_code": False}
-    if isinstance(path_or_id, os.PathLike) or not _HUB_ID.fullmatch(path_or_id):
-        raise CheckpointError(f"folder not found: {path_or_id}; expected one, or a Hub id such as owner/name")
-    return {"revision": revision, "trust_remote_code": False}
 
 
 def _quantization(bits: int) -> Any:
@@ -371,17 +385,17 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
     from transformers import AutoProcessor, ProcessorMixin
 
     auto: Any = AutoProcessor
-    options = _source_options(path_or_id, revision)
+    folder = find_checkpoint(path_or_id, revision)
     advice = "save the model's processor there"
     with translate_errors(CheckpointError, f"no processor loads from {path_or_id}", advice):
         try:
-            processor = auto.from_pretrained(path_or_id, **options)
+            processor = auto.from_pretrained(folder, **_LOCAL)
         except (ImportError, OSError) as error:  # OSError: a processor that was saved without videos
             is_video = re.search("video ?processor", str(error), re.IGNORECASE)
-            kind = _find_processor_class(path_or_id, options) if is_video else None
+            kind = _find_processor_class(folder) if is_video else None
             if kind is None:
                 raise
-            processor = _without_videos(kind).from_pretrained(path_or_id, **options)
+            processor = _without_videos(kind).from_pretrained(folder, **_LOCAL)
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(
             f"{path_or_id} has a {type(processor).__name__}, which is not a processor of images and text; save the "
@@ -391,18 +405,18 @@ def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = No
     return processor
 
 
-def _find_processor_class(path_or_id: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+def _find_processor_class(folder: Path) -> Any:
     """The processor's class by its own configuration, or by the model's; None where neither names one."""
     import transformers
     from transformers.models.auto import processing_auto
 
     mixin: Any = transformers.ProcessorMixin
-    values, _ = mixin.get_processor_dict(path_or_id, **options)
+    values, _ = mixin.get_processor_dict(folder, **_LOCAL)
     name = values.get("processor_class")
     if name is None:
         config: Any = transformers.AutoConfig
         names: Any = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
-        name = names.get(config.from_pretrained(path_or_id, **options).model_type)
+        name = names.get(config.from_pretrained(folder, **_LOCAL).model_type)
     return getattr(transformers, str(name), None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ from perceptok.errors import (
     translate_errors,
 )
 from perceptok.files import atomic_folder, check_free_space, find_complete_folder, parse_json, read_input
+from perceptok.hub import download_repository, is_hub_id, upload_folder
+from perceptok.llava.cards import CARD, make_card
 from perceptok.llava.folder_checks import check_adapter_tensors, read_adapter_settings
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import (
@@ -59,6 +61,7 @@ __all__ = [
     "load_saved_codec",
     "merge_adapter",
     "probe_logits",
+    "push_to_hub",
     "save_adapter",
 ]
 
@@ -142,21 +145,27 @@ def save_adapter(
         OutputError: The folder exists and `force` is not set, or cannot be written.
     """
     rule = resolve_frame(model, frame)
-    source = str(base if base is not None else _get_base_name(model))
+    target = Path(folder)
+    source, relative = _locate_base(str(base if base is not None else _get_base_name(model)), target)
     manifest = _make_manifest(processor, vocab, codec)
-    record = {
+    record: dict[str, Any] = {
         "format": _FORMAT,
-        "base": {"source": source, "sample": get_perception_settings(model).get("base")},
+        "base": {"source": source, "relative": relative, "sample": get_perception_settings(model).get("base")},
         "frame": rule.to_dict(),
         "codec": manifest.codec_fingerprint,
         "system": system or get_perception_settings(model).get("system"),
         "config": dict(config or {}),
         "versions": _get_versions(),
     }
-    target = Path(folder)
+    card = make_card(
+        *("adapter", target.name, source, manifest, rule),
+        base_id=source if relative is None else None,
+        system=record["system"],
+        config=config,
+    )
     with atomic_folder(target, force=force, marker=ADAPTER_FILE) as place, _translate_errors(target):
-        _save_lora(model, place, state_dict)
-        _save_companions(place, processor, manifest, codec)
+        _save_lora(model, place, source, state_dict)
+        _save_companions(place, processor, manifest, codec, card)
         (place / ADAPTER_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if state_dict is None:
             verify_adapter(model, vocab, place)
@@ -184,8 +193,18 @@ def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCode
     return manifest
 
 
-def _save_companions(folder: Path, processor: Any, manifest: PerceptionVocabulary, codec: DepthCodec | None) -> None:
+def _locate_base(source: str, target: Path) -> tuple[str, str | None]:
+    """A base's folder, absolute and relative to the adapter's; for what is not a folder here its name, and None."""
+    if not Path(source).exists():
+        return source, None
+    return str(Path(source).resolve()), os.path.relpath(Path(source).resolve(), target.resolve())
+
+
+def _save_companions(
+    folder: Path, processor: Any, manifest: PerceptionVocabulary, codec: DepthCodec | None, card: str
+) -> None:
     """Write what an adapter and a merged model have beside their weights."""
+    (folder / CARD).write_text(card, encoding="utf-8")
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     if backend is not None:  # what the last call set would be saved
         backend.no_padding()
@@ -196,19 +215,38 @@ def _save_companions(folder: Path, processor: Any, manifest: PerceptionVocabular
         codec.save_pretrained(folder / "codec")
 
 
-def _save_lora(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-    """Write peft's two files, without its empty model card."""
+def _save_lora(
+    model: PeftModel,
+    folder: Path,
+    base: str,
+    state_dict: Mapping[str, Tensor] | None = None,
+    weights_of: Callable[[str], bool] | None = None,
+    **settings: Any,
+) -> None:
+    """Write peft's two files, without its empty model card.
+
+    Args:
+        model: The model as wrapped by peft.
+        folder: Where they go.
+        base: The base that the configuration names.
+        state_dict: The gathered weights, where this process holds shards.
+        weights_of: Which tensors are kept, by name; by default all.
+        **settings: Settings of the configuration that are replaced.
+    """
     options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
     model.save_pretrained(str(folder), save_embedding_layers=False, **options)
-    (folder / "README.md").unlink(missing_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = {**json.loads(path.read_text(encoding="utf-8")), "base_model_name_or_path": base, **settings}
     if isinstance(values["target_modules"], str):  # a pattern: adapters are loaded by the names of layers only
         values["target_modules"] = list(model.targeted_module_names)
     for name in ("target_modules", "modules_to_save"):  # sets, whose order differs from process to process
         if values[name] is not None:
             values[name] = sorted(values[name])
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if weights_of is not None:
+        weights = {name: x for name, x in load_file(folder / _WEIGHTS_FILE).items() if weights_of(name)}
+        save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _get_base_name(model: PeftModel) -> str:
@@ -268,21 +306,26 @@ def load_adapter(
     bits: Bits | None = None,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    revision: str | None = None,
     trainable: bool = False,
 ) -> LoadedAdapter:
     """Load an adapter with its base, processor, vocabulary, codec and frame.
 
     Args:
-        folder: Folder that `save_adapter` wrote, or the folder of a finished run of `finetune`.
-        base: Folder or Hub id of the base, if not where it was; it has to be the same model.
+        folder: Folder that `save_adapter` wrote, the folder of a finished run of `finetune`, or an adapter's id on the
+            Hub, as text (`owner/name`).
+        base: Folder or Hub id of the base; by default where it was at training, or at the same place relative to the
+            adapter, or beside it. It has to be the same model.
         codec: A loaded codec, instead of the saved copy; it has to be the same codec.
         bits: Load the base's language model in 4 or 8 bits with bitsandbytes.
         dtype: Of the base's weights; "auto" is that of the checkpoint.
         device: Device of the model.
+        revision: Of the adapter's repository on the Hub.
         trainable: Leave the adapter trainable, to resume training.
 
     Raises:
-        CheckpointError: The folder is not an adapter of perceptok, is damaged, or the base is another model.
+        CheckpointError: The folder is not an adapter of perceptok, is damaged, or the base is missing or another
+            model; or a repository cannot be downloaded.
         VocabularyError: The manifest is of another tokenizer or codec; or neither base nor adapter has rows for the
             perception tokens.
         MissingExtraError: peft is not installed, or bitsandbytes is not and `bits` is set.
@@ -292,9 +335,9 @@ def load_adapter(
     except ImportError as error:
         raise MissingExtraError("peft", "llava", "an adapter") from error
 
-    place = find_adapter_folder(folder)
+    place = find_adapter_folder(folder, revision)
     record = _read_record(place)
-    source = _find_base(base if base is not None else record.base.source, place)
+    source = base if base is not None else _find_base(record.base, place)
     settings = read_adapter_settings(place)
     weights = place / _WEIGHTS_FILE
     infos = read_tensor_infos(weights, CheckpointError, "the adapter's weights")
@@ -305,7 +348,10 @@ def load_adapter(
     codec = codec or load_saved_codec(place)
     fingerprint = None if codec is None else codec.fingerprint
     vocab = PerceptionVocabulary.from_pretrained(place, tokenizer, codec_fingerprint=fingerprint)
-    model = load_base(source, bits=bits, dtype=dtype, device=device)
+    try:
+        model = load_base(source, bits=bits, dtype=dtype, device=device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: the base: {error}; name another place by base= (--base)") from error
     if record.base.sample is not None:
         check_base(model, vocab, record.base.sample, str(source))
     has_rows = any("token_adapter" in name or ".embed_tokens.weight" in name for name in infos)
@@ -341,9 +387,15 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def find_adapter_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder of an adapter: the folder itself, or `adapter/` in the folder of a finished run of `finetune`."""
+def find_adapter_folder(folder: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of an adapter: the folder itself, `adapter/` in the folder of a run of `finetune`, or a download.
+
+    Raises:
+        CheckpointError: A repository of the Hub cannot be downloaded.
+    """
     place = find_complete_folder(folder)
+    if not place.exists() and is_hub_id(folder):
+        place = download_repository(str(folder), revision=revision)
     inner = place / "adapter"
     return inner if not (place / ADAPTER_FILE).exists() and (inner / ADAPTER_FILE).exists() else place
 
@@ -355,9 +407,10 @@ def load_saved_codec(folder: Path) -> DepthCodec | None:
 
 @dataclass(frozen=True)
 class _Base:
-    """Where the base of an adapter is, and a sample of its weights."""
+    """Where the base of an adapter is, also relative to the adapter, and a sample of its weights."""
 
     source: str
+    relative: str | None = None
     sample: tuple[float, ...] | None = None
 
 
@@ -416,13 +469,73 @@ def _check_loaded_names(model: PeftModel, names: Collection[str], path: Path) ->
             )
 
 
-def _find_base(source: str | os.PathLike[str], folder: Path) -> str | os.PathLike[str]:
-    """The base at its recorded path, or beside the adapter, where a folder was moved with it."""
-    if not Path(source).exists():
-        for path in (folder / source, folder.parent / source, folder.parent / Path(source).name):
-            if path.is_dir():
-                return path
-    return source
+def _find_base(recorded: _Base, folder: Path) -> str:
+    """The base at its recorded path, at the same place relative to the adapter, or beside it; or its Hub id.
+
+    Raises:
+        CheckpointError: It is at none of these.
+    """
+    source, relative = recorded.source, recorded.relative
+    folder = folder.resolve()
+    places = [Path(source), folder / (relative or source), folder.parent / source]
+    places += [place / Path(source).name for place in (folder.parent, folder.parent.parent)]
+    for place in places:
+        if place.is_dir():
+            return str(place)
+    if relative is None and is_hub_id(source):
+        return str(source)
+    raise CheckpointError(
+        f"{folder}: its base {source} is not there, nor beside the adapter; name its folder or hub id by base= (--base)"
+    )
+
+
+def push_to_hub(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Push an adapter or a merged model to the Hub; `load_adapter` and `PerceptionPipeline` load it by its id.
+
+    Args:
+        folder: Folder that `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote; of a run the adapter
+            alone is pushed.
+        repo_id: `owner/name`; created where it does not exist.
+        private: Whether a new repository is private; by default as the account's settings say.
+        token: A token with permission to write; by default HF_TOKEN, or that of `hf auth login`.
+        revision: The branch, created where it does not exist; by default main.
+        commit_message: The message of the commit.
+        create_pr: Open a pull request instead of committing to the branch.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        CheckpointError: The folder is neither an adapter nor a merged model, or is damaged.
+        OutputError: The repository cannot be created or written, or the Hub cannot be reached.
+    """
+    place = find_adapter_folder(Path(folder))
+    if (place / ADAPTER_FILE).exists():
+        _read_record(place)
+        read_tensor_infos(place / _WEIGHTS_FILE, CheckpointError, "the adapter's weights")
+    elif not ((place / _MANIFEST_FILE).is_file() and (place / "config.json").is_file()):
+        raise CheckpointError(
+            f"{folder} is neither an adapter nor a merged model of perceptok; name a folder that `perceptok llava "
+            "train`, `merge` or save_adapter wrote"
+        )
+    return upload_folder(
+        place,
+        repo_id,
+        private=private,
+        token=token,
+        revision=revision,
+        commit_message=commit_message or f"Upload {Path(folder).name} with perceptok",
+        create_pr=create_pr,
+    )
 
 
 def merge_adapter(
@@ -500,18 +613,13 @@ def export_adapter(
     with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
         lora = place / "lora"
         with _translate_errors(target):
-            _save_lora(loaded.model, lora)
-        weights = {name: tensor for name, tensor in load_file(lora / _WEIGHTS_FILE).items() if ".lora_" in name}
-        save_file(weights, lora / _WEIGHTS_FILE, metadata={"format": "pt"})
-        path = lora / "adapter_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {
-            "base_model_name_or_path": str(target / "base"),
-            "modules_to_save": None,
-            "trainable_token_indices": None,
-            "ensure_weight_tying": False,
-        }
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            _save_lora(
+                *(loaded.model, lora, str((target / "base").resolve())),
+                weights_of=lambda name: ".lora_" in name,
+                modules_to_save=None,
+                trainable_token_indices=None,
+                ensure_weight_tying=False,
+            )
         _save_base(_remove_lora(loaded.model), loaded, place / "base", target)
         with quiet_peft():
             again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))
@@ -541,10 +649,17 @@ def _add_system(processor: Any, system: str | None) -> None:
 
 
 def _save_base(model: Any, loaded: LoadedAdapter, folder: Path, target: Path) -> None:
+    source = str(model.name_or_path)
+    card = make_card(
+        *("merged", target.name, source, loaded.vocab, loaded.frame),
+        base_id=source if is_hub_id(source) else None,
+        system=loaded.system,
+        config=loaded.config,
+    )
     with _translate_errors(target):
         check_free_space(target, sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
         model.save_pretrained(folder)
-        _save_companions(folder, loaded.processor, loaded.vocab, loaded.codec)
+        _save_companions(folder, loaded.processor, loaded.vocab, loaded.codec, card)
 
 
 def _probe_adapter(loaded: LoadedAdapter) -> Tensor:

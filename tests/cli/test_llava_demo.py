@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,48 +24,92 @@ TINY = """
 scenes: 6
 held_out: 2
 model: {layers: 1, pieces: 600}
-training: {max_steps: 2, batch_size: 2, eval_steps: 1, bf16: false}
+training: {max_steps: 6, batch_size: 2, eval_steps: 3, save_steps: 1, bf16: false}
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "perceptok_cli.main", "llava", "demo", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, *arguments)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def wait_for_checkpoint(work: Path, process: subprocess.Popen[str], after: int = 0) -> int:
+    """Wait until a checkpoint is newer than a time in nanoseconds; returns its own."""
+    while process.poll() is None:
+        times = [path.stat().st_mtime_ns for path in work.glob("training-*.safetensors")]
+        if times and times[0] > after:
+            return times[0]
+        time.sleep(0.01)
+    raise AssertionError(f"it ended before its checkpoint: {process.communicate()[1]}")
 
 
 @pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
-def test_all_files_are_written_valid_and_used_again(tmp_path: Path) -> None:
+def test_killed_interrupted_and_finished(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
-    done = run(tmp_path, "-o", "out", "--config", "tiny.yaml", "--threads", "1")
+    arguments = ("-o", "out", "--config", "tiny.yaml", "--threads", "1")
+    output, work = tmp_path / "out", tmp_path / "out" / "work"
+    process = start(tmp_path, *arguments)
+    written = wait_for_checkpoint(work, process)
+    process.kill()
+    _, errors = process.communicate()
+    for number, stage in enumerate(("model", "scenes, 6", "held-out scenes, 2", "training, 6"), 1):
+        assert f"stage {number} of 5: {stage}\n" in errors
+    assert "600 MB in out/work while it runs" in errors
+    cached = {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
+    assert len(cached) == 2
+    process = start(tmp_path, *arguments)
+    wait_for_checkpoint(work, process, written)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "what is done is kept in out/work; the same command continues" in errors
+    assert cached == {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
+    assert not (output / "result.json").exists()
+    done = run(tmp_path, *arguments, "--keep-cache")
     assert done.returncode == 0, done.stderr
-    assert "page: out/demo.html" in done.stdout
-    page = (tmp_path / "out" / "demo.html").read_text()
+    check_output(output, done.stdout)
+    # A finished demonstration is read; another one of other settings is refused, and its cache removed on request.
+    again = run(tmp_path, *arguments)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "stage" not in again.stderr.partition("\n")[2]
+    assert re.search(r"out holds \d+ MB: .*; remove it with: rm -r out", again.stderr)
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("max_steps: 6", "max_steps: 2"))
+    assert "holds a demonstration of other settings" in run(tmp_path, *arguments).stderr
+    done = run(tmp_path, *arguments, "--force")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in output.iterdir()) == ["demo.html", "result.json", "trained"]
+
+
+def check_output(output: Path, printed: str) -> None:
+    assert "page: out/demo.html" in printed
+    page = (output / "demo.html").read_text()
     assert "Learning curve" in page
     assert page.count("DEPTH_START") >= 2
-    report = json.loads((tmp_path / "out" / "result.json").read_text())
+    report = json.loads((output / "result.json").read_text())
     # The grammar holds after any number of updates.
     assert report["valid"]["constrained"] == 1.0
-    assert [point["step"] for point in report["curve"]] == [1, 2]
+    assert [point["step"] for point in report["curve"]] == [3, 6]
     assert report["rmse"]["codec"] < report["rmse"]["mean map"] < report["rmse"]["generated"]
+    assert set(report["seconds"]) == {"model", "scenes", "training", "answers"}
     # The checkpoint is a LLaVA that loads again with its codec's fingerprint.
     codec = pt.DepthCodec.from_pretrained()
-    model, _, vocab = pt.load_llava(tmp_path / "out" / "trained", codec=codec)
+    model, _, vocab = pt.load_llava(output / "trained", codec=codec)
     assert isinstance(model.model.vision_tower, GridTower)
     assert vocab.codec_fingerprint == codec.fingerprint
-    untrained = next((tmp_path / "out").glob("model-*"))
-    start, _, _ = pt.load_llava(untrained, codec=codec)
+    untrained, _, _ = pt.load_llava(next((output / "work").glob("model-*")), codec=codec)
     changed = [
         name
-        for (name, value), other in zip(model.state_dict().items(), start.state_dict().values(), strict=True)
+        for (name, value), other in zip(model.state_dict().items(), untrained.state_dict().values(), strict=True)
         if not torch.equal(value, other)
     ]
     assert not any("vision_tower" in name for name in changed)
     assert any("multi_modal_projector" in name for name in changed)
-    # A second run uses the scenes again.
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
-    assert len(times) == 2
-    assert run(tmp_path, "-o", "out", "--config", "tiny.yaml", "--threads", "1").returncode == 0
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
 
 
 def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, strategies as st
 
 from perceptok.boxes import ImageFrame
 from perceptok.boxes.text import box_answer_to_text
-from perceptok.data import Evidence, Marker, PerceptionRecord, Turn
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok.data.record_files import parse_chat_entry, parse_llava_entry
 from perceptok.depth import block_to_text
 from perceptok.errors import RecordError
@@ -94,7 +95,7 @@ def test_messages_for_processors() -> None:
         {
             "role": "user",
             "content": [
-                {"type": "image", "path": "set/images/küche 1.png"},
+                {"type": "image", "path": str(Path.cwd() / "set/images/küche 1.png")},
                 {"type": "text", "text": "Which point is closest?"},
             ],
         },
@@ -251,3 +252,44 @@ def test_errors_name_the_missing_field() -> None:
         PerceptionRecord.from_json('{"id": "x", "images": []}', "line 1")
     with pytest.raises(RecordError, match="line 2: not valid JSON"):
         PerceptionRecord.from_json('{"id": "x"', "line 2")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_rows_of_datasets(form: str, tmp_path: Path) -> None:
+    """Rows that `datasets` reads are records again: what it fills in with None counts as missing."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    depth = depth_record()
+    other = replace(
+        depth,
+        id="counting-1",
+        images=("a.jpg", "b.jpg"),
+        task="counting",
+        answer="2",
+        choices=(),
+        evidence=Evidence(boxes=BOXES, plural="cars"),
+        provenance={"annotations": "lvis", "seed": 3},
+    )
+    bare = PerceptionRecord("bare", (), (Turn("user", "How many?"),), "counting", "direct")
+    path = tmp_path / f"records.{form}"
+    write_records(path, [depth, other, bare])
+    rows = datasets.Dataset.from_json if form == "jsonl" else datasets.Dataset.from_parquet
+    loaded = list(rows(str(path), cache_dir=str(tmp_path / "cache")))
+    assert [PerceptionRecord.from_dict(row) for row in loaded] == [depth, other, bare]
+
+
+def test_rows_that_are_not_records() -> None:
+    row = depth_record().to_dict()
+    with pytest.raises(RecordError, match=r"row 3, record 'depth-cot-0': turns: missing"):
+        PerceptionRecord.from_dict({**row, "turns": None}, "row 3")
+    with pytest.raises(RecordError, match=r"row 3: evidence: not valid JSON"):
+        PerceptionRecord.from_dict({**row, "evidence": "{codes"}, "row 3")
+    with pytest.raises(RecordError, match=r"unknown key 'mask'"):
+        PerceptionRecord.from_dict({**row, "mask": 3})
+
+
+def test_rows_for_trl_have_absolute_paths(tmp_path: Path) -> None:
+    row = depth_record().to_chat(tmp_path)
+    assert row["images"] == [str(tmp_path / "images/küche 1.png")]
+    assert [part["type"] for part in row["messages"][0]["content"]] == ["image", "text"]
+    assert parse_chat_entry({**row, "images": list(depth_record().images)}) == depth_record()

@@ -300,3 +300,15 @@ def test_refusals(folder: Path) -> None:
     assert all(name in done.stdout for name in shipped_cells())
     assert CliRunner().invoke(app, ["llava", "ablate", str(folder / "recipe.yaml"), "--plan"]).exit_code == 0
     assert isinstance(CliRunner().invoke(app, ["llava", "ablate"]).exception, ConfigError)
+
+
+def test_overrides_are_relative_to_the_current_directory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held").mkdir()
+    recipe = AblationRecipe.read(folder / "recipe.yaml", {"output": "out", "benchmarks": "held", "base": "owner/name"})
+    assert recipe.resolve(recipe.output) == tmp_path / "out"
+    assert recipe.resolve(str(recipe.benchmarks)) == tmp_path / "held"
+    assert recipe.base == "owner/name"
+    assert AblationRecipe.read(folder / "recipe.yaml").resolve("x") == folder / "x"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from perceptok.boxes import ImageFrame
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok.depth import block_to_text
-from perceptok.errors import EvaluationError
+from perceptok.errors import EvaluationError, MissingExtraError
 from perceptok.evaluation import Benchmark, load_benchmark
 from perceptok.evaluation.benchmarks import BENCHMARKS, WHOLE_BLOCK, BenchmarkItem
 
@@ -423,3 +424,9 @@ def test_options_of_other_layouts(tmp_path: Path) -> None:
     assert [(item.answer, item.read("(C)").value) for item in counts] == [("1", "1")]
     (seed,) = load_benchmark("seed-count", write_lines(tmp_path / "seed.jsonl", SEED)).items
     assert (seed.answer, seed.read("B").value) == ("1", "2")
+
+
+def test_a_missing_package_is_said_with_the_benchmark_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"^blink-depth: loading a benchmark .* needs datasets; install it with"):
+        load_benchmark("blink-depth", "owner/name")

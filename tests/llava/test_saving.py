@@ -178,3 +178,22 @@ def test_the_record_is_checked(trained: Callable[..., Trained], tmp_path: Path) 
     (folder / ADAPTER_FILE).write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         load_adapter(folder)
+
+
+def test_the_base_is_found_from_anywhere(
+    trained: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny_llava(tmp_path / "project" / "models" / "base")
+    model, processor, vocab = trained("new_rows", base)
+    monkeypatch.chdir(tmp_path / "project")
+    folder = save_adapter("runs/one/adapter", model, processor, vocab, base="models/base", verify="file")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)  # for stock peft, from anywhere
+    monkeypatch.chdir("/")
+    load_adapter(tmp_path / "project" / "runs" / "one")
+    (tmp_path / "project").rename(tmp_path / "moved")
+    load_adapter(tmp_path / "moved" / "runs" / "one" / "adapter")
+    (tmp_path / "moved" / "models").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"its base .*base is not there, nor beside the adapter; .*\(--base\)"):
+        load_adapter(tmp_path / "moved" / "runs" / "one")
+    load_adapter(tmp_path / "moved" / "runs" / "one", base=tmp_path / "elsewhere" / "base")

@@ -15,7 +15,8 @@ from PIL import Image
 from perceptok.boxes import BoxLabels, ImageBoxes
 from perceptok.data.specialists.specialist import Device, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
-from perceptok.errors import SpecialistError, quote_error
+from perceptok.errors import CheckpointError, SpecialistError, quote_error
+from perceptok.hub import download_checkpoint, is_hub_id
 
 __all__ = ["TransformersBoxes", "TransformersDepth"]
 
@@ -45,12 +46,14 @@ class _Pretrained:
 
         auto_model = getattr(transformers, self.auto_class)
         auto_processor: Any = transformers.AutoImageProcessor
-        options = {"trust_remote_code": False, "local_files_only": Path(self.name_or_path).is_dir()}
+        options = {"trust_remote_code": False, "local_files_only": True}
         try:
+            source = self.name_or_path
+            folder = download_checkpoint(source) if is_hub_id(source) else Path(source)
             model, loaded = auto_model.from_pretrained(
-                self.name_or_path, dtype=torch.float32, output_loading_info=True, **options
+                folder, dtype=torch.float32, output_loading_info=True, **options
             )
-            processor = auto_processor.from_pretrained(self.name_or_path, **options)
+            processor = auto_processor.from_pretrained(folder, **options)
             if missing := sorted(loaded["missing_keys"]):
                 raise SpecialistError(
                     f"{self.name_or_path}: {len(missing)} weights of {type(model).__name__} are missing, such as "
@@ -59,6 +62,8 @@ class _Pretrained:
             return model.eval().to(self.device), processor
         except SpecialistError:
             raise
+        except CheckpointError as error:
+            raise SpecialistError(str(error)) from error
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise SpecialistError(
                 f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({quote_error(error)}); use a model of a "

@@ -193,25 +193,29 @@ class PerceptionPipeline:
         bits: Bits | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "cpu",
+        revision: str | None = None,
         config: InferenceConfig | None = None,
     ) -> Self:
         """Load an adapter or a merged model, with its token rows, manifest, codec and frame.
 
         Args:
-            folder: A folder that `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote.
+            folder: A folder that `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote, or the id of
+                such a repository on the Hub, as text (`owner/name`).
             base: The adapter's base, if it is not where it was at training.
             codec: Used instead of the saved copy; must be the same codec.
             bits: Quantise the language model to 4 or 8 bits with bitsandbytes.
             dtype: Data type of the weights; "auto" is that of the checkpoint, or float32 (on CUDA float16) where the
                 device computes it slowly, such as bfloat16 on a CPU without AMX.
             device: Device of the model and the codec.
+            revision: Of a repository on the Hub.
             config: The settings.
 
         Raises:
-            CheckpointError: The folder does not exist, is damaged, or its model was not trained on perception tokens.
+            CheckpointError: The folder does not exist, is damaged, or its model was not trained on perception tokens;
+                or a repository cannot be downloaded.
             VocabularyError: Model, tokenizer, manifest and codec do not fit together.
         """
-        path = find_adapter_folder(folder)
+        path = find_adapter_folder(folder, revision)
         if (path / ADAPTER_FILE).is_file():
             loaded = load_adapter(path, base=base, codec=codec, bits=bits, dtype=dtype, device=device)
             model, processor, vocab, codec = loaded.model, loaded.processor, loaded.vocab, loaded.codec

@@ -1,4 +1,5 @@
 from .demonstration import (
+    STAGES as STAGES,
     DemoConfig as DemoConfig,
     prepare_model as prepare_model,
     run_demo as run_demo,

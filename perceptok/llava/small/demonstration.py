@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptok.config import config_from_dict
 from perceptok.depth import DepthCodec
-from perceptok.errors import MissingExtraError
-from perceptok.files import atomic_folder, atomic_write
+from perceptok.errors import ConfigError, MissingExtraError, OutputError
+from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json, read_input
 from perceptok.llava.loading import load_llava
 from perceptok.llava.small.model import QUESTION, SmallLlavaConfig, build_small_llava
 from perceptok.llava.small.training import (
@@ -44,7 +46,13 @@ _TRAINING_SEED, _HELD_OUT_SEED, _CALIBRATION_SEED = 1, 2, 3
 """Seeds of families of scenes, which share no scene."""
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
-"""A progress bar: a name and a count give a context whose value is called after each item."""
+"""A progress bar: a stage's name and a count give a context whose value is called after each item."""
+
+STAGES = ("model", "scenes", "held-out scenes", "training", "answers")
+"""Names of the stages of `run_demo`, in their order, as its progress bars have them."""
+
+_WORK, _RESULT, _PAGE, _TRAINED = "work", "result.json", "demo.html", "trained"
+"""Names in the output folder: what only an unfinished demonstration needs, the figures, the page, the checkpoint."""
 
 
 def _show_no_progress(_: str, __: int) -> AbstractContextManager[Callable[..., None]]:
@@ -273,17 +281,23 @@ def run_demo(
     folder: str | os.PathLike[str],
     config: DemoConfig | None = None,
     *,
+    keep_cache: bool = False,
+    force: bool = False,
     progress: Progress = _show_no_progress,
 ) -> tuple[DemoResult, Path]:
     """Build the small LLaVA, make scenes, train, generate the depth of held-out scenes, and write a page.
 
-    The untrained model and the scenes are cached in the folder; `trained` holds the trained checkpoint for
-    `load_llava`, `result.json` the figures.
+    An interrupted or killed demonstration is resumed by the same call, in the middle of the scenes and of the training,
+    with the same result. A finished one is read, not run again. It leaves `demo.html`, `result.json` (the figures) and
+    `trained` (the checkpoint, for `load_llava`); the untrained model, the scenes and the training's checkpoint, some
+    600 MB, are in `work` until it is finished.
 
     Args:
         folder: The output folder, created where it is missing.
         config: The settings.
-        progress: Shows the progress.
+        keep_cache: Keep `work`, for a further demonstration of the same scenes.
+        force: Replace a finished demonstration.
+        progress: Shows the progress of each stage.
 
     Returns:
         The figures, and the page.
@@ -291,32 +305,85 @@ def run_demo(
     Raises:
         CheckpointError: A package that carries weights is not installed; the message says how.
         MissingExtraError: The extra `demo` is not installed.
+        OutputError: The folder holds a finished demonstration of other settings and `force` is not set, is being
+            written by another process, or cannot be written.
     """
     config = config or DemoConfig()
     output = Path(folder)
-    output.mkdir(parents=True, exist_ok=True)
-    codec = DepthCodec.from_pretrained()
-    timer = _StageTimer()
-    model, processor, vocab = prepare_model(output, codec, config)
-    timer.finish("model")
-    families = ((_TRAINING_SEED, config.scenes), (_HELD_OUT_SEED, config.held_out))
-    dataset, held_out = (_prepare_dataset(output, codec, config, model, *family, progress) for family in families)
-    timer.finish("scenes")
-    with progress("training", config.training.max_steps) as advance:
-        curve = train_depth(model, processor, vocab, dataset, held_out, config.training, advance)
-    timer.finish("training")
-    for part in (model, processor, vocab):
-        part.save_pretrained(output / "trained")
-    bf16 = config.training.bf16
-    answers = answer_depth(model, processor, vocab, codec, held_out, bf16=bf16)
-    free = answer_depth(model, processor, vocab, codec, held_out, constrained=False, bf16=bf16)
-    timer.finish("inference")
-    result = score_answers(codec, dataset, held_out, answers, free, curve, timer.seconds)
-    with atomic_write(output / "result.json", force=True) as file:
-        file.write((json.dumps({"config": asdict(config), **asdict(result)}, indent=2) + "\n").encode())
-    page = output / "demo.html"
-    write_demo_page(page, held_out, answers, result)
+    page, work = output / _PAGE, output / _WORK
+    finished = None if force else _read_result(output, config)
+    if finished is not None:
+        return finished, page
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {work}: {error.strerror}") from error
+    with lock_output(work, shown=output):
+        result, held_out, answers = _run_stages(output, work, config, progress)
+        write_demo_page(page, held_out, answers, result)
+        with atomic_write(output / _RESULT, force=True) as file:
+            file.write((json.dumps({"config": asdict(config), **asdict(result)}, indent=2) + "\n").encode())
+    if not keep_cache:
+        shutil.rmtree(work, ignore_errors=True)
     return result, page
+
+
+def _read_result(output: Path, config: DemoConfig) -> DemoResult | None:
+    """The figures of a finished demonstration; None where there is none.
+
+    Raises:
+        OutputError: It has other settings.
+    """
+    path = output / _RESULT
+    if not (path.is_file() and (output / _PAGE).is_file() and (output / _TRAINED).is_dir()):
+        return None
+    try:
+        values = parse_json(read_input(path), str(path), ConfigError)
+        same = values.pop("config") == json.loads(json.dumps(asdict(config)))
+        result = config_from_dict(DemoResult, values) if same else None
+    except (ConfigError, AttributeError, KeyError, OSError) as error:
+        raise OutputError(f"{path} is not the result of a demonstration; replace it with force (--force)") from error
+    if result is None:
+        raise OutputError(
+            f"{output} holds a demonstration of other settings; choose another folder, or replace it with force "
+            "(--force)"
+        )
+    return result
+
+
+def _run_stages(
+    output: Path, work: Path, config: DemoConfig, progress: Progress
+) -> tuple[DemoResult, SmallDataset, list[DepthAnswer]]:
+    """The figures, the held-out scenes and the answers; writes `trained`, and into `work` what resumes it."""
+    codec = DepthCodec.from_pretrained()
+    timer = _StageTimer(work / "seconds.json")
+    with progress("model", 1) as advance:
+        model, processor, vocab = prepare_model(work, codec, config)
+        advance()
+    timer.finish("model")
+    families = (("scenes", _TRAINING_SEED, config.scenes), ("held-out scenes", _HELD_OUT_SEED, config.held_out))
+    dataset, held_out = (_prepare_dataset(work, codec, config, model, *family, progress) for family in families)
+    timer.finish("scenes")
+    checkpoint = work / f"{_make_name('training', [asdict(config), codec.fingerprint])}.safetensors"
+    with progress("training", config.training.max_steps) as advance:
+        curve = train_depth(model, processor, vocab, dataset, held_out, config.training, advance, checkpoint=checkpoint)
+    timer.finish("training", curve[-1].processor_seconds)
+    with atomic_folder(output / _TRAINED, force=True, marker="config.json") as trained:
+        for part in (model, processor, vocab):
+            part.save_pretrained(trained)
+    with progress("answers", 2 * config.held_out) as advance:
+        answers, free = (
+            answer_depth(
+                *(model, processor, vocab, codec, held_out),
+                constrained=constrained,
+                bf16=config.training.bf16,
+                advance=advance,
+            )
+            for constrained in (True, False)
+        )
+    timer.finish("answers")
+    result = score_answers(codec, dataset, held_out, answers, free, curve, timer.seconds)
+    return result, held_out, answers
 
 
 def prepare_model(folder: str | os.PathLike[str], codec: DepthCodec, config: DemoConfig) -> tuple[Any, Any, Any]:
@@ -331,18 +398,25 @@ def prepare_model(folder: str | os.PathLike[str], codec: DepthCodec, config: Dem
 
 
 def _prepare_dataset(
-    folder: Path, codec: DepthCodec, config: DemoConfig, model: Any, seed: int, count: int, progress: Progress
+    folder: Path,
+    codec: DepthCodec,
+    config: DemoConfig,
+    model: Any,
+    name: str,
+    seed: int,
+    count: int,
+    progress: Progress,
 ) -> SmallDataset:
     """Scenes 0 .. count - 1 of a seed; cached in the folder."""
-    facts = [asdict(config.model), codec.fingerprint, seed, count, config.temperature]
-    with progress("scenes", count) as advance:
+    facts = [asdict(config.model), codec.fingerprint, seed, config.temperature]
+    with progress(name, count) as advance:
         return make_dataset(
             seed,
             count,
             model.model.vision_tower,
             codec,
             temperature=config.temperature,
-            cache=folder / f"{_make_name('scenes', facts)}.npz",
+            cache=folder / _make_name("scenes", facts),
             advance=advance,
         )
 
@@ -352,12 +426,23 @@ def _make_name(stem: str, facts: object) -> str:
 
 
 class _StageTimer:
-    """Processor seconds of the stages, all threads together."""
+    """Processor seconds of the stages, all threads together; those of an interrupted run are added.
 
-    def __init__(self) -> None:
+    Args:
+        path: Where they are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.seconds: dict[str, float] = {}
+        if path.is_file():
+            self.seconds = dict(parse_json(read_input(path), str(path), OutputError))
+        self._path = path
         self._start = time.process_time()
 
-    def finish(self, stage: str) -> None:
+    def finish(self, stage: str, seconds: float | None = None) -> None:
+        """Add the seconds since the last stage, or set those of a stage that counts its own."""
         now = time.process_time()
-        self.seconds[stage], self._start = round(now - self._start, 1), now
+        added = self.seconds.get(stage, 0.0) + now - self._start
+        self.seconds[stage], self._start = round(added if seconds is None else seconds, 1), now
+        with atomic_write(self._path, force=True) as file:
+            file.write(json.dumps(self.seconds).encode())

@@ -6,23 +6,27 @@ every color with distance, so that depth can be told from a small patch: scenes 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from perceptok.config import config_from_dict
 from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, parse_generation
 from perceptok.depth import DepthCodec
-from perceptok.errors import TrainingError
+from perceptok.errors import CheckpointError, TrainingError, quote_error
 from perceptok.files import atomic_write
 from perceptok.llava.grid_tower import GridTower
 from perceptok.llava.small.model import make_depth_batch, make_prompt_ids
@@ -37,7 +41,8 @@ _HAZE = 3.5
 """Metres over which haze takes 1 - 1/e of a color."""
 _HAZE_COLOR = np.array([225, 230, 235], dtype=np.float32)
 _MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-_CHUNK = 32
+_CHUNK, _PART = 32, 320
+"""Scenes that are computed at once, and that a file of the cache holds."""
 _BATCH = 32
 _MAX_NEW_TOKENS = 128
 """Tokens of an answer: the words before the block, 102 tokens, the full stop and the end."""
@@ -131,7 +136,7 @@ def make_dataset(
     cache: str | os.PathLike[str] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> SmallDataset:
-    """Render scenes, and pass them through tower and codec once.
+    """Render scenes, and pass them through tower and codec once; an interrupted call continues in its cache.
 
     Args:
         seed: The seed of the family of scenes.
@@ -139,29 +144,38 @@ def make_dataset(
         tower: Frozen and calibrated.
         codec: The teacher.
         temperature: The temperature of `DepthCodec.encode_soft`.
-        cache: A file (`.npz`) that is read if it exists, and else written.
+        cache: A folder of parts (`.npz`, 320 scenes each): those that exist are read, the others written.
         advance: Called after each scene.
     """
-    path = None if cache is None else Path(cache)
-    if path is not None and path.is_file():
-        with np.load(path) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        for _ in range(count):
-            advance()
-    else:
+    parts = []
+    for first in range(0, count, _PART):
+        last = min(count, first + _PART)
+        path = None if cache is None else Path(cache) / f"{first}-{last}.npz"
+        if path is not None and path.is_file():
+            with np.load(path) as stored:
+                parts.append({name: stored[name] for name in stored.files})
+            for _ in range(first, last):
+                advance()
+            continue
         chunks = []
-        for start in range(0, count, _CHUNK):
+        for start in range(first, last, _CHUNK):
             views = []
-            for index in range(start, min(count, start + _CHUNK)):
+            for index in range(start, min(last, start + _CHUNK)):
                 views.append(render_yard(seed, index, tower.config.image_size))
                 advance()
             chunks.append(_compute_arrays(views, tower, codec, temperature))
-        arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        parts.append(_concatenate(chunks))
         if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path, force=True) as file:
-                np.savez(file, **arrays)
+                np.savez(file, **parts[-1])
+    arrays = _concatenate(parts)
     tensors = (torch.from_numpy(arrays[name]) for name in ("codes", "features", "teacher"))
     return SmallDataset(arrays["images"], arrays["nearness"], *tensors)
+
+
+def _concatenate(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _compute_arrays(
@@ -205,8 +219,12 @@ def answer_depth(
     *,
     constrained: bool = True,
     bf16: bool = False,
+    advance: Callable[[], object] = lambda: None,
 ) -> list[DepthAnswer]:
-    """Generate the depth map of every image greedily, with or without the grammar, computed in bfloat16 or float32."""
+    """Generate the depth map of every image greedily, with or without the grammar, computed in bfloat16 or float32.
+
+    `advance` is called after each answer.
+    """
     tokenizer = processor.tokenizer
     prompt = torch.tensor(make_prompt_ids(processor))
     grammar = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
@@ -226,7 +244,9 @@ def answer_depth(
                 do_sample=False,
             )
         texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        answers += [_parse_answer(text, vocab, codec) for text in texts]
+        for text in texts:
+            answers.append(_parse_answer(text, vocab, codec))
+            advance()
     return answers
 
 
@@ -260,6 +280,7 @@ class SmallTraining:
         learning_rate: Peak learning rate of language model, new rows and projector; warmed up over a twentieth of the
             updates, then decaying linearly to 0.
         eval_steps: Updates between two evaluations of the held-out loss.
+        save_steps: Updates between two checkpoints, from which an interrupted training is resumed.
         bf16: Compute in bfloat16, with weights in float32; by default where the CPU computes it faster.
         seed: The seed of the order of scenes.
     """
@@ -268,6 +289,7 @@ class SmallTraining:
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     eval_steps: int = 25
+    save_steps: int = 20
     bf16: bool = field(default_factory=lambda: choose_dtype() == torch.bfloat16)
     seed: int = 0
 
@@ -299,8 +321,12 @@ def train_depth(
     held_out: SmallDataset,
     config: SmallTraining,
     advance: Callable[[str], None] = lambda _: None,
+    *,
+    checkpoint: Path | None = None,
 ) -> list[CurvePoint]:
     """Train atomic depth generation: Eq. 1 with the codec's soft codes, cross entropy on the other tokens.
+
+    The arguments that `optimize` has too are as there.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -321,7 +347,7 @@ def train_depth(
     def evaluate() -> tuple[float, float]:
         return _evaluate(model, processor, vocab, held_out, config.bf16)
 
-    return optimize(model, len(dataset), compute_loss, evaluate, config, advance)
+    return optimize(model, len(dataset), compute_loss, evaluate, config, advance, checkpoint=checkpoint)
 
 
 def optimize(
@@ -331,6 +357,8 @@ def optimize(
     evaluate: Callable[[], tuple[float, float]],
     config: SmallTraining,
     advance: Callable[[str], None] = lambda _: None,
+    *,
+    checkpoint: Path | None = None,
 ) -> list[CurvePoint]:
     """Train everything but the tower with AdamW on shuffled scenes; the model is left in evaluation mode.
 
@@ -340,10 +368,13 @@ def optimize(
         compute_loss: Takes the numbers of a batch's scenes, (B,) int64 in 0 .. count - 1; returns a scalar.
         evaluate: Returns held-out loss and accuracy.
         config: The settings.
-        advance: Called after each update.
+        advance: Called after each update, also for those of a run that is resumed.
+        checkpoint: A file (safetensors) that is written every `save_steps` and at the end, and from which the training
+            is resumed with the same result; it has to be of the same settings.
 
     Raises:
         TrainingError: The loss is not finite.
+        CheckpointError: The checkpoint is damaged, or of another model.
     """
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
@@ -351,12 +382,16 @@ def optimize(
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(config.seed)
     order = torch.empty(0, dtype=torch.int64)
-    curve: list[CurvePoint] = []
-    losses: list[float] = []
-    start = time.process_time()
+    state = _TrainingState(0, [], [], 0.0)
+    if checkpoint is not None and checkpoint.is_file():
+        state, order = _load_checkpoint(checkpoint, parameters, optimizer, generator)
+    curve, losses = state.curve, state.losses
+    for _ in range(state.step):
+        advance("resumed")
+    start = time.process_time() - state.processor_seconds
     warmup_steps = max(1, config.max_steps // 20)
     model.train()
-    for step in range(config.max_steps):
+    for step in range(state.step, config.max_steps):
         while len(order) < config.batch_size:
             order = torch.cat([order, torch.randperm(count, generator=generator)])
         scenes, order = order[: config.batch_size], order[config.batch_size :]
@@ -380,9 +415,65 @@ def optimize(
             mean = sum(losses) / len(losses)
             curve.append(CurvePoint(step + 1, mean, held_out, accuracy, time.process_time() - start))
             losses.clear()
+        if checkpoint is not None and ((step + 1) % config.save_steps == 0 or step + 1 == config.max_steps):
+            state = _TrainingState(step + 1, curve, losses, time.process_time() - start)
+            _save_checkpoint(checkpoint, state, order, parameters, optimizer, generator)
     model.eval()
     model.requires_grad_(False)
     return curve
+
+
+@dataclass(frozen=True)
+class _TrainingState:
+    """What a checkpoint holds beside tensors: updates so far, the curve, the losses since its last point, the time."""
+
+    step: int
+    curve: list[CurvePoint]
+    losses: list[float]
+    processor_seconds: float
+
+
+def _save_checkpoint(
+    path: Path,
+    state: _TrainingState,
+    order: Tensor,
+    parameters: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    """Write weights, optimizer, order of scenes and random state; the file before is replaced when it is complete."""
+    tensors = {"order": order.clone(), "generator": generator.get_state()}
+    for number, parameter in enumerate(parameters):
+        tensors[f"{number}.weight"] = parameter.detach()
+        tensors |= {f"{number}.{name}": value for name, value in optimizer.state[parameter].items()}
+    with atomic_write(path, force=True) as file:
+        file.write(save(tensors, metadata={"state": json.dumps(asdict(state))}))
+
+
+@torch.no_grad()
+def _load_checkpoint(
+    path: Path, parameters: list[Tensor], optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[_TrainingState, Tensor]:
+    """Restore weights, optimizer and random state in place; returns the rest of the state, and the order of scenes.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another model.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state = config_from_dict(_TrainingState, json.loads(file.metadata()["state"]), name=str(path))
+            for number, parameter in enumerate(parameters):
+                parameter.copy_(file.get_tensor(f"{number}.weight"))
+                names = [name for name in file.keys() if name.startswith(f"{number}.")]  # noqa: SIM118 - not a dict
+                optimizer.state[parameter] = {
+                    name.partition(".")[2]: file.get_tensor(name) for name in names if not name.endswith(".weight")
+                }
+            generator.set_state(file.get_tensor("generator"))
+            return state, file.get_tensor("order")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: no training can be resumed from it ({quote_error(error)}); remove it to start over"
+        ) from error
 
 
 def _compute_logits(

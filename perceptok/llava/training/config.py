@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_type_hints
 
 import torch
 from transformers import TrainingArguments
 
-from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping, resolve_paths
 from perceptok.data import Regime
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing, Interpolation
@@ -30,6 +32,7 @@ __all__ = [
     "ObjectiveSettings",
     "PerceptionSettings",
     "explain",
+    "make_paths_absolute",
 ]
 
 # ruff: noqa: RUF009 - `_setting` makes a field, as `dataclasses.field` does
@@ -413,14 +416,18 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         """Read a configuration from YAML or JSON.
 
         Args:
-            path: The file, or the name of a preset (`perceptok llava presets`); unknown keys are refused.
-            overrides: Settings that replace those of the file, nested ones by dotted names or as mappings.
+            path: The file, or the name of a preset (`perceptok llava presets`); unknown keys are refused. Paths in a
+                file are relative to its folder.
+            overrides: Settings that replace those of the file, nested ones by dotted names or as mappings. Paths in
+                them are relative to the current directory.
 
         Raises:
             ConfigError: The file cannot be read, or a setting is unknown or not valid.
         """
-        path = find_config_file(path, "llava")
-        values = read_mapping(path)
+        found = find_config_file(path, "llava")
+        values = read_mapping(found)
+        if found == Path(path):  # not a preset
+            make_paths_absolute(values, found.parent)
         apply_overrides(values, overrides or {})
         try:
             return cls.from_dict(values)
@@ -483,11 +490,21 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         Returns:
             Its name, the other value and this one's; None if all are equal.
         """
-        own = self.to_dict()
+        own, earlier = self.to_dict(), json.loads(json.dumps(other))
+        for values in (own, earlier):
+            make_paths_absolute(values)
         for name in (*_OWN, *_LEARNING):
-            if name not in ("monitoring", *_NOT_SAVED) and own.get(name) != other.get(name):
-                return name, other.get(name), own.get(name)
+            if name not in ("monitoring", *_NOT_SAVED) and own.get(name) != earlier.get(name):
+                return name, earlier.get(name), own.get(name)
         return None
+
+
+def make_paths_absolute(values: dict[str, Any], folder: str | os.PathLike[str] = ".") -> None:
+    """Make the paths of a configuration, as JSON types, absolute in place; they are relative to a folder."""
+    resolve_paths(
+        *(values, folder, ("records", "output_dir", "monitoring.records")),
+        sources=("model_name_or_path", "codec", "deepspeed", "fsdp_config"),
+    )
 
 
 def _get_accelerator() -> torch.device:

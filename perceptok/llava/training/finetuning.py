@@ -17,8 +17,8 @@ from transformers import PrinterCallback
 from perceptok.depth import DepthCodec
 from perceptok.errors import MissingExtraError, TrainingError
 from perceptok.llava.loading import load_llava
-from perceptok.llava.saving import load_adapter, quiet_peft
-from perceptok.llava.training.config import FinetuneConfig
+from perceptok.llava.saving import load_adapter, push_to_hub, quiet_peft
+from perceptok.llava.training.config import FinetuneConfig, make_paths_absolute
 from perceptok.llava.training.monitoring import (
     GenerationMonitor,
     ProgressLines,
@@ -142,7 +142,9 @@ def finetune(config: FinetuneConfig, *, progress: Progress = show_no_progress) -
             run = prepare_run(config, processes=config.world_size, progress=progress)
             log = None
             if is_main:
-                write_run_config(output, config.to_dict())
+                values = config.to_dict()
+                make_paths_absolute(values)
+                write_run_config(output, values)
                 log = RunLog(output / "logs")
                 log.forget_after(0 if run.checkpoint is None else int(run.checkpoint.name.rpartition("-")[2]))
             trainer = _make_trainer(config, run, log)
@@ -153,7 +155,7 @@ def finetune(config: FinetuneConfig, *, progress: Progress = show_no_progress) -
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_describe_interruption(output, trainer)) from error
     if is_main and config.push_to_hub:
-        _push_adapter(output / "adapter", str(trainer.hub_model_id), config)
+        push_to_hub(output / "adapter", str(trainer.hub_model_id), token=config.hub_token, revision=config.hub_revision)
     samples = run.samples
     return FinetuneResult(output / "adapter", run.steps, float(outcome.training_loss), len(samples), samples.dropped)
 
@@ -219,12 +221,6 @@ def _make_monitor(config: FinetuneConfig, run: PreparedRun) -> GenerationMonitor
         num_images=config.monitoring.num_images,
         autocast={"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}[config.precision],
     )
-
-
-def _push_adapter(folder: Path, repo_id: str, config: FinetuneConfig) -> None:
-    from huggingface_hub import upload_folder
-
-    upload_folder(repo_id=repo_id, folder_path=folder, token=config.hub_token, revision=config.hub_revision)
 
 
 def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progress = show_no_progress) -> PreparedRun:

@@ -105,7 +105,7 @@ class TestLoading:
     def test_a_hub_id_that_cannot_be_reached(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(
-            CheckpointError, match=r"nobody/nothing: cannot fetch vae-final\.pt from the Hugging Face Hub"
+            CheckpointError, match=r"nobody/nothing cannot be downloaded from the Hugging Face Hub: the Hub cannot be"
         ):
             load_aurora_checkpoint("nobody/nothing")
 

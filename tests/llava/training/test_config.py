@@ -164,6 +164,26 @@ def test_overrides_as_on_the_command_line(tmp_path: Path) -> None:
         FinetuneConfig.read(tmp_path / "train.yaml", {"records.x": 1})
 
 
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    (project / "models" / "base").mkdir(parents=True)
+    (project / "train.yaml").write_text(
+        "model_name_or_path: models/base\nrecords: [data/r.jsonl]\noutput_dir: run\ncodec: owner/codec\n"
+        "monitoring: {records: data/held-out.jsonl}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    made = FinetuneConfig.read("project/train.yaml", {"monitoring.num_records": 3})
+    assert made.model_name_or_path == str(project / "models" / "base")
+    assert made.records == (str(project / "data" / "r.jsonl"),)
+    assert made.monitoring.records == str(project / "data" / "held-out.jsonl")
+    assert (made.output_dir, made.codec) == (str(project / "run"), "owner/codec")
+    # Overrides are relative to the current directory, those of a preset too; either is the same run.
+    other = FinetuneConfig.read("project/train.yaml", {"records": ["project/data/r.jsonl"], "output_dir": "out"})
+    assert (other.records, other.output_dir) == (("project/data/r.jsonl",), "out")
+    assert other.difference({**made.to_dict(), "output_dir": "out"}) is None
+    assert other.difference({**made.to_dict(), "records": ["other.jsonl"]}) is not None
+
+
 def test_two_runs_in_one_process_with_other_precision(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
     records = write_some_records(tmp_path / "data", codec, 6)
     shared = {
