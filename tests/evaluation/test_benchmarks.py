@@ -428,5 +428,5 @@ def test_options_of_other_layouts(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_said_with_the_benchmark_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"^blink-depth: loading a benchmark .* needs datasets; install it with"):
+    with pytest.raises(MissingExtraError, match=r"^blink-depth: loading .* needs datasets; install it with"):
         load_benchmark("blink-depth", "owner/name")
