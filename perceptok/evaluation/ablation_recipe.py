@@ -29,7 +29,7 @@ __all__ = ["AblationCell", "AblationRecipe", "AblationTest", "shipped_cells"]
 Changes = Mapping[str, bool | object]
 """Names of settings -> their values; nested settings are mappings."""
 
-_TRAIN_PATHS = ("monitoring.records",)
+_TRAIN_PATHS = ("monitoring.records", "instruction_records")
 """Paths of a train.yaml that the recipe does not set itself."""
 
 _RESERVED = ("model_name_or_path", "records", "output_dir", "codec", "use_cpu")

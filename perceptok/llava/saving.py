@@ -502,17 +502,13 @@ def push_to_hub(
     """Push an adapter or a merged model to the Hub; `load_adapter` and `PerceptionPipeline` load it by its id.
 
     Args:
-        folder: Folder that `save_adapter`, `merge_adapter` or a finished run of `finetune` wrote; of a run the adapter
-            alone is pushed.
+        folder: Folder that `save_adapter`, `merge_adapter` or `finetune` wrote; of a run the adapter alone is pushed.
         repo_id: `owner/name`; created where it does not exist.
-        private: Whether a new repository is private; by default as the account's settings say.
+        private: Whether a new repository is private; by default as the account says.
         token: A token with permission to write; by default HF_TOKEN, or that of `hf auth login`.
         revision: The branch, created where it does not exist; by default main.
-        commit_message: The message of the commit.
-        create_pr: Open a pull request instead of committing to the branch.
-
-    Returns:
-        The address of the commit, or of the pull request.
+        commit_message: Of the commit.
+        create_pr: Open a pull request instead; the address of it, or of the commit, is returned.
 
     Raises:
         CheckpointError: The folder is neither an adapter nor a merged model, or is damaged.

@@ -502,7 +502,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
 def make_paths_absolute(values: dict[str, Any], folder: str | os.PathLike[str] = ".") -> None:
     """Make the paths of a configuration, as JSON types, absolute in place; they are relative to a folder."""
     resolve_paths(
-        *(values, folder, ("records", "output_dir", "monitoring.records")),
+        *(values, folder, ("records", "instruction_records", "output_dir", "monitoring.records")),
         sources=("model_name_or_path", "codec", "deepspeed", "fsdp_config"),
     )
 
