@@ -195,9 +195,8 @@ def _make_manifest(processor: Any, vocab: PerceptionVocabulary, codec: DepthCode
 
 def _locate_base(source: str, target: Path) -> tuple[str, str | None]:
     """A base's folder, absolute and relative to the adapter's; for what is not a folder here its name, and None."""
-    if not Path(source).exists():
-        return source, None
-    return str(Path(source).resolve()), os.path.relpath(Path(source).resolve(), target.resolve())
+    path = Path(source).resolve()
+    return (str(path), os.path.relpath(path, target.resolve())) if path.exists() else (source, None)
 
 
 def _save_companions(
@@ -475,11 +474,9 @@ def _find_base(recorded: _Base, folder: Path) -> str:
     Raises:
         CheckpointError: It is at none of these.
     """
-    source, relative = recorded.source, recorded.relative
-    folder = folder.resolve()
-    places = [Path(source), folder / (relative or source), folder.parent / source]
-    places += [place / Path(source).name for place in (folder.parent, folder.parent.parent)]
-    for place in places:
+    source, relative, folder = recorded.source, recorded.relative, folder.resolve()
+    beside = [parent / Path(source).name for parent in (folder.parent, folder.parent.parent)]
+    for place in (Path(source), folder / (relative or source), folder.parent / source, *beside):
         if place.is_dir():
             return str(place)
     if relative is None and is_hub_id(source):
