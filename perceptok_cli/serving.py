@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from perceptok.errors import ConfigError, quote_error
+from perceptok.errors import ConfigError
+from perceptok_cli.console import DeviceOption, choose_device
 
 if TYPE_CHECKING:
     from perceptok.llava import InferenceConfig, PerceptionPipeline, ServedPipeline
@@ -41,7 +42,7 @@ def connect_pipeline(
 
 
 def load_pipeline(
-    model: Path, base: str | None, bits: int | None, dtype: str, device: str, settings: InferenceConfig
+    model: str, base: str | None, bits: int | None, dtype: str, device: str | None, settings: InferenceConfig
 ) -> PerceptionPipeline:
     """Load a pipeline with the options of a command.
 
@@ -52,15 +53,15 @@ def load_pipeline(
 
     if bits not in (None, 4, 8):
         raise ConfigError(f"--bits is 4 or 8; got {bits}")
-    options: dict[str, Any] = {"base": base, "bits": bits, "dtype": dtype, "device": device, "config": settings}
-    try:
-        return PerceptionPipeline.from_pretrained(model, **options)
-    except RuntimeError as error:
-        raise ConfigError(f"the device {device!r} cannot be used: {quote_error(error)}") from error
+    return PerceptionPipeline.from_pretrained(
+        model, base=base, bits=cast(Any, bits), dtype=dtype, device=choose_device(device), config=settings
+    )
 
 
 def serve_model(
-    model: Annotated[Path, typer.Argument(help="A folder that train, merge or save_adapter wrote.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder that train, merge or save_adapter wrote, or the hub id of one (owner/name).")
+    ],
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8000,
     served_model_name: Annotated[
@@ -105,7 +106,7 @@ def serve_model(
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: quantise the language model.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="Where to compute, e.g. cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
 ) -> None:
     """Serve a model: OpenAI's chat completions with images, a page at /, /health, /v1/models and /metrics.
 
@@ -117,7 +118,7 @@ def serve_model(
     settings = ServingConfig(
         host=host,
         port=port,
-        served_model_name=served_model_name or model.resolve().name,
+        served_model_name=served_model_name or Path(model).resolve().name,
         api_key=api_key,
         images=images,
         allowed_hosts=tuple(allowed_host or ()),

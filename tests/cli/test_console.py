@@ -61,7 +61,16 @@ def read_help(*command: str) -> str:
 @pytest.mark.parametrize(
     "command",
     [
-        *("llava infer", "llava eval", "llava replace", "llava merge", "llava export", "demo", "data estimate"),
+        *(
+            "llava infer",
+            "llava eval",
+            "llava replace",
+            "llava serve",
+            "llava merge",
+            "llava export",
+            "demo",
+            "data estimate",
+        ),
         *("depth encode", "depth decode", "depth eval", "aurora depth", "aurora counting"),
     ],
 )

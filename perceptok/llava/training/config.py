@@ -234,7 +234,7 @@ _OWN = tuple(setting.name for setting in fields(PerceptionSettings))
 _NOT_SAVED = ("allow_changed_records",)
 """Settings of one call, not of the run."""
 
-_LISTS = ("records", "instruction_records", "regimes", "target_modules")
+_LISTS = ("records", "instruction_records", "regimes", "lora.target_modules")
 """Settings that take a single value for a list of one."""
 
 _FIXED: dict[str, tuple[Any, str]] = {
@@ -571,7 +571,7 @@ def _to_plain_types(name: str, value: Any) -> Any:
     if name in _LISTS and isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return {key: _to_plain_types(str(key), inner) for key, inner in value.items()}
+        return {key: _to_plain_types(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()}
     return [_to_plain_types("", inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
