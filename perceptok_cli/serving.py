@@ -30,7 +30,7 @@ ConcurrencyOption = Annotated[int, typer.Option("--concurrency", min=1, help="Re
 
 
 def connect_pipeline(
-    server: str, model: Path, settings: InferenceConfig, api_key: str | None, concurrency: int
+    server: str, model: str, settings: InferenceConfig, api_key: str | None, concurrency: int
 ) -> ServedPipeline:
     """Connect to a served model; questions are read in batches of four times the number of concurrent requests."""
     from dataclasses import replace

@@ -50,9 +50,7 @@ class _Pretrained:
         try:
             source = self.name_or_path
             folder = download_checkpoint(source) if is_hub_id(source) else Path(source)
-            model, loaded = auto_model.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, **options
-            )
+            model, loaded = auto_model.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
             processor = auto_processor.from_pretrained(folder, **options)
             if missing := sorted(loaded["missing_keys"]):
                 raise SpecialistError(
