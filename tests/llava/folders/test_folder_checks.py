@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import perceptok as pt
 from perceptok.errors import CheckpointError, PerceptokError
 from perceptok.llava.chat_templates import find_template_problem
+from perceptok.llava.folder_checks import check_base_folder
 from tests.llava.tiny import CHAT_TEMPLATE
 from tests.mutations import limit_call
 
@@ -155,3 +156,19 @@ def test_sizes_of_processors(adapter: Path, tiny_llava: Path) -> None:
     change(path, image_processor=inner | {"size": {"height": 10**6, "width": 10**6}})
     with limit_call(), pytest.raises(CheckpointError, match="size"):
         pt.llava.load_adapter(adapter, base=tiny_llava)
+
+
+def test_ids_of_perception_tokens_are_not_counts(tiny_llava: Path, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    """A vocabulary of realistic size: DEPTH begins at an id above any number of layers."""
+    model, processor, _ = pt.load_llava(tiny_llava, codec=codec)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["perception_rows"]["DEPTH"] = [[32000, 130]]
+    path.write_text(json.dumps(config))
+    check_base_folder(tmp_path)
+    config["vision_config"]["num_hidden_layers"] = 32000
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="num_hidden_layers is 32000"):
+        check_base_folder(tmp_path)

@@ -65,6 +65,7 @@ def test_a_photo_is_asked_about(
     wait_for_text(page, "#status", "Ready.")
     assert "room.png (120 \N{MULTIPLICATION SIGN} 80)" in page.inner_text("#drop-text")
     page.fill("#question", "Return the bounding boxes of all cars.")
+    page.check("#force")
     page.evaluate(RECORD_ROWS)
     page.keyboard.press("Control+Enter")
     wait_for_text(page, "#status", DONE)
