@@ -120,3 +120,19 @@ def test_replace(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
     assert isinstance(run(*words).exception, pt.errors.OutputError)
     found = run(*words, "--force", "--kinds", "own,best").exception
     assert "the kinds of blocks are own, oracle" in str(found)
+
+
+def test_eval_of_a_served_model_is_that_of_a_loaded_one(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    pytest.importorskip("openai", reason="the extra client is not installed")
+    from tests.llava.serving.conftest import run_server
+
+    pipe = pt.PerceptionPipeline.from_pretrained(tiny_adapter)
+    words = ("eval", tiny_adapter, "--benchmark", "records", "--data", records, *OPTIONS)
+    with run_server(pipe, pt.llava.ServingConfig()) as served:
+        done = run(*words, "-o", tmp_path / "served", "--server", served.url, "--concurrency", 3)
+        assert done.exit_code == 0, done.output
+    assert run(*words, "-o", tmp_path / "local").exit_code == 0
+    texts = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("served", "local")]
+    assert texts[0] == texts[1]
+    assert texts[0].count("<DEPTH_START>") == 4
