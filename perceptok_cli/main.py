@@ -12,7 +12,7 @@ from collections.abc import Callable
 import typer
 
 from perceptok.errors import OutputError, PerceptokError
-from perceptok_cli import aurora, box, data, demo, depth, evaluation, llava
+from perceptok_cli import aurora, box, data, decoding, demo, depth, evaluation, llava
 from perceptok_cli.console import escape_text
 
 __all__ = ["app", "main", "run_command"]
@@ -30,6 +30,7 @@ app.add_typer(box.app, name="box")
 app.add_typer(data.app, name="data")
 app.add_typer(llava.app, name="llava")
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(decoding.app, name="decoding")
 app.add_typer(aurora.app, name="aurora")
 app.command("demo")(demo.run_codec_demo)
 

@@ -6,10 +6,16 @@ from .consistency import (
     NumberIds as NumberIds,
     find_number_ids as find_number_ids,
 )
+from .engines.checking import (
+    FormCount as FormCount,
+    ServerCheck as ServerCheck,
+    check_server as check_server,
+)
 from .engines.detection import (
     EngineName as EngineName,
     ServedEngine as ServedEngine,
     build_request_constraint as build_request_constraint,
+    check_served_vocabulary as check_served_vocabulary,
     detect_engine as detect_engine,
 )
 from .engines.gbnf import build_gbnf_grammar as build_gbnf_grammar

@@ -19,13 +19,14 @@ from perceptok.decoding.engines.gbnf import build_gbnf_grammar
 from perceptok.decoding.engines.serving import REQUEST_KEY
 from perceptok.decoding.engines.structural_tag import OrderedAxes, build_structural_tag
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.errors import ConfigError, ConstraintError, EngineError
+from perceptok.errors import ConfigError, ConstraintError, EngineError, VocabularyError
+from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EngineName", "ServedEngine", "build_request_constraint", "detect_engine"]
+__all__ = ["EngineName", "ServedEngine", "build_request_constraint", "check_served_vocabulary", "detect_engine"]
 
 EngineName = Literal["perceptok", "vllm", "sglang", "llama.cpp"]
 """The engines that are recognised: `perceptok llava serve`, vLLM, SGLang, llama.cpp's server."""
@@ -60,6 +61,7 @@ class ServedEngine:
         models: The ids of its models, the first of which is served by default.
         version: The engine's own version as it states it; None where it states none.
         max_model_len: Maximum number of tokens of prompt and answer together, where the server states it.
+        root: Folder or Hub id from which the first model was loaded, where the server states it.
     """
 
     name: EngineName
@@ -67,6 +69,7 @@ class ServedEngine:
     models: tuple[str, ...]
     version: str | None = None
     max_model_len: int | None = None
+    root: str | None = None
 
     @property
     def api_url(self) -> str:
@@ -74,23 +77,28 @@ class ServedEngine:
         return f"{self.url}/v1"
 
 
-def detect_engine(url: str, *, api_key: str | None = None, timeout: float = 10.0) -> ServedEngine:
+def detect_engine(
+    url: str, *, api_key: str | None = None, engine: EngineName | None = None, timeout: float = 10.0
+) -> ServedEngine:
     """Find out which engine serves at an address, by at most five GET requests.
 
     Args:
         url: Address of the server, with or without `/v1`, such as "http://localhost:8000".
         api_key: Sent as a bearer token.
+        engine: Which engine it is, where that is known: it is not found out then.
         timeout: Seconds that each request may take.
 
     Raises:
-        ConfigError: The address is not one of http or https.
+        ConfigError: The address is not one of http or https, or `engine` is not one of those that are recognised.
         EngineError: No server answers, it refuses the key, it does not speak OpenAI's API, it serves no model, or it
             is none of the engines that are recognised.
     """
     url = _normalize_url(url)
+    if engine is not None and engine not in _VERSION_KEYS:
+        raise ConfigError(f"engine is one of {', '.join(map(repr, get_args(EngineName)))}; got {engine!r}")
     listing = _get_json(f"{url}/v1/models", api_key, timeout)
     models = _read_models(listing, url)
-    name = _OWNERS.get(str(models[0].get("owned_by", "")).lower())
+    name = engine or _OWNERS.get(str(models[0].get("owned_by", "")).lower())
     version = None
     for candidate in [name] if name else list(_VERSION_KEYS):
         endpoint, key = _VERSION_KEYS[candidate]
@@ -103,12 +111,61 @@ def detect_engine(url: str, *, api_key: str | None = None, timeout: float = 10.0
             f"the server at {url} (owned_by={models[0].get('owned_by')!r}) is not recognised as one of "
             f"{', '.join(get_args(EngineName))}; state which engine it is, where that is asked for"
         )
-    return ServedEngine(name, url, tuple(str(model["id"]) for model in models), version, _find_max_model_len(models[0]))
+    ids = tuple(str(model["id"]) for model in models)
+    root = models[0].get("root")
+    return ServedEngine(
+        name, url, ids, version, _find_max_model_len(models[0]), root if isinstance(root, str) else None
+    )
+
+
+def check_served_vocabulary(
+    engine: ServedEngine,
+    vocab: PerceptionVocabulary,
+    *,
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout: float = 10.0,
+) -> bool:
+    """Check that the served tokenizer gives the perception tokens the ids of a vocabulary, where it can be asked.
+
+    Grammars are written for ids: with those of another tokenizer an engine would force arbitrary tokens.
+
+    Args:
+        engine: The server.
+        vocab: The vocabulary from which grammars are made.
+        model: Id of the served model; by default the first.
+        api_key: Sent as a bearer token.
+        timeout: Seconds that each request may take.
+
+    Returns:
+        True where the ids agree, False where the server has no endpoint that tokenizes.
+
+    Raises:
+        VocabularyError: The served tokenizer gives other ids, or splits the tokens because it was never extended.
+    """
+    tokens = [token_set.tokens[place] for token_set in (DEPTH, PIXEL) if vocab.has(token_set) for place in (0, -1)]
+    for token in tokens:
+        content = {"content": token} if engine.name == "llama.cpp" else {"prompt": token}
+        body = {**content, "model": model or engine.models[0], "add_special_tokens": False, "add_special": False}
+        try:
+            reply = _get_json(f"{engine.url}/tokenize", api_key, timeout, body)
+        except EngineError:
+            return False
+        ids = reply.get("tokens") if isinstance(reply, Mapping) else None
+        if not isinstance(ids, list):
+            return False
+        if ids != [vocab.tokens[token]]:
+            state = f"the id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, as one that was never extended"
+            raise VocabularyError(
+                f"the tokenizer served at {engine.url} gives {token} {state}; that of the grammar gives it "
+                f"{vocab.tokens[token]}: serve the extended model, and pass its own tokenizer"
+            )
+    return True
 
 
 def build_request_constraint(
     engine: EngineName,
-    vocab: PerceptionVocabulary,
+    vocab: PerceptionVocabulary | None,
     config: GrammarConfig | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -120,7 +177,7 @@ def build_request_constraint(
     Args:
         engine: The engine, as `detect_engine` names it: vLLM and SGLang get a structural tag, llama.cpp a GBNF grammar,
             `perceptok llava serve` the configuration itself.
-        vocab: Perception tokens and their ids in the served model's tokenizer.
+        vocab: Perception tokens and their ids in the served model's tokenizer; None for "perceptok" alone.
         config: The grammar; by default depth and boxes where the vocabulary has them.
         tokenizer: The served model's own; not needed for "perceptok".
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
@@ -133,6 +190,8 @@ def build_request_constraint(
     """
     if engine == "perceptok":
         return {REQUEST_KEY: True if config is None else config.to_dict()}
+    if vocab is None:
+        raise ConstraintError(f"a constraint for {engine} is written for token ids; pass the served model's vocabulary")
     if engine in ("vllm", "sglang"):
         tag = build_structural_tag(
             vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id, ordered_axes=ordered_axes
@@ -166,11 +225,15 @@ def _normalize_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-def _get_json(url: str, api_key: str | None, timeout: float) -> Any:
-    """The JSON value at an address; raises EngineError."""
-    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+def _get_json(url: str, api_key: str | None, timeout: float, body: Mapping[str, Any] | None = None) -> Any:
+    """The JSON value that an address gives, for a POST request where there is a body; raises EngineError."""
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 -- http and https alone
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:  # noqa: S310 -- http and https alone
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
             content = response.read(_MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
         with error:

@@ -1,4 +1,4 @@
-"""The GBNF form. llama.cpp is not installed here: both forms are read by xgrammar, whose EBNF includes GBNF.
+"""The GBNF form, read by xgrammar, whose EBNF includes GBNF; `tests/engines` has llama.cpp itself.
 
 The spelled form is read as it is, character by character. Of the form with token ids `<[7]>` becomes xgrammar's
 `Token(7)`, which means the same.
@@ -25,9 +25,9 @@ FORMS = {name: config for name, config in CONFIGS.items() if name not in ("first
 
 
 @cache
-def compiled(config: GrammarConfig, spelled: bool) -> object:
-    text = build_gbnf_grammar(vocabulary(), config, tokenizer=tokenizer(), spelled=spelled)
-    assert spelled != ("<[" in text)
+def compiled(config: GrammarConfig, spelled: bool | str) -> object:
+    text = build_gbnf_grammar(vocabulary(), config, tokenizer=tokenizer(), spelled=spelled)  # type: ignore[arg-type]
+    assert ("<[" in text) == (spelled is False or (spelled == "codes" and config.depth))
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer())
     return xgrammar.GrammarCompiler(info).compile_grammar(re.sub(r"<\[(\d+)\]>", r"Token(\1)", text))
 
@@ -37,8 +37,8 @@ def reads_text(config: GrammarConfig, text: str) -> bool:
     return bool(matcher.accept_string(text)) and matcher.is_completed()
 
 
-def reads_ids(config: GrammarConfig, ids: list[int]) -> bool:
-    matcher = xgrammar.GrammarMatcher(compiled(config, spelled=False))
+def reads_ids(config: GrammarConfig, ids: list[int], spelled: bool | str = "codes") -> bool:
+    matcher = xgrammar.GrammarMatcher(compiled(config, spelled))
     return all(matcher.accept_token(token) for token in ids) and matcher.accept_token(tokenizer().eos_token_id)
 
 
@@ -63,6 +63,7 @@ def test_complete_and_mutated_answers_by_id_and_by_text(name: str) -> None:
             expected = min(classes) >= 0 and grammar.accepts(classes)
             assert reads_text(config, tokenizer().decode(ids)) == expected, ids
             assert reads_ids(config, ids) == expected, ids
+            assert reads_ids(config, ids, spelled=False) == expected, ids
             verdicts.add(expected)
     assert verdicts == {True, False}
 
@@ -77,6 +78,23 @@ def test_stray_tokens_are_refused(text: str) -> None:
     assert not reads_text(GrammarConfig(ordered=False), text)
 
 
+def test_every_code_and_no_other_is_in_the_classes_of_digits() -> None:
+    compact = GrammarConfig(boxes="compact", ordered=False)
+    for number in range(1000):
+        box = "<PIXEL_0>" * 3 + f"<PIXEL_{number}>"
+        assert reads_text(compact, box) == (number < 336), number
+    for number in (0, 9, 10, 19, 99, 100, 109, 119, 120, 127, 128, 129, 130, 200, 999, 1000):
+        block = pt.tokens.DEPTH.start + "<DEPTH_0>" * 99 + f"<DEPTH_{number}>" + pt.tokens.DEPTH.end
+        assert reads_text(compact, block) == (number < 128), number
+    for number in ("00", "01", "", "-1", "1 ", "٣"):
+        assert not reads_text(compact, "<PIXEL_0>" * 3 + f"<PIXEL_{number}>")
+
+
+def test_a_grammar_with_classes_of_digits_is_small() -> None:
+    assert len(build_gbnf_grammar(vocabulary(), tokenizer=tokenizer())) < 1500
+    assert len(build_gbnf_grammar(vocabulary(), tokenizer=tokenizer(), spelled=False)) > 5000
+
+
 def test_a_token_in_pieces_is_accepted_as_text() -> None:
     chance = random.Random(0)
     block = (
@@ -89,6 +107,9 @@ def test_a_token_in_pieces_is_accepted_as_text() -> None:
     config = GrammarConfig(boxes=None)
     assert reads_ids(config, whole)
     assert not reads_ids(config, letters + whole[1:])
+    code = [tokenizer().get_vocab()[letter] for letter in pt.tokens.DEPTH.token(5)]
+    assert reads_ids(config, [whole[0], *code, *whole[2:]]), "a code may be spelled"
+    assert not reads_ids(config, [whole[0], *code, *whole[2:]], spelled=False)
     assert reads_text(config, block)
 
 
@@ -110,5 +131,7 @@ def test_the_order_of_coordinates_is_not_part_of_the_form() -> None:
 
 
 def test_inexpressible_grammars_are_refused() -> None:
+    with pytest.raises(ConstraintError, match="spelled is True, False or 'codes'; got 'all'"):
+        build_gbnf_grammar(vocabulary(), tokenizer=tokenizer(), spelled="all")  # type: ignore[arg-type]
     with pytest.raises(ConstraintError, match="2601 combinations"):
         build_gbnf_grammar(vocabulary(), GrammarConfig(boxes="compact", max_blocks=50, max_boxes=50))

