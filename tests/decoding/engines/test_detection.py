@@ -79,7 +79,8 @@ def serve(replies: dict[str, Any], api_key: str | None = None) -> Iterator[str]:
 )
 def test_every_engine_is_recognised(name: Any, model: str, version: str, max_model_len: int | None) -> None:
     with serve(REPLIES[name]) as url:
-        expected = ServedEngine(name, url, (model,), version, max_model_len)
+        root = "tiny" if name in ("vllm", "sglang") else None
+        expected = ServedEngine(name, url, (model,), version, max_model_len, root)
         for address in (url, f"{url}/", f"{url}/v1", f" {url}/v1/ "):
             assert detect_engine(address) == expected
         assert expected.api_url == f"{url}/v1"
