@@ -1,9 +1,9 @@
 """Files: inputs that are regular files, JSON and names from outside, outputs that are complete or absent.
 
 Inputs are opened by `open_input` and `read_input`, which never wait for a pipe or read a device that a folder or a
-record names. JSON is parsed by `parse_json` (one value) and by `stream_json` and `stream_list` (files larger than
-memory). They take the class of the error to raise, so that every package reports its own. A name from a data file
-becomes a path with `resolve_inside`, which refuses those that lead out of their folder.
+record names. Text is read with `open_text`, JSON with `parse_json`, both gzip too, which the first bytes tell, whatever
+the file's name is. `parse_json` takes the class of the error to raise, so that every package reports its own. A name
+from a data file becomes a path with `resolve_inside`, which refuses those that lead out of their folder.
 
 `atomic_write` and `atomic_folder` write under a hidden name and rename at the end, so that a kill at any moment leaves
 the old output or the new one; the next write of the same output removes what a killed process left. While a process
@@ -14,6 +14,7 @@ process.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ import stat
 import sys
 import threading
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -39,18 +40,19 @@ __all__ = [
     "atomic_folder",
     "atomic_write",
     "check_free_space",
+    "decompress_input",
     "find_complete_folder",
+    "find_suffix",
     "lock_output",
     "open_for_update",
     "open_input",
+    "open_text",
     "parse_json",
     "parse_number",
     "read_input",
     "resolve_distinct",
     "resolve_inside",
     "spell_name",
-    "stream_json",
-    "stream_list",
 ]
 
 MAX_BYTES = 2**28
@@ -62,12 +64,8 @@ _MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 3000
 _MAX_DIGITS = 400
 """Digits of one integer; the largest float has 309."""
 
-CHUNK = 1 << 16
-"""Characters that the streaming functions read at once."""
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_NEAR_END = 16
-"""An error within so many characters of the end of the window may only mean that the rest has not been read yet."""
+_GZIP = b"\x1f\x8b"
+"""First bytes of a gzip file."""
 
 
 def open_input(
@@ -115,6 +113,75 @@ def read_input(path: str | os.PathLike[str], *, allow_pipe: bool = False, max_by
     return data
 
 
+def decompress_input(file: BinaryIO) -> BinaryIO:
+    """Read an open file from here on as it is, or decompressed where its next bytes are those of a gzip file.
+
+    Args:
+        file: It can peek or seek; of another one the bytes are not looked at. Closing the result closes it.
+
+    Returns:
+        A buffered file. Reading damaged or truncated gzip raises OSError, whose `strerror` is the reason.
+    """
+    start = b""
+    if isinstance(file, io.BufferedReader):
+        start = file.peek(2)[:2]
+    elif file.seekable():
+        start = file.read(2)
+        file.seek(-len(start), io.SEEK_CUR)
+    return io.BufferedReader(_GzipInput(file)) if start == _GZIP else file
+
+
+def open_text(
+    source: str | os.PathLike[str] | TextIO, *, allow_pipe: bool = False, errors: str = "strict"
+) -> io.TextIOWrapper | TextIO:
+    """Open a file of UTF-8 text, gzip or not; a byte order mark is skipped.
+
+    Args:
+        source: A path, or an open text file such as standard input, which is read from here on.
+        allow_pipe: Open a pipe too, and wait for its writer: for what the user named as the input.
+        errors: How bytes that are not UTF-8 are handled, as `open` takes it.
+
+    Raises:
+        OSError: It cannot be opened, is a folder, a pipe or a device; while reading, gzip that is damaged or truncated.
+    """
+    if isinstance(source, str | os.PathLike):
+        file: BinaryIO = open_input(source, allow_pipe=allow_pipe)
+        return io.TextIOWrapper(decompress_input(file), encoding="utf-8-sig", errors=errors)
+    binary = getattr(source, "buffer", None)
+    if binary is None or (file := decompress_input(binary)) is binary:
+        return source
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors)
+
+
+class _GzipInput(io.RawIOBase):
+    """A gzip file whose errors are OSErrors with a reason."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._content = file, gzip.GzipFile(fileobj=file)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._content.read1(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            raise OSError(errno.EIO, f"is a damaged gzip file ({error})") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def find_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix that tells a file's format, in lower case: of `r.json.gz` it is ".json"."""
+    path = Path(path)
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
 def open_for_update(path: str | os.PathLike[str]) -> io.FileIO:
     """Open a file to read and to write it, unbuffered; made where it is missing, never through a symbolic link.
 
@@ -140,7 +207,7 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
     refuses them.
 
     Args:
-        text: Bytes are UTF-8; a byte order mark is skipped.
+        text: Bytes are UTF-8, or gzip of it; a byte order mark is skipped.
         name: Where it comes from, for the message: a file, or a file and a line.
         error: The error to raise.
 
@@ -149,13 +216,23 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
             or half of a surrogate pair, which cannot be written to a UTF-8 file.
     """
     try:
+        if isinstance(text, bytes) and text.startswith(_GZIP):
+            text = _decompress(text)
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
         values = json.loads(decoded, parse_int=_parse_integer)
         if "\\u" in decoded:
             json.dumps(values, ensure_ascii=False).encode()  # refuses half surrogate pairs
-    except (ValueError, RecursionError, MemoryError) as reason:
+    except (ValueError, RecursionError, MemoryError, OSError) as reason:
         raise error(f"{name}: not valid JSON ({_shorten(str(reason) or type(reason).__name__)})") from reason
     return values
+
+
+def _decompress(data: bytes) -> bytes:
+    with decompress_input(io.BytesIO(data)) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"gzip of more than the {MAX_BYTES} bytes that are read")
+    return content
 
 
 def parse_number(value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
@@ -183,157 +260,6 @@ def _parse_integer(digits: str) -> int:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def stream_json(
-    file: TextIO, lists: Collection[str], name: str, error: type[PerceptokError], *, list_hint: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Read the members of a JSON object one by one, those that are long lists item by item.
-
-    Args:
-        file: A text file that holds one JSON object.
-        lists: Keys whose values are lists to read item by item.
-        name: What messages call the file.
-        error: The error to raise.
-        list_hint: What the message adds where the file holds a list instead of an object.
-
-    Yields:
-        (key, value) in the file's order; for a key in `lists` the value is an iterator over the items, which is
-        exhausted before the next key.
-
-    Raises:
-        PerceptokError: Of the type `error`: not JSON, truncated, not an object, not a list where one is expected, or a
-            duplicated key; the message gives the character position.
-    """
-    scanner = _JsonScanner(file, name, error)
-    if list_hint and scanner.skip_if("["):
-        raise error(f"{name}: expected an object ('{{'), found '['. {list_hint}")
-    scanner.expect("{", "an object")
-    keys: set[str] = set()
-    is_first = True
-    while not scanner.skip_if("}"):
-        if not is_first:
-            scanner.expect(",", "a comma")
-        is_first = False
-        key = scanner.read_value()
-        if not isinstance(key, str):
-            raise scanner.make_error(f"expected a key, found {key!r:.40}")
-        if key in keys:
-            raise scanner.make_error(f"duplicate key {key!r:.40}")
-        keys.add(key)
-        scanner.expect(":", "a colon")
-        if key in lists:
-            items = scanner.read_items(key)
-            yield key, items
-            for _ in items:
-                pass
-        else:
-            yield key, scanner.read_value()
-    scanner.expect_end()
-
-
-def stream_list(file: TextIO, name: str, error: type[PerceptokError]) -> Iterator[Any]:
-    """Read the items of a JSON list one by one; raises `error` as `stream_json` does."""
-    scanner = _JsonScanner(file, name, error)
-    yield from scanner.read_items("items")
-    scanner.expect_end()
-
-
-class _JsonScanner:
-    """A window on a file that moves on as values are read; each value is decoded by the standard library's C code."""
-
-    def __init__(self, file: TextIO, name: str, error: type[PerceptokError]) -> None:
-        self._file, self._name, self._error = file, name, error
-        self._text = ""
-        self._position = 0
-        self._offset = 0
-        """Characters of the file before the window."""
-        self._is_started = self._is_ended = False
-        self._decode = json.JSONDecoder().raw_decode
-
-    def read_value(self) -> Any:
-        """Read one JSON value."""
-        self._skip_space()
-        size = CHUNK
-        while True:
-            try:
-                value, end = self._decode(self._text, self._position)
-            except json.JSONDecodeError as reason:
-                may_go_on = reason.pos >= len(self._text) - _NEAR_END or reason.msg.startswith("Unterminated string")
-                if self._is_ended or not may_go_on:
-                    raise self.make_error(reason.msg, reason.pos) from reason
-            except RecursionError as reason:
-                raise self.make_error("nested too deeply") from reason
-            except ValueError as reason:  # an integer of more digits than Python converts
-                raise self.make_error("a number has too many digits") from reason
-            else:
-                # A number may go on in what has not been read: it is complete only with a delimiter behind it.
-                after = _SPACE.match(self._text, end).end()  # type: ignore[union-attr]
-                if self._is_ended or (after < len(self._text) and self._text[after] in ",]}:"):
-                    self._position = end
-                    return value
-                if after < len(self._text) - _NEAR_END and self._text[after] not in ".eE+-0123456789":
-                    raise self.make_error(f"expected a comma or a bracket, found {self._text[after]!r}", after)
-            # Twice as much each time, so that a value longer than a chunk takes linear time.
-            self._read(size)
-            size *= 2
-
-    def read_items(self, key: str) -> Iterator[Any]:
-        """Read the items of a list."""
-        self.expect("[", f"the list of {key}")
-        if self.skip_if("]"):
-            return
-        while True:
-            yield self.read_value()
-            if self.skip_if("]"):
-                return
-            self.expect(",", "a comma")
-
-    def skip_if(self, character: str) -> bool:
-        """Skip a character if it comes next."""
-        self._skip_space()
-        if self._text[self._position : self._position + 1] != character:
-            return False
-        self._position += 1
-        return True
-
-    def expect(self, character: str, meaning: str) -> None:
-        """Skip a character; raises an error if another one comes next."""
-        if not self.skip_if(character):
-            is_end = self._position == len(self._text)
-            found = "the end of the file" if is_end else repr(self._text[self._position])
-            raise self.make_error(f"expected {meaning} ({character!r}), found {found}")
-
-    def expect_end(self) -> None:
-        """Raise an error if anything follows."""
-        self._skip_space()
-        if self._position < len(self._text):
-            raise self.make_error(f"expected the end of the file, found {self._text[self._position]!r}")
-
-    def make_error(self, reason: str, position: int | None = None) -> PerceptokError:
-        """Make an error at a position in the window, by default the current one."""
-        character = self._offset + (self._position if position is None else position)
-        return self._error(f"{self._name}: not valid JSON: {reason} at character {character}")
-
-    def _skip_space(self) -> None:
-        while True:
-            self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
-            if self._position < len(self._text) or self._is_ended:
-                return
-            self._read(CHUNK)
-
-    def _read(self, characters: int) -> None:
-        try:
-            text = self._file.read(characters)
-        except UnicodeDecodeError as reason:
-            raise self.make_error(f"not UTF-8 ({reason.reason})") from reason
-        except (OSError, EOFError, zlib.error) as reason:  # a gzip file that is truncated or damaged
-            raise self.make_error(f"cannot be read further ({reason})") from reason
-        if not self._is_started:
-            text, self._is_started = text.removeprefix("\ufeff"), True
-        self._is_ended = not text
-        self._offset += self._position
-        self._text, self._position = self._text[self._position :] + text, 0
 
 
 def spell_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -254,13 +253,13 @@ def _open_predictions(source: str) -> Iterator[tuple[Iterator[str], bool]]:
 
 @contextmanager
 def _open_lines(source: str) -> Iterator[Iterator[str]]:
-    from perceptok.files import open_input
+    from perceptok.files import open_text
 
-    if source == "-":
-        yield iter(sys.stdin)
-        return
     try:
-        with io.TextIOWrapper(open_input(source, allow_pipe=True), encoding="utf-8-sig") as file:
+        if source == "-":
+            yield iter(open_text(sys.stdin))
+            return
+        with open_text(source, allow_pipe=True) as file:
             yield iter(file)
     except OSError as error:
         raise AnnotationError(f"{source}: cannot be read ({error.strerror})") from error

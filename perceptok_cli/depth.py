@@ -357,11 +357,12 @@ def decode_depth(
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
     from perceptok.depth import MapFailure, decode_records, parse_depth_records, read_depth_records
+    from perceptok.files import open_text
 
     loaded = load_codec(codec, device)
     damaged: list[MapFailure] = []
     if str(records) == "-":
-        parsed = list(parse_depth_records(sys.stdin, "standard input", damaged))
+        parsed = list(parse_depth_records(open_text(sys.stdin), "standard input", damaged))
     else:
         parsed = list(read_depth_records(records, damaged))
     with progress_bar("decoding", len(parsed)) as advance:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from perceptok import files as streaming
+from perceptok import json_streams as streaming
 from perceptok.errors import AnnotationError
-from perceptok.files import stream_json
+from perceptok.files import find_suffix, open_text, parse_json
+from perceptok.json_streams import stream_json
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
@@ -156,3 +159,35 @@ def test_one_huge_value_takes_linear_time(cpu_seconds: Callable[[Callable[[], ob
         return cpu_seconds(lambda: stream(io.StringIO(text), set()))
 
     assert seconds(800_000) < 80 * max(seconds(50_000), 0.0005)
+
+
+class TestGzip:
+    @pytest.mark.parametrize("text", ['{"a": 1}', '\ufeff{"a": 1}'])
+    def test_one_value(self, text: str) -> None:
+        assert parse_json(gzip.compress(text.encode()), "x", AnnotationError) == {"a": 1}
+
+    @pytest.mark.parametrize("damage", [slice(0, -9), slice(0, 5), slice(0, 2)])
+    def test_damaged(self, damage: slice) -> None:
+        with pytest.raises(AnnotationError, match=r"x: not valid JSON .*damaged gzip"):
+            parse_json(gzip.compress(b'{"a": "0123456789"}')[damage], "x", AnnotationError)
+
+    def test_what_expands_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("perceptok.files.MAX_BYTES", 1000)
+        with pytest.raises(AnnotationError, match="gzip of more than the 1000 bytes"):
+            parse_json(gzip.compress(b" " * 1001), "x", AnnotationError)
+
+    def test_lines(self, tmp_path: Path) -> None:
+        for name, data in (("a", b"1\n2\n"), ("b", gzip.compress(b"\xef\xbb\xbf1\n") + gzip.compress(b"2\n"))):
+            (tmp_path / name).write_bytes(data)
+            with open_text(tmp_path / name) as file:
+                assert [*file] == ["1\n", "2\n"]
+        opened = io.TextIOWrapper(io.BytesIO(gzip.compress(b"1\n2\n")))
+        assert [*open_text(opened)] == ["1\n", "2\n"]
+        text = io.StringIO("1")
+        assert open_text(text) is text
+
+    @pytest.mark.parametrize(
+        ("name", "suffix"), [("a/r.json.gz", ".json"), ("r.JSONL.GZ", ".jsonl"), ("r.gz", ""), ("r.v1.json", ".json")]
+    )
+    def test_suffix(self, name: str, suffix: str) -> None:
+        assert find_suffix(name) == suffix

@@ -13,6 +13,8 @@ from .datasets.coco import (
     AnnotationFile as AnnotationFile,
     read_annotations as read_annotations,
     read_results as read_results,
+)
+from .datasets.coco_writing import (
     rewrite_annotations as rewrite_annotations,
     write_annotations as write_annotations,
 )
@@ -56,10 +58,10 @@ from .points import (
     points_to_molmo as points_to_molmo,
 )
 from .processors import infer_frame as infer_frame
+from .spelling_base import ParsedSpelling as ParsedSpelling
 from .spellings import (
     BoxScheme as BoxScheme,
     Conversion as Conversion,
-    ParsedSpelling as ParsedSpelling,
     convert_spelling as convert_spelling,
     parse_spelling as parse_spelling,
 )

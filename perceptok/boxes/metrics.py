@@ -5,7 +5,6 @@ Boxes are corners x1, y1, x2, y2 in one frame, (N, 4), edges continuous: a box's
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from perceptok.boxes.datasets.coco import read_annotations
 from perceptok.boxes.frames import ImageFrame
 from perceptok.boxes.text import parse_boxes
 from perceptok.errors import AnnotationError, BoxError, ConfigError, MalformedBoxError
-from perceptok.files import open_input, parse_json
+from perceptok.files import find_suffix, open_text, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -300,9 +299,9 @@ def read_ground_truth(path: str | Path) -> GroundTruthFile:
     """
     repairs: tuple[str, ...] = ()
     boxes: list[ImageBoxes | BoxRecord | BoxFailure]
-    if Path(path).suffix == ".jsonl":
+    if find_suffix(path) == ".jsonl":
         try:
-            with io.TextIOWrapper(open_input(path, allow_pipe=True), encoding="utf-8-sig") as lines:
+            with open_text(path, allow_pipe=True) as lines:
                 boxes = list(read_box_records(lines, str(path)))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
@@ -432,7 +431,7 @@ def _find_shared_names(
     shared: set[str] = set()
     predicted = [prediction.labels for prediction in predictions if isinstance(prediction, BoxRecord | ImageBoxes)]
     for side in (predicted, [truth.image.labels for truth in ground_truth.values()]):
-        ids: dict[str, int] = {}
+        ids: dict[str, int | str] = {}
         for labels in side:
             shared |= {name for number, name in labels.categories.items() if ids.setdefault(name, number) != number}
     return frozenset(shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,9 @@ def draw_boxes(image: Image.Image, boxes: ImageBoxes) -> Image.Image:
     for index, corners in enumerate(boxes.boxes.tolist()):
         left, top = (_round_edge(low, side) for low, side in zip(corners[:2], drawn.size, strict=True))
         right, bottom = (_round_edge(high - 1, side) for high, side in zip(corners[2:], drawn.size, strict=True))
-        colour = _COLOURS[category_ids[index] % len(_COLOURS)]
+        category = category_ids[index]
+        number = category if isinstance(category, int) else zlib.crc32(category.encode())
+        colour = _COLOURS[number % len(_COLOURS)]
         outline = (left, top, max(left, right), max(top, bottom))
         canvas.rectangle(outline, outline=colour, width=1 if crowd[index] else thick)
         if names[index]:

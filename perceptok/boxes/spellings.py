@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceptok.boxes.arrays import find_inverted
+from perceptok.boxes.qwen import Qwen
+from perceptok.boxes.spelling_base import (
+    Binned,
+    Collector,
+    ImageSize,
+    ParsedSpelling,
+    Spelling,
+    check_codes,
+    check_edges,
+    check_labels,
+    check_range,
+)
 from perceptok.boxes.text import (
     BoxForm,
     Flaw,
@@ -26,16 +35,13 @@ from perceptok.boxes.text import (
     parse_boxes,
     quote,
 )
-from perceptok.errors import BoxError, MalformedBoxError
-from perceptok.files import parse_json
+from perceptok.errors import MalformedBoxError
 from perceptok.tokens import PIXEL
 
-__all__ = ["BoxScheme", "Conversion", "ParsedSpelling", "convert_spelling", "parse_spelling"]
+__all__ = ["BoxScheme", "Conversion", "convert_spelling", "parse_spelling"]
 
 BoxScheme = Literal["aurora", "compact", "numeral", "paligemma", "florence2", "kosmos2", "qwen"]
 """Whose spelling it is; `convert_spelling` describes each."""
-
-ImageSize = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -60,28 +66,6 @@ class Conversion:
     added: tuple[float, float]
     total: tuple[float, float]
     malformed: tuple[MalformedPiece, ...] = ()
-    repaired: tuple[MalformedPiece, ...] = ()
-    segments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ParsedSpelling:
-    """The boxes of a text in a model's spelling.
-
-    Attributes:
-        codes: The well-formed boxes in the scheme's own numbers and order, int64 (N, 4), for Kosmos-2 (N, 2).
-        labels: One for each, "" for none.
-        spans: Where each stands, (N, 2) int64: first character and one past the last.
-        malformed: The malformed pieces, in the order of the text.
-        repaired: Pieces that were read as boxes after a small repair: fractions of a pixel (rounded), numbers written
-            as text, an edge one step beyond the last (moved to the last), or Florence-2's polygons (the box around).
-        segments: PaliGemma's `<seg000>` tokens of each box, as they were written; "" for none; () in other schemes.
-    """
-
-    codes: np.ndarray
-    labels: tuple[str, ...]
-    spans: np.ndarray
-    malformed: tuple[MalformedPiece, ...]
     repaired: tuple[MalformedPiece, ...] = ()
     segments: tuple[str, ...] = ()
 
@@ -128,7 +112,7 @@ def convert_spelling(
     reader, writer = _make_spelling(source, image_size), _make_spelling(target, image_size)
     parsed = None
     if not isinstance(boxes, str):
-        codes = _check_codes(boxes, reader.columns)
+        codes = check_codes(boxes, reader.columns)
         box_labels = tuple(labels) if labels is not None else ("",) * len(codes)
         if len(box_labels) != len(codes):
             raise MalformedBoxError(f"expected a label for each of {len(codes)} boxes; got {len(box_labels)}")
@@ -171,89 +155,7 @@ def parse_spelling(text: str, scheme: BoxScheme, *, image_size: ImageSize | None
     return _make_spelling(scheme, image_size).parse(text)
 
 
-def _check_codes(codes: ArrayLike, columns: int) -> np.ndarray:
-    """Codes as int64 (N, columns); raises MalformedBoxError for another shape or type."""
-    array = np.asarray(codes)
-    if array.size == 0:
-        return np.zeros((0, columns), dtype=np.int64)
-    if array.ndim != 2 or array.shape[1] != columns or array.dtype.kind not in "iu":
-        raise MalformedBoxError(f"codes are integers of shape (N, {columns}); got {array.dtype} {array.shape}")
-    return array.astype(np.int64)
-
-
-def _check_range(codes: np.ndarray, highest: ArrayLike) -> None:
-    outside = (codes < 0) | (codes > np.asarray(highest))
-    if outside.any():
-        row, column = (int(index) for index in np.argwhere(outside)[0])
-        limit = np.broadcast_to(highest, codes.shape)[row, column]
-        raise MalformedBoxError(f"box {row}: {codes[row, column]} is outside 0..{limit}")
-
-
-def _check_edges(boxes: np.ndarray) -> None:
-    inverted = find_inverted(boxes)
-    if inverted is not None:
-        raise MalformedBoxError(f"box {inverted} has its far edge before its near one")
-
-
-def _check_labels(labels: Sequence[str], forbidden: str, model: str) -> None:
-    for label in labels:
-        if any(character in label for character in forbidden) or label != label.strip():
-            raise MalformedBoxError(
-                f"{model}'s labels have no {' or '.join(forbidden)} and no space around; got {label!r}"
-            )
-
-
-class _Spelling(ABC):
-    """One model's spelling: a text of boxes <-> codes and labels <-> fractions of the image.
-
-    Codes are int64 (N, columns) in the model's own order; fractions are float64 (N, 4), x1, y1, x2, y2 in 0..1.
-    """
-
-    columns = 4
-
-    @abstractmethod
-    def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Codes and labels of a text of boxes and nothing else; raises MalformedBoxError."""
-
-    @abstractmethod
-    def parse(self, text: str) -> ParsedSpelling:
-        """The boxes in any text."""
-
-    @abstractmethod
-    def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        """The inverse of `read`; raises MalformedBoxError for a label that cannot be written."""
-
-    @abstractmethod
-    def to_fractions(self, codes: np.ndarray) -> np.ndarray:
-        """Codes -> fractions; raises MalformedBoxError for a code out of range or an inverted box."""
-
-    @abstractmethod
-    def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
-        """Fractions -> codes."""
-
-    @abstractmethod
-    def compute_error(self) -> tuple[float, float]:
-        """The largest quantization error along x and y, in fractions of the image."""
-
-
-class _Binned(_Spelling):
-    """Codes are bins of the image, x first, read at their centres."""
-
-    bins: int
-
-    def to_fractions(self, codes: np.ndarray) -> np.ndarray:
-        _check_range(codes, self.bins - 1)
-        _check_edges(codes)
-        return np.asarray((codes + 0.5) / self.bins)
-
-    def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
-        return np.asarray(np.minimum(np.floor(fractions * self.bins), self.bins - 1), dtype=np.int64)
-
-    def compute_error(self) -> tuple[float, float]:
-        return 0.5 / self.bins, 0.5 / self.bins
-
-
-class _Aurora(_Binned):
+class _Aurora(Binned):
     """The forms of `boxes_to_text`, or lists with labels; numbered boxes have no label."""
 
     bins = PIXEL.size
@@ -284,32 +186,7 @@ class _Aurora(_Binned):
         return boxes_to_text(codes, form=self._form)
 
 
-@dataclass
-class _Collector:
-    """What is found in a text, piece by piece."""
-
-    boxes: list[list[int]] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    malformed: list[MalformedPiece] = field(default_factory=list)
-    repaired: list[MalformedPiece] = field(default_factory=list)
-
-    def add_box(self, box: list[int], label: str, start: int, end: int) -> None:
-        self.boxes.append(box)
-        self.labels.append(label)
-        self.spans.append((start, end))
-
-    def to_parsed(self, columns: int) -> ParsedSpelling:
-        return ParsedSpelling(
-            np.array(self.boxes, dtype=np.int64).reshape(-1, columns),
-            tuple(self.labels),
-            np.array(self.spans, dtype=np.int64).reshape(-1, 2),
-            tuple(self.malformed),
-            tuple(self.repaired),
-        )
-
-
-class _TokenSpelling(_Spelling):
+class _TokenSpelling(Spelling):
     """Boxes of location tokens `<stem...>`, 0..highest."""
 
     stem: str
@@ -321,7 +198,7 @@ class _TokenSpelling(_Spelling):
         self._run = re.compile(rf"{token}(?:\s*+{token})*+")
 
     def parse(self, text: str) -> ParsedSpelling:
-        found, label = _Collector(), ""
+        found, label = Collector(), ""
         for run in self._run.finditer(text):
             tokens = list(self._token.finditer(text, *run.span()))
             found_label = self.find_label(run)
@@ -377,7 +254,7 @@ class _PaliGemma(_TokenSpelling):
 
     stem, highest = "loc", 1023
     _BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)(?:<seg\d{3}>\s*+)*+([^<>;]*+)", re.ASCII)
-    _SEGMENT = re.compile(r"\s*+((?:<seg\d{3}>)*+)", re.ASCII)
+    _SEGMENT = re.compile(r"[ \t]*+((?:<seg\d{3}>)*+)", re.ASCII)
     _LABEL = re.compile(r"[^<>;\n]*+")
 
     def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -390,7 +267,7 @@ class _PaliGemma(_TokenSpelling):
             read = _split_into_fours(re.findall(r"\d{4}", match.group(1)))
             boxes += read
             labels += [match.group(2).strip()] * len(read)
-        return _check_codes(boxes, 4), tuple(labels)
+        return check_codes(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
         segment = self._SEGMENT.match(run.string, run.end())
@@ -408,13 +285,13 @@ class _PaliGemma(_TokenSpelling):
         return replace(parsed, segments=tuple(segments))
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        _check_labels(labels, ";<>", "PaliGemma")
+        check_labels(labels, ";<>", "PaliGemma")
         boxes = ("".join(f"<loc{code:04}>" for code in box) for box in codes.tolist())
         return " ; ".join(f"{box} {label}".rstrip() for box, label in zip(boxes, labels, strict=True))
 
     def to_fractions(self, codes: np.ndarray) -> np.ndarray:
-        _check_range(codes, self.highest)
-        _check_edges(codes)
+        check_range(codes, self.highest)
+        check_edges(codes)
         return np.asarray(codes[:, [1, 0, 3, 2]] / self.highest)
 
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
@@ -424,7 +301,7 @@ class _PaliGemma(_TokenSpelling):
         return 0.5 / self.highest, 0.5 / self.highest
 
 
-class _Florence2(_TokenSpelling, _Binned):
+class _Florence2(_TokenSpelling, Binned):
     """`label<loc_0><loc_0><loc_0><loc_0>...`; several boxes may follow one label."""
 
     stem, highest, bins = "loc_", 999, 1000
@@ -455,14 +332,14 @@ class _Florence2(_TokenSpelling, _Binned):
             boxes += read
             labels += [match.group(1).strip()] * len(read)
             position = match.end()
-        return _check_codes(boxes, 4), tuple(labels)
+        return check_codes(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
         head = self._find_text_before(run)
         return head[max(head.rfind("<"), head.rfind(">"), head.rfind("\n")) + 1 :].strip()
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        _check_labels(labels, "<>", "Florence-2")
+        check_labels(labels, "<>", "Florence-2")
         if any(labels) and not all(labels):
             raise MalformedBoxError("Florence-2 gives a box without label its predecessor's: label all boxes or none")
         boxes = ("".join(f"<loc_{code}>" for code in box) for box in codes.tolist())
@@ -504,7 +381,7 @@ class _Kosmos2(_TokenSpelling):
             boxes += read
             labels += [(match.group(1) or "").strip()] * len(read)
             position = match.end()
-        return _check_codes(boxes, 2), tuple(labels)
+        return check_codes(boxes, 2), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str | None:
         head = self._find_text_before(run)
@@ -519,15 +396,15 @@ class _Kosmos2(_TokenSpelling):
         return [column, row, last_column, last_row]
 
     def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        _check_labels(labels, "<>", "Kosmos-2")
+        check_labels(labels, "<>", "Kosmos-2")
         boxes = ("".join(f"<patch_index_{code:04}>" for code in pair) for pair in codes.tolist())
         phrases = (f"<phrase>{label}</phrase>" if label else "" for label in labels)
         return "".join(f"{phrase}<object>{box}</object>" for phrase, box in zip(phrases, boxes, strict=True))
 
     def to_fractions(self, codes: np.ndarray) -> np.ndarray:
-        _check_range(codes, self.highest)
+        check_range(codes, self.highest)
         near, far = (np.stack([patch % self.cells, patch // self.cells], axis=1) for patch in codes.T)
-        _check_edges(np.concatenate([near, far], axis=1))
+        check_edges(np.concatenate([near, far], axis=1))
         inset = np.where((near == far).any(axis=1, keepdims=True), 0.0, 0.5)
         return np.concatenate([near + inset, far + 1 - inset], axis=1) / self.cells
 
@@ -541,169 +418,12 @@ class _Kosmos2(_TokenSpelling):
         return 1 / self.cells, 1 / self.cells
 
 
-class _Qwen(_Spelling):
-    """A JSON list of `{"bbox_2d": [x1, y1, x2, y2], "label": ...}`, fenced or not; other keys are ignored."""
-
-    _KEY = '"bbox'
-    _BRACE = re.compile(r"[{}]")
-    _OTHER_KEY = re.compile(r"""['"](bbox|box|box_2d|bounding_box)['"]\s*:|'bbox_2d'\s*:""")
-    _RAW = re.compile(
-        r"(?:<\|object_ref_start\|>([^<>]{0,200})<\|object_ref_end\|>\s*)?"
-        r"<\|box_start\|>\s*\(([^()]{1,40})\)\s*,\s*\(([^()]{1,40})\)\s*<\|box_end\|>"
-    )
-
-    def __init__(self, image_size: ImageSize | None) -> None:
-        if image_size is None or min(image_size) < 1:
-            raise BoxError(f"Qwen's boxes are pixels: give image_size=(width, height) of at least 1; got {image_size}")
-        self._limits = [*image_size, *image_size]
-
-    def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-        expected = f"expected a JSON list of boxes, found {quote(text)}"
-        items = parse_json(stripped, expected, MalformedBoxError)
-        if not isinstance(items, list):
-            raise MalformedBoxError(expected)
-        boxes = [self._read_item(item) for item in items]
-        labels = ["" if item.get("label") is None else str(item["label"]) for item in items]
-        return _check_codes(boxes, 4), tuple(labels)
-
-    @staticmethod
-    def _read_item(item: Any) -> list[int]:
-        box = item.get("bbox_2d") if isinstance(item, dict) else None
-        if not isinstance(box, list) or len(box) != 4 or any(type(number) is not int for number in box):
-            found = quote(str(item))
-            raise MalformedBoxError(f'expected {{"bbox_2d": [x1, y1, x2, y2]}} in whole pixels, found {found}')
-        if max(map(abs, box)) >= 2**31:
-            raise MalformedBoxError(f"a pixel is less than 2**31; found {quote(str(box))}")
-        return box
-
-    def parse(self, text: str) -> ParsedSpelling:
-        """Every JSON object with a `bbox_2d`, wherever it stands, or else every box in Qwen2-VL's own form."""
-        if "<|box_start|>" in text:
-            return self._parse_raw(text)
-        found = _Collector()
-        decode = json.JSONDecoder().raw_decode
-        position = text.find("{")
-        while position >= 0:
-            try:
-                item, end = decode(text, position)
-            except (ValueError, RecursionError):
-                item, end = None, position + 1
-            if isinstance(item, dict) and "bbox_2d" in item:
-                self._read_object(found, item, (position, end, text[position:end]))
-            elif item is None or self._KEY in text[position:end]:
-                brace = self._BRACE.search(text, position + 1)
-                stop = brace.start() + (brace.group() == "}") if brace else len(text)
-                if item is None and self._KEY in text[position:stop]:
-                    reason = "not a valid JSON object" + ("" if brace else ", cut off at the end of the text")
-                    flaw: Flaw = "token" if brace else "bracket"
-                    found.malformed.append(MalformedPiece(position, stop, text[position:stop], flaw, reason))
-                end = position + 1
-            position = text.find("{", end)
-        if not found.boxes and not found.malformed and (key := self._OTHER_KEY.search(text)):
-            reason = f'{key.group().rstrip(": ")} is not the key "bbox_2d" in double quotes: no box was read'
-            found.malformed.append(MalformedPiece(*key.span(), key.group(), "token", reason))
-        return found.to_parsed(4)
-
-    def _parse_raw(self, text: str) -> ParsedSpelling:
-        """The boxes between `<|box_start|>` and `<|box_end|>`."""
-        found, place = _Collector(), 0
-        for match in self._RAW.finditer(text):
-            self._report_unread(found, text, place, match.start())
-            numbers = [part.strip() for part in f"{match[2]},{match[3]}".split(",")]
-            values = [
-                float(number) if re.fullmatch(r"-?\d{1,9}(?:\.\d{1,9})?", number) else number for number in numbers
-            ]
-            item = {"bbox_2d": values, "label": match[1]}
-            self._read_object(found, item, (*match.span(), match.group()))
-            place = match.end()
-        self._report_unread(found, text, place, len(text))
-        return found.to_parsed(4)
-
-    @staticmethod
-    def _report_unread(found: _Collector, text: str, start: int, end: int) -> None:
-        place = text.find("<|box_start|>", start, end)
-        if place >= 0:
-            reason = "expected <|box_start|>(x1,y1),(x2,y2)<|box_end|>"
-            found.malformed.append(MalformedPiece(place, end, text[place:end], "bracket", reason))
-
-    def _read_object(self, found: _Collector, item: dict[str, Any], place: tuple[int, int, str]) -> None:
-        """Collect the boxes of an object; `place` is its start, end and text."""
-        label = "" if item.get("label") is None else str(item["label"]).strip()
-        boxes = item["bbox_2d"]
-        if not (isinstance(boxes, list) and boxes and all(isinstance(box, list) for box in boxes)):
-            boxes = [boxes]
-        for box in boxes:
-            numbers, flaw, repairs = _read_pixels(box, self._limits)
-            if flaw is not None:
-                found.malformed.append(MalformedPiece(*place, *flaw))
-                continue
-            found.repaired += [MalformedPiece(*place, *repair) for repair in repairs]
-            found.add_box(numbers, label, place[0], place[1])
-
-    def write(self, codes: np.ndarray, labels: Sequence[str]) -> str:
-        pairs = zip(codes.tolist(), labels, strict=True)
-        items = [{"bbox_2d": box, **({"label": label} if label else {})} for box, label in pairs]
-        return json.dumps(items, ensure_ascii=False)
-
-    def to_fractions(self, codes: np.ndarray) -> np.ndarray:
-        _check_range(codes, self._limits)
-        _check_edges(codes)
-        return np.asarray(codes / np.array(self._limits))
-
-    def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
-        return np.asarray(np.floor(fractions * np.array(self._limits) + 0.5), dtype=np.int64)
-
-    def compute_error(self) -> tuple[float, float]:
-        return 0.5 / self._limits[0], 0.5 / self._limits[1]
-
-
 def _split_into_fours(numbers: list[str]) -> list[list[int]]:
     values = [int(number) for number in numbers]
     return [values[index : index + 4] for index in range(0, len(values), 4)]
 
 
-def _read_pixels(box: Any, limits: list[int]) -> tuple[list[int], tuple[Flaw, str] | None, list[tuple[Flaw, str]]]:
-    """A box in whole pixels, or what is wrong with it, and what was repaired."""
-    if not isinstance(box, list) or len(box) != 4:
-        count = len(box) if isinstance(box, list) else 0
-        return [], ("coordinates", f"{count} numbers where a box has four"), []
-    numbers = []
-    for value in box:
-        number = _to_number(value)
-        if number is None:
-            return [], ("token", f"{value!r:.40} is not a number"), []
-        numbers.append(number)
-    repairs: list[tuple[Flaw, str]] = []
-    if any(isinstance(value, str) for value in box):
-        repairs.append(("token", "numbers written as text"))
-    if all(0 <= number <= 1 for number in numbers) and not all(number.is_integer() for number in numbers):
-        return [], ("range", "fractions of the image, 0..1; expected pixels"), []
-    whole = [math.floor(number + 0.5) for number in numbers]
-    if whole != numbers:
-        repairs.append(("token", f"fractions of a pixel, rounded to {whole}"))
-    for number, limit in zip(numbers, limits, strict=True):
-        if not -1 <= number <= limit + 1:
-            return [], ("range", f"{number:g} is outside 0..{limit}"), []
-    inside = [min(max(number, 0), limit) for number, limit in zip(whole, limits, strict=True)]
-    if inside != whole:
-        repairs.append(("range", f"one pixel beyond the image of {limits[0]} x {limits[1]} pixels, moved to its edge"))
-    if inside[2] < inside[0] or inside[3] < inside[1]:
-        return [], ("order", "its far edge is before its near one"), []
-    return inside, None, repairs
-
-
-def _to_number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _make_spelling(scheme: BoxScheme, image_size: ImageSize | None) -> _Spelling:
+def _make_spelling(scheme: BoxScheme, image_size: ImageSize | None) -> Spelling:
     match scheme:
         case "aurora" | "compact" | "numeral":
             return _Aurora(scheme)
@@ -714,6 +434,6 @@ def _make_spelling(scheme: BoxScheme, image_size: ImageSize | None) -> _Spelling
         case "kosmos2":
             return _Kosmos2()
         case "qwen":
-            return _Qwen(image_size)
+            return Qwen(image_size)
         case _:
             raise ValueError(f"schemes are {', '.join(get_args(BoxScheme))}; got {scheme!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -17,7 +16,8 @@ from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime
 from perceptok.data.supervision import find_supervision_problems
 from perceptok.depth import block_from_text
 from perceptok.errors import MalformedBlockError, RecordError
-from perceptok.files import atomic_write, open_input, parse_json, stream_list
+from perceptok.files import atomic_write, decompress_input, find_suffix, open_input, open_text, parse_json
+from perceptok.json_streams import stream_list
 from perceptok.parquet import import_parquet, iterate_rows
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import restore_text
@@ -182,12 +182,12 @@ def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
     suffix = _check_suffix(source)
     try:
         if suffix == ".jsonl":
-            with open_input(source, allow_pipe=True) as lines:
+            with decompress_input(open_input(source, allow_pipe=True)) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield f"{source}, line {number}", line
         elif suffix == ".json":
-            with io.TextIOWrapper(open_input(source, allow_pipe=True), encoding="utf-8-sig") as text:
+            with open_text(source, allow_pipe=True) as text:
                 for number, entry in enumerate(stream_list(text, str(source), RecordError)):
                     yield f"{source}, item {number}", entry
         else:
@@ -197,9 +197,10 @@ def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _check_suffix(path: Path) -> str:
-    if path.suffix.lower() not in (".jsonl", ".json", ".parquet"):
+    suffix = find_suffix(path)
+    if suffix not in (".jsonl", ".json", ".parquet"):
         raise RecordError(f"{path}: files of records are .jsonl, .json (LLaVA) or .parquet")
-    return path.suffix.lower()
+    return suffix
 
 
 def _parse_entry(entry: Any, name: str, task: Task | None, regime: Regime | None) -> PerceptionRecord:

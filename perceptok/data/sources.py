@@ -24,7 +24,7 @@ from perceptok.data.orientation import Exif, choose_turn, turn_boxes
 from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
 from perceptok.depth import DepthMap, NearnessRange
 from perceptok.errors import DataError, ImageError
-from perceptok.files import parse_json, read_input, spell_name
+from perceptok.files import find_suffix, parse_json, read_input, spell_name
 from perceptok.images import find_images, open_image, read_orientation
 from perceptok.jobs import Stamp, stamp_of
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
@@ -532,7 +532,7 @@ class FolderSource:
 
 def _drop_repeated_boxes(image: ImageBoxes) -> ImageBoxes:
     """Drop the boxes that repeat another one of the image and category exactly, which would be counted twice."""
-    first: dict[tuple[float, ...], int] = {}
+    first: dict[tuple[float | str, ...], int] = {}
     for index, box in enumerate(image.boxes.tolist()):
         first.setdefault((*box, image.labels.category_ids[index]), index)
     if len(first) == len(image.boxes):
@@ -576,7 +576,7 @@ def read_names(path: str | Path) -> list[str | int]:
         if source.suffix == ".npy":
             values = read_npy(source)
             values = values.tolist() if isinstance(values, np.ndarray) else values
-        elif source.suffix == ".json":
+        elif find_suffix(source) == ".json":
             values = parse_json(read_input(source), str(source), DataError)
         else:
             text = read_input(source, allow_pipe=True).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")

@@ -18,7 +18,7 @@ from perceptok.depth.map_files import MapFailure
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.depth.stored_maps import Kind
 from perceptok.errors import MalformedBlockError, OutputError
-from perceptok.files import open_input, parse_json, parse_number
+from perceptok.files import decompress_input, find_suffix, open_input, parse_json, parse_number
 from perceptok.parquet import import_parquet, iterate_rows
 
 __all__ = [
@@ -229,14 +229,15 @@ def read_depth_records(path: str | Path, failures: list[MapFailure] | None = Non
         MissingExtraError: Parquet without the extra `parquet`.
     """
     path = Path(path)
-    if path.suffix not in RECORD_SUFFIXES:
+    suffix = find_suffix(path)
+    if suffix not in RECORD_SUFFIXES:
         raise MalformedBlockError(f"{path}: records are in {', '.join(RECORD_SUFFIXES)} files")
     try:
-        if path.suffix == ".jsonl":
-            with open_input(path, allow_pipe=True) as file:
+        if suffix == ".jsonl":
+            with decompress_input(open_input(path, allow_pipe=True)) as file:
                 yield from parse_depth_records(file, str(path), failures)
             return
-        rows = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path)
+        rows = _read_npz(path) if suffix == ".npz" else _read_parquet(path)
         yield from _parse_numbered(((f"{path}, record {n}", row) for n, row in enumerate(rows, 1)), failures)
     except OSError as error:
         raise MalformedBlockError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -22,7 +22,7 @@ from PIL import Image
 from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
-from perceptok.files import open_input, parse_json, read_input
+from perceptok.files import decompress_input, find_suffix, open_input, parse_json, read_input
 from perceptok.images import open_image, read_image_size
 from perceptok.parquet import iterate_rows
 
@@ -608,7 +608,7 @@ def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("file, line n", object) for each JSON line; raises EvaluationError that names the line."""
     try:
-        with open_input(path, allow_pipe=True) as file:
+        with decompress_input(open_input(path, allow_pipe=True)) as file:
             for number, line in enumerate(file, 1):
                 place = f"{path}, line {number}"
                 if line.strip():
@@ -624,7 +624,7 @@ _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:
-    suffix = path.suffix.lower()
+    suffix = find_suffix(path)
     if suffix == ".parquet":
         yield from iterate_rows(path, EvaluationError)
     elif suffix in (".jsonl", ".ndjson"):
@@ -681,7 +681,7 @@ def _read_folder(folder: Path, config: str | None, split: str | None) -> Iterato
     for file in [file for file in files if split and file.name.startswith(split)] or files:
         yield from iterate_rows(file, EvaluationError)
     if not files:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _JSON_SUFFIXES)
+        files = sorted(path for path in folder.iterdir() if find_suffix(path) in _JSON_SUFFIXES)
         if len(files) != 1:
             raise EvaluationError(
                 f"{folder}: neither Parquet files, a saved dataset nor one file of JSON; name a file, or another folder"

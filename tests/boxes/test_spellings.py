@@ -232,3 +232,24 @@ class TestFormsInTheField:
         parsed = parse_spelling(text, "florence2")
         assert parsed.codes.tolist() == boxes
         assert len(parsed.repaired) == (len(boxes) == 1)
+
+
+class TestLabelsThatAreLists:
+    TEXT = '[{"bbox_2d": [1, 2, 3, 4], "label": %s}, {"bbox_2d": [5, 6, 7, 8], "label": "cow"}]'
+
+    @pytest.mark.parametrize(("label", "expected"), [('["dog"]', "dog"), ("[]", ""), ("3", "3"), ("null", "")])
+    def test_lists_of_one_are_read(self, label: str, expected: str) -> None:
+        parsed = parse_spelling(self.TEXT % label, "qwen", image_size=(99, 99))
+        assert (parsed.labels, parsed.malformed) == ((expected, "cow"), ())
+        converted = convert_spelling(self.TEXT % label, source="qwen", target="qwen", image_size=(99, 99))
+        assert converted.labels == (expected, "cow")
+
+    @pytest.mark.parametrize("label", ['["dog", "cat"]', '{"a": 1}', "true", "[true]", '[["dog"]]'])
+    def test_others_are_refused_alone(self, label: str) -> None:
+        parsed = parse_spelling(self.TEXT % label, "qwen", image_size=(99, 99))
+        assert parsed.labels == ("cow",)
+        assert [(piece.flaw, "expected a label that is text" in piece.reason) for piece in parsed.malformed] == [
+            ("token", True)
+        ]
+        with pytest.raises(MalformedBoxError, match="expected a label that is text"):
+            convert_spelling(self.TEXT % label, source="qwen", target="aurora", image_size=(99, 99))

@@ -11,6 +11,7 @@ import numpy as np
 
 from perceptok.boxes.arrays import check_codes
 from perceptok.boxes.codec import BoxCodec
+from perceptok.boxes.datasets.entry_ids import EntryId, parse_id, sort_ids
 from perceptok.boxes.frames import FrameMode, ImageFrame
 from perceptok.boxes.text import BoxForm, boxes_from_text, boxes_to_text
 from perceptok.errors import BoxError, ConfigError, MalformedBoxError
@@ -19,6 +20,7 @@ from perceptok.files import parse_json
 __all__ = ["BoxFailure", "BoxLabels", "BoxRecord", "ImageBoxes", "number_lines", "read_box_records"]
 
 _FRAMES = {"squash": ImageFrame.squash, "letterbox": ImageFrame.letterbox, "center_crop": ImageFrame.center_crop}
+_ID_COLUMNS = ("category_ids", "annotation_ids", "negative_category_ids", "not_exhaustive_category_ids")
 _PER_BOX = ("category_ids", "crowd", "annotation_ids", "areas", "scores")
 
 
@@ -34,7 +36,7 @@ class BoxLabels:
     """What a data set says about one image's boxes besides their coordinates; the first five are empty or N long.
 
     Attributes:
-        category_ids: The data set's own ids.
+        category_ids: The data set's own ids, integers or text.
         crowd: Whether a box is around a crowd rather than one object.
         annotation_ids: The data set's own ids of the boxes.
         areas: Areas of the objects' masks, in pixels of the image.
@@ -44,14 +46,14 @@ class BoxLabels:
         categories: Id -> name, at least of the categories above.
     """
 
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[EntryId, ...] = ()
     crowd: tuple[bool, ...] = ()
-    annotation_ids: tuple[int, ...] = ()
+    annotation_ids: tuple[EntryId, ...] = ()
     areas: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
-    negative_category_ids: tuple[int, ...] | None = None
-    not_exhaustive_category_ids: tuple[int, ...] | None = None
-    categories: Mapping[int, str] = field(default_factory=dict)
+    negative_category_ids: tuple[EntryId, ...] | None = None
+    not_exhaustive_category_ids: tuple[EntryId, ...] | None = None
+    categories: Mapping[EntryId, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +77,10 @@ class BoxLabels:
         used = {*self.category_ids, *(self.negative_category_ids or ()), *(self.not_exhaustive_category_ids or ())}
         unnamed = used - self.categories.keys()
         if unnamed:
-            raise BoxError(f"category {min(unnamed)} has no name in `categories`")
+            raise BoxError(f"category {sort_ids(unnamed)[0]} has no name in `categories`")
+        for number, name in self.categories.items():
+            if not isinstance(name, str):
+                raise BoxError(f"the name of category {number} is text; got {name!r:.60}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +93,7 @@ class ImageBoxes:
         height: Height of the image in pixels.
         boxes: (N, 4) float64, x1, y1, x2, y2 in pixels; edges are continuous, the right edge of the image is x = width.
         labels: What else is known about them.
-        image_id: The data set's own id.
+        image_id: The data set's own id, an integer or text.
         folder: Folder of the image in the address that the data set gives (LVIS 1.0: "val2017"); empty for none.
     """
 
@@ -97,7 +102,7 @@ class ImageBoxes:
     height: int
     boxes: np.ndarray
     labels: BoxLabels = BoxLabels()
-    image_id: int | None = None
+    image_id: EntryId | None = None
     folder: str = ""
 
     def __post_init__(self) -> None:
@@ -114,7 +119,7 @@ class BoxRecord:
         codec: The codec that made the codes.
         codes: N times four integers in the codec's order.
         labels: What else is known about the boxes.
-        image_id: The data set's own id.
+        image_id: The data set's own id, an integer or text.
     """
 
     name: str
@@ -122,7 +127,7 @@ class BoxRecord:
     codec: BoxCodec
     codes: tuple[tuple[int, ...], ...]
     labels: BoxLabels = BoxLabels()
-    image_id: int | None = None
+    image_id: EntryId | None = None
 
     @classmethod
     def from_boxes(
@@ -180,6 +185,8 @@ class BoxRecord:
     def to_json(self, *, form: BoxForm | None = None) -> str:
         """One line of JSON; with a form, the text of the boxes beside the codes."""
         labels = {field.name: getattr(self.labels, field.name) for field in fields(self.labels)}
+        if any(isinstance(number, str) for number in self.labels.categories):  # a key of JSON is text, also of 7
+            labels["categories"] = [*self.labels.categories.items()]
         values = {
             "name": self.name,
             "image_id": self.image_id,
@@ -207,9 +214,14 @@ class BoxRecord:
             name, image_id = values.pop("name"), values.pop("image_id", None)
             if not isinstance(name, str) or not name:
                 raise TypeError(f"name is the image's file name; got {name!r}")
-            categories = {int(number): str(label) for number, label in values.pop("categories", {}).items()}
-            labels = BoxLabels(**{key: tuple(value) for key, value in values.items()}, categories=categories)
+            categories = values.pop("categories", {})
+            if isinstance(categories, dict):
+                categories = [(int(number), label) for number, label in categories.items()]
+            columns = {key: tuple(value) for key, value in values.items()}
+            columns |= {key: tuple(map(_check_id, columns[key])) for key in _ID_COLUMNS if key in columns}
+            labels = BoxLabels(**columns, categories={_check_id(number): label for number, label in categories})
             labels.check(len(codes))
+            image_id = None if image_id is None else _check_id(image_id)
             record = cls(name, frame, codec, tuple(tuple(box) for box in codes), labels, image_id)
             _ = record.array
         except MalformedBoxError:
@@ -251,6 +263,13 @@ def number_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
         yield from blank
         blank = []
         yield number, text
+
+
+def _check_id(value: object) -> EntryId:
+    entry = parse_id(value)
+    if entry is None:
+        raise TypeError(f"ids are integers or text; got {value!r:.60}")
+    return entry
 
 
 def _find_accepted(

@@ -1,9 +1,7 @@
-"""COCO and LVIS annotation files, read and written entry by entry, and lists of COCO results."""
+"""COCO and LVIS annotation files, read entry by entry, and lists of COCO results."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import math
 from array import array
@@ -13,34 +11,45 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from perceptok.boxes.codec import to_corners
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxLabels, ImageBoxes
+from perceptok.boxes.datasets.entry_ids import EntryId, EntryIds, IdCodes, parse_id, parse_integer, sort_ids
 from perceptok.errors import AnnotationError
-from perceptok.files import open_input, parse_json, stream_json
+from perceptok.files import open_text, parse_json
+from perceptok.json_streams import stream_json
 
-__all__ = ["AnnotationFile", "read_annotations", "read_results", "rewrite_annotations", "write_annotations"]
+__all__ = [
+    "FEDERATED",
+    "LISTS",
+    "LIST_HINT",
+    "AnnotationFile",
+    "EntryIndex",
+    "check_category",
+    "find_rotation",
+    "index_entries",
+    "open_annotations",
+    "read_annotations",
+    "read_results",
+]
 
-_LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
+LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
 """The lists of every file, and what their entries are called."""
 
-_LIST_HINT = (
+LIST_HINT = (
     "A list of COCO results does not have its images' sizes: give the annotation file that has them "
     "(`perceptok box encode --header`, `read_results`)"
 )
 """Added to the message where a file is a list."""
 
-_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 """Keys of an image that only LVIS has."""
 
-_INTEGERS = {"id": None, "image_id": "image", "category_id": "category", "width": None, "height": None, "iscrowd": None}
-"""Keys of integers, and for ids of other entries, of what."""
-
 _IDS = ("id", "image_id", "category_id")
-_FIRST_TEXT_ID = 1 << 40
+_INTEGERS = (*_IDS, "width", "height", "iscrowd")
 
 _MIN_PIXELS = 8
 """In smaller images, boxes within the first pixel are not taken for fractions of the image."""
@@ -62,7 +71,24 @@ class AnnotationFile:
     header: dict[str, Any]
     failures: tuple[BoxFailure, ...] = ()
     repairs: tuple[str, ...] = ()
-    incomplete: frozenset[int] = frozenset()
+    incomplete: frozenset[EntryId] = frozenset()
+
+
+@dataclass(frozen=True)
+class EntryIndex:
+    """The ids that `read_annotations` gives the entries of a file, by their place in their list.
+
+    Attributes:
+        images: Place -> id, of the images that were read.
+        annotations: Place -> the ids of the annotation, its image and its category.
+        categories: Place -> id.
+        written: Ids of images and categories that the file writes otherwise ("7" for 7), as it writes them.
+    """
+
+    images: dict[int, EntryId]
+    annotations: dict[int, tuple[EntryId, EntryId, EntryId]]
+    categories: dict[int, EntryId]
+    written: dict[tuple[str, EntryId], EntryId]
 
 
 def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
@@ -71,9 +97,11 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
     Only the numbers of an annotation are held (some 100 bytes), so that files with gigabytes of outlines can be read.
     LVIS's `neg_category_ids` and `not_exhaustive_category_ids` and COCO's `iscrowd` are read; outlines, and keys of an
     image other than id, size and name, are not. What exporters write and pycocotools loads although it is not in the
-    format is read too, and reported in `repairs`: integers as floats or as text, an area of null, ids of text that are
-    not numbers (they get numbers from 2**40 on), and ids of annotations that are unique in their image only (Mapillary;
-    they get the next free numbers).
+    format is read too, and reported in `repairs`: integers as floats or as text, an area of null, ids that are text
+    (UUIDs; they stay as they are), ids of annotations that are unique in their image only (Mapillary; they get the next
+    free numbers), and boxes with CVAT's `attributes.rotation`, clockwise degrees around the centre (the upright box
+    around the rotated one is read). A `rotation` beside the box is reported, and the box read as it is: some tools
+    write there what the box includes already.
 
     Args:
         file: A path, also of a gzip file, or an open text file.
@@ -85,8 +113,19 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
             missing, an image without a size, a box that is not four finite numbers with width and height from 0, or in
             fractions of the image.
     """
-    with _open_annotations(file) as (opened, where):
+    with open_annotations(file) as (opened, where):
         return _Reader(strict, where).read(opened)
+
+
+def index_entries(file: str | Path | TextIO) -> EntryIndex:
+    """The ids of the entries that `read_annotations` reads where not strict; raises AnnotationError as it does."""
+    with open_annotations(file) as (opened, where):
+        reader = _Reader(False, where)
+        return reader.make_index(reader.read(opened))
+
+
+_Result = tuple[EntryId, list[float], float]
+"""Category id, box (x, y, width, height) and score."""
 
 
 def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[ImageBoxes | BoxFailure]:
@@ -109,104 +148,44 @@ def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[Ima
         raise AnnotationError(f"{where}: expected a list of results; got {type(items).__name__}")
     images = {image.image_id: image for image in known if image.image_id is not None}
     names = {number: name for image in images.values() for number, name in image.labels.categories.items()}
+    image_ids, category_ids = EntryIds(images), EntryIds(names)
+    has_text = any(isinstance(number, str) for number in names)
     results: list[ImageBoxes | BoxFailure] = []
-    rows_of_image: dict[int, list[tuple[int, list[float], float]]] = {}
+    rows_of_image: dict[EntryId, list[_Result]] = {}
     for index, item in enumerate(items):
         try:
             image_id, row = _read_result(item)
+            image_id, row = image_ids.find(image_id), (category_ids.find(row[0]), *row[1:])
             if image_id not in images:
                 raise AnnotationError(f"names image {image_id}, which is not among the known ones")
+            if isinstance(row[0], str) and row[0] not in names and not has_text:
+                raise AnnotationError(f"category_id is {row[0]!r:.60}; the ids of the known categories are integers")
         except AnnotationError as error:
             results.append(BoxFailure(f"{where}, result {index}", str(error)))
             continue
         rows_of_image.setdefault(image_id, []).append(row)
     for image_id, rows in rows_of_image.items():
         image = images[image_id]
-        category_ids, xywh, scores = zip(*rows, strict=True)
-        categories = {number: names.get(number, f"category {number}") for number in sorted(set(category_ids))}
-        labels = BoxLabels(category_ids, scores=scores, categories=categories)
+        box_categories, xywh, scores = zip(*rows, strict=True)
+        categories = {number: names.get(number, f"category {number}") for number in sort_ids(set(box_categories))}
+        labels = BoxLabels(box_categories, scores=scores, categories=categories)
         boxes = np.ascontiguousarray(to_corners(np.array(xywh), "xywh"))
         results.append(ImageBoxes(image.name, image.width, image.height, boxes, labels, image_id))
     return results
 
 
-def write_annotations(file: BinaryIO, images: Sequence[ImageBoxes], header: Mapping[str, Any] | None = None) -> None:
-    """Write boxes as a COCO file, or, where images have negative categories, as an LVIS file.
-
-    Args:
-        file: An open binary file; the same boxes give the same bytes.
-        images: The boxes. Those without an id get the next free one; a box without an area gets its own.
-        header: The header that `read_annotations` gave, for categories that no image has, their other keys, info and
-            licences.
-
-    Raises:
-        AnnotationError: A repeated image or annotation id, a category with two names, or boxes without a category.
-    """
-    entries, output = _Entries(images), _JsonWriter(file)
-    values = {"info": {}, **(header or {})}
-    values["categories"] = _merge_categories(images, values.get("categories", []))
-    for key, value in values.items():
-        output.write_value(key, value)
-    output.write_list("images", map(entries.make_image, entries.images))
-    output.write_list("annotations", map(entries.make_annotation, entries.annotations))
-    output.close()
-
-
-def rewrite_annotations(file: BinaryIO, images: Sequence[ImageBoxes], original: str | Path | TextIO) -> int:
-    """Write the file that boxes came from with these boxes, reading it entry by entry.
-
-    Everything else in the file is kept in its order: outlines, licences, addresses and any other key of images and
-    annotations whose ids are given here. New entries come last; entries that are not given here are left out.
-
-    Args:
-        file: An open binary file; the same boxes give the same bytes.
-        images: The boxes. Those without an id get the next free one; a box without an area gets its own.
-        original: A path, or an open text file.
-
-    Returns:
-        How many annotations of the file were left out.
-
-    Raises:
-        AnnotationError: A repeated image or annotation id, a category with two names, or boxes without a category; a
-            file that cannot be read, lacks `images`, `annotations` or `categories`, or has another size of an image or
-            another image of an annotation.
-    """
-    entries, output = _Entries(images), _JsonWriter(file)
-    found: set[str] = set()
-    left_out: list[Any] = []
-    with _open_annotations(original) as (source, where):
-        for key, value in stream_json(source, _LISTS, where, AnnotationError, list_hint=_LIST_HINT):
-            found.add(key)
-            if key == "images":
-                output.write_list(key, _merge(value, entries.images, entries.given_images, entries.make_image, []))
-            elif key == "annotations":
-                given, make = entries.given_annotations, entries.make_annotation
-                output.write_list(key, _merge(value, entries.annotations, given, make, left_out))
-            elif key == "categories":
-                output.write_value(key, _merge_categories(images, [*map(_check_category, value)]))
-            else:
-                output.write_value(key, value)
-        _check_lists(found, where)
-    output.close()
-    return len(left_out)
-
-
-# ------------------------------------------------------------------------------------------------------ reading
-
-
 @contextmanager
-def _open_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
+def open_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
     """A path or an open text file as an open text file, and its name for messages; raises AnnotationError."""
     if not isinstance(file, str | Path):
-        yield file, getattr(file, "name", "the file")
+        yield open_text(file), getattr(file, "name", "the file")
         return
     try:
-        opened = open_input(file, allow_pipe=True)
+        opened = open_text(file, allow_pipe=True)
     except OSError as error:
         raise AnnotationError(f"{file}: cannot be read ({error.strerror})") from error
     with opened:
-        is_gzip = opened.peek(2)[:2] == b"\x1f\x8b"
-        yield io.TextIOWrapper(gzip.GzipFile(fileobj=opened) if is_gzip else opened, encoding="utf-8-sig"), str(file)
+        yield opened, str(file)
 
 
 class _Reader:
@@ -217,46 +196,53 @@ class _Reader:
         self._where = where
         self._failures: list[BoxFailure] = []
         self._header: dict[str, Any] = {}
-        self._categories: dict[int, str] = {}
+        self._categories: dict[int, _Category] = {}
         self._images: dict[int, _Image] = {}
         self._annotations = _Annotations()
         self._repairs: Counter[str] = Counter()
-        self._text_ids: dict[tuple[str, str], int] = {}
+        self._codes = IdCodes()
+        """Of all ids, until the file is read."""
         self._incomplete: set[int] = set()
+        self._index = 0
+        """Place of the entry that is read, in its list."""
 
     def read(self, file: TextIO) -> AnnotationFile:
-        add = {"images": self._add_image, "annotations": self._annotations.add, "categories": self._add_category}
+        add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
         found = set()
-        for key, value in stream_json(file, _LISTS, self._where, AnnotationError, list_hint=_LIST_HINT):
+        for key, value in stream_json(file, LISTS, self._where, AnnotationError, list_hint=LIST_HINT):
             found.add(key)
-            if key not in _LISTS:
+            if key not in LISTS:
                 self._header[key] = value
                 continue
             if key == "categories":
                 self._header[key] = []
             for index, item in enumerate(value):
-                self._add(add[key], item, _LISTS[key], index)
+                self._index = index
+                self._add(add[key], item, LISTS[key], index)
         _check_lists(found, self._where)
         return self._assemble()
 
     def _add(self, add: Callable[[dict[str, Any]], None], item: Any, kind: str, index: int) -> None:
         number = item.get("id") if isinstance(item, dict) else None
         failures = len(self._failures)
-        name = f"{kind} {number}" if type(number) is int else f"{kind} at index {index}"
+        is_id = type(number) is int or (isinstance(number, str) and parse_id(number) is not None)
+        name = f"{kind} {number}" if is_id else f"{kind} at index {index}"
         try:
             if not isinstance(item, dict):
                 raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
             for key in _NAMES:
                 if isinstance(text := item.get(key), str) and not _is_encodable(text):
-                    raise AnnotationError(f"{key} has half a surrogate pair, which no file can hold: {text!r:.80}")
+                    raise AnnotationError(
+                        f"{key} is not valid Unicode: half a surrogate pair, which no file can hold: {text!r:.80}"
+                    )
             add(self._repair(item, kind))
         except KeyError as error:
             self._fail(name, f"has no {error}")
         except AnnotationError as error:
             self._fail(name, str(error))
         if len(self._failures) > failures and kind == "annotation" and isinstance(item, dict):
-            image = _parse_integer(item.get("image_id"))
-            self._incomplete |= set() if image is None else {image}
+            image = parse_id(item.get("image_id"))
+            self._incomplete |= set() if image is None else {self._codes.encode(image)}
 
     def _fail(self, name: str, reason: str) -> None:
         if self._strict:
@@ -264,21 +250,23 @@ class _Reader:
         self._failures.append(BoxFailure(name, reason))
 
     def _repair(self, item: dict[str, Any], kind: str) -> dict[str, Any]:
-        """An entry as COCO writes it; the very same where it follows the format."""
+        """An entry as COCO writes it, with codes for its ids."""
         repaired: dict[str, Any] = {}
-        for key, target in _INTEGERS.items():
-            if key not in item or type(item[key]) is int:
+        for key in _INTEGERS:
+            value = item.get(key)
+            parsed = parse_id(value) if key in _IDS else parse_integer(value)
+            if parsed is None:
                 continue
-            value, number = item[key], _parse_integer(item[key])
-            is_text = isinstance(value, str)
-            if number is not None:
-                written_as = "text" if is_text else "a float"
+            repaired[key] = self._codes.encode(parsed) if key in _IDS else parsed
+            if parse_integer(value) is None:
+                self._repairs[f"{kind}: {key} is text and not an integer"] += 1
+            elif type(value) is not int:
+                written_as = "text" if isinstance(value, str) else "a float"
                 self._repairs[f"{kind}: {key} is an integer written as {written_as}"] += 1
-            elif is_text and value.strip() and key in _IDS:
-                number = self._text_ids.setdefault((target or kind, value), _FIRST_TEXT_ID + len(self._text_ids))
-                self._repairs[f"{kind}: {key} is text and not a number; numbered"] += 1
-            if number is not None:
-                repaired[key] = number
+        for key in FEDERATED:
+            if isinstance(item.get(key), list):
+                ids = [parse_id(value) for value in item[key]]
+                repaired[key] = [None if value is None else self._codes.encode(value) for value in ids]
         box = item.get("bbox")
         if isinstance(box, list) and any(isinstance(value, str) for value in box):
             numbers = [_parse_number(value) for value in box]
@@ -291,14 +279,29 @@ class _Reader:
         elif "area" in item and item["area"] is None:
             item = {key: value for key, value in item.items() if key != "area"}
             self._repairs[f"{kind}: area is null; that of the box is used"] += 1
-        return {**item, **repaired} if repaired else item
+        item = {**item, **repaired}
+        return self._turn(item) if kind == "annotation" else item
+
+    def _turn(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An annotation with the upright box around a rotated one."""
+        box: Any = item.get("bbox")
+        rotation = find_rotation(item)
+        if _is_angle(item.get("rotation")):
+            self._repairs["annotation: has a rotation; its box is read as it is, upright"] += 1
+        if rotation is None or not _is_box(box):
+            return item
+        self._repairs["annotation: box is rotated (attributes.rotation); the upright box around it is read"] += 1
+        return {"area": box[2] * box[3], **item, "bbox": _enclose(box, rotation)}
+
+    def _add_annotation(self, item: dict[str, Any]) -> None:
+        self._annotations.add(item, self._index)
 
     def _add_category(self, item: dict[str, Any]) -> None:
-        number, name = _check_category(item)["id"], item["name"]
+        name = check_category(item)["name"]
+        number = _check_integers([item["id"]], "id")[0]
         if number in self._categories:
             raise AnnotationError("repeated id; the first is kept")
-        self._categories[number] = name
-        self._header["categories"].append(item)
+        self._categories[number] = _Category(name, item, self._index)
 
     def _add_image(self, item: dict[str, Any]) -> None:
         number, width, height = (_check_integers([item[key]], key)[0] for key in ("id", "width", "height"))
@@ -314,39 +317,78 @@ class _Reader:
             raise AnnotationError(f"an image has at least one pixel; got {width} x {height}")
         if not isinstance(name, str) or not name:
             raise AnnotationError("has neither file_name nor coco_url")
-        _check_unicode(name, "file_name")
-        negative, not_exhaustive = (
-            tuple(_check_integers(item[key], key)) if key in item else None for key in _FEDERATED
-        )
-        self._images[number] = _Image(name, width, height, negative, not_exhaustive, folder)
+        listed = tuple(tuple(_check_integers(item[key], key)) if key in item else None for key in FEDERATED)
+        self._images[number] = _Image(name, width, height, listed, folder, self._index)
+
+    def _resolve_ids(self) -> None:
+        """Find the entries that annotations and LVIS's lists name, and decide which texts are integers."""
+        columns, codes = self._annotations, self._codes
+        listed = {"image": self._images, "annotation": columns.ids, "category": self._categories}
+        self._ids = {kind: EntryIds(map(codes.decode, entries)) for kind, entries in listed.items()} if codes else {}
+        if codes:
+            columns.images = array("q", (self._find("image", code) for code in columns.images))
+            columns.categories = array("q", (self._find("category", code) for code in columns.categories))
+            self._incomplete = {self._find("image", code) for code in self._incomplete}
+
+    def _find(self, kind: str, code: int) -> int:
+        return self._codes.encode(self._ids[kind].find(self._codes.decode(code))) if self._codes else code
+
+    def _name(self, kind: str, code: int) -> EntryId:
+        """The id of a code, as labels have it."""
+        return self._ids[kind].normalize(self._codes.decode(code)) if self._codes else code
 
     def _assemble(self) -> AnnotationFile:
+        self._resolve_ids()
         rows_of_image: dict[int, list[int]] = {number: [] for number in self._images}
         columns = self._annotations
         rows_of_id: dict[int, int] = {}
-        free_ids = count(max(columns.ids, default=0) + 1)
+        integers = (number for code in columns.ids if isinstance(number := self._name("annotation", code), int))
+        free_ids = count(max(integers, default=0) + 1)
         corners = columns.make_corners()
         for row, (number, image, category) in enumerate(
             zip(columns.ids, columns.images, columns.categories, strict=True)
         ):
+            name = f"annotation {self._name('annotation', number)}"
             if image not in rows_of_image:
-                self._fail(f"annotation {number}", f"names image {image}, which is missing or was refused")
+                self._fail(name, f"names image {self._codes.decode(image)}, which is missing or was refused")
             elif category not in self._categories:
-                self._fail(f"annotation {number}", f"names category {category}, which is missing or was refused")
+                self._fail(name, f"names category {self._codes.decode(category)}, which is missing or was refused")
             elif (first := rows_of_id.get(number)) is not None and columns.images[first] == image:
-                self._fail(f"annotation {number}", "repeated id; the first is kept")
+                self._fail(name, "repeated id; the first is kept")
                 if category != columns.categories[first] or (corners[row] != corners[first]).any():
                     self._incomplete.add(image)
             else:
                 if number in rows_of_id:
-                    columns.ids[row] = next(free_ids)
+                    columns.ids[row] = self._codes.encode(next(free_ids))
                     self._repairs["annotation: id is that of another image's annotation; numbered"] += 1
                 rows_of_id.setdefault(number, row)
                 rows_of_image[image].append(row)
         self._leave_out_fractions(rows_of_image, corners)
+        self._category_names = {self._name("category", code): entry.name for code, entry in self._categories.items()}
+        self._rows = tuple(rows_of_image.values())
         images = tuple(self._make_image(number, rows, corners[rows]) for number, rows in rows_of_image.items())
         repairs = tuple(f"{repair} ({times} times)" for repair, times in sorted(self._repairs.items()))
-        return AnnotationFile(images, self._header, tuple(self._failures), repairs, frozenset(self._incomplete))
+        categories = [{**entry.item, "id": self._name("category", code)} for code, entry in self._categories.items()]
+        incomplete = frozenset(self._name("image", code) for code in self._incomplete)
+        return AnnotationFile(
+            images, {**self._header, "categories": categories}, tuple(self._failures), repairs, incomplete
+        )
+
+    def make_index(self, file: AnnotationFile) -> EntryIndex:
+        """The index of the file that was read."""
+        images = {entry.index: self._name("image", code) for code, entry in self._images.items()}
+        categories = {entry.index: self._name("category", code) for code, entry in self._categories.items()}
+        written = {}
+        for kind, codes in (("image", self._images), ("category", self._categories)):
+            written.update({(kind, self._name(kind, code)): self._codes.decode(code) for code in codes})
+        annotations = {}
+        for image, rows in zip(file.images, self._rows, strict=True):
+            assert image.image_id is not None
+            labels = image.labels
+            for row, number, category in zip(rows, labels.annotation_ids, labels.category_ids, strict=True):
+                annotations[self._annotations.indices[row]] = number, image.image_id, category
+        written = {key: entry for key, entry in written.items() if key[1] != entry}
+        return EntryIndex(images, annotations, categories, written)
 
     def _leave_out_fractions(self, rows_of_image: dict[int, list[int]], corners: np.ndarray) -> None:
         """Leave out the boxes of images whose boxes are all fractions of the image; raises where most images are so."""
@@ -358,10 +400,11 @@ class _Reader:
                 "of the image; a COCO file has pixels: multiply x and width by its width, y and height by its height"
             )
         for number in fractional:
+            image = self._name("image", number)
             for row in annotated[number]:
                 self._fail(
-                    f"annotation {self._annotations.ids[row]}",
-                    f"its box and all others of image {number} lie in 0..1, as fractions of the image; COCO has pixels",
+                    f"annotation {self._name('annotation', self._annotations.ids[row])}",
+                    f"its box and all others of image {image} lie in 0..1, as fractions of the image; COCO has pixels",
                 )
             self._incomplete.add(number)
             rows_of_image[number] = []
@@ -373,26 +416,29 @@ class _Reader:
 
     def _make_image(self, number: int, rows: Sequence[int], boxes: np.ndarray) -> ImageBoxes:
         image, columns = self._images[number], self._annotations
-        category_ids = tuple(columns.categories[row] for row in rows)
-        unknown = {*(image.negative or ()), *(image.not_exhaustive or ())} - self._categories.keys()
+        image_id = self._name("image", number)
+        listed = [None if ids is None else [self._find("category", code) for code in ids] for ids in image.listed]
+        unknown = {code for codes in listed for code in codes or ()} - self._categories.keys()
         if unknown:
-            self._fail(f"image {number}", f"lists category {min(unknown)}, which is missing; left out of its lists")
+            missing = sort_ids(map(self._codes.decode, unknown))[0]
+            self._fail(f"image {image_id}", f"lists category {missing}, which is missing; left out of its lists")
         negative, not_exhaustive = (
-            None if listed is None else tuple(category for category in listed if category not in unknown)
-            for listed in (image.negative, image.not_exhaustive)
+            None if codes is None else tuple(self._name("category", code) for code in codes if code not in unknown)
+            for codes in listed
         )
+        category_ids = tuple(self._name("category", columns.categories[row]) for row in rows)
         used = {*category_ids, *(negative or ()), *(not_exhaustive or ())}
         labels = BoxLabels(
             category_ids=category_ids,
             # LVIS has no crowds: the key is not written back where the file does not have it.
             crowd=tuple(columns.crowd[row] == 1 for row in rows) if columns.has_crowd else (),
-            annotation_ids=tuple(columns.ids[row] for row in rows),
+            annotation_ids=tuple(self._name("annotation", columns.ids[row]) for row in rows),
             areas=tuple(columns.areas[row] for row in rows),
             negative_category_ids=negative,
             not_exhaustive_category_ids=not_exhaustive,
-            categories={category: self._categories[category] for category in sorted(used)},
+            categories={category: self._category_names[category] for category in sort_ids(used)},
         )
-        return ImageBoxes(image.name, image.width, image.height, boxes, labels, number, image.folder)
+        return ImageBoxes(image.name, image.width, image.height, boxes, labels, image_id, image.folder)
 
 
 @dataclass(frozen=True)
@@ -400,15 +446,24 @@ class _Image:
     name: str
     width: int
     height: int
-    negative: tuple[int, ...] | None
-    not_exhaustive: tuple[int, ...] | None
+    listed: tuple[tuple[int, ...] | None, ...]
+    """Codes of the categories that are known to be absent, and of those that may have objects without a box."""
     folder: str
+    index: int
+
+
+@dataclass(frozen=True)
+class _Category:
+    name: str
+    item: dict[str, Any]
+    index: int
 
 
 @dataclass
 class _Annotations:
     """Annotations as columns of plain numbers."""
 
+    indices: array[int] = field(default_factory=lambda: array("q"))
     ids: array[int] = field(default_factory=lambda: array("q"))
     images: array[int] = field(default_factory=lambda: array("q"))
     categories: array[int] = field(default_factory=lambda: array("q"))
@@ -417,8 +472,8 @@ class _Annotations:
     crowd: array[int] = field(default_factory=lambda: array("b"))
     has_crowd: bool = False
 
-    def add(self, item: dict[str, Any]) -> None:
-        """Add one annotation; raises AnnotationError, KeyError."""
+    def add(self, item: dict[str, Any], index: int) -> None:
+        """Add the annotation at a place of the list; raises AnnotationError, KeyError."""
         number, image, category = (_check_integers([item[key]], key)[0] for key in _IDS)
         box = item["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
@@ -438,6 +493,7 @@ class _Annotations:
         self.xywh.extend(map(float, box))
         self.areas.append(float(area))
         self.crowd.append(int(crowd))
+        self.indices.append(index)
 
     def make_corners(self) -> np.ndarray:
         """Boxes (N, 4) float64 as x1, y1, x2, y2."""
@@ -456,7 +512,7 @@ def _is_encodable(text: str) -> bool:
 
 
 def _check_lists(found: Collection[str], where: str) -> None:
-    missing = [key for key in _LISTS if key not in found]
+    missing = [key for key in LISTS if key not in found]
     if missing:
         raise AnnotationError(
             f"{where}: has no list {' and no list '.join(missing)}; a COCO or LVIS file has images, annotations and "
@@ -464,27 +520,19 @@ def _check_lists(found: Collection[str], where: str) -> None:
         )
 
 
-def _check_category(item: Any) -> dict[str, Any]:
-    """An entry of `categories` with an integer id and a name."""
+def check_category(item: Any) -> dict[str, Any]:
+    """An entry of `categories` with a name; raises AnnotationError."""
     if not isinstance(item, dict):
         raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-    number = _check_integers([item.get("id")], "id")[0]
     if not isinstance(item.get("name"), str):
         raise AnnotationError(f"name is text; got {item.get('name')!r:.40}")
-    _check_unicode(item["name"], "name")
-    return {**item, "id": number}
-
-
-def _check_unicode(text: str, key: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise AnnotationError(f"{key} is not valid Unicode: {text!r:.80}") from error
+    return item
 
 
 def _check_integers(values: Any, key: str) -> list[int]:
+    is_id = key in (*_IDS, *FEDERATED)
     if not isinstance(values, list) or not all(type(value) is int and abs(value) < 2**63 for value in values):
-        raise AnnotationError(f"{key}: expected integers, found {json.dumps(values):.60}")
+        raise AnnotationError(f"{key}: expected integers{' or text' * is_id}, found {json.dumps(values):.60}")
     return values
 
 
@@ -506,25 +554,41 @@ def _parse_number(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def _parse_integer(value: Any) -> int | None:
-    """An integer however it is written (7, 7.0, "7"), or None."""
-    if isinstance(value, str):
-        try:
-            value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
-        except ValueError:
-            return None
-    if type(value) is float and math.isfinite(value) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and abs(value) < 2**63 else None
+def find_rotation(item: Mapping[str, Any]) -> float | None:
+    """CVAT's rotation of an annotation's box in degrees, clockwise around its centre; None for an upright box."""
+    attributes = item.get("attributes")
+    rotation = _parse_number(attributes.get("rotation")) if isinstance(attributes, dict) else None
+    return rotation if _is_angle(rotation) else None
 
 
-def _read_result(item: Any) -> tuple[int, tuple[int, list[float], float]]:
-    """Image id, and category id, box (x, y, width, height) and score of one result."""
+def _is_angle(value: Any) -> bool:
+    """Whether a value is an angle in degrees that turns a rectangle into another one."""
+    value = _parse_number(value)
+    return _is_finite(value) and value % 180 != 0
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box)) and min(box[2:]) >= 0
+
+
+def _enclose(box: Sequence[float], rotation: float) -> list[float]:
+    """The upright box around a rotated one, as x, y, width, height."""
+    x, y, width, height = box
+    angle = math.radians(rotation)
+    cosine, sine = (0.0, 1.0) if rotation % 180 == 90 else (abs(math.cos(angle)), abs(math.sin(angle)))
+    outer_width, outer_height = width * cosine + height * sine, width * sine + height * cosine
+    return [x + (width - outer_width) / 2, y + (height - outer_height) / 2, outer_width, outer_height]
+
+
+def _read_result(item: Any) -> tuple[EntryId, _Result]:
+    """Image id, and category id, box and score of one result."""
     if not isinstance(item, dict):
         raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
-    image, category = _parse_integer(item.get("image_id")), _parse_integer(item.get("category_id"))
+    image, category = parse_id(item.get("image_id")), parse_id(item.get("category_id"))
+    if isinstance(category, str):
+        category = EntryIds([category]).normalize(category)
     if image is None or category is None:
-        raise AnnotationError("image_id and category_id must be integers")
+        raise AnnotationError("image_id and category_id must be integers or text")
     box = item.get("bbox")
     try:
         numbers = [float(number) for number in box] if isinstance(box, list) and len(box) == 4 else []
@@ -534,131 +598,3 @@ def _read_result(item: Any) -> tuple[int, tuple[int, list[float], float]]:
     if not numbers or not np.isfinite([*numbers, score]).all() or min(numbers[2:]) < 0:
         raise AnnotationError(f"bbox is four finite numbers, x, y and lengths from 0; got {json.dumps(box):.80}")
     return image, (category, numbers, score)
-
-
-# ------------------------------------------------------------------------------------------------------ writing
-
-
-class _JsonWriter:
-    """An object written member by member, one entry of a list to a line."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._separator = "{"
-
-    def write_value(self, key: str, value: object) -> None:
-        """Write a whole member."""
-        self._write(f"{self._separator}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
-        self._separator = ",\n"
-
-    def write_list(self, key: str, items: Iterable[dict[str, Any]]) -> None:
-        """Write a list that comes entry by entry."""
-        self._write(f"{self._separator}{json.dumps(key)}: [")
-        for index, item in enumerate(items):
-            self._write(("," if index else "") + "\n" + json.dumps(item, ensure_ascii=False))
-        self._write("]")
-        self._separator = ",\n"
-
-    def close(self) -> None:
-        """Close the object."""
-        self._write("}\n")
-
-    def _write(self, text: str) -> None:
-        self._file.write(text.encode())
-
-
-class _Entries:
-    """The entries of images and of annotations by id, made on demand.
-
-    Attributes:
-        given_images: The ids that images came with.
-        given_annotations: The ids that boxes came with.
-    """
-
-    def __init__(self, images: Sequence[ImageBoxes]) -> None:
-        image_ids = _assign_ids([image.image_id for image in images], "image")
-        given = [number for image in images for number in image.labels.annotation_ids or [None] * len(image.boxes)]
-        annotation_ids = iter(_assign_ids(given, "annotation"))
-        self.given_images = {image.image_id for image in images}
-        self.given_annotations = set(given)
-        self.images = dict(zip(image_ids, images, strict=True))
-        self.annotations: dict[int, tuple[int, int]] = {}
-        for image_id, image in self.images.items():
-            if len(image.labels.category_ids) != len(image.boxes):
-                raise AnnotationError(f"{image.name}: boxes without a category cannot be written to an annotation file")
-            self.annotations.update((next(annotation_ids), (image_id, row)) for row in range(len(image.boxes)))
-
-    def make_image(self, number: int) -> dict[str, Any]:
-        """An entry of `images`."""
-        image = self.images[number]
-        listed = (image.labels.negative_category_ids, image.labels.not_exhaustive_category_ids)
-        return {
-            "id": number,
-            "file_name": image.name,
-            "width": image.width,
-            "height": image.height,
-            **{key: list(value) for key, value in zip(_FEDERATED, listed, strict=True) if value is not None},
-        }
-
-    def make_annotation(self, number: int) -> dict[str, Any]:
-        """An entry of `annotations`."""
-        image_id, row = self.annotations[number]
-        labels = self.images[image_id].labels
-        x1, y1, x2, y2 = self.images[image_id].boxes[row].tolist()
-        width, height = x2 - x1, y2 - y1
-        return {
-            "id": number,
-            "image_id": image_id,
-            "category_id": labels.category_ids[row],
-            "bbox": [x1, y1, width, height],
-            "area": labels.areas[row] if labels.areas else width * height,
-            **({"iscrowd": int(labels.crowd[row])} if labels.crowd else {}),
-            **({"score": labels.scores[row]} if labels.scores else {}),
-        }
-
-
-def _merge(
-    items: Iterable[Any],
-    numbers: Iterable[int],
-    given: Collection[int | None],
-    make: Callable[[int], dict[str, Any]],
-    left_out: list[Any],
-) -> Iterator[dict[str, Any]]:
-    """The entries of a file whose ids are given, updated, then the new ones; other ids are added to `left_out`."""
-    waiting = dict.fromkeys(numbers)
-    for item in items:
-        number = _parse_integer(item.get("id")) if isinstance(item, dict) else None
-        if number is None or number not in waiting or number not in given:
-            left_out.append(number)
-            continue
-        del waiting[number]
-        written = make(number)
-        for key in ("width", "height", "image_id"):
-            if key in written and item.get(key) != written[key] and _parse_integer(item.get(key)) != written[key]:
-                kind = "image" if "file_name" in written else "annotation"
-                raise AnnotationError(
-                    f"{kind} {number}: its {key} is {written[key]} here and {item.get(key)} in the file; "
-                    "are the boxes of this file?"
-                )
-        yield {**item, **written}
-    yield from map(make, waiting)
-
-
-def _assign_ids(given: Sequence[int | None], kind: str) -> list[int]:
-    """The given ids, the next free one instead of None."""
-    used = Counter(number for number in given if number is not None)
-    if used and (most_common := used.most_common(1)[0])[1] > 1:
-        raise AnnotationError(f"repeated {kind} id {most_common[0]}; records of one image or file were given twice")
-    free = (number for number in count(1) if number not in used)
-    return [next(free) if number is None else number for number in given]
-
-
-def _merge_categories(images: Sequence[ImageBoxes], known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    entries = {entry["id"]: dict(entry) for entry in known}
-    for image in images:
-        for number, name in image.labels.categories.items():
-            if entries.setdefault(number, {"id": number, "name": name})["name"] != name:
-                raise AnnotationError(
-                    f"{image.name}: category {number} is called {name!r} here and {entries[number]['name']!r} elsewhere"
-                )
-    return [*entries.values()] if known else [entries[number] for number in sorted(entries)]

@@ -174,7 +174,7 @@ def from_supervision(
     """
     boxes = check_corners(detections.xyxy, f"{name}: box")
     data = getattr(detections, "data", None) or {}
-    class_names = None if data.get("class_name") is None else [str(class_name) for class_name in data["class_name"]]
+    class_names = None if data.get("class_name") is None else [_check_name(name, label) for label in data["class_name"]]
     if detections.class_id is not None:
         classes = check_numbers(detections.class_id, "class_id").tolist()
     elif class_names is not None and len(class_names) == len(boxes):
@@ -220,6 +220,12 @@ def to_supervision(image: ImageBoxes) -> dict[str, Any]:
     }
 
 
+def _check_name(name: str, label: object) -> str:
+    if not isinstance(label, str):
+        raise AnnotationError(f"{name}: class_name is text for each box; got {label!r:.60}")
+    return str(label)
+
+
 def _make_labels(name: str, count: int, names: Names, **parts: Any) -> BoxLabels:
     columns = {}
     for key, part in parts.items():
@@ -247,3 +253,7 @@ def _has_name(names: Names, number: int) -> bool:
 def _check_categories(image: ImageBoxes) -> None:
     if len(image.labels.category_ids) != len(image.boxes):
         raise AnnotationError(f"{image.name}: boxes without a category cannot be written in this format")
+    if texts := [number for number in image.labels.category_ids if isinstance(number, str)]:
+        raise AnnotationError(
+            f"{image.name}: the category id {texts[0]!r:.60} is text; this format has integers, number the categories"
+        )

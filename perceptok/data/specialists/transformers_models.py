@@ -217,7 +217,7 @@ class TransformersBoxes(_Pretrained):
         if not images:
             return []
         model, processor = self.model_and_processor
-        categories = {int(number): str(name) for number, name in model.config.id2label.items()}
+        categories: dict[int | str, str] = {int(number): str(name) for number, name in model.config.id2label.items()}
         detected: list[ImageBoxes | None] = [None] * len(images)
         for batch, output in self.run_batches(images):
             sizes = [(images[index].height, images[index].width) for index in batch]

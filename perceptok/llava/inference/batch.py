@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields as dataclass_fields, replace
 from itertools import chain
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ from PIL import Image
 from perceptok.boxes import ImageFrame
 from perceptok.data import PerceptionRecord, Task, TokenReading, Turn
 from perceptok.errors import ConstraintError, DepthMapError, ImageError, InferenceError, OutputError, PerceptokError
-from perceptok.files import atomic_write, open_input, parse_json, resolve_inside
+from perceptok.files import atomic_write, find_suffix, open_text, parse_json, resolve_inside
 from perceptok.images import find_images, open_image
 from perceptok.jobs import Journal, stamp_of
 from perceptok.llava.inference.answer import PerceptionAnswer, resample_to_image
@@ -372,7 +372,7 @@ def _join_images(sources: Sequence[str], defaults: _Defaults) -> FileQuestion:
     """The question about all images."""
     paths = [Path(source) for source in sources]
     for path in paths:
-        if not path.is_file() or path.suffix.lower() == ".jsonl":
+        if not path.is_file() or find_suffix(path) == ".jsonl":
             raise InferenceError(f"{path}: not an image file; one question about several images names each of them")
     if defaults.question is None or not paths:
         raise InferenceError("one question about several images needs the images and a question (--question)")
@@ -394,12 +394,13 @@ def _unique_name(name: str, taken: set[str]) -> str:
 
 def _read_input(source: str, defaults: _Defaults, lines: Iterable[str]) -> Iterator[FileQuestion | QuestionFailure]:
     if source == "-":
-        yield from _read_lines(lines, "standard input", Path(), defaults)
+        opened = open_text(cast("TextIO", lines)) if isinstance(lines, io.TextIOBase) else lines
+        yield from _read_lines(opened, "standard input", Path(), defaults)
         return
     path = Path(source)
-    if path.is_file() and path.suffix.lower() == ".jsonl":
+    if path.is_file() and find_suffix(path) == ".jsonl":
         try:
-            with io.TextIOWrapper(open_input(path), encoding="utf-8-sig", errors="surrogateescape") as file:
+            with open_text(path, errors="surrogateescape") as file:
                 yield from _read_lines(file, str(path), path.parent, defaults)
         except OSError as error:
             raise InferenceError(f"{path}: cannot be read ({error.strerror})") from error

@@ -236,7 +236,7 @@ class TestBadFiles:
             ("annotations.0.id", 7.5, "annotation at index 0", "id: expected integers", (1, 1)),
             ("images.1.width", 10.5, "image 2", "width: expected integers", (1,)),
             ("annotations.0.bbox", [1, 2, "wide", 4], "annotation 7", "four finite numbers", (1, 1)),
-            ("annotations.0.id", 2**64, f"annotation {2**64}", "id: expected integers", (1, 1)),
+            ("annotations.0.id", 2**128, f"annotation {2**128}", "id: expected integers", (1, 1)),
             ("annotations.0.area", "big", "annotation 7", "area is a finite number", (1, 1)),
             ("annotations.0.iscrowd", 2, "annotation 7", "iscrowd is 0 or 1", (1, 1)),
             ("annotations.0", [1, 2], "annotation at index 0", "expected an object, found [1, 2]", (1, 1)),
