@@ -15,7 +15,7 @@ from perceptok.boxes.spelling_base import (
     ImageSize,
     ParsedSpelling,
     Spelling,
-    check_codes,
+    check_code_columns,
     check_edges,
     check_range,
 )
@@ -54,7 +54,7 @@ class Qwen(Spelling):
         if None in labels:
             found = items[labels.index(None)]["label"]
             raise MalformedBoxError(f"expected a label that is text, or a list of one; found {quote(str(found))}")
-        return check_codes(boxes, 4), tuple(label or "" for label in labels)
+        return check_code_columns(boxes, 4), tuple(label or "" for label in labels)
 
     @staticmethod
     def _read_item(item: Any) -> list[int]:

@@ -19,7 +19,7 @@ __all__ = [
     "ImageSize",
     "ParsedSpelling",
     "Spelling",
-    "check_codes",
+    "check_code_columns",
     "check_edges",
     "check_labels",
     "check_range",
@@ -50,7 +50,7 @@ class ParsedSpelling:
     segments: tuple[str, ...] = ()
 
 
-def check_codes(codes: ArrayLike, columns: int) -> np.ndarray:
+def check_code_columns(codes: ArrayLike, columns: int) -> np.ndarray:
     """Codes as int64 (N, columns); raises MalformedBoxError for another shape or type."""
     array = np.asarray(codes)
     if array.size == 0:

@@ -18,7 +18,7 @@ from perceptok.boxes.spelling_base import (
     ImageSize,
     ParsedSpelling,
     Spelling,
-    check_codes,
+    check_code_columns,
     check_edges,
     check_labels,
     check_range,
@@ -112,7 +112,7 @@ def convert_spelling(
     reader, writer = _make_spelling(source, image_size), _make_spelling(target, image_size)
     parsed = None
     if not isinstance(boxes, str):
-        codes = check_codes(boxes, reader.columns)
+        codes = check_code_columns(boxes, reader.columns)
         box_labels = tuple(labels) if labels is not None else ("",) * len(codes)
         if len(box_labels) != len(codes):
             raise MalformedBoxError(f"expected a label for each of {len(codes)} boxes; got {len(box_labels)}")
@@ -267,7 +267,7 @@ class _PaliGemma(_TokenSpelling):
             read = _split_into_fours(re.findall(r"\d{4}", match.group(1)))
             boxes += read
             labels += [match.group(2).strip()] * len(read)
-        return check_codes(boxes, 4), tuple(labels)
+        return check_code_columns(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
         segment = self._SEGMENT.match(run.string, run.end())
@@ -332,7 +332,7 @@ class _Florence2(_TokenSpelling, Binned):
             boxes += read
             labels += [match.group(1).strip()] * len(read)
             position = match.end()
-        return check_codes(boxes, 4), tuple(labels)
+        return check_code_columns(boxes, 4), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str:
         head = self._find_text_before(run)
@@ -381,7 +381,7 @@ class _Kosmos2(_TokenSpelling):
             boxes += read
             labels += [(match.group(1) or "").strip()] * len(read)
             position = match.end()
-        return check_codes(boxes, 2), tuple(labels)
+        return check_code_columns(boxes, 2), tuple(labels)
 
     def find_label(self, run: re.Match[str]) -> str | None:
         head = self._find_text_before(run)
