@@ -353,6 +353,7 @@ class Journal(Generic[Result]):
         decode: Index and JSON values -> result, the inverse of `encode`; it may raise ValueError, TypeError, KeyError
             or PerceptokError for what is not a valid result. By default results are JSON objects as dict.
         start_over: Drop the results of another run instead of refusing them.
+        suffix: What the journal's name has after the output's; empty where the journal is itself the output.
 
     Raises:
         OutputError: Another process holds the journal, it belongs to another run, is damaged, or cannot be written.
@@ -367,8 +368,9 @@ class Journal(Generic[Result]):
         encode: Callable[[Result], str] = json.dumps,
         decode: Callable[[int, Any], Result] = _decode_object,
         start_over: bool = False,
+        suffix: str = ".partial",
     ) -> None:
-        self.path = output.with_name(output.name + ".partial")
+        self.path = output.with_name(output.name + suffix)
         self._stamps = None if stamps is None else list(stamps)
         self._encode, self._decode = encode, decode
         self._spans: dict[int, tuple[int, int]] = {}

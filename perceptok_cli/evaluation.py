@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from perceptok.depth import DepthMap
-    from perceptok.evaluation import EvidenceReport, Scores
+    from perceptok.evaluation import EvidenceReport, Judge, Scores
 
 __all__ = ["app"]
 
@@ -31,6 +31,18 @@ OutputOption = Annotated[
 ]
 CodecOption = Annotated[str | None, typer.Option("--codec", help="Folder or hub id of a codec; default: shipped.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        help="URL of an OpenAI-compatible API whose model extracts answers from texts that the rules leave unread, "
+        "e.g. http://localhost:8000/v1.",
+    ),
+]
+JudgeModelOption = Annotated[str | None, typer.Option("--judge-model", help="Name of the judge's model.")]
+JudgeKeyOption = Annotated[
+    str | None, typer.Option("--judge-api-key", envvar="OPENAI_API_KEY", help="The judge's key.", show_envvar=True)
+]
 
 
 @app.command()
@@ -41,15 +53,22 @@ def score(
     images: ImagesOption = None,
     missing: MissingOption = False,
     codec: CodecOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_api_key: JudgeKeyOption = None,
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Score predictions: accuracy with its interval, by markers, count or category, beside published figures."""
+    """Score predictions: accuracy with its interval, by markers, count or category, beside published figures.
+
+    The replies of a judge are kept in judge.jsonl in the output folder, and not asked for again.
+    """
     from perceptok.depth import DepthCodec
     from perceptok.evaluation import check_evidence, evaluate, load_benchmark, read_predictions, write_scores
 
+    reader = make_judge(judge, judge_model, judge_api_key, output)
     items = load_benchmark(benchmark, data, images=images)
-    scores = evaluate(read_predictions(predictions), items, missing=missing)
+    scores = evaluate(read_predictions(predictions), items, missing=missing, judge=reader)
     print_scores(scores, predictions.stem)
     evidence = check_evidence(scores, DepthCodec.from_pretrained(codec))
     print_evidence(evidence)
@@ -139,11 +158,24 @@ def lmms_eval(
     typer.echo(output)
 
 
+def make_judge(url: str | None, model: str | None, api_key: str | None, folder: Path | None) -> Judge | None:
+    """The judge of the options, with its cache in the output folder; None without a URL."""
+    from perceptok.evaluation import Judge
+
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise typer.BadParameter("a judge needs both --judge URL and --judge-model NAME")
+    return Judge(url, model, api_key=api_key, cache=None if folder is None else folder / "judge.jsonl")
+
+
 def print_scores(scores: Scores, system: str) -> None:
     """Print the table on standard output, and on standard error where published figures come from."""
-    from perceptok.evaluation import PUBLISHED_NOTE, SCORE_HEADER, score_rows
+    from perceptok.evaluation import PUBLISHED_NOTE, SCORE_HEADER, describe_judge, score_rows
 
     print_table(f"{system} on {scores.benchmark}", SCORE_HEADER, score_rows(scores))
+    if scores.judge is not None:
+        note(describe_judge(scores.judge))
     if scores.published:
         note(PUBLISHED_NOTE)
 

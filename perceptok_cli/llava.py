@@ -20,7 +20,11 @@ from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
     DATA_HELP,
     ImagesOption,
+    JudgeKeyOption,
+    JudgeModelOption,
+    JudgeOption,
     load_specialist,
+    make_judge,
     print_evidence,
     print_scores,
 )
@@ -346,11 +350,15 @@ def evaluate_model(
     server: ServerOption = None,
     api_key: ApiKeyOption = None,
     concurrency: ConcurrencyOption = 8,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
+    judge_api_key: JudgeKeyOption = None,
 ) -> None:
     """Ask a model every question of a benchmark and score its answers.
 
     The answers are written to predictions.jsonl, in the form that `perceptok eval score` and `compare` read. An
-    interrupted run is resumed by the same command. Blocks and boxes are checked.
+    interrupted run is resumed by the same command. Blocks and boxes are checked. The replies of a judge are kept in
+    judge.jsonl in the output folder.
     """
     from perceptok.evaluation import EvaluationConfig, evaluate_pipeline, model_stamp
     from perceptok.llava import PerceptionPipeline
@@ -369,6 +377,7 @@ def evaluate_model(
         "inference.batch_size": batch_size,
     }
     settings = EvaluationConfig.read(config, {name: value for name, value in overrides.items() if value is not None})
+    reader = make_judge(judge, judge_model, judge_api_key, output)
     items = settings.load_benchmark()
     pipe: PerceptionPipeline | ServedPipeline
     if server is None:
@@ -385,6 +394,7 @@ def evaluate_model(
             system=Path(model).name,
             model=[model_stamp(model), base, None if server is None else pipe.stamps[:2]],
             specialist=None if specialist is None else load_specialist(specialist),
+            judge=reader,
             start_over=force,
             advance=advance,
         )

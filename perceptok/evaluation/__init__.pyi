@@ -42,6 +42,10 @@ from .experiments import (
     plan_aurora as plan_aurora,
     run_aurora as run_aurora,
 )
+from .judging import (
+    Judge as Judge,
+    JudgeReport as JudgeReport,
+)
 from .lmms_eval.tasks import (
     tasks_folder as tasks_folder,
     write_task as write_task,
@@ -59,6 +63,7 @@ from .reports import (
     PUBLISHED_NOTE as PUBLISHED_NOTE,
     SCORE_HEADER as SCORE_HEADER,
     comparison_rows as comparison_rows,
+    describe_judge as describe_judge,
     estimate_case as estimate_case,
     evidence_tables as evidence_tables,
     outcome_case as outcome_case,

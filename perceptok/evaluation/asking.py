@@ -19,6 +19,7 @@ from perceptok.depth import DepthMap
 from perceptok.errors import ConfigError, EvaluationError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, load_benchmark
 from perceptok.evaluation.evidence import EvidenceReport, check_evidence
+from perceptok.evaluation.judging import Judge
 from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
@@ -91,6 +92,7 @@ def evaluate_pipeline(
     system: str,
     model: Any = "",
     specialist: Callable[[Image.Image], DepthMap] | None = None,
+    judge: Judge | None = None,
     start_over: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[Scores, EvidenceReport | None]:
@@ -106,6 +108,7 @@ def evaluate_pipeline(
         system: The name of what is scored.
         model: Identity of the model, as JSON types, such as its `model_stamp`.
         specialist: A depth specialist (RGB image -> depth map) as teacher and ceiling of the evidence.
+        judge: Extracts answers from the texts that `read_answer` leaves unread.
         start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
 
@@ -122,7 +125,7 @@ def evaluate_pipeline(
     folder.mkdir(parents=True, exist_ok=True)
     predictions = folder / PREDICTIONS
     texts = answer_benchmark(pipe, benchmark, predictions, model=model, start_over=start_over, advance=advance)
-    scores = evaluate(texts, benchmark, missing=True)
+    scores = evaluate(texts, benchmark, missing=True, judge=judge)
     estimates = {} if specialist is None else evaluate_specialist(benchmark, specialist, pipe.codec).estimates
     evidence = check_evidence(scores, pipe.codec, estimates)
     write_scores(scores, folder, system=system, evidence=evidence, force=True)

@@ -17,6 +17,7 @@ from perceptok.data import format_conversation
 from perceptok.depth import MAP_SIZE, resize_nearest
 from perceptok.errors import EvaluationError, MissingExtraError
 from perceptok.evaluation.evidence import EvidenceReport
+from perceptok.evaluation.judging import JudgeReport
 from perceptok.evaluation.scoring import Comparison, Outcome, Score, Scores, compute_interval
 from perceptok.evaluation.specialists import Estimate
 from perceptok.files import atomic_write
@@ -26,6 +27,7 @@ __all__ = [
     "PUBLISHED_NOTE",
     "SCORE_HEADER",
     "comparison_rows",
+    "describe_judge",
     "estimate_case",
     "evidence_case",
     "evidence_tables",
@@ -38,7 +40,18 @@ __all__ = [
     "write_texts",
 ]
 
-SCORE_HEADER = ("group", "value", "items", "right", "accuracy", "95 % interval", "unparsed", "invalid")
+SCORE_HEADER = (
+    "group",
+    "value",
+    "items",
+    "right",
+    "accuracy",
+    "95 % interval",
+    "by rules",
+    "by judge",
+    "unparsed",
+    "invalid",
+)
 PUBLISHED_NOTE = (
     "Rows marked (published) are figures of other people's runs, as printed in arXiv 2412.03548v1; they were not "
     "measured here."
@@ -46,17 +59,31 @@ PUBLISHED_NOTE = (
 
 
 def score_rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Table rows below `SCORE_HEADER`: all items, each breakdown, and the published figures; accuracies in percent."""
+    """Table rows below `SCORE_HEADER`: all items, each breakdown, and the published figures; accuracies in percent.
+
+    Answers "by rules", "by judge" and "unparsed" texts are all items together. With a judge a row gives the score that
+    the rules alone reach.
+    """
 
     def row(group: str, value: str, score: Score) -> tuple[str, ...]:
         percent = (f"{100 * score.accuracy:.1f}", f"{100 * score.low:.1f} to {100 * score.high:.1f}")
-        return (group, value, str(score.items), str(score.right), *percent, str(score.unparsed), str(score.invalid))
+        by_rules = score.items - score.judged - score.unparsed
+        counts = map(str, (by_rules, score.judged, score.unparsed, score.invalid))
+        return (group, value, str(score.items), str(score.right), *percent, *counts)
 
     rows = [row("all", "", scores.overall)]
+    if scores.by_rules is not None:
+        rows.append(row("all", "without the judge", scores.by_rules))
     for group, values in scores.groups.items():
         rows += [row(group, value, score) for value, score in values.items()] if len(values) > 1 else []
-    rows += [("(published)", name, "", "", f"{value:.1f}", "", "", "") for name, value in scores.published.items()]
+    rows += [("(published)", name, "", "", f"{value:.1f}", *[""] * 5) for name, value in scores.published.items()]
     return rows
+
+
+def describe_judge(report: JudgeReport) -> str:
+    """What a judge did, in a sentence."""
+    text = f"The judge {report.model} read {report.read} of the {report.asked} texts that the rules left unread"
+    return f"{text}; it failed for {report.failed} ({report.failure})." if report.failed else f"{text}."
 
 
 def comparison_rows(comparison: Comparison, first: str, second: str) -> list[tuple[str, str]]:
@@ -106,6 +133,8 @@ def write_scores(
     folder.mkdir(parents=True, exist_ok=True)
     markdown = f"**{_escape_cell(system)}** on {_escape_cell(scores.benchmark)}\n\n"
     markdown += to_markdown_table(SCORE_HEADER, score_rows(scores))
+    if scores.judge is not None:
+        markdown += f"\n{_escape_cell(describe_judge(scores.judge))}\n"
     rows: list[tuple[str, ...]] = [("system", "benchmark", *SCORE_HEADER)]
     rows += [(system, scores.benchmark, *row) for row in score_rows(scores)]
     write_report(
@@ -140,12 +169,15 @@ def _scores_to_dict(scores: Scores, system: str, evidence: EvidenceReport | None
                 "expected": outcome.item.answer,
                 "read": outcome.reading.value,
                 "reason": outcome.reading.reason,
+                "reader": outcome.reader,
                 "right": outcome.right,
                 "problems": list(outcome.problems),
             }
             for outcome in scores.outcomes
         ],
     }
+    if scores.judge is not None and scores.by_rules is not None:
+        values |= {"judge": scores.judge._asdict(), "without the judge": scores.by_rules._asdict()}
     return values if evidence is None else {**values, "evidence": evidence.to_dict()}
 
 
@@ -199,12 +231,13 @@ def write_report(
         OutputError: The file exists already, or cannot be written.
         MissingExtraError: matplotlib is not installed (extra `report`).
     """
-    note = PUBLISHED_NOTE if scores.published else ""
+    notes = [] if scores.judge is None else [describe_judge(scores.judge)]
+    notes += [PUBLISHED_NOTE] if scores.published else []
     return write_page(
         path,
         map(case or outcome_case, scores.outcomes),
         title=title or scores.benchmark,
-        tables=[Table("Accuracy, in percent", SCORE_HEADER, score_rows(scores), note), *tables],
+        tables=[Table("Accuracy, in percent", SCORE_HEADER, score_rows(scores), " ".join(notes)), *tables],
         figures=[_plot_accuracy(scores)],
         force=force,
     )

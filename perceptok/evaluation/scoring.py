@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from perceptok.decoding import AnswerReading, read_evidence
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem, read_json_lines
+from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem
+from perceptok.evaluation.dataset_rows import read_json_lines
+from perceptok.evaluation.judging import Judge, JudgeReport
 
 __all__ = [
     "Comparison",
@@ -55,6 +57,7 @@ class Score(NamedTuple):
         high: Upper end.
         unparsed: Number of texts without an answer that can be read; they count as wrong.
         invalid: Number of texts with a malformed block or box, whatever they answer.
+        judged: Number of answers that a judge extracted; the others were read by rules.
     """
 
     items: int
@@ -64,6 +67,7 @@ class Score(NamedTuple):
     high: float
     unparsed: int
     invalid: int
+    judged: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,14 @@ class Outcome:
         text: What the system wrote; None without a prediction.
         reading: The answer that was read from the text.
         problems: What is malformed in the text.
+        reader: What read the answer: the "rules" of `read_answer`, or a "judge".
     """
 
     item: BenchmarkItem
     text: str | None
     reading: AnswerReading
     problems: tuple[str, ...]
+    reader: Literal["rules", "judge"] = "rules"
 
     @property
     def right(self) -> bool:
@@ -98,6 +104,8 @@ class Scores:
         groups: Breakdown -> value -> score, such as "markers" -> "5".
         outcomes: Item by item, in the benchmark's order.
         published: System -> accuracy in percent that its authors report.
+        judge: What the judge did; None without one.
+        by_rules: The score on all items without the judge's answers; None without a judge.
     """
 
     benchmark: str
@@ -105,6 +113,8 @@ class Scores:
     groups: Mapping[str, Mapping[str, Score]]
     outcomes: tuple[Outcome, ...]
     published: Mapping[str, float]
+    judge: JudgeReport | None = None
+    by_rules: Score | None = None
 
 
 class Comparison(NamedTuple):
@@ -163,19 +173,31 @@ def read_predictions(path: str | Path) -> dict[str, str | Prediction]:
     return predictions
 
 
-def evaluate(predictions: Mapping[str, str | Prediction], benchmark: Benchmark, *, missing: bool = False) -> Scores:
+def evaluate(
+    predictions: Mapping[str, str | Prediction],
+    benchmark: Benchmark,
+    *,
+    missing: bool = False,
+    judge: Judge | None = None,
+) -> Scores:
     """Score texts by one rule: exact match of the answer that `read_answer` finds.
 
     Args:
         predictions: Id of an item -> what a system wrote; a `Prediction` is scored by its own answer.
         benchmark: The items.
         missing: Count items without a prediction as unparsed, instead of refusing them.
+        judge: Extracts answers from the texts that `read_answer` leaves unread, but for atomic questions.
 
     Raises:
         EvaluationError: Predictions of other items, or missing ones.
+        OutputError: The judge's cache cannot be used.
     """
     _check_ids(predictions, benchmark, missing)
     outcomes = tuple(score_text(item, predictions.get(item.id)) for item in benchmark.items)
+    report, by_rules = None, None
+    if judge is not None:
+        by_rules = compute_score(outcomes)
+        outcomes, report = _read_by_judge(outcomes, predictions, judge)
     groups: dict[str, dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
         for name, value in outcome.item.groups.items():
@@ -184,7 +206,30 @@ def evaluate(predictions: Mapping[str, str | Prediction], benchmark: Benchmark, 
         name: {value: compute_score(values[value]) for value in sorted(values, key=_numeric_first)}
         for name, values in groups.items()
     }
-    return Scores(benchmark.name, compute_score(outcomes), group_scores, outcomes, benchmark.published)
+    overall = compute_score(outcomes)
+    return Scores(benchmark.name, overall, group_scores, outcomes, benchmark.published, report, by_rules)
+
+
+def _read_by_judge(
+    outcomes: Sequence[Outcome], predictions: Mapping[str, str | Prediction], judge: Judge
+) -> tuple[tuple[Outcome, ...], JudgeReport]:
+    """Give a judge the texts that were left unread; answers that were read off tokens have no text to read."""
+    unread = {
+        place: (outcome.item, text)
+        for place, outcome in enumerate(outcomes)
+        if outcome.reading.value is None
+        and outcome.item.target == "answer"
+        and isinstance(text := predictions.get(outcome.item.id), str)
+    }
+    readings, report = judge.read(list(unread.values()))
+    found = list(outcomes)
+    for place, reading in zip(unread, readings, strict=True):
+        if reading.value is None:
+            reading = reading._replace(reason=f"{found[place].reading.reason}; {reading.reason}")
+            found[place] = replace(found[place], reading=reading)
+        else:
+            found[place] = replace(found[place], reading=reading, reader="judge")
+    return tuple(found), report
 
 
 def _check_ids(predictions: Mapping[str, object], benchmark: Benchmark, missing: bool) -> None:
@@ -244,7 +289,8 @@ def compute_score(outcomes: Sequence[Outcome]) -> Score:
     low, high = compute_interval(right, items)
     unparsed = sum(outcome.reading.value is None for outcome in outcomes)
     invalid = sum(bool(outcome.problems) for outcome in outcomes)
-    return Score(items, right, right / items, low, high, unparsed, invalid)
+    judged = sum(outcome.reader == "judge" for outcome in outcomes)
+    return Score(items, right, right / items, low, high, unparsed, invalid, judged)
 
 
 def compare_scores(a: Scores, b: Scores, *, seed: int = 0) -> Comparison:

@@ -147,10 +147,18 @@ def test_tables_say_what_is_published(tmp_path: Path) -> None:
     assert "ours\\|" in markdown
     assert "were not measured here" in markdown
     rows = list(csv.reader(io.StringIO((tmp_path / "scores.csv").read_text())))
-    assert {len(row) for row in rows} == {10}
+    assert {len(row) for row in rows} == {12}
     values = json.loads((tmp_path / "scores.json").read_text())
     assert values["overall"]["right"] == 2
-    expected = {"id": "1", "expected": "B", "read": "A", "reason": "declared", "right": False, "problems": []}
+    expected = {
+        "id": "1",
+        "expected": "B",
+        "read": "A",
+        "reason": "declared",
+        "reader": "rules",
+        "right": False,
+        "problems": [],
+    }
     assert values["items"][1] == expected
 
 

@@ -70,6 +70,17 @@ def test_deterministic_whatever_the_checkpoint_asks_for(pipe: PerceptionPipeline
         settings.update(**saved)
 
 
+def test_settings_of_the_checkpoint_that_would_break_a_block_are_refused(pipe: PerceptionPipeline) -> None:
+    settings = pipe.model.generation_config
+    settings.max_time = 60.0
+    try:
+        with pytest.raises(ConstraintError, match=r"max_time=60\.0 may end the answer inside a block"):
+            pipe(make_image(60, 40), QUESTIONS[0], max_new_tokens=120)
+        pipe(make_image(60, 40), QUESTIONS[0], max_new_tokens=2, constraints=False)
+    finally:
+        settings.max_time = None
+
+
 def test_draws_follow_their_seed_and_leave_the_callers_alone(pipe: PerceptionPipeline) -> None:
     state = torch.random.get_rng_state()
     drawn = [pipe(make_image(60, 40), "Why?", max_new_tokens=30, temperature=1.5, seed=seed) for seed in (1, 1, 2)]

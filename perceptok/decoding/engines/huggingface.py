@@ -158,7 +158,8 @@ class PerceptionLogitsProcessor(LogitsProcessor):
             prompt: The `input_ids` that `generate` gets, (B, T), or the number of ids that it continues: 0 for
                 `inputs_embeds` alone, 1 for the start token of an encoder-decoder.
             max_new_tokens: As `generate` gets it. Nothing is begun then that it cannot finish.
-            generation_config: As `generate` gets it: its `eos_token_id` are the ends, instead of the tokenizer's; its
+            generation_config: As `generate` gets it; what `generate` gets by keyword alone is not known here, but to
+                `generate_perception`. Its `eos_token_id` are the ends, instead of the tokenizer's; its
                 `max_new_tokens` or `max_length` counts where none is given here, and 20 tokens, the default of
                 `generate`, where it has neither. Ends that `generate` gets by keyword are passed with
                 one, too: `GenerationConfig(eos_token_id=[...])`.
@@ -346,19 +347,22 @@ def generate_perception(
 ) -> Any:
     """Greedy search or sampling for `model.generate(..., custom_generate=generate_perception)`.
 
-    `logits_processor` of that call must contain a `PerceptionLogitsProcessor`. In a batch a pass is saved where no row
-    has a choice. Forced tokens are shown to no other processor, and draw nothing from the random generator, so that a
-    sample differs from one without, whatever the seed. `generate(streamer=...)` works as it does without.
+    `logits_processor` of that call must contain a `PerceptionLogitsProcessor`, which then follows the settings that
+    `generate` runs with, lengths above all, whether or not `for_prompt` was given them. In a batch a pass is saved
+    where no row has a choice. Forced tokens are shown to no other processor, and draw nothing from the random
+    generator, so that a sample differs from one without, whatever the seed. `generate(streamer=...)` works as it does
+    without.
 
     Returns:
         Ids (B, T), prompt included, or an output with them as `sequences` (`return_dict_in_generate`).
 
     Raises:
         ConstraintError: The call has no such processor, or one that does not know an end of sequence which `generate`
-            does; beam search, an encoder-decoder model, or scores, logits, attentions or hidden states are requested,
+            does; a length that is too small for what the grammar requires, or a setting that it cannot hold to; beam
+            search, an encoder-decoder model, or scores, logits, attentions or hidden states are requested,
             which forced tokens do not have.
     """
-    processor = _check_call(model, logits_processor, generation_config)
+    processor, logits_processor = _bind_processor(model, input_ids, logits_processor, generation_config)
     streamer = _find_streamer() if streamer is None else streamer
     batch = _Batch(input_ids, processor, stopping_criteria, generation_config._pad_token_tensor, streamer)
     if not model_kwargs.get("inputs_embeds", torch.empty(0)).numel():
@@ -441,6 +445,23 @@ def _find_streamer() -> BaseStreamer | None:
             break
         frame = frame.f_back
     return None if frame is None else frame.f_locals.get("streamer")
+
+
+def _bind_processor(
+    model: Any, input_ids: Tensor, processors: LogitsProcessorList, config: GenerationConfig
+) -> tuple[PerceptionLogitsProcessor, LogitsProcessorList]:
+    """The perception processor, bound to the generation config that runs, and all processors with it among them.
+
+    `for_prompt` does not see what only `generate` is given: lengths, and settings that may break a block.
+    """
+    given = _check_call(model, processors, config)
+    start = given._prompt_length
+    prompt: Tensor | int = input_ids if start is None or start == input_ids.shape[1] else start
+    length = prompt if isinstance(prompt, int) else prompt.shape[1]
+    # transformers has resolved `max_length` by now: the longest that the ids may become.
+    budget = None if config.max_length is None else config.max_length - length
+    bound = given.for_prompt(prompt, budget, generation_config=config)
+    return bound, LogitsProcessorList([bound if processor is given else processor for processor in processors])
 
 
 def _check_call(model: Any, processors: LogitsProcessorList, config: GenerationConfig) -> PerceptionLogitsProcessor:

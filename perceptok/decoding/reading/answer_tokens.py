@@ -99,20 +99,20 @@ class AnswerTokens:
         self.tokens: list[Token] = []
         for match in _TOKEN.finditer(plain):
             kind = "word" if match.lastgroup == "other" else match.lastgroup
-            text = match[0].casefold()
             value = read_digits(match[0]) if kind == "number" else ""
-            self.tokens.append(Token(kind, text, value, match.start(), match.end()))  # type: ignore[arg-type]
+            self.tokens.append(Token(kind, match[0].casefold(), value, *match.span()))  # type: ignore[arg-type]
+        self._texts = [token.text for token in self.tokens]
         for place, token in enumerate(self.tokens):
             if token.kind == "word" and (token.end - token.start == 1 or token.text.endswith("'s")):
                 letter = plain[token.start : token.end].removesuffix("'s")
                 if letter.upper() in names and self._is_choice(place, letter):
-                    self.tokens[place] = token._replace(kind="letter", value=letter.upper())
+                    self.tokens[place] = Token("letter", token.text, letter.upper(), token.start, token.end)
         self.letters = [place for place, token in enumerate(self.tokens) if token.kind == "letter"]
         self.numbers = [place for place, token in enumerate(self.tokens) if token.kind == "number"]
 
     def word(self, place: int) -> str:
         """The token at a place in lower case, empty outside the text."""
-        return self.tokens[place].text if 0 <= place < len(self.tokens) else ""
+        return self._texts[place] if 0 <= place < len(self._texts) else ""
 
     def is_bracketed(self, place: int) -> bool:
         """Whether brackets or quotes stand on both sides of a token."""

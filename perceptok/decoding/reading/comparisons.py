@@ -154,6 +154,8 @@ def _find_statements(text: AnswerTokens) -> Iterator[_Statement]:
 
 def _classify(text: AnswerTokens, place: int) -> tuple[bool, bool] | None:
     """Whether a word says near (or far), and whether as a superlative; None for other words."""
+    if text.tokens[place].kind in ("letter", "number"):
+        return None
     word, following = text.word(place), (text.word(place + 1), text.word(place + 2))
     if word in _NEAREST or word in _FARTHEST:
         return word in _NEAREST, True

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem, import_datasets, item_from_row
+from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem, item_from_row
+from perceptok.evaluation.dataset_rows import import_datasets
 from perceptok.evaluation.scoring import score_text
 from perceptok.files import atomic_write
 from perceptok.images import open_image

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import GenerationConfig
 
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.config import read_config
@@ -495,19 +496,23 @@ class PerceptionPipeline:
             rows: How each of them is sampled, watched and stopped.
 
         Raises:
-            ConstraintError: The token budget is too small for what the grammar requires.
+            ConstraintError: The token budget is too small for what the grammar requires, or the checkpoint's generation
+                config has a setting that the grammar cannot hold to, such as `max_time`.
         """
         config, ids = batch.config, batch.inputs["input_ids"]
+        padding = find_pad_token_id(self.model, self.processor.tokenizer)
+        settings = _build_generation_settings(batch.budget, self.end_ids, padding)
         extra: dict[str, Any] = {"logits_processor": []}
         if config.constraints:
-            extra["logits_processor"].append(self._get_constraint(config).for_prompt(ids, batch.budget))
+            constraint = self._get_constraint(config).for_prompt(
+                ids, generation_config=GenerationConfig(**settings), model=self.model
+            )
+            extra["logits_processor"].append(constraint)
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
         if batch.consistency is not None:
             extra["logits_processor"].append(batch.consistency)
         extra["logits_processor"].append(RowSampler(rows, batch.length))
         extra["stopping_criteria"] = [RowWatcher(rows, batch.length, set(self.end_ids))]
-        padding = find_pad_token_id(self.model, self.processor.tokenizer)
-        settings = _build_generation_settings(batch.budget, self.end_ids, padding)
         with torch.inference_mode():
             self.model.generate(**batch.inputs, **settings, **extra)
 

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, parse_generation
+from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, generate_perception, parse_generation
 from perceptok.decoding.engines.generate_settings import HONOURED, REFUSED, UNRELATED
 from perceptok.errors import ConstraintError
 
@@ -141,3 +141,53 @@ def test_a_forced_end_takes_one_token_of_the_budget(processor: PerceptionLogitsP
 def test_stop_strings_that_no_block_or_box_contains_are_taken(processor: PerceptionLogitsProcessor) -> None:
     config = GenerationConfig(max_new_tokens=102, stop_strings=["Human:", ")", "<DEPTH_END>"])
     processor.for_prompt(PROMPT, generation_config=config)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 103},
+        {"max_length": 105},
+        {"max_new_tokens": 104, "forced_eos_token_id": 2},
+        {"generation_config": GenerationConfig(max_length=105, eos_token_id=2, pad_token_id=3)},
+    ],
+)
+def test_generate_perception_follows_lengths_that_generate_alone_is_given(
+    model: LlamaForCausalLM,
+    vocab: pt.PerceptionVocabulary,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: dict[str, Any],
+) -> None:
+    """The block that is forced somewhere begins in time, whatever `for_prompt` knows of the length."""
+    grammar = GrammarConfig(force_block="somewhere", boxes=None)
+    processor = PerceptionLogitsProcessor(vocab, grammar, tokenizer=tokenizer)
+    for budget in (None, 400):
+        bound = processor.for_prompt(PROMPT, budget)
+        given: dict[str, Any] = {"logits_processor": [bound], "custom_generate": generate_perception, **settings}
+        ids = model.generate(PROMPT, **given)
+        parsed = parse_generation(ids[0, 2:], vocab)
+        assert parsed.problems == ()
+        assert len(parsed.blocks) == 1
+        assert ids.shape[1] <= 106
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 101}, "at least 102 tokens"),
+        ({"max_length": 103}, "at least 102 tokens"),
+        pytest.param(
+            {},  # 20 new tokens, the default of generate
+            "at least 102 tokens",
+            marks=pytest.mark.filterwarnings("ignore:Using the model-agnostic default"),
+        ),
+        ({"max_new_tokens": 200, "no_repeat_ngram_size": 3}, "no_repeat_ngram_size=3"),
+        ({"max_new_tokens": 200, "max_time": 5.0}, "max_time"),
+    ],
+)
+def test_generate_perception_refuses_what_generate_alone_is_given(
+    processor: PerceptionLogitsProcessor, model: LlamaForCausalLM, settings: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {"logits_processor": [processor.for_prompt(PROMPT)], "custom_generate": generate_perception}
+    with pytest.raises(ConstraintError, match=message):
+        model.generate(PROMPT, **given, **settings)

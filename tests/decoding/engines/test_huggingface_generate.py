@@ -201,11 +201,13 @@ class TestEnds:
             ids = torch.cat([ids, torch.tensor([[4]])], 1)
 
     def test_the_tables_are_shared(self, processor: PerceptionLogitsProcessor) -> None:
-        config = GenerationConfig(eos_token_id=[2, 5])
+        config = GenerationConfig(max_new_tokens=200, eos_token_id=[2, 5])
         one, other = (processor.for_prompt(1, generation_config=config) for _ in range(2))
         assert one.symbols is other.symbols
         assert processor.symbols is not one.symbols
-        assert processor.for_prompt(1, generation_config=GenerationConfig()).symbols is processor.symbols
+        assert (
+            processor.for_prompt(1, generation_config=GenerationConfig(max_new_tokens=200)).symbols is processor.symbols
+        )
 
     def test_ends_that_the_processor_does_not_know(
         self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor
@@ -218,12 +220,18 @@ class TestEnds:
                 custom_generate=generate_perception,
             )  # fmt: skip
 
-    @pytest.mark.parametrize("other", [{"stop_strings": ["map"]}, {"max_time": 1.0}])
+    @pytest.mark.parametrize(
+        ("other", "message"),
+        [
+            ({"stop_strings": ["map"]}, "may end the answer inside a block or box, or before its forced block"),
+            ({"max_time": 1.0}, "may end the answer inside a block or box"),
+        ],
+    )
     def test_ends_that_no_processor_sees(
-        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, other: dict[str, Any]
+        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, other: dict[str, Any], message: str
     ) -> None:
         processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
-        with pytest.raises(ConstraintError, match=f"{next(iter(other))} may end an answer before its forced block"):
+        with pytest.raises(ConstraintError, match=rf"{next(iter(other))}=\S+ {message}"):
             processor.for_prompt(1, generation_config=GenerationConfig(**other))
 
     def test_a_perception_token_is_no_end(
@@ -463,8 +471,8 @@ class TestForcedTokens:
 
     def test_what_is_returned(self, model: LlamaForCausalLM, processor: PerceptionLogitsProcessor) -> None:
         given: dict[str, Any] = {"logits_processor": [processor.for_prompt(1)], "custom_generate": generate_perception}
-        output = model.generate(torch.tensor([[1]]), **given, max_new_tokens=3, return_dict_in_generate=True)
-        assert output.sequences.shape == (1, 4)
+        output = model.generate(torch.tensor([[1]]), **given, max_new_tokens=102, return_dict_in_generate=True)
+        assert output.sequences.shape == (1, 103)
 
     @pytest.mark.parametrize(
         ("extra", "message"),
