@@ -504,10 +504,9 @@ class PerceptionPipeline:
         settings = _build_generation_settings(batch.budget, self.end_ids, padding)
         extra: dict[str, Any] = {"logits_processor": []}
         if config.constraints:
-            constraint = self._get_constraint(config).for_prompt(
-                ids, generation_config=GenerationConfig(**settings), model=self.model
-            )
-            extra["logits_processor"].append(constraint)
+            running = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+            constraint = self._get_constraint(config)
+            extra["logits_processor"].append(constraint.for_prompt(ids, generation_config=running, model=self.model))
             extra |= {"custom_generate": generate_perception} if config.skip_forced else {}
         if batch.consistency is not None:
             extra["logits_processor"].append(batch.consistency)

@@ -228,7 +228,11 @@ class TestEnds:
         ],
     )
     def test_ends_that_no_processor_sees(
-        self, vocab: pt.PerceptionVocabulary, tokenizer: PreTrainedTokenizerFast, other: dict[str, Any], message: str
+        self,
+        vocab: pt.PerceptionVocabulary,
+        tokenizer: PreTrainedTokenizerFast,
+        other: dict[str, Any],
+        message: str,
     ) -> None:
         processor = processor_of(self.SOMEWHERE, vocab, tokenizer)
         with pytest.raises(ConstraintError, match=rf"{next(iter(other))}=\S+ {message}"):
