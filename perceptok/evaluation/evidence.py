@@ -359,8 +359,10 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
         return ItemEvidence(boxes=check_boxes(text, answer=answer if item.target == "answer" else None, truth=boxes))
     try:
         size = item.image_size()
-    except EvaluationError:  # an image that cannot be read: markers are not known
-        size = None
+    except EvaluationError:
+        if outcome.text is not None:
+            raise
+        size = None  # for the same reason the question was not asked
     if size is None:
         return ItemEvidence(check_depth(text, codec, {}, (1, 1)))
     _require_markers_inside(item, size)
