@@ -21,9 +21,9 @@ from PIL import Image
 
 from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
-from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, quote_error
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
 from perceptok.evaluation.dataset_rows import read_json_lines, read_rows
-from perceptok.files import decompress_input, find_suffix, open_input, parse_json, read_input
+from perceptok.files import read_input
 from perceptok.images import open_image, read_image_size
 
 __all__ = [
