@@ -571,5 +571,5 @@ def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
     except EvaluationError as error:
         raise EvaluationError(f"{name}: {error}") from error
     except MissingExtraError as error:
-        error.args = (f"{name}: {error}",)
+        error.msg = f"{name}: {error}"  # what ImportError prints
         raise
