@@ -17,7 +17,7 @@ import numpy as np
 
 from perceptok.boxes.codec import to_corners
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxLabels, ImageBoxes
-from perceptok.boxes.datasets.entry_ids import EntryId, EntryIds, IdCodes, parse_id, parse_integer, sort_ids
+from perceptok.boxes.datasets.entry_ids import FIRST_CODE, EntryId, EntryIds, IdCodes, parse_id, parse_integer, sort_ids
 from perceptok.errors import AnnotationError
 from perceptok.files import open_text, parse_json
 from perceptok.json_streams import stream_json
@@ -249,11 +249,16 @@ class _Reader:
             raise AnnotationError(f"{self._where}: {name}: {reason}")
         self._failures.append(BoxFailure(name, reason))
 
+    def _fail_row(self, row: int, reason: str) -> None:
+        self._fail(f"annotation {self._name('annotation', self._annotations.ids[row])}", reason)
+
     def _repair(self, item: dict[str, Any], kind: str) -> dict[str, Any]:
         """An entry as COCO writes it, with codes for its ids."""
         repaired: dict[str, Any] = {}
         for key in _INTEGERS:
             value = item.get(key)
+            if value is None or (type(value) is int and abs(value) < FIRST_CODE):  # its own code
+                continue
             parsed = parse_id(value) if key in _IDS else parse_integer(value)
             if parsed is None:
                 continue
@@ -279,7 +284,7 @@ class _Reader:
         elif "area" in item and item["area"] is None:
             item = {key: value for key, value in item.items() if key != "area"}
             self._repairs[f"{kind}: area is null; that of the box is used"] += 1
-        item = {**item, **repaired}
+        item = {**item, **repaired} if repaired else item
         return self._turn(item) if kind == "annotation" else item
 
     def _turn(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -348,13 +353,12 @@ class _Reader:
         for row, (number, image, category) in enumerate(
             zip(columns.ids, columns.images, columns.categories, strict=True)
         ):
-            name = f"annotation {self._name('annotation', number)}"
             if image not in rows_of_image:
-                self._fail(name, f"names image {self._codes.decode(image)}, which is missing or was refused")
+                self._fail_row(row, f"names image {self._codes.decode(image)}, which is missing or was refused")
             elif category not in self._categories:
-                self._fail(name, f"names category {self._codes.decode(category)}, which is missing or was refused")
+                self._fail_row(row, f"names category {self._codes.decode(category)}, which is missing or was refused")
             elif (first := rows_of_id.get(number)) is not None and columns.images[first] == image:
-                self._fail(name, "repeated id; the first is kept")
+                self._fail_row(row, "repeated id; the first is kept")
                 if category != columns.categories[first] or (corners[row] != corners[first]).any():
                     self._incomplete.add(image)
             else:
@@ -402,8 +406,8 @@ class _Reader:
         for number in fractional:
             image = self._name("image", number)
             for row in annotated[number]:
-                self._fail(
-                    f"annotation {self._name('annotation', self._annotations.ids[row])}",
+                self._fail_row(
+                    row,
                     f"its box and all others of image {image} lie in 0..1, as fractions of the image; COCO has pixels",
                 )
             self._incomplete.add(number)

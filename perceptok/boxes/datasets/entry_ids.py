@@ -6,14 +6,16 @@ import math
 import re
 from collections.abc import Iterable
 
-__all__ = ["EntryId", "EntryIds", "IdCodes", "parse_id", "parse_integer", "sort_ids"]
+__all__ = ["FIRST_CODE", "EntryId", "EntryIds", "IdCodes", "parse_id", "parse_integer", "sort_ids"]
 
 EntryId = int | str
 
 _MAX_ID = 2**128
 """Larger integers are not ids; a UUID has 128 bits."""
 
-_FIRST_CODE = 2**62
+FIRST_CODE = 2**62
+"""First code of ids that are not their own codes."""
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}(?:\.0*)?")
 _CANONICAL = re.compile(r"(?:0|-?[1-9][0-9]*)(?:\.0+)?")
 
@@ -93,16 +95,16 @@ class IdCodes:
 
     def encode(self, entry: EntryId) -> int:
         """The code of an id."""
-        if isinstance(entry, int) and abs(entry) < _FIRST_CODE:
+        if isinstance(entry, int) and abs(entry) < FIRST_CODE:
             return entry
-        code = self._codes.setdefault(entry, _FIRST_CODE + len(self._ids))
-        if code == _FIRST_CODE + len(self._ids):
+        code = self._codes.setdefault(entry, FIRST_CODE + len(self._ids))
+        if code == FIRST_CODE + len(self._ids):
             self._ids.append(entry)
         return code
 
     def decode(self, code: int) -> EntryId:
         """The id of a code."""
-        return code if code < _FIRST_CODE else self._ids[code - _FIRST_CODE]
+        return code if code < FIRST_CODE else self._ids[code - FIRST_CODE]
 
 
 def _find_number(entry: EntryId) -> int | None:
