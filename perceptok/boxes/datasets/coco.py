@@ -568,7 +568,7 @@ def find_rotation(item: Mapping[str, Any]) -> float | None:
 def _is_angle(value: Any) -> bool:
     """Whether a value is an angle in degrees that turns a rectangle into another one."""
     value = _parse_number(value)
-    return _is_finite(value) and value % 180 != 0
+    return value is not None and _is_finite(value) and value % 180 != 0
 
 
 def _is_box(box: Any) -> bool:
