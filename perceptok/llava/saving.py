@@ -606,13 +606,16 @@ def export_adapter(
     with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
         lora = place / "lora"
         base_name = str((target / "base").resolve())
-        removed: dict[str, Any] = {
-            "modules_to_save": None,
-            "trainable_token_indices": None,
-            "ensure_weight_tying": False,
-        }
         with _translate_errors(target):
-            _save_lora(loaded.model, lora, base_name, weights_of=lambda name: ".lora_" in name, **removed)
+            _save_lora(
+                loaded.model,
+                lora,
+                base_name,
+                weights_of=lambda name: ".lora_" in name,
+                modules_to_save=None,
+                trainable_token_indices=None,
+                ensure_weight_tying=False,
+            )
         _save_base(_remove_lora(loaded.model), loaded, place / "base", target)
         with quiet_peft():
             again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))

@@ -72,12 +72,15 @@ def test_refusals_are_one_line(folder: Path) -> None:
     assert run("score", folder / "some.jsonl", *words, "--missing").exit_code == 0
 
 
-def test_a_damaged_image_is_named(folder: Path) -> None:
-    """Images are opened where a block is checked at their markers."""
+def test_a_damaged_image_leaves_its_neighbours(folder: Path) -> None:
+    """Images are opened where a block is checked at their markers, and for the page."""
+    words = ["score", folder / "second.jsonl", "--benchmark", "hardblink-3", "--data", folder]
+    assert run(*words, "-o", folder / "whole").exit_code == 0
     (folder / "images" / "3" / "2.png").write_bytes(b"not an image")
-    done = run("score", folder / "second.jsonl", "--benchmark", "hardblink-3", "--data", folder)
-    assert isinstance(done.exception, PerceptokError)
-    assert str(done.exception).startswith("item 2: the image: not a readable image")
+    done = run(*words, "-o", folder / "out")
+    assert done.exit_code == 0, done.output
+    assert (folder / "out" / "scores.csv").read_text() == (folder / "whole" / "scores.csv").read_text()
+    assert "not a readable image" in (folder / "out" / "page.html").read_text()
 
 
 def test_a_specialist_reads_the_markers(shared: Path, tmp_path: Path) -> None:
