@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -219,18 +219,13 @@ def _save_lora(
     folder: Path,
     base: str,
     state_dict: Mapping[str, Tensor] | None = None,
-    weights_of: Callable[[str], bool] | None = None,
+    part: str = "",
     **settings: Any,
 ) -> None:
     """Write peft's two files, without its empty model card.
 
-    Args:
-        model: The model as wrapped by peft.
-        folder: Where they go.
-        base: The base that the configuration names.
-        state_dict: The gathered weights, where this process holds shards.
-        weights_of: Which tensors are kept, by name; by default all.
-        **settings: Settings of the configuration that are replaced.
+    The configuration names `base` and has `settings` replaced; of the tensors those remain whose names contain
+    `part`. `state_dict` are the gathered weights, where this process holds shards.
     """
     options: dict[str, Any] = {} if state_dict is None else {"state_dict": dict(state_dict)}
     model.save_pretrained(str(folder), save_embedding_layers=False, **options)
@@ -243,8 +238,8 @@ def _save_lora(
         if values[name] is not None:
             values[name] = sorted(values[name])
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if weights_of is not None:
-        weights = {name: x for name, x in load_file(folder / _WEIGHTS_FILE).items() if weights_of(name)}
+    if part:
+        weights = {name: x for name, x in load_file(folder / _WEIGHTS_FILE).items() if part in name}
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
 
 
@@ -605,17 +600,10 @@ def export_adapter(
     target = Path(output)
     with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
         lora = place / "lora"
-        base_name = str((target / "base").resolve())
+        removed: dict[str, Any] = {"modules_to_save": None, "trainable_token_indices": None}
         with _translate_errors(target):
-            _save_lora(
-                loaded.model,
-                lora,
-                base_name,
-                weights_of=lambda name: ".lora_" in name,
-                modules_to_save=None,
-                trainable_token_indices=None,
-                ensure_weight_tying=False,
-            )
+            base_name = str((target / "base").resolve())
+            _save_lora(loaded.model, lora, base_name, part=".lora_", ensure_weight_tying=False, **removed)
         _save_base(_remove_lora(loaded.model), loaded, place / "base", target)
         with quiet_peft():
             again = PeftModel.from_pretrained(load_base(place / "base", device=device), str(lora))

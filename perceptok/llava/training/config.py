@@ -432,7 +432,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         try:
             return cls.from_dict(values)
         except ConfigError as error:
-            raise ConfigError(f"{os.fspath(path)}: {error}") from error
+            raise ConfigError(f"{found}: {error}") from error
 
     @classmethod
     def from_dict(cls, values: object) -> Self:

@@ -104,7 +104,11 @@ def test_python_types_are_taken_as_those_of_files(tmp_path: Path) -> None:
         "model_name_or_path: b\nrecords: r.jsonl\noutput_dir: o\nlearning_rate: 2e-4\n"
     )
     read = FinetuneConfig.read(tmp_path / "train.yaml", {"lora.target_modules": "v_proj"})
-    assert (read.learning_rate, read.records, read.lora.target_modules) == (2e-4, ("r.jsonl",), ("v_proj",))
+    assert (read.learning_rate, read.records, read.lora.target_modules) == (
+        2e-4,
+        (str(tmp_path / "r.jsonl"),),
+        ("v_proj",),
+    )
 
 
 def test_gradient_checkpointing_has_one_name() -> None:
