@@ -363,7 +363,8 @@ def evaluate_model(
     from perceptok.evaluation import EvaluationConfig, evaluate_pipeline, model_stamp
     from perceptok.llava import PerceptionPipeline
 
-    if (output / "scores.json").exists() and not force:
+    is_incomplete = (output / "predictions.jsonl.partial").exists()
+    if (output / "scores.json").exists() and not is_incomplete and not force:
         raise OutputError(f"{output / 'scores.json'} exists already; replace it with --force")
     overrides = {
         "benchmark": benchmark,
@@ -402,7 +403,13 @@ def evaluate_model(
     print_evidence(evidence)
     note(f"answers, scores and page in {output}")
     unasked = [outcome.item.id for outcome in scores.outcomes if outcome.text is None]
-    finish([(item, "not asked: its image cannot be read; counted as wrong") for item in unasked], len(items))
+    finish(
+        [
+            (item, "not asked: its image cannot be read; counted as wrong until the same command asks it")
+            for item in unasked
+        ],
+        len(items),
+    )
 
 
 def run_small_demo(

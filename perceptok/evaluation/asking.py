@@ -98,8 +98,10 @@ def evaluate_pipeline(
 ) -> tuple[Scores, EvidenceReport | None]:
     """Ask a model every question of a benchmark, score its answers, check their evidence and write all of it.
 
-    An interrupted call is resumed by the same call. The folder receives the answers (`predictions.jsonl`, which
-    `read_predictions` reads) and the files of `write_scores`; files of an earlier evaluation are replaced.
+    An interrupted call is resumed by the same call, and so is one in which images could not be read: the answers are
+    then kept beside the predictions (`predictions.jsonl.partial`), and only the missing ones are asked for. The folder
+    receives the answers (`predictions.jsonl`, which `read_predictions` reads) and the files of `write_scores`; files of
+    an earlier evaluation are replaced.
 
     Args:
         pipe: The pipeline; its `config` says how the questions are asked.
@@ -129,7 +131,8 @@ def evaluate_pipeline(
     estimates = {} if specialist is None else evaluate_specialist(benchmark, specialist, pipe.codec).estimates
     evidence = check_evidence(scores, pipe.codec, estimates)
     write_scores(scores, folder, system=system, evidence=evidence, force=True)
-    predictions.with_name(predictions.name + ".partial").unlink(missing_ok=True)
+    if len(texts) == len(benchmark.items):
+        predictions.with_name(predictions.name + ".partial").unlink(missing_ok=True)
     return scores, evidence
 
 

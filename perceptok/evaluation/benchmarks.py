@@ -505,7 +505,8 @@ def _cvbench_parser(task: str) -> Callable[[dict[str, Any], Path | None], Benchm
 def _parse_seed_count(row: dict[str, Any], folder: Path | None) -> BenchmarkItem | None:
     if str(row["question_type_id"]) not in ("5", "Instances Counting"):
         return None
-    options = _parse_options({letter: str(row[f"choice_{letter.lower()}"]) for letter in "ABCD"})
+    keys = {letter: f"choice_{letter.lower()}" for letter in "ABCD"}
+    options = _parse_options({letter: str(row[key]) for letter, key in keys.items() if key in row})
     answer = options[_parse_letter(row["answer"])]
     name = row.get("image") or row.get("data_id")
     image = _find_image(name[0] if isinstance(name, list) else name, folder, f"row {row['question_id']}")
