@@ -79,7 +79,7 @@ def test_eval_checks_the_evidence_and_resumes(tiny_adapter: Path, records: Path,
     assert run(*words).exit_code != 0
     partial = killed / "predictions.jsonl.partial"
     lines = partial.read_text().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4  # what the answers are of, and three answers
     marked = json.loads(lines[1])
     marked["result"]["text"] = "content as it was (A)"
     partial.write_text("\n".join([lines[0], json.dumps(marked), lines[2]]) + '\n{"index": 2, "res')
