@@ -124,7 +124,7 @@ def test_wrong_split(shared: Path, tmp_path: Path, estimator: dict[str, Any]) ->
     recipe = DataRecipe.read(
         "aurora-depth", {"sources.ade20k.images": validation, "sources.ade20k.depth_specialist": estimator}
     )
-    with pytest.raises(DataError, match=r"source ade20k: .*sceneparsing: none of its 6 images, .* another split"):
+    with pytest.raises(DataError, match=r"source ade20k: .*sceneparsing: none of its 3 images, .* another split"):
         build_data(recipe, tmp_path)
     missing = DataRecipe.read(
         "aurora-depth", {"sources.ade20k.images": "gone", "sources.ade20k.depth_specialist": estimator}

@@ -122,7 +122,8 @@ def test_archives_that_unpack_to_gigabytes(tmp_path: Path, write: Callable[[Path
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    assert "declares 2000001024 bytes" in done.stdout or "a record has at most 100" in done.stdout, done.stderr
+    refusals = ("declares 2000001024 bytes", "a record has at most 100", "a column has 300000000 values in 1 rows")
+    assert any(refusal in done.stdout for refusal in refusals), done.stderr
 
 
 def test_long_names_in_records(tmp_path: Path) -> None:
