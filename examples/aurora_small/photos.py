@@ -25,8 +25,10 @@ import perceptok as pt
 from perceptok.data import OnnxDepth
 from perceptok.files import atomic_write
 from perceptok.images import open_image
-from perceptok.llava import GRID, GridTower, small
+from perceptok.llava import GridTower, small
+from perceptok.tokens import DEPTH_GRID
 
+GRID = DEPTH_GRID[0]
 HELD_OUT = 64
 ENCODER = ("/encoder/stage2/features.11/Concat_output_0", "/encoder/stage3/features.15/Concat_output_0")
 """The last outputs of the estimator's second and third stage: 96 channels of 24x40 and 192 of 12x20."""

@@ -6,13 +6,15 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from perceptok.errors import EngineError
 from perceptok.llava import PerceptionPipeline, ServingConfig
@@ -23,6 +25,23 @@ from tests.llava.serving.conftest import Served, make_messages, openai, run_serv
 
 IMAGE = make_image(60, 40)
 Wait = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture(autouse=True)
+def slow_model(pipe: PerceptionPipeline) -> Iterator[None]:
+    """A token takes 5 ms at least and no answer ends by itself, on a fast machine too, as with a large model."""
+    end = torch.tensor(pipe.model.generation_config.eos_token_id).reshape(-1)
+
+    def delay(*_: Any) -> None:
+        time.sleep(0.005)
+
+    def go_on(module: Any, inputs: Any, output: Any) -> None:
+        output.logits[..., end] = -1e4
+
+    hooks = [pipe.model.register_forward_pre_hook(delay), pipe.model.register_forward_hook(go_on)]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def ask(served: Served, max_tokens: int = 4, **fields: Any) -> Any:
