@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compute_features = use_own_tower(tower) if name == "own" else use_encoder(options.estimator, width)
         dataset = make_dataset(training_photos, depth[0], compute_features, codec)
         held_out = make_dataset(held_out_photos, depth[1], compute_features, codec)
-        config = small.SmallTraining(options.steps, 16, measure_every=max(1, options.steps // 6))
+        config = small.SmallTraining(options.steps, 16, eval_steps=max(1, options.steps // 6))
         curve = small.train_depth(model, processor, vocab, dataset, held_out, config, _print_progress)
         answers = small.answer_depth(model, processor, vocab, codec, held_out)
         free = small.answer_depth(model, processor, vocab, codec, held_out, constrained=False)

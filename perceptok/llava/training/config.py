@@ -334,6 +334,8 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             self.use_cpu = True
         self._choose_precision()
         self._rename_checkpointing()
+        if self.disable_tqdm is None:  # transformers would derive it from the level of its own log messages
+            self.disable_tqdm = False
         try:
             TrainingArguments.__post_init__(self)  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
