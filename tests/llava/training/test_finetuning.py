@@ -6,6 +6,7 @@ import _thread
 import dataclasses
 import json
 import shutil
+import signal
 import threading
 import time
 from importlib.util import find_spec
@@ -169,16 +170,21 @@ def test_records_that_changed_are_refused_or_confirmed(
     assert not (tmp_path / "fixed").exists()
 
 
-def test_an_interrupt_says_where_and_how_to_resume(tiny_llava: Path, records: Path, tmp_path: Path) -> None:
+def test_an_interrupt_says_where_and_how_to_resume(
+    tiny_llava: Path, records: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     run = tmp_path / "run"
 
     def interrupt() -> None:
-        while not (run / "checkpoint-1").exists():
+        while not any(run.glob("checkpoint-*")):
             time.sleep(0.01)
         _thread.interrupt_main()
 
+    # A background job of a shell starts with SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     threading.Thread(target=interrupt, daemon=True).start()
-    settings = config(tiny_llava, records, run, max_steps=100_000, save_steps=1)
+    settings = config(tiny_llava, records, run, max_steps=3_000, save_steps=1)
     with pytest.raises(
         KeyboardInterrupt, match=r"interrupted at step \d+; the same command resumes it from .*checkpoint"
     ):
