@@ -80,7 +80,7 @@ def test_one_allowed_token_draws_nothing() -> None:
 
 
 def test_log_probabilities_and_stopping(pipe: PerceptionPipeline) -> None:
-    config = pipe.override({"max_new_tokens": 120, "force_block": "first"})
+    config = pipe.config.override({"max_new_tokens": 120, "force_block": "first"})
     batch = pipe.prepare_batch([Request((make_image(40, 30),), "Why?")] * 2, config)
     watched: list[int] = []
 

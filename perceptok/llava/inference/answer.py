@@ -15,7 +15,7 @@ from PIL import Image
 from perceptok.boxes import BoxCodec, ImageFrame
 from perceptok.decoding import AnswerReading, Generation, parse_generation, read_answer, to_plain_text
 from perceptok.depth import DepthCodec, DepthMap
-from perceptok.errors import EvaluationError, InferenceError, VocabularyError
+from perceptok.errors import InferenceError, VocabularyError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.overlay import (
@@ -32,7 +32,6 @@ from perceptok.vocabulary import PerceptionVocabulary
 __all__ = [
     "AnswerSpan",
     "PerceptionAnswer",
-    "check_choices",
     "parse_answer",
     "read_final_answer",
     "read_served_answer",
@@ -105,14 +104,6 @@ def read_final_answer(text: str, choices: Sequence[str], letters: Sequence[str],
     if boxes or _SINGLE_NUMBER.fullmatch(plain):
         return read_answer(text)
     return AnswerReading(None, "without choices, points or boxes, only a single letter or number is an answer")
-
-
-def check_choices(choices: Sequence[str]) -> None:
-    """Raise InferenceError unless `read_answer` accepts the choices."""
-    try:
-        read_answer("?", choices)
-    except EvaluationError as error:
-        raise InferenceError(str(error)) from error
 
 
 class AnswerSpan(NamedTuple):

@@ -30,17 +30,17 @@ from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.jobs import stamp_folder
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
+from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
 from perceptok.llava.inference.consistency import BatchConsistency, Consistency
 from perceptok.llava.inference.questions import (
-    IMAGE,
     Ask,
     Markers,
     Request,
     build_prompt,
-    build_question,
     check_ask,
+    check_request,
     encode_prompts,
+    word_question,
 )
 from perceptok.llava.inference.rows import AnswerRow, RowSampler, RowWatcher
 from perceptok.llava.inference.streaming import Update, UpdateReader, stream_updates
@@ -131,6 +131,14 @@ class InferenceConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         return {**asdict(self), "consistency": list(self.consistency)}
+
+    def override(self, changes: Mapping[str, Any]) -> InferenceConfig:
+        """The settings with some of them changed; raises ConfigError for an unknown one or a value out of range."""
+        try:
+            return replace(self, **changes)
+        except TypeError as error:
+            known = ", ".join(self.to_dict())
+            raise ConfigError(f"unknown settings: {', '.join(changes)}; known are {known}") from error
 
     def resolve_grammar(self, depth: bool, boxes: Literal["aurora", "compact"] | None) -> GrammarConfig:
         """The grammar for a model with or without depth tokens, and with boxes in this notation or none."""
@@ -308,7 +316,7 @@ class PerceptionPipeline:
 
     def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
         """Yield answers in the order of the requests, batch by batch; raises the errors of `__call__`."""
-        config = self.override(changes)
+        config = self.config.override(changes)
         for start in range(0, len(requests), config.batch_size):
             yield from self._answer_batch(requests[start : start + config.batch_size], config, start)
 
@@ -358,7 +366,7 @@ class PerceptionPipeline:
 
     def stream_request(self, request: Request, **changes: Any) -> Iterator[Update]:
         """Yield updates for a request, as `stream`."""
-        config = self.override(changes)
+        config = self.config.override(changes)
         batch = self.prepare_batch([request], config)
 
         def run(watch: Callable[[int], bool]) -> PerceptionAnswer:
@@ -406,14 +414,6 @@ class PerceptionPipeline:
         """Inputs of the model for a batch of requests, padded on the left, as `prepare_inputs`."""
         return self.prepare_batch(requests, self.config).inputs
 
-    def override(self, changes: Mapping[str, Any]) -> InferenceConfig:
-        """The settings with some of them changed; raises ConfigError for an unknown one or a value out of range."""
-        try:
-            return replace(self.config, **changes)
-        except TypeError as error:
-            known = ", ".join(self.config.to_dict())
-            raise ConfigError(f"unknown settings: {', '.join(changes)}; known are {known}") from error
-
     def prepare_batch(self, requests: Sequence[Request], config: InferenceConfig) -> PreparedBatch:
         """Frame the images and encode the prompts of questions that are answered together.
 
@@ -421,12 +421,12 @@ class PerceptionPipeline:
             InferenceError: A question, choice or marker is not valid, or a prompt is as long as the model's context.
         """
         for request in requests:
-            check_choices(request.choices)
-            check_choices(tuple(request.markers))
-            if not request.images:
-                raise InferenceError("a question needs at least one image; got none")
+            check_request(request)
         frames = [self.frame.make_frame(request.images[0].size, self.processor) for request in requests]
-        questions = [self._word_question(request, config) for request in requests]
+        questions = [
+            word_question(request, config.ask, size=self.frame.size, prompts=PROMPTS[config.prompts])
+            for request in requests
+        ]
         prompts = [
             build_prompt(
                 self.processor,
@@ -460,20 +460,6 @@ class PerceptionPipeline:
             )
         budget = min(config.max_new_tokens, self._remaining_context(length))
         return PreparedBatch(requests, config, inputs, questions, frames, length, budget, consistency)
-
-    def _word_question(self, request: Request, config: InferenceConfig) -> str:
-        task = request.task or ("depth" if request.markers and not request.question.strip() else None)
-        question = build_question(
-            request.question,
-            config.ask,
-            task=task,
-            plural=request.plural,
-            size=self.frame.size,
-            prompts=PROMPTS[config.prompts],
-        )
-        if config.ask != "published" and request.history:  # the places of a conversation's images are kept
-            question = IMAGE * request.question.count(IMAGE) + question
-        return question
 
     def _remaining_context(self, length: int) -> int:
         """Number of tokens that the model's context leaves for an answer."""

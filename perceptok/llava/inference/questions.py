@@ -19,7 +19,8 @@ from perceptok.data import (
     make_messages,
     render_messages,
 )
-from perceptok.errors import ConfigError, InferenceError, RecordError
+from perceptok.decoding import read_answer
+from perceptok.errors import ConfigError, EvaluationError, InferenceError, RecordError
 from perceptok.images import ImageSource, open_image
 from perceptok.llava.loading import encode_inputs, suffix_ids
 from perceptok.tokens import PIXEL
@@ -34,8 +35,10 @@ __all__ = [
     "build_prompt",
     "build_question",
     "check_ask",
+    "check_request",
     "encode_prompts",
     "parse_messages",
+    "word_question",
 ]
 
 IMAGE = "<image>"
@@ -242,6 +245,29 @@ def build_question(
     if ask == "direct":
         return trained
     return trained + prompts.write("count_thinking", plural=_require_plural(subject, question))
+
+
+def check_request(request: Request) -> None:
+    """Raise InferenceError unless a request has an image, and choices and markers that an answer can name."""
+    try:
+        for choices in (request.choices, tuple(request.markers)):
+            read_answer("?", choices)
+    except EvaluationError as error:
+        raise InferenceError(str(error)) from error
+    if not request.images:
+        raise InferenceError("a question needs at least one image; got none")
+
+
+def word_question(request: Request, ask: Ask, *, size: int, prompts: PromptSet) -> str:
+    """Word the question of a request; arguments and errors are those of `build_question`.
+
+    A question about markers alone is about depth. In a conversation the places of the last turn's images are kept.
+    """
+    task = request.task or ("depth" if request.markers and not request.question.strip() else None)
+    question = build_question(request.question, ask, task=task, plural=request.plural, size=size, prompts=prompts)
+    if ask != "published" and request.history:
+        question = IMAGE * request.question.count(IMAGE) + question
+    return question
 
 
 def check_ask(ask: str) -> None:

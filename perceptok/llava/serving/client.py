@@ -10,7 +10,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,9 +31,9 @@ from perceptok.errors import (
 from perceptok.files import parse_json, read_input
 from perceptok.jobs import map_in_order, stamp_folder
 from perceptok.llava.framing import FrameRule
-from perceptok.llava.inference.answer import PerceptionAnswer, check_choices, parse_answer
+from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
 from perceptok.llava.inference.pipeline import InferenceConfig
-from perceptok.llava.inference.questions import Request, build_question
+from perceptok.llava.inference.questions import Request, check_request, word_question
 from perceptok.llava.loading import load_processor
 from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_saved_codec, read_adapter_frame
 from perceptok.tokens import DEPTH, PIXEL
@@ -108,9 +107,7 @@ class ServedPipeline:
             )
         if engine.name == "llama.cpp":
             raise ConfigError("images are not sent to llama.cpp; serve the model with perceptok, vLLM or SGLang")
-        if self.config.consistency and engine.name != "perceptok":
-            raise ConfigError(f"{engine.name} has no consistency constraints; leave consistency out")
-        self._fields = self._build_fields()
+        self._fields = self._build_fields(self.config)
         self._client = _make_client(engine, api_key, max_retries, timeout)
 
     @classmethod
@@ -165,11 +162,12 @@ class ServedPipeline:
         Raises:
             EngineError: The server cannot be reached, refuses the key, or fails again and again.
         """
-        config = replace(self.config, **changes) if changes else self.config
+        config = self.config.override(changes)
+        fields = self._fields if config == self.config else self._build_fields(config)
 
         def ask(request: Request) -> PerceptionAnswer | PerceptokError:
             try:
-                return self._ask(request, config)
+                return self._ask(request, config, fields)
             except EngineError:
                 raise
             except PerceptokError as error:
@@ -178,26 +176,19 @@ class ServedPipeline:
         with ThreadPoolExecutor(self.concurrency) as pool:
             yield from map_in_order(pool, ask, requests, ahead=2 * self.concurrency)
 
-    def _build_fields(self) -> dict[str, Any]:
+    def _build_fields(self, config: InferenceConfig) -> dict[str, Any]:
         """The fields of every request that constrain it."""
-        if not self.config.constraints:
+        if config.consistency and self.engine.name != "perceptok":
+            raise ConfigError(f"{self.engine.name} has no consistency constraints; leave consistency out")
+        if not config.constraints:
             return {"perceptok": False} if self.engine.name == "perceptok" else {}
-        grammar = self.config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
+        grammar = config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
         return build_request_constraint(self.engine.name, self.vocab, grammar, tokenizer=self._tokenizer)
 
-    def _ask(self, request: Request, config: InferenceConfig) -> PerceptionAnswer:
-        check_choices(request.choices)
-        check_choices(tuple(request.markers))
-        task = request.task or ("depth" if request.markers and not request.question.strip() else None)
-        question = build_question(
-            request.question,
-            config.ask,
-            task=task,
-            plural=request.plural,
-            size=self.frame.size,
-            prompts=PROMPTS[config.prompts],
-        )
-        extra = {**self._fields, **({"return_token_ids": True} if self.engine.name in ("perceptok", "vllm") else {})}
+    def _ask(self, request: Request, config: InferenceConfig, fields: Mapping[str, Any]) -> PerceptionAnswer:
+        check_request(request)
+        question = word_question(request, config.ask, size=self.frame.size, prompts=PROMPTS[config.prompts])
+        extra = {**fields, **({"return_token_ids": True} if self.engine.name in ("perceptok", "vllm") else {})}
         if self.engine.name == "perceptok":
             extra["perception"] = {
                 "map": False,
@@ -223,7 +214,8 @@ class ServedPipeline:
         )
         images = iter(request.images)
         converted: list[dict[str, Any]] = []
-        system = request.system or (self.system if self.engine.name != "perceptok" else None)
+        own = None if self.engine.name == "perceptok" else self.system  # that server adds it itself
+        system = own if request.system is None else request.system
         if system:
             converted.append({"role": "system", "content": system})
         for message in messages:

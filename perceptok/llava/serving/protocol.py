@@ -348,7 +348,7 @@ def _make_config(
         changes["constraints"] = chat.perceptok
     try:
         changes["grammar"] = None if grammar is None else GrammarConfig.from_dict(grammar)
-        return pipe.override({name: value for name, value in changes.items() if value is not None})
+        return pipe.config.override({name: value for name, value in changes.items() if value is not None})
     except PerceptokError as error:
         raise ApiError(str(error)) from error
 

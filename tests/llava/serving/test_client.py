@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from perceptok.data import Turn
 from perceptok.decoding import detect_engine
 from perceptok.errors import ConfigError, EngineError, InferenceError, PerceptokError
 from perceptok.llava import (
@@ -58,6 +59,21 @@ def test_samples_follow_the_question_and_the_seed(served: Served, pipe: Percepti
     texts = [answer.text for answer in client.answers(requests)]
     assert [answer.text for answer in client.answers(requests[::-1])] == texts[::-1]
     assert len(set(texts)) == 3
+
+
+def test_a_conversation_is_asked_as_of_a_loaded_model(served: Served, pipe: PerceptionPipeline) -> None:
+    """Worded by `ask`, the last turn keeps the place of its image; settings of a call hold for its constraint too."""
+    history = (Turn("user", "<image>What is this?"), Turn("assistant", "A house."))
+    images = (make_image(40, 30), make_image(30, 40, 1))
+    request = Request(images, "How far is <image>?", name="a", history=history, system="Be brief.")
+    client = connect(served.url, pipe)
+    for changes in ({"ask": "depth", "max_new_tokens": 20}, {"constraints": False, "max_new_tokens": 20}):
+        (answer,) = client.answers([request], **changes)
+        assert answer.to_dict() == next(pipe.answers([request], **changes)).to_dict()
+    with pytest.raises(ConfigError, match="unknown settings: colour"):
+        list(client.answers([request], colour=1))
+    with pytest.raises(InferenceError, match="at least one image"):
+        list(client.answers([request._replace(images=())]))
 
 
 def test_one_bad_question_fails_alone(served: Served, pipe: PerceptionPipeline) -> None:
@@ -132,6 +148,8 @@ def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipe
         assert answer.ended
         with pytest.raises(ConfigError, match="no consistency constraints"):
             connect(url, pipe, config={"consistency": ("count",)})
+        with pytest.raises(ConfigError, match="no consistency constraints"):
+            list(client.answers([Request((make_image(9, 9),), "Why?")], consistency=("count",)))
         with pytest.raises(ConfigError, match="does not serve 'other'; it serves m"):
             connect(url, pipe, model="other")
 
