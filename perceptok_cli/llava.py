@@ -99,7 +99,6 @@ def replace_blocks(
     from perceptok.errors import EvaluationError
     from perceptok.evaluation import (
         REPLACEMENT_HEADER,
-        model_stamp,
         replacement_rows,
         replacement_test,
         write_replacement,
@@ -123,7 +122,7 @@ def replace_blocks(
             batch_size=batch_size,
             seed=seed,
             output=answers,
-            model=model_stamp(model),
+            model=_locate(model),
             advance=advance,
         )
     print_table(f"{Path(model).name}: another block in its place", REPLACEMENT_HEADER, replacement_rows(replacement))
@@ -360,7 +359,7 @@ def evaluate_model(
     interrupted run is resumed by the same command. Blocks and boxes are checked. The replies of a judge are kept in
     judge.jsonl in the output folder.
     """
-    from perceptok.evaluation import EvaluationConfig, evaluate_pipeline, model_stamp
+    from perceptok.evaluation import EvaluationConfig, evaluate_pipeline
     from perceptok.llava import PerceptionPipeline
 
     is_incomplete = (output / "predictions.jsonl.partial").exists()
@@ -393,7 +392,7 @@ def evaluate_model(
             items,
             output,
             system=Path(model).name,
-            model=[model_stamp(model), base, None if server is None else pipe.stamps[:2]],
+            model=[_locate(model), base],
             specialist=None if specialist is None else load_specialist(specialist),
             judge=reader,
             start_over=force,
@@ -410,6 +409,11 @@ def evaluate_model(
         ],
         len(items),
     )
+
+
+def _locate(model: str) -> str:
+    """The absolute path of a model's folder, or its id on the Hub."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def run_small_demo(

@@ -15,7 +15,6 @@ from .asking import (
     EvaluationConfig as EvaluationConfig,
     answer_benchmark as answer_benchmark,
     evaluate_pipeline as evaluate_pipeline,
-    model_stamp as model_stamp,
 )
 from .benchmarks import (
     BENCHMARKS as BENCHMARKS,

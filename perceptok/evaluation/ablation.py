@@ -16,7 +16,7 @@ from perceptok.data import build_data
 from perceptok.depth import DepthCodec
 from perceptok.errors import OutputError
 from perceptok.evaluation.ablation_recipe import AblationCell, AblationRecipe, AblationTest
-from perceptok.evaluation.asking import PREDICTIONS, evaluate_pipeline, model_stamp
+from perceptok.evaluation.asking import PREDICTIONS, evaluate_pipeline
 from perceptok.evaluation.benchmarks import Benchmark
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Comparison, Scores, compare_scores, evaluate, read_predictions
@@ -191,7 +191,7 @@ class _AblationRun:
                 assert model is not None
                 pipe = pipe or self._load_pipeline(cell, model)
                 self.report("evaluate", f"{title}: {len(benchmark)} questions")
-                scores, _ = evaluate_pipeline(pipe, benchmark, path.parent, system=title, model=model_stamp(model))
+                scores, _ = evaluate_pipeline(pipe, benchmark, path.parent, system=title, model=str(model.resolve()))
             yield CellScores(cell, test, scores, _read_figures(path))
 
     def _load_pipeline(self, cell: AblationCell, model: Path) -> PerceptionPipeline:

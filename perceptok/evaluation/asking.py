@@ -24,11 +24,10 @@ from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
-from perceptok.hub import download_repository, is_hub_id
-from perceptok.jobs import Journal, Stamp, stamp_folder, stamp_of
+from perceptok.jobs import Journal, Stamp, stamp_of
 from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request, ServedPipeline
 
-__all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request", "model_stamp"]
+__all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request"]
 
 PREDICTIONS = "predictions.jsonl"
 """Name of the file of answers that `evaluate_pipeline` writes."""
@@ -108,7 +107,7 @@ def evaluate_pipeline(
         benchmark: The questions.
         folder: Where the files go.
         system: The name of what is scored.
-        model: Identity of the model, as JSON types, such as its `model_stamp`.
+        model: The name of the model, as JSON types; the state of its files is the pipeline's `stamps`.
         specialist: A depth specialist (RGB image -> depth map) as teacher and ceiling of the evidence.
         judge: Extracts answers from the texts that `read_answer` leaves unread.
         start_over: Discard kept answers of another run instead of refusing them.
@@ -155,7 +154,7 @@ def answer_benchmark(
         benchmark: The questions.
         output: The `.jsonl` to write: id and text in each line, as `read_predictions` reads. Answers gather in
             `OUTPUT.partial`, which the caller removes once its own outputs are written.
-        model: Identity of the model, as JSON types, such as its `model_stamp`.
+        model: The name of the model, as JSON types; the state of its files is the pipeline's `stamps`.
         start_over: Discard kept answers of another run instead of refusing them.
         advance: Called after every question.
 
@@ -172,6 +171,7 @@ def answer_benchmark(
     questions = [[item.id, item.question, list(item.choices), item.history, item.tokens] for item in items]
     run = {
         "model": model,
+        "files": pipe.stamps,
         "codec": pipe.codec.fingerprint,
         "config": pipe.config.to_dict(),
         "benchmark": benchmark.name,
@@ -206,12 +206,6 @@ def answer_benchmark(
             for line in lines:
                 file.write((json.dumps(line) + "\n").encode())
     return read_predictions(target)
-
-
-def model_stamp(folder: str | Path) -> list[Any]:
-    """Identify the model in a folder, or of a hub id, and its state: the names, sizes and times of its files."""
-    folder = download_repository(str(folder)) if is_hub_id(folder) else Path(folder)
-    return [str(folder.resolve()), stamp_folder(folder)]
 
 
 def make_request(item: BenchmarkItem, ask: Ask) -> Request:

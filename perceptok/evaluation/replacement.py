@@ -136,7 +136,14 @@ def replacement_test(
                 for record, item in zip(records, items, strict=True)
             ]
             stamps = [stamp_of(str(item.image), *item.more_images) for item in items]
-            run = {"model": model, "kinds": tried, "seed": seed, "max_new_tokens": max_new_tokens, "records": questions}
+            run = {
+                "model": model,
+                "files": pipe.stamps,
+                "kinds": tried,
+                "seed": seed,
+                "max_new_tokens": max_new_tokens,
+                "records": questions,
+            }
             journal = stack.enter_context(Journal[dict[str, Any]](Path(output), run, stamps))
             results = {number: journal[number] for number in journal}
         for _ in results:
