@@ -167,7 +167,7 @@ def write_page(
 
     Args:
         path: The file to write.
-        cases: The cases to step through.
+        cases: The cases to step through. An image that cannot be read is reported as a fact of its case, "image".
         title: The page's heading.
         tables: Tables of the summary. The page opens on the images of the cases, or on the only case.
         figures: Figures of the summary, after the tables.
@@ -178,7 +178,7 @@ def write_page(
         The number of cases.
 
     Raises:
-        EvaluationError: An image cannot be read, or cases, tables and figures are all empty.
+        EvaluationError: Cases, tables and figures are all empty.
         OutputError: The file exists and `force` is not given, or it cannot be written.
     """
     style, script = (

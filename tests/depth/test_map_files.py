@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -213,7 +214,8 @@ def test_a_table_of_numbers_is_not_a_list(tmp_path: Path) -> None:
     (tmp_path / "depth.csv").write_text("1.5,2.5\n3,4\n")
     with pytest.raises(DepthMapError, match=r"a table of numbers, .*convert it: (python .*)$") as refused:
         find_maps([tmp_path / "depth.csv"])
-    subprocess.run(shlex.split(str(refused.value).partition("convert it: ")[2]), check=True)
+    command = str(refused.value).partition("convert it: python ")[2]
+    subprocess.run([sys.executable, *shlex.split(command)], check=True)
     assert np.load(tmp_path / "depth.npy").tolist() == [[1.5, 2.5], [3, 4]]
 
 
@@ -252,7 +254,8 @@ def test_the_remedy_of_a_file_of_another_layout_works(tmp_path: Path, make: str)
     with pytest.raises(DepthMapError, match="python -c") as refused:
         MapFile(path, path.name, options=ReadOptions("metric", "m")).read()
     command = "python -c" + str(refused.value).partition("python -c")[2]
-    subprocess.run(shlex.split(command), check=True)
+    # "python" is the user's own; here it is the interpreter that has the packages.
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
     written = find_maps([tmp_path], ReadOptions("metric", "m"))
     readable = [file.read().values for file in written if file.path != path]
     assert len(readable) == (2 if make in ("npz", "npy") else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the tiny model, served by the engine that the module names as `ENGINE` and `build_command`."""
+    """The address of the tiny model, served by the engine that the module names, by the command of its script."""
     import engine_server
 
     try:
@@ -33,5 +34,6 @@ def server(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
         pytest.skip(str(error))
     port = engine_server.find_free_port()
     url, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("server") / "server.log"
-    with engine_server.run_server(request.module.build_command(python, tiny_model, port), url, log):
+    command = importlib.import_module(request.module.SCRIPT).build_command(python, tiny_model, port)
+    with engine_server.run_server(command, url, log):
         yield url

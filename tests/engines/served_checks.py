@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
 from transformers import AutoTokenizer
 
 import perceptok as pt
@@ -33,31 +34,41 @@ def ask(client: openai.OpenAI, seed: int, max_tokens: int, body: dict[str, Any])
     return reply.choices[0].message.content or "", reply.choices[0].finish_reason
 
 
-def check_constrained_answers(url: str, folder: Path, *, num_requests: int = 9) -> None:
-    constrained = check_server(url, tokenizer=folder, num_requests=num_requests)
-    assert constrained.is_enforced, constrained
-    assert constrained.blocks.whole >= num_requests // 3
-    assert constrained.boxes.whole + constrained.boxes.unordered >= num_requests // 3
-    assert constrained.is_vocabulary_checked
-    free = check_server(url, tokenizer=folder, num_requests=3, is_constrained=False)
-    assert not free.is_enforced
-    assert free.stray_tokens > 0
+class ServedEngineTests:
+    """The tests that every engine has to pass; each engine's module has a subclass."""
 
+    def constrain_block(self, server: str, model: Path) -> dict[str, Any]:
+        """A block at the beginning, each code of which is one token."""
+        return build_constraint(server, model, GrammarConfig(force_block="first", max_blocks=1))
 
-def check_ten_requests_at_once(url: str, folder: Path) -> None:
-    client, body = open_client(url), build_constraint(url, folder, GrammarConfig(force_block="first", max_blocks=1))
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda seed: ask(client, seed, 130, body), range(10)))
-    for text, _ in answers:
-        assert len(pt.parse_generation(text).blocks) == 1
-        assert text.startswith(pt.tokens.DEPTH.start)
-    assert len({text for text, _ in answers}) > 1
+    def test_the_engine_is_recognised(self, server: str, request: pytest.FixtureRequest) -> None:
+        engine = detect_engine(server)
+        assert engine.name == request.module.ENGINE
+        assert engine.version
 
+    def test_blocks_and_boxes_are_whole(self, server: str, tiny_model: Path) -> None:
+        constrained = check_server(server, tokenizer=tiny_model, num_requests=9)
+        assert constrained.is_enforced, constrained
+        assert constrained.blocks.whole >= 3
+        assert constrained.boxes.whole + constrained.boxes.unordered >= 3
+        assert constrained.is_vocabulary_checked
+        free = check_server(server, tokenizer=tiny_model, num_requests=3, is_constrained=False)
+        assert not free.is_enforced
+        assert free.stray_tokens > 0
 
-def check_budget_cuts(url: str, folder: Path) -> None:
-    """A grammar does not know the budget: the block is cut, and the reader says so."""
-    body = build_constraint(url, folder, GrammarConfig(force_block="first", max_blocks=1))
-    text, reason = ask(open_client(url), 0, 50, body)
-    assert reason == "length"
-    (problem,) = pt.parse_generation(text).problems
-    assert "unclosed depth block of 49 codes" in problem.message
+    def test_ten_requests_at_once(self, server: str, tiny_model: Path) -> None:
+        client, body = open_client(server), self.constrain_block(server, tiny_model)
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(lambda seed: ask(client, seed, 130, body), range(10)))
+        for text, _ in answers:
+            assert len(pt.parse_generation(text).blocks) == 1
+            assert text.startswith(pt.tokens.DEPTH.start)
+        assert len({text for text, _ in answers}) > 1
+
+    def test_the_budget_cuts_a_block(self, server: str, tiny_model: Path) -> None:
+        """A grammar does not know the budget: the block is cut, and the reader says so."""
+        body = self.constrain_block(server, tiny_model)
+        text, reason = ask(open_client(server), 0, 50, body)
+        assert reason == "length"
+        (problem,) = pt.parse_generation(text).problems
+        assert "unclosed depth block of 49 codes" in problem.message

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
+from transformers import AutoTokenizer
 
-from perceptok.decoding import GrammarConfig, detect_engine
+from perceptok import PerceptionVocabulary
+from perceptok.decoding import GrammarConfig, build_gbnf_grammar
 from tests.engines.served_checks import (
+    ServedEngineTests,
     ask,
     build_constraint,
-    check_budget_cuts,
-    check_constrained_answers,
-    check_ten_requests_at_once,
     open_client,
 )
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
-ENGINE = "llama.cpp"
+ENGINE, SCRIPT = "llama.cpp", "serve_llama_cpp"
 
 
-def build_command(python: Path, model: Path, port: int) -> list[str]:
-    from serve_llama_cpp import build_command
+class TestServer(ServedEngineTests):
+    """The tests of every engine."""
 
-    return build_command(python, model, port)
-
-
-def test_the_engine_is_recognised(server: str) -> None:
-    engine = detect_engine(server)
-    assert engine.name == "llama.cpp"
-    assert engine.version
-
-
-def test_blocks_and_boxes_are_whole(server: str, tiny_model: Path) -> None:
-    check_constrained_answers(server, tiny_model)
-
-
-def test_ten_requests_at_once(server: str, tiny_model: Path) -> None:
-    check_ten_requests_at_once(server, tiny_model)
-
-
-def test_the_budget_cuts_a_block(server: str, tiny_model: Path) -> None:
-    check_budget_cuts(server, tiny_model)
+    def constrain_block(self, server: str, model: Path) -> dict[str, Any]:
+        # By default an untrained model may spell a code in several tokens.
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        vocab = PerceptionVocabulary.from_pretrained(model, tokenizer)
+        grammar = GrammarConfig(force_block="first", max_blocks=1)
+        return {"grammar": build_gbnf_grammar(vocab, grammar, tokenizer=tokenizer, spelled=False)}
 
 
 def test_a_compact_box_first(server: str, tiny_model: Path) -> None:

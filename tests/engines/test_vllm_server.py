@@ -10,40 +10,23 @@ import pytest
 
 from perceptok.decoding import GrammarConfig, detect_engine
 from tests.engines.served_checks import (
+    ServedEngineTests,
     ask,
     build_constraint,
-    check_budget_cuts,
-    check_constrained_answers,
-    check_ten_requests_at_once,
     open_client,
 )
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
-ENGINE = "vllm"
+ENGINE, SCRIPT = "vllm", "serve_vllm"
 
 
-def build_command(python: Path, model: Path, port: int) -> list[str]:
-    from serve_vllm import build_command
-
-    return build_command(python, model, port)
-
-
-def test_the_engine_is_recognised(server: str) -> None:
+def test_the_model_is_described(server: str) -> None:
     engine = detect_engine(server)
     assert (engine.name, engine.models, engine.max_model_len) == ("vllm", ("perception",), 1024)
-    assert engine.version
 
 
-def test_blocks_and_boxes_are_whole(server: str, tiny_model: Path) -> None:
-    check_constrained_answers(server, tiny_model)
-
-
-def test_ten_requests_at_once(server: str, tiny_model: Path) -> None:
-    check_ten_requests_at_once(server, tiny_model)
-
-
-def test_the_budget_cuts_a_block(server: str, tiny_model: Path) -> None:
-    check_budget_cuts(server, tiny_model)
+class TestServer(ServedEngineTests):
+    """The tests of every engine."""
 
 
 @pytest.mark.parametrize("ordered_axes", ["x", "xy"])
@@ -60,7 +43,10 @@ def test_the_order_of_coordinates(server: str, tiny_model: Path, ordered_axes: s
     "tag",
     [
         {"type": "structural_tag", "format": {"type": "grammar", "grammar": "root ::= missing"}},
-        {"type": "structural_tag", "format": {"type": "grammar", "grammar": "root ::= Token(999999)"}},
+        pytest.param(
+            {"type": "structural_tag", "format": {"type": "grammar", "grammar": "root ::= Token(999999)"}},
+            marks=pytest.mark.xfail(strict=True, reason="vLLM 0.32.0 answers 500, and goes on serving"),
+        ),
         {"type": "structural_tag"},
     ],
 )

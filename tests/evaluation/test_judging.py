@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 from perceptok.errors import ConfigError, OutputError
 from perceptok.evaluation import Benchmark, BenchmarkItem, Judge, Prediction, evaluate, score_rows, write_scores
 from perceptok_cli.main import app
+from tests.http_server import JsonHandler, run_http_server
 
 pytest.importorskip("openai")
 
@@ -30,45 +30,30 @@ class Server:
         requests: The bodies that came, and the keys.
     """
 
+    url: str
+
     def __init__(self) -> None:
         self.answer: Answer = lambda body: (200, "none")
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                owner.requests.append(body)
-                owner.keys.append(self.headers["Authorization"])
-                status, reply = owner.answer(body)
-                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-                completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-                content = json.dumps(completion).encode() if isinstance(reply, str) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that gave up
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    yield server
-    server.close()
+
+    class Handler(JsonHandler):
+        def answer_post(self) -> None:
+            body = self.read_json()
+            server.requests.append(body)
+            server.keys.append(self.headers["Authorization"])
+            status, reply = server.answer(body)
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+            completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+            self.send_json(status, completion if isinstance(reply, str) else reply)
+
+    with run_http_server(Handler) as server.url:
+        yield server
 
 
 def judge_of(server: Server, **settings: Any) -> Judge:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,10 +307,18 @@ def test_no_cases_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
 
 
-def test_broken_images_are_named(tmp_path: Path) -> None:
-    for data in (b"", b"no image", make_image(form="JPEG")[:200]):
-        with pytest.raises(EvaluationError, match="case 'kitchen'"):
-            write_page(tmp_path / "page.html", [Case("kitchen", data)], title="t")
+def test_broken_images_are_reported_and_the_other_cases_kept(tmp_path: Path) -> None:
+    for number, data in enumerate((b"", b"no image", make_image(form="JPEG")[:200])):
+        path = tmp_path / f"{number}.html"
+        write_page(path, [Case("kitchen", data), Case("hall", make_image())], title="t")
+        text = path.read_text("utf-8")
+        described = re.search(r'id="cases">(.*)</script>', text)
+        assert described is not None
+        ((name, problem),) = json.loads(described[1])[0]["facts"]
+        assert name == "image"
+        assert "case 'kitchen' cannot be read" in problem
+        assert 'id="image-0"' not in text
+        assert 'id="image-1"' in text
 
 
 @pytest.mark.parametrize(

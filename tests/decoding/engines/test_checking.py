@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import perceptok as pt
 from perceptok.decoding import FormCount, GrammarConfig, check_server
 from perceptok.errors import ConfigError, EngineError, VocabularyError
 from tests.decoding.engines.engine_cases import tokenizer, vocabulary
+from tests.http_server import JsonHandler, run_http_server
 
 pytest.importorskip("openai", reason="needs perceptok[client]")
 
@@ -42,43 +41,24 @@ def serve(
     """The address of a server with one model, and the requests that it gets."""
     requests: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def answer_get(self) -> None:
             known = self.path == "/v1/models"
-            self.send(200 if known else 404, {"data": [{"id": "m", "owned_by": owner}]} if known else {})
+            self.send_json(200 if known else 404, {"data": [{"id": "m", "owned_by": owner}]} if known else {})
 
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        def answer_post(self) -> None:
+            request = self.read_json()
             if self.path == "/tokenize":
                 ids = find_ids and find_ids(request.get("prompt", request.get("content")))
-                self.send(404 if ids is None else 200, {"tokens": ids})
+                self.send_json(404 if ids is None else 200, {"tokens": ids})
             else:
                 requests.append(request)
-                self.send(*reply(request))
+                self.send_json(*reply(request))
 
-        def send(self, status: int, body: Any) -> None:
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", requests
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with run_http_server(Handler) as url:
+        yield url, requests
 
 
 @pytest.mark.parametrize(

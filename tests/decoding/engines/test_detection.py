@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from perceptok.decoding import GrammarConfig, ServedEngine, build_request_constraint, detect_engine
 from perceptok.errors import ConfigError, ConstraintError, EngineError
 from tests.decoding.engines.engine_cases import tokenizer, vocabulary
+from tests.http_server import JsonHandler, run_http_server
 
 REPLIES: dict[str, dict[str, Any]] = {
     "vllm": {
@@ -43,29 +43,15 @@ REPLIES: dict[str, dict[str, Any]] = {
 def serve(replies: dict[str, Any], api_key: str | None = None) -> Iterator[str]:
     """The address of a server that answers GET requests: a JSON value, bytes as they are, or an int as a status."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(JsonHandler):
+        def answer_get(self) -> None:
             reply = replies.get(self.path, 404)
             if api_key is not None and self.headers.get("Authorization") != f"Bearer {api_key}":
                 reply = 401
-            content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-            self.send_response(reply if isinstance(reply, int) else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.send_json(reply if isinstance(reply, int) else 200, reply)
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with run_http_server(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from perceptok.llava import (
     answer_files,
 )
 from perceptok_cli.main import app
+from tests.http_server import JsonHandler, run_http_server
 from tests.llava.answering import make_image
 from tests.llava.serving.conftest import Served, run_server
 
@@ -86,48 +85,33 @@ def test_one_bad_question_fails_alone(served: Served, pipe: PerceptionPipeline) 
         list(client.answers([good._replace(question="w" * 9000)]))
 
 
-class Engine(BaseHTTPRequestHandler):
+class Engine(JsonHandler):
     """Speaks as vLLM or SGLang do, and answers every question with the same text."""
 
     owner = "vllm"
     failures: list[int]
     bodies: list[dict[str, Any]]
 
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def reply(self, status: int, values: Any) -> None:
-        content = json.dumps(values).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self) -> None:
+    def answer_get(self) -> None:
         models = {"data": [{"id": "m", "object": "model", "owned_by": self.owner, "created": 0}]}
-        self.reply(200, models if self.path == "/v1/models" else {"version": "0.32.0"})
+        self.send_json(200, models if self.path == "/v1/models" else {"version": "0.32.0"})
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def answer_post(self) -> None:
+        body = self.read_json()
         if self.failures:
-            self.reply(self.failures.pop(), {"error": {"message": "later"}})
+            self.send_json(self.failures.pop(), {"error": {"message": "later"}})
             return
         self.bodies.append(body)
         message = {"role": "assistant", "content": "(<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>) one"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        self.reply(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        self.send_json(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
 @contextmanager
 def run_engine(owner: str, failures: tuple[int, ...] = ()) -> Iterator[tuple[str, type[Engine]]]:
     handler = type("Handler", (Engine,), {"owner": owner, "failures": list(failures), "bodies": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", handler
-        server.shutdown()
-        thread.join()
+    with run_http_server(handler) as url:
+        yield url, handler
 
 
 @pytest.mark.parametrize("owner", ["vllm", "sglang"])
