@@ -31,6 +31,7 @@ __all__ = [
     "find_images",
     "load_font",
     "open_image",
+    "read_image_format",
     "read_image_size",
     "read_orientation",
 ]
@@ -100,6 +101,15 @@ def read_image_size(source: ImageSource) -> tuple[int, int]:
         width, height = image.size
         is_quarter_turn = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if is_quarter_turn else (width, height)
+
+
+def read_image_format(source: ImageSource) -> str | None:
+    """Read Pillow's name of an image's format, such as "JPEG", from its header; None for an array. Raises ImageError.
+
+    An array is (H, W) or (H, W, 3) of uint8 in 0..255.
+    """
+    with _opened(source) as (image, _):
+        return image.format
 
 
 def check_image_header(source: ImageSource) -> None:

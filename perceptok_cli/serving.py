@@ -90,11 +90,12 @@ def serve_model(
     max_body_bytes: Annotated[
         int, typer.Option("--max-body-bytes", help="Maximum size of a request's body.")
     ] = 20_000_000,
+    max_images: Annotated[int, typer.Option("--max-images", help="Maximum number of images of a request.")] = 8,
     max_image_bytes: Annotated[
-        int, typer.Option("--max-image-bytes", help="Maximum size of an image file.")
+        int, typer.Option("--max-image-bytes", help="Maximum size of a request's image files together.")
     ] = 10_000_000,
     max_image_pixels: Annotated[
-        int, typer.Option("--max-image-pixels", help="Maximum number of pixels of an image.")
+        int, typer.Option("--max-image-pixels", help="Maximum number of pixels of a request's images together.")
     ] = 25_000_000,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds that a request may take.")] = 300.0,
     shutdown_timeout: Annotated[
@@ -127,6 +128,7 @@ def serve_model(
         max_queue=max_queue,
         max_tokens=max_tokens,
         max_body_bytes=max_body_bytes,
+        max_images=max_images,
         max_image_bytes=max_image_bytes,
         max_image_pixels=max_image_pixels,
         timeout=timeout,

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceConfig", "PerceptionPipeline", "PreparedBatch"]
 
+_MAX_CONSTRAINTS = 16
+"""Maximum number of grammars whose constraints a pipeline keeps."""
+
 Question: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or a conversation as a list of messages."""
 
@@ -509,11 +512,14 @@ class PerceptionPipeline:
     def _get_constraint(self, config: InferenceConfig) -> PerceptionLogitsProcessor:
         tokenizer = self.processor.tokenizer
         grammar = config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
-        if grammar not in self._constraints:
-            self._constraints[grammar] = PerceptionLogitsProcessor(
-                self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self.end_ids or None
-            )
-        return self._constraints[grammar]
+        with self._lock:
+            if grammar not in self._constraints:
+                if len(self._constraints) == _MAX_CONSTRAINTS:  # clients of a server may name any number of grammars
+                    self._constraints.pop(next(iter(self._constraints)))
+                self._constraints[grammar] = PerceptionLogitsProcessor(
+                    self.vocab, grammar, tokenizer=tokenizer, eos_token_id=self.end_ids or None
+                )
+            return self._constraints[grammar]
 
     def parse_row(
         self, batch: PreparedBatch, index: int, ids: Sequence[int], *, ended: bool = False

@@ -162,7 +162,9 @@ def parse_messages(messages: Sequence[Mapping[str, Any]], images: Sequence[Image
                     f"{where}: expected parts of text (type and text) or, of the user, images (type, and image or "
                     f"path); got {part!r:.80}"
                 )
-        if role == "system" and index == 0 and text.strip():
+        if role == "system" and index == 0:
+            if not text.strip():
+                raise InferenceError(f"{where}: the system text is empty; leave the message out for that of training")
             system = text
         elif role in ("user", "assistant"):
             turns.append(Turn(role, text))

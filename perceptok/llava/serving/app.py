@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import time
@@ -50,7 +51,20 @@ _HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
 }
+_HTTP_ERRORS = {
+    404: (
+        "unknown path; there are POST /v1/chat/completions, GET /v1/models, /health and /metrics, and a page at /",
+        "not_found",
+    ),
+    405: ("method not allowed", "method_not_allowed"),
+}
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
+_SAMPLED_VALUES = 1024
+"""Number of values of each weight that identify a model."""
+
+_PARSED_BODIES = 4
+"""Number of bodies that are parsed at the same time: parsing takes several times the memory of a body."""
+
 _DRAINED_BODIES = 4
 """A body that is too large is read on to this multiple of the limit, so that the client reads the response."""
 
@@ -111,19 +125,23 @@ def _make_error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.to_dict(), error.status, headers)
 
 
-async def _read_body(request: HttpRequest, config: ServingConfig) -> bytes:
-    """The body of a request, within the limits of size and time."""
+async def _read_body(request: HttpRequest, config: ServingConfig, *, discard: bool = False) -> list[bytes]:
+    """The chunks of a request's body, within the limits of size and time; none where it is discarded."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if kind != "application/json":
         message = f"the content type must be application/json; got {kind[:100]!r}"
         raise ApiError(message, status=415, code="unsupported_media_type")
+    if encoding != "identity":
+        message = f"compressed bodies are not read (content-encoding: {encoding[:100]!r}); send the JSON as it is"
+        raise ApiError(message, status=415, code="unsupported_content_encoding")
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(config.timeout):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size <= config.max_body_bytes:
+                if size <= config.max_body_bytes and not discard:
                     chunks.append(chunk)
                 else:
                     chunks.clear()
@@ -134,7 +152,7 @@ async def _read_body(request: HttpRequest, config: ServingConfig) -> bytes:
     if size > config.max_body_bytes:
         message = f"the request body has more than {config.max_body_bytes:,} bytes; send a smaller image"
         raise ApiError(message, status=413, code="body_too_large")
-    return b"".join(chunks)
+    return chunks
 
 
 def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) -> FastAPI:
@@ -160,7 +178,9 @@ def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) ->
         on_batch=metrics.count_batch,
     )
     metrics.observe_batcher(batcher)
-    created = int(time.time())
+    fingerprint = _compute_fingerprint(pipe)
+    description = _describe_model(pipe, config, fingerprint)
+    arriving, parsing = 0, asyncio.Semaphore(_PARSED_BODIES)
 
     @asynccontextmanager
     async def manage_lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -176,10 +196,21 @@ def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) ->
 
     @app.post("/v1/chat/completions", openapi_extra={"requestBody": schema})
     async def complete_chat(request: HttpRequest) -> Response:
+        nonlocal arriving
         deadline = time.monotonic() + config.timeout
-        chat = parse_request(await _read_body(request, config))
-        question = await run_in_threadpool(convert_request, chat, pipe, config)
-        completion = ChatCompletion(request, chat, question, pipe, batcher, metrics, deadline)
+        # Bodies that are read are not in the queue yet; without a limit they would fill the memory.
+        is_refused = arriving >= config.max_queue + config.max_batch_size
+        arriving += 1
+        try:
+            chunks = await _read_body(request, config, discard=is_refused)
+            if is_refused:
+                raise batcher.make_queue_error()
+            async with parsing:
+                chat = await run_in_threadpool(lambda: parse_request(b"".join(chunks)))
+                question = await run_in_threadpool(convert_request, chat, pipe, config)
+        finally:
+            arriving -= 1
+        completion = ChatCompletion(request, chat, question, pipe, batcher, metrics, deadline, fingerprint)
         fields = request.scope["state"]["fields"]
         try:
             if not chat.stream:
@@ -200,14 +231,15 @@ def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) ->
 
     @app.get("/v1/models")
     async def list_models() -> Any:
-        return {"object": "list", "data": [_describe_model(pipe, config, created)]}
+        return {"object": "list", "data": [description]}
 
     @app.get("/v1/models/{name:path}")
     async def show_model(name: str) -> Any:
         if name != config.served_model_name:
             raise ApiError(f"the model {name[:200]!r} does not exist", status=404, code="model_not_found")
-        return _describe_model(pipe, config, created)
+        return description
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def check_health() -> Response:
         alive = batcher.is_alive
@@ -219,7 +251,8 @@ def create_app(pipe: PerceptionPipeline, config: ServingConfig | None = None) ->
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     for path, (name, media_type) in _PAGE_FILES.items():
-        app.get(path, include_in_schema=False)(_make_file_route(_PAGE / name, media_type))
+        route = _make_file_route(_PAGE / name, media_type)
+        app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(route)
     return app
 
 
@@ -232,12 +265,22 @@ def _make_file_route(path: Path, media_type: str) -> Callable[[], Any]:
     return show_file
 
 
-def _describe_model(pipe: PerceptionPipeline, config: ServingConfig, created: int) -> dict[str, Any]:
+def _compute_fingerprint(pipe: PerceptionPipeline) -> str:
+    """What identifies a model by its parts and a sample of each weight, so that copies on several machines agree."""
+    parts = (pipe.codec.fingerprint, pipe.frame.to_dict(), pipe.system, sorted(pipe.vocab.tokens.items()))
+    digest = hashlib.sha256(repr(parts).encode())
+    for name, weight in pipe.model.state_dict().items():
+        sample = weight.reshape(-1)[:: max(1, weight.numel() // _SAMPLED_VALUES)].float().cpu().numpy()
+        digest.update(name.encode() + sample.tobytes())
+    return f"fp_{digest.hexdigest()[:16]}"
+
+
+def _describe_model(pipe: PerceptionPipeline, config: ServingConfig, fingerprint: str) -> dict[str, Any]:
     text = pipe.model.config.get_text_config()
     return {
         "id": config.served_model_name,
         "object": "model",
-        "created": created,
+        "created": int(time.time()),
         "owned_by": "perceptok",
         "max_model_len": getattr(text, "max_position_embeddings", None),
         "perception": {
@@ -245,7 +288,9 @@ def _describe_model(pipe: PerceptionPipeline, config: ServingConfig, created: in
             "boxes": pipe.vocab.has(PIXEL),
             "codec": pipe.codec.fingerprint,
             "frame": pipe.frame.to_dict(),
+            "fingerprint": fingerprint,
             "max_tokens": config.max_tokens,
+            "max_images": config.max_images,
             "max_image_pixels": config.max_image_pixels,
             "max_image_bytes": config.max_image_bytes,
             "images": config.images is not None,
@@ -262,9 +307,10 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def report_http_error(_: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        codes = {404: ("unknown path", "not_found"), 405: ("method not allowed", "method_not_allowed")}
-        message, code = codes.get(error.status_code, (str(error.detail), "http_error"))
-        return _make_error_response(ApiError(message, status=error.status_code, code=code))
+        message, code = _HTTP_ERRORS.get(error.status_code, (str(error.detail), "http_error"))
+        response = _make_error_response(ApiError(message, status=error.status_code, code=code))
+        response.headers.update(error.headers or {})
+        return response
 
     async def report_other_error(_: HttpRequest, __: Exception) -> Response:
         return _make_error_response(ApiError("internal error; see the server's log", status=500, code="internal_error"))

@@ -156,17 +156,21 @@ class AnswerBatcher:
             if self._closed:
                 raise ApiError("the server is shutting down", status=503, code="unavailable", retry_after=5)
             if len(self._queue) + len(jobs) > self.max_queue:
-                batches = 1 + len(self._queue) // self.max_batch_size
-                raise ApiError(
-                    f"the queue is full ({self.max_queue} answers wait); try again later",
-                    status=429,
-                    code="queue_full",
-                    retry_after=max(1, round(batches * self._batch_seconds)),
-                )
+                raise self.make_queue_error()
             for job in jobs:
                 job.submitted = time.monotonic()
                 self._queue.append(job)
             self._condition.notify_all()
+
+    def make_queue_error(self) -> ApiError:
+        """The refusal of a request for which the queue is too full, with the time after which it may come again."""
+        batches = 1 + len(self._queue) // self.max_batch_size
+        return ApiError(
+            f"the queue is full (at most {self.max_queue} answers wait); try again later",
+            status=429,
+            code="queue_full",
+            retry_after=max(1, round(batches * self._batch_seconds)),
+        )
 
     def cancel(self, job: AnswerJob) -> None:
         """Give up an answer: it leaves the queue, or stops at its next token."""

@@ -6,18 +6,21 @@ import base64
 import copy
 import io
 import json
+import operator
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from PIL import Image
 
 from perceptok.boxes import BoxCodec
 from perceptok.data import PROMPTS, Turn, make_messages
-from perceptok.decoding import ServedEngine, build_request_constraint, detect_engine
+from perceptok.decoding import ServedEngine, build_request_constraint, check_served_vocabulary, detect_engine
 from perceptok.depth import DepthCodec
 from perceptok.errors import (
     CheckpointError,
@@ -109,6 +112,7 @@ class ServedPipeline:
             raise ConfigError("images are not sent to llama.cpp; serve the model with perceptok, vLLM or SGLang")
         self._fields = self._build_fields(self.config)
         self._client = _make_client(engine, api_key, max_retries, timeout)
+        self._fingerprint = self._check_model(api_key)
 
     @classmethod
     def connect(
@@ -142,6 +146,33 @@ class ServedPipeline:
         pipe = cls(engine, processor, vocab, codec=codec, frame=frame, system=system, api_key=api_key, **settings)
         pipe.stamps.append(stamp_folder(path))
         return pipe
+
+    def _check_model(self, api_key: str | None) -> str | None:
+        """Check that codec, frame and token ids are those of the served model, as far as the server states them.
+
+        Returns:
+            What identifies the served model; None where the server does not state it.
+        """
+        if self.engine.name != "perceptok":
+            check_served_vocabulary(self.engine, self.vocab, model=self.model, api_key=api_key)
+            return None
+        served = self._send_and_convert(lambda: self._client.models.retrieve(self.model))
+        stated = (getattr(served, "model_extra", None) or {}).get("perception")
+        if not isinstance(stated, Mapping):
+            raise EngineError(
+                f"the server at {self.engine.url} does not state codec and frame of its model; serve it with the "
+                "version of perceptok that asks it"
+            )
+        own = {"codec": self.codec.fingerprint, "frame": json.loads(json.dumps(self.frame.to_dict()))}
+        for name, value in own.items():
+            if stated.get(name) != value:
+                raise ConfigError(
+                    f"the {name} of the model that {self.engine.url} serves is {stated.get(name)}, that of the folder "
+                    f"{value}: name the folder of the served model"
+                )
+        fingerprint = stated.get("fingerprint")
+        self.stamps.append(fingerprint)
+        return fingerprint if isinstance(fingerprint, str) else None
 
     def answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer]:
         """Yield answers in the order of the requests, asked concurrently.
@@ -194,7 +225,7 @@ class ServedPipeline:
                 "map": False,
                 "tokens": request.tokens,
                 "consistency": list(config.consistency),
-                **({"markers": request.markers} if config.consistency else {}),
+                **({"markers": self._frame_markers(request)} if config.consistency else {}),
             }
         sampling: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
         if config.temperature:
@@ -203,6 +234,13 @@ class ServedPipeline:
             sampling |= {"top_p": config.top_p, "seed": number}
         response = self._send(self._make_messages(request, question), sampling, extra)
         return self._parse(response, request, question, config)
+
+    def _frame_markers(self, request: Request) -> dict[str, list[float]]:
+        """The markers in the pixels of the first image as it is sent."""
+        points = np.array(list(request.markers.values()), dtype=np.float64).reshape(-1, 2)
+        if self.frame.mode != "processor":
+            points = self.frame.make_frame(request.images[0].size).to_frame(points)
+        return dict(zip(request.markers, points.tolist(), strict=True))
 
     def _make_messages(self, request: Request, question: str) -> list[dict[str, Any]]:
         """The conversation as OpenAI's messages, its images framed as in training."""
@@ -231,7 +269,21 @@ class ServedPipeline:
         return converted
 
     def _send(self, messages: list[dict[str, Any]], sampling: dict[str, Any], extra: dict[str, Any]) -> Any:
-        """The response to a request.
+        """The response to a request; raises the errors of `_send_and_convert`, and EngineError for another model's."""
+        response = self._send_and_convert(
+            lambda: self._client.chat.completions.create(
+                model=self.model, messages=messages, extra_body=extra, **sampling  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+        if self._fingerprint not in (None, getattr(response, "system_fingerprint", None)):
+            raise EngineError(
+                f"the server at {self.engine.url} now serves another model than the one that was asked before; serve "
+                f"that one again{_RESUME}"
+            )
+        return response
+
+    def _send_and_convert(self, send: Callable[[], Any]) -> Any:
+        """What the client returns, with errors of ours.
 
         Raises:
             InferenceError: The server refuses the request as not valid.
@@ -240,9 +292,7 @@ class ServedPipeline:
         import openai
 
         try:
-            return self._client.chat.completions.create(
-                model=self.model, messages=messages, extra_body=extra, **sampling  # type: ignore[arg-type]
-            )  # fmt: skip
+            return send()
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             body = error.body if isinstance(error.body, Mapping) else {}
             raise InferenceError(
@@ -251,21 +301,23 @@ class ServedPipeline:
         except openai.APIStatusError as error:
             reason = f"HTTP {error.status_code}: {quote_error(error)}"
             raise EngineError(f"the server at {self.engine.url} does not answer ({reason}){_RESUME}") from error
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, ValueError) as error:  # the client leaves malformed JSON to its caller
             raise EngineError(f"no answer from {self.engine.url} ({quote_error(error)}){_RESUME}") from error
 
     def _parse(self, response: Any, request: Request, question: str, config: InferenceConfig) -> PerceptionAnswer:
-        if not response.choices:
-            raise EngineError(f"the response of the server at {self.engine.url} has no choices")
-        choice = response.choices[0]
-        text = choice.message.content or ""
-        ids = (choice.model_extra or {}).get("token_ids")
-        if not isinstance(ids, list):
-            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
-        end = self._tokenizer.eos_token_id
-        return parse_answer(
-            ids[:-1] if ids and ids[-1] == end else ids,
-            ended=choice.finish_reason == "stop",
+        try:
+            choice = response.choices[0]
+            ended, extra = choice.finish_reason == "stop", choice.model_extra or {}
+            ids = extra.get("token_ids")
+            if ids is None:
+                ids = self._tokenizer.encode(choice.message.content or "", add_special_tokens=False)
+            ids = [operator.index(token_id) for token_id in ids]
+            overruled = operator.index(extra["perception"]["overruled"]) if config.consistency else 0
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise EngineError(f"the response of {self.engine.url} is not a chat completion{_RESUME}") from error
+        answer = parse_answer(
+            ids[:-1] if ids and ids[-1] == self._tokenizer.eos_token_id else ids,
+            ended=ended,
             question=question,
             image=request.images[0],
             frame=self.frame.make_frame(request.images[0].size, self.processor),
@@ -279,6 +331,7 @@ class ServedPipeline:
             markers=request.markers,
             name=request.name,
         )
+        return replace(answer, overruled=overruled)
 
 
 _RESUME = "; finished answers are kept: run the same command again"

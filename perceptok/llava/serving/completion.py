@@ -72,6 +72,7 @@ class ChatCompletion:
         batcher: Generates the answers.
         metrics: What is reported.
         deadline: Time by which the last token must be there, seconds of `time.monotonic`.
+        fingerprint: Identifies the model, in the response.
 
     Raises:
         ApiError: The queue is full, or the server is shutting down.
@@ -86,13 +87,15 @@ class ChatCompletion:
         batcher: AnswerBatcher,
         metrics: ServerMetrics,
         deadline: float,
+        fingerprint: str,
     ) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.chat, self.options = chat, chat.perception or PerceptionOptions()
         self.answers: dict[int, PerceptionAnswer] = {}
         self._request, self._pipe, self._batcher, self._metrics = request, pipe, batcher, metrics
-        self._question, self._deadline = question, deadline
+        self._question, self._deadline, self._fingerprint = question, deadline, fingerprint
         self._started, self._created = time.monotonic(), int(time.time())
+        self._has_first_token = False
         self._events: asyncio.Queue[tuple[int, _Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         seed = secrets.randbits(63) if question.seed is None else question.seed
@@ -178,6 +181,7 @@ class ChatCompletion:
             "object": "chat.completion",
             "created": self._created,
             "model": self.chat.model,
+            "system_fingerprint": self._fingerprint,
             "choices": choices,
             "usage": self._describe_usage(),
         }
@@ -210,8 +214,8 @@ class ChatCompletion:
         if self._question.top_logprobs is None:
             return None
         end = len(self._list_ids(index)) if end is None else end
-        entries = self.jobs[index].row.list_logprobs()[start:end]
-        return describe_logprobs(entries, self._pipe.reading_tokenizer)
+        entries = self.jobs[index].row.list_logprobs()[:end]
+        return describe_logprobs(entries, self._pipe.reading_tokenizer, start)
 
     def _describe_usage(self) -> dict[str, int]:
         prompt = self.jobs[0].prompt_tokens
@@ -282,13 +286,10 @@ class ChatCompletion:
                     events.append(other[1])
                 else:
                     self._events.put_nowait(other)
-            self._metrics_first_token()
+            if not self._has_first_token:
+                self._has_first_token = True
+                self._metrics.count_first_token(time.monotonic() - self._started)
         return events
-
-    def _metrics_first_token(self) -> None:
-        if not getattr(self, "_has_first_token", False):
-            self._has_first_token = True
-            self._metrics.count_first_token(time.monotonic() - self._started)
 
     def _encode_chunk(self, choices: Sequence[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
         chunk: dict[str, Any] = {
@@ -296,6 +297,7 @@ class ChatCompletion:
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": self.chat.model,
+            "system_fingerprint": self._fingerprint,
             "choices": list(choices),
         }
         if self.chat.stream_options is not None and self.chat.stream_options.include_usage:

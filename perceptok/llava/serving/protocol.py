@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,13 +23,14 @@ from perceptok.decoding import GrammarConfig
 from perceptok.depth import DepthMap
 from perceptok.errors import ImageError, InferenceError, OutputError, PerceptokError
 from perceptok.files import parse_json, read_input, resolve_inside
-from perceptok.images import read_image_size
+from perceptok.images import read_image_format, read_image_size
 from perceptok.llava.inference.answer import PerceptionAnswer
 from perceptok.llava.inference.pipeline import InferenceConfig, PerceptionPipeline
 from perceptok.llava.inference.questions import Ask, Request, parse_messages
 from perceptok.llava.inference.rows import TokenLogprob
 from perceptok.llava.inference.streaming import Update
 from perceptok.llava.serving.settings import ServingConfig
+from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
 
 __all__ = [
     "ApiError",
@@ -62,7 +64,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prompt_cache_retention": (None,),
     "reasoning_effort": (None, "none"),
     "response_format": (None, {"type": "text"}),
-    "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "structured_outputs": (None,),
@@ -71,7 +72,33 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
 }
-"""Fields of other servers that this one does not honour, with the values that ask for nothing."""
+"""Fields of a request that other servers know and this one does not honour, with the values that ask for nothing."""
+
+_NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+    "annotations": (None, []),
+    "audio": (None,),
+    "function_call": (None,),
+    "name": (None,),
+    "refusal": (None,),
+    "tool_calls": (None, []),
+}
+"""The same of a message: OpenAI's client writes them into the message of a response, which the next request repeats."""
+
+_NEUTRAL_IN_PARTS: dict[str, tuple[Any, ...]] = {"prompt_cache_breakpoint": (None,)}
+_NEUTRAL_IN_IMAGES: dict[str, tuple[Any, ...]] = {"detail": (None, "auto")}
+_NEUTRAL_IN_STREAM_OPTIONS: dict[str, tuple[Any, ...]] = {"include_obfuscation": (None, False)}
+
+_BLOCK = DEPTH.start + f"<{DEPTH.name}_0>" * math.prod(DEPTH_GRID) + DEPTH.end
+"""Text of a depth block of zeros."""
+
+_MAX_VALUES = 10_000
+"""Maximum number of values in a request's body: its conversation has some hundred."""
+
+_MAX_MESSAGE = 1000
+"""Maximum number of characters of an error message, which may quote a request."""
+
+_IMAGE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names of the formats that are decoded; others, such as EPS, would be passed to another program."""
 
 
 class ApiError(PerceptokError):
@@ -101,7 +128,9 @@ class ApiError(PerceptokError):
         """The body of the response."""
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        message = str(self)
+        message = message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "..."
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
 
 class _Model(BaseModel):
@@ -110,7 +139,6 @@ class _Model(BaseModel):
 
 class _ImageUrl(_Model):
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
 
 
 class _Part(_Model):
@@ -122,12 +150,10 @@ class _Part(_Model):
 class _Message(_Model):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[_Part]
-    name: str | None = None
 
 
 class _StreamOptions(_Model):
     include_usage: bool = False
-    include_obfuscation: bool = False
 
 
 class PerceptionOptions(_Model):
@@ -184,6 +210,7 @@ class ChatRequest(_Model):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     user: str | None = None
+    safety_identifier: str | None = None
     return_token_ids: bool | None = None
     perceptok: bool | dict[str, Any] | None = None
     perception: PerceptionOptions | None = None
@@ -239,26 +266,72 @@ def parse_request(body: bytes) -> ChatRequest:
         raise ApiError(str(error), code="invalid_json") from error
     if not isinstance(values, dict):
         raise ApiError(f"the request body must be a JSON object; got {type(values).__name__}", code="invalid_json")
-    for name in sorted(values.keys() & _NEUTRAL.keys()):
-        if values.pop(name) not in _NEUTRAL[name]:
-            raise ApiError(
-                f"{name!r} is not supported by this server; leave it out", code="unsupported_parameter", param=name
-            )
+    _check_number_of_values(values)
+    _drop_neutral_fields(values)
     try:
         return ChatRequest.model_validate(values)
     except ValidationError as error:
         raise _convert_validation_error(error) from error
 
 
+def _check_number_of_values(request: dict[str, Any]) -> None:
+    """Raise ApiError for a body whose validation would take seconds."""
+    count = 0
+    remaining: list[Any] = [request]
+    while remaining:
+        values = remaining.pop()
+        count += len(values)
+        if count > _MAX_VALUES:
+            raise ApiError(f"the request body has more than {_MAX_VALUES:,} values", code="invalid_json")
+        items = values.values() if isinstance(values, dict) else values
+        remaining += [item for item in items if isinstance(item, dict | list)]
+
+
+def _drop_neutral_fields(request: dict[str, Any]) -> None:
+    """Remove the fields that are known and not honoured; raises ApiError for one that asks for something."""
+
+    def drop(values: object, neutral: Mapping[str, tuple[Any, ...]], where: str = "") -> None:
+        if not isinstance(values, dict):
+            return
+        for name in sorted(values.keys() & neutral.keys()):
+            if values.pop(name) not in neutral[name]:
+                message = f"{where + name!r} is not supported by this server; leave it out"
+                raise ApiError(message, code="unsupported_parameter", param=where + name)
+
+    drop(request, _NEUTRAL)
+    drop(request.get("stream_options"), _NEUTRAL_IN_STREAM_OPTIONS, "stream_options.")
+    for where, message in _list_objects(request.get("messages"), "messages"):
+        drop(message, _NEUTRAL_IN_MESSAGES, f"{where}.")
+        for place, part in _list_objects(message.get("content"), f"{where}.content"):
+            drop(part, _NEUTRAL_IN_PARTS, f"{place}.")
+            drop(part.get("image_url"), _NEUTRAL_IN_IMAGES, f"{place}.image_url.")
+
+
+def _list_objects(values: object, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a list with their paths; empty for anything else than a list."""
+    items = values if isinstance(values, list) else []
+    return [(f"{name}.{index}", item) for index, item in enumerate(items) if isinstance(item, dict)]
+
+
 def _convert_validation_error(error: ValidationError) -> ApiError:
-    """The first problem of a request, by the path of its field; the value itself is left out."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(str(part) for part in problem["loc"] if part not in ("str", "list[_Part]", "list[str]"))
+    """A problem of a request, by the path of its field; the value itself is left out.
+
+    Of the branches of a union the one that matched furthest says what is wrong.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    path, problem = max(((_spell_path(problem["loc"]), problem) for problem in problems), key=lambda pair: len(pair[0]))
+    name = ".".join(path)[:200]
     if problem["type"] == "extra_forbidden":
-        return ApiError(f"unknown field {path[:200]!r}; leave it out", code="unknown_parameter", param=path[:200])
+        return ApiError(f"unknown field {name!r}; leave it out", code="unknown_parameter", param=name)
     if problem["type"] == "missing":
-        return ApiError(f"the field {path!r} is missing", code="missing_required_parameter", param=path)
-    return ApiError(f"{path}: {problem['msg']}", code="invalid_type", param=path)
+        return ApiError(f"the field {name!r} is missing", code="missing_required_parameter", param=name)
+    reason = "Input should be a JSON object" if problem["type"] in ("model_type", "dict_type") else problem["msg"]
+    return ApiError(f"{name}: {reason}", code="invalid_type", param=name)
+
+
+def _spell_path(location: Sequence[str | int]) -> list[str]:
+    """The parts of a field's path, without the labels of a union's branches."""
+    return [str(part) for part in location if part not in ("str", "bool") and "[" not in str(part)]
 
 
 def convert_request(chat: ChatRequest, pipe: PerceptionPipeline, config: ServingConfig) -> ChatQuestion:
@@ -275,7 +348,7 @@ def convert_request(chat: ChatRequest, pipe: PerceptionPipeline, config: Serving
     messages, urls = _convert_messages(chat.messages)
     if not urls:
         raise ApiError("a question is about an image; the messages have no image_url part", param="messages")
-    images = [_read_image(url, config) for url in urls]
+    images = _read_images(urls, config)
     markers = {letter: _read_point(letter, values) for letter, values in options.markers.items()}
     contents = tuple(image.content for image in images)
     try:
@@ -292,10 +365,7 @@ def convert_request(chat: ChatRequest, pipe: PerceptionPipeline, config: Serving
     settings = _make_config(chat, options, pipe, config)
     count = _check_range("n", chat.n, 1, 1, config.max_batch_size)
     stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
-    if len(stop) > 4 or not all(stop):
-        raise ApiError("stop must be up to 4 texts that are not empty", param="stop")
-    if stop and settings.force_block == "somewhere":
-        raise ApiError("stop may end an answer before its forced block; leave it out, or force_block", param="stop")
+    _check_stop(stop, settings, pipe)
     top = None
     if chat.logprobs:
         top = _check_range("top_logprobs", chat.top_logprobs, 0, 0, 20)
@@ -304,6 +374,28 @@ def convert_request(chat: ChatRequest, pipe: PerceptionPipeline, config: Serving
     if chat.stream_options is not None and not chat.stream:
         raise ApiError("stream_options needs stream: true", param="stream_options")
     return ChatQuestion(messages, contents, fields, images[0].size, settings, chat.seed, count, stop, top)
+
+
+def _check_stop(stop: Sequence[str], settings: InferenceConfig, pipe: PerceptionPipeline) -> None:
+    """Raise ApiError for texts of `stop` that are not valid, or that may cut a block which the answer must contain."""
+    if len(stop) > 4 or not all(stop):
+        raise ApiError("stop must be up to 4 texts that are not empty", param="stop")
+    if not stop or not settings.constraints:
+        return
+    try:
+        grammar = settings.resolve_grammar(pipe.vocab.has(DEPTH), "aurora" if pipe.vocab.has(PIXEL) else None)
+    except PerceptokError as error:
+        raise ApiError(str(error)) from error
+    is_first = grammar.force_block == "first" or grammar.first == "block"
+    if grammar.force_block == "somewhere" or (is_first and any(map(_may_begin_in_block, stop))):
+        message = "stop may end an answer before the end of its forced block; leave out stop, or what forces the block"
+        raise ApiError(message, param="stop")
+
+
+def _may_begin_in_block(stop: str) -> bool:
+    """Whether a text may begin inside a depth block's text."""
+    text = re.sub(r"\d+", "0", stop)
+    return text in _BLOCK or any(_BLOCK.endswith(text[:count]) for count in range(1, len(text)))
 
 
 def _check_range(name: str, value: int | None, default: int, low: int, high: int) -> int:
@@ -357,19 +449,30 @@ def _convert_messages(messages: Sequence[_Message]) -> tuple[list[dict[str, Any]
     """The messages in the chat format of transformers, and the URLs of their images in order."""
     converted: list[dict[str, Any]] = []
     urls: list[str] = []
-    for message in messages:
+    for index, message in enumerate(messages):
         content: Any = message.content
-        if not isinstance(content, str):
+        if isinstance(message.content, list):
             content = []
-            for part in message.content:
-                assert not isinstance(part, str)
+            for number, part in enumerate(message.content):
+                _check_part(part, f"messages.{index}.content.{number}")
                 if part.image_url is not None:
                     urls.append(part.image_url.url)
                     content.append({"type": "image"})
                 else:
-                    content.append({"type": "text", "text": part.text or ""})
+                    content.append({"type": "text", "text": part.text})
         converted.append({"role": "system" if message.role == "developer" else message.role, "content": content})
     return converted, urls
+
+
+def _check_part(part: _Part, where: str) -> None:
+    """Raise ApiError unless a part of a message has the field of its type, and not that of the other."""
+    other = "text" if part.type == "image_url" else "image_url"
+    if getattr(part, part.type) is None:
+        name = f"{where}.{part.type}"
+        raise ApiError(f"the field {name!r} is missing", code="missing_required_parameter", param=name)
+    if getattr(part, other) is not None:
+        name = f"{where}.{other}"
+        raise ApiError(f"unknown field {name!r} in a part of type {part.type!r}; leave it out", param=name)
 
 
 class _ImageFile(NamedTuple):
@@ -380,8 +483,35 @@ class _ImageFile(NamedTuple):
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
+def _read_images(urls: Sequence[str], config: ServingConfig) -> list[_ImageFile]:
+    """The images of a request, which are within the limits together."""
+    if len(urls) > config.max_images:
+        raise ApiError(
+            f"the messages have {len(urls)} images; at most {config.max_images} are allowed",
+            code="too_many_images",
+            param="messages",
+        )
+    images: list[_ImageFile] = []
+    for url in urls:
+        images.append(_read_image(url, config))
+        size = sum(len(image.content) for image in images)
+        pixels = sum(image.size[0] * image.size[1] for image in images)
+        if size > config.max_image_bytes:
+            raise _make_size_error(size, config)
+        if pixels > config.max_image_pixels:
+            width, height = images[-1].size
+            limit = f"pixels; at most {config.max_image_pixels:,} are allowed: scale"
+            message = (
+                f"the image has {width} x {height} {limit} it down first"
+                if len(images) == 1
+                else f"the images have {pixels:,} {limit} them down first"
+            )
+            raise ApiError(message, code="image_too_large", param="messages")
+    return images
+
+
 def _read_image(url: str, config: ServingConfig) -> _ImageFile:
-    """The bytes of an image from its data URL or its name in the folder of images, within the limits."""
+    """The bytes of an image from its data URL or its name in the folder of images."""
     param = "messages"
     if url.startswith("data:"):
         content = _decode_data_url(url, config)
@@ -402,16 +532,12 @@ def _read_image(url: str, config: ServingConfig) -> _ImageFile:
     else:
         content = _read_image_file(url, config)
     try:
-        size = read_image_size(content)
+        kind, size = read_image_format(content), read_image_size(content)
     except ImageError as error:
         raise ApiError(str(error), code="invalid_image", param=param) from error
-    if size[0] * size[1] > config.max_image_pixels:
-        raise ApiError(
-            f"the image has {size[0]} x {size[1]} pixels; at most {config.max_image_pixels:,} are allowed: scale it "
-            "down first",
-            code="image_too_large",
-            param=param,
-        )
+    if kind not in _IMAGE_FORMATS:
+        message = f"images in the format {kind} are not read; send PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
+        raise ApiError(message, code="invalid_image", param=param)
     return _ImageFile(content, size)
 
 
@@ -426,8 +552,11 @@ def _decode_data_url(url: str, config: ServingConfig) -> bytes:
     try:
         content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
+        reason = (
+            "it has white space; encode without line breaks, as base64 -w0 does" if data.split() != [data] else error
+        )
         raise ApiError(
-            f"the image's data URL is not valid base64: {error}", code="invalid_image_url", param="messages"
+            f"the image's data URL is not valid base64: {reason}", code="invalid_image_url", param="messages"
         ) from error
     if len(content) > config.max_image_bytes:
         raise _make_size_error(len(content), config)
@@ -439,7 +568,10 @@ def _read_image_file(name: str, config: ServingConfig) -> bytes:
     try:
         return read_input(resolve_inside(config.images, name), max_bytes=config.max_image_bytes)
     except (OutputError, ValueError) as error:
-        message = f"the image {name[:200]!r} does not lie in the folder of images; names are relative, without '..'"
+        message = (
+            f"the image {name[:200]!r} does not lie in the folder of images; names are relative, without '..', and the "
+            "content of an image is sent as a data URL (data:image/png;base64,...)"
+        )
         raise ApiError(message, code="invalid_image_url", param="messages") from error
     except OSError as error:
         message = f"the image {name[:200]!r} cannot be read ({error.strerror})"
@@ -447,7 +579,7 @@ def _read_image_file(name: str, config: ServingConfig) -> bytes:
 
 
 def _make_size_error(size: int, config: ServingConfig) -> ApiError:
-    message = f"the image file has {size:,} bytes; at most {config.max_image_bytes:,} are allowed"
+    message = f"the image files have {size:,} bytes; at most {config.max_image_bytes:,} are allowed"
     return ApiError(message, code="image_too_large", param="messages")
 
 
@@ -492,15 +624,29 @@ def _describe_map(depth: DepthMap) -> dict[str, Any]:
     return {"width": image.width, "height": image.height, "url": url}
 
 
-def describe_logprobs(entries: Sequence[TokenLogprob], tokenizer: Any) -> dict[str, Any]:
-    """The field `logprobs` of a choice."""
+def describe_logprobs(entries: Sequence[TokenLogprob], tokenizer: Any, start: int = 0) -> dict[str, Any]:
+    """The field `logprobs` of a choice.
 
-    def describe(token_id: int, logprob: float) -> dict[str, Any]:
-        text = str(tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+    Args:
+        entries: Those of the answer from its first token on, whose texts joined are its text.
+        tokenizer: The model's.
+        start: The first entry to describe.
+    """
 
-    content = [
-        {**describe(entry.token_id, entry.logprob), "top_logprobs": [describe(*pair) for pair in entry.top]}
-        for entry in entries
-    ]
+    def decode(token_ids: list[int]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def describe(before: list[int], token_id: int, logprob: float) -> dict[str, Any]:
+        # SentencePiece drops the space in front of the first token that is decoded.
+        text, context = decode([*before, token_id]), decode(before)
+        text = text[len(context) :] if "\ufffd" not in text + context else decode([token_id])
+        piece = re.fullmatch("<0x([0-9A-F]{2})>", str(tokenizer.convert_ids_to_tokens(token_id)))
+        content = bytes.fromhex(piece[1]) if piece else text.encode()
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(content)}
+
+    content = []
+    for position, entry in enumerate(entries[start:], start):
+        before = [entries[position - 1].token_id] if position else []
+        top = [describe(before, *pair) for pair in entry.top]
+        content.append({**describe(before, entry.token_id, entry.logprob), "top_logprobs": top})
     return {"content": content, "refusal": None}

@@ -9,6 +9,16 @@ from perceptok.errors import ConfigError
 
 __all__ = ["ServingConfig"]
 
+_POSITIVE = (
+    "max_batch_size",
+    "max_queue",
+    "max_tokens",
+    "max_body_bytes",
+    "max_images",
+    "max_image_bytes",
+    "max_image_pixels",
+)
+
 
 @dataclass(frozen=True)
 class ServingConfig:
@@ -27,8 +37,9 @@ class ServingConfig:
         max_queue: Maximum number of answers that wait; more are refused with 429.
         max_tokens: Maximum number of tokens of an answer that a request may ask for.
         max_body_bytes: Maximum size of a request's body.
-        max_image_bytes: Maximum size of an image file.
-        max_image_pixels: Maximum number of pixels of an image.
+        max_images: Maximum number of images of a request.
+        max_image_bytes: Maximum size of a request's image files together.
+        max_image_pixels: Maximum number of pixels of a request's images together.
         timeout: Seconds from the arrival of a request to its last token; then it is stopped with 504.
         shutdown_timeout: Seconds that accepted requests have to finish when the server is stopped.
 
@@ -47,6 +58,7 @@ class ServingConfig:
     max_queue: int = 64
     max_tokens: int = 2048
     max_body_bytes: int = 20_000_000
+    max_images: int = 8
     max_image_bytes: int = 10_000_000
     max_image_pixels: int = 25_000_000
     timeout: float = 300.0
@@ -55,11 +67,9 @@ class ServingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be between 0 and 65535; got {self.port}")
-        for name in ("max_batch_size", "max_queue", "max_tokens", "max_body_bytes", "max_image_bytes"):
+        for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.max_image_pixels < 1:
-            raise ConfigError(f"max_image_pixels must be at least 1; got {self.max_image_pixels}")
         if not 0 <= self.batch_wait <= 60:
             raise ConfigError(f"batch_wait must be between 0 and 60 seconds; got {self.batch_wait}")
         for name in ("timeout", "shutdown_timeout"):

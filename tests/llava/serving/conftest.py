@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,8 @@ def served(pipe: PerceptionPipeline, tmp_path_factory: pytest.TempPathFactory) -
     make_image(60, 40).save(folder / "rooms" / "kitchen.png")
     (folder.parent / "outside.png").write_bytes((folder / "rooms" / "kitchen.png").read_bytes())
     (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    (folder / "self").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
     with run_server(pipe, ServingConfig(images=folder, batch_wait=0.2, max_image_pixels=1_000_000)) as running:
         yield running
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,10 @@ from typer.testing import CliRunner
 
 from perceptok.data import Turn
 from perceptok.decoding import detect_engine
-from perceptok.errors import ConfigError, EngineError, InferenceError, PerceptokError
+from perceptok.errors import ConfigError, EngineError, InferenceError, OutputError, PerceptokError, VocabularyError
 from perceptok.llava import (
     FileQuestion,
+    FrameRule,
     InferenceConfig,
     PerceptionPipeline,
     QuestionFailure,
@@ -75,6 +78,70 @@ def test_a_conversation_is_asked_as_of_a_loaded_model(served: Served, pipe: Perc
         list(client.answers([request._replace(images=())]))
 
 
+def test_markers_are_those_of_the_image_before_it_is_framed(served: Served, pipe: PerceptionPipeline) -> None:
+    """A question about markers of a large image, whose evidence decides: conclusions and interventions agree."""
+    markers = {"A": (5.0, 5.0), "B": (500.0, 20.0), "C": (610.0, 395.0)}
+    request = Request((make_image(640, 400),), "Which point is closest?", name="a", markers=markers)
+    config = {"consistency": ("marker", "count"), "force_block": "first", "max_new_tokens": 110}
+    (answer,) = connect(served.url, pipe, config=config).answers([request])
+    assert answer.to_dict() == next(pipe.answers([request], **config)).to_dict()
+    outside = request._replace(markers={"A": (700.0, 5.0)})
+    with pytest.raises(InferenceError, match=r"marker A at .* lies outside"):
+        list(connect(served.url, pipe, config=config).answers([outside]))
+
+
+def test_another_model_than_that_of_the_folder(pipe: PerceptionPipeline, served: Served, tmp_path: Path) -> None:
+    engine = detect_engine(served.url)
+    parts = (engine, pipe.processor, pipe.vocab)
+    with pytest.raises(ConfigError, match=r"the frame of the model that .* serves is .*name the folder"):
+        ServedPipeline(*parts, codec=pipe.codec, frame=FrameRule("letterbox"))
+    with run_engine("vllm") as (url, handler):
+        handler.token_ids = [1, 2]
+        with pytest.raises(VocabularyError, match="as one that was never extended"):
+            connect(url, pipe)
+
+
+def test_a_server_that_serves_another_model_later(pipe: PerceptionPipeline, tiny_adapter: Path, tmp_path: Path) -> None:
+    """Neither in the middle of a run nor when it is resumed are the answers of two models mixed."""
+    make_image(20, 20).save(tmp_path / "a.png")
+    questions = [FileQuestion((tmp_path / "a.png",), "Why?", str(number)) for number in range(4)]
+    other = PerceptionPipeline.from_pretrained(tiny_adapter)
+    with run_server(pipe, ServingConfig()) as first, run_server(other, ServingConfig()) as second:
+        assert connect(first.url, pipe).stamps != connect(second.url, pipe).stamps
+        client = connect(first.url, pipe, concurrency=1)
+        client._fingerprint = connect(second.url, pipe)._fingerprint
+        with pytest.raises(EngineError, match="now serves another model"):
+            answer_files(client, questions, tmp_path / "out.jsonl")
+        with pytest.raises(OutputError, match="another run"):
+            answer_files(connect(second.url, pipe), questions, tmp_path / "out.jsonl")
+        assert answer_files(connect(first.url, pipe), questions, tmp_path / "out.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"<html>Log in</html>", b"[]", b'"text"', b"null", b"{}", b'{"choices": null}', b'{"choices": []}',
+        b'{"choices": [null]}', b'{"choices": [{"message": null}]}', b'{"choices": [{"message": {"content": 5}}]}',
+        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "stop", "token_ids": ["a"]}]}',
+        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "stop", "token_ids": 5}]}',
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_not_a_completion(reply: bytes, pipe: PerceptionPipeline) -> None:
+    with run_engine("vllm") as (url, engine):
+        client = connect(url, pipe, max_retries=0)
+        engine.reply = reply
+        with pytest.raises(EngineError, match=r"no answer from|is not a chat completion"):
+            list(client.answers([Request((make_image(9, 9),), "Why?")]))
+
+
+def test_a_connection_that_is_reset_is_tried_again(pipe: PerceptionPipeline) -> None:
+    with run_engine("vllm") as (url, engine):
+        client = connect(url, pipe)
+        engine.resets = 2
+        assert len(list(client.answers([Request((make_image(9, 9),), "Why?")]))) == 1
+        assert engine.resets == 0
+
+
 def test_one_bad_question_fails_alone(served: Served, pipe: PerceptionPipeline) -> None:
     good = Request((make_image(9, 9),), "Why?")
     client = connect(served.url, pipe, config={"max_new_tokens": 3})
@@ -91,6 +158,9 @@ class Engine(JsonHandler):
     owner = "vllm"
     failures: list[int]
     bodies: list[dict[str, Any]]
+    token_ids: list[int] | None = None
+    reply: bytes | None = None
+    resets = 0
 
     def answer_get(self) -> None:
         models = {"data": [{"id": "m", "object": "model", "owned_by": self.owner, "created": 0}]}
@@ -98,6 +168,18 @@ class Engine(JsonHandler):
 
     def answer_post(self) -> None:
         body = self.read_json()
+        if self.path != "/v1/chat/completions":
+            found = self.path == "/tokenize" and self.token_ids is not None
+            self.send_json(200 if found else 404, {"tokens": self.token_ids})
+            return
+        if self.resets:
+            type(self).resets -= 1
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        if self.reply is not None:
+            self.send_json(200, self.reply)
+            return
         if self.failures:
             self.send_json(self.failures.pop(), {"error": {"message": "later"}})
             return

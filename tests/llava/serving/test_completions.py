@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -13,9 +14,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from perceptok.decoding import detect_engine
 from perceptok.llava import PerceptionPipeline, Request
+from perceptok.llava.inference.rows import TokenLogprob
+from perceptok.llava.serving.protocol import describe_logprobs
+from perceptok.tokens import DEPTH
 from tests.llava.answering import make_image
 from tests.llava.serving.conftest import Served, make_messages, openai, to_data_url
 
@@ -182,6 +188,68 @@ def test_log_probabilities(served: Served) -> None:
     parts = [chunk.choices[0].logprobs for chunk in ask(served, stream=True, **fields)]
     streamed = [entry for part in parts if part is not None for entry in part.content]
     assert [entry.token for entry in streamed] == [entry.token for entry in entries]
+
+
+def test_log_probabilities_spell_the_text() -> None:
+    """SentencePiece decodes a token alone without the space in front of it; a byte is not a character."""
+    pieces = ["<unk>", "\u2581The", "\u2581map", ".", "<0xC3>", "<0xA9>"]
+    inner = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=True))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    ids = [1, 2, 3, 2, 4, 5]
+    entries = [TokenLogprob(token_id, -0.5, ((token_id, -0.5), (2, -1.0))) for token_id in ids]
+    content = describe_logprobs(entries, tokenizer)["content"]
+    assert [entry["token"] for entry in content[:4]] == ["The", " map", ".", " map"]
+    assert bytes(value for entry in content for value in entry["bytes"]).decode() == tokenizer.decode(ids)
+    assert content[2]["top_logprobs"][1]["bytes"] == list(b" map")
+    assert describe_logprobs(entries, tokenizer, start=3)["content"] == content[3:]
+
+
+def test_a_conversation_by_the_official_client(served: Served) -> None:
+    """The message of a response is sent back as the client writes it, with its fields that are null."""
+    first = ask(served, extra_body={"perception": {"force_block": "first"}})
+    message = first.choices[0].message
+    for turn in (message, message.model_dump()):
+        messages = [*make_messages(IMAGE), turn, {"role": "user", "content": "And now?"}]
+        response = served.client.chat.completions.create(model="perceptok", messages=messages, max_tokens=3)
+        assert response.usage.prompt_tokens > first.usage.prompt_tokens + 102
+        assert response.system_fingerprint == first.system_fingerprint != ""
+
+
+def test_the_helpers_of_the_official_client(served: Served) -> None:
+    # The helper raises an error for an answer that is cut off.
+    fields: dict[str, Any] = {"messages": make_messages(IMAGE), "max_tokens": 125, "stop": [DEPTH.end]}
+    fields |= {"model": "perceptok", "extra_body": {"perception": {"row_maps": True}}}
+    whole = ask(served, stop=[DEPTH.end]).choices[0].message.content
+    with served.client.chat.completions.stream(**fields, stream_options={"include_usage": True}) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+    assert (final.choices[0].message.content, final.choices[0].finish_reason) == (whole, "stop")
+
+    async def ask_twice() -> tuple[str, str]:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
+            response = await client.chat.completions.create(**fields)
+            chunks = await client.chat.completions.create(**fields, stream=True)
+            return response.choices[0].message.content, "".join(
+                [chunk.choices[0].delta.content or "" async for chunk in chunks]
+            )
+
+    assert asyncio.run(ask_twice()) == (whole, whole)
+
+
+def test_every_field_of_openai_is_known_by_name() -> None:
+    """A field that a later version of the API adds is unknown to this server until it is listed."""
+    from openai.types.chat import completion_create_params
+
+    from perceptok.llava.serving.protocol import _NEUTRAL, ChatRequest
+
+    fields = set(completion_create_params.CompletionCreateParamsStreaming.__annotations__)
+    fields |= set(completion_create_params.CompletionCreateParamsBase.__annotations__)
+    assert fields - _NEUTRAL.keys() - ChatRequest.model_fields.keys() == set()
 
 
 def test_neutral_values_of_other_fields(served: Served) -> None:

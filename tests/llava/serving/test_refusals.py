@@ -31,12 +31,24 @@ def make_body(image: str = URL, question: str = "Why?", **fields: Any) -> dict[s
     return {"model": "perceptok", "messages": make_messages(image, question), "max_tokens": 3, **fields}
 
 
+def make_parts(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(parts)}]
+
+
+def make_image_part(width: int, height: int) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": to_data_url(Image.new("1", (width, height)))}}
+
+
 def make_huge_png(side: int) -> str:
     """The header of an image with side x side pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     data = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     return "data:image/png;base64," + b64encode(b"\x89PNG\r\n\x1a\n" + chunk + data).decode()
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+"""Pillow would have Ghostscript run it."""
 
 
 def check_error(response: httpx.Response, status: int, message: str) -> dict[str, Any]:
@@ -77,6 +89,11 @@ def check_error(response: httpx.Response, status: int, message: str) -> dict[str
         (make_huge_png(10_000), "scale it down first"),
         (to_data_url(Image.new("RGB", (2000, 1000))), "at most 1,000,000 are allowed"),
         (make_huge_png(0), "not a readable image"),
+        ("data:image/svg+xml;base64," + b64encode(b"<svg/>").decode(), "not a readable image"),
+        ("data:image/png;base64," + b64encode(POSTSCRIPT).decode(), "images in the format EPS are not read"),
+        ("self/../../outside.png", "does not lie in the folder of images"),
+        ("%2e%2e/outside.png", "cannot be read (No such file"),
+        ("pipe.png", "cannot be read (is a pipe"),
     ],
 )  # fmt: skip
 def test_images(served: Served, url: str, message: str) -> None:
@@ -101,7 +118,12 @@ def test_images(served: Served, url: str, message: str) -> None:
         ({"n": 1000}, "n must be between 1 and 8"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop must be up to 4 texts"),
         ({"stop": ""}, "stop must be up to 4 texts"),
-        ({"stop": "x", "max_tokens": 200, "perception": {"force_block": "somewhere"}}, "before its forced block"),
+        ({"stop": "x", "max_tokens": 200, "perception": {"force_block": "somewhere"}}, "before the end of its forced"),
+        *[
+            ({"stop": ["ok", stop], "max_tokens": 200, "perception": {"force_block": "first"}}, "of its forced block")
+            for stop in (">", "A", "<DEPTH_5><DEPTH_17>", "7", "<DEPTH_END>", "> So")
+        ],
+        ({"stop": ">", "max_tokens": 200, "perceptok": {"first": "block"}}, "before the end of its forced block"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
         ({"stream_options": {"include_usage": True}}, "stream_options needs stream"),
@@ -129,7 +151,36 @@ def test_images(served: Served, url: str, message: str) -> None:
         ({"messages": make_messages(URL)[0]["content"]}, "messages.0"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"messages": "Why?"}, "messages"),
+        ({"messages": make_parts({"type": "text"})}, "the field 'messages.0.content.0.text' is missing"),
+        ({"messages": make_parts({"type": "image_url"})}, "the field 'messages.0.content.0.image_url' is missing"),
+        (
+            {"messages": make_parts({"type": "text", "text": "a", "image_url": {"url": URL}})},
+            "in a part of type 'text'",
+        ),
+        (
+            {"messages": make_parts({"type": "image_url", "image_url": URL})},
+            "messages.0.content.0.image_url: Input should be a JSON object",
+        ),
+        ({"messages": make_parts({"type": "input_audio"})}, "messages.0.content.0.type: Input should be 'text'"),
+        ({"messages": make_parts({"text": "a"})}, "the field 'messages.0.content.0.type' is missing"),
+        (
+            {"messages": make_parts({"type": "image_url", "image_url": {"url": URL, "detail": "high"}})},
+            "'messages.0.content.0.image_url.detail' is not supported",
+        ),
+        ({"messages": [{**make_messages(URL)[0], "name": "Ann"}]}, "'messages.0.name' is not supported"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
+            "'messages.0.tool_calls' is not supported",
+        ),
+        ({"messages": make_parts(*[make_messages(URL)[0]["content"][0]] * 9)}, "have 9 images; at most 8 are allowed"),
+        ({"messages": make_parts(*[make_image_part(800, 800)] * 2)}, "have 1,280,000 pixels; at most 1,000,000"),
+        ({"perception": 5}, "perception: Input should be a JSON object"),
+        ({"perceptok": "yes"}, "perceptok: Input should be a"),
         ({"messages": make_messages(URL, "")}, "must be a string that is not empty"),
+        (
+            {"messages": [{"role": "system", "content": " "}, *make_messages(URL)]},
+            "message 0: the system text is empty",
+        ),
         ({"messages": make_messages(URL, "w" * 9000)}, "no tokens are left for an answer"),
     ],
 )
@@ -149,15 +200,24 @@ def test_fields(served: Served, fields: dict[str, Any], message: str) -> None:
         (b"[" * 100_000, "not valid JSON"),
         (b'{"model": NaN}', ""),
         (b"{}", "the field 'model' is missing"),
+        (json.dumps({str(number): 1 for number in range(20_000)}).encode(), "more than 10,000 values"),
+        (json.dumps(make_body() | {"perception": {"choices": ["A"] * 9000}}).encode(), "choice"),
     ],
 )
 def test_bodies(served: Served, body: bytes, message: str) -> None:
-    check_error(post(served, body), 400, message)
+    error = check_error(post(served, body), 400, message)
+    assert len(error["message"]) <= 1003
 
 
 def test_other_paths_and_content_types(served: Served) -> None:
-    check_error(httpx.get(f"{served.url}/nowhere"), 404, "unknown path")
-    check_error(httpx.get(f"{served.url}/v1/chat/completions"), 405, "method not allowed")
+    check_error(httpx.get(f"{served.url}/nowhere"), 404, "unknown path; there are POST /v1/chat/completions")
+    for path in ("/", "/health"):
+        assert httpx.head(f"{served.url}{path}").status_code == 200
+    other_method = httpx.get(f"{served.url}/v1/chat/completions")
+    check_error(other_method, 405, "method not allowed")
+    assert other_method.headers["allow"] == "POST"
+    compressed = {"content-encoding": "gzip"}
+    check_error(post(served, make_body(), headers=compressed), 415, "compressed bodies are not read")
     check_error(post(served, make_body(), headers={"content-type": "text/plain"}), 415, "application/json")
     check_error(httpx.get(f"{served.url}/v1/models/other"), 404, "does not exist")
     check_error(httpx.get(f"{served.url}/health", headers={"host": "evil.example"}), 403, "not allowed")
