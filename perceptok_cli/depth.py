@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -78,7 +79,11 @@ def _parse_reading(
     ] = None,
     mask: Annotated[
         Path | None,
-        typer.Option("--mask", help="A file that is 0 at holes, or a folder of such files, named as the maps are."),
+        typer.Option(
+            "--mask",
+            help="A file that is 0 at holes, a folder of such files, named as the maps are, or a name such as "
+            "'*_mask.npy' of files beside the maps.",
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", help="NPZ files with several arrays: the array that holds depth.")
@@ -93,12 +98,12 @@ def _parse_reading(
         str | None, typer.Option("--part", help="EXR files with several parts: the one of depth, by name or number.")
     ] = None,
     packing: Annotated[
-        Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float"] | None,
+        Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float", "bgra_float"] | None,
         typer.Option(
             "--packing",
             help="How files pack their numbers: sunrgbd (16 bits rotated by 3), carla24 (24 bits, B highest: metres to "
-            "1000), rgb24 and bgr24 (24-bit integers, R or B highest), rgba_float (the bytes of a float in "
-            "R, G, B, A).",
+            "1000), rgb24 and bgr24 (24-bit integers, R or B highest), rgba_float and bgra_float (the bytes of a "
+            "float, R or B lowest).",
         ),
     ] = None,
     source: Annotated[
@@ -204,6 +209,8 @@ def find_named_maps(
     options, sources = ctx.obj
     if running is not None:
         options = replace(options, range=_follow_frames(options.range, running))
+    if "-" in paths and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files are bytes
     names: list[str] = []
     for path in paths:
         names += [line.strip() for line in sys.stdin if line.strip()] if path == "-" else [path]

@@ -212,6 +212,7 @@ def build_data(
         ConfigError: A set's source has no depth or boxes.
         DataError: A source has fewer images than a set asks for, is of another split, or too many samples were
             rejected; the message says why. Finished records are kept.
+        SpecialistError: A network cannot be loaded or run, or is of another task.
         OutputError: The folder has a data set, or an unfinished set of this name and other settings or files; another
             process builds in it; or it cannot be written.
     """
@@ -221,6 +222,8 @@ def build_data(
     open_recipe.cache_clear()  # files may have changed since this process read them
     resources = open_recipe(text)
     _check_sources(recipe, resources)
+    if engine is None or isinstance(engine, LocalEngine):  # another machine may have other devices
+        resources.check_specialists(recipe.sets)
     for name in sorted({config.source for config in recipe.sets}):
         for remark in resources.list_remarks(name):
             warn(remark)
@@ -261,6 +264,13 @@ def _open_journal(builder: _SetBuilder, resolved: DataRecipe, force: bool) -> Jo
     names = hashlib.sha256("\n".join(builder.names).encode("utf-8", "surrogatepass")).hexdigest()
     path = builder.folder / f".{config.name}"
     run = {"set": digest, "images": names}
+    unfinished = read_run(path).get("set", digest)
+    if unfinished != digest and not force:
+        raise OutputError(
+            f"{path}.partial is the unfinished output of another run of set {config.name} (other settings, files or "
+            "weights); finish that run first, or remove the file to make this set again and keep the others, or start "
+            "over with force (--force)"
+        )
     return Journal[Outcome](
         path,
         run,
@@ -268,7 +278,7 @@ def _open_journal(builder: _SetBuilder, resolved: DataRecipe, force: bool) -> Jo
         encode=_encode_outcome,
         decode=_decode_outcome,
         # Of the same set with other images before it: where streams are disjoint, a shorter set leaves more images.
-        start_over=force or read_run(path).get("set") == digest,
+        start_over=force or unfinished == digest,
     )
 
 
@@ -424,8 +434,8 @@ class _SetBuilder:
             scale = f"--scale {_round_down(self.records / self.config.count):g}" if self.records else "--scale"
             raise DataError(
                 f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "
-                f"{len(self.names)} images; the others were rejected: {common}. Ask for fewer ({scale}), or add "
-                "images; finished sets are kept"
+                f"{len(self.names)} images; the others were rejected: {common}. Ask for fewer ({scale}): finished sets "
+                "are kept; or add images"
             )
 
     def remove_other_images(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from perceptok.data.orientation import Exif, choose_turn, turn_array
@@ -37,8 +37,9 @@ class ImageView(NamedTuple):
 class DepthFolder:
     """A folder of depth maps with the names of a folder of images, except for the suffix.
 
-    Maps may also lie in the folder itself and be called `NAME_depth`, as Depth Anything writes them: AURORA's do. An
-    image is never its own map.
+    A map may also be called `NAME_depth`, `NAME.depth` or `NAME-depth`, or as the image with `depth` in place of a word
+    such as `rgb` or `color` (`0.depth.png` of `0.color.jpg`); and it may lie in the folder itself and be called
+    `NAME_depth`, as Depth Anything writes them: AURORA's do. An image is never its own map.
 
     Args:
         folder: Of the maps.
@@ -75,12 +76,17 @@ class DepthFolder:
             DataError: The name leads out of the folder.
         """
         stem = join_inside(self.folder, name).with_suffix("")
-        candidates = self._find_by_pattern(name) if self.patterns else _find_maps(stem)
-        others = [path for path in candidates if not _is_same_file(path, image)]
-        if not others and not self.patterns:
-            others = _find_maps(self.folder / f"{PurePosixPath(name).stem}_depth")
-            others = [path for path in others if not _is_same_file(path, image)]
-        return others or candidates
+        if self.patterns:
+            groups: Iterable[list[Path]] = [self._find_by_pattern(name)]
+        else:
+            stems = [stem, *(stem.with_name(other) for other in _list_map_stems(stem.name))]
+            groups = map(_find_maps, [*stems, self.folder / f"{stem.name}_depth"])
+        found: list[Path] = []
+        for group in groups:
+            if others := [path for path in group if not _is_same_file(path, image)]:
+                return others
+            found = found or group
+        return found
 
     def read(self, name: str, view: ImageView, *, namesakes: Sequence[str] = ()) -> DepthMap | None:
         """Read the map of an image; None where it has none.
@@ -101,9 +107,11 @@ class DepthFolder:
         path = paths[0]
         if _is_same_file(path, view.path):
             raise DataError("this image has no depth map: only the image file itself has the name of one")
-        stem = (self.folder / name).with_suffix("")
-        if not self.patterns and path.with_suffix("") == stem:
-            namesakes = [other for other in namesakes if (self.folder / other).with_suffix("") == stem]
+        folder = (self.folder / name).parent
+        if (path.parent == folder and folder != self.folder) or path.with_suffix("") == (
+            self.folder / name
+        ).with_suffix(""):
+            namesakes = [other for other in namesakes if (self.folder / other).parent == folder]
         if namesakes and not self.patterns:
             raise DataError(
                 f"the depth map {path.relative_to(self.folder)} may be of this image or of {namesakes[0]}; give "
@@ -165,6 +173,16 @@ def _compile_pattern(image: str, depth: str) -> re.Pattern[str]:
             "text of one * of the image's"
         )
     return re.compile(re.escape(image).replace(r"\*", "(.*)"))
+
+
+_PHOTO_WORD = re.compile(r"(?<![a-z0-9])(?:rgb|colou?r|image|img|photo)(?![a-z])", re.IGNORECASE)
+
+
+def _list_map_stems(stem: str) -> list[str]:
+    """The stems, besides the image's own, that a map of an image of this stem may have."""
+    stems = [f"{stem}{mark}depth" for mark in "_.-"]
+    replaced = _PHOTO_WORD.sub("depth", stem)
+    return stems if replaced == stem else [*stems, replaced]
 
 
 def _find_maps(stem: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perceptok.data.depth_folders import ESTIMATE_STAMP
 from perceptok.data.image_selection import select_images
-from perceptok.data.specialists.specialist import DepthSpecialist
+from perceptok.data.specialists.specialist import DepthSpecialist, estimate_each
 from perceptok.depth import DepthMap, MapFailure
 from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
 from perceptok.files import atomic_write, lock_output, parse_json, read_input, spell_name
@@ -112,8 +112,10 @@ def _estimate_batch(specialist: DepthSpecialist, source: Path, paths: dict[str, 
             opened[name] = open_image(source / name)
         except ImageError as error:
             failures.append(MapFailure(spell_name(name), str(error)))
-    for name, depth_map in zip(opened, specialist.estimate(list(opened.values())), strict=True):
+    for name, depth_map in zip(opened, estimate_each(specialist, list(opened.values())), strict=True):
         try:
+            if isinstance(depth_map, str):
+                raise DepthMapError(depth_map)
             _write_map(depth_map, opened[name].size, paths[name])
         except DepthMapError as error:
             failures.append(MapFailure(spell_name(name), str(error)))

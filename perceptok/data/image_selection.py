@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -15,25 +16,94 @@ from perceptok.data.depth_folders import DepthFolder
 from perceptok.depth import FORMATS
 from perceptok.errors import ImageError
 from perceptok.files import open_input, spell_name
-from perceptok.images import find_images
+from perceptok.images import MAX_IMAGE_PIXELS, find_images
 
 __all__ = ["ImageSelection", "count_reasons", "select_images"]
 
-_DERIVED = re.compile(
-    r"(?P<base>.+?)[-_.](?:seg|segm|segmentation|semantic|semseg|panoptic|parts?_\d+|masks?|valid|valid_masks?|"
-    r"depth_(?:masks?|valid)|labels?|label_?ids|label_?train_?ids|instance_?ids|instances?|depth|depth_?maps?|disp|"
-    r"disparity|normals?|matte|trimap|edges?|confidence|gt)",
-    re.IGNORECASE,
+_STRONG = re.compile(
+    r"(?:class|depth|disp|disparity|instance|inst|panoptic|semantic|sem|segm?|segmentation|annotations?|groundtruth|gt)"
+    r"(?:s|maps?|masks?|gt|class|object|ids?|trainids?|colou?rs?|fine|coarse|images?|segmentation|seg)?\d*"
+    r"|(?:label|mask)(?:ids?|trainids?|maps?|imgs?|images?)|(?:sem|inst)?seg|colou?rmasks?"
 )
-"""A stem that an image's maps and masks have: the image's own stem, and what they are."""
+"""Words that say that an image is a map of another image; as names of folders they are not classes of photos."""
 
-_PHOTO_ENDINGS = ("", *(f"{mark}{word}" for mark in "._-" for word in ("color", "colour", "rgb", "image", "img")))
-"""What photos may have in place of such an ending, as `frame-0.color.png` beside `frame-0.depth.png`."""
+_WEAK = re.compile(
+    r"(?:masks?|labels?|parts?|normals?|valid|mattes?|alphas?|trimaps?|edges?|confidence|conf|flow)\d*(?:n?occ)?"
+)
+"""Words that say so in the name of a file that lies beside the other image, but may be the subject of a photo too."""
+
+_PHOTO = re.compile(r"(?:jpe?g|png)?(?:images?|imgs?|photos?|pictures?|frames?|rgb|colou?r)|leftimg8bit|tonemap|rgbs")
+_DETAIL = re.compile(r"vi[sz]|raw|filled|pretty|colou?red|colou?ri[sz]ed|gr[ae]y|met(?:er|re)s|nearest|proj|maps?|l")
+"""What photos, and maps and masks of them, have in their names besides."""
 
 _CITYSCAPES = re.compile(r".+_gt(?:Fine|Coarse)_\w+")
 _GREY_MODES = ("1", "F", "I", "L", "LA", "P", "PA")
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _SHOWN = 3
+
+_MAX_LABELS = 256
+"""Colours of a label map; photos have thousands."""
+
+_MAX_NAMESAKES = 100
+"""Photos of one name in other folders that a map is compared with."""
+
+
+class _Name(NamedTuple):
+    """The name of an image without the words that say what kind of image it is.
+
+    Attributes:
+        parent: Its folder.
+        folders: The words of its folders that are left.
+        stems: The words of its stem that are left; with a number that may be that of a map, such as `mask_0`, also
+            without it.
+        stem_strength: Whether its stem says that it is a map of another image: 0 no, 1 perhaps, 2 yes.
+        folder_strength: Whether one of its folders says so.
+        num_kinds: How many of its folders and its stem say so.
+    """
+
+    parent: PurePosixPath
+    folders: tuple[str, ...]
+    stems: frozenset[str]
+    stem_strength: int
+    folder_strength: int
+    num_kinds: int
+
+
+def _parse_name(name: str) -> _Name:
+    path = PurePosixPath(name)
+    parts = [_remove_kind(part) for part in path.parent.parts]
+    folders = tuple("_".join(words) for words, _ in parts if words)
+    strengths = [strength for _, strength in parts]
+    words, stem_strength = _remove_kind(path.stem, is_map=max(strengths, default=0) > 0)
+    numbered, _ = _remove_kind(path.stem, is_map=True, numbers=True)
+    return _Name(
+        path.parent,
+        folders,
+        frozenset({"_".join(words), "_".join(numbered)}),
+        stem_strength,
+        max(strengths, default=0),
+        sum(strength > 0 for strength in (*strengths, stem_strength)),
+    )
+
+
+def _remove_kind(text: str, *, is_map: bool = False, numbers: bool = False) -> tuple[list[str], int]:
+    """Remove the words of a name that say what kind of image it is; the others, and whether it is a map (0..2).
+
+    Args:
+        text: The name of a folder, or a stem.
+        is_map: Its folders say that it is a map.
+        numbers: Remove numbers that follow such a word too.
+    """
+    words = [word for word in re.split(r"[-_. ]+", text.lower()) if word]
+    strengths = [2 if _STRONG.fullmatch(word) else 1 if _WEAK.fullmatch(word) else 0 for word in words]
+    strength = max(strengths, default=0)
+    left = []
+    for index, word in enumerate(words):
+        is_number = numbers and index > 0 and strengths[index - 1] > 0 and word.isdecimal()
+        is_kind = strengths[index] > 0 or _PHOTO.fullmatch(word) or ((strength or is_map) and _DETAIL.fullmatch(word))
+        if not is_kind and not is_number:
+            left.append(word)
+    return left, strength
 
 
 @dataclass(frozen=True)
@@ -66,10 +136,11 @@ class ImageSelection:
 def select_images(folder: Path, depth: DepthFolder | None = None) -> ImageSelection:
     """Select the photos of a folder and its subfolders.
 
-    Left out are: the depth maps of `depth`, and its masks, that lie among the images; files beside an image with its
-    name and an ending such as `_seg`, `_mask` or `_depth`; files in a folder with an image's name beside the image
-    (ADE20K's instances); and, of files of one name with other suffixes or in other folders, those without colours where
-    others have them (label maps).
+    Left out are: the depth maps of `depth`, and its masks, that lie among the images; files whose names are an image's
+    but for a word such as `seg`, `mask` or `depth`, beside it or in a folder of its own (`x_seg.png`, `depth_7.png` of
+    `rgb_7.png`, `masks/x.png`, `panoptic_val/x.png` of `val/x.jpg`); files without colours in a folder, or of a name,
+    with such a word; files in a folder with an image's name beside the image (ADE20K's instances); and, of files of one
+    name with other suffixes or in other folders, those without colours where others have them (label maps).
 
     Args:
         folder: The folder.
@@ -83,7 +154,14 @@ def select_images(folder: Path, depth: DepthFolder | None = None) -> ImageSelect
     reasons: dict[str, str] = {}
     if depth is not None:
         reasons |= _find_maps_among(folder, files, depth)
-    reasons |= dict.fromkeys(_find_derived(files), "maps, masks or labels of an image beside them")
+    names = {name: _parse_name(name) for name in files if name not in reasons}
+    reasons |= dict.fromkeys(
+        _find_derived(folder, files, names), "maps, masks or labels of other images, by their names"
+    )
+    reasons |= dict.fromkeys(
+        _find_grey_maps(folder, files, {name: parsed for name, parsed in names.items() if name not in reasons}),
+        "maps, masks or labels, by their names and without colours",
+    )
     reasons |= dict.fromkeys(
         _find_label_maps(folder, {name: file for name, file in files.items() if name not in reasons}),
         "label maps of an image of the same name",
@@ -142,21 +220,84 @@ def _has_colours(path: Path) -> bool:
         return False
 
 
-def _find_derived(names: Iterable[str]) -> list[str]:
-    """The names that an image beside them explains: its stem with an ending, or a folder with its name."""
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
+def _find_derived(folder: Path, files: Mapping[str, str], names: Mapping[str, _Name]) -> list[str]:
+    """The names that another image explains: its own with a word for a map, or in a folder with its name."""
+    photos: dict[tuple[Any, str], list[_Name]] = {}
+    for photo in names.values():
+        for stem in () if photo.stem_strength else photo.stems:
+            for place in (photo.parent, photo.folders, None):
+                photos.setdefault((place, stem), []).append(photo)
+    full_stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
     derived = []
-    for name in names:
+    for name, parsed in names.items():
         path = PurePosixPath(name)
-        parent, stem = path.parent, path.stem
-        match = _DERIVED.fullmatch(stem)
-        is_beside = match is not None and any(
-            str(parent / f"{match['base']}{ending}") in stems for ending in _PHOTO_ENDINGS
-        )
-        is_part = parent.name != "" and parent.name in stem and str(parent) in stems
-        if is_beside or is_part or _CITYSCAPES.fullmatch(stem):
+        is_part = path.parent.name != "" and path.parent.name in path.stem and str(path.parent) in full_stems
+        is_derived = is_part or _CITYSCAPES.fullmatch(path.stem) or _has_photo(parsed, photos)
+        if is_derived or (_has_namesake(parsed, photos) and _has_few_colours(folder / files[name])):
             derived.append(name)
     return derived
+
+
+def _has_photo(name: _Name, photos: Mapping[tuple[Any, str], Sequence[_Name]]) -> bool:
+    """Whether an image is a map of a photo, by its name and folders.
+
+    Args:
+        name: Of the image.
+        photos: Photos by their folder, by the words of their folders, and by None, each with a word of their stem.
+    """
+    if name.stem_strength and any((name.parent, stem) in photos for stem in name.stems):
+        return True
+    if any(photo.num_kinds < name.num_kinds for stem in name.stems for photo in photos.get((name.folders, stem), ())):
+        return True
+    return 2 in (name.stem_strength, name.folder_strength) and any(
+        _is_subsequence(name.folders, photo.folders) for photo in _find_namesakes(name, photos)
+    )
+
+
+def _has_namesake(name: _Name, photos: Mapping[tuple[Any, str], Sequence[_Name]]) -> bool:
+    """Whether a photo of the same stem lies in any other folder, and the image's own name has a word for a map."""
+    return next(iter(_find_namesakes(name, photos)), None) is not None
+
+
+def _find_namesakes(name: _Name, photos: Mapping[tuple[Any, str], Sequence[_Name]]) -> Iterator[_Name]:
+    for stem in name.stems:
+        for photo in photos.get((None, stem), ())[:_MAX_NAMESAKES] if stem else ():
+            if photo.num_kinds < name.num_kinds:
+                yield photo
+
+
+def _is_subsequence(part: Sequence[str], whole: Sequence[str]) -> bool:
+    remaining = iter(whole)
+    return all(word in remaining for word in part)
+
+
+def _find_grey_maps(folder: Path, files: Mapping[str, str], names: Mapping[str, _Name]) -> list[str]:
+    """The images without colours that are maps by a word of their names or folders, where others have colours."""
+    candidates = [
+        name
+        for name, parsed in names.items()
+        if parsed.folder_strength
+        or parsed.stem_strength == 2
+        or (parsed.stem_strength and name.lower().endswith(_LOSSLESS))
+    ]
+    grey = [name for name in candidates if not _has_colours(folder / files[name])]
+    if not grey:
+        return []
+    others = (name for name in names if name not in {*grey})
+    if not any(_has_colours(folder / files[name]) for name in others):
+        return []
+    with_colours = {names[name].parent for name in {*candidates} - {*grey}}
+    return [name for name in grey if names[name].stem_strength or names[name].parent not in with_colours]
+
+
+def _has_few_colours(path: Path) -> bool:
+    """Whether an image file without loss has so few colours as a label map; False for one that cannot be opened."""
+    try:
+        with open_input(path) as file, Image.open(file) as image:
+            is_lossless = path.suffix.lower() in _LOSSLESS and image.size[0] * image.size[1] <= MAX_IMAGE_PIXELS
+            return is_lossless and image.convert("RGB").getcolors(_MAX_LABELS) is not None
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise errors of any kind; the file is reported when it is read
+        return False
 
 
 def _find_label_maps(folder: Path, files: dict[str, str]) -> list[str]:

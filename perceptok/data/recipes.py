@@ -347,6 +347,17 @@ class RecipeResources:
         """List what was left out of one of the recipe's sources, in sentences."""
         return [f"source {name}: {remark}" for remark in self.open_source(name).remarks]
 
+    def check_specialists(self, configs: Sequence[SetConfig]) -> None:
+        """Run the networks that some sets need on a test image.
+
+        Raises:
+            SpecialistError: A network cannot be loaded or run, or is of another task.
+        """
+        for name, task in dict.fromkeys((config.source, config.task) for config in configs):
+            source = self.open_source(name)
+            if isinstance(source, FolderSource):
+                source.check_specialist(task)
+
     def list_images(self, name: str) -> Sequence[str]:
         """List the images of one of the recipe's sources; raises DataError as `open_source`."""
         source = self.open_source(name)

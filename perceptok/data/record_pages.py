@@ -22,7 +22,7 @@ def write_records_page(
     """Write a page of records that are spread evenly over a file.
 
     The images are those of the records, with the markers that are drawn on them: what a model sees. Boxes are a layer
-    over them.
+    over them that can be switched off.
 
     Args:
         records: A file of records, or a folder that `build_data` made.

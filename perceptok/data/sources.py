@@ -21,11 +21,17 @@ from perceptok.data.depth_folders import DepthFolder, ImageView, join_inside, qu
 from perceptok.data.image_selection import ImageSelection, count_reasons, select_images
 from perceptok.data.npy_files import DepthCodesFile, get_stem, read_npy
 from perceptok.data.orientation import Exif, choose_turn, turn_boxes
-from perceptok.data.specialists.specialist import BoxSpecialist, DepthSpecialist, hash_file_and_settings
+from perceptok.data.specialists.specialist import (
+    BoxSpecialist,
+    DepthSpecialist,
+    estimate_each,
+    hash_file_and_settings,
+    make_test_image,
+)
 from perceptok.depth import DepthMap, NearnessRange
 from perceptok.errors import DataError, ImageError
 from perceptok.files import find_suffix, parse_json, read_input, spell_name
-from perceptok.images import find_images, open_image, read_orientation
+from perceptok.images import find_images, open_image, read_image_size, read_orientation
 from perceptok.jobs import Stamp, stamp_of
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
@@ -39,6 +45,8 @@ _MAX_SCENES, _MAX_SCENE_SIDE = 10_000_000, 4096
 
 _MIN_SIDE, _MIN_CONTRAST = 8, 3
 """An image has sides of so many pixels, and values of 0..255 that differ by so much, in at least one channel."""
+
+_TEST_SIZE = (160, 120)
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_")
 """What LVIS 0.5 and COCO 2014 put before the names of COCO 2017."""
@@ -235,19 +243,31 @@ class FolderSource:
         self.include, self.exclude, self.exif = tuple(include), tuple(exclude), exif
         self.depth_range = depth_range or (depth.options.range if isinstance(depth, DepthFolder) else None)
         self._listed = None if names is None else {self._make_relative(name) for name in names}
-        self._file = None if annotations is None else read_annotations(Path(annotations), strict=False)
+        if not self.images.is_dir():
+            raise DataError(f"{self.images}: folder of images not found")
         self._annotations = annotations
+        self._without_size: set[str] = set()
+        self._file: AnnotationFile | None = None
+        if annotations is not None:
+            self._file = read_annotations(Path(annotations), strict=False, find_size=self._find_size)
         self._boxes: dict[str, ImageBoxes] = {}
         self._repeated: list[str] = []
-        self._num_repeated_boxes = 0
         for image in self._file.images if self._file else ():
             if image.name in self._boxes:
                 self._repeated.append(image.name)
             else:
-                self._boxes[image.name] = _drop_repeated_boxes(image)
-                self._num_repeated_boxes += len(image.boxes) - len(self._boxes[image.name].boxes)
-        if not self.images.is_dir():
-            raise DataError(f"{self.images}: folder of images not found")
+                self._boxes[image.name] = image
+
+    def _find_size(self, name: str, folder: str) -> tuple[int, int] | None:
+        """Width and height of the upright image that annotations name without a size; None where it cannot be read."""
+        try:
+            path = self._locate(name, folder)
+            size = None if path is None else read_image_size(path)
+        except (DataError, ImageError):
+            return None
+        if size:
+            self._without_size.add(name)
+        return size
 
     def _make_relative(self, name: str | int) -> str | int:
         """A listed name relative to the folder, where it is an absolute path in it."""
@@ -295,11 +315,6 @@ class FolderSource:
         remarks += [f"repaired in the annotations: {repair}" for repair in self._file.repairs]
         failures = count_reasons([f"{failure.name}: {failure.reason}" for failure in self._file.failures])
         remarks += [f"left out of the annotations: {reason} ({times} times)" for reason, times in failures.items()]
-        if self._num_repeated_boxes:
-            remarks.append(
-                f"left out of the annotations: {self._num_repeated_boxes} boxes that repeat another of their image and "
-                "category exactly"
-            )
         if self._repeated:
             remarks.append(
                 f"left out of the annotations: {len(self._repeated)} images whose file name another image has, such as "
@@ -376,7 +391,11 @@ class FolderSource:
         """
         if self._file is None:
             return self.images / self._get_file_name(name)
-        folder = self._boxes[name].folder
+        return self._locate(name, self._boxes[name].folder)
+
+    def _locate(self, name: str, folder: str) -> Path | None:
+        """Find the file of an image of the annotations by its name and the folder in its address."""
+        name = name.replace("\\", "/") if "\\" in name and name not in self._every_file else name
         path = join_inside(self.images, name)
         try:
             in_folder = join_inside(self.images, f"{folder}/{name}") if folder else path
@@ -443,6 +462,14 @@ class FolderSource:
             paths.append(path)
         return stamp_of(*paths) or (0, 0)
 
+    def check_specialist(self, task: str) -> None:
+        """Run the network that a task needs, where it needs one, on a test image; raises SpecialistError."""
+        image = make_test_image(_TEST_SIZE)
+        if task == "depth" and isinstance(self.depth, DepthSpecialist):
+            estimate_each(self.depth, [image])
+        elif task == "counting" and self._file is None and self.detector is not None:
+            self.detector.detect([image], ["test image"])
+
     def read(self, names: Sequence[str], *, depth: bool, boxes: bool) -> list[Sample | str]:
         """Read samples by name; for each name the sample, or the reason why it cannot be read."""
         results: dict[str, Sample | str] = {}
@@ -476,10 +503,12 @@ class FolderSource:
             return samples
         if isinstance(self.depth, DepthFolder):
             return [self._add_stored_depth(sample, views[sample.name], self.depth) for sample in samples]
-        maps = self.depth.estimate([sample.image for sample in samples])
+        maps = estimate_each(self.depth, [sample.image for sample in samples])
         provenance = {"depth_specialist": self.depth.fingerprint}
         return [
-            replace(sample, depth=depth, provenance={**sample.provenance, **provenance})
+            depth
+            if isinstance(depth, str)
+            else replace(sample, depth=depth, provenance={**sample.provenance, **provenance})
             for sample, depth in zip(samples, maps, strict=True)
         ]
 
@@ -500,16 +529,28 @@ class FolderSource:
         if image.image_id in file.incomplete:
             return "a box of this image was left out of the annotations, so that a count would be wrong"
         try:
-            orientation = choose_turn((image.width, image.height), view.size, view.orientation, self.exif, "boxes")
+            orientation = self._choose_turn(image, view)
         except DataError as error:
             return str(error)
-        assert orientation is not None, "the size was checked when the image was opened"
         warnings = sample.warnings
         if orientation != 1:
             corners = turn_boxes(image.boxes, view.size, orientation)
             image = replace(image, boxes=corners, width=view.size[0], height=view.size[1])
             warnings = (*warnings, "the boxes are those of the stored photo; turned by its EXIF orientation")
         return replace(sample, boxes=_add_categories(image, file), warnings=warnings)
+
+    def _choose_turn(self, image: ImageBoxes, view: ImageView) -> int:
+        """Decide by which orientation boxes are turned; raises DataError where neither their size nor `exif` tells."""
+        if image.name in self._without_size and view.orientation != 1:
+            if self.exif is None:
+                raise DataError(
+                    f"its EXIF orientation is {view.orientation}, and the annotations do not give its size: set exif: "
+                    "apply for the source if they were made on upright photos, or exif: ignore"
+                )
+            return 1 if self.exif == "apply" else view.orientation
+        orientation = choose_turn((image.width, image.height), view.size, view.orientation, self.exif, "boxes")
+        assert orientation is not None, "the size was checked when the image was opened"
+        return orientation
 
     def _add_stored_depth(self, sample: Sample, view: ImageView, folder: DepthFolder) -> Sample | str:
         namesakes = self._find_namesakes(sample.name)
@@ -528,17 +569,6 @@ class FolderSource:
             return replace(sample, codes=codes.read(sample.name, namesakes=self._find_namesakes(sample.name)))
         except DataError as error:
             return str(error)
-
-
-def _drop_repeated_boxes(image: ImageBoxes) -> ImageBoxes:
-    """Drop the boxes that repeat another one of the image and category exactly, which would be counted twice."""
-    first: dict[tuple[float | str, ...], int] = {}
-    for index, box in enumerate(image.boxes.tolist()):
-        first.setdefault((*box, image.labels.category_ids[index]), index)
-    if len(first) == len(image.boxes):
-        return image
-    rows = list(first.values())
-    return replace(image, boxes=image.boxes[rows], labels=image.labels.select(rows))
 
 
 def _check_texture(image: Image.Image, path: Path) -> None:

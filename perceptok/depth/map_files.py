@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -40,9 +41,10 @@ class ReadOptions:
         mask_key: The array of an NPZ that is True, or not 0, where the map is valid.
         channel: The channel of an EXR with several channels that holds depth.
         part: The part of an EXR with several parts, by its name or its number from 0.
-        mask: A file that is not 0 where maps are valid, or a folder of such files, named as the maps are.
-        packing: How the file packs its numbers: "sunrgbd", "carla24", "rgb24", "bgr24" or "rgba_float", as in
-            `DepthMap.read`.
+        mask: A file that is not 0 where maps are valid; a folder of such files, named as the maps are; or a name with
+            `*` for the map's own, such as `*_mask.npy`, of a file beside it (with a folder: in that folder).
+        packing: How the file packs its numbers: "sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float" or "bgra_float",
+            as in `DepthMap.read`.
         max_pixels: A file that declares more values is refused before it is unpacked; the default takes 0.5 GB.
         range: Which values become nearness 0 and 1; by default each map's own extremes.
     """
@@ -83,10 +85,15 @@ class MapFile:
     in_metres: bool = True
 
     def read(self) -> DepthMap:
-        """Read the map; raises DepthMapError naming the file."""
+        """Read the map, with a warning where a mask beside it is not used; raises DepthMapError naming the file."""
         arguments = asdict(replace(self.options, mask=self._find_mask()))
         del arguments["range"]
-        return DepthMap.read(self.path, **arguments)
+        depth = DepthMap.read(self.path, **arguments)
+        if self.options.mask is None and (mask := self._find_unused_mask()):
+            name = f"*{mask.name.removeprefix(self.path.stem)}"
+            warning = f"the mask beside it, {mask.name}, is not used; to use such masks name them (--mask '{name}')"
+            depth = replace(depth, warnings=(*depth.warnings, warning))
+        return depth
 
     def read_nearness(self) -> Nearness:
         """Read the map's nearness in its range; raises DepthMapError naming the file."""
@@ -98,6 +105,10 @@ class MapFile:
 
     def _find_mask(self) -> Path | None:
         mask = self.options.mask
+        if mask is not None and "*" in mask.name:
+            stem = Path(self.name).with_suffix("") if mask.parent != Path() else Path(self.path.stem)
+            folder = mask.parent / stem.parent if mask.parent != Path() else self.path.parent
+            return folder / mask.name.replace("*", stem.name)
         if mask is None or not _exists(mask) or not mask.is_dir():
             return mask
         same_name = mask / self.name
@@ -109,6 +120,11 @@ class MapFile:
                 f"{self.path}: no mask of this name, whatever its suffix, in {mask}; add one, or name one file (--mask)"
             )
         return found
+
+    def _find_unused_mask(self) -> Path | None:
+        """A mask of the map that lies beside it, as `a_mask.npy` beside `a.npy`."""
+        names = (f"{self.path.stem}{ending}{suffix}" for ending in _MASK_ENDINGS for suffix in FORMATS)
+        return next((path for name in names if _exists(path := self.path.with_name(name))), None)
 
 
 class MapFailure(NamedTuple):
@@ -248,7 +264,7 @@ def _is_list(path: Path) -> bool:
 
 def _make_map_file(folder: Path, path: Path, options: ReadOptions) -> MapFile:
     """A file that is named relative to a folder, whose source is the first folder of that name."""
-    relative = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+    relative = path.relative_to(folder) if _lies_in(path, folder) else Path(path.name)
     source = relative.parts[0] if len(relative.parts) > 1 else folder.resolve().name
     return MapFile(path, spell_name(relative.as_posix()), source, options)
 
@@ -263,7 +279,8 @@ def _find_pattern_root(pattern: Path) -> Path:
     return Path(*parts)
 
 
-_MASK_ENDING = re.compile(r"[-_.](mask|valid|valid_mask)$", re.IGNORECASE)
+_MASK_ENDINGS = tuple(f"{mark}{word}" for mark in "_-." for word in ("mask", "valid", "valid_mask"))
+_MASK_ENDING = re.compile("(?:" + "|".join(map(re.escape, _MASK_ENDINGS)) + ")$", re.IGNORECASE)
 
 
 def _find_in_folder(folder: Path, options: ReadOptions, skipped: Counter[str]) -> list[MapFile]:
@@ -308,22 +325,27 @@ def _parse_lines(path: Path, options: ReadOptions) -> list[MapFile]:
     lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     if not lines:
         raise DepthMapError(f"{path}: the list is empty")
-    files = [_make_map_file(path.parent, _resolve_line(path.parent, line), options) for line in lines]
-    return _mirror_from_common_parent(path.parent, files)
+    resolved = [_resolve_line(path.parent, _decode_name(path.parent, line)) for line in lines]
+    return _mirror_from_common_parent(path.parent, [_make_map_file(path.parent, file, options) for file in resolved])
 
 
 def _mirror_from_common_parent(folder: Path, files: list[MapFile]) -> list[MapFile]:
     """Name the files of a list that lie outside its folder relative to their common parent."""
-    outside = [file.path for file in files if not file.path.is_relative_to(folder)]
-    if len(outside) < 2:
+    outside = {file.path: Path(os.path.abspath(file.path)) for file in files if not _lies_in(file.path, folder)}  # noqa: PTH100 - not links
+    if not outside:
         return files
-    parent = Path(os.path.commonpath([path.parent for path in outside]))
-    return [file if file.path.is_relative_to(folder) else _rename_below(parent, file) for file in files]
+    parent = Path(os.path.commonpath([path.parent for path in outside.values()]))
+    return [
+        replace(file, name=spell_name(outside[file.path].relative_to(parent).as_posix()))
+        if file.path in outside
+        else file
+        for file in files
+    ]
 
 
-def _rename_below(parent: Path, file: MapFile) -> MapFile:
-    named = _make_map_file(parent, file.path, file.options)
-    return replace(file, name=named.name, source=file.source or named.source)
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, by its name alone."""
+    return path.is_relative_to(folder) and ".." not in path.relative_to(folder).parts
 
 
 def _resolve_line(folder: Path, line: str) -> Path:
@@ -336,17 +358,28 @@ def _resolve_line(folder: Path, line: str) -> Path:
 
 
 def _read_text(path: Path) -> str:
-    """A list's text: UTF-8 with or without a byte order mark, UTF-16 with one, or Latin-1, as spreadsheets write it."""
+    """A list's text: UTF-8 with or without a byte order mark, or UTF-16 with one; other bytes are escaped."""
     try:
         data = read_input(path)
     except OSError as error:
         raise DepthMapError(f"{path}: the list cannot be read ({error.strerror})") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def _decode_name(folder: Path, text: str) -> str:
+    """A name in a list whose bytes are not UTF-8: as they are where a file has this name, else as Latin-1.
+
+    Old archives have such names, and spreadsheets write lists in Latin-1.
+    """
+    if text.isascii() or _exists(folder / text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("latin-1") if _has_escapes(text) else text
+
+
+def _has_escapes(text: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _parse_table(path: Path, options: ReadOptions) -> list[MapFile]:
@@ -377,15 +410,15 @@ def _describe_table(path: Path, names: Sequence[str]) -> str:
         [float(name) for name in names]
     except ValueError:
         return f"{path}: a list of depth maps has a column named file; found {list(names)[:10]}"
-    copy = path.with_suffix(".npy")
+    convert = "import numpy, sys; numpy.save(sys.argv[2], numpy.loadtxt(sys.argv[1], delimiter=','))"
     return (
         f"{path}: a table of numbers, not a list of files with a column named file; if the numbers are a depth map, "
-        f"convert it: python -c \"import numpy; numpy.save('{copy}', numpy.loadtxt('{path}', delimiter=','))\""
+        f'convert it: python -c "{convert}" {shlex.quote(str(path))} {shlex.quote(str(path.with_suffix(".npy")))}'
     )
 
 
 def _parse_row(folder: Path, row: dict[str, str | None], options: ReadOptions) -> MapFile:
-    cells = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+    cells = {name: _decode_name(folder, (value or "").strip()) for name, value in row.items() if isinstance(name, str)}
     if not cells["file"]:
         raise DepthMapError("the column file is empty")
     marks = cells.get("invalid", "").replace(";", " ").replace(",", " ").split()

@@ -395,8 +395,8 @@ class DepthMap:
             packing: How the file packs its numbers, where it does: "sunrgbd" (16 bits rotated left by 3, SUN RGB-D),
                 "carla24" (24 bits in R, G, B of CARLA and other driving simulators: metres, so that kind and unit may
                 be left out; 1000 m is its sky, `sky_values=[1000]`), "rgb24" (integers 65536 R + 256 G + B, RLBench),
-                "bgr24" (integers R + 256 G + 65536 B), or "rgba_float" (the bytes of a float32 in R, G, B, A). The
-                other arguments refer to the unpacked numbers.
+                "bgr24" (integers R + 256 G + 65536 B), "rgba_float" (the bytes of a float32 in R, G, B, A), or
+                "bgra_float" (in B, G, R, A: TartanAir V2). The other arguments refer to the unpacked numbers.
             max_pixels: A file that declares more values is refused before it is unpacked; the default is 0.5 GB.
 
         Raises:
@@ -416,7 +416,7 @@ class DepthMap:
                 max_pixels=max_pixels,
             )
             if packing is not None:
-                stored = replace(stored, array=unpack(stored.array, packing))
+                stored = unpack(stored, packing)
             if packing == "carla24":
                 kind, unit = _require_metres(kind, unit, scale)
             if mask is not None:

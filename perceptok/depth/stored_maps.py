@@ -57,6 +57,8 @@ class StoredMap:
         kind: Where the file states it, else None. Such a file holds metres, relative depth or relative inverse depth.
         sky: (H, W) bool where the file marks what is infinitely far, else None.
         declared_scale: A factor that the file declares and that readers of the format disagree about (PFM).
+        largest: The largest number that the file's packing can hold, where it has one.
+        warnings: What is odd about the numbers, in words.
     """
 
     array: npt.NDArray[Any]
@@ -64,6 +66,8 @@ class StoredMap:
     kind: Kind | None = None
     sky: npt.NDArray[np.bool_] | None = None
     declared_scale: float = 1.0
+    largest: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def extract_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -84,7 +88,7 @@ def extract_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise DepthMapError(
             "some pixels are transparent, which says nothing certain about their depth; "
             "save the map without alpha and mark holes by a value (invalid=..., --invalid), or, if the four channels "
-            "are the bytes of a float, say so (packing='rgba_float', --packing rgba_float)"
+            "are the bytes of a float, say so (packing='rgba_float' or 'bgra_float', --packing)"
         )
     if channels >= 3 and not all(
         np.array_equal(array[..., 0], array[..., channel], equal_nan=array.dtype.kind == "f") for channel in (1, 2)
@@ -94,7 +98,7 @@ def extract_channel(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             "do not give depth values back; export the map itself (16-bit gray PNG, NPY, TIFF, PFM or EXR). "
             "Depth packed in colours is read when the packing is named (packing=..., --packing): carla24 is "
             "(R + 256 G + 65536 B) / 16777215 * 1000 metres, bgr24 the same integers without a unit, rgb24 65536 R + "
-            "256 G + B (RLBench), rgba_float the bytes of a float"
+            "256 G + B (RLBench), rgba_float and bgra_float (TartanAir V2) the bytes of a float"
         )
     return np.ascontiguousarray(array[..., 0])
 
@@ -104,7 +108,7 @@ def describe_stack(shape: Sequence[int], load: str) -> str:
 
     Args:
         shape: Of the array.
-        load: Python that loads the array, of a file whose path without suffix is called FILE.
+        load: Python that loads the array of the file `sys.argv[1]`. SOURCE and FOLDER of the command are filled in.
     """
     reason = f"holds an array of shape {tuple(shape)}; a depth map has two dimensions, (height, width)"
     if len(shape) != 3 or min(shape) == 0:
@@ -112,11 +116,11 @@ def describe_stack(shape: Sequence[int], load: str) -> str:
     if shape[2] <= 4:
         return f"{reason}: store one of its {shape[2]} channels alone"
     module = load.partition(".")[0]
-    modules = "numpy, os" if module == "numpy" else f"numpy, os, {module}"
+    modules = "numpy, os, sys" if module == "numpy" else f"numpy, os, sys, {module}"
     return (
         f"{reason}: store its {shape[0]} maps in a folder, as frames of a clip if they are (--sequence): "
-        f"python -c \"import {modules}; os.makedirs('FILE'); "
-        f"[numpy.save(f'FILE/{{i:06d}}.npy', m) for i, m in enumerate({load})]\""
+        f'python -c "import {modules}; os.makedirs(sys.argv[2]); '
+        f"[numpy.save(f'{{sys.argv[2]}}/{{i:06d}}.npy', m) for i, m in enumerate({load})]\" SOURCE FOLDER"
     )
 
 
@@ -131,13 +135,14 @@ Unit = Literal["mm", "cm", "m"]
 Sky = Literal["far", "hole"]
 """What +infinity in metric and relative depth means: infinitely far, or nothing known."""
 
-Packing = Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float"]
+Packing = Literal["sunrgbd", "carla24", "rgb24", "bgr24", "rgba_float", "bgra_float"]
 """How a file packs its numbers.
 
 "sunrgbd": 16-bit integers rotated to the left by 3 (SUN RGB-D). "carla24": metres as 1000 (R + 256 G + 65536 B) /
 (2^24 - 1), 8 bits a channel (CARLA and other driving simulators). "rgb24": integers 65536 R + 256 G + B (RLBench, whose
 metres are near + (far - near) / (2^24 - 1) times the integer). "bgr24": integers R + 256 G + 65536 B. "rgba_float": the
-four bytes of a float32, R the lowest, as `array.view(numpy.uint8)` gives them on common machines.
+four bytes of a float32, R the lowest, as `array.view(numpy.uint8)` gives them on common machines. "bgra_float": the
+same with B the lowest and R the third, as OpenCV writes them (TartanAir V2).
 """
 
 _METRES_PER_UNIT = {"mm": 0.001, "cm": 0.01, "m": 1.0}
@@ -147,11 +152,12 @@ _CARLA_METRES = 1000.0
 
 @dataclass(frozen=True)
 class _PackingRule:
-    """The arrays that a packing is for, in words and as a test, and how it is undone."""
+    """The arrays that a packing is for, in words and as a test, how it is undone, and the largest number it holds."""
 
     expected: str
     fits: Callable[[npt.NDArray[Any]], bool]
     unpack: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    largest: float | None = None
 
 
 def _rotate_back(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -164,7 +170,7 @@ def _unpack_24_bits(array: npt.NDArray[Any], *, highest: int) -> npt.NDArray[Any
     if array.shape[2] == 4 and np.any(array[..., 3] != 255):
         raise DepthMapError(
             "this packing has three channels and at most an opaque fourth; in this file the fourth varies: "
-            "say packing='rgba_float' (--packing rgba_float) if the four hold a float"
+            "say packing='rgba_float' or 'bgra_float' (--packing rgba_float or bgra_float) if the four hold a float"
         )
     high, middle, low = (array[..., channel].astype(np.uint32) for channel in (highest, 1, 2 - highest))
     return np.asarray((high << np.uint32(16)) | (middle << np.uint32(8)) | low)
@@ -174,28 +180,27 @@ def _unpack_carla(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(_CARLA_METRES * _unpack_24_bits(array, highest=2).astype(np.float64) / (2**24 - 1))
 
 
-def _unpack_float(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(array).view("<f4")[..., 0].astype(np.float32)
+def _unpack_float(array: npt.NDArray[Any], *, order: tuple[int, ...] = (0, 1, 2, 3)) -> npt.NDArray[Any]:
+    """Floats of four bytes; `order` has the channels from the lowest byte to the highest."""
+    return np.ascontiguousarray(array[..., list(order)]).view("<f4")[..., 0].astype(np.float32)
 
 
 def _has_8_bit_channels(*counts: int) -> Callable[[npt.NDArray[Any]], bool]:
     return lambda array: array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in counts
 
 
+_COLOURS, _COLOURS_AND_ALPHA = "8-bit colours (height, width, 3 or 4)", "8-bit colours with alpha (height, width, 4)"
 _PACKINGS: dict[str, _PackingRule] = {
     "sunrgbd": _PackingRule(
         "16-bit integers (height, width)",
         lambda array: array.ndim == 2 and array.dtype.newbyteorder("=") == np.uint16,
         _rotate_back,
     ),
-    "carla24": _PackingRule("8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), _unpack_carla),
-    "rgb24": _PackingRule(
-        "8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=0)
-    ),
-    "bgr24": _PackingRule(
-        "8-bit colours (height, width, 3 or 4)", _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=2)
-    ),
-    "rgba_float": _PackingRule("8-bit colours with alpha (height, width, 4)", _has_8_bit_channels(4), _unpack_float),
+    "carla24": _PackingRule(_COLOURS, _has_8_bit_channels(3, 4), _unpack_carla, _CARLA_METRES),
+    "rgb24": _PackingRule(_COLOURS, _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=0), 2**24 - 1),
+    "bgr24": _PackingRule(_COLOURS, _has_8_bit_channels(3, 4), partial(_unpack_24_bits, highest=2), 2**24 - 1),
+    "rgba_float": _PackingRule(_COLOURS_AND_ALPHA, _has_8_bit_channels(4), _unpack_float),
+    "bgra_float": _PackingRule(_COLOURS_AND_ALPHA, _has_8_bit_channels(4), partial(_unpack_float, order=(2, 1, 0, 3))),
 }
 
 
@@ -206,21 +211,53 @@ def is_packed_in_colours(packing: Packing | None) -> bool:
     return packing not in (None, "sunrgbd")
 
 
-def unpack(array: npt.NDArray[Any], packing: Packing) -> npt.NDArray[Any]:
+def unpack(stored: StoredMap, packing: Packing) -> StoredMap:
     """Unpack the numbers of a map, (H, W).
 
-    uint16 (sunrgbd), float64 metres (carla24), uint32 (rgb24, bgr24) or float32 (rgba_float).
+    uint16 (sunrgbd), float64 metres (carla24), uint32 (rgb24, bgr24) or float32 (rgba_float, bgra_float).
 
     Raises:
         DepthMapError: The array does not fit the packing.
     """
-    rule = _PACKINGS[packing]
+    rule, array = _PACKINGS[packing], stored.array
     if not rule.fits(array):
         raise DepthMapError(
             f"packing={packing!r} is for {rule.expected}; this is {array.dtype} {array.shape}: "
             "name another packing, or none"
         )
-    return rule.unpack(array)
+    numbers = rule.unpack(array)
+    return replace(stored, array=numbers, largest=rule.largest, warnings=_compare_packings(array, numbers, packing))
+
+
+_OTHER_ORDER: dict[str, Packing] = {
+    "carla24": "rgb24",
+    "bgr24": "rgb24",
+    "rgb24": "bgr24",
+    "rgba_float": "bgra_float",
+    "bgra_float": "rgba_float",
+}
+_MIN_SMOOTHNESS = 3.0
+"""Neighbours that differ so many times less by the packing of the other order show that the order is wrong."""
+
+
+def _compare_packings(array: npt.NDArray[Any], numbers: npt.NDArray[Any], packing: Packing) -> tuple[str, ...]:
+    """Warn where the packing of the other order of channels gives a far smoother map: a wrong order gives noise."""
+    other = _OTHER_ORDER.get(packing)
+    if other is None or min(array.shape[:2]) < 2:
+        return ()
+    roughness = _measure_roughness(numbers)
+    if roughness <= _MIN_SMOOTHNESS * _measure_roughness(_PACKINGS[other].unpack(array)):
+        return ()
+    name = "bgr24 or carla24" if other == "bgr24" else other
+    return (f"neighbouring pixels differ far less with another order of channels; is its packing {name} (--packing)?",)
+
+
+def _measure_roughness(numbers: npt.NDArray[Any]) -> float:
+    """Mean difference of pixels side by side in the middle nine tenths of the range, as a share of it, 0..1."""
+    with np.errstate(all="ignore"):
+        values = np.nan_to_num(numbers.astype(np.float64), posinf=np.finfo(np.float32).max, neginf=0)
+        low, high = np.percentile(values, (5, 95))
+        return float(np.abs(np.diff(np.clip(values, low, high), axis=1)).mean() / (high - low)) if high > low else 0.0
 
 
 def interpret_numbers(
@@ -247,7 +284,7 @@ def interpret_numbers(
     valid = _find_valid(stored, kind, invalid)
     far = _find_sky(stored, kind, valid, invalid, sky, sky_values)
     valid &= ~far
-    warnings = _find_marks(array, valid, kind)
+    warnings = (*stored.warnings, *_find_marks(array, valid, kind, stored.largest))
     with np.errstate(over="ignore"):  # DepthMap refuses what does not fit float32
         if stored.kind is not None:
             numbers = array
@@ -271,7 +308,13 @@ negative number, and for the largest number of an integer type, which in metric 
 fewer pixels than the fourth are not searched."""
 
 
-def _find_marks(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_], kind: Kind) -> tuple[str, ...]:
+_FULL_SCALES = {float(2**bits - 1): f"the largest number of {bits} bits" for bits in (15, 16, 24, 31, 32)}
+"""Largest numbers of integers, which mark holes in wider integers and floats that such files were converted to."""
+
+
+def _find_marks(
+    array: npt.NDArray[Any], valid: npt.NDArray[np.bool_], kind: Kind, packing_largest: float | None
+) -> tuple[str, ...]:
     """Warn of frequent numbers at the ends of a map's numbers that seem to mark holes or sky, such as 65535 or 1e10."""
     seen = array if valid.all() else array[valid]
     if seen.size < _MIN_MARKED_PIXELS:
@@ -285,11 +328,17 @@ def _find_marks(array: npt.NDArray[Any], valid: npt.NDArray[np.bool_], kind: Kin
         nearest = float(others.max() if mark == high else others.min())
         extent = float(others.max()) - float(others.min())
         gap = abs(float(mark) - nearest)
-        is_largest = array.dtype.kind in "ui" and mark == np.iinfo(array.dtype).max
+        is_largest = False
+        if array.dtype.kind in "ui" and mark == np.iinfo(array.dtype).max:
+            is_largest, place = True, f"the largest number of {array.dtype}"
+        elif mark == packing_largest:
+            is_largest, place = True, "the largest number that the packing holds"
+        elif mark == high and array.dtype.itemsize > 1 and (scale := _FULL_SCALES.get(float(mark))):
+            is_largest, place = True, scale
         is_negative_alone = mark < 0 <= float(others.min()) and gap > _MARK_GAP * extent
         is_isolated = extent > 0 and (gap > _MARK_JUMP * extent or is_negative_alone)
         if is_isolated or (is_largest and (kind == "metric" or gap > _MARK_GAP * extent)):
-            place = f"the largest number of {array.dtype}" if is_largest else f"while all others end at {nearest:g}"
+            place = place if is_largest else f"while all others end at {nearest:g}"
             number = f"{mark:.10g}"
             found.append(
                 f"{share:.1%} of the pixels hold {number}, {place}; if it marks holes, say so (invalid=[{number}], "

@@ -410,6 +410,23 @@ def test_files_that_change_between_two_runs(tmp_path: Path) -> None:
         build_data(recipe, tmp_path / "annotations")
 
 
+def test_a_set_with_other_settings_is_made_again_alone(tmp_path: Path) -> None:
+    """The remedy of the message keeps the finished sets."""
+    recipe = with_count(write_small_source(tmp_path), 12, max_instances=1)
+    with pytest.raises(DataError, match="Ask for fewer"):
+        build_data(recipe, tmp_path / "out")
+    changed = with_count(recipe, 12)
+    changed = replace(changed, sets=(changed.sets[0], replace(changed.sets[1], max_instances=15)))
+    with pytest.raises(OutputError, match=r"of another run of set second .* remove the file to make this set again"):
+        build_data(changed, tmp_path / "out")
+    (tmp_path / "out" / ".second.partial").unlink()
+    engine = _CountingEngine()
+    build_data(changed, tmp_path / "out", engine=engine)
+    assert engine.batches["first"] == 0
+    build_data(changed, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_odd_annotations_do_not_stop_a_build(tmp_path: Path) -> None:
     """The same entries are left out as by `box encode`; an image with one of them is not counted."""
     recipe = write_small_source(tmp_path)
@@ -426,7 +443,7 @@ def test_odd_annotations_do_not_stop_a_build(tmp_path: Path) -> None:
     build_data(recipe, tmp_path / "out", warn=warnings.append)
     told = "\n".join(warnings)
     assert "names image #, which is missing or was refused (1 times)" in told
-    assert "1 boxes that repeat another of their image and category exactly" in told
+    assert "its box repeats another of its image and category exactly; left out (1 times)" in told
     assert "1 images whose file name another image has, such as 00.png; the first is kept" in told
     records = {record.provenance["image"]: record for record in read_records(tmp_path / "out")}
     assert records["00.png"].answer == "1"

@@ -44,7 +44,7 @@ def test_a_photo_and_its_depth_map_in_one_folder(tmp_path: Path) -> None:
         assert sample.image.getpixel((0, 0))[0] > 190  # type: ignore[index]
     assert str(without).startswith("this image has no depth map: only the image file itself")
     told = "\n".join(source.remarks)
-    assert "2 files are not used as images, as they are depth maps of other images: a.png, c.tif" in told
+    assert "3 files are not used as images, as they are depth maps of other images: a.png, b_depth.png, c.tif" in told
     assert "1 files are not used as images, as they are their own depth maps: lonely.png" in told
     listed = FolderSource(tmp_path, depth=DepthFolder(tmp_path, MILLIMETRES), names=["lonely.png"])
     (reason,) = listed.read(listed.names, depth=True, boxes=False)
@@ -74,6 +74,16 @@ def test_maps_and_masks_in_folders_among_the_images(tmp_path: Path) -> None:
         ("aachen_0_leftImg8bit.png", "aachen_0_gtFine_labelIds.png"),
         ("JPEGImages/x.jpg", "SegmentationClass/x.png"),
         ("rgb/x.png", "depth/x.png"),
+        ("x.jpg", "x.depth.png"),
+        ("x.jpg", "x_mask_0.png"),
+        ("x.jpg", "x.instance.png"),
+        ("rgb.png", "depth.png"),
+        ("rgb_07.png", "depth_07.png"),
+        ("train/x.jpg", "train_masks/x_mask.gif"),
+        ("rgb/Camera_0/rgb_01.png", "instanceSegmentation/Camera_0/instancegt_01.png"),
+        ("nyu_depth/rgb/0.png", "nyu_depth/depth/0.png"),
+        ("matterport_color_images/x_i0_0.jpg", "matterport_depth_images/x_d0_0.png"),
+        ("im0.png", "mask0nocc.png"),
     ],
 )
 def test_maps_and_label_maps_of_data_sets(tmp_path: Path, photo: str, other: str) -> None:
@@ -85,8 +95,54 @@ def test_maps_and_label_maps_of_data_sets(tmp_path: Path, photo: str, other: str
     assert FolderSource(tmp_path, names=[other]).names == [other]
 
 
+@pytest.mark.parametrize(
+    ("photo", "other"),
+    [
+        ("val2017/1.jpg", "annotations/panoptic_val2017/1.png"),
+        ("front_rgb/0.png", "front_depth/0.png"),
+        ("image_left/0_left.png", "seg_left/0_left_seg.png"),
+        ("rgb/0_domain_rgb.png", "semantic/0_domain_semantic.png"),
+        ("images/x.jpg", "v1.2/labels/x.png"),
+        ("train/1.png", "train_labels/1_L.png"),
+    ],
+)
+def test_maps_and_label_maps_with_colours(tmp_path: Path, photo: str, other: str) -> None:
+    """Panoptic maps, packed depth and colour-coded classes."""
+    for name in (photo, other):
+        write_photo(tmp_path / name)
+    assert list(select_images(tmp_path).files) == [photo]
+
+
+@pytest.mark.parametrize(
+    ("photo", "depth"),
+    [
+        ("x.jpg", "x_depth.png"),
+        ("x.jpg", "x.depth.png"),
+        ("x.jpg", "x-depth.tif"),
+        ("0.color.jpg", "0.depth.png"),
+        ("rgb_07.png", "depth_07.png"),
+        ("scene/rgb.png", "scene/depth.png"),
+        ("a/x_rgb.png", "a/x_depth.png"),
+    ],
+)
+def test_maps_of_other_names_are_found(tmp_path: Path, photo: str, depth: str) -> None:
+    write_photo(tmp_path / photo)
+    write_map(tmp_path / depth)
+    for folder in (tmp_path, tmp_path / "maps"):
+        source = FolderSource(tmp_path, depth=DepthFolder(folder, MILLIMETRES)) if folder == tmp_path else None
+        if source is None:
+            write_map(folder / depth)
+            (tmp_path / depth).unlink()
+            source = FolderSource(tmp_path, depth=DepthFolder(folder, MILLIMETRES))
+        assert source.names == [photo]
+        (sample,) = source.read(source.names, depth=True, boxes=False)
+        assert isinstance(sample, Sample)
+        assert sample.depth is not None
+
+
 def test_photos_of_similar_names_are_used(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "b/a.jpg", "lonely_mask.png", "x_2.png", "x.png"]
+    names += ["mask/1.jpg", "no_face/1.jpg", "with_mask/1.jpg", "edge.jpg", "cat_depth.jpg"]
     for name in names:
         write_photo(tmp_path / name)
     assert list(select_images(tmp_path).files) == sorted(names)

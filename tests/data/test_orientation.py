@@ -87,6 +87,35 @@ def test_where_the_size_does_not_tell_the_option_does(tmp_path: Path, orientatio
     assert applied.boxes.boxes.tolist() == [[10, 5, 30, 15]]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_annotations_without_a_size(tmp_path: Path, orientation: int) -> None:
+    (tmp_path / "images").mkdir()
+    upright = write_photo(tmp_path / "images" / "a.png", orientation)
+    values = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 10]}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+
+    def read(exif: Exif | None) -> Sample | str:
+        source = FolderSource(tmp_path / "images", annotations=tmp_path / "boxes.json", exif=exif)
+        assert source.remarks == ["repaired in the annotations: image: has no size; that of its file is used (1 times)"]
+        return source.read(["a.png"], depth=False, boxes=True)[0]
+
+    undecided, ignored, applied = read(None), read("ignore"), read("apply")
+    if orientation != 1:
+        assert "the annotations do not give its size: set exif: apply" in str(undecided)
+    else:
+        assert isinstance(undecided, Sample)
+    assert isinstance(ignored, Sample)
+    assert isinstance(applied, Sample)
+    assert ignored.boxes is not None
+    assert applied.boxes is not None
+    assert ignored.boxes.boxes.tolist() == [find_white(upright)]
+    assert applied.boxes.boxes.tolist() == [[10, 5, 30, 15]]
+
+
 def test_depth_maps_of_the_stored_photo(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "maps").mkdir()

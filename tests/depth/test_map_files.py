@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
+import scipy.io
 import scipy.sparse
 from PIL import Image
 
@@ -208,6 +209,45 @@ def test_lists_of_absolute_paths_are_mirrored_from_their_common_parent(tmp_path:
     for named in ("list.txt", "list.csv"):
         assert names(tmp_path / "lists" / named) == ["a/0.npy", "b/0.npy", "near.npy"]
     assert names(*(Path(line) for line in lines[:2])) == ["a/0.npy", "b/0.npy"]
+    (tmp_path / "lists" / "list.txt").write_text("../data/a/0.npy\n../data/b/0.npy\nnear.npy")
+    assert names(tmp_path / "lists" / "list.txt") == ["a/0.npy", "b/0.npy", "near.npy"]
+    (tmp_path / "lists" / "list.txt").write_text("../data/a/0.npy")
+    assert names(tmp_path / "lists" / "list.txt") == ["0.npy"]
+
+
+def test_lists_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    put(tmp_path / "ü.npy")
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.npy"
+    shutil.copy(tmp_path / "ü.npy", raw)
+    for suffix, head in ((".txt", b""), (".csv", b"file\n")):
+        (tmp_path / f"list{suffix}").write_bytes(head + raw + b"\n\xfc.npy\n")
+        files = find_maps([tmp_path / f"list{suffix}"])
+        assert [file.name for file in files] == ["caf%E9.npy", "ü.npy"]
+        assert all(file.path.is_file() for file in files)
+
+
+def test_masks_beside_maps(tmp_path: Path) -> None:
+    """DIODE's: named by a pattern, or a warning that they are not used."""
+    put(tmp_path / "sub" / "x_depth.npy")
+    mask = np.ones((3, 4))
+    mask[0, 0] = 0
+    np.save(tmp_path / "sub" / "x_depth_mask.npy", mask)
+    (file,) = find_maps([tmp_path], ReadOptions("metric", "m"))
+    (warning,) = file.read().warnings
+    assert "x_depth_mask.npy, is not used" in warning
+    assert "--mask '*_mask.npy'" in warning
+    assert file.read_nearness().find_warnings() == [warning]
+    (tmp_path / "masks" / "sub").mkdir(parents=True)
+    np.save(tmp_path / "masks" / "sub" / "x_depth.m.npy", mask)
+    for pattern in (Path("*_mask.npy"), tmp_path / "masks" / "*.m.npy"):
+        (file,) = [
+            file
+            for file in find_maps([tmp_path], ReadOptions("metric", "m", mask=pattern))
+            if file.path.name == "x_depth.npy"
+        ]
+        assert not file.read().valid[0, 0]
+        assert file.read().valid.sum() == 11
+        assert file.read().warnings == ()
 
 
 def test_a_table_of_numbers_is_not_a_list(tmp_path: Path) -> None:
@@ -238,24 +278,31 @@ def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
     assert "2 .pgm, 1 .gif;" in warnings[0]
 
 
-@pytest.mark.parametrize("make", ["npz", "npy", "sparse", "pgm"])
+@pytest.mark.parametrize("make", ["npz", "npy", "sparse", "pgm", "mat", "h5"])
 def test_the_remedy_of_a_file_of_another_layout_works(tmp_path: Path, make: str) -> None:
     """The command of the message is run; what it writes can be read."""
     maps = np.arange(1.0, 31).reshape(2, 3, 5)
-    path = tmp_path / f"a.{make if make != 'sparse' else 'npz'}"
+    path = tmp_path / f"it's a $(map).{make if make != 'sparse' else 'npz'}"
     if make == "npz":
         np.savez(path, depth=maps)
     elif make == "npy":
         np.save(path, maps)
     elif make == "pgm":
         Image.fromarray(np.arange(1, 16, dtype=np.uint16).reshape(3, 5)).save(path)
+    elif make == "mat":
+        scipy.io.savemat(path, {"depth": maps[0]})
+    elif make == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["depth"] = maps[0]
     else:
         scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(maps[0]))
     with pytest.raises(DepthMapError, match="python -c") as refused:
         MapFile(path, path.name, options=ReadOptions("metric", "m")).read()
-    command = "python -c" + str(refused.value).partition("python -c")[2]
+    words = shlex.split("python -c" + str(refused.value).partition("python -c")[2])[:5]
+    words[-1] = words[-1].rstrip(";")
     # "python" is the user's own; here it is the interpreter that has the packages.
-    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+    subprocess.run([sys.executable, *words[1:]], check=True)
     written = find_maps([tmp_path], ReadOptions("metric", "m"))
     readable = [file.read().values for file in written if file.path != path]
     assert len(readable) == (2 if make in ("npz", "npy") else 1)

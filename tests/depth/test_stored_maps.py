@@ -148,6 +148,27 @@ def test_numbers_that_seem_to_mark_holes(dtype: Any, mark: float, kind: Any, num
     assert declared.warnings == ()
 
 
+@pytest.mark.parametrize(("dtype", "mark"), [("int32", 65535), ("float32", 65535), ("int16", 32767), ("uint32", 65535)])
+def test_the_largest_number_of_narrower_integers(dtype: str, mark: int) -> None:
+    """Of a map that was converted after it had been stored; all other numbers lie close below."""
+    array = np.linspace(500, 0.9 * mark, 4800).reshape(60, 80).round()
+    array[:3] = mark
+    (warning,) = DepthMap.from_array(array.astype(dtype), kind="metric", unit="mm").warnings
+    assert f"--invalid {mark}" in warning
+
+
+def test_floats_of_opencv_in_colours(tmp_path: Path) -> None:
+    """TartanAir V2: OpenCV writes the bytes of the float as B, G, R, A."""
+    metres = np.hypot(*np.mgrid[1:49, 1:65]).astype("<f4")
+    lowest_first = metres[..., None].view(np.uint8)
+    Image.fromarray(np.ascontiguousarray(lowest_first[..., [2, 1, 0, 3]])).save(tmp_path / "a.png")
+    depth = DepthMap.read(tmp_path / "a.png", kind="metric", unit="m", packing="bgra_float")
+    np.testing.assert_array_equal(depth.values, metres)
+    assert depth.warnings == ()
+    (warning,) = DepthMap.read(tmp_path / "a.png", kind="metric", unit="m", packing="rgba_float").warnings
+    assert "is its packing bgra_float (--packing)?" in warning
+
+
 def test_maps_that_use_all_their_numbers_are_not_warned_of() -> None:
     levels = np.linspace(0, 1, 4800).reshape(60, 80)
     clipped = np.clip(levels * 1.1, 0, 1)

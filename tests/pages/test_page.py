@@ -151,6 +151,19 @@ def test_a_case_without_an_image_says_what_it_has(tmp_path: Path, open_page: Cal
     assert page.locator(".thumb .pic").first.inner_text() == "failed: image file not found"
 
 
+def test_the_overlay_is_switched_off(page_file: Path, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    page = open_page(page_file, fragment="#1")
+    marks = page.locator("#detail :is(.marker, .box)")
+    assert marks.count() > 0
+    page.click("text=Overlay")
+    assert not any(mark.is_visible() for mark in marks.all())
+    assert page.locator("#detail img").first.is_visible()
+    page.keyboard.press("l")
+    assert all(mark.is_visible() for mark in marks.all())
+    write_page(tmp_path / "plain.html", [replace(make_cases()[0], markers=(), boxes=(), true_boxes=())], title="Plain")
+    assert open_page(tmp_path / "plain.html").locator("text=Overlay").count() == 0
+
+
 def test_tokens_are_folded(page_file: Path, open_page: Callable[..., Any]) -> None:
     page = open_page(page_file, fragment="#1")
     text = page.inner_text(".said")

@@ -51,6 +51,14 @@ FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 _IDS = ("id", "image_id", "category_id")
 _INTEGERS = (*_IDS, "width", "height", "iscrowd")
 
+_FRACTIONS = (
+    "lie in 0..1, as fractions of the image; a COCO file has pixels: multiply x and width by its width, y and height "
+    "by its height"
+)
+
+_SLACK = 0.1
+"""Boxes in fractions of the image may leave it by so much, as detectors' do."""
+
 _MIN_PIXELS = 8
 """In smaller images, boxes within the first pixel are not taken for fractions of the image."""
 
@@ -60,10 +68,11 @@ class AnnotationFile:
     """The content of an annotation file.
 
     Attributes:
-        images: In the file's order, each with its boxes in the file's order.
+        images: In the file's order, each with its boxes in the file's order, none of them twice.
         header: Everything but images and annotations: the categories with all their keys, info, licences.
         failures: Entries that were left out, where reading was not strict.
-        repairs: What does not follow the COCO format and was read all the same, each with how often.
+        repairs: What does not follow the COCO format and was read all the same, and boxes that repeat another, each
+            with how often.
         incomplete: Ids of images with a box that was left out, or that may be another image's.
     """
 
@@ -91,7 +100,12 @@ class EntryIndex:
     written: dict[tuple[str, EntryId], EntryId]
 
 
-def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> AnnotationFile:
+def read_annotations(
+    file: str | Path | TextIO,
+    *,
+    strict: bool = True,
+    find_size: Callable[[str, str], tuple[int, int] | None] | None = None,
+) -> AnnotationFile:
     """Read a COCO or LVIS file entry by entry, whatever the order of its lists.
 
     Only the numbers of an annotation are held (some 100 bytes), so that files with gigabytes of outlines can be read.
@@ -101,11 +115,14 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
     (UUIDs; they stay as they are), ids of annotations that are unique in their image only (Mapillary; they get the next
     free numbers), and boxes with CVAT's `attributes.rotation`, clockwise degrees around the centre (the upright box
     around the rotated one is read). A `rotation` beside the box is reported, and the box read as it is: some tools
-    write there what the box includes already.
+    write there what the box includes already. A box that repeats another of its image and category exactly, as some in
+    LVIS and Objects365 do, is left out with a count.
 
     Args:
         file: A path, also of a gzip file, or an open text file.
         strict: Raise for the first invalid entry; otherwise leave such entries out and list them in `failures`.
+        find_size: Finds the width and height in pixels of an image that the file gives no size of, by its name and the
+            folder in its address; None where it has none.
 
     Raises:
         AnnotationError: Not JSON, cut off or empty; without `images`, `annotations` or `categories`; boxes in fractions
@@ -114,13 +131,13 @@ def read_annotations(file: str | Path | TextIO, *, strict: bool = True) -> Annot
             fractions of the image.
     """
     with open_annotations(file) as (opened, where):
-        return _Reader(strict, where).read(opened)
+        return _Reader(strict, where, find_size).read(opened)
 
 
 def index_entries(file: str | Path | TextIO) -> EntryIndex:
     """The ids of the entries that `read_annotations` reads where not strict; raises AnnotationError as it does."""
     with open_annotations(file) as (opened, where):
-        reader = _Reader(False, where)
+        reader = _Reader(False, where, None)
         return reader.make_index(reader.read(opened))
 
 
@@ -141,7 +158,7 @@ def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[Ima
         "category 7".
 
     Raises:
-        AnnotationError: Not JSON, or not a list.
+        AnnotationError: Not JSON, not a list, or boxes in fractions of the image in most images.
     """
     items = parse_json(text, where, AnnotationError)
     if not isinstance(items, list):
@@ -164,13 +181,20 @@ def read_results(text: str, where: str, known: Iterable[ImageBoxes]) -> list[Ima
             results.append(BoxFailure(f"{where}, result {index}", str(error)))
             continue
         rows_of_image.setdefault(image_id, []).append(row)
+    fractional = 0
     for image_id, rows in rows_of_image.items():
         image = images[image_id]
         box_categories, xywh, scores = zip(*rows, strict=True)
         categories = {number: names.get(number, f"category {number}") for number in sort_ids(set(box_categories))}
         labels = BoxLabels(box_categories, scores=scores, categories=categories)
         boxes = np.ascontiguousarray(to_corners(np.array(xywh), "xywh"))
+        if _are_fractions(boxes, image.width, image.height):
+            fractional += 1
+            results.append(BoxFailure(f"{where}, image {image_id}", f"its boxes {_FRACTIONS}"))
+            continue
         results.append(ImageBoxes(image.name, image.width, image.height, boxes, labels, image_id))
+    if 2 * fractional > len(rows_of_image):
+        raise AnnotationError(f"{where}: the boxes of {fractional} of {len(rows_of_image)} images {_FRACTIONS}")
     return results
 
 
@@ -191,9 +215,12 @@ def open_annotations(file: str | Path | TextIO) -> Iterator[tuple[TextIO, str]]:
 class _Reader:
     """Collects a file's entries, in whatever order they come."""
 
-    def __init__(self, strict: bool, where: str) -> None:
+    def __init__(
+        self, strict: bool, where: str, find_size: Callable[[str, str], tuple[int, int] | None] | None
+    ) -> None:
         self._strict = strict
         self._where = where
+        self._find_size = find_size
         self._failures: list[BoxFailure] = []
         self._header: dict[str, Any] = {}
         self._categories: dict[int, _Category] = {}
@@ -309,11 +336,16 @@ class _Reader:
         self._categories[number] = _Category(name, item, self._index)
 
     def _add_image(self, item: dict[str, Any]) -> None:
-        number, width, height = (_check_integers([item[key]], key)[0] for key in ("id", "width", "height"))
         name, folder = item.get("file_name"), ""
         if isinstance(item.get("coco_url"), str):  # LVIS 1.0
             address = PurePosixPath(item["coco_url"])
             name, folder = name or address.name, address.parent.name
+        has_size = bool(item.get("width") and item.get("height"))
+        size = self._find_size(name, folder) if self._find_size and isinstance(name, str) and not has_size else None
+        if size is not None:
+            item = {**item, "width": size[0], "height": size[1]}
+            self._repairs["image: has no size; that of its file is used"] += 1
+        number, width, height = (_check_integers([item[key]], key)[0] for key in ("id", "width", "height"))
         if number in self._images:
             if self._images[number].name != name:
                 self._incomplete.add(number)
@@ -367,6 +399,8 @@ class _Reader:
                     self._repairs["annotation: id is that of another image's annotation; numbered"] += 1
                 rows_of_id.setdefault(number, row)
                 rows_of_image[image].append(row)
+        for image, rows in rows_of_image.items():
+            rows_of_image[image] = self._drop_repeated(rows)
         self._leave_out_fractions(rows_of_image, corners)
         self._category_names = {self._name("category", code): entry.name for code, entry in self._categories.items()}
         self._rows = tuple(rows_of_image.values())
@@ -394,14 +428,31 @@ class _Reader:
         written = {key: entry for key, entry in written.items() if key[1] != entry}
         return EntryIndex(images, annotations, categories, written)
 
+    def _drop_repeated(self, rows: list[int]) -> list[int]:
+        """Drop the boxes of an image that repeat another one of its category exactly, which would be counted twice."""
+        if len(rows) < 2:
+            return rows
+        columns = self._annotations
+        first: dict[tuple[float, ...], int] = {}
+        for row in rows:
+            box = columns.xywh[4 * row : 4 * row + 4]
+            first.setdefault((columns.categories[row], columns.crowd[row], *box), row)
+        if len(first) < len(rows):
+            repair = "annotation: its box repeats another of its image and category exactly; left out"
+            self._repairs[repair] += len(rows) - len(first)
+        return list(first.values())
+
     def _leave_out_fractions(self, rows_of_image: dict[int, list[int]], corners: np.ndarray) -> None:
         """Leave out the boxes of images whose boxes are all fractions of the image; raises where most images are so."""
         annotated = {number: rows for number, rows in rows_of_image.items() if rows}
-        fractional = [number for number, rows in annotated.items() if self._is_fractional(number, corners[rows])]
+        fractional = [
+            number
+            for number, rows in annotated.items()
+            if _are_fractions(corners[rows], self._images[number].width, self._images[number].height)
+        ]
         if 2 * len(fractional) > len(annotated):
             raise AnnotationError(
-                f"{self._where}: the boxes of {len(fractional)} of {len(annotated)} images lie in 0..1, as fractions "
-                "of the image; a COCO file has pixels: multiply x and width by its width, y and height by its height"
+                f"{self._where}: the boxes of {len(fractional)} of {len(annotated)} images {_FRACTIONS}"
             )
         for number in fractional:
             image = self._name("image", number)
@@ -412,11 +463,6 @@ class _Reader:
                 )
             self._incomplete.add(number)
             rows_of_image[number] = []
-
-    def _is_fractional(self, number: int, boxes: np.ndarray) -> bool:
-        image = self._images[number]
-        is_small = boxes.min() >= 0 and boxes.max() <= 1 and bool((boxes[:, 2:] > boxes[:, :2]).all())
-        return is_small and bool((boxes != np.round(boxes)).any()) and min(image.width, image.height) >= _MIN_PIXELS
 
     def _make_image(self, number: int, rows: Sequence[int], boxes: np.ndarray) -> ImageBoxes:
         image, columns = self._images[number], self._annotations
@@ -443,6 +489,12 @@ class _Reader:
             categories={category: self._category_names[category] for category in sort_ids(used)},
         )
         return ImageBoxes(image.name, image.width, image.height, boxes, labels, image_id, image.folder)
+
+
+def _are_fractions(boxes: np.ndarray, width: int, height: int) -> bool:
+    """Whether the boxes (N, 4) of an image of that size, as corners, are fractions of it rather than pixels."""
+    is_small = boxes.min() >= -_SLACK and boxes.max() <= 1 + _SLACK and bool((boxes[:, 2:] > boxes[:, :2]).all())
+    return is_small and bool((boxes != np.round(boxes)).any()) and min(width, height) >= _MIN_PIXELS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, compute_iou
-from perceptok.data.specialists.specialist import Device, hash_file_and_settings, require_rgb
+from perceptok.data.specialists.specialist import Device, hash_file_and_settings, make_test_image, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import MissingExtraError, SpecialistError, quote_error
 
@@ -107,11 +107,10 @@ class _OnnxFile:
 
 
 def _make_test_pixels(session: Any) -> np.ndarray:
-    """A batch of equal test images, (B, 3, H, W) float32 in 0..255: a floor that grows brighter, with a dark box."""
+    """A batch of equal test images, (B, 3, H, W) float32 in 0..255."""
     batch, _, height, width = session.get_inputs()[0].shape
-    image = np.tile(np.linspace(40, 220, height, dtype=np.float32)[:, None], (1, width))
-    image[height // 3 : 2 * height // 3, width // 3 : width // 2] = 20
-    return np.tile(image, (batch if isinstance(batch, int) else 1, 3, 1, 1))
+    image = np.asarray(make_test_image((width, height)), dtype=np.float32).transpose(2, 0, 1)
+    return np.tile(image, (batch if isinstance(batch, int) else 1, 1, 1, 1))
 
 
 class OnnxDepth(_OnnxFile):

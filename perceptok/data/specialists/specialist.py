@@ -22,7 +22,9 @@ __all__ = [
     "CachedDepth",
     "DepthSpecialist",
     "Device",
+    "estimate_each",
     "hash_file_and_settings",
+    "make_test_image",
     "require_rgb",
 ]
 
@@ -81,6 +83,28 @@ def require_rgb(images: Sequence[Image.Image]) -> None:
     for index, image in enumerate(images):
         if image.mode != "RGB":
             raise SpecialistError(f'specialists take images of mode RGB; image {index} is {image.mode}: convert("RGB")')
+
+
+def make_test_image(size: tuple[int, int]) -> Image.Image:
+    """Make an RGB image of that width and height to check a network with: a floor that grows brighter, a dark box."""
+    width, height = size
+    grey = np.tile(np.linspace(40, 220, height)[:, None], (1, width))
+    grey[height // 3 : 2 * height // 3, width // 3 : width // 2] = 20
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def estimate_each(specialist: DepthSpecialist, images: Sequence[Image.Image]) -> list[DepthMap | str]:
+    """Estimate a depth map of each RGB image; the reason instead where a network's numbers are not a map.
+
+    Raises:
+        SpecialistError: The network cannot be loaded or run.
+    """
+    try:
+        return list(specialist.estimate(images))
+    except DepthMapError as error:
+        if len(images) == 1:
+            return [f"the network's estimate is not a depth map: {error}"]
+        return [result for image in images for result in estimate_each(specialist, [image])]
 
 
 class CachedDepth:

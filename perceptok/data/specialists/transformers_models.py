@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from perceptok.boxes import BoxLabels, ImageBoxes
-from perceptok.data.specialists.specialist import Device, require_rgb
+from perceptok.data.specialists.specialist import Device, make_test_image, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import CheckpointError, SpecialistError, quote_error
 from perceptok.hub import download_checkpoint, is_hub_id
@@ -21,12 +21,19 @@ from perceptok.hub import download_checkpoint, is_hub_id
 __all__ = ["TransformersBoxes", "TransformersDepth"]
 
 _METRIC_ONLY = ("zoedepth",)
+_TEST_SIZE = (160, 120)
 
 
 class _Pretrained:
-    """A model and its image processor, loaded on first use, so that the specialist itself can be pickled."""
+    """A model and its image processor, loaded on first use, so that the specialist itself can be pickled.
+
+    Attributes:
+        auto_class: The class of transformers that loads the model.
+        post_process: The method of its image processor that converts the model's output.
+    """
 
     auto_class: str
+    post_process: str
 
     def __init__(self, model: str | Path, device: Device, batch_size: int) -> None:
         if batch_size < 1:
@@ -38,9 +45,12 @@ class _Pretrained:
 
     @cached_property
     def model_and_processor(self) -> tuple[Any, Any]:
-        """The model and its image processor; raises SpecialistError where they cannot be loaded.
+        """The model and its image processor, checked with a test image.
 
         Code that comes with a model is never run, and there is no option to run it.
+
+        Raises:
+            SpecialistError: They cannot be loaded, are of another task, or do not fit each other.
         """
         import transformers
 
@@ -52,20 +62,63 @@ class _Pretrained:
             folder = download_checkpoint(source) if is_hub_id(source) else Path(source)
             model, loaded = auto_model.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
             processor = auto_processor.from_pretrained(folder, **options)
-            if missing := sorted(loaded["missing_keys"]):
-                raise SpecialistError(
-                    f"{self.name_or_path}: {len(missing)} weights of {type(model).__name__} are missing, such as "
-                    f"{missing[0]}; this is a checkpoint of another task"
-                )
-            return model.eval().to(self.device), processor
-        except SpecialistError:
-            raise
+            model = model.eval().to(self.device)
         except CheckpointError as error:
             raise SpecialistError(str(error)) from error
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise SpecialistError(
                 f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({quote_error(error)}); use a model of a "
                 "class that transformers has, since code that comes with a model is never run"
+            ) from error
+        self._check_task(model, processor, sorted(loaded["missing_keys"]))
+        self._check_test_image(model, processor)
+        return model, processor
+
+    def _check_task(self, model: Any, processor: Any, missing_weights: list[str]) -> None:
+        """Raise SpecialistError for a checkpoint or an image processor of another task."""
+        name = type(model).__name__
+        if missing_weights:
+            raise SpecialistError(
+                f"{self.name_or_path}: {len(missing_weights)} weights of {name} are missing, such as "
+                f"{missing_weights[0]}; this is a checkpoint of another task"
+            )
+        architectures = model.config.architectures or [name]
+        task = self.auto_class.removeprefix("AutoModel")
+        if not any(architecture.endswith(task) for architecture in architectures):
+            raise SpecialistError(
+                f"{self.name_or_path} is a checkpoint of {', '.join(architectures)} according to its config, not of a "
+                f"model {task}; use a checkpoint of {name}"
+            )
+        if not hasattr(processor, self.post_process):
+            raise SpecialistError(
+                f"{self.name_or_path}: its image processor {type(processor).__name__} has no {self.post_process}; it "
+                "is that of another task: save the model's own image processor with it"
+            )
+        self.check_config(model.config)
+
+    def check_config(self, config: Any) -> None:
+        """Raise SpecialistError where the model's config contradicts the settings."""
+
+    def _check_test_image(self, model: Any, processor: Any) -> None:
+        """Raise SpecialistError unless the model's output for a test image is that of its task."""
+        output = self._run(model, processor, [make_test_image(_TEST_SIZE)])
+        if problem := self.find_problem(output, model.config):
+            raise SpecialistError(f"{self.name_or_path}: for a test image, {problem}")
+
+    def find_problem(self, output: Any, config: Any) -> str:
+        """Say why a model's output for one image is not that of its task; empty where it is."""
+        raise NotImplementedError
+
+    def _run(self, model: Any, processor: Any, images: Sequence[Image.Image]) -> Any:
+        try:
+            inputs = processor(images=list(images), return_tensors="pt").to(self.device)
+            with torch.inference_mode():
+                return model(**inputs)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            width, height = images[0].size
+            raise SpecialistError(
+                f"{self.name_or_path}: {type(model).__name__} cannot be run on an image of {width}x{height} pixels "
+                f"with its {type(processor).__name__} ({quote_error(error)})"
             ) from error
 
     def compute_fingerprint(self, settings: str) -> str:
@@ -89,9 +142,7 @@ class _Pretrained:
         for group in groups.values():
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                inputs = processor(images=[images[index] for index in batch], return_tensors="pt").to(self.device)
-                with torch.inference_mode():
-                    yield batch, model(**inputs)
+                yield batch, self._run(model, processor, [images[index] for index in batch])
 
 
 class TransformersDepth(_Pretrained):
@@ -110,6 +161,7 @@ class TransformersDepth(_Pretrained):
     """
 
     auto_class = "AutoModelForDepthEstimation"
+    post_process = "post_process_depth_estimation"
 
     def __init__(
         self,
@@ -131,16 +183,26 @@ class TransformersDepth(_Pretrained):
         """Hash of weights, processor and settings."""
         return self.compute_fingerprint(f"depth {self.kind} {self.unit} {self.batch_size}")
 
+    def find_problem(self, output: Any, config: Any) -> str:  # noqa: ARG002
+        """Say why a model's output for one image is not a depth map; empty where it is."""
+        depth = getattr(output, "predicted_depth", None)
+        if depth is None or depth.ndim != 3 or len(depth) != 1 or min(depth.shape) < 1:
+            shape = None if depth is None else tuple(depth.shape)
+            return f"expected `predicted_depth` (batch, height, width); got {shape}"
+        if not depth.isfinite().any():
+            return "its depth map has no finite number; are the weights damaged?"
+        return ""
+
     def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
         """Estimate a map of each RGB image, in the image's size.
 
         Raises:
-            SpecialistError: The declared kind contradicts the model's config, or the model cannot be loaded.
+            SpecialistError: The declared kind contradicts the model's config, or the model cannot be loaded or run.
+            DepthMapError: The numbers of a map are not depth of the declared kind.
         """
         if not images:
             return []
         model, processor = self.model_and_processor
-        self._check_kind(model.config)
         maps: list[DepthMap | None] = [None] * len(images)
         for batch, output in self.run_batches(images):
             sizes = [(images[index].height, images[index].width) for index in batch]
@@ -160,7 +222,7 @@ class TransformersDepth(_Pretrained):
                 )
         return [depth_map for depth_map in maps if depth_map is not None]
 
-    def _check_kind(self, config: Any) -> None:
+    def check_config(self, config: Any) -> None:
         """Raise SpecialistError where the model's config states another kind than the declared one."""
         by_type = "metric" if config.model_type in _METRIC_ONLY else None
         stated = {"relative": "inverse", "metric": "metric"}.get(
@@ -198,6 +260,7 @@ class TransformersBoxes(_Pretrained):
     """
 
     auto_class = "AutoModelForObjectDetection"
+    post_process = "post_process_object_detection"
 
     def __init__(
         self, model: str | Path, *, score_threshold: float = 0.5, device: Device = "cpu", batch_size: int = 1
@@ -212,8 +275,25 @@ class TransformersBoxes(_Pretrained):
         """Hash of weights, processor and settings."""
         return self.compute_fingerprint(f"boxes {self.score_threshold} {self.batch_size}")
 
+    def find_problem(self, output: Any, config: Any) -> str:
+        """Say why a model's output for one image is not that of a detector; empty where it is."""
+        logits, boxes = getattr(output, "logits", None), getattr(output, "pred_boxes", None)
+        if logits is None or boxes is None or logits.ndim != 3 or tuple(boxes.shape) != (*logits.shape[:2], 4):
+            shapes = [None if values is None else tuple(values.shape) for values in (logits, boxes)]
+            return f"expected `logits` (batch, queries, classes) and `pred_boxes` (batch, queries, 4); got {shapes}"
+        classes = len(config.id2label)
+        if logits.shape[2] not in (classes, classes + 1):  # with or without a class of no object
+            return f"its logits are of {logits.shape[2]} classes, but its config names {classes} (id2label)"
+        if not (logits.isfinite().all() and boxes.isfinite().all()):
+            return "its logits or boxes are not finite; are the weights damaged?"
+        return ""
+
     def detect(self, images: Sequence[Image.Image], names: Sequence[str]) -> list[ImageBoxes]:
-        """Detect the boxes of each RGB image, clipped at its edges, the highest score first."""
+        """Detect the boxes of each RGB image, clipped at its edges, the highest score first.
+
+        Raises:
+            SpecialistError: The model cannot be loaded or run.
+        """
         if not images:
             return []
         model, processor = self.model_and_processor

@@ -87,7 +87,8 @@ def _find_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     if {"indices", "indptr", "shape", "data"} <= arrays.keys() or {"row", "col", "shape", "data"} <= arrays.keys():
         raise DepthMapError(
             'holds a sparse matrix of SciPy; store it as an array, with 0 where it has no entry: python -c "import '
-            "numpy, scipy.sparse; numpy.save('FILE.npy', scipy.sparse.load_npz('FILE.npz').toarray())\""
+            'numpy, scipy.sparse, sys; numpy.save(sys.argv[2], scipy.sparse.load_npz(sys.argv[1]).toarray())" SOURCE '
+            "TARGET"
         )
     maps = {name: array for name, array in arrays.items() if squeeze(array).ndim == 2}
     named_depth = [name for name in maps if name.lower() in _DEPTH_NAMES]
@@ -98,7 +99,7 @@ def _find_map(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     stacks = {name: array for name, array in arrays.items() if squeeze(array).ndim == 3}
     if not maps and (len(stacks) == 1 or (stacks := {k: v for k, v in stacks.items() if k.lower() in _DEPTH_NAMES})):
         name, stack = next(iter(stacks.items()))
-        raise DepthMapError(describe_stack(stack.shape, f"numpy.load('FILESUFFIX')['{name}']"))
+        raise DepthMapError(describe_stack(stack.shape, f"numpy.load(sys.argv[1])[{name!r}]"))
     if not maps:
         raise DepthMapError(f"holds no array of two dimensions ({_describe(arrays)}); store the depth map alone")
     raise DepthMapError(

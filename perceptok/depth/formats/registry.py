@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,26 +77,26 @@ _PLACE_OF_OPTION = {
     "part": "a part of an EXR",
 }
 
-_PYTHON = 'python -c "{}"'
+_PYTHON = 'python -c "import numpy, sys; {}" SOURCE TARGET'
 _CONVERSIONS = {
     (".h5", ".hdf5"): (
-        _PYTHON.format("import h5py, numpy; numpy.save('FILE.npy', h5py.File('FILESUFFIX')['depth'][()])")
-        + ", with the name of its data set instead of depth (list(h5py.File('FILESUFFIX')) shows the names)"
+        _PYTHON.format("import h5py; numpy.save(sys.argv[2], h5py.File(sys.argv[1])['depth'][()])")
+        + "; where its data set is not called depth, with that name (list(h5py.File(...)) shows the names)"
     ),
     (".mat",): (
-        _PYTHON.format("import numpy, scipy.io; numpy.save('FILE.npy', scipy.io.loadmat('FILESUFFIX')['depth'])")
-        + ", with the name of its variable instead of depth (scipy.io.whosmat('FILESUFFIX') shows the names; files of "
-        "version 7.3 are HDF5: h5py.File('FILESUFFIX')['depth'][()].T)"
+        _PYTHON.format("import scipy.io; numpy.save(sys.argv[2], scipy.io.loadmat(sys.argv[1])['depth'])")
+        + "; where its variable is not called depth, with that name (scipy.io.whosmat shows the names); files of "
+        "version 7.3 are HDF5: h5py.File(sys.argv[1])['depth'][()].T"
     ),
     (".pgm", ".pnm", ".gif", ".bmp", ".webp", ".jp2"): _PYTHON.format(
-        "import numpy; from PIL import Image; numpy.save('FILE.npy', numpy.asarray(Image.open('FILESUFFIX')))"
+        "from PIL import Image; numpy.save(sys.argv[2], numpy.asarray(Image.open(sys.argv[1])))"
     ),
     (".pt", ".pth"): _PYTHON.format(
-        "import numpy, torch; numpy.save('FILE.npy', torch.load('FILESUFFIX', map_location='cpu').numpy().squeeze())"
+        "import torch; numpy.save(sys.argv[2], torch.load(sys.argv[1], map_location='cpu').numpy().squeeze())"
     ),
     (".heic", ".heif"): "export it again as 16-bit PNG, TIFF or EXR; this photo format keeps depth beside the photo",
 }
-"""Extensions of other formats that hold depth, and how such a file is converted; FILE is its path without suffix."""
+"""Extensions of other formats that hold depth, and how such a file, SOURCE, is converted to TARGET."""
 
 OTHER_SUFFIXES = frozenset(suffix for suffixes in _CONVERSIONS for suffix in suffixes)
 """Lower-case extensions of files that may hold depth and are not read."""
@@ -119,8 +121,9 @@ def find_format(path: Path) -> Format:
 
 
 def _fill_in_path(text: str, path: Path) -> str:
-    """Put a path into a message that names FILE (without suffix) and FILESUFFIX (whole)."""
-    return text.replace("FILESUFFIX", str(path)).replace("FILE", str(path.with_suffix("")))
+    """Put paths into a command of a message: SOURCE (the file), TARGET (an NPY file) and FOLDER, both of its name."""
+    paths = {"SOURCE": path, "TARGET": path.with_suffix(".npy"), "FOLDER": path.with_suffix("")}
+    return re.sub("SOURCE|TARGET|FOLDER", lambda match: shlex.quote(str(paths[match[0]])), text)
 
 
 def read_stored(
@@ -166,7 +169,7 @@ def read_stored(
         raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
     stored = replace(stored, array=squeeze(stored.array))
     if stored.array.ndim != 2 and not (colours and stored.array.ndim == 3):
-        load = f"numpy.load('{path}')" + (f"['{key}']" if key else "")
+        load = "numpy.load(sys.argv[1])" + (f"[{key!r}]" if key else "")
         raise DepthMapError(_fill_in_path(describe_stack(stored.array.shape, load), path))
     return stored
 

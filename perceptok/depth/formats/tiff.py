@@ -32,7 +32,7 @@ _TURNS = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}
 """TIFF orientation -> transpose, then flip rows' ends (h), then the rows' order (v)."""
 
 _MAX_DIRECTORIES = 1000
-_LOAD = "tifffile.imread('FILESUFFIX')"
+_LOAD = "tifffile.imread(sys.argv[1])"
 
 # tifffile logs what it also raises, and Python prints logs without a handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -67,6 +67,12 @@
   const icon = (path) => make("svg", { viewBox: "0 0 24 24" }, make("path", { d: path }));
   const tabs = new Map();
   const filters = new Map();
+  const hasLayer = CASES.some((one) => one.boxes || one.trueBoxes || (one.markers && !(one.marked && one.has.length === 1)));
+  const layer = make("button", { class: "filter", type: "button", title: "Boxes and markers over the images (l)", text: "Overlay", "aria-pressed": "true", on: { click: turnLayer } });
+
+  function turnLayer() {
+    layer.setAttribute("aria-pressed", String(!document.documentElement.toggleAttribute("data-plain")));
+  }
   const search = make("input", { type: "search", placeholder: "Search", "aria-label": "Search cases", on: { input: () => { state.query = search.value; select(); } } });
 
   function controls() {
@@ -89,6 +95,7 @@
       }
     }
     bar.append(make("span", { class: "space" }));
+    if (hasLayer) bar.append(layer);
     if (CASES.length) {
       bar.append(search);
       if (sortable.length) {
@@ -398,6 +405,7 @@
     ["s", "summary", () => hasSummary && turn("summary")], ["g", "images", () => turn("gallery")], ["c", "cases", () => turn("cases")],
     ["1", "all", () => choose(null)], ["2", "right", () => choose("right")], ["3", "wrong", () => choose("wrong")], ["4", "unparsed", () => choose("unparsed")], ["5", "invalid", () => choose("invalid")],
     ["o", "open or fold the depth blocks", () => detail.querySelectorAll(".fold > button").forEach((node) => node.click())],
+    ["l", "boxes and markers over the images on or off", turnLayer],
     ["m", "maps in colour or grey", () => { document.documentElement.toggleAttribute("data-grey"); show(); }],
     ["t", "light or dark", turnTheme], ["/", "search", () => search.focus()], ["?", "these keys", () => help()]];
   const spelled = { "→": "ArrowRight", "←": "ArrowLeft" };

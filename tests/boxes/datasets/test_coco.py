@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from perceptok.boxes import (
     AnnotationFile,
     BoxCodec,
+    BoxFailure,
     BoxForm,
     BoxLabels,
     BoxRecord,
@@ -23,6 +24,7 @@ from perceptok.boxes import (
     ImageBoxes,
     boxes_from_text,
     read_annotations,
+    read_results,
     write_annotations,
 )
 from perceptok.errors import AnnotationError
@@ -422,6 +424,47 @@ def test_boxes_in_fractions_of_the_image(strict: bool) -> None:
     assert file.incomplete == {1}
     file = read(make_file([(1, 1, fractions), (3, 1, [5, 5, 9, 9]), (2, 2, [0, 0, 1, 1])]))
     assert [len(image.boxes) for image in file.images] == [2, 1]
+
+
+def test_boxes_in_fractions_that_leave_the_image_a_little() -> None:
+    values = make_file([(1, 1, [-0.01, 0.2, 0.5, 0.83]), (2, 2, [0.5, 0.2, 0.51, 0.4])])
+    with pytest.raises(AnnotationError, match=r"the boxes of 2 of 2 images lie in 0\.\.1"):
+        read(values)
+    known = read(make_file([])).images
+    results = [{"image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4], "score": 0.5}]
+    with pytest.raises(AnnotationError, match=r"the boxes of 1 of 1 images lie in 0\.\.1"):
+        read_results(json.dumps(results), "results.json", known)
+    results.append({"image_id": 2, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5})
+    first, second = sorted(read_results(json.dumps(results), "results.json", known), key=str)
+    assert isinstance(first, BoxFailure)
+    assert "as fractions of the image" in first.reason
+    assert isinstance(second, ImageBoxes)
+
+
+def test_boxes_that_repeat_another_are_left_out_with_a_count() -> None:
+    box = [1, 2, 30, 40]
+    values = make_file([(1, 1, box), (2, 1, box), (3, 2, box), (4, 2, [1, 2, 30, 41])])
+    values["annotations"].append({**values["annotations"][0], "id": 99, "iscrowd": 1})
+    values["annotations"].append({**values["annotations"][0], "id": 98, "category_id": 77})
+    values["categories"].append({"id": 77, "name": "cup"})
+    for strict in (True, False):
+        file = read(values, strict=strict)
+        assert [len(image.boxes) for image in file.images] == [3, 2]
+        assert file.repairs == (
+            "annotation: its box repeats another of its image and category exactly; left out (1 times)",
+        )
+        assert file.incomplete == frozenset()
+
+
+def test_images_without_a_size() -> None:
+    values = make_file([(1, 1, [1, 2, 30, 40]), (2, 2, [1, 2, 30, 40])])
+    del values["images"][0]["width"]
+    values["images"][1] |= {"width": None, "height": 0}
+    sizes = {"1.jpg": (640, 480)}
+    file = read_annotations(io.StringIO(json.dumps(values)), strict=False, find_size=lambda name, _: sizes.get(name))
+    assert [(image.name, image.width, image.height) for image in file.images] == [("1.jpg", 640, 480)]
+    assert file.repairs == ("image: has no size; that of its file is used (1 times)",)
+    assert len(file.failures) == 2
 
 
 def test_the_folder_of_an_address() -> None:

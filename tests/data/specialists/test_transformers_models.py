@@ -174,6 +174,60 @@ def test_detector(tmp_path: Path) -> None:
         TransformersDepth(folder, kind="deep")  # type: ignore[arg-type]
 
 
+def copy_with(folder: Path, target: Path, name: str, **changes: Any) -> Path:
+    """A copy of a model's folder with other values in one of its JSON files."""
+    shutil.copytree(folder, target)
+    values = json.loads((target / name).read_text())
+    (target / name).write_text(json.dumps({**values, **changes}))
+    return target
+
+
+def test_models_are_checked_when_they_are_opened(tmp_path: Path, relative: Path) -> None:
+    """A checkpoint of another task, the processor of another model, damaged weights: before any image is read."""
+
+    def refuse(folder: Path, message: str) -> None:
+        with pytest.raises(SpecialistError, match=message):
+            TransformersDepth(folder, kind="inverse").model_and_processor  # noqa: B018 - loads the model
+
+    segmentation = {"architectures": ["DPTForSemanticSegmentation"]}
+    refuse(copy_with(relative, tmp_path / "a", "config.json", **segmentation), "a checkpoint of DPTForSemanticSegment")
+    other = {"image_processor_type": "YolosImageProcessor", "size": {"height": 56, "width": 56}}
+    refuse(copy_with(relative, tmp_path / "b", "preprocessor_config.json", **other), "of another task: save the")
+    odd = {"size": {"height": 7, "width": 7}, "ensure_multiple_of": 1}
+    refuse(
+        copy_with(relative, tmp_path / "c", "preprocessor_config.json", **odd), "cannot be run on an image of 160x120"
+    )
+    model = depth_anything("relative")
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.fill_(float("nan"))
+    refuse(save(tmp_path / "d", model, processor()), "for a test image, its depth map has no finite number")
+
+
+def test_detectors_are_checked_when_they_are_opened(tmp_path: Path) -> None:
+    config = hf.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 64],
+        patch_size=16,
+        num_detection_tokens=4,
+        id2label={0: "dog", 1: "cat"},
+    )
+    image_processor = hf.YolosImageProcessor(size={"height": 64, "width": 64}, do_pad=False)
+    model = hf.YolosForObjectDetection(config)
+    with torch.no_grad():
+        next(model.bbox_predictor.parameters()).fill_(float("nan"))
+    folder = save(tmp_path / "nan", model, image_processor)
+    with pytest.raises(SpecialistError, match="for a test image, its logits or boxes are not finite"):
+        TransformersBoxes(folder).model_and_processor  # noqa: B018 - loads the model
+    named = TransformersBoxes(folder)
+    output = hf.modeling_outputs.ModelOutput(logits=torch.zeros(1, 4, 7), pred_boxes=torch.zeros(1, 4, 4))
+    assert "logits are of 7 classes, but its config names 2" in named.find_problem(output, config)
+    assert "expected `logits`" in named.find_problem(hf.modeling_outputs.ModelOutput(logits=torch.zeros(1, 4)), config)
+
+
 MALICIOUS = """
 from pathlib import Path
 from transformers import PretrainedConfig
