@@ -255,7 +255,7 @@ def _compare_packings(array: npt.NDArray[Any], numbers: npt.NDArray[Any], packin
 def _measure_roughness(numbers: npt.NDArray[Any]) -> float:
     """Mean difference of pixels side by side in the middle nine tenths of the range, as a share of it, 0..1."""
     with np.errstate(all="ignore"):
-        values = np.nan_to_num(numbers.astype(np.float64), posinf=np.finfo(np.float32).max, neginf=0)
+        values = np.nan_to_num(numbers.astype(np.float64), posinf=float(np.finfo(np.float32).max), neginf=0)
         low, high = np.percentile(values, (5, 95))
         return float(np.abs(np.diff(np.clip(values, low, high), axis=1)).mean() / (high - low)) if high > low else 0.0
 
