@@ -102,10 +102,55 @@ def test_broken_blocks_and_stopping(served: Served, open_served: Callable[..., A
         page.keyboard.press("Escape")
     wait_for_text(page, "#status", re.compile(rf"Stopped\.|{DONE.pattern}"))
     assert page.is_enabled("#ask")
+    # The numbers of the text are those of the drawn boxes; what is not drawn is called broken.
+    chips = page.locator("#text .chip").all_inner_texts()
+    numbers = [chip for chip in chips if chip.startswith("box")]
+    assert numbers == [f"box {number + 1}" for number in range(page.locator("#boxes .box").count())]
     # Nothing is wider than a narrow screen, and the page is dark.
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background))) < 60
+
+
+DROP = """
+async ([names, place]) => {
+  const transfer = new DataTransfer();
+  for (const name of names) {
+    const content = name.endsWith(".png") ? document.getElementById("file").files[0] : "text";
+    transfer.items.add(new File([content], name, { type: name.endsWith(".png") ? "image/png" : "text/plain" }));
+  }
+  for (const kind of ["dragover", "drop"]) {
+    const options = { bubbles: true, cancelable: true, dataTransfer: transfer };
+    document.querySelector(place).dispatchEvent(new DragEvent(kind, options));
+  }
+}
+"""
+
+
+def test_images_are_dropped(served: Served, open_served: Callable[..., Any], tmp_path: Path) -> None:
+    """Anywhere on the page; what is not an image is refused; another image stops the answer about the one before."""
+    page = open_served(served.url, width=320)
+    page.set_input_files("#file", str(tmp_path / "room.png"))
+    wait_for_text(page, "#status", "Ready.")
+    page.evaluate(
+        "document.getElementById('photo').src = URL.createObjectURL(document.getElementById('file').files[0])"
+    )
+    page.evaluate(DROP, [["notes.txt"], "#drop"])
+    wait_for_text(page, "#error", "notes.txt: not an image that this browser can read")
+    page.evaluate(DROP, [[], "main"])
+    wait_for_text(page, "#error", re.compile("Links are not fetched"))
+    page.check("#force")
+    page.click("#ask")
+    page.evaluate(DROP, [["other.png"], "main"])
+    wait_for_text(page, "#status", "Ready.")
+    assert "other.png" in page.inner_text("#drop-text")
+    assert page.locator("#error").is_hidden()
+    assert page.get_attribute("#map", "data-rows") == "0"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    # A block cannot be forced without constraints.
+    page.uncheck("#constraints")
+    assert page.is_disabled("#force")
+    assert not page.is_checked("#force")
 
 
 def test_keyboard_and_labels(served: Served, open_served: Callable[..., Any]) -> None:

@@ -7,6 +7,8 @@
   let model = null;
   let image = null; // data URL of the chosen image
   let running = null; // AbortController of the request
+  let asking = Promise.resolve(); // ends with the request
+  let chosen = 0; // number of files that were chosen; the last one counts, whichever is read first
 
   const colourOf = (value) => {
     const position = (value / 255) * (STOPS.length - 1);
@@ -35,13 +37,16 @@
       }
       model = (await response.json()).data[0];
       find("model").textContent = model.id;
-      if (!model.perception.depth) {
-        find("force").checked = false;
-        find("force").disabled = true;
-      }
+      updateOptions();
     } catch {
       find("model").textContent = "the server does not answer";
     }
+  }
+
+  // A block is forced by a constraint, in a model that has the tokens.
+  function updateOptions() {
+    find("force").disabled = !find("constraints").checked || (model !== null && !model.perception.depth);
+    if (find("force").disabled) find("force").checked = false;
   }
 
   // The file as it is, or scaled down where the server would refuse it.
@@ -57,27 +62,44 @@
         reader.readAsDataURL(file);
       });
     }
-    const scale = Math.min(1, 2048 / Math.max(bitmap.width, bitmap.height));
+    const scale = Math.min(1, 2048 / Math.max(bitmap.width, bitmap.height), Math.sqrt(limits.max_image_pixels / pixels));
     const canvas = document.createElement("canvas");
-    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-    canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    canvas.width = Math.max(1, Math.floor(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.floor(bitmap.height * scale));
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff"; // as the server does with transparent pixels; JPEG has none
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     return canvas.toDataURL("image/jpeg", 0.92);
   }
 
   async function choose(file) {
-    if (!file) return;
-    try {
-      image = await readImage(file);
-    } catch {
-      showError(`${file.name}: not an image that this browser can read`);
+    if (!file) {
+      showError("That is not an image file. Links are not fetched: save the image, then choose it.");
       return;
     }
+    const number = (chosen += 1);
+    const photo = find("photo");
+    let content;
+    try {
+      content = await readImage(file);
+      if (number !== chosen) return;
+      photo.src = content;
+      await photo.decode();
+    } catch {
+      if (number !== chosen) return;
+      showError(`${file.name}: not an image that this browser can read`);
+      if (image) photo.src = image;
+      return;
+    }
+    if (number !== chosen) return;
+    if (running) {
+      running.abort(); // the answer would be about another image
+      await asking;
+    }
+    image = content;
     showError("");
     clearAnswer();
-    const photo = find("photo");
-    photo.src = image;
-    await photo.decode();
     photo.hidden = false;
     find("photo-stage").querySelector(".empty").hidden = true;
     find("boxes").setAttribute("viewBox", `0 0 ${photo.naturalWidth} ${photo.naturalHeight}`);
@@ -125,8 +147,10 @@
 
   function drawBox([x1, y1, x2, y2]) {
     const group = makeElement("g", { class: "box" });
-    const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
-    const size = find("photo").naturalWidth / 24;
+    const [width, height] = [find("photo").naturalWidth, find("photo").naturalHeight];
+    // An edge is known to one of 336 parts of the image; a box without area would not be drawn.
+    const place = { x: x1, y: y1, width: Math.max(x2 - x1, width / 336), height: Math.max(y2 - y1, height / 336) };
+    const size = width / 24;
     group.append(makeElement("rect", { ...place, class: "halo" }), makeElement("rect", place));
     const number = find("boxes").querySelectorAll(".box").length + 1;
     group.append(makeElement("text", { x: x1 + size / 4, y: y1 + size, "font-size": size }, String(number)));
@@ -140,7 +164,15 @@
     find("boxes").append(group);
   }
 
-  // The text with a chip in the place of each block and box.
+  function describeTokens(part, number) {
+    const codes = [...part.matchAll(/_(\d+)>/g)].map((match) => Number(match[1]));
+    if (part.startsWith("<DEPTH_START>")) {
+      return codes.length === 100 && part.endsWith("<DEPTH_END>") ? "depth map" : "broken depth map";
+    }
+    return codes.length === 4 && codes[0] <= codes[2] && codes[1] <= codes[3] ? `box ${number}` : "broken box";
+  }
+
+  // The text with a chip in the place of each block and box; boxes have the numbers that are drawn.
   function showText(text) {
     const parts = text.split(/(<DEPTH_START>(?:<DEPTH_\d+>)*(?:<DEPTH_END>)?|\(?(?:<PIXEL_\d+>,?){1,4}\)?)/);
     let boxes = 0;
@@ -148,8 +180,9 @@
       ...parts.filter(Boolean).map((part) => {
         if (!part.startsWith("<DEPTH_START>") && !part.includes("<PIXEL_")) return document.createTextNode(part);
         const chip = document.createElement("span");
-        chip.className = "chip";
-        chip.textContent = part.startsWith("<DEPTH_START>") ? "depth map" : `box ${(boxes += 1)}`;
+        chip.textContent = describeTokens(part, boxes + 1);
+        boxes += chip.textContent.startsWith("box");
+        chip.className = chip.textContent.startsWith("broken") ? "chip broken" : "chip";
         return chip;
       }),
     );
@@ -231,30 +264,33 @@
     if (!model) return;
     clearAnswer();
     showError("");
-    running = new AbortController();
+    const controller = new AbortController();
+    running = controller;
     find("ask").disabled = true;
     find("stop").disabled = false;
     find("status").textContent = "Waiting for the first token…";
     const constraints = find("constraints").checked;
-    const options = { constraints, row_maps: true, ...(constraints && find("force").checked ? { force_block: "first" } : {}) };
+    const options = { constraints, row_maps: true, ...(find("force").checked ? { force_block: "first" } : {}) };
     const content = [{ type: "image_url", image_url: { url: image } }, { type: "text", text: find("question").value }];
     let text = "";
     let state = "The connection ended before the answer was complete.";
     try {
       const body = JSON.stringify({ model: model.id, stream: true, messages: [{ role: "user", content }], perception: options });
-      const response = await fetch("v1/chat/completions", { method: "POST", headers: makeHeaders(), body, signal: running.signal });
+      const response = await fetch("v1/chat/completions", { method: "POST", headers: makeHeaders(), body, signal: controller.signal });
       if (!response.ok) throw new Error((await response.json()).error.message);
       for await (const chunk of readEvents(response.body)) {
         if (chunk.error) throw new Error(chunk.error.message);
+        if (controller.signal.aborted) break;
         const choice = chunk.choices[0];
         if (choice.delta.content) showText((text += choice.delta.content));
         if (choice.perception) await handleEvent(choice.perception);
         if (choice.finish_reason) state = choice.finish_reason === "stop" ? "Complete." : "Cut off at the maximum number of tokens.";
       }
     } catch (error) {
-      state = error.name === "AbortError" ? "Stopped." : "Failed.";
-      if (error.name !== "AbortError") showError(error.message);
+      state = "Failed.";
+      if (!controller.signal.aborted) showError(error instanceof TypeError ? "The server does not answer." : error.message);
     }
+    if (controller.signal.aborted) state = "Stopped.";
     find("status").textContent = state;
     find("progress").hidden = true;
     find("ask").disabled = false;
@@ -264,15 +300,19 @@
 
   find("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!running) ask();
+    if (!running) asking = ask();
   });
   find("stop").addEventListener("click", () => running && running.abort());
-  find("file").addEventListener("change", () => choose(find("file").files[0]));
+  find("file").addEventListener("change", () => find("file").files.length && choose(find("file").files[0]));
+  find("constraints").addEventListener("change", updateOptions);
   find("key").addEventListener("change", connect);
-  document.addEventListener("paste", (event) => choose([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
+  document.addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find((candidate) => candidate.type.startsWith("image/"));
+    if (file) choose(file);
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && running) running.abort();
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) ask();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !running) asking = ask();
   });
   for (const name of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
