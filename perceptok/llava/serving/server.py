@@ -68,8 +68,9 @@ def serve(load: Callable[[], PerceptionPipeline], config: ServingConfig | None =
     from perceptok.llava.serving.telemetry import configure_logging
 
     with open_listening_socket(config) as opened:
-        app = create_app(load(), config)
         configure_logging()
+        _LOG.info("loading", extra={"fields": {"model": config.served_model_name}})
+        app = create_app(load(), config)
         timeout = config.shutdown_timeout
 
         class Server(uvicorn.Server):
