@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, read_records
+from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, find_records_file, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
-from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, add_place
 from perceptok.evaluation.dataset_rows import read_json_lines, read_rows
 from perceptok.files import read_input
 from perceptok.images import open_image, read_image_size
@@ -234,7 +234,7 @@ def item_from_row(name: str, row: dict[str, Any], images: Path | None = None) ->
         return _LAYOUTS[name].parse(row, images)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, PerceptokError):
-            raise EvaluationError(f"{name}: {error}") from error
+            raise EvaluationError(add_place(name, error)) from error
         raise EvaluationError(f"{name}: a row of another layout, with the keys {', '.join(map(str, row))}") from error
 
 
@@ -290,7 +290,7 @@ def _record_items(path: Path, images: Path | None, *, atomic: bool) -> Iterator[
     try:
         for record in read_records(path):
             if (record.answer is None) == atomic:
-                yield item_from_record(record, images or path.parent)
+                yield item_from_record(record, images or find_records_file(path).parent)
     except EvaluationError:
         raise
     except PerceptokError as error:
@@ -570,7 +570,7 @@ def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
     try:
         yield from read_rows(source, config=_LAYOUTS[name].config, split=_LAYOUTS[name].split)
     except EvaluationError as error:
-        raise EvaluationError(f"{name}: {error}") from error
+        raise EvaluationError(add_place(name, error)) from error
     except MissingExtraError as error:
         error.msg = f"{name}: {error}"  # what ImportError prints
         raise
