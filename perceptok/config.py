@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from perceptok.errors import ConfigError, PerceptokError, add_place
+from perceptok.errors import ConfigError, PerceptokError, add_place, quote_error
 from perceptok.files import parse_json, read_input
 
 if TYPE_CHECKING:
@@ -278,9 +278,17 @@ def parse_yaml(text: str, name: str) -> object:
         _count_nodes(node, {})
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: not valid YAML ({error})") from error
+        raise ConfigError(f"{name}: not valid YAML ({_describe_yaml_error(error)})") from error
     finally:
         loader.dispose()
+
+
+def _describe_yaml_error(error: Exception) -> str:
+    """Describe an error of PyYAML in one line: the problem and its place."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return quote_error(error)
+    return f"{problem}: line {mark.line + 1} column {mark.column + 1}"
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:

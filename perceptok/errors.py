@@ -145,7 +145,12 @@ def add_place(place: str | os.PathLike[str], reason: object) -> str:
 
 
 def quote_error(error: BaseException) -> str:
-    """Quote an exception of a library in a message of our own as `quote_text` does; its class where nothing is left."""
+    """Quote an exception of a library in a message of our own as `quote_text` does; its class where nothing is left.
+
+    Of an error of the operating system the reason alone is quoted, as the message names the file itself.
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return quote_text(error.strerror)
     return quote_text(str(error)) or type(error).__name__
 
 

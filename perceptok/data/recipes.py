@@ -30,7 +30,7 @@ from perceptok.data.sources import FolderSource, ProceduralSource, Source, read_
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
 from perceptok.data.tasks import SetConfig, TaskContext
 from perceptok.depth import DepthCodec, Kind, NearnessRange, ReadOptions, Unit
-from perceptok.errors import ConfigError, DataError, add_place
+from perceptok.errors import ConfigError, DataError, add_place, quote_error
 from perceptok.files import read_input
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
@@ -425,7 +425,7 @@ def _make_box_specialist(config: SpecialistConfig) -> BoxSpecialist:
         try:
             lines = read_input(config.classes).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config.classes}: the file of classes cannot be read ({error})") from error
+            raise ConfigError(f"{config.classes}: the file of classes cannot be read ({quote_error(error)})") from error
         classes = [line.strip() for line in lines if line.strip()]
         return YoloxOnnx(config.model, classes=classes, score_threshold=config.score_threshold, device=config.device)
     from perceptok.data.specialists.transformers_models import TransformersBoxes

@@ -125,10 +125,9 @@ class BenchmarkItem:
 
     def open_image(self) -> Image.Image:
         """The image in RGB, upright; raises EvaluationError where there is none, or it cannot be read."""
-        data = self.image_bytes()
-        if data is None:
+        if self.image is None:
             raise EvaluationError(f"item {self.id} has no image; name the folder of the benchmark's images")
-        return self._open(data)
+        return self._open(self.image)
 
     def open_images(self) -> tuple[Image.Image, ...]:
         """All images, as `open_image`."""
@@ -142,11 +141,10 @@ class BenchmarkItem:
 
     def image_size(self) -> tuple[int, int] | None:
         """Width and height of the upright image, None without one; raises EvaluationError where it cannot be read."""
-        data = self.image_bytes()
-        if data is None:
+        if self.image is None:
             return None
         try:
-            return read_image_size(data)
+            return read_image_size(self.image)
         except ImageError as error:
             raise EvaluationError(f"item {self.id}: {error}") from error
 
@@ -203,6 +201,9 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         raise EvaluationError(f"{name!r} is not a benchmark; the benchmarks are {', '.join(BENCHMARKS)}")
     if name in ("records", "atomic"):
         items = tuple(_record_items(path, folder, atomic=name == "atomic"))
+        if not items:
+            other, kind = ("records", "without") if name == "atomic" else ("atomic", "with")
+            raise EvaluationError(f"{name} has no items: {path} has no record {kind} an answer; try {other}")
     elif (found := _find_question_files(name, path)) is not None:
         letters = "ABCDE"[: int(name[-1])] if name.startswith("hardblink-") else ""
         items = tuple(_question_file_items(found.questions, found.answers, folder or found.images, letters))

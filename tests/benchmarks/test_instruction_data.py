@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -168,6 +169,7 @@ def show(values: np.ndarray) -> str:
     return f"{values.mean():.3f} +- {values.std(ddof=1) / len(values) ** 0.5:.3f}"
 
 
+@pytest.mark.filterwarnings("ignore")  # of deprecated functions that are described
 def test_a_share_of_instruction_data(tmp_path: Path) -> None:
     codec = pt.DepthCodec.from_pretrained()
     texts, held_out_texts = write_texts(tmp_path)

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerState
 
 from perceptok.data import find_records_file
-from perceptok.errors import OutputError, TrainingError
+from perceptok.errors import OutputError, TrainingError, quote_error
 from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
 from perceptok.jobs import map_in_order
 
@@ -117,7 +117,7 @@ def fingerprint_records(paths: Sequence[str]) -> dict[str, str]:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{path}: the records cannot be read ({error})") from error
+            raise TrainingError(f"{path}: the records cannot be read ({quote_error(error)})") from error
         digests[str(path)] = digest.hexdigest()
     return digests
 

@@ -295,8 +295,6 @@ def _check_images(samples: Sequence[TrainingSample], progress: Progress, share: 
 
 
 def _find_image_problem(path: Path) -> str | None:
-    if not path.is_file():
-        return f"file not found: {path}"
     try:
         check_image_header(path)
     except ImageError as error:

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from perceptok.errors import ConfigError, PerceptokError, TrainingError
+from perceptok.errors import ConfigError, PerceptokError, TrainingError, quote_error
 from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
@@ -443,8 +443,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         text = read_input(folder / _VALUES_FILE)
     except (OSError, SafetensorError, ValueError) as error:
         raise TrainingError(
-            f"{folder}: damaged, the run cannot be resumed from it ({error}); remove it to resume from the checkpoint "
-            "before it, or to start again"
+            f"{folder}: damaged, the run cannot be resumed from it ({quote_error(error)}); remove it to resume from "
+            "the checkpoint before it, or to start again"
         ) from error
     return cast("dict[str, Any]", _restore(parse_json(text, str(folder / _VALUES_FILE), TrainingError), tensors))
 
