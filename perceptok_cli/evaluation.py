@@ -69,8 +69,9 @@ def score(
     reader = make_judge(judge, judge_model, judge_api_key, output)
     items = load_benchmark(benchmark, data, images=images)
     scores = evaluate(read_predictions(predictions), items, missing=missing, judge=reader)
-    print_scores(scores, predictions.stem)
     evidence = check_evidence(scores, DepthCodec.from_pretrained(codec))
+    print_agreement(scores, evidence)
+    print_scores(scores, predictions.stem)
     print_evidence(evidence)
     if output:
         write_scores(scores, output, system=predictions.stem, evidence=evidence, force=force)
@@ -167,6 +168,13 @@ def make_judge(url: str | None, model: str | None, api_key: str | None, folder: 
     if url is None or model is None:
         raise typer.BadParameter("a judge needs both --judge URL and --judge-model NAME")
     return Judge(url, model, api_key=api_key, cache=None if folder is None else folder / "judge.jsonl")
+
+
+def print_agreement(scores: Scores, evidence: EvidenceReport | None) -> None:
+    """Print how often conclusions follow from their own evidence: one line on standard output."""
+    from perceptok.evaluation import describe_agreement
+
+    typer.echo(describe_agreement(scores, evidence))
 
 
 def print_scores(scores: Scores, system: str) -> None:

@@ -440,7 +440,8 @@ class _SetBuilder:
 
     def remove_other_images(self) -> None:
         """Delete the images of records that the set had before it was made smaller."""
-        used = {_name_image(self.config, number, self.resources.recipe) for number in range(self.records)}
+        numbers = range(self.records if self.config.with_image else 0)
+        used = {_name_image(self.config, number, self.resources.recipe) for number in numbers}
         for path in (self.folder / "images" / self.config.name).glob(f"*.{self.resources.recipe.image_format}"):
             if path.stem.isdecimal() and path.relative_to(self.folder).as_posix() not in used:
                 path.unlink()
@@ -473,9 +474,11 @@ class _SetBuilder:
         if record is None or reason:
             outcome: Outcome = Rejection(candidate.name, reason)
         else:
-            image = _name_image(self.config, self.records, self.resources.recipe)
-            _write_image(self.folder / image, candidate.image)
-            outcome = replace(record, id=f"{self.config.name}-{self.records:06d}", images=(image,))
+            outcome = replace(record, id=f"{self.config.name}-{self.records:06d}", images=())
+            if self.config.with_image:
+                image = _name_image(self.config, self.records, self.resources.recipe)
+                _write_image(self.folder / image, candidate.image)
+                outcome = replace(outcome, images=(image,))
         self.journal.add(index, outcome)
         self._count(outcome)
 
@@ -534,7 +537,7 @@ def _write_files(
     names.append("rejected.jsonl")
     images = hashlib.sha256()
     for builder in builders:
-        for number in range(builder.records):
+        for number in range(builder.records if builder.config.with_image else 0):
             image = _name_image(builder.config, number, recipe)
             images.update(f"{image} {_hash_file(folder / image)}\n".encode())
     manifest = {

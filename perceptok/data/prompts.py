@@ -20,10 +20,12 @@ _VARIABLES = {
     "depth_question": (),
     "pair_question": (),
     "depth_thinking": ("size",),
-    "point": ("letter", "x", "y"),
+    "point": ("letter",),
     "depth_map": ("block",),
+    "depth_evidence": ("letter", "nearness"),
     "depth_conclusion": ("answer",),
     "depth_direct": ("answer",),
+    "reading_question": ("block", "points"),
     "boxes_atomic": ("plural",),
     "boxes_listed": ("plural", "boxes"),
     "boxes_none": ("plural",),
@@ -38,6 +40,9 @@ _VARIABLES = {
 
 _OPTIONAL = ("size", "plural")
 
+_PLACES = (("x", "y"), ("row", "column"))
+"""Variables of which `point` has those of one line or more, and `depth_evidence` any."""
+
 _STEPS = (
     "\nTo answer this question, let's think through it step by step, and we know the image is {size} x {size}. "
     "First, what are the coordinates of points in the image? Second, what is the depth map for the image? "
@@ -50,8 +55,11 @@ _STEPS = (
 class PromptSet:
     """The templates of questions and answers.
 
-    Braces enclose variables; `{{` and `}}` are literal braces. An empty `point` or `depth_map` leaves that step of the
-    chain of thought out. The attributes that are not listed here are the templates.
+    Braces enclose variables; `{{` and `}}` are literal braces. An empty `point`, `depth_map` or `depth_evidence` leaves
+    that step of the chain of thought out. The attributes that are not listed here are the templates.
+
+    A point has `letter`, its place as `x` and `y` (pixels of the frame) or as `row` and `column` (0..9) of its cell in
+    the block, and, in `depth_evidence`, its `nearness` by the block, two digits 00..99.
 
     Attributes:
         name: Name of the set; records state it in their provenance.
@@ -87,7 +95,11 @@ class PromptSet:
         "Since point {answer} has a higher pixel value on the depth map, "
         "the answer is that point {answer} is closer to the camera."
     )
+    depth_evidence: str = ""
     depth_direct: str = "({answer})"
+    reading_question: str = (
+        "The depth map for the image is {block}. {points}. Which point is the closest to the camera?"
+    )
     boxes_atomic: str = "Return the bounding boxes of {plural}."
     boxes_listed: str = "Here are the bounding boxes for the {plural}:\n{boxes}"
     boxes_none: str = "There are no {plural} in the image."
@@ -105,9 +117,9 @@ class PromptSet:
     wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key, allowed in _VARIABLES.items():
+        for key in _VARIABLES:
             for text in (getattr(self, key), *self.wordings.get(key, ())):
-                _check_template(f"template {key} of {self.name}", text, allowed)
+                _check_template(f"template {key} of {self.name}", key, text)
         unknown = sorted(self.wordings.keys() - _VARIABLES.keys())
         if unknown:
             raise ConfigError(
@@ -141,7 +153,10 @@ class PromptSet:
         return str(template).format(**values)
 
 
-def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
+def _check_template(name: str, key: str, text: str) -> None:
+    required = _VARIABLES[key]
+    places = [variable for place in _PLACES for variable in place] if key in ("point", "depth_evidence") else []
+    allowed = (*required, *places)
     try:
         found = {variable for _, variable, _, _ in string.Formatter().parse(text) if variable is not None}
     except ValueError as error:
@@ -150,7 +165,9 @@ def _check_template(name: str, text: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{name}: unknown variable {{{unknown[0]}}}; its variables are {', '.join(allowed) or 'none'}. Got {text!r}"
         )
-    missing = [variable for variable in allowed if variable not in found and variable not in _OPTIONAL]
+    missing = [variable for variable in required if variable not in found and variable not in _OPTIONAL]
+    if key == "point" and not any(found.issuperset(place) for place in _PLACES):
+        missing.append("x} and {y} or {row} and {column")
     if missing and text:
         raise ConfigError(f"{name}: lacks {{{missing[0]}}}; got {text!r}")
 
@@ -190,10 +207,19 @@ _VARIED_WORDINGS = {
 }
 
 _AURORA = PromptSet("aurora", wordings={"boxes_atomic": _RELEASED_BOX_QUESTIONS})
+_VARIED = replace(_AURORA, name="varied", wordings=_VARIED_WORDINGS)
 
 PROMPTS = {
     "aurora": _AURORA,
-    "varied": replace(_AURORA, name="varied", wordings=_VARIED_WORDINGS),
+    "varied": _VARIED,
+    "evidence": replace(_VARIED, name="evidence", depth_evidence="{letter} {nearness}"),
+    "evidence_places": replace(_VARIED, name="evidence_places", depth_evidence="{letter} (x = {x} y = {y}) {nearness}"),
+    "evidence_cells": replace(
+        _VARIED,
+        name="evidence_cells",
+        point="Point {letter} is located at (row = {row} column = {column})",
+        depth_evidence="{letter} (row = {row} column = {column}) {nearness}",
+    ),
     "no_coordinates": replace(
         _AURORA,
         name="no_coordinates",
@@ -216,6 +242,7 @@ PROMPTS = {
     "box_numerals": replace(_AURORA, name="box_numerals", box_numerals=True),
 }
 """Name -> prompts. "aurora" has the texts of AURORA's released code and, for the atomic depth question, of its paper
-(arXiv 2412.03548, section 6.3); "varied" adds other wordings of the questions; "no_coordinates" and "no_depth" omit a
-step of the depth chain of thought; "numerals" is the ablation without tokens, "box_numerals" that without PIXEL
-tokens."""
+(arXiv 2412.03548, section 6.3); "varied" adds other wordings of the questions. "evidence" states, before the
+conclusion, each point's nearness by the block; "evidence_places" with its place again; "evidence_cells" with places as
+rows and columns of the block. "no_coordinates" and "no_depth" omit a step of the depth chain of thought; "numerals" is
+the ablation without tokens, "box_numerals" that without PIXEL tokens."""

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Task = Literal["depth", "counting", "other"]
-Regime = Literal["atomic", "cot", "direct", "instruction"]
+Regime = Literal["atomic", "cot", "direct", "reading", "instruction"]
 
 TokenReading = Literal["meant", "text"]
 """Whether perception tokens in the user's texts, such as `<PIXEL_3>`, are "meant" as tokens or are ordinary "text"."""
@@ -153,7 +153,8 @@ class PerceptionRecord:
         images: Paths relative to the records' folder, with `/`; the images precede the first turn.
         turns: "user" and "assistant" alternate, the user first. A test record may end with the user.
         task: "depth", "counting", or "other" (general instruction data).
-        regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer), "direct" (the answer alone), or
+        regime: "atomic" (perception tokens alone), "cot" (tokens, then the answer), "direct" (the answer alone),
+            "reading" (the question gives the block, and the answer follows from it; possibly without an image), or
             "instruction" (task "other"; without evidence, and possibly without an image).
         difficulty: Larger = harder, >= 0.
         frame: Geometry of the image in the model's square; None if unknown.

@@ -26,7 +26,8 @@ def find_supervision_problems(record: PerceptionRecord) -> list[str]:
 
     Depth tokens have to form whole blocks, coordinate tokens whole boxes with x1 <= x2 and y1 <= y2. The blocks and
     boxes that are written have to be those of the evidence, boxes in its order, and so does a count; an atomic answer
-    has to have them. Only the assistant's turns are read: nothing else is supervised.
+    has to have them. Only the assistant's turns are read: nothing else is supervised; for the regime "reading" also the
+    question, which has to give the block of the evidence.
 
     Args:
         record: Any record; of a test record without an answer nothing is read.
@@ -36,6 +37,8 @@ def find_supervision_problems(record: PerceptionRecord) -> list[str]:
     """
     answers = {index: turn.text for index, turn in enumerate(record.turns) if turn.role == "assistant"}
     problems: list[str] = []
+    if record.regime == "reading":
+        problems += _check_given_block(record)
     blocks: list[list[tuple[int, ...]]] = []
     boxes: list[_Boxes] = []
     for index, text in answers.items():
@@ -57,6 +60,22 @@ def find_supervision_problems(record: PerceptionRecord) -> list[str]:
         problems += _compare_boxes(record, boxes)
         problems += _compare_answer(record, list(answers.values())[-1])
     return problems
+
+
+def _check_given_block(record: PerceptionRecord) -> Iterator[str]:
+    """The problems of the block that the questions of a record give."""
+    codes = record.evidence.codes
+    given: list[tuple[int, ...]] = []
+    for index, turn in enumerate(record.turns):
+        for found in _read_blocks(turn.text) if turn.role == "user" else ():
+            if isinstance(found, str):
+                yield f"turns.{index}.text: {found}"
+            else:
+                given.append(found)
+    if codes is not None and codes not in given:
+        numerals = " ".join(map(str, codes))
+        if given or not any(numerals in turn.text for turn in record.turns if turn.role == "user"):
+            yield "evidence.codes: the question does not give this block, as the regime 'reading' does"
 
 
 def _read_blocks(text: str) -> Iterator[tuple[int, ...] | str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ __all__ = [
 _POLICY = re.compile(r'\b(outside|degenerate)="(\w+)"')
 """Arguments of a box codec in its messages; a recipe's set has settings of these names."""
 
+_Value = TypeVar("_Value", np.float32, np.bool_)
+
 BoxOrder = Literal["annotation", "left_to_right", "top_to_bottom", "largest_first"]
 
 
@@ -47,7 +49,8 @@ class SetConfig:
         name: Prefix of its records' ids; letters, digits, - and _.
         source: Name of one of the recipe's sources.
         task: "depth" or "counting".
-        regime: "atomic", "cot" or "direct".
+        regime: "atomic", "cot", "direct" or, for depth, "reading": the question gives the block of the image and the
+            places of points in words, and the answer is what the block shows.
         count: Number of records.
         stream: Sets of one stream and source draw the same images in the same order, with the same markers; by default
             each set is a stream of its own.
@@ -56,6 +59,8 @@ class SetConfig:
         markers: Depth: numbers of markers; one is drawn for each record.
         placement: Depth: where markers lie and how far apart.
         question: Depth: "closest" (AURORA, HardBLINK), or "pair" (BLINK; two markers).
+        with_image: Reading: records have the image with its markers; otherwise none, and the block is all that can be
+            read.
         max_instances: Counting: categories with more instances are not asked about.
         zero_share: Counting: share of images that are asked about an absent category, 0..1.
         max_per_count: Counting: maximum number of records with the same count as answer.
@@ -86,6 +91,7 @@ class SetConfig:
     markers: tuple[int, ...] = (2, 3, 4, 5)
     placement: MarkerProtocol = field(default_factory=MarkerProtocol)
     question: Literal["closest", "pair"] = "closest"
+    with_image: bool = True
     max_instances: int = 15
     zero_share: float = 0.1
     max_per_count: int = 1000
@@ -108,7 +114,11 @@ class SetConfig:
             raise ConfigError(f"set {self.name}: markers are numbers from 2 to {len(LETTERS)}; got {self.markers}")
         if self.question == "pair" and self.markers != (2,):
             raise ConfigError(f"set {self.name}: the question 'pair' needs markers: [2]; got {self.markers}")
-        tasks, regimes = get_args(Task)[:2], get_args(Regime)[:3]  # instruction data is not made by recipes
+        if self.regime == "reading" and (self.task != "depth" or self.question != "closest"):
+            raise ConfigError(f"set {self.name}: the regime reading needs task: depth and question: closest")
+        if self.regime != "reading" and not self.with_image:
+            raise ConfigError(f"set {self.name}: with_image: false is for the regime reading; got {self.regime}")
+        tasks, regimes = get_args(Task)[:2], get_args(Regime)[:4]  # instruction data is not made by recipes
         for key, allowed in (("task", tasks), ("regime", regimes), ("box_order", get_args(BoxOrder))):
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"set {self.name}: {key} is one of {allowed}; got {getattr(self, key)!r}")
@@ -151,11 +161,13 @@ def make_depth_records(
     """Make a record of each sample, or give the reason why it has none.
 
     Codes are those of the sample where it has any; otherwise those of the whole map, which the codec squashes, and in
-    another frame than "squash" those of what the frame shows. Markers are placed by the map that the codes are made of.
+    another frame than "squash" those of what the frame shows. Markers are placed by the map that the codes are made of,
+    for reading by the map that they decode to. An image has no chain of thought with evidence of its points where its
+    block shows another point nearest than its map.
 
     Args:
-        samples: Images with depth (for atomic records with codes alone), and the generator of each record's random
-            draws.
+        samples: Images with depth (for atomic records and reading also with codes alone), and the generator of each
+            record's random draws.
         config: The rules of the set.
         context: The settings of the recipe.
     """
@@ -164,7 +176,7 @@ def make_depth_records(
     maps: dict[int, Nearness] = {}
     for index, (sample, _) in enumerate(samples):
         try:
-            if sample.depth is None and (sample.codes is None or config.regime != "atomic"):
+            if sample.depth is None and (sample.codes is None or config.regime not in ("atomic", "reading")):
                 raise DataError("this image has no depth map")
             frame = context.make_frame(sample.image.size, config.interpolation)
             if sample.depth is not None:
@@ -173,15 +185,51 @@ def make_depth_records(
         except (DataError, DepthMapError) as error:
             results[index] = name_settings(str(error))
     evidence = _encode_maps({index: maps[index] for index in maps if samples[index][0].codes is None}, config, context)
+    for index in frames:
+        codes = samples[index][0].codes
+        if codes is not None:
+            evidence[index] = Evidence(tuple(codes.ravel().tolist()))
+    decoded = _decode_blocks(evidence, config, context)
     for index, frame in frames.items():
         sample, rng = samples[index]
-        if sample.codes is not None:
-            evidence[index] = Evidence(tuple(sample.codes.ravel().tolist()))
+        shown = _ShownMap(evidence[index], maps.get(index), decoded.get(index))
         try:
-            results[index] = _make_depth_record(sample, rng, frame, maps.get(index), evidence[index], config, context)
+            results[index] = _make_depth_record(sample, rng, frame, shown, config, context)
         except DataError as error:
             results[index] = str(error)
     return results
+
+
+class _ShownMap(NamedTuple):
+    """The depth of an image.
+
+    Attributes:
+        evidence: With its codes.
+        nearness: The map; None where there are only codes.
+        decoded: (S, S) nearness that the codes show at the frame's pixels, where the answer states it; otherwise None.
+    """
+
+    evidence: Evidence
+    nearness: Nearness | None
+    decoded: NDArray[np.float32] | None
+
+
+def _decode_blocks(
+    evidence: Mapping[int, Evidence], config: SetConfig, context: TaskContext
+) -> dict[int, NDArray[np.float32]]:
+    """What blocks show at the frame's pixels, by index; empty where no answer of the set states it."""
+    if not evidence or not _states_evidence(config, context.prompts):
+        return {}
+    codes = np.array([item.codes for item in evidence.values()]).reshape(-1, *DEPTH_GRID)
+    return {
+        index: _resize_array(np.clip(values, 0, 1), context.size)
+        for index, values in zip(evidence, context.codec.decode(codes), strict=True)
+    }
+
+
+def _states_evidence(config: SetConfig, prompts: PromptSet) -> bool:
+    """Whether answers of a set state what the block shows."""
+    return config.regime == "reading" or (config.regime == "cot" and bool(prompts.depth_evidence))
 
 
 def _encode_maps(maps: Mapping[int, Nearness], config: SetConfig, context: TaskContext) -> dict[int, Evidence]:
@@ -227,11 +275,11 @@ def _make_depth_record(
     sample: Sample,
     rng: np.random.Generator,
     frame: ImageFrame,
-    nearness: Nearness | None,
-    evidence: Evidence,
+    shown: _ShownMap,
     config: SetConfig,
     context: TaskContext,
 ) -> TaskRecord:
+    evidence, nearness = shown.evidence, shown.nearness
     assert evidence.codes is not None
     image = frame.apply(sample.image)
     prompts, wording_rng = context.prompts, rng if config.wording == "pool" else None
@@ -242,9 +290,7 @@ def _make_depth_record(
         question = prompts.ask("depth_atomic", wording_rng)
         reply = prompts.write("depth_atomic_answer", block=block)
     else:
-        assert nearness is not None
-        count = int(rng.choice(config.markers))
-        markers = place_markers(*_resize_to_frame(nearness, context.size), count, rng, config.placement)
+        markers = _place_markers(shown, rng, config, context)
         image = draw_markers(image, markers)
         answer = max(markers, key=lambda marker: marker.level or 0.0).letter
         evidence = replace(evidence, markers=markers)
@@ -253,7 +299,11 @@ def _make_depth_record(
         reply = prompts.write("depth_direct", answer=answer)
         if config.regime == "cot":
             question += prompts.write("depth_thinking", size=context.size)
-            reply = _write_depth_chain(prompts, markers, block, answer)
+            reply = _write_depth_chain(context, markers, block, answer, shown.decoded)
+        elif config.regime == "reading":
+            points = _write_points(prompts, markers, context.size)
+            question = prompts.ask("reading_question", wording_rng, block=block, points=points)
+            reply = _write_conclusion(prompts, markers, answer, shown.decoded)
     provenance: dict[str, Any] = {}
     if nearness is not None:
         provenance = {"near": nearness.near, "far": nearness.far, "depth_kind": nearness.kind}
@@ -287,8 +337,30 @@ def _make_provenance(sample: Sample, frame: ImageFrame, config: SetConfig, conte
 
 def _resize_to_frame(nearness: Nearness, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Nearness and mask at the frame's pixels (S, S): those of the map's pixel at each pixel's centre."""
-    rows, columns = (((np.arange(size) + 0.5) * (side / size)).astype(int) for side in nearness.values.shape)
-    return nearness.values[np.ix_(rows, columns)], nearness.valid[np.ix_(rows, columns)]
+    return _resize_array(nearness.values, size), _resize_array(nearness.valid, size)
+
+
+def _resize_array(values: NDArray[_Value], size: int) -> NDArray[_Value]:
+    """The values (S, S) of the pixels at the centres of the frame's pixels."""
+    rows, columns = (((np.arange(size) + 0.5) * (side / size)).astype(int) for side in values.shape)
+    return values[np.ix_(rows, columns)]
+
+
+def _place_markers(
+    shown: _ShownMap, rng: np.random.Generator, config: SetConfig, context: TaskContext
+) -> tuple[Marker, ...]:
+    """Place markers by the map, for reading by what the block shows inside the image."""
+    count = int(rng.choice(config.markers))
+    values = valid = None
+    if shown.nearness is not None:
+        values, valid = _resize_to_frame(shown.nearness, context.size)
+    if config.regime == "reading":
+        assert shown.decoded is not None
+        values = shown.decoded
+        valid = np.ones(values.shape, dtype=bool) if valid is None else valid
+    assert values is not None
+    assert valid is not None
+    return place_markers(values, valid, count, rng, config.placement)
 
 
 def _compute_difficulty(markers: Sequence[Marker]) -> float:
@@ -297,16 +369,58 @@ def _compute_difficulty(markers: Sequence[Marker]) -> float:
     return round(len(markers) + 1 - (first - second), 6)
 
 
-def _write_depth_chain(prompts: PromptSet, markers: Sequence[Marker], block: str, answer: str) -> str:
-    """Write the chain of thought: points, depth map, conclusion; a step with an empty template is left out."""
-    points = ",".join(
-        prompts.write("point", letter=marker.letter, x=int(marker.x), y=int(marker.y))
-        for marker in markers
-        if prompts.point
-    )
+def _write_depth_chain(
+    context: TaskContext,
+    markers: Sequence[Marker],
+    block: str,
+    answer: str,
+    decoded: NDArray[np.float32] | None,
+) -> str:
+    """Write the chain of thought: points, depth map, evidence, conclusion; steps with empty templates are left out."""
+    prompts = context.prompts
+    points = _write_points(prompts, markers, context.size)
     depth_map = prompts.write("depth_map", block=block)
-    conclusion = prompts.write("depth_conclusion", answer=answer)
+    conclusion = _write_conclusion(prompts, markers, answer, decoded)
     return f"{points}{'.' if points else ''}{depth_map}{' ' if depth_map else ''}{conclusion}"
+
+
+def _write_points(prompts: PromptSet, markers: Sequence[Marker], size: int) -> str:
+    return ",".join(
+        prompts.write("point", letter=marker.letter, **_find_place(marker, size)) for marker in markers if prompts.point
+    )
+
+
+def _write_conclusion(
+    prompts: PromptSet, markers: Sequence[Marker], answer: str, decoded: NDArray[np.float32] | None
+) -> str:
+    """Write the evidence of each point and the conclusion.
+
+    Raises:
+        DataError: The evidence shows another point nearest than the answer.
+    """
+    conclusion = prompts.write("depth_conclusion", answer=answer)
+    if decoded is None or not prompts.depth_evidence:
+        return conclusion
+    values = {marker.letter: float(decoded[int(marker.y), int(marker.x)]) for marker in markers}
+    if max(values, key=lambda letter: values[letter]) != answer:
+        raise DataError("its block shows another point nearest than its map")
+    evidence = ", ".join(
+        prompts.write(
+            "depth_evidence",
+            letter=marker.letter,
+            nearness=f"{min(99, int(values[marker.letter] * 100)):02d}",
+            **_find_place(marker, len(decoded)),
+        )
+        for marker in markers
+    )
+    return f"{evidence}. {conclusion}"
+
+
+def _find_place(marker: Marker, size: int) -> dict[str, int]:
+    """The place of a point: x and y in pixels, and row and column of its cell in the block."""
+    rows, columns = DEPTH_GRID
+    x, y = int(marker.x), int(marker.y)
+    return {"x": x, "y": y, "row": y * rows // size, "column": x * columns // size}
 
 
 def make_counting_record(

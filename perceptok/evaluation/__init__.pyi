@@ -62,6 +62,7 @@ from .reports import (
     PUBLISHED_NOTE as PUBLISHED_NOTE,
     SCORE_HEADER as SCORE_HEADER,
     comparison_rows as comparison_rows,
+    describe_agreement as describe_agreement,
     describe_judge as describe_judge,
     estimate_case as estimate_case,
     evidence_tables as evidence_tables,

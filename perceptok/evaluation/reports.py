@@ -27,6 +27,7 @@ __all__ = [
     "PUBLISHED_NOTE",
     "SCORE_HEADER",
     "comparison_rows",
+    "describe_agreement",
     "describe_judge",
     "estimate_case",
     "evidence_case",
@@ -84,6 +85,34 @@ def describe_judge(report: JudgeReport) -> str:
     """What a judge did, in a sentence."""
     text = f"The judge {report.model} read {report.read} of the {report.asked} texts that the rules left unread"
     return f"{text}; it failed for {report.failed} ({report.failure})." if report.failed else f"{text}."
+
+
+def describe_agreement(scores: Scores, report: EvidenceReport | None) -> str:
+    """How often conclusions follow from the model's own block or boxes, in one line, with what chance would give.
+
+    Chance is the mean over these answers of 1 / (number of points). Answers that were read off the tokens say nothing
+    about a conclusion and are left out, as are texts without a whole block or without an answer.
+
+    Args:
+        scores: What `evaluate` returns.
+        report: Their checked evidence; None where no answer has a perception token.
+    """
+    own = {outcome.item.id for outcome in scores.outcomes if outcome.reader != "tokens"}
+    items = [] if report is None else [item for name, item in report.items.items() if name in own]
+    depth = [item for item in items if item.depth is not None and item.depth.follows is not None]
+    boxes = [item.boxes.follows for item in items if item.boxes is not None and item.boxes.follows is not None]
+    parts = []
+    if depth:
+        chance = float(np.mean([1 / len(item.markers) for item in depth]))
+        follow = [bool(item.depth and item.depth.follows) for item in depth]
+        parts.append(f"conclusion follows the own block: {_spell_count(follow)}, by chance {chance:.1%}")
+    if boxes:
+        parts.append(f"conclusion is the number of own boxes: {_spell_count(boxes)}")
+    return "; ".join(parts) or "conclusion and own evidence: no answer has both"
+
+
+def _spell_count(values: Sequence[bool]) -> str:
+    return f"{sum(values)} of {len(values)}, {_spell_share(sum(values) / len(values), len(values))}"
 
 
 def comparison_rows(comparison: Comparison, first: str, second: str) -> list[tuple[str, str]]:

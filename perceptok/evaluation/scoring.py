@@ -79,14 +79,15 @@ class Outcome:
         text: What the system wrote; None without a prediction.
         reading: The answer that was read from the text.
         problems: What is malformed in the text.
-        reader: What read the answer: the "rules" of `read_answer`, or a "judge".
+        reader: What the answer was read by: the "rules" of `read_answer`, or a "judge"; "tokens" where the pipeline
+            reads it off the map or the boxes.
     """
 
     item: BenchmarkItem
     text: str | None
     reading: AnswerReading
     problems: tuple[str, ...]
-    reader: Literal["rules", "judge"] = "rules"
+    reader: Literal["rules", "judge", "tokens"] = "rules"
 
     @property
     def right(self) -> bool:
@@ -256,7 +257,7 @@ def score_text(item: BenchmarkItem, text: str | Prediction | None) -> Outcome:
         return Outcome(item, None, AnswerReading(None, "no prediction"), ())
     if isinstance(text, Prediction):
         reading = AnswerReading(text.read, "read off the perception tokens")
-        return Outcome(item, text.text, reading, read_evidence(text.text).problems)
+        return Outcome(item, text.text, reading, read_evidence(text.text).problems, "tokens")
     return Outcome(item, text, item.read(text), read_evidence(text).problems)
 
 

@@ -61,6 +61,8 @@ def test_eval_checks_the_evidence_and_resumes(tiny_adapter: Path, records: Path,
     assert 0 < figures["RMSE of the block against the teacher"]["value"] < 1
     assert set(values["evidence"]["items"]) == {"r0", "r1", "r2", "r3"}
     assert "Is the answer right more often" in done.stdout
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(("conclusion follows the own block: ", "conclusion and own evidence: no answer has both"))
     page = (out / "page.html").read_text()
     assert page.count('id="depth-') == page.count('id="teacher-') == 4
     assert sorted(path.name for path in out.iterdir()) == [

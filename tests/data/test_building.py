@@ -578,3 +578,26 @@ def test_procedural_recipe(tmp_path: Path) -> None:
     )
     assert build_data(recipe, tmp_path).records == 8
     assert {record.provenance["split"] for record in read_records(tmp_path / "records.jsonl")} == {"heldout"}
+
+
+def test_reading_without_images(folder: Path, tmp_path: Path) -> None:
+    """No image is written, the manifest is complete, and a rebuild gives the same bytes."""
+    values = DataRecipe.read(folder / "recipe.yaml").to_dict()
+    reading = {"name": "reading", "source": "photos", "task": "depth", "regime": "reading", "count": 3}
+    values |= {"sets": [{**reading, "with_image": False}, {**reading, "name": "seen"}], "soft_codes": 0}
+    recipe = replace(DataRecipe.from_dict(values), folder=str(folder))
+    for name in ("a", "b"):
+        build_data(recipe, tmp_path / name)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    records = list(read_records(tmp_path / "a" / "records.jsonl"))
+    assert [len(record.images) for record in records] == [0, 0, 0, 1, 1, 1]
+    assert {path.parent.name for path in (tmp_path / "a" / "images").rglob("*.jpg")} == {"seen"}
+    assert list(check_records(tmp_path / "a")) == []
+    assert compute_statistics(records).kinds == {("depth", "reading"): 6}
+
+
+def test_reading_needs_places_in_words(folder: Path) -> None:
+    values = DataRecipe.read(folder / "recipe.yaml").to_dict()
+    values["sets"] = [{"name": "reading", "source": "photos", "task": "depth", "regime": "reading", "count": 3}]
+    with pytest.raises(ConfigError, match="set reading: the regime reading names points in words"):
+        DataRecipe.from_dict({**values, "prompts": "no_coordinates"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from PIL import Image
 from scipy import ndimage
 
 from perceptok.boxes import ImageFrame
-from perceptok.data import MarkerProtocol, PerceptionRecord
-from perceptok.data.prompts import PROMPTS
+from perceptok.data import MarkerProtocol, PerceptionRecord, Turn, find_supervision_problems
+from perceptok.data.prompts import PROMPTS, PromptSet
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskContext, TaskRecord, frame_nearness, make_depth_records
+from perceptok.decoding import read_answer
 from perceptok.depth import DepthCodec, DepthMap, block_to_text
+from perceptok.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +159,113 @@ def test_invalid_samples_do_not_affect_others(codec: DepthCodec) -> None:
     assert "nothing to encode" in str(results[1])
     assert results[2] == "this image has no depth map"
     assert isinstance(results[3], TaskRecord)
+
+
+def read_record(codec: DepthCodec, prompts: PromptSet = PROMPTS["aurora"], **options: Any) -> TaskRecord:
+    config = SetConfig("s", "x", "depth", "reading", 1, markers=(4,), **options)
+    (result,) = make_depth_records(
+        [(sample(), np.random.default_rng(1))], config, TaskContext(prompts, codec, size=336)
+    )
+    assert isinstance(result, TaskRecord), result
+    return result
+
+
+def test_reading_asks_about_the_block_that_it_gives(codec: DepthCodec) -> None:
+    """The answer, the levels and the evidence are those of the decoded block, not those of the map."""
+    prompts = replace(
+        PROMPTS["aurora"], point="Point {letter} is in row {row} column {column}", depth_evidence="{letter} {nearness}"
+    )
+    record, _ = read_record(codec, prompts)
+    assert record.evidence.codes is not None
+    codes = np.array(record.evidence.codes).reshape(10, 10)
+    decoded = codec.decode(codes)[0]
+    levels, places = {}, []
+    for marker in record.evidence.markers:
+        level = decoded[int((marker.y + 0.5) * 320 / 336), int((marker.x + 0.5) * 320 / 336)]
+        levels[marker.letter] = float(level)
+        assert marker.level == pytest.approx(level, abs=0.5 / 255)
+        places.append(f"Point {marker.letter} is in row {int(marker.y / 33.6)} column {int(marker.x / 33.6)}")
+    nearest = max(levels, key=lambda letter: levels[letter])
+    assert record.answer == nearest
+    question, answer = get_texts(record)
+    assert question == (
+        f"The depth map for the image is {block_to_text(codes)}. {','.join(places)}. "
+        "Which point is the closest to the camera?"
+    )
+    evidence = ", ".join(f"{letter} {int(level * 100):02d}" for letter, level in levels.items())
+    assert answer == (
+        f"{evidence}. Since point {nearest} has a higher pixel value on the depth map, "
+        f"the answer is that point {nearest} is closer to the camera."
+    )
+    assert find_supervision_problems(record) == []
+    assert read_answer(answer, record.choices).value == nearest
+
+
+def test_reading_needs_codes_but_no_map(codec: DepthCodec) -> None:
+    whole, config = sample(), SetConfig("s", "x", "depth", "reading", 1, with_image=False)
+    codes = codec.encode(whole.depth)[0]
+    (result,) = make_depth_records(
+        [(replace(whole, depth=None, codes=codes), np.random.default_rng(1))],
+        config,
+        TaskContext(PROMPTS["aurora"], codec),
+    )
+    assert isinstance(result, TaskRecord), result
+    assert result.record.evidence.codes == tuple(codes.ravel().tolist())
+
+
+@pytest.mark.parametrize("block", ["", "<DEPTH_START><DEPTH_3><DEPTH_END>", block_to_text(np.zeros((10, 10), int))])
+def test_reading_with_another_block_is_a_problem(codec: DepthCodec, block: str) -> None:
+    record, _ = read_record(codec)
+    assert record.evidence.codes is not None
+    given = block_to_text(np.array(record.evidence.codes).reshape(10, 10))
+    turns = (Turn("user", record.question.replace(given, block)), record.turns[1])
+    assert find_supervision_problems(replace(record, turns=turns))
+
+
+def test_chain_of_thought_states_what_its_block_shows(codec: DepthCodec) -> None:
+    """An image whose block shows another point nearest has no such chain."""
+    prompts = replace(PROMPTS["aurora"], depth_evidence="{letter} at (x = {x} y = {y}): {nearness}")
+    config = SetConfig("s", "x", "depth", "cot", 1, markers=(5,))
+    results = make_depth_records(
+        [(sample(), np.random.default_rng(seed)) for seed in range(20)], config, TaskContext(prompts, codec)
+    )
+    reasons = {result for result in results if isinstance(result, str)}
+    assert reasons <= {"its block shows another point nearest than its map"}
+    made = [result for result in results if isinstance(result, TaskRecord)]
+    assert made
+    for record, _ in made:
+        assert record.evidence.codes is not None
+        decoded = codec.decode(np.array(record.evidence.codes).reshape(10, 10))[0]
+        for marker in record.evidence.markers:
+            level = decoded[int((marker.y + 0.5) * 320 / 336), int((marker.x + 0.5) * 320 / 336)]
+            written = f"{marker.letter} at (x = {marker.x} y = {marker.y}): {int(min(0.999, level) * 100):02d}"
+            assert written in get_texts(record)[1]
+        assert find_supervision_problems(record) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regime": "reading", "task": "counting"}, "needs task: depth"),
+        ({"regime": "reading", "question": "pair", "markers": (2,)}, "question: closest"),
+        ({"regime": "cot", "with_image": False}, "with_image: false is for the regime reading"),
+    ],
+)
+def test_reading_settings_that_contradict(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SetConfig(**{"name": "s", "source": "x", "task": "depth", "count": 1, **options})
+
+
+def test_places_as_rows_and_columns_at_any_size(codec: DepthCodec) -> None:
+    """Of the block's 10x10 cells, also in a smaller frame and without evidence."""
+    prompts = replace(PROMPTS["aurora"], point="Point {letter} is in row {row} column {column}")
+    for size in (64, 128, 336):
+        (result,) = make_depth_records(
+            [(sample(), np.random.default_rng(1))],
+            SetConfig("s", "x", "depth", "cot", 1, markers=(2,), placement=MarkerProtocol(margin=0, min_distance=4)),
+            TaskContext(prompts, codec, size=size),
+        )
+        assert isinstance(result, TaskRecord), result
+        for marker in result.record.evidence.markers:
+            place = f"Point {marker.letter} is in row {int(marker.y / size * 10)} column {int(marker.x / size * 10)}"
+            assert place in get_texts(result.record)[1]

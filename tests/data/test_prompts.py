@@ -56,6 +56,9 @@ def test_variants_omit_a_step() -> None:
     assert {prompts.label for prompts in PROMPTS.values()} == {
         "aurora/2",
         "varied/2",
+        "evidence/2",
+        "evidence_places/2",
+        "evidence_cells/2",
         "no_coordinates/2",
         "no_depth/2",
         "numerals/2",
@@ -85,6 +88,12 @@ def test_wording_is_drawn_from_pool_with_template() -> None:
         ({"depth_question": "{"}, "write a literal brace twice"),
         ({"dept_question": "?"}, "PromptSet: unknown key 'dept_question'"),
         ({"wordings": {"greeting": ("Hi",)}}, "unknown template 'greeting'"),
+        ({"point": "Point {letter}"}, r"template point of .*lacks {x} and {y} or {row} and {column}"),
+        ({"point": "Point {letter} is at {x}, {row}"}, "lacks {x} and {y} or {row} and {column}"),
+        ({"depth_evidence": "{letter} <DEPTH_{code}>"}, "unknown variable {code}"),
+        ({"depth_evidence": "{nearness}"}, "lacks {letter}"),
+        ({"reading_question": "{points}?"}, "lacks {block}"),
+        ({"depth_conclusion": "{answer} {row}"}, "unknown variable {row}"),
         ({"wordings": {"count_question": ("How many {plurals}?",)}}, "unknown variable {plurals}"),
     ],
 )
@@ -97,5 +106,7 @@ def test_texts_can_be_replaced() -> None:
     changed = PromptSet.from_name("no_depth", {"depth_direct": "{{{answer}}}"})
     assert changed.write("depth_direct", answer="C") == "{C}"
     assert changed.label == "no_depth, changed/2"
-    with pytest.raises(ConfigError, match="prompts are aurora, varied, no_coordinates"):
+    with pytest.raises(
+        ConfigError, match="prompts are aurora, varied, evidence, evidence_places, evidence_cells, no_coord"
+    ):
         PromptSet.from_name("auroa")

@@ -13,7 +13,7 @@ import perceptok as pt
 from perceptok.data import Evidence
 from perceptok.decoding import read_evidence
 from perceptok.errors import EvaluationError
-from perceptok.evaluation import Benchmark, check_evidence, evaluate
+from perceptok.evaluation import Benchmark, Prediction, check_evidence, describe_agreement, evaluate
 from perceptok.evaluation.benchmarks import WHOLE_BLOCK, BenchmarkItem
 from perceptok.evaluation.evidence import calibrate, check_boxes, check_depth
 
@@ -146,3 +146,41 @@ def test_atomic_items_are_measured_by_their_map_and_boxes(codec: pt.DepthCodec, 
     assert report.figures["mean IoU of boxes"] == (3, pytest.approx((0.75 + 0.5 + 0) / 3))
     assert report.figures["number of boxes is right"] == (3, pytest.approx(1 / 3))
     assert report.figures["answer is the number of boxes"][0] == 0
+
+
+def test_agreement_of_conclusions_with_their_own_evidence(codec: pt.DepthCodec, block: str) -> None:
+    """Counted are answers with a whole block and a letter, whatever is right; read-off answers are not conclusions."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (336, 336)).save(buffer, "PNG")
+    items = [
+        BenchmarkItem(
+            name, "Which is closest?", "A", dict.fromkeys(MARKERS, ""), image=buffer.getvalue(), markers=MARKERS
+        )
+        for name in ("follows", "contradicts", "unread", "broken", "read off")
+    ]
+    benchmark = Benchmark("own", tuple(items))
+    texts: dict[str, str | Prediction] = {
+        "follows": f"{block} (B)",
+        "contradicts": f"{block} (A)",
+        "unread": f"{block} It is hard to say.",
+        "broken": f"{block[:-20]} (B)",
+        "read off": Prediction(block, "B"),
+    }
+    scores = evaluate(texts, benchmark)
+    line = describe_agreement(scores, check_evidence(scores, codec))
+    assert line == "conclusion follows the own block: 1 of 2, 50.0% (9.5 to 90.5), by chance 33.3%"
+    nothing = evaluate(dict.fromkeys(texts, "(B)"), benchmark)
+    assert (
+        describe_agreement(nothing, check_evidence(nothing, codec)) == "conclusion and own evidence: no answer has both"
+    )
+
+
+def test_agreement_of_counts(codec: pt.DepthCodec) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (336, 336)).save(buffer, "PNG")
+    items = [BenchmarkItem(name, "How many dogs are in the image?", "3", image=buffer.getvalue()) for name in "abc"]
+    boxes = "\n".join(BOX.format(1, 2, 30 + number, 40) for number in range(2))
+    texts = {"a": f"{boxes}\nwe conclude there are 2 dogs.", "b": f"{boxes}\nwe conclude there are 3 dogs.", "c": "2"}
+    scores = evaluate(texts, Benchmark("own", tuple(items)))
+    line = describe_agreement(scores, check_evidence(scores, codec))
+    assert line == "conclusion is the number of own boxes: 1 of 3, 33.3% (6.1 to 79.2)"

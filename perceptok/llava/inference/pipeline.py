@@ -31,7 +31,7 @@ from perceptok.images import ImageSource, open_image
 from perceptok.jobs import stamp_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
-from perceptok.llava.inference.consistency import BatchConsistency, Consistency
+from perceptok.llava.inference.batch_consistency import BatchConsistency, Consistency
 from perceptok.llava.inference.questions import (
     Ask,
     Markers,

@@ -120,7 +120,8 @@ class CurriculumSettings:
         factory=dict,
     )
     difficulties: Mapping[str, float] = _setting(
-        "temperature: difficulty of each regime.", factory=lambda: {"atomic": 0.0, "cot": 1.0, "direct": 1.0}
+        "temperature: difficulty of each regime.",
+        factory=lambda: {"atomic": 0.0, "reading": 0.5, "cot": 1.0, "direct": 1.0},
     )
     tau0: float = _setting("temperature: temperature of the first step.", 0.2)
     lam: float = _setting(

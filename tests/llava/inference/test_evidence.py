@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.errors import InferenceError
-from perceptok.llava.inference.consistency import BatchConsistency, encode_after
+from perceptok.llava.inference.batch_consistency import BatchConsistency, encode_after
 
 FRAME = ImageFrame.squash((120, 80))
 BOX = "(<PIXEL_0>,<PIXEL_0>,<PIXEL_9>,<PIXEL_9>)"
