@@ -11,6 +11,8 @@ from .model import (
     QUESTION as QUESTION,
     SmallLlavaConfig as SmallLlavaConfig,
     assemble_small_llava as assemble_small_llava,
+    load_small_language_model as load_small_language_model,
+    load_small_tokenizer as load_small_tokenizer,
     make_prompt_ids as make_prompt_ids,
 )
 from .training import (
