@@ -237,7 +237,7 @@ def _encode_maps(maps: Mapping[int, Nearness], config: SetConfig, context: TaskC
     codec, nearness = context.codec, list(maps.values())
     codes = codec.encode(nearness)
     soft: list[SoftCodes] | list[None] = [None] * len(nearness)
-    if context.soft_codes and config.regime != "direct":
+    if context.soft_codes and config.regime not in ("direct", "reading"):
         soft = find_soft_codes(codec, nearness, codes, context.soft_codes)
     return {
         index: Evidence(tuple(map_codes.ravel().tolist()), codec.fingerprint, soft=map_soft)

@@ -48,7 +48,7 @@ def get_texts(record: PerceptionRecord) -> tuple[str, str]:
 def test_soft_codes_on_request(codec: DepthCodec) -> None:
     """Beside a block, never beside a direct label; the same of a squashed map and of a framed marker."""
     for frame in ("squash", "letterbox"):
-        for regime, has_soft_codes in (("atomic", True), ("cot", True), ("direct", False)):
+        for regime, has_soft_codes in (("atomic", True), ("cot", True), ("direct", False), ("reading", False)):
             config = SetConfig("s", "x", "depth", regime, 1)  # type: ignore[arg-type]
             context = TaskContext(PROMPTS["aurora"], codec, frame, soft_codes=3)  # type: ignore[arg-type]
             (result,) = make_depth_records([(sample(), np.random.default_rng(1))], config, context)

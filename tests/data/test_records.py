@@ -206,7 +206,7 @@ def test_task_and_regime_can_be_given() -> None:
         ({"turns": [{"role": "user", "txt": "a"}]}, r"unknown key 'turns\.0\.txt'; known keys are role, text"),
         ({"turns": [{"role": "user", "text": None}]}, r"turns\.0\.text: expected a valid string; got None"),
         ({"task": "segmentation"}, "task: expected 'depth', 'counting' or 'other'"),
-        ({"regime": "few-shot"}, "regime: expected 'atomic', 'cot', 'direct' or 'instruction'"),
+        ({"regime": "few-shot"}, "regime: expected 'atomic', 'cot', 'direct', 'reading' or 'instruction'"),
         ({"difficulty": -1}, "difficulty: expected a finite number >= 0; got -1"),
         ({"difficulty": True}, r"difficulty\.float: expected a valid number; got True"),
         ({"answer": 3}, "answer: expected a valid string; got 3"),

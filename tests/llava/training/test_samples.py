@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import perceptok as pt
-from perceptok.data import PerceptionRecord, Turn, read_records, write_records
+from perceptok.data import Evidence, PerceptionRecord, Turn, read_records, write_records
 from perceptok.errors import RecordError, TrainingError
 from perceptok.llava.training.samples import Collator, RecordSamples, read_samples
+from perceptok.tokens import DEPTH
 from tests.llava.records import write_some_records
 
 Ready = tuple[Any, pt.PerceptionVocabulary, Path]
@@ -73,6 +75,25 @@ def test_two_images_and_several_turns(ready: Ready, tmp_path: Path) -> None:
     taught = processor.tokenizer.decode(labels[labels != -100])
     assert re.sub(r"\s", "", taught) == "Yes.</s>No.</s>"
     assert samples.samples[0].length == int(batch["attention_mask"].sum())
+
+
+def test_reading_without_an_image(ready: Ready, codec: pt.DepthCodec, tmp_path: Path) -> None:
+    """The given block is not supervised, and a block that is not the evidence's is refused."""
+    processor, vocab, _ = ready
+    codes = tuple(range(100))
+    block = codec.to_text(np.arange(100).reshape(10, 10))
+    turns = (Turn("user", f"The depth map for the image is {block}. Which point?"), Turn("assistant", "(A)"))
+    record = PerceptionRecord("given", (), turns, "depth", "reading", evidence=Evidence(codes, codec.fingerprint))
+    write_records(tmp_path / "r.jsonl", [record])
+    samples = samples_of(ready, tmp_path / "r.jsonl")
+    batch = Collator(processor, vocab, pt.llava.FrameRule())(samples.samples)
+    labels = batch["labels"][0]
+    assert processor.tokenizer.decode(labels[labels != -100]).strip() == "(A)</s>"
+    assert torch.isin(batch["input_ids"][0], vocab.ids(DEPTH)).sum() == 100
+    other = replace(record, evidence=Evidence(codes[::-1], codec.fingerprint))
+    write_records(tmp_path / "other.jsonl", [other])
+    with pytest.raises(RecordError, match=r"record 'given': evidence\.codes: the question does not give this block"):
+        samples_of(ready, tmp_path / "other.jsonl")
 
 
 def test_no_block_is_ever_cut(ready: Ready) -> None:
