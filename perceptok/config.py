@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
-from perceptok.errors import ConfigError, PerceptokError
+from perceptok.errors import ConfigError, PerceptokError, add_place, quote_error
 from perceptok.files import parse_json, read_input
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "parse_yaml",
     "read_config",
     "read_mapping",
+    "resolve_overrides",
     "resolve_paths",
     "validate_json",
 ]
@@ -109,7 +111,7 @@ def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
     try:
         return config_from_dict(kind, values)
     except ConfigError as error:
-        raise ConfigError(f"{os.fspath(path)}: {error}") from error
+        raise ConfigError(add_place(path, error)) from error
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -202,22 +204,54 @@ def resolve_paths(
     Args:
         values: The settings of the file.
         folder: The file's folder.
-        paths: Names of settings that are a path or a list of paths, nested ones dotted.
+        paths: Names of settings that are a path or a list of paths, nested ones dotted; `*` is any key, and any item of
+            a list.
         sources: Names of settings that may also be a hub id or a preset's name: made absolute where the file exists.
     """
     base = Path(folder).absolute()
     for name in (*paths, *sources):
         *groups, key = name.split(".")
-        target: Any = values
-        for group in groups:
-            target = target.get(group) if isinstance(target, dict) else None
-        if not isinstance(target, dict):
-            continue
-        value = target.get(key)
-        if isinstance(value, str) and value and (name in paths or (base / value).exists()):
-            target[key] = str(base / value)
-        elif isinstance(value, list) and name in paths:
-            target[key] = [str(base / item) if isinstance(item, str) else item for item in value]
+        for target in _find_groups(values, groups):
+            value = target.get(key)
+            if isinstance(value, str) and value and (name in paths or (base / value).exists()):
+                target[key] = str(base / value)
+            elif isinstance(value, list) and name in paths:
+                target[key] = [str(base / item) if isinstance(item, str) else item for item in value]
+
+
+def _find_groups(values: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The objects of settings that a list of keys leads to; `*` leads to all values of an object or a list."""
+    found: list[Any] = [values]
+    for name in names:
+        lists = [group.values() if isinstance(group, dict) else group for group in found if name == "*"]
+        inner = [value for group in lists if not isinstance(group, str) for value in group or ()]
+        found = inner if name == "*" else [group[name] for group in found if name in group]
+        found = [group for group in found if isinstance(group, dict | list)]
+    return [group for group in found if isinstance(group, dict)]
+
+
+def resolve_overrides(
+    overrides: Mapping[str, Any], paths: Sequence[str], sources: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Make the paths among overrides absolute: they are relative to the current directory, not to a file of settings.
+
+    Args:
+        overrides: Settings as `apply_overrides` takes them, nested ones by dotted names or as mappings.
+        paths: Names of settings that are a path, as in `resolve_paths`.
+        sources: Names of settings that may also be a hub id or a preset's name.
+
+    Returns:
+        The overrides; those given are not changed.
+    """
+    resolved = {}
+    for name, value in overrides.items():
+        settings: dict[str, Any] = {}
+        apply_overrides(settings, {name: copy.deepcopy(value)})
+        resolve_paths(settings, ".", paths, sources)
+        for key in name.split("."):
+            settings = settings[key]
+        resolved[name] = settings
+    return resolved
 
 
 def _read_values(path: str | os.PathLike[str]) -> object:
@@ -244,9 +278,17 @@ def parse_yaml(text: str, name: str) -> object:
         _count_nodes(node, {})
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: not valid YAML ({error})") from error
+        raise ConfigError(f"{name}: not valid YAML ({_describe_yaml_error(error)})") from error
     finally:
         loader.dispose()
+
+
+def _describe_yaml_error(error: Exception) -> str:
+    """Describe an error of PyYAML in one line: the problem and its place."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return quote_error(error)
+    return f"{problem}: line {mark.line + 1} column {mark.column + 1}"
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:

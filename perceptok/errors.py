@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ __all__ = [
     "SpecialistError",
     "TrainingError",
     "VocabularyError",
+    "add_place",
     "quote_error",
     "quote_text",
     "translate_errors",
@@ -129,8 +131,26 @@ class MissingExtraError(PerceptokError, ImportError):
         super().__init__(f"{purpose} needs {package}; install it with `pip install 'perceptok[{extra}]'`")
 
 
+def add_place(place: str | os.PathLike[str], reason: object) -> str:
+    """Say where an error is, `place: reason`, unless its reason says so already.
+
+    Args:
+        place: A file, the name of an item, or a file and a line.
+        reason: An error, or the text of one. It is returned as it is where it begins with the place, alone or within a
+            longer one: a file with its folder, a line of the file, a record of the line.
+    """
+    name, text = os.fspath(place), str(reason)
+    is_named = name and re.match(rf"""['"]?(?:(?:\w:)?[^:,]*[/\\])?{re.escape(name)}['"]?[:,]\s""", text)
+    return text if is_named else f"{name}: {text}"
+
+
 def quote_error(error: BaseException) -> str:
-    """Quote an exception of a library in a message of our own as `quote_text` does; its class where nothing is left."""
+    """Quote an exception of a library in a message of our own as `quote_text` does; its class where nothing is left.
+
+    Of an error of the operating system the reason alone is quoted, as the message names the file itself.
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return quote_text(error.strerror)
     return quote_text(str(error)) or type(error).__name__
 
 

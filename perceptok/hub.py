@@ -18,7 +18,7 @@ from typing import Any
 from perceptok.errors import CheckpointError, OutputError, PerceptokError, quote_error
 from perceptok.files import parse_json, read_input
 
-__all__ = ["download_checkpoint", "download_repository", "is_hub_id", "upload_folder"]
+__all__ = ["can_reach_dataset", "download_checkpoint", "download_repository", "is_hub_id", "upload_folder"]
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """`owner/name`; anything else, also `./name` and `../name`, is a path."""
@@ -96,6 +96,28 @@ def download_checkpoint(repo_id: str, *, revision: str | None = None) -> Path:
     return folder
 
 
+def can_reach_dataset(repo_id: str, *, error: type[PerceptokError] = CheckpointError) -> bool:
+    """Whether the Hub can be reached for a data set; one request, which is not repeated.
+
+    Args:
+        repo_id: `owner/name`.
+        error: The error to raise.
+
+    Raises:
+        PerceptokError: Of the type `error`: the Hub answers that the data set does not exist or is not accessible.
+    """
+    from huggingface_hub import HfApi, errors
+
+    with _translate_errors(f"{repo_id} cannot be loaded from the Hugging Face Hub", error):
+        try:
+            HfApi().dataset_info(repo_id, timeout=_TIMEOUT)
+        except (errors.HfHubHTTPError, errors.HFValidationError):
+            raise
+        except (_find_transport_error(), OSError):
+            return False
+    return True
+
+
 def upload_folder(
     folder: str | Path,
     repo_id: str,
@@ -149,7 +171,6 @@ def _translate_errors(what: str, kind: type[PerceptokError]) -> Iterator[None]:
     advice = "check the name and the network, or give a folder"
     if kind is OutputError:
         advice = "check the name, the network, and the token (`hf auth login`, or HF_TOKEN)"
-    transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the HTTP client that the Hub's library uses
     try:
         yield
     except errors.GatedRepoError as error:
@@ -160,5 +181,13 @@ def _translate_errors(what: str, kind: type[PerceptokError]) -> Iterator[None]:
         raise kind(f"{what}: there is no such repository, or it is private; {advice}") from error
     except errors.LocalEntryNotFoundError as error:
         raise kind(f"{what}: the Hub cannot be reached, and the cache does not have it; {advice}") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, transport, OSError, ValueError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, _find_transport_error(), OSError, ValueError) as error:
         raise kind(f"{what} ({quote_error(error)}); {advice}") from error
+
+
+def _find_transport_error() -> type[Exception]:
+    """The error of the HTTP client that the Hub's library uses."""
+    from huggingface_hub import errors
+
+    kind: type[Exception] = getattr(errors, "HTTPError", OSError)
+    return kind

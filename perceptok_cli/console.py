@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from perceptok.errors import ConfigError, quote_error
+from perceptok.errors import ConfigError, add_place, quote_error
 
 __all__ = [
     "DeviceOption",
@@ -45,6 +46,9 @@ MAX_FAILURES = 50
 
 SECONDS_BETWEEN_LINES = 60.0
 """Between two lines of progress where standard error is not a terminal."""
+
+_SECONDS_OF_RESUMING = 1.0
+"""Items that are done so soon were done by an earlier run: they say nothing about the time that is left."""
 
 _STDERR = Console(stderr=True, highlight=False)
 _ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
@@ -110,18 +114,20 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 def _make_line_printer(what: str, total: int) -> Callable[..., None]:
     """A function to call after each item; it prints a line a minute: how many are done, and the time that is left."""
-    start = printed = time.monotonic()
-    done = 0
+    start = begun = printed = time.monotonic()
+    done = before = 0
 
     def advance(remark: str | None = None) -> None:
-        nonlocal done, printed
+        nonlocal before, begun, done, printed
         done += 1
         now = time.monotonic()
+        if now - start < _SECONDS_OF_RESUMING:
+            before, begun = done, now
         if now - printed < SECONDS_BETWEEN_LINES or done >= total:
             return
         printed = now
-        minutes = (now - start) / done * (total - done) / 60
-        note(f"{what}: {done} of {total}, {minutes:.1f} minutes left{'' if remark is None else f', {remark}'}")
+        left = timedelta(seconds=round((now - begun) / max(1, done - before) * (total - done)))
+        note(f"{what}: {done:,} of {total:,}, {left} left{'' if remark is None else f', {remark}'}")
 
     return advance
 
@@ -170,7 +176,7 @@ def print_presets(packages: Sequence[str], name: str | None) -> None:
 def warn_at_end(warnings: Sequence[tuple[str, str]], total: int) -> None:
     """Print the warnings of items that were processed all the same, (name, warning) each, and their number."""
     for name, warning in warnings[:MAX_FAILURES]:
-        note(f"warning: {name}: {warning}")
+        note(f"warning: {add_place(name, warning)}")
     if len(warnings) > MAX_FAILURES:
         note(f"... and {len(warnings) - MAX_FAILURES} more warnings")
     if warnings:
@@ -189,7 +195,7 @@ def finish(failures: Sequence[tuple[str, str]], total: int, *, summary: str = ""
         return
     note(summary or f"{len(failures)} of {total} failed; the others are done:")
     for name, reason in failures[:MAX_FAILURES]:
-        note(f"  {name}: {reason}")
+        note(f"  {add_place(name, reason)}")
     if len(failures) > MAX_FAILURES:
         path = _write_failures(failures)
         note(f"  ... and {len(failures) - MAX_FAILURES} more{f'; all of them are in {path}' if path else ''}")

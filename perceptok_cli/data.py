@@ -186,9 +186,9 @@ def _list_rejections(report: BuildReport) -> list[list[str]]:
 @app.command()
 def check(
     records: Records,
-    images: Annotated[bool, typer.Option(help="Report missing image files too.")] = True,
+    images: Annotated[bool, typer.Option(help="Report missing and unreadable image files too.")] = True,
 ) -> None:
-    """List the problems of a file: damaged, malformed or contradictory records, repeated ids, missing images."""
+    """List the problems of a file: damaged, malformed or contradictory records, repeated ids, unreadable images."""
     from perceptok.data import check_records
 
     counter = itertools.count()

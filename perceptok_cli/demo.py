@@ -1,7 +1,11 @@
-"""`perceptok demo`: depth maps and boxes that come with the package, to tokens and back."""
+"""`perceptok demo`: sample maps and boxes to tokens and back. `perceptok llava demo`: a small LLaVA, trained."""
 
 from __future__ import annotations
 
+import itertools
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +13,9 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import OutputError
-from perceptok_cli.console import DeviceOption, choose_device, print_table
+from perceptok_cli.console import DeviceOption, choose_device, note, print_table, progress_bar
 
-__all__ = ["run_codec_demo"]
+__all__ = ["run_codec_demo", "run_llava_demo"]
 
 _BACKGROUND = ("ceiling", "floor", "table", "wall")
 
@@ -82,3 +86,68 @@ def _demonstrate_boxes(drawing: Path) -> None:
     with atomic_write(drawing, force=True) as file:
         image.save(file, format="PNG")
     typer.echo(f"drawing: {drawing}")
+
+
+def run_llava_demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("perceptok-demo/llava"),
+    config: Annotated[Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig.")] = None,
+    threads: Annotated[int, typer.Option("--threads", help="Processor cores to use; 0 leaves it to PyTorch.")] = 0,
+    device: DeviceOption = None,
+    keep_cache: Annotated[
+        bool, typer.Option("--keep-cache", help="Keep the untrained model and the scenes (600 MB) for another run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+) -> None:
+    """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes.
+
+    The same command continues an interrupted demonstration.
+    """
+    import torch
+
+    from perceptok.config import read_config
+    from perceptok.llava import small
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = small.DemoConfig() if config is None else read_config(small.DemoConfig, config)
+    stages = itertools.count(1)
+
+    @contextmanager
+    def show_stage(name: str, total: int) -> Iterator[Callable[..., None]]:
+        unit = " updates" if name == "training" else ""
+        note(f"stage {next(stages)} of {len(small.STAGES)}: {name}{f' ({total:,}{unit})' if total > 1 else ''}")
+        if total == 1:
+            yield lambda *_: None
+            return
+        with progress_bar(name, total) as advance:
+            yield advance
+
+    chosen = choose_device(device)
+    note(
+        f"{len(small.STAGES)} stages: {', '.join(small.STAGES)}. With the defaults they take some ten minutes on two "
+        f"cores, and 600 MB in {output / 'work'} until the end"
+    )
+    try:
+        result, page = small.run_demo(
+            output, settings, device=chosen, keep_cache=keep_cache, force=force, progress=show_stage
+        )
+    except KeyboardInterrupt:
+        note(f"what is done is kept in {output / 'work'}; the same command continues")
+        raise
+    print_table(
+        "Depth on held-out scenes: error of nearness (0..1)",
+        ("depth map", "RMSE"),
+        [(name, f"{value:.4f}") for name, value in result.rmse.items()],
+    )
+    print_table(
+        "Which of n marked points is nearest, read from the generated map",
+        ("points", "correct", "mean map"),
+        [(count, f"{value:.1%}", f"{result.chance[count]:.1%}") for count, value in result.order.items()],
+    )
+    valid = ", ".join(f"{name} {value:.0%}" for name, value in result.valid.items())
+    seconds = ", ".join(f"{stage} {value:,.0f}" for stage, value in result.seconds.items())
+    note(f"valid blocks: {valid}; processor seconds: {seconds}")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    remove = f"rm -r {shlex.quote(str(output))}"
+    note(f"{output} holds {size / 1e6:.0f} MB: page, figures, checkpoint; remove it with: {remove}")
+    typer.echo(f"page: {page}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -16,6 +13,7 @@ import typer
 
 from perceptok.errors import ConfigError, OutputError
 from perceptok_cli.console import DeviceOption, choose_device, finish, note, print_presets, print_table, progress_bar
+from perceptok_cli.demo import run_llava_demo
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
     DATA_HELP,
@@ -96,7 +94,7 @@ def replace_blocks(
     """
     if (output / "replacement.json").exists() and not force:
         raise OutputError(f"{output / 'replacement.json'} exists already; replace it with --force")
-    from perceptok.data import read_records
+    from perceptok.data import find_records_file, read_records
     from perceptok.errors import EvaluationError
     from perceptok.evaluation import (
         REPLACEMENT_HEADER,
@@ -118,7 +116,7 @@ def replace_blocks(
             pipe,
             selected,
             cast(Any, [kind.strip() for kind in kinds.split(",")]),
-            folder=images or records.parent,
+            folder=images or find_records_file(records).parent,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
@@ -418,62 +416,6 @@ def _locate(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).exists() else model
 
 
-def run_small_demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("perceptok-demo/llava"),
-    config: Annotated[Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig.")] = None,
-    threads: Annotated[int, typer.Option("--threads", help="Processor cores to use; 0 leaves it to PyTorch.")] = 0,
-    keep_cache: Annotated[
-        bool, typer.Option("--keep-cache", help="Keep the untrained model and the scenes (600 MB) for another run.")
-    ] = False,
-    force: ForceOption = False,
-) -> None:
-    """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes.
-
-    It runs on the processor. The same command continues an interrupted demonstration.
-    """
-    import torch
-
-    from perceptok.config import read_config
-    from perceptok.llava import small
-
-    if threads:
-        torch.set_num_threads(threads)
-    settings = small.DemoConfig() if config is None else read_config(small.DemoConfig, config)
-    stages = itertools.count(1)
-
-    @contextmanager
-    def show_stage(name: str, total: int) -> Iterator[Callable[..., None]]:
-        note(f"stage {next(stages)} of {len(small.STAGES)}: {name}{f', {total}' if total > 1 else ''}")
-        with progress_bar(name, total) as advance:
-            yield advance
-
-    note(
-        f"stages: {', '.join(small.STAGES)}; some ten minutes on two cores with the defaults, and 600 MB in "
-        f"{output / 'work'} while it runs"
-    )
-    try:
-        result, page = small.run_demo(output, settings, keep_cache=keep_cache, force=force, progress=show_stage)
-    except KeyboardInterrupt:
-        note(f"what is done is kept in {output / 'work'}; the same command continues")
-        raise
-    print_table(
-        "Depth on held-out scenes: error of nearness (0..1)",
-        ("depth map", "RMSE"),
-        [(name, f"{value:.4f}") for name, value in result.rmse.items()],
-    )
-    print_table(
-        "Which of n marked points is nearest, read from the generated map",
-        ("points", "correct", "mean map"),
-        [(count, f"{value:.1%}", f"{result.chance[count]:.1%}") for count, value in result.order.items()],
-    )
-    valid = ", ".join(f"{name} {value:.0%}" for name, value in result.valid.items())
-    note(f"valid blocks: {valid}; processor seconds: {result.seconds}")
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    remove = f"rm -r {shlex.quote(str(output))}"
-    note(f"{output} holds {size / 1e6:.0f} MB: page, figures, checkpoint; remove it with: {remove}")
-    typer.echo(f"page: {page}")
-
-
 def run_grid(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="A recipe (YAML or JSON), or a preset; see presets.")] = None,
@@ -695,7 +637,7 @@ app.command("merge")(merge_model)
 app.command("export")(export_model)
 app.command(name="infer")(answer_images)
 app.command(name="serve")(serve_model)
-app.command(name="demo")(run_small_demo)
+app.command(name="demo")(run_llava_demo)
 app.command(name="eval")(evaluate_model)
 app.command(name="replace")(replace_blocks)
 app.command(name="ablate", context_settings=_OVERRIDABLE)(run_grid)

@@ -86,6 +86,8 @@ def _silence_libraries() -> None:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loaded weights; downloads show theirs
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars that no setting of a library hides
     if not sys.warnoptions:
         libraries = "accelerate|bitsandbytes|huggingface_hub|peft|torch|transformers"
         for category in (FutureWarning, DeprecationWarning, UserWarning):

@@ -17,6 +17,7 @@ from perceptok.config import (
     list_presets,
     parse_overrides,
     read_mapping,
+    resolve_overrides,
     resolve_paths,
 )
 from perceptok.errors import ConfigError
@@ -149,3 +150,42 @@ def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
         "none": None,
         "flat": 3,
     }
+
+
+def test_any_key_of_an_object_and_any_item_of_a_list(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "sources": {"a": {"images": "x", "model": {"path": "m"}}, "b": {"images": "/y"}, "c": None, "d": "text"},
+        "tests": [{"data": "t"}, {"data": "owner/name"}, 3],
+    }
+    (tmp_path / "t").touch()
+    resolve_paths(values, tmp_path, ["sources.*.images", "sources.*.model.path", "sources.*"], sources=["tests.*.data"])
+    assert values["sources"]["a"] == {"images": str(tmp_path / "x"), "model": {"path": str(tmp_path / "m")}}
+    assert values["sources"]["b"] == {"images": "/y"}
+    assert values["tests"] == [{"data": str(tmp_path / "t")}, {"data": "owner/name"}, 3]
+
+
+def test_paths_in_overrides_are_relative_to_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nested = {"b": {"images": "z"}}
+    overrides = {"sources.a.images": "x", "sources": nested, "seed": 3, "codec": "owner/name", "files": ["f", "/g"]}
+    assert resolve_overrides(overrides, ["sources.*.images", "files"], ["codec"]) == {
+        "sources.a.images": str(tmp_path / "x"),
+        "sources": {"b": {"images": str(tmp_path / "z")}},
+        "seed": 3,
+        "codec": "owner/name",
+        "files": [str(tmp_path / "f"), "/g"],
+    }
+    assert nested == {"b": {"images": "z"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a: [", "line 1 column 5"), ("a: 1\n b: {", "line 2 column"), ("\t", "line")]
+)
+def test_an_error_of_yaml_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"a\.yaml: not valid YAML \(.*{reason}") as error:
+        read_mapping(path)
+    assert "\n" not in str(error.value)

@@ -25,6 +25,7 @@ from .recipes import (
 from .record_files import (
     check_records as check_records,
     compute_statistics as compute_statistics,
+    find_records_file as find_records_file,
     read_records as read_records,
     write_records as write_records,
 )

@@ -10,10 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from perceptok.boxes import FrameMode
-from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
+from perceptok.config import (
+    apply_overrides,
+    config_from_dict,
+    find_config_file,
+    read_mapping,
+    resolve_overrides,
+    resolve_paths,
+)
 from perceptok.data.depth_folders import DepthFolder
 from perceptok.data.npy_files import DepthCodesFile
 from perceptok.data.orientation import Exif
@@ -23,9 +30,8 @@ from perceptok.data.sources import FolderSource, ProceduralSource, Source, read_
 from perceptok.data.specialists.specialist import BoxSpecialist, CachedBoxes, CachedDepth, DepthSpecialist
 from perceptok.data.tasks import SetConfig, TaskContext
 from perceptok.depth import DepthCodec, Kind, NearnessRange, ReadOptions, Unit
-from perceptok.errors import ConfigError, DataError
+from perceptok.errors import ConfigError, DataError, add_place, quote_error
 from perceptok.files import read_input
-from perceptok.hub import is_hub_id
 from perceptok.scenes import Difficulty, SplitName
 from perceptok.tokens import DEPTH
 
@@ -167,6 +173,8 @@ class DataRecipe:
         export: Further files of the same records: "llava", "chat", "parquet".
         folder: The folder that the paths are relative to; `read` sets it. It is not part of `to_dict`, `fingerprint`
             and comparisons, which are the same on every machine.
+        path_settings: Names of the settings that are paths; `*` stands for any source.
+        source_settings: Names of those that may also be hub ids.
 
     Raises:
         ConfigError: A value is out of range, two sets have one name, or a set names an unknown source.
@@ -188,6 +196,15 @@ class DataRecipe:
     cache_dir: str | None = None
     export: tuple[Literal["llava", "chat", "parquet"], ...] = ()
     folder: str = field(default="", compare=False)
+
+    path_settings: ClassVar[tuple[str, ...]] = (
+        *("plurals", "cache_dir", "sources.*.images", "sources.*.names", "sources.*.annotations", "sources.*.depth"),
+        *("sources.*.depth_options.mask", "sources.*.depth_codes"),
+        *("sources.*.depth_specialist.classes", "sources.*.box_specialist.classes"),
+    )
+    source_settings: ClassVar[tuple[str, ...]] = (
+        *("codec", "sources.*.depth_specialist.model", "sources.*.box_specialist.model"),
+    )
 
     def __post_init__(self) -> None:
         if self.seed < 0 or not 64 <= self.size <= 336:
@@ -225,7 +242,7 @@ class DataRecipe:
             path: The file, or the name of a preset (`perceptok data presets`). Paths in a file are relative to its
                 folder, those of a preset to the current directory.
             overrides: Settings that replace those of the file, nested ones by dotted names such as
-                "sources.ade20k.images".
+                "sources.ade20k.images". Paths in them are relative to the current directory.
 
         Raises:
             ConfigError: The file cannot be read, or a setting is unknown, missing or not valid.
@@ -236,12 +253,15 @@ class DataRecipe:
             name: [value] if name.rpartition(".")[2] in _LISTS and not isinstance(value, list) else value
             for name, value in (overrides or {}).items()
         }
+        is_preset = found != Path(path)
+        if not is_preset:
+            overrides = resolve_overrides(overrides, cls.path_settings, cls.source_settings)
         apply_overrides(values, overrides)
         try:
             recipe = cls.from_dict(values)
         except ConfigError as error:
-            raise ConfigError(f"{os.fspath(path)}: {error}") from error
-        return replace(recipe, folder=str(found.parent)) if found == Path(path) else recipe
+            raise ConfigError(add_place(path, error)) from error
+        return recipe if is_preset else replace(recipe, folder=str(found.parent))
 
     @classmethod
     def from_dict(cls, values: object) -> DataRecipe:
@@ -282,48 +302,9 @@ class DataRecipe:
 
     def resolve_paths(self) -> DataRecipe:
         """Make the paths absolute, for this machine and any process on it."""
-        folder = Path(self.folder).resolve()
-
-        def resolve(path: str | None) -> str | None:
-            return None if path is None else str(folder / path)
-
-        def resolve_options(options: ReadOptions) -> ReadOptions:
-            return options if options.mask is None else replace(options, mask=folder / options.mask)
-
-        def resolve_specialist(specialist: SpecialistConfig | None) -> SpecialistConfig | None:
-            if specialist is None:
-                return None
-            model = specialist.model
-            # A hub id is not a path.
-            is_path = not specialist.form.startswith("transformers") or (folder / model).exists()
-            return replace(
-                specialist,
-                model=str(folder / model) if is_path else model,
-                classes=resolve(specialist.classes),
-            )
-
-        sources = {
-            name: replace(
-                source,
-                images=resolve(source.images),
-                names=resolve(source.names),
-                depth_codes=resolve(source.depth_codes),
-                depth=resolve(source.depth),
-                depth_options=resolve_options(source.depth_options),
-                annotations=resolve(source.annotations),
-                depth_specialist=resolve_specialist(source.depth_specialist),
-                box_specialist=resolve_specialist(source.box_specialist),
-            )
-            for name, source in self.sources.items()
-        }
-        return replace(
-            self,
-            sources=sources,
-            codec=self.codec if self.codec and is_hub_id(self.codec, folder) else resolve(self.codec),
-            plurals=resolve(self.plurals),
-            cache_dir=resolve(self.cache_dir),
-            folder="",
-        )
+        values = self.to_dict()
+        resolve_paths(values, Path(self.folder).resolve(), self.path_settings, self.source_settings)
+        return self.from_dict(values)
 
 
 class RecipeResources:
@@ -451,7 +432,7 @@ def _make_box_specialist(config: SpecialistConfig) -> BoxSpecialist:
         try:
             lines = read_input(config.classes).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config.classes}: the file of classes cannot be read ({error})") from error
+            raise ConfigError(f"{config.classes}: the file of classes cannot be read ({quote_error(error)})") from error
         classes = [line.strip() for line in lines if line.strip()]
         return YoloxOnnx(config.model, classes=classes, score_threshold=config.score_threshold, device=config.device)
     from perceptok.data.specialists.transformers_models import TransformersBoxes

@@ -15,8 +15,9 @@ from perceptok.boxes import parse_boxes
 from perceptok.data.records import IMAGE_TAG, Evidence, PerceptionRecord, Regime, Task
 from perceptok.data.supervision import find_supervision_problems
 from perceptok.depth import block_from_text
-from perceptok.errors import MalformedBlockError, RecordError
+from perceptok.errors import ImageError, MalformedBlockError, RecordError
 from perceptok.files import atomic_write, decompress_input, find_suffix, open_input, open_text, parse_json
+from perceptok.images import check_image_header
 from perceptok.json_streams import stream_list
 from perceptok.parquet import import_parquet, iterate_rows
 from perceptok.tokens import DEPTH, PIXEL
@@ -119,8 +120,9 @@ def read_records(
     for name, entry in _read_entries(source):
         record = _parse_entry(entry, name, task, regime)
         if check_images:
-            for image in _find_missing_images(record, source.parent):
-                raise RecordError(f"{name}, record {record.id!r}: images: {image} not found")
+            for image in record.images:
+                if not (source.parent / image).is_file():
+                    raise RecordError(f"{name}, record {record.id!r}: images: {source.parent / image} not found")
         yield record
 
 
@@ -139,11 +141,11 @@ class RecordProblem(NamedTuple):
 def check_records(
     path: str | Path, *, images: bool = True, advance: Callable[[], object] = lambda: None
 ) -> Iterator[RecordProblem]:
-    """Find every problem of a file of records: damaged, malformed or contradictory ones, repeated ids, missing images.
+    """Find every problem of a file of records: malformed or contradictory ones, repeated ids, unreadable images.
 
     Args:
         path: `.jsonl`, `.json` or `.parquet`, or a folder that `build_data` made.
-        images: Report missing image files too.
+        images: Report image files too that are missing, or have no readable header.
         advance: Called with each record.
 
     Raises:
@@ -151,6 +153,7 @@ def check_records(
     """
     source = find_records_file(path)
     seen: set[int] = set()  # hashes of ids: some 60 bytes for each record
+    checked: set[int] = set()  # and of images
     for name, entry in _read_entries(source):
         advance()
         try:
@@ -164,17 +167,18 @@ def check_records(
         for reason in find_supervision_problems(record):
             yield RecordProblem(name, f"record {record.id!r}: {reason}")
         if images:
-            for image in _find_missing_images(record, source.parent):
-                yield RecordProblem(name, f"record {record.id!r}: {image} not found")
+            for image in record.images:
+                try:
+                    if hash(image) not in checked:
+                        check_image_header(source.parent / image)
+                        checked.add(hash(image))
+                except ImageError as error:
+                    yield RecordProblem(name, f"record {record.id!r}: images: {error}")
 
 
 def find_records_file(path: str | Path) -> Path:
     """The file of records that a path names: itself, or `records.jsonl` of a folder."""
     return Path(path) / RECORDS_FILE if Path(path).is_dir() else Path(path)
-
-
-def _find_missing_images(record: PerceptionRecord, folder: Path) -> list[Path]:
-    return [folder / image for image in record.images if not (folder / image).is_file()]
 
 
 def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:

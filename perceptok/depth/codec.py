@@ -21,7 +21,7 @@ from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.networks.aurora import read_aurora_checkpoint
 from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
-from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError
+from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError, quote_error
 from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.hub import download_repository, is_hub_id
 from perceptok.tokens import DEPTH
@@ -289,7 +289,9 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         try:
             values = parse_json(read_input(config), f"{config.parent}: not a readable codec", CheckpointError)
         except OSError as error:
-            raise CheckpointError(f"{config.parent}: not a readable codec ({error})") from error
+            raise CheckpointError(
+                f"{config.parent}: not a readable codec ({config.name}: {quote_error(error)})"
+            ) from error
         state = load_tensors(weights, CheckpointError, "not a readable codec: its weights")
         # The format first: a later one may well have other keys.
         if isinstance(values, dict) and values.get("format", _FORMAT) != _FORMAT:

@@ -17,7 +17,7 @@ from perceptok.depth.blocks import block_from_text, block_to_text, validate_code
 from perceptok.depth.map_files import MapFailure
 from perceptok.depth.maps import Nearness, NearnessRange
 from perceptok.depth.stored_maps import Kind
-from perceptok.errors import MalformedBlockError, OutputError
+from perceptok.errors import MalformedBlockError, OutputError, quote_error
 from perceptok.files import decompress_input, find_suffix, open_input, parse_json, parse_number
 from perceptok.parquet import import_parquet, iterate_rows
 
@@ -337,7 +337,7 @@ def _read_npz(path: Path) -> Iterator[dict[str, Any]]:
         ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, NotImplementedError, MemoryError,
         BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise MalformedBlockError(f"{path}: not a file of depth records ({error})") from error
+        raise MalformedBlockError(f"{path}: not a file of depth records ({quote_error(error)})") from error
     grids = columns.pop("codes")
     return (
         {"codes": grid.ravel().tolist(), **{name: column[index].tolist() for name, column in columns.items()}}

@@ -16,10 +16,11 @@ from perceptok.config import (
     find_config_file,
     parse_yaml,
     read_mapping,
+    resolve_overrides,
     resolve_paths,
 )
 from perceptok.data import DataRecipe
-from perceptok.errors import ConfigError, EvaluationError
+from perceptok.errors import ConfigError, EvaluationError, add_place
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from perceptok.llava import FinetuneConfig, InferenceConfig
 
@@ -31,6 +32,17 @@ Changes = Mapping[str, bool | object]
 
 _TRAIN_PATHS = ("monitoring.records", "instruction_records")
 """Paths of a train.yaml that the recipe does not set itself."""
+
+_PATHS = (
+    *("output", "benchmarks", "tests.*.images"),
+    *(f"train.{name}" for name in _TRAIN_PATHS),
+    *(f"data_settings.{name}" for name in DataRecipe.path_settings),
+)
+_SOURCES = (
+    *("base", "codec", "data", "train_config", "tests.*.data", "tests.*.recipe"),
+    *(f"data_settings.{name}" for name in DataRecipe.source_settings),
+)
+"""Settings of a recipe that are paths, and that are paths, hub ids or presets."""
 
 _RESERVED = ("model_name_or_path", "records", "output_dir", "codec", "use_cpu")
 
@@ -198,12 +210,12 @@ class AblationRecipe:
         values = read_mapping(file)
         changes = dict(overrides or {})
         if file == Path(path):  # the file's own paths are resolved when they are used
-            resolve_paths(*(changes, ".", ["output", "benchmarks"]), sources=["base", "codec", "data", "train_config"])
+            changes = resolve_overrides(changes, _PATHS, _SOURCES)
         apply_overrides(values, changes)
         try:
             recipe = config_from_dict(cls, values, name=str(path))
         except ConfigError as error:
-            raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+            raise ConfigError(add_place(path, error)) from error
         recipe = replace(recipe, folder=str(Path(path).parent) if Path(path).is_file() else "")
         for cell in recipe.resolved_cells:
             recipe.finetune_config(cell, "base", ("records.jsonl",), "run")
@@ -248,7 +260,7 @@ class AblationRecipe:
         recipe = DataRecipe.read(self.find_file(path, "data"))
         if not self.resolve(path).is_file():
             recipe = replace(recipe, folder=self.folder)
-        scaled = _merge(recipe.scale_counts(self.scale).to_dict(), self.data_settings)
+        scaled = _merge(recipe.scale_counts(self.scale).to_dict(), self._rebase(self.data_settings, recipe.folder))
         try:
             values = DataRecipe.from_dict(scaled).to_dict()
         except ConfigError as error:
@@ -256,7 +268,15 @@ class AblationRecipe:
         for config in values["sets"]:
             if config["task"] == "depth" and config["regime"] != "atomic":
                 config |= cell.sets
-        return replace(DataRecipe.from_dict(_merge(values, cell.data)), folder=recipe.folder)
+        values = _merge(values, self._rebase(cell.data, recipe.folder))
+        return replace(DataRecipe.from_dict(values), folder=recipe.folder)
+
+    def _rebase(self, settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+        """Settings of a data recipe, whose paths are relative to this recipe, for a data recipe in a folder."""
+        values = dict(json.loads(json.dumps(dict(settings))))
+        if Path(folder).resolve() != Path(self.folder).resolve():
+            resolve_paths(values, self.folder or ".", DataRecipe.path_settings, DataRecipe.source_settings)
+        return values
 
     def finetune_config(self, cell: AblationCell, base: str, records: tuple[str, ...], output: str) -> FinetuneConfig:
         """The settings of a run with the changes of a cell; raises ConfigError for unknown settings."""

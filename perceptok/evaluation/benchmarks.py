@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, read_records
+from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, find_records_file, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
-from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError
+from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, add_place
 from perceptok.evaluation.dataset_rows import read_json_lines, read_rows
 from perceptok.files import read_input
 from perceptok.images import open_image, read_image_size
@@ -125,10 +125,9 @@ class BenchmarkItem:
 
     def open_image(self) -> Image.Image:
         """The image in RGB, upright; raises EvaluationError where there is none, or it cannot be read."""
-        data = self.image_bytes()
-        if data is None:
+        if self.image is None:
             raise EvaluationError(f"item {self.id} has no image; name the folder of the benchmark's images")
-        return self._open(data)
+        return self._open(self.image)
 
     def open_images(self) -> tuple[Image.Image, ...]:
         """All images, as `open_image`."""
@@ -142,11 +141,10 @@ class BenchmarkItem:
 
     def image_size(self) -> tuple[int, int] | None:
         """Width and height of the upright image, None without one; raises EvaluationError where it cannot be read."""
-        data = self.image_bytes()
-        if data is None:
+        if self.image is None:
             return None
         try:
-            return read_image_size(data)
+            return read_image_size(self.image)
         except ImageError as error:
             raise EvaluationError(f"item {self.id}: {error}") from error
 
@@ -203,6 +201,9 @@ def load_benchmark(name: str, data: str | Path, *, images: str | Path | None = N
         raise EvaluationError(f"{name!r} is not a benchmark; the benchmarks are {', '.join(BENCHMARKS)}")
     if name in ("records", "atomic"):
         items = tuple(_record_items(path, folder, atomic=name == "atomic"))
+        if not items:
+            other, kind = ("records", "without") if name == "atomic" else ("atomic", "with")
+            raise EvaluationError(f"{name} has no items: {path} has no record {kind} an answer; try {other}")
     elif (found := _find_question_files(name, path)) is not None:
         letters = "ABCDE"[: int(name[-1])] if name.startswith("hardblink-") else ""
         items = tuple(_question_file_items(found.questions, found.answers, folder or found.images, letters))
@@ -234,7 +235,7 @@ def item_from_row(name: str, row: dict[str, Any], images: Path | None = None) ->
         return _LAYOUTS[name].parse(row, images)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, PerceptokError):
-            raise EvaluationError(f"{name}: {error}") from error
+            raise EvaluationError(add_place(name, error)) from error
         raise EvaluationError(f"{name}: a row of another layout, with the keys {', '.join(map(str, row))}") from error
 
 
@@ -290,7 +291,7 @@ def _record_items(path: Path, images: Path | None, *, atomic: bool) -> Iterator[
     try:
         for record in read_records(path):
             if (record.answer is None) == atomic:
-                yield item_from_record(record, images or path.parent)
+                yield item_from_record(record, images or find_records_file(path).parent)
     except EvaluationError:
         raise
     except PerceptokError as error:
@@ -570,7 +571,7 @@ def _read_rows_of(name: str, source: str | Path) -> Iterator[dict[str, Any]]:
     try:
         yield from read_rows(source, config=_LAYOUTS[name].config, split=_LAYOUTS[name].split)
     except EvaluationError as error:
-        raise EvaluationError(f"{name}: {error}") from error
+        raise EvaluationError(add_place(name, error)) from error
     except MissingExtraError as error:
         error.msg = f"{name}: {error}"  # what ImportError prints
         raise

@@ -167,7 +167,9 @@ def _run(command: list[str], target: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
-        raise CheckpointError(f"{target}: the converter cannot be started ({error})") from error
+        raise CheckpointError(
+            f"{target}: the converter cannot be started ({command[0]}: {quote_error(error)})"
+        ) from error
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         hint = "; name its pre-tokenizer" if any("pre-tokenizer" in line for line in lines) else ""

@@ -106,8 +106,17 @@ class FrameRule:
 
         Raises:
             BoxError: The image processor still does something else to an image.
+            ConfigError: The mode "processor", and a processor whose images have no frame that is known: a model
+                could be trained so, and never asked.
         """
         inner = getattr(processor, "image_processor", None)
+        if self.mode == "processor" and inner is not None:
+            try:
+                self.make_frame((self.size, self.size), processor)
+            except BoxError as error:
+                raise ConfigError(
+                    f"the frame 'processor' cannot be used with this model ({error}); choose squash or letterbox"
+                ) from error
         if self.mode == "processor" or inner is None or any(getattr(inner, name, None) for name in _TILING):
             return
         side = _find_side(inner, default=self.size)

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, translate_errors
+from perceptok.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    VocabularyError,
+    quote_error,
+    translate_errors,
+)
 from perceptok.files import open_input, parse_json, read_input
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
@@ -196,7 +203,9 @@ def _read_lora_config(path: Path) -> dict[str, Any]:
     try:
         text = read_input(path)
     except OSError as error:
-        raise CheckpointError(f"not an adapter of LLaVA's original format: {path} cannot be read ({error})") from error
+        raise CheckpointError(
+            f"not an adapter of LLaVA's original format: {path} cannot be read ({quote_error(error)})"
+        ) from error
     values = parse_json(text, str(path), CheckpointError)
     if not isinstance(values, dict) or not all(isinstance(values.get(key), int) for key in ("r", "lora_alpha")):
         raise CheckpointError(

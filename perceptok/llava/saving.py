@@ -385,11 +385,16 @@ def find_adapter_folder(folder: str | os.PathLike[str], revision: str | None = N
     """The folder of an adapter: the folder itself, `adapter/` in the folder of a run of `finetune`, or a download.
 
     Raises:
-        CheckpointError: A repository of the Hub cannot be downloaded.
+        CheckpointError: There is no such folder, or a repository of the Hub cannot be downloaded.
     """
     place = find_complete_folder(folder)
     if not place.exists() and is_hub_id(folder):
         place = download_repository(str(folder), revision=revision)
+    if not place.is_dir():
+        raise CheckpointError(
+            f"{folder}: {'not a folder' if place.exists() else 'no such folder'}; name one that `perceptok llava "
+            "train`, `merge` or save_adapter wrote, or its id on the Hub (owner/name)"
+        )
     inner = place / "adapter"
     return inner if not (place / ADAPTER_FILE).exists() and (inner / ADAPTER_FILE).exists() else place
 

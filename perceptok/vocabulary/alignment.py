@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, distributed
 
-from perceptok.errors import AlignmentError
+from perceptok.errors import AlignmentError, quote_error
 from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.tokens import DEPTH, TokenSet
 from perceptok.vocabulary.lookup import PerceptionVocabulary
@@ -283,7 +283,7 @@ class VocabularyAlignment:
         try:
             text = read_input(path)
         except OSError as error:
-            raise AlignmentError(f"{path}: not a readable alignment ({error})") from error
+            raise AlignmentError(f"{path}: not a readable alignment ({quote_error(error)})") from error
         content = parse_json(text, f"{path}: not a readable alignment", AlignmentError)
         return cls(**_check_content(content, path))
 

@@ -127,8 +127,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         text = read_input(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(
-            f"cannot read {path} ({error}); save it with PerceptionVocabulary.save_pretrained, or look the tokens up "
-            "without a manifest: PerceptionVocabulary.from_tokenizer"
+            f"cannot read {path} ({quote_error(error)}); save it with PerceptionVocabulary.save_pretrained, or look "
+            "the tokens up without a manifest: PerceptionVocabulary.from_tokenizer"
         ) from error
     return Manifest.from_json(text, str(path))
 

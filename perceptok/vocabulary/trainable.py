@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from perceptok.errors import VocabularyError
+from perceptok.errors import VocabularyError, quote_error
 from perceptok.files import open_input
 from perceptok.vocabulary.lookup import PerceptionVocabulary
 from perceptok.vocabulary.matrices import TokenMatrices, find_matrices, list_modules
@@ -168,7 +168,9 @@ def verify_adapter(
                         f"{key} in {path} differs from the model, which was trained since; save it again"
                     )
     except (OSError, SafetensorError) as error:
-        raise VocabularyError(f"cannot read an adapter at {path} ({error}); save it with save_pretrained") from error
+        raise VocabularyError(
+            f"cannot read an adapter at {path} ({quote_error(error)}); save it with save_pretrained"
+        ) from error
     names = {id(module): name for name, module in model.named_modules()}
     inputs, outputs = list_modules(cast("PreTrainedModel", model.get_base_model()))
     tied = _unwrap_weight(inputs) is _unwrap_weight(outputs)

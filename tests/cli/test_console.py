@@ -29,8 +29,8 @@ def test_progress_without_a_terminal_is_a_line_a_minute(
         advance()
         advance()
     lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"training: 1 of 3, 0\.0 minutes left, loss 2\.31", lines[0])
-    assert re.fullmatch(r"training: 2 of 3, 0\.0 minutes left", lines[1])
+    assert re.fullmatch(r"training: 1 of 3, \d:\d\d:\d\d left, loss 2\.31", lines[0])
+    assert re.fullmatch(r"training: 2 of 3, \d:\d\d:\d\d left", lines[1])
     assert len(lines) == 2
 
 

@@ -72,9 +72,11 @@ def test_killed_interrupted_and_finished(tmp_path: Path) -> None:
     written = wait_for_checkpoint(work, process)
     process.kill()
     _, errors = process.communicate()
-    for number, stage in enumerate(("model", "scenes, 6", "held-out scenes, 2", "training, 40"), 1):
+    for number, stage in enumerate(("model", "scenes (6)", "held-out scenes (2)", "training (40 updates)"), 1):
         assert f"stage {number} of 5: {stage}\n" in errors
-    assert "600 MB in out/work while it runs" in errors
+    assert "600 MB in out/work until the end" in errors
+    assert "\r" not in errors  # no bars of libraries without a terminal
+    assert "it/s" not in errors
     cached = {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
     assert len(cached) == 2
     process = start(tmp_path, *arguments)

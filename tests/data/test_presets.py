@@ -43,6 +43,12 @@ def test_files_precede_presets_and_paths_are_relative(tmp_path: Path, monkeypatc
     own = DataRecipe.read("recipes/own.json")
     assert own == preset
     assert own.resolve_paths().sources["ade20k"].images == str(tmp_path.resolve() / "recipes" / "ADE20K")
+    # A path typed at the shell is relative to the shell's directory, also where it replaces one of a file.
+    for overrides in ({"sources.ade20k.images": "photos"}, {"sources": {"ade20k": {"images": "photos"}}}):
+        typed = DataRecipe.read("recipes/own.json", overrides).resolve_paths().sources["ade20k"]
+        assert typed.images == str(tmp_path.resolve() / "photos")
+    assert DataRecipe.read("recipes/own.json", {"plurals": "p.json"}).plurals == str(tmp_path / "p.json")
+    assert DataRecipe.read("aurora-depth", {"plurals": "p.json"}).plurals == "p.json"
     (tmp_path / "aurora-depth").write_text(json.dumps({**preset.to_dict(), "seed": 5}))
     assert DataRecipe.read("aurora-depth").seed == 5
     (tmp_path / "recipes" / "own.json").write_text(json.dumps({**preset.to_dict(), "folder": "/etc"}))

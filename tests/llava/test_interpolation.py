@@ -19,6 +19,7 @@ from perceptok.images import open_image
 from perceptok.llava import FrameRule, InferenceConfig, PerceptionPipeline, load_adapter, load_llava, merge_adapter
 from perceptok.llava.framing import Interpolation
 from perceptok.llava.saving import ADAPTER_FILE, save_adapter
+from tests.llava.families import save_family
 from tests.llava.test_image_opening import QUESTION, in_evaluation, in_training, infer, seen_by_model, upright
 from tests.llava.tiny import SIDE, tiny_trained
 
@@ -96,3 +97,12 @@ def test_unknown() -> None:
         FrameRule("squash", 336, "lanczos")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="is resized by the model's processor, not by 'nearest'"):
         FrameRule("processor", interpolation="nearest")
+
+
+@pytest.mark.parametrize("family", ["idefics3", "llava_next"])
+def test_a_frame_that_cannot_be_asked_is_refused_before_training(
+    family: str, codec: pt.DepthCodec, tmp_path: Path
+) -> None:
+    folder = save_family(family, tmp_path / "base")
+    with pytest.raises(ConfigError, match=r"the frame 'processor' cannot be used with this model .*choose squash or"):
+        load_llava(folder, codec=codec, frame="processor")

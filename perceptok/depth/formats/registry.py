@@ -15,7 +15,7 @@ from PIL import Image
 
 from perceptok.depth.formats import arrays, exr, pfm, png, tiff
 from perceptok.depth.stored_maps import MAX_PIXELS, StoredMap, describe_stack, squeeze
-from perceptok.errors import DepthMapError, PerceptokError
+from perceptok.errors import DepthMapError, PerceptokError, quote_error
 from perceptok.files import read_input
 
 __all__ = ["FORMATS", "OTHER_SUFFIXES", "Format", "find_format", "read_mask", "read_stored"]
@@ -166,7 +166,9 @@ def read_stored(
     except MemoryError as error:
         raise DepthMapError("not enough memory for it; read it alone, or make it smaller") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
-        raise DepthMapError(f"not a {form.name} file, or a damaged one ({error}); fetch or export it again") from error
+        raise DepthMapError(
+            f"not a {form.name} file, or a damaged one ({quote_error(error)}); fetch or export it again"
+        ) from error
     stored = replace(stored, array=squeeze(stored.array))
     if stored.array.ndim != 2 and not (colours and stored.array.ndim == 3):
         load = "numpy.load(sys.argv[1])" + (f"[{key!r}]" if key else "")

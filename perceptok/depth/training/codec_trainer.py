@@ -41,7 +41,7 @@ from perceptok.depth.training.map_dataset import (
     compute_source_probabilities,
     corrupt_inputs,
 )
-from perceptok.errors import ConfigError, OutputError, TrainingError
+from perceptok.errors import ConfigError, OutputError, TrainingError, quote_error
 from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
 from perceptok.tokens import DEPTH
 
@@ -569,7 +569,9 @@ class RunFolder:
             with open_input(self.folder / _STATE):  # a regular file: safetensors would wait for a pipe
                 return load_file(self.folder / _STATE)
         except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{self.folder / _STATE} is damaged ({error}); remove it to start again") from error
+            raise TrainingError(
+                f"{self.folder / _STATE} is damaged ({quote_error(error)}); remove it to start again"
+            ) from error
 
     def begin(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Check the free space, write the configuration, and remove lines of the log that are newer than the state."""

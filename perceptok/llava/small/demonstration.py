@@ -281,6 +281,7 @@ def run_demo(
     folder: str | os.PathLike[str],
     config: DemoConfig | None = None,
     *,
+    device: str = "cpu",
     keep_cache: bool = False,
     force: bool = False,
     progress: Progress = _show_no_progress,
@@ -295,6 +296,7 @@ def run_demo(
     Args:
         folder: The output folder, created where it is missing.
         config: The settings.
+        device: Where the model computes; the scenes are rendered on the CPU.
         keep_cache: Keep `work`, for a further demonstration of the same scenes.
         force: Replace a finished demonstration.
         progress: Shows the progress of each stage.
@@ -319,7 +321,7 @@ def run_demo(
     except OSError as error:
         raise OutputError(f"cannot make the folder {work}: {error.strerror}") from error
     with lock_output(work, shown=output):
-        result, held_out, answers = _run_stages(output, work, config, progress)
+        result, held_out, answers = _run_stages(output, work, config, device, progress)
         write_demo_page(page, held_out, answers, result)
         with atomic_write(output / _RESULT, force=True) as file:
             file.write((json.dumps({"config": asdict(config), **asdict(result)}, indent=2) + "\n").encode())
@@ -352,13 +354,14 @@ def _read_result(output: Path, config: DemoConfig) -> DemoResult | None:
 
 
 def _run_stages(
-    output: Path, work: Path, config: DemoConfig, progress: Progress
+    output: Path, work: Path, config: DemoConfig, device: str, progress: Progress
 ) -> tuple[DemoResult, SmallDataset, list[DepthAnswer]]:
     """The figures, the held-out scenes and the answers; writes `trained`, and into `work` what resumes it."""
     codec = DepthCodec.from_pretrained()
     timer = _StageTimer(work / "seconds.json")
     with progress("model", 1) as advance:
         model, processor, vocab = prepare_model(work, codec, config)
+        model.to(device)
         advance()
     timer.finish("model")
     families = (("scenes", _TRAINING_SEED, config.scenes), ("held-out scenes", _HELD_OUT_SEED, config.held_out))

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _compute_arrays(
 ) -> dict[str, NDArray[Any]]:
     images, nearness = np.stack([view.image for view in views]), np.stack([view.nearness for view in views])
     with torch.no_grad():
-        features = tower(normalize_images(images)).last_hidden_state
+        features = tower(normalize_images(images).to(tower.device)).last_hidden_state.cpu()
     soft = codec.encode_soft(nearness, temperature=temperature)
     return {
         "images": images,
@@ -218,23 +218,24 @@ def answer_depth(
     dataset: SmallDataset,
     *,
     constrained: bool = True,
-    bf16: bool = False,
+    bf16: bool | None = False,
     advance: Callable[[], object] = lambda: None,
 ) -> list[DepthAnswer]:
-    """Generate the depth map of every image greedily, with or without the grammar, computed in bfloat16 or float32.
+    """Generate the depth map of every image greedily, with or without the grammar.
 
-    `advance` is called after each answer.
+    It is computed in bfloat16 or float32; None for what the model's device computes faster. `advance` is called after
+    each answer.
     """
     tokenizer = processor.tokenizer
-    prompt = torch.tensor(make_prompt_ids(processor))
+    prompt = torch.tensor(make_prompt_ids(processor), device=model.device)
     grammar = GrammarConfig(boxes=None, max_blocks=1, force_block="somewhere")
     constraint = PerceptionLogitsProcessor(vocab, grammar, tokenizer=tokenizer)
     answers = []
     for start in range(0, len(dataset), _BATCH):
-        features = dataset.features[start : start + _BATCH].float()
+        features = dataset.features[start : start + _BATCH].float().to(model.device)
         ids = prompt.expand(len(features), -1)
         processors = [constraint.for_prompt(ids, max_new_tokens=_MAX_NEW_TOKENS)] if constrained else []
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with _autocast(model, bf16):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -281,7 +282,7 @@ class SmallTraining:
             updates, then decaying linearly to 0.
         eval_steps: Updates between two evaluations of the held-out loss.
         save_steps: Updates between two checkpoints, from which an interrupted training is resumed.
-        bf16: Compute in bfloat16, with weights in float32; by default where the CPU computes it faster.
+        bf16: Compute in bfloat16, with weights in float32; by default where the model's device computes it faster.
         seed: The seed of the order of scenes.
     """
 
@@ -290,7 +291,7 @@ class SmallTraining:
     learning_rate: float = 1.5e-3
     eval_steps: int = 25
     save_steps: int = 20
-    bf16: bool = field(default_factory=lambda: choose_dtype() == torch.bfloat16)
+    bf16: bool | None = None
     seed: int = 0
 
 
@@ -336,7 +337,7 @@ def train_depth(
     def compute_loss(scenes: Tensor) -> Tensor:
         logits, ids, labels = _compute_logits(model, processor, vocab, dataset, scenes, config.bf16)
         is_code = next_token_targets(ids, vocab, labels=labels).mask
-        teacher = dataset.teacher[scenes].float()
+        teacher = dataset.teacher[scenes].float().to(model.device)
         distillation = distillation_loss(logits, teacher, alignment, vocab, is_code, reduction="sum")
         words = labels.roll(-1, dims=1)
         is_word = (words != -100) & ~is_code
@@ -468,6 +469,9 @@ def _load_checkpoint(
                 optimizer.state[parameter] = {
                     name.partition(".")[2]: file.get_tensor(name) for name in names if not name.endswith(".weight")
                 }
+                for name, value in optimizer.state[parameter].items():
+                    if name != "step":  # which AdamW keeps on the CPU
+                        optimizer.state[parameter][name] = value.to(parameter.device)
             generator.set_state(file.get_tensor("generator"))
             return state, file.get_tensor("order")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -477,25 +481,32 @@ def _load_checkpoint(
 
 
 def _compute_logits(
-    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, scenes: Tensor, bf16: bool
+    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, scenes: Tensor, bf16: bool | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, ids and labels from the last token of the question on: (B, T, V), (B, T) and (B, T).
 
     The key-value cache saves a third of the arithmetic: the text before the image is the same for all scenes and
     computed once, and what the last layer would make of the images' tokens is needed by nothing.
     """
-    ids, labels = make_depth_batch(processor, vocab, dataset.codes[scenes])
+    ids, labels = (part.to(model.device) for part in make_depth_batch(processor, vocab, dataset.codes[scenes]))
     is_image = ids[0] == model.config.image_token_id
     first = int(is_image.int().argmax())
     last = int((labels[0] != -100).int().argmax()) - 1
-    features = dataset.features[scenes].float()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    features = dataset.features[scenes].float().to(model.device)
+    with _autocast(model, bf16):
         cache = model.model(input_ids=ids[:1, :first], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(ids))
         with _skip_last_mlp(model):
             model.model(input_ids=ids[:, first:last], pixel_values=features, past_key_values=cache, use_cache=True)
         logits = model(input_ids=ids[:, last:], past_key_values=cache, use_cache=True).logits
     return logits, ids[:, last:], labels[:, last:]
+
+
+def _autocast(model: Any, bf16: bool | None) -> torch.autocast:
+    """Compute in bfloat16, or not; None for where the model's device computes it faster."""
+    kind = model.device.type
+    enabled = choose_dtype(kind) == torch.bfloat16 if bf16 is None else bf16
+    return torch.autocast(kind, torch.bfloat16, enabled=enabled)
 
 
 @contextmanager
@@ -511,7 +522,7 @@ def _skip_last_mlp(model: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def _evaluate(
-    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, bf16: bool
+    model: Any, processor: Any, vocab: PerceptionVocabulary, dataset: SmallDataset, bf16: bool | None
 ) -> tuple[float, float]:
     """Cross entropy of the true codes of a batch, and the share of them that are the most likely, teacher-forced."""
     scenes = torch.arange(min(_BATCH, len(dataset)))

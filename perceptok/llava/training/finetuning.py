@@ -27,8 +27,11 @@ from perceptok.llava.training.monitoring import (
 )
 from perceptok.llava.training.objective import Objective, make_lora_config, parameter_groups
 from perceptok.llava.training.run_folder import (
+    Fingerprints,
     RunLog,
     check_checkpoint,
+    check_images,
+    fingerprint_images,
     fingerprint_records,
     hold_run_folder,
     read_run_config,
@@ -91,7 +94,7 @@ class PreparedRun:
         steps: Number of optimizer steps.
         step_size: Number of samples of a step, over all processes.
         epoch_samples: Number of samples of an epoch.
-        fingerprints: SHA-256 of the files of records.
+        fingerprints: Those of records and images; of images in the main process alone, which writes them.
         checkpoint: The checkpoint to resume from, or None.
     """
 
@@ -104,7 +107,7 @@ class PreparedRun:
     steps: int
     step_size: int
     epoch_samples: int
-    fingerprints: dict[str, str]
+    fingerprints: Fingerprints
     checkpoint: Path | None
 
 
@@ -239,10 +242,10 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progres
     """
     output = Path(str(config.output_dir))
     _require_same_run(output, config)
-    fingerprints = fingerprint_records([*config.records, *config.instruction_records])
+    records = fingerprint_records([*config.records, *config.instruction_records])
     checkpoint = find_last_checkpoint(output)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, fingerprints, allow_changed_records=config.allow_changed_records)
+        check_checkpoint(checkpoint, records, allow_changed_records=config.allow_changed_records)
     codec = DepthCodec.from_pretrained(config.codec)
     model, processor, vocab = _load_model(config, codec, checkpoint)
     for parameter in model.parameters():
@@ -264,6 +267,9 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progres
         progress=progress,
         share=(config.process_index, config.world_size),
     )
+    fingerprints = Fingerprints(records)
+    if config.process_index == 0:
+        fingerprints = _fingerprint_images(config, records, samples, checkpoint)
     step_size = config.count_step_samples(processes)
     steps = count_steps(config, samples, step_size)
     return PreparedRun(
@@ -279,6 +285,17 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progres
         fingerprints,
         checkpoint,
     )
+
+
+def _fingerprint_images(
+    config: FinetuneConfig, records: dict[str, str], samples: RecordSamples, checkpoint: Path | None
+) -> Fingerprints:
+    """The fingerprints with those of the samples' images, which have to be the checkpoint's."""
+    paths = list(dict.fromkeys(path for sample in samples.samples for path in sample.images))
+    images = fingerprint_images(paths)
+    if checkpoint is not None:
+        check_images(checkpoint, images, paths, allow_changed_records=config.allow_changed_records)
+    return Fingerprints(records, images)
 
 
 def _load_model(

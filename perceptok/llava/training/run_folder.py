@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 
-from perceptok.errors import OutputError, TrainingError
+from perceptok.data import find_records_file
+from perceptok.errors import OutputError, TrainingError, quote_error
 from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
+from perceptok.jobs import map_in_order
 
 __all__ = [
+    "Fingerprints",
     "RunLog",
     "check_checkpoint",
+    "check_images",
+    "fingerprint_images",
     "fingerprint_records",
     "hold_run_folder",
     "make_damage_error",
@@ -29,6 +37,24 @@ _CONFIG_FILE = "train.json"
 _INPUTS_FILE = "inputs.json"
 _STATE_FILE = "trainer_state.json"
 _CHUNK = 2**20
+_SAMPLE = 2**12
+"""Bytes of an image that are read at its beginning, in its middle and at its end."""
+_DIGITS = 8
+_THREADS = 8
+_READ_AHEAD = 1000
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What the data of a run is recognized by.
+
+    Attributes:
+        records: SHA-256 of each file of records, by path.
+        images: Eight hexadecimal digits for each image, as `fingerprint_images` makes them.
+    """
+
+    records: Mapping[str, str]
+    images: str = ""
 
 
 @contextmanager
@@ -86,29 +112,53 @@ def fingerprint_records(paths: Sequence[str]) -> dict[str, str]:
     digests = {}
     for path in paths:
         digest = hashlib.sha256()
-        file_path = Path(path) / "records.jsonl" if Path(path).is_dir() else Path(path)
         try:
-            with open_input(file_path) as file:
+            with open_input(find_records_file(path)) as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{path}: the records cannot be read ({error})") from error
+            raise TrainingError(f"{path}: the records cannot be read ({quote_error(error)})") from error
         digests[str(path)] = digest.hexdigest()
     return digests
 
 
-def write_fingerprints(checkpoint: Path, fingerprints: Mapping[str, str]) -> None:
-    """Write the fingerprints of the records that a checkpoint was trained on."""
+def fingerprint_images(paths: Sequence[Path]) -> str:
+    """Eight hexadecimal digits for each image: CRC-32 of its size, and of 4 KiB at its beginning, middle and end.
+
+    A compressed image differs there wherever it was edited, and three short reads of each take seconds where reading
+    them all takes minutes. Times of modification do not count, so that a run moves to another machine with its data. An
+    image that cannot be read has zeros.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return "".join(map_in_order(pool, _fingerprint_image, paths, ahead=_READ_AHEAD))
+
+
+def _fingerprint_image(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        checksum = zlib.crc32(str(size).encode())
+        with open_input(path) as file:
+            for position in sorted({0, max(0, (size - _SAMPLE) // 2), max(0, size - _SAMPLE)}):
+                file.seek(position)
+                checksum = zlib.crc32(file.read(_SAMPLE), checksum)
+    except OSError:
+        checksum = 0
+    return f"{checksum:0{_DIGITS}x}"
+
+
+def write_fingerprints(checkpoint: Path, fingerprints: Fingerprints) -> None:
+    """Write the fingerprints of the data that a checkpoint was trained on."""
+    values = {"records": dict(fingerprints.records), "images": fingerprints.images}
     with atomic_write(checkpoint / _INPUTS_FILE, force=True) as file:
-        file.write((json.dumps({"records": fingerprints}, indent=1) + "\n").encode())
+        file.write((json.dumps(values, indent=1) + "\n").encode())
 
 
-def check_checkpoint(checkpoint: Path, fingerprints: Mapping[str, str], *, allow_changed_records: bool = False) -> None:
+def check_checkpoint(checkpoint: Path, records: Mapping[str, str], *, allow_changed_records: bool = False) -> None:
     """Refuse to resume from a damaged checkpoint, or with other records than it was trained on.
 
     Args:
         checkpoint: The folder of the checkpoint.
-        fingerprints: Those of the records, as they are now.
+        records: Fingerprints of the records, as they are now.
         allow_changed_records: Whether they may be others than before.
 
     Raises:
@@ -120,18 +170,53 @@ def check_checkpoint(checkpoint: Path, fingerprints: Mapping[str, str], *, allow
             raise ValueError(f"global_step {state.global_step!r:.40}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise make_damage_error(checkpoint / _STATE_FILE, error) from error
-    try:
-        stored = json.loads(read_input(checkpoint / _INPUTS_FILE))["records"]
-        if not isinstance(stored, dict):
-            raise TypeError("records is not an object")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise make_damage_error(checkpoint / _INPUTS_FILE, error) from error
-    changed = [path for path in fingerprints if stored.get(path) != fingerprints[path]]
+    stored = _read_fingerprints(checkpoint).records
+    changed = [path for path in records if stored.get(path) != records[path]]
     if changed and not allow_changed_records:
         raise TrainingError(
             f"{changed[0]}: the records changed since {checkpoint} was written, so that the run would mix two data "
             "sets; restore them, choose another output_dir, or go on with the new ones by allow_changed_records: true"
         )
+
+
+def check_images(
+    checkpoint: Path, fingerprints: str, paths: Sequence[Path], *, allow_changed_records: bool = False
+) -> None:
+    """Refuse to resume with other images than a checkpoint was trained on.
+
+    Args:
+        checkpoint: The folder of the checkpoint.
+        fingerprints: Those of the images, as they are now.
+        paths: The images.
+        allow_changed_records: Whether they may be others than before.
+
+    Raises:
+        TrainingError: Images changed; the message names the first.
+    """
+    before = _read_fingerprints(checkpoint).images
+    if allow_changed_records or before == fingerprints:
+        return
+    changed = [
+        path
+        for path, start in zip(paths, range(0, len(fingerprints), _DIGITS), strict=True)
+        if before[start : start + _DIGITS] != fingerprints[start : start + _DIGITS]
+    ]
+    raise TrainingError(
+        f"{len(changed)} of {len(paths)} images changed since {checkpoint} was written, such as {min(changed)}; "
+        "restore them, choose another output_dir, or go on with the new ones by allow_changed_records: true"
+    )
+
+
+def _read_fingerprints(checkpoint: Path) -> Fingerprints:
+    path = checkpoint / _INPUTS_FILE
+    try:
+        values = json.loads(read_input(path))
+        records, images = values["records"], values["images"]
+        if not isinstance(records, dict) or not isinstance(images, str):
+            raise TypeError("records is not an object, or images not text")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise make_damage_error(path, error) from error
+    return Fingerprints(records, images)
 
 
 def make_damage_error(path: Path, reason: object) -> TrainingError:

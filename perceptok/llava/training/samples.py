@@ -21,6 +21,7 @@ from perceptok.data import (
     PerceptionRecord,
     SoftCodes,
     code_spread,
+    find_records_file,
     find_supervision_problems,
     read_records,
     render_record,
@@ -211,7 +212,7 @@ def _read_all(paths: Sequence[str], instructions: Sequence[str]) -> Iterator[tup
     """The records of all files, each with its file."""
     for path in paths:
         for record in read_records(path):
-            yield _find_file(path), record
+            yield find_records_file(path), record
     for path in instructions:
         for record in read_records(path, task="other", regime="instruction"):
             if record.regime != "instruction":
@@ -219,11 +220,7 @@ def _read_all(paths: Sequence[str], instructions: Sequence[str]) -> Iterator[tup
                     f"{path}, record {record.id!r}: of the task {record.task!r}; instruction_records are general data, "
                     "without evidence: name this file in records"
                 )
-            yield _find_file(path), record
-
-
-def _find_file(path: str) -> Path:
-    return Path(path) / "records.jsonl" if Path(path).is_dir() else Path(path)
+            yield find_records_file(path), record
 
 
 def _make_sample(
@@ -298,8 +295,6 @@ def _check_images(samples: Sequence[TrainingSample], progress: Progress, share: 
 
 
 def _find_image_problem(path: Path) -> str | None:
-    if not path.is_file():
-        return f"file not found: {path}"
     try:
         check_image_header(path)
     except ImageError as error:

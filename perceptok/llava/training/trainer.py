@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from perceptok.errors import ConfigError, PerceptokError, TrainingError
+from perceptok.errors import ConfigError, PerceptokError, TrainingError, quote_error
 from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.saving import Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
@@ -40,7 +40,7 @@ from perceptok.llava.training.objective import (
     frozen_norms,
     parameter_groups,
 )
-from perceptok.llava.training.run_folder import make_damage_error, write_fingerprints
+from perceptok.llava.training.run_folder import Fingerprints, make_damage_error, write_fingerprints
 from perceptok.llava.training.samples import IGNORE_INDEX, NOT_FOR_MODEL, Collator, RecordSamples
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PerceptionTrainer(Trainer):
         *,
         epoch_samples: int,
         log: RunLog | None = None,
-        fingerprints: Mapping[str, str] | None = None,
+        fingerprints: Fingerprints | None = None,
     ) -> None:
         """Set up a training.
 
@@ -92,7 +92,7 @@ class PerceptionTrainer(Trainer):
             codec: Saved with every adapter.
             epoch_samples: Number of samples of an epoch.
             log: The log file, in the main process.
-            fingerprints: Those of the records, saved with every checkpoint.
+            fingerprints: Those of records and images, saved with every checkpoint.
 
         Raises:
             ConfigError: accelerate was set up for another precision; or samples of text alone under FSDP or DeepSpeed.
@@ -123,7 +123,7 @@ class PerceptionTrainer(Trainer):
         self._codes: Tensor = torch.zeros((), dtype=torch.int64)
         self._pending: list[tuple[list[str], BatchLoss]] = []
         self._logged_step = 0
-        self._fingerprints = dict(fingerprints or {})
+        self._fingerprints = fingerprints or Fingerprints({})
         self._projector = [
             parameter
             for group in parameter_groups(model, args)
@@ -443,8 +443,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         text = read_input(folder / _VALUES_FILE)
     except (OSError, SafetensorError, ValueError) as error:
         raise TrainingError(
-            f"{folder}: damaged, the run cannot be resumed from it ({error}); remove it to resume from the checkpoint "
-            "before it, or to start again"
+            f"{folder}: damaged, the run cannot be resumed from it ({quote_error(error)}); remove it to resume from "
+            "the checkpoint before it, or to start again"
         ) from error
     return cast("dict[str, Any]", _restore(parse_json(text, str(folder / _VALUES_FILE), TrainingError), tensors))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import perceptok as pt
@@ -155,6 +156,14 @@ def test_records_that_changed_are_refused_or_confirmed(
     assert line["epoch"] == pytest.approx(4 / 24)
     shutil.rmtree(run / "adapter")
     shutil.rmtree(run / "checkpoint-2")
+    image = tmp_path / "data" / "3.png"
+    before = image.read_bytes()
+    Image.new("RGB", (40, 40), "red").save(image)
+    with pytest.raises(
+        TrainingError, match=r"1 of 12 images changed since .*checkpoint-1 was written, such as .*/3.png"
+    ):
+        dry_run(settings)
+    image.write_bytes(before)  # the same image, whatever its time of modification
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     with pytest.raises(TrainingError, match=r"records.jsonl: the records changed since .*checkpoint-1 was written"):
         finetune(settings)

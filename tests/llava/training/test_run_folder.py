@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from transformers import TrainerState
 
 from perceptok.errors import OutputError, TrainingError
 from perceptok.llava.training.run_folder import (
+    Fingerprints,
     RunLog,
     check_checkpoint,
+    check_images,
+    fingerprint_images,
     fingerprint_records,
     hold_run_folder,
     read_run_config,
@@ -26,7 +30,7 @@ def make_checkpoint(folder: Path) -> Path:
     checkpoint = folder / "checkpoint-3"
     checkpoint.mkdir()
     TrainerState(global_step=3).save_to_json(str(checkpoint / "trainer_state.json"))
-    write_fingerprints(checkpoint, {"r.jsonl": "abc"})
+    write_fingerprints(checkpoint, Fingerprints({"r.jsonl": "abc"}, "0000000100000002"))
     write_state(checkpoint, {"optimizer": {"state": {"a": torch.ones(2)}}, "random": [], "logged_step": 3})
     return checkpoint
 
@@ -43,7 +47,11 @@ def test_a_whole_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "inputs.json"])
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "null", '{"global_step": 4}', '{"records": 3}', "\xff", '"\\ud800"']
+    "text",
+    [
+        *("", "{", "[]", "3", "null", '{"global_step": 4}', '{"records": 3}', "\xff", '"\\ud800"'),
+        *('{"records": {"r.jsonl": "abc"}}', '{"records": {}, "images": 3}'),
+    ],
 )
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str, text: str) -> None:
     checkpoint = make_checkpoint(tmp_path)
@@ -112,6 +120,29 @@ def test_records_have_fingerprints(tmp_path: Path) -> None:
     assert fingerprint_records([str(path)])[str(path)] != before[str(path)]
     with pytest.raises(TrainingError, match=r"none.jsonl: the records cannot be read"):
         fingerprint_records([str(tmp_path / "none.jsonl")])
+
+
+def test_images_have_fingerprints(tmp_path: Path) -> None:
+    """An image that was replaced is named, whatever its time of modification; a copy is the same image."""
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "large.jpg", "none.jpg")]
+    for path, text in zip(paths, (b"", b"bb", bytes(20_000)), strict=False):
+        path.write_bytes(text)
+    checkpoint = make_checkpoint(tmp_path)
+    before = fingerprint_images(paths)
+    assert len(before) == 8 * len(paths)
+    write_fingerprints(checkpoint, Fingerprints({"r.jsonl": "abc"}, before))
+    for path in paths[:3]:
+        os.utime(path, (1, 1))
+    check_images(checkpoint, fingerprint_images(paths), paths)
+    for path, text in ((paths[0], b"a"), (paths[1], b"bc"), (paths[2], bytes(19_999) + b"1"), (paths[3], b"")):
+        whole = path.read_bytes() if path.exists() else None
+        path.write_bytes(text)
+        now = fingerprint_images(paths)
+        with pytest.raises(TrainingError, match=rf"1 of 4 images changed since .*-3 was .*{path.name}; restore them"):
+            check_images(checkpoint, now, paths)
+        check_images(checkpoint, now, paths, allow_changed_records=True)
+        if whole is not None:
+            path.write_bytes(whole)
 
 
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
