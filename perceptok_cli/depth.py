@@ -26,7 +26,16 @@ from perceptok_cli.console import (
 )
 
 if TYPE_CHECKING:
-    from perceptok.depth import DepthCodec, DepthScore, MapFile, MapSource, NearnessRange, ReadOptions
+    from perceptok.depth import (
+        DepthCodec,
+        DepthRecord,
+        DepthScore,
+        MapFailure,
+        MapFile,
+        MapSource,
+        NearnessRange,
+        ReadOptions,
+    )
 
 __all__ = ["app"]
 
@@ -363,15 +372,10 @@ def decode_depth(
     force: ForceOption = False,
 ) -> None:
     """Decode tokens to depth maps, in the size of the maps they came from. Existing files are kept without --force."""
-    from perceptok.depth import MapFailure, decode_records, parse_depth_records, read_depth_records
-    from perceptok.files import open_text
+    from perceptok.depth import decode_records
 
     loaded = load_codec(codec, device)
-    damaged: list[MapFailure] = []
-    if str(records) == "-":
-        parsed = list(parse_depth_records(open_text(sys.stdin), "standard input", damaged))
-    else:
-        parsed = list(read_depth_records(records, damaged))
+    parsed, damaged = _read_records(records)
     with progress_bar("decoding", len(parsed)) as advance:
         failures = decode_records(
             loaded,
@@ -388,6 +392,54 @@ def decode_depth(
         )
     note(f"{len(parsed) - len(failures)} maps in {output}")
     finish([*damaged, *failures], len(parsed) + len(damaged))
+
+
+@app.command("transcode")
+def transcode_depth(
+    records: Annotated[
+        Path,
+        typer.Argument(help="What encode wrote with the codec of --from; - reads JSON lines from standard input."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .npz or .parquet.")],
+    source: Annotated[
+        str, typer.Option("--from", help="The records' codec, named as for encode's --codec, or `shipped`.")
+    ],
+    target: Annotated[str, typer.Option("--to", help="The codec whose codes are wanted.")] = "shipped",
+    device: DeviceOption = None,
+    batch_size: BatchOption = 16,
+    text: Annotated[bool, typer.Option("--text", help="JSON lines: write the block of tokens too.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Translate codes of one codec to another's, by decoding and encoding; says what the translation loses.
+
+    An interrupted run is continued by the same command.
+    """
+    from perceptok.depth import transcode_to_file
+
+    codecs = [load_codec(None if name == "shipped" else name, device) for name in (source, target)]
+    parsed, damaged = _read_records(records)
+    with progress_bar("transcoding", len(parsed)) as advance:
+        report = transcode_to_file(
+            parsed, output, *codecs, batch_size=batch_size, text=text, force=force, advance=advance
+        )
+    note(f"{report.count} records -> {output}")
+    if report.count:
+        note(
+            f"RMSE between the maps that both codecs decode, in nearness: mean {report.mean_rmse:.4f}, largest "
+            f"{report.max_rmse:.4f}"
+        )
+    finish([*damaged, *report.failures], len(parsed) + len(damaged))
+
+
+def _read_records(path: Path) -> tuple[list[DepthRecord], list[MapFailure]]:
+    """The records of a file, or of JSON lines from standard input (`-`), and those that are damaged."""
+    from perceptok.depth import parse_depth_records, read_depth_records
+    from perceptok.files import open_text
+
+    damaged: list[MapFailure] = []
+    if str(path) == "-":
+        return list(parse_depth_records(open_text(sys.stdin), "standard input", damaged)), damaged
+    return list(read_depth_records(path, damaged)), damaged
 
 
 @app.command("eval", cls=MapCommand)

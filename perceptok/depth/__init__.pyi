@@ -10,6 +10,7 @@ from .codec import (
 )
 from .depth_records import (
     DepthRecord as DepthRecord,
+    drop_unchanged_codes as drop_unchanged_codes,
     parse_depth_records as parse_depth_records,
     read_depth_records as read_depth_records,
     restore_frames as restore_frames,
@@ -76,4 +77,10 @@ from .training.map_dataset import (
     AugmentationConfig as AugmentationConfig,
     MapDataset as MapDataset,
     MapSource as MapSource,
+)
+from .transcoding import (
+    TranscodedRecord as TranscodedRecord,
+    TranscodingReport as TranscodingReport,
+    transcode_records as transcode_records,
+    transcode_to_file as transcode_to_file,
 )

@@ -23,6 +23,7 @@ from perceptok.parquet import import_parquet, iterate_rows
 
 __all__ = [
     "DepthRecord",
+    "drop_unchanged_codes",
     "parse_depth_records",
     "read_depth_records",
     "restore_frames",
@@ -391,6 +392,26 @@ def restore_frames(records: Iterable[DepthRecord], failures: list[MapFailure] | 
             failures.append(MapFailure(record.name, str(error)))
         else:
             yield replace(record, codes=codes, changed=tuple(range(100)))
+
+
+def drop_unchanged_codes(records: Iterable[DepthRecord]) -> Iterator[DepthRecord]:
+    """Leave each frame the codes that differ from its clip's frame before: the inverse of `restore_frames`.
+
+    Args:
+        records: Frames with all 100 codes, those of a clip in their order; other records pass as they are.
+
+    Raises:
+        MalformedBlockError: A frame has fewer codes.
+    """
+    previous: dict[str, np.ndarray] = {}
+    for record in records:
+        if record.frame is None:
+            yield record
+            continue
+        codes = record.grid.ravel()
+        before, previous[record.clip] = previous.get(record.clip), codes
+        changed = np.arange(100) if before is None else np.flatnonzero(codes != before)
+        yield replace(record, codes=tuple(codes[changed].tolist()), changed=tuple(changed.tolist()))
 
 
 class _ClipState:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import perceptok as pt
+from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig
 from perceptok.errors import PerceptokError
 from perceptok_cli.main import app, run_command
 
@@ -196,3 +198,24 @@ def test_train(maps: Path, tmp_path: Path) -> None:
     assert "no depth maps to train on" in str(run("train", "-o", tmp_path / "d").exception)
     (tmp_path / "wrong.json").write_text('{"stepz": 3}')
     assert "stepz" in str(run("train", maps, "--config", tmp_path / "wrong.json", "-o", tmp_path / "e").exception)
+
+
+def test_transcode(maps: Path, tmp_path: Path) -> None:
+    saved_codec = tmp_path / "codec"
+    torch.manual_seed(0)
+    DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2))).save_pretrained(saved_codec)
+    tokens, translated, back = (tmp_path / f"{name}.jsonl" for name in ("tokens", "translated", "back"))
+    assert run("encode", maps, "--kind", "metric", "--unit", "mm", "-o", tokens).exit_code == 0
+    done = run("transcode", tokens, "--from", "shipped", "--to", saved_codec, "-o", translated, "--text")
+    assert done.exit_code == 0, done.output
+    assert "3 records" in done.output
+    assert "mean 0." in done.output
+    assert json.loads(translated.read_text().splitlines()[0])["text"].startswith("<DEPTH_START>")
+    done = run("transcode", "-", "--from", saved_codec, "-o", back, stdin=translated.read_text() + "{\n")
+    assert done.exit_code == 1
+    assert "1 of 4" in done.output
+    assert len(back.read_text().splitlines()) == 3
+    done = run("transcode", tokens, "--from", saved_codec, "-o", tmp_path / "no.jsonl")
+    assert isinstance(done.exception, PerceptokError)
+    assert "was encoded by codec" in str(done.exception)
+    assert not (tmp_path / "no.jsonl").exists()

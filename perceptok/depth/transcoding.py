@@ -1,0 +1,180 @@
+"""Transcoding: the codes of one codec translated to those of another, by decoding and encoding again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from perceptok.depth.codec import DepthCodec
+from perceptok.depth.depth_records import (
+    RECORD_SUFFIXES,
+    DepthRecord,
+    drop_unchanged_codes,
+    restore_frames,
+    write_depth_records,
+)
+from perceptok.depth.map_files import MapFailure
+from perceptok.depth.metrics import compute_squared_errors
+from perceptok.errors import CheckpointError, OutputError
+from perceptok.files import atomic_write, parse_number
+from perceptok.jobs import Journal
+
+__all__ = ["TranscodedRecord", "TranscodingReport", "transcode_records", "transcode_to_file"]
+
+
+class TranscodedRecord(NamedTuple):
+    """A record in the codes of another codec, and what the translation lost.
+
+    `rmse` is the root mean squared difference in nearness between the map that the first codec decodes and the one that
+    the second decodes: it adds to the error that the first codec has made already.
+    """
+
+    record: DepthRecord
+    rmse: float
+
+
+class TranscodingReport(NamedTuple):
+    """What `transcode_to_file` did.
+
+    Attributes:
+        count: Records in the output.
+        mean_rmse: Mean of `TranscodedRecord.rmse`; NaN without records.
+        max_rmse: The largest; NaN without records.
+        failures: Frames that cannot be restored; all other records are in the output.
+    """
+
+    count: int
+    mean_rmse: float
+    max_rmse: float
+    failures: list[MapFailure]
+
+
+def transcode_records(
+    records: Iterable[DepthRecord], source: DepthCodec, target: DepthCodec, *, batch_size: int = 16
+) -> Iterator[TranscodedRecord]:
+    """Translate records of one codec to another.
+
+    Near, far, size and the other fields stay as they are. Frames of clips come with all 100 codes
+    (`drop_unchanged_codes` leaves the changes).
+
+    Args:
+        records: As `read_depth_records` gives them.
+        source: The codec that encoded them.
+        target: The codec whose codes are wanted.
+        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+
+    Raises:
+        CheckpointError: A record was encoded by another codec than the source.
+        MalformedBlockError: A frame cannot be restored.
+    """
+    from_codec, to_codec = source.fingerprint, target.fingerprint
+    for batch in _split_into_batches(restore_frames(records), batch_size):
+        for record in batch:
+            _check_codec(record, from_codec)
+        decoded = source.decode(torch.from_numpy(np.stack([record.grid for record in batch])), batch_size=batch_size)
+        codes = target.encode(decoded.to(target.device), batch_size=batch_size)
+        again = target.decode(codes, batch_size=batch_size).to(decoded.device)
+        errors = compute_squared_errors(again, decoded, torch.ones_like(decoded)).sqrt().tolist()
+        for record, row, rmse in zip(batch, codes.flatten(1).tolist(), errors, strict=True):
+            yield TranscodedRecord(replace(record, codes=tuple(row), codec=to_codec), rmse)
+
+
+def _split_into_batches(records: Iterable[DepthRecord], size: int) -> Iterator[list[DepthRecord]]:
+    batch: list[DepthRecord] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _check_codec(record: DepthRecord, fingerprint: str) -> None:
+    if record.codec != fingerprint:
+        raise CheckpointError(
+            f"{record.name} was encoded by codec {record.codec}, the codec to transcode from is {fingerprint}: "
+            "name the weights that encoded the records"
+        )
+
+
+def transcode_to_file(
+    records: Iterable[DepthRecord],
+    output: str | Path,
+    source: DepthCodec,
+    target: DepthCodec,
+    *,
+    batch_size: int = 16,
+    text: bool = False,
+    force: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> TranscodingReport:
+    """Translate records to another codec and write them to a file. An interrupted run is continued by the same call.
+
+    Args:
+        records: As `read_depth_records` gives them.
+        output: The file to write: `.jsonl`, `.npz` or `.parquet`.
+        source: The codec that encoded the records.
+        target: The codec whose codes are wanted.
+        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        text: JSON lines only: write the block of tokens too.
+        force: Replace an existing output, and the unfinished one of another run.
+        advance: Called after every record.
+
+    Raises:
+        CheckpointError: A record was encoded by another codec than the source; nothing is written then.
+        OutputError: The output exists, cannot be written, or is being written by another process.
+    """
+    output = Path(output)
+    if output.suffix not in RECORD_SUFFIXES:
+        raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
+    if text and output.suffix != ".jsonl":
+        raise OutputError(f"{output}: only .jsonl files hold the text of blocks")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
+    failures: list[MapFailure] = []
+    whole = list(restore_frames(records, failures))
+    fingerprint = source.fingerprint
+    for record in whole:
+        _check_codec(record, fingerprint)
+    if text and any(record.frame is not None for record in whole):
+        raise OutputError("records of frames hold what changed, not whole blocks; leave text (--text) out")
+    run = {
+        "records": hashlib.sha256("\n".join(record.to_json() for record in whole).encode()).hexdigest(),
+        "from": fingerprint,
+        "to": target.fingerprint,
+        "text": text,
+    }
+    with Journal(output, run, encode=_to_json, decode=_from_json, start_over=force) as journal:
+        rmses = [result.rmse for result in journal.results()]
+        for _ in rmses:
+            advance()
+        todo = whole[len(rmses) :]
+        for index, result in enumerate(transcode_records(todo, source, target, batch_size=batch_size), len(rmses)):
+            journal.add(index, result)
+            rmses.append(result.rmse)
+            advance()
+        written = list(drop_unchanged_codes(result.record for result in journal.results()))
+        with atomic_write(output, force=force) as file:
+            if text:
+                file.writelines((record.to_json(text=True) + "\n").encode() for record in written)
+            else:
+                write_depth_records(file, output.suffix, written)
+        journal.remove()
+    mean = float(np.mean(rmses)) if rmses else float("nan")
+    return TranscodingReport(len(rmses), mean, max(rmses, default=float("nan")), failures)
+
+
+def _to_json(result: TranscodedRecord) -> str:
+    return json.dumps({"rmse": result.rmse, "record": result.record.to_json()})
+
+
+def _from_json(_: int, values: Any) -> TranscodedRecord:
+    return TranscodedRecord(DepthRecord.from_json(values["record"]), parse_number(values["rmse"]))
