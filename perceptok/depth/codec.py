@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, validate_codes
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
-from perceptok.depth.networks.aurora import read_aurora_checkpoint
+from perceptok.depth.networks.aurora import AuroraConfig, read_aurora_checkpoint
 from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
-from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, copy_float32, validate_nearness
+from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, to_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError, quote_error
 from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.hub import download_repository, is_hub_id
@@ -40,11 +41,9 @@ _DISTANCE_ERROR = 1e-6
 """Relative errors of features and of squared distances, beyond what rounding makes of them at another batch size.
 Networks in float32 differ by about 1e-6, and |f|^2 + |e|^2 - 2 f e loses a few units of 6e-8."""
 
-_TIE_BREAKING_BATCH = 16
-"""Copies of a map that go through the networks where rounding decides between two codes. At this size the CPU's kernels
-gave the same bits with 1, 2, 3, 4 and 8 threads, which are also the reference's in batches of 2 and more; a map alone
-gave others. Of 53 real maps none needed this with the shipped weights."""
-
+_REFERENCE_BATCH = 16
+"""Copies of a map that go through AURORA's networks where rounding decides between two codes. At this size the CPU's
+kernels gave the bits of the published code, with 1, 2, 3, 4 and 8 threads; a map alone gave others."""
 
 _MODEL_CARD = """---
 {{ card_data }}
@@ -154,7 +153,8 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
                 tensor of shape (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1).
             range: What becomes nearness 0 and 1 in `DepthMap`s; by default each map's own extremes.
             batch_size: Maps that go through the networks at once. The codes do not depend on it: where rounding could
-                decide between two codes, the map is encoded again in a batch of fixed size.
+                decide between two codes, the cell is decided in float64 (with AURORA's networks as the published code
+                rounds it).
 
         Returns:
             Codes (B, 10, 10) int64 in 0..127; B = 1 for a single map, 0 for an empty batch.
@@ -236,9 +236,10 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         size = self.preprocessing.size
         with torch.no_grad(), self._disable_autocast():
             chunks = torch.split(grids, batch_size) if len(grids) else ()
-            batches = [self._decode(self.model.look_up_vectors(chunk)) for chunk in chunks]
-        maps = torch.cat(batches) if batches else torch.empty((0, size, size), device=self.device)
-        maps = maps.clamp(0, 1) if clamp else maps
+            maps = torch.empty((len(grids), size, size), device=self.device)
+            for chunk, decoded in zip(chunks, maps.split(batch_size), strict=False):
+                nearness = self._decode(self.model.look_up_vectors(chunk))
+                decoded.copy_(nearness.clamp_(0, 1) if clamp else nearness)
         return maps if isinstance(codes, Tensor) else maps.cpu().numpy()
 
     def decode_soft(self, probs: Tensor) -> Tensor:
@@ -345,32 +346,47 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
 
     def _square(self, depth: DepthMap | Nearness, chosen: NearnessRange | None) -> Tensor:
         nearness = depth.to_nearness(chosen) if isinstance(depth, DepthMap) else depth
-        return self.preprocessing.squash(torch.from_numpy(copy_float32(nearness.values))[None])
+        return self.preprocessing.squash(torch.from_numpy(to_float32(nearness.values))[None])
 
     def _to_inputs(self, squares: Tensor) -> Tensor:
         return self.preprocessing.to_network(squares.to(self.device))[:, None]
 
     def _encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, 10, 10) that do not depend on the batch, and squared distances (B, 10, 10, 128)."""
-        codes, distances, uncertain = self._assign_codes(inputs)
-        for index in uncertain.nonzero()[:, 0].tolist():
-            copies = inputs[index : index + 1].expand(_TIE_BREAKING_BATCH, -1, -1, -1).contiguous()
-            codes[index] = self._assign_codes(copies)[0][0]
-        return codes, distances
-
-    def _assign_codes(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes, distances, and (B,) whether rounding could decide a code otherwise at another batch size."""
         features = self.model.compute_features(inputs)
         distances = self.model.compute_distances(features)
+        # Of two at the same distance the first, as in the reference; topk may take either.
+        codes = distances.argmin(-1)
+        undecided = self._find_undecided(features, distances)
+        maps = undecided.flatten(1).any(1)
+        if maps.any():
+            decide = (
+                self._encode_as_reference if isinstance(self.model.config, AuroraConfig) else self._encode_precisely
+            )
+            codes[maps] = torch.where(undecided[maps], decide(inputs[maps]).to(codes.device), codes[maps])
+        return codes, distances
+
+    def _find_undecided(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Cells (B, 10, 10) in which rounding could decide between two codes."""
         nearest = distances.topk(2, dim=-1, largest=False)
         first, second = self.model.codebook[nearest.indices].unbind(-2)
         squared_norms = features.square().sum(-1)
         # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
         error = 2 * _FEATURE_ERROR * squared_norms.sqrt() * (first - second).norm(dim=-1)
         error = error + _DISTANCE_ERROR * (squared_norms + first.square().sum(-1))
-        uncertain = (nearest.values[..., 1] - nearest.values[..., 0] < error).flatten(1).any(1)
-        # Of two at the same distance the first, as in the reference; topk may take either.
-        return distances.argmin(-1), distances, uncertain
+        return nearest.values[..., 1] - nearest.values[..., 0] < error
+
+    def _encode_precisely(self, inputs: Tensor) -> Tensor:
+        """Codes of a few maps in float64 on the CPU: the same on every device, with any threads, in any batch."""
+        encoder = copy.deepcopy(self.model.encoder).to("cpu", torch.float64)
+        features = encoder(inputs.to("cpu", torch.float64)).flatten(0, 2)
+        return torch.cdist(features, self.model.codebook.to("cpu", torch.float64)).argmin(-1).view(-1, 10, 10)
+
+    def _encode_as_reference(self, inputs: Tensor) -> Tensor:
+        """Codes of a few maps as the published code rounds them in batches of two and more."""
+        copies = (single.expand(_REFERENCE_BATCH, -1, -1, -1).contiguous() for single in inputs.split(1))
+        distances = (self.model.compute_distances(self.model.compute_features(batch))[:1] for batch in copies)
+        return torch.cat([each.argmin(-1) for each in distances])
 
     def _decode(self, vectors: Tensor) -> Tensor:
         return self.preprocessing.from_network(self.model.reconstruct(vectors))[:, 0]

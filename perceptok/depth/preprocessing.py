@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ from perceptok.config import config_from_dict
 from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.errors import ConfigError, DepthMapError
 
-__all__ = ["MAP_SIZE", "Depth", "Preprocessing", "copy_float32", "resize_nearest", "validate_nearness"]
+__all__ = ["MAP_SIZE", "Depth", "Preprocessing", "resize_nearest", "to_float32", "validate_nearness"]
 
 MAP_SIZE = 320
 """Side in pixels of the square map that the networks take and produce."""
@@ -93,11 +94,11 @@ class Preprocessing:
 
     def to_network(self, maps: Tensor) -> Tensor:
         """Convert nearness in [0, 1] to the networks' scale; any shape."""
-        return self.low + (self.high - self.low) * maps
+        return (maps * (self.high - self.low)).add_(self.low)
 
     def from_network(self, maps: Tensor) -> Tensor:
         """Convert the networks' scale to nearness, not clamped; any shape."""
-        return (maps - self.low) / (self.high - self.low)
+        return (maps - self.low).div_(self.high - self.low)
 
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
@@ -136,13 +137,14 @@ def validate_nearness(maps: Tensor | ArrayLike) -> Tensor:
             "DepthMap.from_array(array, kind='inverse' or 'metric', ...)"
         )
     tensor = _to_batch(tensor).float()
-    if not torch.isfinite(tensor).all():
+    low, high = (float(value) for value in tensor.aminmax()) if len(tensor) else (0.0, 1.0)  # NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise DepthMapError(
             "the map has NaN or infinite values; DepthMap.from_array(...) turns them into a mask and fills the holes"
         )
-    if len(tensor) and not (float(tensor.min()) >= 0 and float(tensor.max()) <= 1):
+    if not 0 <= low <= high <= 1:
         raise DepthMapError(
-            f"nearness lies in [0, 1]; got {float(tensor.min()):g}..{float(tensor.max()):g}. "
+            f"nearness lies in [0, 1]; got {low:g}..{high:g}. "
             "DepthMap.from_array(array, kind='inverse' or 'metric', ...) converts other scales"
         )
     return tensor
@@ -163,7 +165,7 @@ def _to_numbers(maps: ArrayLike) -> np.ndarray:
         ) from error
     if array.dtype.kind not in "fiu":
         raise DepthMapError(f"a depth map is an array of numbers; got {array.dtype}")
-    return copy_float32(array) if array.dtype.kind == "f" else array.astype(np.int64)
+    return to_float32(array) if array.dtype.kind == "f" else array.astype(np.int64)
 
 
 def _to_batch(tensor: Tensor) -> Tensor:
@@ -193,6 +195,9 @@ def _to_batch(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def copy_float32(array: np.ndarray) -> np.ndarray:
-    """Copy to float32 that PyTorch accepts: it takes no read-only memory, reversed axes or foreign byte order."""
-    return np.array(array, dtype=np.float32, order="C")
+def to_float32(array: np.ndarray) -> np.ndarray:
+    """The array as float32 that PyTorch accepts, itself where it is.
+
+    PyTorch takes neither read-only memory nor reversed axes or foreign byte order.
+    """
+    return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED", "WRITEABLE"])

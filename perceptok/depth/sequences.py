@@ -16,7 +16,7 @@ from perceptok.depth.codec import DepthCodec
 from perceptok.depth.depth_records import DepthRecord, restore_frames
 from perceptok.depth.map_files import MapFailure, MapFile, try_reading
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange, invert_scale
-from perceptok.depth.preprocessing import copy_float32
+from perceptok.depth.preprocessing import to_float32
 from perceptok.errors import ConfigError, DepthMapError
 
 __all__ = [
@@ -189,7 +189,7 @@ class ClipEncoder:
         if self.running is not None and self.codes is not None:
             chosen = _move_range(chosen, depth, self.running)
         nearness = depth.to_nearness(chosen)
-        square = self.codec.preprocessing.squash(torch.from_numpy(copy_float32(nearness.values))[None])
+        square = self.codec.preprocessing.squash(torch.from_numpy(to_float32(nearness.values))[None])
         nearest, distances = self.codec.find_nearest(square)
         codes = nearest[0].cpu().numpy()
         stays = self._find_still_cells(square[0].numpy()) | self._find_close_codes(distances[0].cpu().numpy())
