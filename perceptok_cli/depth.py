@@ -442,6 +442,21 @@ def _read_records(path: Path) -> tuple[list[DepthRecord], list[MapFailure]]:
     return list(read_depth_records(path, damaged)), damaged
 
 
+@app.command("export")
+def export_codec(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for encoder.onnx and decoder.onnx.")],
+    format: Annotated[str, typer.Option(help="onnx, for onnxruntime without PyTorch.")] = "onnx",  # noqa: A002
+    codec: CodecOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Export a codec as networks that run without PyTorch, and check that they give the same codes."""
+    from perceptok.depth import export_onnx
+
+    if format != "onnx":
+        raise ConfigError(f"a codec is exported as onnx; got {format!r}")
+    note(f"encoder.onnx and decoder.onnx in {export_onnx(load_codec(codec, 'cpu'), output, force=force)}")
+
+
 @app.command("eval", cls=MapCommand)
 def evaluate_codec(
     ctx: typer.Context,

@@ -47,6 +47,7 @@ from .networks.vqvae import (
     DepthVQVAE as DepthVQVAE,
     model_config_to_dict as model_config_to_dict,
 )
+from .onnx_export import export_onnx as export_onnx
 from .plots import (
     PanelRow as PanelRow,
     draw_blocks as draw_blocks,

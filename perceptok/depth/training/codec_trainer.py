@@ -214,7 +214,8 @@ def train_depth_codec(
             another configuration or of other maps in `output`.
         OutputError: Another process is writing `output`, or the disk is full.
     """
-    accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision)
+    # Without a precision: accelerate keeps that of a process's first training, and refuses another. See `_Learner`.
+    accelerator = Accelerator(cpu=cpu)
     train_set, val_set = _to_dataset(train_maps), None if val_maps is None else _to_dataset(val_maps)
     if val_set is not None:
         _refuse_overlap(train_set, val_set)
@@ -273,11 +274,17 @@ class _Learner(nn.Module):
         self.model = DepthVQVAE(config.model)
         self.quantizer = Quantizer(config.quantizer, config.model.codebook_size, config.model.codebook_dim)
         self.l1_weight = config.l1_weight
+        self.bf16 = config.mixed_precision == "bf16"
 
     def forward(self, inputs: Tensor, maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets (B, S, S) in [-1, 1] and masks -> reconstruction loss, commitment loss, codes."""
-        quantized = self.quantizer(self.model.compute_features(inputs[:, None]))
-        error = (self.model.reconstruct(quantized.vectors)[:, 0] - maps) * valid
+        """Inputs, targets (B, S, S) in [-1, 1] and masks -> reconstruction loss, commitment loss, codes.
+
+        The networks run in the configuration's precision, whatever an accelerator of the process has set.
+        """
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            quantized = self.quantizer(self.model.compute_features(inputs[:, None]))
+            decoded = self.model.reconstruct(quantized.vectors)[:, 0]
+        error = (decoded - maps) * valid
         pixels = valid.sum((1, 2)).clamp(min=1)
         # Map by map, so that a map with holes counts like one without, and parts of a batch average to the whole.
         loss = error.square().sum((1, 2)) / pixels
@@ -324,7 +331,12 @@ class _Trainer:
             {"params": [p for p in learner.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in learner.parameters() if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2))
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            fused=self.device.type == "cuda",
+        )
         self.learner, self.optimizer = accelerator.prepare(learner, optimizer)
 
     @property
@@ -357,10 +369,10 @@ class _Trainer:
         self.unwrapped.quantizer.replace_dead_codes(step < last_replacement)
         self.learner.train()
         for inputs, maps, valid in self._draw_micro_batches(step):
-            with self.accelerator.autocast():
-                loss, commitment, codes = self.learner(inputs, maps, valid)
+            loss, commitment, codes = self.learner(inputs, maps, valid)
             self.accelerator.backward((loss + commitment) / self.config.gradient_accumulation_steps)
-            counts += torch.bincount(codes.flatten(), minlength=len(counts))
+            # Not bincount, which waits for the device.
+            counts.index_add_(0, codes.flatten(), torch.ones(codes.numel(), device=self.device))
             total += torch.stack([loss.detach(), commitment.detach()]) / self.config.gradient_accumulation_steps
         if self.config.max_grad_norm:
             self.accelerator.clip_grad_norm_(self.learner.parameters(), self.config.max_grad_norm)

@@ -65,6 +65,21 @@ def test_saved_codec_is_the_returned_one(finished: tuple[Path, DepthCodec]) -> N
     assert TrainingConfig.from_dict(json.loads((folder / "training.json").read_text())) == SMALL
 
 
+def test_trainings_of_one_process_have_their_own_precision(
+    train_set: MapDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a configuration says is what runs, whatever ran before it and whatever a launcher has set."""
+
+    def train(precision: str) -> str:
+        config = TrainingConfig.from_dict({**SMALL.to_dict(), "max_steps": 2, "mixed_precision": precision})
+        return train_depth_codec(config, train_set, cpu=True).fingerprint
+
+    first = train("no")
+    assert train("bf16") != first
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train("no") == first
+
+
 def test_loss_falls(val_set: MapDataset) -> None:
     config = TrainingConfig.from_dict({**SMALL.to_dict(), "max_steps": 120, "eval_steps": 30, "augmentation": {}})
     reports: list[TrainingReport] = []
