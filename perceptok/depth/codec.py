@@ -237,7 +237,7 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         with torch.no_grad(), self._disable_autocast():
             chunks = torch.split(grids, batch_size) if len(grids) else ()
             maps = torch.empty((len(grids), size, size), device=self.device)
-            for chunk, decoded in zip(chunks, maps.split(batch_size), strict=False):
+            for chunk, decoded in zip(chunks, torch.split(maps, batch_size), strict=False):
                 nearness = self._decode(self.model.look_up_vectors(chunk))
                 decoded.copy_(nearness.clamp_(0, 1) if clamp else nearness)
         return maps if isinstance(codes, Tensor) else maps.cpu().numpy()
@@ -379,12 +379,13 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
     def _encode_precisely(self, inputs: Tensor) -> Tensor:
         """Codes of a few maps in float64 on the CPU: the same on every device, with any threads, in any batch."""
         encoder = copy.deepcopy(self.model.encoder).to("cpu", torch.float64)
-        features = encoder(inputs.to("cpu", torch.float64)).flatten(0, 2)
-        return torch.cdist(features, self.model.codebook.to("cpu", torch.float64)).argmin(-1).view(-1, 10, 10)
+        features: Tensor = encoder(inputs.to("cpu", torch.float64)).flatten(0, 2)
+        distances = torch.cdist(features, self.model.codebook.to("cpu", torch.float64))
+        return distances.argmin(-1).view(-1, 10, 10)
 
     def _encode_as_reference(self, inputs: Tensor) -> Tensor:
         """Codes of a few maps as the published code rounds them in batches of two and more."""
-        copies = (single.expand(_REFERENCE_BATCH, -1, -1, -1).contiguous() for single in inputs.split(1))
+        copies = (single.expand(_REFERENCE_BATCH, -1, -1, -1).contiguous() for single in torch.split(inputs, 1))
         distances = (self.model.compute_distances(self.model.compute_features(batch))[:1] for batch in copies)
         return torch.cat([each.argmin(-1) for each in distances])
 
