@@ -311,7 +311,7 @@ def set_perception_settings(
         "frame": rule.to_dict(),
         "codec": vocab.codec_fingerprint,
         "system": system or recorded.get("system"),
-        "base": recorded.get("base") or _sample_weights(model, vocab),
+        "base": _sample_weights(model, vocab),  # anew: a checkpoint may have been trained since it was extended
     }
     setattr(model.config, _SETTINGS, values)
 

@@ -54,6 +54,21 @@ def test_there_and_back(
     load_adapter(tmp_path / "moved" / "out")
 
 
+def test_a_base_that_was_trained_since_it_was_extended(
+    tiny_llava: Path, trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path
+) -> None:
+    """By any other program, which saved it with what its config recorded before."""
+    model, processor, vocab = load_llava(tiny_llava, codec=codec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05)
+    for part in (model, processor, vocab):
+        part.save_pretrained(tmp_path / "base")
+    save_adapter(tmp_path / "out", *trained(folder=tmp_path / "base"), codec)
+    with pytest.raises(CheckpointError, match="is not the base that the adapter was trained on"):
+        load_adapter(tmp_path / "out", base=tiny_llava)
+
+
 def test_what_does_not_fit(trained: Callable[..., Trained], codec: pt.DepthCodec, tmp_path: Path) -> None:
     model, processor, vocab = trained()
     folder = save_adapter(tmp_path / "out", model, processor, vocab, codec, verify="file")
