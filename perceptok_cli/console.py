@@ -26,6 +26,7 @@ __all__ = [
     "choose_device",
     "escape_text",
     "finish",
+    "format_count",
     "note",
     "print_presets",
     "print_table",
@@ -65,6 +66,11 @@ def escape_text(text: str, *, limit: int = MAX_CHARACTERS) -> str:
         for c in text[: limit + 1]
     )
     return escaped if len(text) <= limit else f"{escaped[:limit]}... ({len(text)} characters)"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number and what is counted: "1 answer", "1,200 answers"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def note(text: str) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptok_cli.console import DeviceOption, choose_device, finish, note, print_presets, print_table, progress_bar
+from perceptok_cli.console import (
+    DeviceOption,
+    choose_device,
+    finish,
+    format_count,
+    note,
+    print_presets,
+    print_table,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from perceptok.data import BuildReport
@@ -76,7 +85,9 @@ def build(
         [built.name, str(built.records), str(built.candidates), str(built.candidates - built.records)]
         for built in report.sets
     ]
-    print_table(f"{report.records} records in {output}", ("set", "records", "images tried", "rejected"), rows)
+    print_table(
+        f"{format_count(report.records, 'record')} in {output}", ("set", "records", "images tried", "rejected"), rows
+    )
     for name, count, reason in _list_rejections(report):
         note(f"  {name}: {count} rejected: {reason}")
     for built in report.sets:
@@ -134,7 +145,7 @@ def estimate(
             specialist, images, output, names=names, batch_size=batch_size, force=force, advance=advance
         )
     finish([(failure.name, failure.reason) for failure in failures], len(names))
-    note(f"{len(names)} maps in {output}")
+    note(f"{format_count(len(names), 'map')} in {output}")
 
 
 @app.command()
@@ -149,7 +160,7 @@ def stats(
 
     statistics = compute_statistics(read_records(records))
     rows = [[task, regime, str(count)] for (task, regime), count in sorted(statistics.kinds.items())]
-    print_table(f"{statistics.records} records", ("task", "regime", "records"), rows)
+    print_table(format_count(statistics.records, "record"), ("task", "regime", "records"), rows)
     for task, counts in sorted(statistics.answers.items()):
         total = sum(counts.values())
         rows = [
@@ -194,9 +205,9 @@ def check(
     counter = itertools.count()
     problems = list(check_records(records, images=images, advance=lambda: next(counter)))
     total = next(counter)
-    summary = f"{len(problems)} problems in {total} records:"
+    summary = f"{format_count(len(problems), 'problem')} in {format_count(total, 'record')}:"
     finish([(problem.name, problem.reason) for problem in problems], total, summary=summary)
-    note(f"no problems found in {total} records")
+    note(f"no problems found in {format_count(total, 'record')}")
 
 
 @app.command()
@@ -212,4 +223,4 @@ def show(
     from perceptok.depth import DepthCodec
 
     shown = write_records_page(records, output, count=number, codec=DepthCodec.from_pretrained(codec), force=force)
-    note(f"{shown} records in {output}")
+    note(f"{format_count(shown, 'record')} in {output}")

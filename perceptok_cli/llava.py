@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from perceptok.errors import ConfigError, OutputError
-from perceptok_cli.console import DeviceOption, choose_device, finish, note, print_presets, print_table, progress_bar
+from perceptok_cli.console import (
+    DeviceOption,
+    choose_device,
+    finish,
+    format_count,
+    note,
+    print_presets,
+    print_table,
+    progress_bar,
+)
 from perceptok_cli.demo import run_llava_demo
 from perceptok_cli.evaluation import (
     BENCHMARK_HELP,
@@ -246,17 +255,17 @@ def answer_images(
             failures = answer_files(
                 pipe, questions, file, folders=folders, model=str(model), force=force, advance=advance
             )
-            note(f"{len(questions) - len(failures)} answers -> {file}")
+            note(f"{format_count(len(questions) - len(failures), 'answer')} -> {file}")
             lines = file.read_text(encoding="utf-8").splitlines() if html is not None else []
         else:
             format_answer = _format_text if output is None else _format_json
             lines, failures = _print_answers(pipe, questions, folders, format_answer, advance)
     if html is not None and (lines or failures or unread):
         cases = [json.loads(line) for line in lines]
-        title = f"{Path(model).name}: {len(cases)} answers"
+        title = f"{Path(model).name}: {format_count(len(cases), 'answer')}"
         failed = [*unread, *failures]
         write_answer_page(html, cases, pipe.codec, title=title, failures=failed, force=force)
-        note(f"a page of {len(cases)} answers and {len(failed)} failures -> {html}")
+        note(f"a page of {format_count(len(cases), 'answer')} and {format_count(len(failed), 'failure')} -> {html}")
     finish([*unread, *failures], len(questions) + len(unread))
 
 
