@@ -251,7 +251,7 @@ def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
         EvaluationError: The record has neither an answer nor evidence, or no image.
     """
     if not record.images:
-        raise EvaluationError(f"record {record.id} has no image; a question is about at least one")
+        raise EvaluationError(f"record {record.id} has no image; a question is about at least one: leave it out")
     evidence, is_depth = record.evidence, record.task == "depth"
     answer, target = record.answer, "answer"
     if answer is None and is_depth and evidence.codes is not None:
