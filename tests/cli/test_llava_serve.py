@@ -30,19 +30,45 @@ __all__ = ["codec", "tiny_adapter", "tiny_llava"]
 COMMAND = [sys.executable, "-m", "perceptok_cli.main", "llava", "serve"]
 
 
+def wait_for_url(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["event"] == "listening":
+            return str(json.loads(line)["url"])
+    raise AssertionError("the server did not start")
+
+
+def test_a_second_signal_ends_the_server_at_once(tiny_adapter: Path) -> None:
+    words = [*COMMAND, str(tiny_adapter), "--port", "0", "--served-model-name", "tiny"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = wait_for_url(process)
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+                grammar = {"perception": {"grammar": {"depth": False, "boxes": None}}}
+                stream = client.chat.completions.create(
+                    model="tiny",
+                    messages=make_messages(make_image(60, 40)),
+                    max_tokens=1900,
+                    temperature=2.0,
+                    seed=1,
+                    extra_body=grammar,
+                    stream=True,
+                )
+                next(iter(stream))
+                process.send_signal(signal.SIGINT)
+                next(line for line in process.stderr or () if "Shutting down" in line)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == -signal.SIGINT
+        finally:
+            process.kill()
+
+
 def test_a_server_from_start_to_end(tiny_adapter: Path, codec: pt.DepthCodec) -> None:
     words = [*COMMAND, str(tiny_adapter), "--port", "0", "--served-model-name", "tiny"]
     environment = {**os.environ, "PERCEPTOK_API_KEY": "key"}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            assert process.stderr is not None
-            lines: list[dict[str, Any]] = []
-            for line in process.stderr:
-                if line.startswith("{"):
-                    lines.append(json.loads(line))
-                    if lines[-1]["event"] == "listening":
-                        break
-            url = lines[-1]["url"]
+            url = wait_for_url(process)
             second = subprocess.run(
                 [*COMMAND, str(tiny_adapter), "--port", url.rpartition(":")[2]],
                 capture_output=True,
@@ -69,7 +95,7 @@ def test_a_server_from_start_to_end(tiny_adapter: Path, codec: pt.DepthCodec) ->
                 process.send_signal(signal.SIGTERM)
                 thread.join(60)
                 assert results[0].choices[0].message.content  # what ran was finished
-            rest = [json.loads(line) for line in process.stderr if line.startswith("{")]
+            rest = [json.loads(line) for line in process.stderr or () if line.startswith("{")]
             assert process.wait(30) == 0
         finally:
             process.kill()

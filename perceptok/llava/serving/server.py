@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def open_listening_socket(config: ServingConfig) -> socket.socket:
 def serve(load: Callable[[], PerceptionPipeline], config: ServingConfig | None = None) -> None:
     """Serve a model until the process is interrupted or terminated; accepted requests are finished then.
 
-    A second signal stops the server at once. Log lines go to standard error as JSON.
+    A second signal ends the process at once. Log lines go to standard error as JSON.
 
     Args:
         load: Loads the pipeline; called once the port is known to be free.
@@ -74,13 +75,15 @@ def serve(load: Callable[[], PerceptionPipeline], config: ServingConfig | None =
         timeout = config.shutdown_timeout
 
         class Server(uvicorn.Server):
-            """Finishes accepted answers at the first signal, and exits at the second."""
+            """Finishes accepted answers at the first signal; the second ends the process."""
 
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's call
-                self.force_exit = self.should_exit
-                if not self.should_exit:
-                    self.should_exit = True
-                    threading.Thread(target=app.state.batcher.close, args=(timeout,), daemon=True).start()
+                if self.should_exit:
+                    # An orderly exit would wait for the forward pass and for the interpreter's end.
+                    signal.signal(sig, signal.SIG_DFL)
+                    signal.raise_signal(sig)
+                self.should_exit = True
+                threading.Thread(target=app.state.batcher.close, args=(timeout,), daemon=True).start()
 
         settings = uvicorn.Config(
             app,

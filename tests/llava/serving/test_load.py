@@ -146,7 +146,7 @@ def test_closing_finishes_what_was_accepted(pipe: PerceptionPipeline, wait_until
 def test_closing_gives_up_what_takes_too_long(pipe: PerceptionPipeline, wait_until: Wait) -> None:
     with run_server(pipe, ServingConfig(max_batch_size=1)) as served, ThreadPoolExecutor(2) as pool:
         running = [pool.submit(ask, served, 1900, temperature=1.0) for _ in range(2)]
-        wait_until(lambda: served.batcher.waiting == 1)
+        wait_until(lambda: served.batcher.running == 1 and served.batcher.waiting == 1)
         served.batcher.close(0.1)
         for future in running:
             with pytest.raises(openai.InternalServerError, match="was stopped before the answer was complete"):
