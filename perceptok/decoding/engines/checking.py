@@ -9,9 +9,9 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from perceptok.decoding.engines.detection import (
     EngineName,
@@ -19,10 +19,11 @@ from perceptok.decoding.engines.detection import (
     build_request_constraint,
     check_served_vocabulary,
     detect_engine,
+    find_grammar_backend,
 )
 from perceptok.decoding.engines.structural_tag import OrderedAxes
 from perceptok.decoding.grammar.automaton import GrammarConfig
-from perceptok.decoding.reading.generation import parse_generation
+from perceptok.decoding.reading.generation import Problem, parse_generation
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, quote_error
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["FormCount", "ServerCheck", "check_server"]
+__all__ = ["FormCount", "ServerCheck", "check_server", "find_violations"]
 
 _QUESTIONS = {
     "block": "What is the depth map for the image?",
@@ -40,6 +41,7 @@ _QUESTIONS = {
 }
 """What a request asks for -> its question."""
 
+_PIXEL_TOKEN = re.compile(rf"<{PIXEL.name}_\d+>")
 _CUT = re.compile(r"[\s,]*(<\w*)?")
 """What may follow an unfinished block or box at the end of a text: a comma, the beginning of a token."""
 
@@ -170,25 +172,38 @@ def check_server(
     vocab = PerceptionVocabulary.from_tokenizer(loaded) if loaded is not None else None
     is_checked = vocab is not None and check_served_vocabulary(served, vocab, model=model, api_key=api_key)
     grammars = _list_grammars(config, vocab)
-    constraints = {
-        kind: build_request_constraint(served.name, vocab, grammar, tokenizer=loaded, ordered_axes=ordered_axes)
-        for kind, grammar in grammars.items()
-        if is_constrained
-    }
     image_url = _make_image_url() if (served.name == "perceptok" if has_image is None else has_image) else None
     kinds = [list(grammars)[number % len(grammars)] for number in range(num_requests)]
 
-    def ask(number: int) -> _Answer | str:
-        question = _QUESTIONS[kinds[number]]
-        content: Any = question
-        if image_url:
-            content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": question}]
-        settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed + number}
-        return _ask(client, model, content, settings, constraints.get(kinds[number]))
+    def build_constraints() -> dict[str, dict[str, Any]]:
+        settings = {"tokenizer": loaded, "ordered_axes": ordered_axes, "grammar_backend": served.grammar_backend}
+        return {
+            kind: build_request_constraint(served.name, vocab, grammar, **settings)
+            for kind, grammar in grammars.items()
+            if is_constrained
+        }
+
+    def ask_all() -> list[_Answer | str]:
+        constraints = build_constraints()
+
+        def ask(number: int) -> _Answer | str:
+            question = _QUESTIONS[kinds[number]]
+            content: Any = question
+            if image_url:
+                content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": question}]
+            settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed + number}
+            return _ask(client, model, content, settings, constraints.get(kinds[number]))
+
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(ask, range(num_requests)))
 
     start = time.perf_counter()
-    with ThreadPoolExecutor(concurrency) as pool:
-        replies = list(pool.map(ask, range(num_requests)))
+    replies = ask_all()
+    if is_constrained and vocab is not None and all(isinstance(reply, str) for reply in replies):
+        backend = find_grammar_backend(served, vocab, model=model, api_key=api_key)
+        if backend not in (None, "xgrammar", served.grammar_backend):
+            served, start = replace(served, grammar_backend=backend), time.perf_counter()
+            replies = ask_all()
     seconds = time.perf_counter() - start
     answers = [reply for reply in replies if isinstance(reply, _Answer)]
     counts = [_count_forms(answer) for answer in answers]
@@ -278,21 +293,38 @@ def _ask(
     return _Answer(choice.message.content or "", choice.finish_reason == "length", tokens)
 
 
+def find_violations(text: str, *, is_cut: bool) -> list[Problem]:
+    """The problems of an answer that constraints exclude: whoever wrote it did not enforce one.
+
+    What the token budget cut is not among them, nor are boxes whose coordinates are out of order, for not every engine
+    can enforce the order.
+
+    Args:
+        text: The answer.
+        is_cut: Whether the token budget ended it.
+    """
+    return [
+        problem for problem in parse_generation(text).problems if _classify_problem(text, problem, is_cut) == "broken"
+    ]
+
+
+def _classify_problem(text: str, problem: Problem, is_cut: bool) -> Literal["unordered", "cut", "broken"]:
+    codes = [PIXEL.codes.get(token, -1) for token in _PIXEL_TOKEN.findall(text, problem.start, problem.end)]
+    if len(codes) == 4 and -1 not in codes and (codes[2] < codes[0] or codes[3] < codes[1]):
+        return "unordered"
+    return "cut" if is_cut and _CUT.fullmatch(text, problem.end) else "broken"
+
+
 def _count_forms(answer: _Answer) -> dict[str, FormCount]:
     """Blocks, boxes and stray tokens (as broken) of one answer."""
     generation = parse_generation(answer.text)
     counts = {"block": [FormCount(whole=1)] * len(generation.blocks), "box": [], "stray": []}
     counts["box"] += [FormCount(whole=1)] * len(generation.boxes)
     for problem in generation.problems:
-        written = answer.text[problem.start : problem.end]
-        codes = [PIXEL.codes.get(token, -1) for token in re.findall(rf"<{PIXEL.name}_\d+>", written)]
-        kind = "block" if written.startswith(DEPTH.start) else "box" if codes else "stray"
-        is_cut = answer.is_cut and _CUT.fullmatch(answer.text, problem.end) is not None
-        is_unordered = len(codes) == 4 and -1 not in codes and (codes[2] < codes[0] or codes[3] < codes[1])
-        if is_unordered and kind == "box":
-            counts[kind].append(FormCount(unordered=1))
-        else:
-            counts[kind].append(FormCount(cut=1) if is_cut else FormCount(broken=1))
+        is_block = answer.text.startswith(DEPTH.start, problem.start)
+        has_pixels = _PIXEL_TOKEN.search(answer.text, problem.start, problem.end) is not None
+        kind = "block" if is_block else "box" if has_pixels else "stray"
+        counts[kind].append(FormCount(**{_classify_problem(answer.text, problem, answer.is_cut): 1}))
     return {kind: _sum_counts(found) for kind, found in counts.items()}
 
 

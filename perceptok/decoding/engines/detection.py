@@ -16,6 +16,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from perceptok.decoding.engines.gbnf import build_gbnf_grammar
+from perceptok.decoding.engines.lark import build_lark_grammar
 from perceptok.decoding.engines.serving import REQUEST_KEY
 from perceptok.decoding.engines.structural_tag import OrderedAxes, build_structural_tag
 from perceptok.decoding.grammar.automaton import GrammarConfig
@@ -26,7 +27,14 @@ from perceptok.vocabulary import PerceptionVocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EngineName", "ServedEngine", "build_request_constraint", "check_served_vocabulary", "detect_engine"]
+__all__ = [
+    "EngineName",
+    "ServedEngine",
+    "build_request_constraint",
+    "check_served_vocabulary",
+    "detect_engine",
+    "find_grammar_backend",
+]
 
 EngineName = Literal["perceptok", "vllm", "sglang", "llama.cpp"]
 """The engines that are recognised: `perceptok llava serve`, vLLM, SGLang, llama.cpp's server."""
@@ -47,6 +55,9 @@ _VERSION_KEYS: dict[EngineName, tuple[str, str]] = {
 }
 """Engine -> the endpoint that states its version, and the key. In this order an unknown server is asked."""
 
+_TRIED_VERSIONS: dict[EngineName, str] = {"vllm": "0.32.0", "sglang": "0.5.23", "llama.cpp": "b11549"}
+"""Engine -> the version whose constraints were tried (ENGINES.md). `perceptok llava serve` has perceptok's own."""
+
 _MAX_BYTES = 16 * 2**20
 """Maximum size of an answer to a GET request; SGLang's `/server_info` has some kilobytes."""
 
@@ -62,6 +73,8 @@ class ServedEngine:
         version: The engine's own version as it states it; None where it states none.
         max_model_len: Maximum number of tokens of prompt and answer together, where the server states it.
         root: Folder or Hub id from which the first model was loaded, where the server states it.
+        grammar_backend: The library that compiles grammars, where the server states it, as SGLang does, or
+            `find_grammar_backend` found it.
     """
 
     name: EngineName
@@ -70,11 +83,27 @@ class ServedEngine:
     version: str | None = None
     max_model_len: int | None = None
     root: str | None = None
+    grammar_backend: str | None = None
 
     @property
     def api_url(self) -> str:
         """The base URL for OpenAI's clients: `url` and `/v1`."""
         return f"{self.url}/v1"
+
+    @property
+    def version_warning(self) -> str | None:
+        """Why it is not known what the engine enforces: another version than the one that was tried, or none stated.
+
+        None for the version that was tried, and for `perceptok llava serve`.
+        """
+        tried = _TRIED_VERSIONS.get(self.name)
+        if tried is None or _name_release(self.name, self.version) == tried:
+            return None
+        state = f"states the version {self.version}" if self.version else "does not state its version"
+        return (
+            f"{self.name} at {self.url} {state}; constraints were tried with {tried}. "
+            f"`perceptok decoding check --server {self.url}` shows what it enforces"
+        )
 
 
 def detect_engine(
@@ -99,12 +128,12 @@ def detect_engine(
     listing = _get_json(f"{url}/v1/models", api_key, timeout)
     models = _read_models(listing, url)
     name = engine or _OWNERS.get(str(models[0].get("owned_by", "")).lower())
-    version = None
+    version, information = None, {}
     for candidate in [name] if name else list(_VERSION_KEYS):
         endpoint, key = _VERSION_KEYS[candidate]
-        stated = _try_get(f"{url}{endpoint}", api_key, timeout).get(key)
-        if stated is not None and (name or candidate != "perceptok"):
-            name, version = candidate, str(stated)
+        reply = _try_get(f"{url}{endpoint}", api_key, timeout)
+        if isinstance(reply.get(key), str | int | float) and (name or candidate != "perceptok"):
+            name, version, information = candidate, str(reply[key]), reply
             break
     if name is None:
         raise EngineError(
@@ -112,9 +141,15 @@ def detect_engine(
             f"{', '.join(get_args(EngineName))}; state which engine it is, where that is asked for"
         )
     ids = tuple(str(model["id"]) for model in models)
-    root = models[0].get("root")
+    root, backend = models[0].get("root"), information.get("grammar_backend")
     return ServedEngine(
-        name, url, ids, version, _find_max_model_len(models[0]), root if isinstance(root, str) else None
+        name,
+        url,
+        ids,
+        version,
+        _find_max_model_len(models[0]),
+        root if isinstance(root, str) else None,
+        backend if isinstance(backend, str) else None,
     )
 
 
@@ -163,6 +198,50 @@ def check_served_vocabulary(
     return True
 
 
+def find_grammar_backend(
+    engine: ServedEngine,
+    vocab: PerceptionVocabulary,
+    *,
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout: float = 60.0,
+) -> str | None:
+    """Find out which library compiles grammars on a server of vLLM or SGLang, "xgrammar" or "llguidance".
+
+    SGLang states it. vLLM does not, and has one for all requests from the first constrained one on: that of
+    `--structured-outputs-config.backend`, or xgrammar if it can read that first request, else llguidance. So one or two
+    requests for a single token are sent, first with a structural tag and, if that is refused, with a Lark grammar.
+
+    Args:
+        engine: The server.
+        vocab: Perception tokens of the served model.
+        model: Id of the served model; by default the first.
+        api_key: Sent as a bearer token.
+        timeout: Seconds that each request may take.
+
+    Returns:
+        The name; None for other engines, and where the server refuses both or is too busy to say.
+    """
+    if engine.grammar_backend is not None or engine.name != "vllm":
+        return engine.grammar_backend
+    token_id = int(vocab.all_ids[0])
+    tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": f"root::=Token({token_id})"}}
+    constraints = {
+        "xgrammar": {"structural_tag": json.dumps(tag)},
+        "llguidance": {"grammar": f"%llguidance {{}}\nstart: <[{token_id}]>"},
+    }
+    body = {"model": model or engine.models[0], "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    for backend, constraint in constraints.items():
+        try:
+            _get_json(f"{engine.api_url}/chat/completions", api_key, timeout, body | {"structured_outputs": constraint})
+        except EngineError as error:
+            if getattr(error.__cause__, "code", None) not in (400, 422, 500):
+                return None  # busy, or not reached: it says nothing about the constraint
+        else:
+            return backend
+    return None
+
+
 def build_request_constraint(
     engine: EngineName,
     vocab: PerceptionVocabulary | None,
@@ -171,44 +250,66 @@ def build_request_constraint(
     tokenizer: PreTrainedTokenizerBase | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     ordered_axes: OrderedAxes = "coarse",
+    grammar_backend: str | None = None,
 ) -> dict[str, Any]:
     """The fields that make one engine constrain a request: `extra_body` of OpenAI's clients.
 
+    - vLLM and SGLang: a structural tag for xgrammar, which enforces x2 >= x1 and y2 > y1 - 8, or as much of the order
+      as `ordered_axes` says. Where the server compiles grammars by llguidance: a Lark grammar, which enforces x2 >= x1
+      and y2 >= y1.
+    - llama.cpp: a GBNF grammar, which does not order coordinates.
+    - `perceptok llava serve`: the configuration itself; everything is enforced, the token budget included.
+
     Args:
-        engine: The engine, as `detect_engine` names it: vLLM and SGLang get a structural tag, llama.cpp a GBNF grammar,
-            `perceptok llava serve` the configuration itself.
+        engine: The engine, as `detect_engine` names it.
         vocab: Perception tokens and their ids in the served model's tokenizer; None for "perceptok" alone.
         config: The grammar; by default depth and boxes where the vocabulary has them.
         tokenizer: The served model's own; not needed for "perceptok".
         eos_token_id: Ids that end a sequence, instead of the tokenizer's.
         ordered_axes: How much of the order of coordinates a structural tag enforces.
+        grammar_backend: The library that compiles grammars on the server, "xgrammar" or "llguidance", as
+            `find_grammar_backend` finds it; by default xgrammar.
 
     Raises:
-        ConstraintError: Another engine, or vocabulary, tokenizer and grammar do not fit together. OpenAI's own API,
-            lmdeploy and `transformers serve` have no field for such a grammar; OpenVINO GenAI's xgrammar has no rules
-            for tokens and reads `build_gbnf_grammar(..., spelled=True)` alone.
+        ConstraintError: Another engine or backend, or vocabulary, tokenizer and grammar do not fit together. OpenAI's
+            own API, lmdeploy and `transformers serve` have no field for such a grammar; OpenVINO GenAI's xgrammar has
+            no rules for tokens and reads `build_gbnf_grammar(..., spelled=True)` alone.
     """
     if engine == "perceptok":
         return {REQUEST_KEY: True if config is None else config.to_dict()}
+    if engine not in _VERSION_KEYS:
+        raise ConstraintError(
+            f"{engine!r} is not one of {', '.join(map(repr, get_args(EngineName)))}, whose requests can carry a "
+            "constraint"
+            + (
+                "; OpenVINO's xgrammar has no rules for tokens: give it build_gbnf_grammar(..., spelled=True)"
+                if str(engine).lower().startswith("openvino")
+                else ""
+            )
+        )
     if vocab is None:
         raise ConstraintError(f"a constraint for {engine} is written for token ids; pass the served model's vocabulary")
-    if engine in ("vllm", "sglang"):
-        tag = build_structural_tag(
-            vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id, ordered_axes=ordered_axes
-        )
-        if engine == "sglang":
-            return {"response_format": tag}
-        return {"structured_outputs": {"structural_tag": json.dumps(tag)}}
     if engine == "llama.cpp":
         return {"grammar": build_gbnf_grammar(vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id)}
-    raise ConstraintError(
-        f"{engine!r} is not one of {', '.join(map(repr, get_args(EngineName)))}, whose requests can carry a constraint"
-        + (
-            "; OpenVINO's xgrammar has no rules for tokens: give it build_gbnf_grammar(..., spelled=True)"
-            if str(engine).lower().startswith("openvino")
-            else ""
+    if grammar_backend == "llguidance":
+        grammar = build_lark_grammar(vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id)
+        return {"ebnf": grammar} if engine == "sglang" else {"structured_outputs": {"grammar": grammar}}
+    if grammar_backend not in (None, "xgrammar"):
+        raise ConstraintError(
+            f"the server compiles grammars by {grammar_backend!r}, for which there is no constraint; start it with the "
+            "grammar backend xgrammar or llguidance (which vLLM names guidance)"
         )
+    tag = build_structural_tag(vocab, config, tokenizer=tokenizer, eos_token_id=eos_token_id, ordered_axes=ordered_axes)
+    return (
+        {"response_format": tag} if engine == "sglang" else {"structured_outputs": {"structural_tag": json.dumps(tag)}}
     )
+
+
+def _name_release(name: EngineName, version: str | None) -> str | None:
+    """The release of a version: "0.32.0+cpu" of vLLM is 0.32.0, "b11549-1a2b3c4" of llama.cpp b11549."""
+    if version is None:
+        return None
+    return version.partition("-" if name == "llama.cpp" else "+")[0].strip()
 
 
 def _normalize_url(url: str) -> str:

@@ -20,7 +20,15 @@ from PIL import Image
 
 from perceptok.boxes import BoxCodec
 from perceptok.data import PROMPTS, Turn, make_messages
-from perceptok.decoding import ServedEngine, build_request_constraint, check_served_vocabulary, detect_engine
+from perceptok.decoding import (
+    ServedEngine,
+    build_request_constraint,
+    check_served_vocabulary,
+    detect_engine,
+    find_grammar_backend,
+    find_violations,
+    parse_generation,
+)
 from perceptok.depth import DepthCodec
 from perceptok.errors import (
     CheckpointError,
@@ -136,6 +144,7 @@ class ServedPipeline:
         Raises:
             CheckpointError: The folder does not exist, or its model was not trained on perception tokens.
             EngineError: No server answers there, or it is not one that is recognised.
+            VocabularyError: The served tokenizer gives the perception tokens other ids than the folder's.
         """
         engine = detect_engine(url, api_key=api_key)
         path = find_adapter_folder(folder)
@@ -143,6 +152,8 @@ class ServedPipeline:
         codec = codec or load_saved_codec(path) or DepthCodec.from_pretrained()
         processor: Any = load_processor(path)
         vocab = PerceptionVocabulary.from_pretrained(path, processor.tokenizer, codec_fingerprint=codec.fingerprint)
+        backend = find_grammar_backend(engine, vocab, model=settings.get("model"), api_key=api_key)
+        engine = replace(engine, grammar_backend=backend)
         pipe = cls(engine, processor, vocab, codec=codec, frame=frame, system=system, api_key=api_key, **settings)
         pipe.stamps.append(stamp_folder(path))
         return pipe
@@ -214,7 +225,13 @@ class ServedPipeline:
         if not config.constraints:
             return {"perceptok": False} if self.engine.name == "perceptok" else {}
         grammar = config.resolve_grammar(self.vocab.has(DEPTH), "aurora" if self.vocab.has(PIXEL) else None)
-        return build_request_constraint(self.engine.name, self.vocab, grammar, tokenizer=self._tokenizer)
+        return build_request_constraint(
+            self.engine.name,
+            self.vocab,
+            grammar,
+            tokenizer=self._tokenizer,
+            grammar_backend=self.engine.grammar_backend,
+        )
 
     def _ask(self, request: Request, config: InferenceConfig, fields: Mapping[str, Any]) -> PerceptionAnswer:
         check_request(request)
@@ -315,6 +332,11 @@ class ServedPipeline:
             overruled = operator.index(extra["perception"]["overruled"]) if config.consistency else 0
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise EngineError(f"the response of {self.engine.url} is not a chat completion{_RESUME}") from error
+        is_enforced = not (
+            config.constraints
+            and parse_generation(ids, self.vocab).problems
+            and find_violations(choice.message.content or "", is_cut=choice.finish_reason == "length")
+        )
         answer = parse_answer(
             ids[:-1] if ids and ids[-1] == self._tokenizer.eos_token_id else ids,
             ended=ended,
@@ -325,12 +347,15 @@ class ServedPipeline:
             tokenizer=self._tokenizer,
             codec=self.codec,
             box_codec=self.box_codec,
-            constrained=config.constraints,
+            constrained=config.constraints and is_enforced,
             ask=config.ask,
             choices=request.choices,
             markers=request.markers,
             name=request.name,
         )
+        if not is_enforced:
+            problem = f"the server ({self.engine.name} {self.engine.version}) did not enforce the constraint"
+            answer = replace(answer, problems=(*answer.problems, problem))
         return replace(answer, overruled=overruled)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import perceptok as pt
-from perceptok.decoding import FormCount, GrammarConfig, check_server
+from perceptok.decoding import FormCount, GrammarConfig, check_server, find_violations
 from perceptok.errors import ConfigError, EngineError, VocabularyError
 from tests.decoding.engines.engine_cases import tokenizer, vocabulary
 from tests.http_server import JsonHandler, run_http_server
@@ -91,6 +91,7 @@ def test_what_came_is_counted(text: str, finish_reason: str, blocks: FormCount, 
     assert (check.blocks, check.boxes, check.stray_tokens, check.tokens) == (blocks, boxes, stray, 7)
     whole, broken = blocks.whole + boxes.whole, blocks.broken + boxes.broken + stray
     assert check.is_enforced == (whole > 0 and not broken)
+    assert len(find_violations(text, is_cut=finish_reason == "length")) == broken
     assert check.answers == (text,)
     json.dumps(check.to_dict())
 
@@ -108,6 +109,23 @@ def test_requests_carry_the_constraint_of_the_engine() -> None:
         requests.clear()
         check_server(url, tokenizer=tokenizer(), num_requests=2, config=GrammarConfig(boxes=None))
         assert len({request["structured_outputs"]["structural_tag"] for request in requests}) == 1
+
+
+def test_a_server_that_refuses_tags_gets_a_lark_grammar() -> None:
+    """As vLLM does once its grammars are compiled by llguidance."""
+
+    def reply(request: dict[str, Any]) -> tuple[int, Any]:
+        refused = "structural_tag" in request.get("structured_outputs", {})
+        return (500, {"error": {"message": "internal"}}) if refused else reply_with(BOX)(request)
+
+    with serve(reply) as (url, requests):
+        check = check_server(url, tokenizer=tokenizer(), num_requests=3)
+        assert check.is_enforced
+        assert check.engine.grammar_backend == "llguidance"
+        assert len({request["structured_outputs"]["grammar"] for request in requests[-3:]}) == 3
+        requests.clear()
+        assert check_server(url, tokenizer=tokenizer(), num_requests=3, is_constrained=False).boxes.whole == 3
+        assert len(requests) == 3
 
 
 def test_a_server_of_perceptok_gets_an_image_and_needs_no_tokenizer() -> None:

@@ -7,11 +7,20 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
-from perceptok.decoding import GrammarConfig, ServedEngine, build_request_constraint, detect_engine
+from perceptok.decoding import (
+    GrammarConfig,
+    ServedEngine,
+    build_lark_grammar,
+    build_request_constraint,
+    build_structural_tag,
+    detect_engine,
+    find_grammar_backend,
+)
 from perceptok.errors import ConfigError, ConstraintError, EngineError
 from tests.decoding.engines.engine_cases import tokenizer, vocabulary
 from tests.http_server import JsonHandler, run_http_server
@@ -80,9 +89,14 @@ def test_an_engine_behind_a_gateway_is_recognised_by_its_endpoints(name: str) ->
         assert (engine.name, engine.models) == (name, ("alias", "other"))
 
 
-def test_a_version_that_is_not_stated_is_unknown() -> None:
-    with serve({"/v1/models": REPLIES["vllm"]["/v1/models"], "/version": ["?"]}) as url:
-        assert detect_engine(url).version is None
+@pytest.mark.parametrize(
+    "reply", [["?"], {}, {"version": None}, {"version": ["?"]}, {"version": {}}, b"0.32.0", 404, 500]
+)
+def test_a_version_that_is_not_stated_is_unknown(reply: Any) -> None:
+    with serve({"/v1/models": REPLIES["vllm"]["/v1/models"], "/version": reply}) as url:
+        engine = detect_engine(url)
+        assert (engine.name, engine.version) == ("vllm", None)
+        assert "does not state its version" in (engine.version_warning or "")
 
 
 def test_a_key_is_sent() -> None:
@@ -167,6 +181,83 @@ def test_the_constraint_has_the_engines_form() -> None:
     assert build_request_constraint("sglang", vocabulary(), config, tokenizer=tokenizer()) == {"response_format": tag}
     gbnf = build_request_constraint("llama.cpp", vocabulary(), config, tokenizer=tokenizer())["grammar"]
     assert gbnf.startswith("root ::= block")
+
+
+def test_the_constraint_has_the_form_of_the_grammar_backend() -> None:
+    build = partial(build_request_constraint, vocab=vocabulary(), tokenizer=tokenizer())
+    tag = build_structural_tag(vocabulary(), tokenizer=tokenizer(), ordered_axes="x")
+    assert build("sglang", ordered_axes="x", grammar_backend="xgrammar") == {"response_format": tag}
+    lark = build_lark_grammar(vocabulary(), tokenizer=tokenizer())
+    assert build("sglang", grammar_backend="llguidance") == {"ebnf": lark}
+    assert build("vllm", grammar_backend="llguidance") == {"structured_outputs": {"grammar": lark}}
+    for backend in ("outlines", "none", ""):
+        with pytest.raises(ConstraintError, match=f"the server compiles grammars by '{backend}'"):
+            build("sglang", grammar_backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [((), "xgrammar"), (("structural_tag",), "llguidance"), (("structural_tag", "grammar"), None)],
+)
+@pytest.mark.parametrize("status", [400, 500])
+def test_the_grammar_backend_of_vllm_is_found(refused: tuple[str, ...], expected: str | None, status: int) -> None:
+    bodies: list[Any] = []
+
+    class Handler(JsonHandler):
+        def answer_get(self) -> None:
+            self.send_json(200, REPLIES["vllm"].get(self.path, {}))
+
+        def answer_post(self) -> None:
+            bodies.append(self.read_json())
+            (form,) = bodies[-1]["structured_outputs"]
+            self.send_json(status if form in refused else 200, {})
+
+    with run_http_server(Handler) as url:
+        assert find_grammar_backend(detect_engine(url), vocabulary()) == expected
+    assert len(bodies) == min(2, 1 + len(refused))
+    assert all(body["max_tokens"] == 1 for body in bodies)
+    for engine in (ServedEngine("llama.cpp", url, ("m",)), ServedEngine("sglang", url, ("m",))):
+        assert find_grammar_backend(engine, vocabulary()) is None, "nothing is sent"
+    assert find_grammar_backend(ServedEngine("vllm", url, ("m",), grammar_backend="x"), vocabulary()) == "x"
+
+
+def test_the_backend_of_grammars_is_read_where_it_is_stated() -> None:
+    replies = {**REPLIES["sglang"], "/server_info": {"version": "0.5.23", "grammar_backend": "llguidance"}}
+    for stated, expected in (("llguidance", "llguidance"), (None, None), (["?"], None)):
+        replies["/server_info"]["grammar_backend"] = stated
+        with serve(replies) as url:
+            assert detect_engine(url).grammar_backend == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "is_tried"),
+    [
+        ("vllm", "0.32.0", True),
+        ("vllm", "0.32.0+cpu", True),
+        ("vllm", "0.32.01", False),
+        ("vllm", "0.9.2", False),
+        ("vllm", "99.0.dev1+gabcdef", False),
+        ("vllm", "", False),
+        ("sglang", "0.5.23", True),
+        ("sglang", "0.6", False),
+        ("llama.cpp", "b11549-1a2b3c4", True),
+        ("llama.cpp", "b9999-1a2b3c4", False),
+        ("perceptok", "7", True),
+    ],
+)
+def test_a_version_that_was_not_tried_is_a_warning(name: Any, stated: str, is_tried: bool) -> None:
+    endpoint, key = {"vllm": ("/version", "version"), "sglang": ("/server_info", "version")}.get(
+        name, ("/props", "build_info") if name == "llama.cpp" else ("/health", "version")
+    )
+    with serve({**REPLIES[name], endpoint: {key: stated}}) as url:
+        engine = detect_engine(url)
+    assert engine.version == stated
+    if is_tried:
+        assert engine.version_warning is None
+    else:
+        assert engine.version_warning is not None
+        assert f"perceptok decoding check --server {url}" in engine.version_warning
+        assert (f"states the version {stated}" if stated else "does not state its version") in engine.version_warning
 
 
 def test_engines_without_such_a_field_are_refused() -> None:

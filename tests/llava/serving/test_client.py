@@ -27,6 +27,7 @@ from perceptok.llava import (
     ServingConfig,
     answer_files,
 )
+from perceptok.tokens import DEPTH, PIXEL
 from perceptok_cli.main import app
 from tests.http_server import JsonHandler, run_http_server
 from tests.llava.answering import make_image
@@ -155,7 +156,7 @@ def test_one_bad_question_fails_alone(served: Served, pipe: PerceptionPipeline) 
 class Engine(JsonHandler):
     """Speaks as vLLM or SGLang do, and answers every question with the same text."""
 
-    owner = "vllm"
+    owner, text, finish_reason = "vllm", "(<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>) one", "stop"
     failures: list[int]
     bodies: list[dict[str, Any]]
     token_ids: list[int] | None = None
@@ -184,8 +185,8 @@ class Engine(JsonHandler):
             self.send_json(self.failures.pop(), {"error": {"message": "later"}})
             return
         self.bodies.append(body)
-        message = {"role": "assistant", "content": "(<PIXEL_1>,<PIXEL_2>,<PIXEL_30>,<PIXEL_40>) one"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        message = {"role": "assistant", "content": self.text}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         self.send_json(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
 
@@ -203,7 +204,8 @@ def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipe
         (answer,) = client.answers([Request((make_image(336, 336),), "Where is <DEPTH_4>?", name="a")])
         (body,) = engine.bodies
         field = "response_format" if owner == "sglang" else "structured_outputs"
-        assert "PIXEL" in json.dumps(body[field]) or "structural_tag" in json.dumps(body[field])
+        grammar = body[field]["format"] if owner == "sglang" else body[field]
+        assert str(pipe.vocab.ids(PIXEL)[0].item()) in grammar["grammar"]
         assert ("return_token_ids" in body) == (owner == "vllm")
         assert "perception" not in body
         parts = body["messages"][0]["content"]
@@ -218,6 +220,31 @@ def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipe
             list(client.answers([Request((make_image(9, 9),), "Why?")], consistency=("count",)))
         with pytest.raises(ConfigError, match="does not serve 'other'; it serves m"):
             connect(url, pipe, model="other")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "is_enforced"),
+    [
+        ("<DEPTH_3> is near", "stop", False),
+        (DEPTH.start + DEPTH.token(3) * 99 + DEPTH.end, "stop", False),
+        (DEPTH.start + DEPTH.token(3) * 99, "stop", False),
+        (DEPTH.start + DEPTH.token(3) * 99, "length", True),
+        (DEPTH.start + DEPTH.token(3) * 100 + DEPTH.end, "stop", True),
+        ("(<PIXEL_9>,<PIXEL_9>,<PIXEL_3>,<PIXEL_9>)", "stop", True),
+        ("text alone", "stop", True),
+    ],
+)
+def test_a_server_that_ignores_the_constraint_is_reported(
+    text: str, finish_reason: str, is_enforced: bool, pipe: PerceptionPipeline
+) -> None:
+    with run_engine("vllm") as (url, engine):
+        engine.text, engine.finish_reason = text, finish_reason
+        for constraints in (True, False):
+            client = connect(url, pipe, config={"constraints": constraints})
+            (answer,) = client.answers([Request((make_image(9, 9),), "Why?")])
+            assert answer.constrained == (constraints and is_enforced)
+            reported = "the server (vllm 0.32.0) did not enforce the constraint" in answer.problems
+            assert reported == (constraints and not is_enforced)
 
 
 def test_a_busy_server_is_asked_again(pipe: PerceptionPipeline) -> None:
