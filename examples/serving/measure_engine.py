@@ -1,6 +1,7 @@
 """Measure what constraints cost in a serving engine: tokens per second, free and constrained, and the first token.
 
-python examples/serving/measure_engine.py vllm|sglang|llama.cpp [--smollm2] [--rounds 5]
+    python examples/serving/measure_engine.py vllm|sglang|llama.cpp [--smollm2] [--rounds 5]
+    python examples/serving/measure_engine.py vllm --server-arguments --structured-outputs-config.backend guidance
 
 Every request writes the same number of tokens: under a constraint a block, without one whatever comes, with the end of
 sequence ignored. Rounds alternate between the two, so that each ratio compares neighbours in time.
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from make_model import extend_smollm2, make_tiny_model
 from transformers import AutoTokenizer
 
 import perceptok as pt
-from perceptok.decoding import GrammarConfig, build_request_constraint
+from perceptok.decoding import GrammarConfig, build_request_constraint, find_grammar_backend
 
 SCRIPTS = {"vllm": "serve_vllm", "sglang": "serve_sglang", "llama.cpp": "serve_llama_cpp"}
 BLOCK = GrammarConfig(force_block="first", max_blocks=1)
@@ -96,13 +98,16 @@ def format_spread(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Serve a model, measure, and print a row for each form of the constraint."""
+    """Serve a model, measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=SCRIPTS)
     parser.add_argument("--model", type=Path, help="folder of a checkpoint with perception tokens; default: a tiny one")
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct, extended")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--server-arguments", nargs=argparse.REMAINDER, default=[], help="further ones; the last option"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model, port = arguments.model or Path(name) / "model", find_free_port()
@@ -112,23 +117,26 @@ def main() -> None:
         vocab = pt.PerceptionVocabulary.from_pretrained(model, tokenizer)
         build_command = importlib.import_module(SCRIPTS[arguments.engine]).build_command
         command = build_command(find_engine_python(arguments.engine), model.resolve(), port)
+        command += arguments.server_arguments
         url = f"http://127.0.0.1:{port}"
         with run_server(command, url, Path(name) / "server.log"):
             engine, asker = pt.decoding.detect_engine(url), Asker(url)
-            print(f"{engine.name} {engine.version}, {vocab.size} ids; median, least to largest of {arguments.rounds}")
-            forms = {"default": {}} | ({} if engine.name == "llama.cpp" else {"x": {"ordered_axes": "x"}})
-            asker.ask({}), asker.ask(build_request_constraint(engine.name, vocab, BLOCK, tokenizer=tokenizer))
-            for form, settings in forms.items():
-
-                def build(config: GrammarConfig, settings: dict[str, Any] = settings) -> dict[str, Any]:
-                    return build_request_constraint(engine.name, vocab, config, tokenizer=tokenizer, **settings)
-
-                free, cold, cached = measure_first_token(asker, build, arguments.rounds)
-                size = len(str(build(GrammarConfig(first="box", max_boxes=10)))) / 1e3
-                print(f"{form}, {size:.0f} kB; seconds to the first token: free {free}; cold {cold}; cached {cached}")
-                for batch in arguments.batch_sizes:
-                    rates = measure_rates(asker, build(BLOCK), batch, arguments.rounds)
-                    print(f"  {batch} at once, tokens/s free / constrained (ratio): {rates}", flush=True)
+            build = partial(
+                build_request_constraint,
+                engine.name,
+                vocab,
+                tokenizer=tokenizer,
+                grammar_backend=find_grammar_backend(engine, vocab),
+            )
+            size = len(str(build(GrammarConfig(first="box", max_boxes=10)))) / 1e3
+            print(f"{engine.name} {engine.version}, {vocab.size} ids, constraint of {size:.0f} kB; median, range")
+            asker.ask({})
+            asker.ask(build(BLOCK))
+            free, cold, cached = measure_first_token(asker, build, arguments.rounds)
+            print(f"  seconds to the first token: free {free}; cold {cold}; cached {cached}", flush=True)
+            for batch in arguments.batch_sizes:
+                rates = measure_rates(asker, build(BLOCK), batch, arguments.rounds)
+                print(f"  {batch} at once, tokens/s free / constrained (ratio): {rates}", flush=True)
 
 
 if __name__ == "__main__":

