@@ -46,7 +46,6 @@ def run_server(command: list[str], url: str, log_file: Path, *, timeout: float =
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
-        "SGLANG_USE_CPU_ENGINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
     }

