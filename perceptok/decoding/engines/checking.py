@@ -176,9 +176,9 @@ def check_server(
     kinds = [list(grammars)[number % len(grammars)] for number in range(num_requests)]
 
     def build_constraints() -> dict[str, dict[str, Any]]:
-        settings = {"tokenizer": loaded, "ordered_axes": ordered_axes, "grammar_backend": served.grammar_backend}
+        settings: dict[str, Any] = {"ordered_axes": ordered_axes, "grammar_backend": served.grammar_backend}
         return {
-            kind: build_request_constraint(served.name, vocab, grammar, **settings)
+            kind: build_request_constraint(served.name, vocab, grammar, tokenizer=loaded, **settings)
             for kind, grammar in grammars.items()
             if is_constrained
         }

@@ -128,7 +128,8 @@ def detect_engine(
     listing = _get_json(f"{url}/v1/models", api_key, timeout)
     models = _read_models(listing, url)
     name = engine or _OWNERS.get(str(models[0].get("owned_by", "")).lower())
-    version, information = None, {}
+    version: str | None = None
+    information: Mapping[str, Any] = {}
     for candidate in [name] if name else list(_VERSION_KEYS):
         endpoint, key = _VERSION_KEYS[candidate]
         reply = _try_get(f"{url}{endpoint}", api_key, timeout)
