@@ -204,8 +204,8 @@ def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipe
         (answer,) = client.answers([Request((make_image(336, 336),), "Where is <DEPTH_4>?", name="a")])
         (body,) = engine.bodies
         field = "response_format" if owner == "sglang" else "structured_outputs"
-        grammar = body[field]["format"] if owner == "sglang" else body[field]
-        assert str(pipe.vocab.ids(PIXEL)[0].item()) in grammar["grammar"]
+        tag = body[field] if owner == "sglang" else json.loads(body[field]["structural_tag"])
+        assert str(pipe.vocab.ids(PIXEL)[0].item()) in tag["format"]["grammar"]
         assert ("return_token_ids" in body) == (owner == "vllm")
         assert "perception" not in body
         parts = body["messages"][0]["content"]
