@@ -291,6 +291,11 @@ def _describe_yaml_error(error: Exception) -> str:
     return f"{problem}: line {mark.line + 1} column {mark.column + 1}"
 
 
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_MAX_NUMBER = 400
+"""Characters of a number."""
+
+
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:
     """Count the values below a YAML node, those of aliases each time; raises ValueError beyond a limit.
 
@@ -305,6 +310,8 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
         return count
     counts[id(node)] = 0
     count = 1
+    if node.tag in _NUMBER_TAGS and len(node.value) > _MAX_NUMBER:  # 1:1:1 is a number of base 60
+        raise ValueError(f"a number of {len(node.value)} characters")
     if isinstance(node, yaml.CollectionNode):
         for item in node.value:
             count += sum(_count_nodes(part, counts) for part in (item if isinstance(item, tuple) else (item,)))
@@ -322,7 +329,7 @@ def _yaml_loader() -> Any:
     class Loader(yaml.SafeLoader):
         pass
 
-    number = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    number = re.compile(r"[-+]?(?:\d++\.?\d*+|\.\d++)[eE][-+]?\d++$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     return Loader
 

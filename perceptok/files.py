@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import io
 import json
 import math
@@ -23,27 +22,29 @@ import os
 import re
 import shutil
 import stat
-import sys
-import threading
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, TextIO, cast
 
-from perceptok.errors import OutputError, PerceptokError
+from perceptok.errors import OutputError, PerceptokError, quote_error
+from perceptok.locks import claim_file, find_hidden_path, hold_lock, make_output_error, remove_leftovers, remove_path
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = [
+    "MAX_LINE_BYTES",
+    "append_text",
     "atomic_folder",
     "atomic_write",
     "check_free_space",
     "decompress_input",
     "find_complete_folder",
     "find_suffix",
-    "lock_output",
     "open_for_update",
     "open_input",
     "open_text",
@@ -53,6 +54,7 @@ __all__ = [
     "resolve_distinct",
     "resolve_inside",
     "spell_name",
+    "walk_files",
 ]
 
 MAX_BYTES = 2**28
@@ -61,11 +63,23 @@ MAX_BYTES = 2**28
 _MAX_NAME_BYTES, _MAX_PATH_CHARACTERS = 255, 3000
 """Of one part of a path, and of a relative path, as file systems have them."""
 
+_MAX_VISITS = 100
+"""Of one folder, by links: a few links in each of thirty folders lead to billions of paths."""
+
 _MAX_DIGITS = 400
 """Digits of one integer; the largest float has 309."""
 
 _GZIP = b"\x1f\x8b"
 """First bytes of a gzip file."""
+
+MAX_LINE_BYTES = 2**25
+"""Of a line of JSON, which as Python objects takes some twenty times as much memory."""
+
+_MAX_EXPANSION = 100
+"""A gzip file that holds more than `MAX_BYTES`, and more than so many times its own bytes, is refused."""
+
+_MAX_GZIP_VALUE = 2**24
+"""Bytes of one JSON value in a gzip file, unless the file itself is large."""
 
 
 def open_input(
@@ -78,6 +92,9 @@ def open_input(
         allow_pipe: Open a pipe too, and wait for its writer: for what the user named as the input, never for a name
             from a folder or a file.
         max_bytes: Refuse a larger file.
+
+    Returns:
+        A buffered file. Iterating over its lines raises OSError for one of more than `MAX_LINE_BYTES`.
 
     Raises:
         OSError: The file cannot be opened, is a folder, a pipe or a device, or is too large; `strerror` is the reason.
@@ -96,7 +113,7 @@ def open_input(
             raise OSError(errno.EINVAL, f"is a {kind}, not a regular file", os.fspath(path))
         if max_bytes is not None and status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"has {status.st_size} bytes; at most {max_bytes} are read", os.fspath(path))
-        return os.fdopen(descriptor, "rb")
+        return _Input(io.FileIO(descriptor, "rb"))
     except BaseException:
         os.close(descriptor)
         raise
@@ -128,7 +145,7 @@ def decompress_input(file: BinaryIO) -> BinaryIO:
     elif file.seekable():
         start = file.read(2)
         file.seek(-len(start), io.SEEK_CUR)
-    return io.BufferedReader(_GzipInput(file)) if start == _GZIP else file
+    return _Input(_GzipInput(file)) if start == _GZIP else file
 
 
 def open_text(
@@ -142,22 +159,44 @@ def open_text(
         errors: How bytes that are not UTF-8 are handled, as `open` takes it.
 
     Raises:
-        OSError: It cannot be opened, is a folder, a pipe or a device; while reading, gzip that is damaged or truncated.
+        OSError: It cannot be opened, is a folder, a pipe or a device; while reading, gzip that is damaged or truncated,
+            or a line of more than `MAX_LINE_BYTES` characters.
     """
     if isinstance(source, str | os.PathLike):
         file: BinaryIO = open_input(source, allow_pipe=allow_pipe)
-        return io.TextIOWrapper(decompress_input(file), encoding="utf-8-sig", errors=errors)
+        return _TextInput(decompress_input(file), encoding="utf-8-sig", errors=errors)
     binary = getattr(source, "buffer", None)
-    if binary is None or (file := decompress_input(binary)) is binary:
-        return source
-    return io.TextIOWrapper(file, encoding="utf-8-sig", errors=errors)
+    return source if binary is None else _TextInput(decompress_input(binary), encoding="utf-8-sig", errors=errors)
+
+
+class _Input(io.BufferedReader):
+    """A file whose lines are limited: one without an end would fill the memory."""
+
+    def __next__(self) -> bytes:
+        return _check_line(self.readline(MAX_LINE_BYTES + 1))
+
+
+class _TextInput(io.TextIOWrapper):
+    """A file of text whose lines are limited."""
+
+    def __next__(self) -> str:  # type: ignore[override]  # as typeshed has it for TextIOWrapper
+        return _check_line(self.readline(MAX_LINE_BYTES + 1))
+
+
+def _check_line(line: AnyStr) -> AnyStr:
+    if not line:
+        raise StopIteration
+    if len(line) > MAX_LINE_BYTES:
+        raise OSError(errno.EFBIG, f"has a line of more than the {MAX_LINE_BYTES} bytes that are read")
+    return line
 
 
 class _GzipInput(io.RawIOBase):
     """A gzip file whose errors are OSErrors with a reason."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._content = file, gzip.GzipFile(fileobj=file)
+        self._file, self._num_bytes = _CountedInput(file), 0
+        self._content = gzip.GzipFile(fileobj=cast(Any, self._file), mode="rb")
 
     def readable(self) -> bool:
         return True
@@ -167,13 +206,28 @@ class _GzipInput(io.RawIOBase):
             data = self._content.read1(len(buffer))
         except (OSError, EOFError, zlib.error) as error:
             raise OSError(errno.EIO, f"is a damaged gzip file ({error})") from error
+        self._num_bytes += len(data)
+        if self._num_bytes > MAX_BYTES and self._num_bytes > _MAX_EXPANSION * self._file.num_bytes:
+            raise OSError(errno.EFBIG, f"is a gzip file that holds more than {_MAX_EXPANSION} times its own bytes")
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
         if not self.closed:
-            self._file.close()
+            self._file.file.close()
         super().close()
+
+
+class _CountedInput:
+    """Counts the bytes that are read of a file, which may be a pipe."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.num_bytes = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.num_bytes += len(data)
+        return data
 
 
 def find_suffix(path: str | os.PathLike[str]) -> str:
@@ -182,11 +236,46 @@ def find_suffix(path: str | os.PathLike[str]) -> str:
     return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
 
 
-def open_for_update(path: str | os.PathLike[str]) -> io.FileIO:
-    """Open a file to read and to write it, unbuffered; made where it is missing, never through a symbolic link.
+def walk_files(folder: str | os.PathLike[str], *, hidden: bool = True) -> Iterator[str]:
+    """Yield the names of the files below a folder, relative, with `/`, in no order.
+
+    Links to folders are followed, unless they lead to a parent. A link that leads nowhere is not a file.
+
+    Args:
+        folder: The folder.
+        hidden: Whether files and folders whose names begin with a dot are among them.
 
     Raises:
-        OSError: It cannot be opened, or is not a regular file.
+        OSError: A folder cannot be listed, or links lead to one more than 100 times.
+    """
+    visits: Counter[str] = Counter()
+
+    def walk(place: str, prefix: str, parents: tuple[str, ...]) -> Iterator[str]:
+        real = os.path.realpath(place)
+        if real in parents:
+            return
+        visits[real] += 1
+        if visits[real] > _MAX_VISITS:
+            raise OSError(errno.ELOOP, f"links lead to it more than {_MAX_VISITS} times", place)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") and not hidden:
+                    continue
+                with suppress(OSError):  # a link to itself
+                    if entry.is_file():
+                        yield f"{prefix}{entry.name}"
+                        continue
+                if Path(entry.path).is_dir():
+                    yield from walk(entry.path, f"{prefix}{entry.name}/", (*parents, real))
+
+    return walk(os.fspath(folder), "", ())
+
+
+def open_for_update(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open a file to read and to write it, unbuffered; made where it is missing, never through a link.
+
+    Raises:
+        OSError: It cannot be opened, is not a regular file, or has several names (hard links).
     """
     flags = os.O_RDWR | os.O_CREAT
     for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
@@ -194,10 +283,34 @@ def open_for_update(path: str | os.PathLike[str]) -> io.FileIO:
     if Path(path).is_symlink():  # where there is no O_NOFOLLOW
         raise OSError(errno.ELOOP, "is a symbolic link", os.fspath(path))
     descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+        is_linked = stat.S_ISREG(status.st_mode)
+        reason = "has other names (hard links), whose file would change too" if is_linked else "is not a regular file"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
     return io.FileIO(descriptor, "r+")
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Append text to a log, which is made where it is missing; never through a link.
+
+    Raises:
+        OutputError: It cannot be written; it is then as it was before.
+    """
+    target = Path(path)
+    try:
+        with open_for_update(target) as file:
+            end = file.seek(0, io.SEEK_END)
+            rest = memoryview(text.encode())
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise make_output_error(target, error) from error
 
 
 def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any:
@@ -228,10 +341,11 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
 
 
 def _decompress(data: bytes) -> bytes:
+    limit = min(MAX_BYTES, max(_MAX_GZIP_VALUE, _MAX_EXPANSION * len(data)))
     with decompress_input(io.BytesIO(data)) as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"gzip of more than the {MAX_BYTES} bytes that are read")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"gzip of {len(data)} bytes that holds more than the {limit} bytes that are read")
     return content
 
 
@@ -328,125 +442,6 @@ def resolve_distinct(names: Iterable[str], folder: str | os.PathLike[str], *, su
     return targets
 
 
-_held_folders: set[tuple[int, Path]] = set()
-"""Process id and absolute path of the folders that `lock_output` holds: a forked process inherits the set only."""
-
-_open_outputs: set[tuple[int, Path]] = set()
-"""Process id and absolute path of the files that `atomic_write` is writing."""
-
-_open_outputs_lock = threading.Lock()
-
-
-@contextmanager
-def lock_output(path: str | os.PathLike[str], *, shown: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Hold a file or a folder that is being written, for as long as the `with` block runs.
-
-    The lock is a hidden file: `.perceptok.lock` in a folder, `.perceptok-HASH.lock` beside a file. It is removed at the
-    end, and the system releases it when the process is killed. Files that this process writes into a folder that it
-    holds are not locked one by one.
-
-    Args:
-        path: A folder that exists, or a file in one.
-        shown: What messages name instead.
-
-    Raises:
-        OutputError: Another process or thread holds it, or the lock cannot be made.
-    """
-    target = Path(path)
-    shown = Path(target if shown is None else shown)
-    if not target.is_dir():
-        with _hold_lock(_hidden_path(target, "lock"), shown):
-            yield
-        return
-    held = os.getpid(), target.absolute()
-    with _hold_lock(target / ".perceptok.lock", shown):
-        _remove_leftovers(target)
-        _held_folders.add(held)
-        try:
-            yield
-        finally:
-            _held_folders.discard(held)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder: temporary files and folders beside a lock that nobody holds.
-
-    A lock stays where its process was killed, and names what it was for; so nothing else is removed.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        names = {entry.name for entry in os.scandir(folder) if entry.name.startswith(".")}
-    except OSError:
-        return
-    for name in sorted(name for name in names if name.endswith(".tmp")):
-        is_file = re.fullmatch(r"\.perceptok-[0-9a-f]{16}\.tmp", name)
-        lock_name = f"{name[:-4]}.lock" if is_file else _hidden_path(folder / (name[1:-4] or "."), "lock").name
-        if lock_name not in names or (folder / lock_name).is_symlink():
-            continue
-        lock = FileLock(folder / lock_name, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except (Timeout, OSError, RuntimeError):  # held, by another process or this one
-            continue
-        try:
-            _remove(folder / name)
-            (folder / lock_name).unlink(missing_ok=True)  # while it is held
-        except OSError:
-            pass  # the next run tries again
-        finally:
-            lock.release()
-
-
-@contextmanager
-def _hold_lock(lock_path: Path, shown: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    if not lock_path.parent.is_dir():
-        raise OutputError(f"cannot write {shown}: the folder {lock_path.parent} does not exist; create it first")
-    if lock_path.is_symlink():
-        raise OutputError(f"cannot write {shown}: its lock {lock_path} is a symbolic link; remove it")
-    lock = FileLock(lock_path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise _make_busy_error(shown) from error
-    except OSError as error:
-        raise _make_error(shown, error) from error
-    try:
-        yield
-    finally:
-        if sys.platform != "win32":  # there it is removed by its release
-            lock_path.unlink(missing_ok=True)  # while it is held: a process that opened it before finds it unlinked
-        lock.release()
-
-
-@contextmanager
-def _claim_file(target: Path) -> Iterator[Path]:
-    """Refuse every other writer of a file; yields the path of its temporary file, which nothing else uses.
-
-    A lock of its own takes 0.4 ms, so a file in a folder that this process holds has none: there only other threads
-    can write it.
-    """
-    process, path = output = os.getpid(), target.absolute()
-    with _open_outputs_lock:
-        if output in _open_outputs:
-            raise _make_busy_error(target)
-        _open_outputs.add(output)
-    try:
-        if any(process == holder and folder in path.parents for holder, folder in _held_folders):
-            yield _hidden_path(target, "part")
-        else:
-            with _hold_lock(_hidden_path(target, "lock"), target):
-                yield _hidden_path(target, "tmp")
-    finally:
-        _open_outputs.discard(output)
-
-
-def _make_busy_error(target: Path) -> OutputError:
-    return OutputError(f"another process is writing {target}; wait for it, or choose another output")
-
-
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that takes its name only when the `with` block ends without an exception.
@@ -467,7 +462,7 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
     """
     target = Path(path)
     _check_file(target, force)
-    with _claim_file(target) as temporary:
+    with claim_file(target) as temporary:
         try:
             with io.BufferedWriter(_Output(temporary, target)) as file:
                 try:
@@ -479,7 +474,7 @@ def atomic_write(path: str | os.PathLike[str], *, force: bool = False) -> Iterat
             try:
                 temporary.replace(target)
             except OSError as error:
-                raise _make_error(target, error) from error
+                raise make_output_error(target, error) from error
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -494,29 +489,23 @@ class _Output(io.FileIO):
             temporary.unlink(missing_ok=True)  # of a killed process, or a link that leads elsewhere
             super().__init__(temporary, "x")  # never through a link
         except OSError as error:
-            raise _make_error(target, error) from error
+            raise make_output_error(target, error) from error
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            raise _make_error(self._target, error) from error
+            raise make_output_error(self._target, error) from error
 
     def close(self) -> None:
         try:
             super().close()
         except OSError as error:  # a network file system may report a full disk only here
-            raise _make_error(self._target, error) from error
+            raise make_output_error(self._target, error) from error
 
     def fileno(self) -> int:
         # With a descriptor NumPy and Pillow would write past this class and lose the reason of a failure.
         raise io.UnsupportedOperation("fileno")
-
-
-def _hidden_path(target: Path, suffix: str) -> Path:
-    """A hidden name beside a file: the same for each write of it, and not longer than the file's own name may be."""
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    return target.with_name(f".perceptok-{digest}.{suffix}")
 
 
 def _check_file(target: Path, force: bool) -> None:
@@ -526,66 +515,91 @@ def _check_file(target: Path, force: bool) -> None:
         if target.is_file() and not force:
             raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     except PermissionError as error:
-        raise _make_error(target, error) from error
-
-
-def _make_error(target: Path, error: OSError) -> OutputError:
-    if isinstance(error, FileNotFoundError):
-        return OutputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
-    reason = error.strerror or str(error)
-    return OutputError(f"cannot write {target}: {reason}; check permission and free space of {target.parent}")
+        raise make_output_error(target, error) from error
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str], *, force: bool = False, marker: str = "") -> Iterator[Path]:
+def atomic_folder(
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    marker: str = "",
+    patterns: Sequence[str] | None = None,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+) -> Iterator[Path]:
     """Make a folder that takes its name, with all its files, only when the `with` block ends without an exception.
 
     Files go to a hidden folder beside it, which is renamed at the end and removed on any failure. A folder of that name
-    is first renamed to `.NAME.previous`, and removed once the new one has its name: whenever a process is killed, one
-    of the two is complete, and `find_complete_folder` finds it.
+    is first renamed to another hidden name, and removed once the new one has its name: whenever a process is killed,
+    one of the two is complete, and `find_complete_folder` finds it.
 
     Args:
         path: The folder to make; missing parents are made.
         force: Replace the folder if it exists already and is not empty.
         marker: A file that every output of this kind has; a folder without it is not replaced.
+        patterns: Patterns of the names of an output's files, relative, with `/`; a folder that has another file is not
+            replaced. None for any files.
+        inputs: What the output is made of; a folder that is one of them, or has one in it, is not replaced.
 
     Yields:
         The hidden folder to write into.
 
     Raises:
-        OutputError: The path exists and `force` is not given, is not a folder or has no marker, is being written by
-            another process, or cannot be written.
+        OutputError: The path exists and `force` is not given, is not a folder, has no marker, has other files or an
+            input in it, is being written by another process, or cannot be written.
     """
     target = Path(path)
-    previous, temporary = _previous_folder(target), target.with_name(f".{target.name}.tmp")
-    _check_folder(target, force, marker)
+    previous, temporary = (find_hidden_path(target, suffix) for suffix in ("previous", "tmp"))
+
+    def check() -> None:
+        _check_folder(target, force, marker)
+        if target.is_dir() and any(target.iterdir()):
+            _check_contents(target, patterns, inputs)
+
+    check()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _make_error(target, error) from error
-    with _hold_lock(_hidden_path(target, "lock"), target):
-        _remove_leftovers(target.parent)
+        raise make_output_error(target, error) from error
+    with hold_lock(find_hidden_path(target, "lock"), target):
+        remove_leftovers(target.parent)
         try:
-            _remove(temporary)  # of a killed process
+            remove_path(temporary)  # of a killed process
             temporary.mkdir()
         except OSError as error:
-            raise _make_error(target, error) from error
+            raise make_output_error(target, error) from error
         try:
             yield temporary
-            _check_folder(target, force, marker)  # it may have appeared in the meantime
+            check()  # it may have appeared in the meantime
             try:
                 if target.exists():
-                    _remove(previous)
+                    remove_path(previous)
                     target.rename(previous)
                 temporary.rename(target)
             except OSError as error:
                 if previous.exists() and not target.exists():
                     previous.rename(target)
-                raise _make_error(target, error) from error
+                raise make_output_error(target, error) from error
             shutil.rmtree(previous, ignore_errors=True)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if (reason := _find_disk_problem(error)) is not None:
+                raise make_output_error(target, OSError(errno.ENOSPC, reason)) from error
             raise
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_DISK_PROBLEM = re.compile(r"no space left|file too large|quota exceeded|os error (?:5|27|28|30|122)\b", re.IGNORECASE)
+
+
+def _find_disk_problem(error: BaseException) -> str | None:
+    """What a library met when it wrote to a full disk; None for another error. Rust has errors of its own."""
+    if isinstance(error, PerceptokError) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)) if error.errno in _DISK_ERRORS else None
+    text = quote_error(error)
+    return text if _DISK_PROBLEM.search(text) else None
 
 
 def check_free_space(path: str | os.PathLike[str], num_bytes: int) -> None:
@@ -602,31 +616,19 @@ def check_free_space(path: str | os.PathLike[str], num_bytes: int) -> None:
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        raise _make_error(Path(path), error) from error
+        raise make_output_error(Path(path), error) from error
     if free < num_bytes:
         raise OutputError(
             f"cannot write {path}: it takes {num_bytes / 2**20:.0f} MB, the disk has {free / 2**20:.0f} MB left; free "
-            "some space, or choose another path"
+            "some space and run the command again, or choose another path"
         )
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder if it is there; of a symbolic link, the link alone."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
 
 
 def find_complete_folder(path: str | os.PathLike[str]) -> Path:
     """Find what `atomic_folder` wrote last: the folder, or the previous one if a kill came between two renamings."""
     target = Path(path)
-    previous = _previous_folder(target)
+    previous = find_hidden_path(target, "previous")
     return previous if previous.is_dir() and not target.exists() else target
-
-
-def _previous_folder(target: Path) -> Path:
-    return target.with_name(f".{target.name}.previous")
 
 
 def _check_folder(target: Path, force: bool, marker: str) -> None:
@@ -636,7 +638,7 @@ def _check_folder(target: Path, force: bool, marker: str) -> None:
         if not target.is_dir() or not any(target.iterdir()):
             return
     except OSError as error:
-        raise _make_error(target, error) from error
+        raise make_output_error(target, error) from error
     if not force:
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
     if marker and not (target / marker).is_file():
@@ -644,3 +646,26 @@ def _check_folder(target: Path, force: bool, marker: str) -> None:
             f"{target} is not replaced: it has no {marker}, so that it is not an earlier output; choose another path, "
             "or remove it yourself"
         )
+
+
+def _check_contents(target: Path, patterns: Sequence[str] | None, inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse to replace a folder that has an input, or files that an output does not have."""
+    resolved = target.resolve()
+    for name in inputs:
+        if os.path.lexists(name) and Path(name).resolve().is_relative_to(resolved):
+            raise OutputError(
+                f"{target} is not replaced: the output is made of {name}, which would be lost; choose another path"
+            )
+    for file in sorted(target.rglob("*")) if patterns is not None else ():
+        name = file.relative_to(target)
+        if (file.is_symlink() or not file.is_dir()) and not any(_matches(name, pattern) for pattern in patterns or ()):
+            raise OutputError(
+                f"{target} is not replaced: {name.as_posix()} is not a file of such an output, and would be lost; move "
+                "it, or choose another path"
+            )
+
+
+def _matches(name: Path, pattern: str) -> bool:
+    """Whether a relative name matches a pattern, in which `*` does not match `/`."""
+    parts = pattern.split("/")
+    return len(parts) == len(name.parts) and all(map(fnmatchcase, name.parts, parts))

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFont, ImageOps, UnidentifiedImageError
 
 from perceptok.errors import ImageError, quote_error
-from perceptok.files import open_input
+from perceptok.files import open_input, walk_files
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -49,6 +49,9 @@ _UNREAD_SUFFIXES = (
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Larger images are refused before they are decoded; from here on Pillow warns of decompression bombs."""
+
+_MAX_FILE_BYTES = 2**30
+"""Of an image file: more than the pixels of the largest image take, at 16 bits a channel."""
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
@@ -136,10 +139,10 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
             with warnings.catch_warnings():
                 # Pillow's own limit is this one; the size is checked before anything is decoded.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with (
-                    io.BytesIO(source) if isinstance(source, bytes) else open_input(source) as file,
-                    Image.open(file) as image,
-                ):
+                opened: BinaryIO = (
+                    io.BytesIO(source) if isinstance(source, bytes) else open_input(source, max_bytes=_MAX_FILE_BYTES)
+                )
+                with opened as file, Image.open(file) as image:
                     _check_size(image, name)
                     yield image, name
     except ImageError:
@@ -211,30 +214,16 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> list[str]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: image folder not found")
     try:
-        names = sorted(_walk_images(folder, "", (), Counter() if skipped is None else skipped))
+        files = sorted(walk_files(folder))
     except OSError as error:
         raise ImageError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
+    names = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if skipped is not None:
+        suffixes = (Path(name).suffix.lower() for name in files)
+        skipped.update(suffix for suffix in suffixes if suffix in _UNREAD_SUFFIXES)
     if not names:
         raise ImageError(f"{folder}: no images found ({', '.join(IMAGE_SUFFIXES)})")
     return names
-
-
-def _walk_images(folder: str | Path, prefix: str, parents: tuple[str, ...], skipped: Counter[str]) -> Iterator[str]:
-    """Yield the images below a folder; a link to one of its parents is not followed."""
-    real = os.path.realpath(folder)
-    if real in parents:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = f"{prefix}{entry.name}"
-            if entry.is_dir():
-                yield from _walk_images(entry.path, f"{name}/", (*parents, real), skipped)
-                continue
-            suffix = Path(name).suffix.lower()
-            if suffix in IMAGE_SUFFIXES and entry.is_file():
-                yield name
-            elif suffix in _UNREAD_SUFFIXES:
-                skipped[suffix] += 1
 
 
 _TURBO = np.array(

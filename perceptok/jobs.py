@@ -28,7 +28,8 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from perceptok.errors import ConfigError, EngineError, MissingExtraError, OutputError, PerceptokError
-from perceptok.files import lock_output, open_for_update, open_input, parse_json
+from perceptok.files import open_for_update, open_input, parse_json
+from perceptok.locks import lock_output
 
 __all__ = [
     "Engine",
@@ -328,6 +329,19 @@ def _check_address(address: str) -> None:
 _LINE = re.compile(rb'\{"index": (\d+), "stamp": (null|\[-?\d+, -?\d+\]), "result": (.*)\}\n')
 
 
+_MAX_LINE = 2**28
+"""Bytes of a line of a journal."""
+
+
+def _is_journal(first: bytes, second: bytes) -> bool:
+    """Whether the first lines of a file are those of a journal: what identifies a run, and a result if there is one."""
+    try:
+        is_object = isinstance(parse_json(first, "the first line", OutputError), dict)
+    except OutputError:
+        return False
+    return is_object and first.endswith(b"\n") and (not second or second.startswith(b'{"index": '))
+
+
 def _decode_object(_: int, values: Any) -> Any:
     if not isinstance(values, dict):
         raise TypeError("the result is not an object")
@@ -456,14 +470,18 @@ class Journal(Generic[Result]):
     def _restore(self, header: bytes, start_over: bool) -> int:
         """Find the results in the file; returns the position where it goes on."""
         with open(self._file.fileno(), "rb", closefd=False) as file:
-            first = file.readline()
-            if first.endswith(b"\n") and first != header and not start_over:
-                raise OutputError(
-                    f"{self.path} is the unfinished output of another run (other inputs, options or weights); finish "
-                    "that run first, or drop it: remove the file, or start over with force (--force)"
-                )
+            first = file.readline(_MAX_LINE)
+            if not header.startswith(first):  # a killed run can leave half a header
+                if not _is_journal(first, file.readline(_MAX_LINE)):
+                    raise OutputError(f"{self.path} is not an unfinished output; move it, or choose another output")
+                if not start_over:
+                    raise OutputError(
+                        f"{self.path} is the unfinished output of another run (other inputs, options or weights); "
+                        "finish that run first, or drop it: remove the file, or start over with force (--force)"
+                    )
             end = len(first) if first == header else 0
-            for number, line in enumerate(file if end else (), 2):
+            file.seek(len(first))
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b"") if end else (), 2):
                 if not line.endswith(b"\n"):
                     break  # a killed run can leave half a line
                 self._restore_line(line, number, end)

@@ -8,11 +8,15 @@ from collections.abc import Collection, Iterator
 from typing import Any, TextIO
 
 from perceptok.errors import PerceptokError
+from perceptok.files import MAX_LINE_BYTES
 
 __all__ = ["stream_json", "stream_list"]
 
 CHUNK = 1 << 16
 """Characters that the streaming functions read at once."""
+
+_MAX_VALUE = MAX_LINE_BYTES
+"""Characters of one item, or of one member that is not a list: it is in memory as a whole."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16
@@ -108,6 +112,8 @@ class _JsonScanner:
                     return value
                 if after < len(self._text) - _NEAR_END and self._text[after] not in ".eE+-0123456789":
                     raise self.make_error(f"expected a comma or a bracket, found {self._text[after]!r}", after)
+            if len(self._text) - self._position > _MAX_VALUE:
+                raise self.make_error(f"a value of more than the {_MAX_VALUE} characters that are read")
             # Twice as much each time, so that a value longer than a chunk takes linear time.
             self._read(size)
             size *= 2

@@ -15,6 +15,12 @@ _BATCH_ROWS = 256
 _MAX_BATCH_BYTES = 2**28
 """Of the values that become Python objects at once: 268 MB."""
 
+_MAX_FILE_BYTES, _MAX_EXPANSION = 2**30, 200
+"""A file whose values take more bytes than the first, and more than this multiple of its own size, is refused."""
+
+_MAX_ROWS, _MAX_ROWS_PER_BYTE = 2**20, 64
+"""A file of more rows than the first, and of more for each of its bytes than the second, is refused."""
+
 _MAX_VALUES_PER_ROW = 100_000
 """On average in a row group; a list of values that are all alike takes no space in a file."""
 
@@ -68,14 +74,21 @@ def iterate_rows(
 def _iterate_batches(
     parquet: Any, file: Any, choose_columns: Callable[[Sequence[str]], list[str]] | None
 ) -> Iterator[list[dict[str, Any]]]:
+    size = os.fstat(file.fileno()).st_size
     with parquet.ParquetFile(file) as opened:
         schema, metadata, names = opened.schema, opened.metadata, opened.schema_arrow.names
     leaves = [schema.column(index) for index in range(len(schema.names))]
+    if metadata.num_rows > max(_MAX_ROWS, _MAX_ROWS_PER_BYTE * size):
+        raise ValueError(f"it declares {metadata.num_rows} rows in {size} bytes")
     rows = _check_row_groups(metadata, [index for index, leaf in enumerate(leaves) if "." in leaf.path])
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
     columns = None if choose_columns is None else choose_columns(names)
     with parquet.ParquetFile(file, read_dictionary=texts) as source:
+        expanded = 0
         for batch in source.iter_batches(rows, columns=columns):
+            expanded += sum(map(_count_bytes, batch.columns))
+            if expanded > max(_MAX_FILE_BYTES, _MAX_EXPANSION * size):
+                raise ValueError(f"its values take more than {expanded} bytes, the file {size}")
             yield from _convert(batch)
 
 
@@ -91,9 +104,22 @@ def _check_row_groups(metadata: Any, nested: Sequence[int]) -> int:
             column = group.column(index)
             if column.num_values > _MAX_VALUES_PER_ROW * max(1, group.num_rows):
                 raise ValueError(f"a column has {column.num_values} values in {group.num_rows} rows")
+            if column.total_uncompressed_size > max(_MAX_FILE_BYTES, _MAX_EXPANSION * column.total_compressed_size):
+                raise ValueError(f"a column of {column.total_uncompressed_size} bytes")
             if index in nested:
                 rows = max(1, min(rows, _MAX_BATCH_BYTES // max(1, column.total_uncompressed_size)))
     return rows
+
+
+def _count_bytes(array: Any) -> int:
+    """The bytes of an array's values, where each value from a dictionary is a copy."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(array.type):
+        return int(array.nbytes)
+    lengths = pc.binary_length(array.dictionary)
+    return int(pc.sum(pc.take(lengths, array.indices)).as_py() or 0) + 8 * len(array)
 
 
 def _convert(batch: Any) -> Iterator[list[dict[str, Any]]]:

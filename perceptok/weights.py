@@ -1,21 +1,26 @@
-"""Weights of foreign folders: safetensors files, whose header is checked before any tensor is read."""
+"""Weights of foreign folders: safetensors files, checked by their header, and pickled ones that hold tensors only."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from perceptok.errors import PerceptokError, translate_errors
 from perceptok.files import open_input
 
-__all__ = ["TensorInfo", "load_tensors", "read_tensor_infos"]
+__all__ = ["TensorInfo", "load_pickled_tensors", "load_tensors", "read_tensor_infos"]
+
+_MAX_SHARED = 4
+"""How often the bytes of a pickled file may be those of a tensor: tied weights share them."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,47 @@ def load_tensors(path: str | os.PathLike[str], error: type[PerceptokError], what
     """
     with _open_file(path, error, what) as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_values(tensors, path, error)
+    return tensors
+
+
+def load_pickled_tensors(
+    path: str | os.PathLike[str], error: type[PerceptokError], *, key: str | None = None
+) -> dict[str, Tensor]:
+    """Load the tensors of a file that `torch.save` wrote (.bin, .pt); anything else that a pickle can hold is refused.
+
+    Args:
+        path: The file.
+        error: The error to raise.
+        key: Where the dictionary of tensors is, if it is not the whole file.
+
+    Raises:
+        PerceptokError: Of the type `error`: the file is missing, not a regular file, damaged, would run code, or holds
+            something else than a dictionary of dense tensors of finite values.
+    """
+    with translate_errors(error, f"{path}: tensors cannot be read safely"), open_input(path) as file:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    tensors = loaded.get(key, loaded) if isinstance(loaded, dict) and key is not None else loaded
+    if not isinstance(tensors, dict) or not tensors:
+        raise error(f"{path}: expected a dictionary of names and tensors; got {type(tensors).__name__}")
+    num_bytes = 0
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise error(f"{path}: expected names and tensors; got {name!r:.80}: {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise error(f"{path}: the tensor {name} is not dense: {tensor.layout}, {tensor.dtype}, {tensor.device}")
+        num_bytes += tensor.numel() * tensor.element_size()
+    # Views can claim any number of values of a storage of one, and any number of tensors can share a storage.
+    if num_bytes > _MAX_SHARED * Path(path).stat().st_size:
+        raise error(f"{path}: its tensors claim {num_bytes:,} bytes, several times as many as the file has")
+    _check_values(tensors, path, error)
+    return tensors
+
+
+def _check_values(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], error: type[PerceptokError]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise error(f"{path}: the tensor {name} has values that are NaN or infinite; train or fetch it again")
-    return tensors
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptok_cli.console import note, print_table, progress_bar
+from perceptok_cli.console import finish, note, print_table, progress_bar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,6 +113,7 @@ def specialist(
         estimate_case,
         evaluate_specialist,
         load_benchmark,
+        outcome_case,
         write_scores,
     )
 
@@ -130,10 +131,15 @@ def specialist(
             result.through_codec,
             output,
             system=system,
-            case=lambda outcome: estimate_case(result.estimates[outcome.item.id], outcome),
+            case=lambda outcome: (
+                estimate_case(result.estimates[outcome.item.id], outcome)
+                if outcome.item.id in result.estimates
+                else outcome_case(outcome)
+            ),
             force=force,
         )
         note(f"scores and page in {output}")
+    finish([*result.unread.items()], len(items))
 
 
 @app.command("lmms-eval")

@@ -101,8 +101,11 @@ def replace_blocks(
 
     An interrupted run is resumed by the same command.
     """
-    if (output / "replacement.json").exists() and not force:
-        raise OutputError(f"{output / 'replacement.json'} exists already; replace it with --force")
+    answers = output / "answers.jsonl"
+    is_incomplete = answers.with_name(answers.name + ".partial").exists()
+    for name in ("replacement.json", "answers.jsonl", "replacement.csv", "replacement.md", "page.html"):
+        if (output / name).exists() and not is_incomplete and not force:
+            raise OutputError(f"{output / name} exists already; replace it with --force")
     from perceptok.data import find_records_file, read_records
     from perceptok.errors import EvaluationError
     from perceptok.evaluation import (
@@ -119,7 +122,6 @@ def replace_blocks(
         raise EvaluationError(f"{records} has no records of the depth task in the regime {regime}")
     pipe = PerceptionPipeline.from_pretrained(model, base=base, device=choose_device(device))
     output.mkdir(parents=True, exist_ok=True)
-    answers = output / "answers.jsonl"
     with progress_bar("replacing", len(selected)) as advance:
         replacement = replacement_test(
             pipe,
@@ -137,8 +139,10 @@ def replace_blocks(
     if replacement.skipped:
         note(f"{len(replacement.skipped)} of {len(selected)} answers without exactly one whole block are left out")
     write_replacement(replacement, output, system=Path(model).name, codec=pipe.codec, force=True)
-    answers.with_name(answers.name + ".partial").unlink(missing_ok=True)
+    if not replacement.unread:
+        answers.with_name(answers.name + ".partial").unlink(missing_ok=True)
     note(f"table, answers and page in {output}")
+    finish([*replacement.unread.items()], len(selected), summary="not asked, until the same command asks them again:")
 
 
 def answer_images(
@@ -258,6 +262,7 @@ def answer_images(
             note(f"{format_count(len(questions) - len(failures), 'answer')} -> {file}")
             lines = file.read_text(encoding="utf-8").splitlines() if html is not None else []
         else:
+            folders.check(questions, replace=force)
             format_answer = _format_text if output is None else _format_json
             lines, failures = _print_answers(pipe, questions, folders, format_answer, advance)
     if html is not None and (lines or failures or unread):
@@ -371,8 +376,9 @@ def evaluate_model(
     from perceptok.llava import PerceptionPipeline
 
     is_incomplete = (output / "predictions.jsonl.partial").exists()
-    if (output / "scores.json").exists() and not is_incomplete and not force:
-        raise OutputError(f"{output / 'scores.json'} exists already; replace it with --force")
+    for name in ("scores.json", "predictions.jsonl", "scores.csv", "scores.md", "page.html"):
+        if (output / name).exists() and not is_incomplete and not force:
+            raise OutputError(f"{output / name} exists already; replace it with --force")
     overrides = {
         "benchmark": benchmark,
         "data": data,

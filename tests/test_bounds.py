@@ -29,7 +29,8 @@ from perceptok.errors import (
 )
 from perceptok.files import check_free_space, resolve_inside
 from perceptok.pages import Case, write_page
-from perceptok.weights import load_tensors, read_tensor_infos
+from perceptok.weights import load_pickled_tensors, load_tensors, read_tensor_infos
+from tests.mutations import limit_call
 
 
 def test_aliases_of_yaml_are_counted_as_often_as_they_stand() -> None:
@@ -88,7 +89,7 @@ def test_a_value_that_a_parquet_file_repeats_is_not_expanded(tmp_path: Path) -> 
     names = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), pa.array([long]))
     pq.write_table(pa.table({"id": names, "name": names}), tmp_path / "a.parquet", store_schema=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RecordError, match="row 0"):
+    with pytest.raises(RecordError, match="its values take more than"):
         list(read_records(tmp_path / "a.parquet"))
     with pytest.raises(pt.errors.MalformedBlockError):
         list(read_depth_records(tmp_path / "a.parquet"))
@@ -159,3 +160,37 @@ def test_errors_of_libraries_are_translated() -> None:
         with pytest.raises(type(passing)), translate_errors(SpecialistError, "a.bin cannot be read"):
             raise passing
     assert quote_text("Use trust_remote_code=True. Or not.\nmore") == "Or not."
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"a": torch.zeros(1).expand(10**6, 10**6)}, "claim"),
+        (dict.fromkeys("abcdefgh", torch.zeros(10_000)), "claim"),
+        ({"a": torch.zeros(3, 3).to_sparse()}, "not dense"),
+        ({"a": torch.zeros(3, device="meta")}, "not dense"),
+        ({"a": torch.tensor([float("inf")])}, "NaN or infinite"),
+        ({"a": {"b": torch.zeros(1)}}, "expected names and tensors"),
+        ({1: torch.zeros(1)}, "expected names and tensors"),
+        ([torch.zeros(1)], "expected a dictionary"),
+        ({}, "expected a dictionary"),
+        ({"a": Path("x")}, "cannot be read safely"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else repr(value)[:30],
+)
+def test_pickled_tensors_that_are_not_what_they_seem(tmp_path: Path, tensors: object, reason: str) -> None:
+    path = tmp_path / "a.bin"
+    torch.save(tensors, path)
+    with limit_call(megabytes=300), pytest.raises(CheckpointError, match=reason):
+        load_pickled_tensors(path, CheckpointError)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CheckpointError, match=r"a\.bin"):
+        load_pickled_tensors(path, CheckpointError)
+
+
+def test_pickled_tensors_are_loaded(tmp_path: Path) -> None:
+    weight = torch.rand(3, 4)
+    torch.save({"weights": {"a": weight, "tied": weight, "view": weight[1:]}}, tmp_path / "a.pt")
+    loaded = load_pickled_tensors(tmp_path / "a.pt", CheckpointError, key="weights")
+    assert torch.equal(loaded["tied"], weight)
+    assert loaded["view"].shape == (2, 4)

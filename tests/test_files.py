@@ -8,27 +8,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from perceptok.errors import OutputError
 from perceptok.files import (
-    _hidden_path,
     atomic_folder,
     atomic_write,
     find_complete_folder,
-    lock_output,
     open_for_update,
     open_input,
     read_input,
     resolve_inside,
 )
 from perceptok.jobs import Journal
+from perceptok.locks import find_hidden_path, lock_output
 
 
 @contextmanager
@@ -178,7 +181,7 @@ def write_second(path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, kind: str) -> None:
     target = tmp_path if kind == "folder" else tmp_path / "a.bin"
     body = "print('holding', flush=True); sys.stdin.read()"
-    script = f"import sys\nfrom perceptok.files import *\nwith lock_output({str(target)!r}): {body}"
+    script = f"import sys\nfrom perceptok.locks import *\nwith lock_output({str(target)!r}): {body}"
     holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
         assert holder.stdout is not None
@@ -245,8 +248,8 @@ def test_a_folder_is_complete_or_absent(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["y"]
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     # Killed between the two renamings: the previous folder is found, and removed by the next write.
-    target.rename(target.with_name(".out.previous"))
-    assert find_complete_folder(target).name == ".out.previous"
+    previous = target.rename(find_hidden_path(target, "previous"))
+    assert find_complete_folder(target) == previous
     with atomic_folder(target) as building:
         (building / "z").write_text("4")
     assert find_complete_folder(target) == target
@@ -278,16 +281,40 @@ def test_one_writer_of_a_folder_and_no_files_of_killed_ones(tmp_path: Path) -> N
     (outside / "kept").touch()
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    (outputs / ".out.tmp").symlink_to(outside)
+    temporary = find_hidden_path(outputs / "out", "tmp")
+    temporary.symlink_to(outside)
     with atomic_folder(outputs / "out") as building:
         (building / "x").touch()
         with pytest.raises(OutputError, match=r"another process is writing .*out"), atomic_folder(outputs / "out"):
             pytest.fail("must not be reached")
-    (outputs / ".out.tmp" / "deep").mkdir(parents=True)
+    (temporary / "deep").mkdir(parents=True)
     with atomic_folder(outputs / "out", force=True) as building:
         assert list(building.iterdir()) == []
     assert [path.name for path in outputs.iterdir()] == ["out"]
     assert [path.name for path in outside.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(bytes(10_000)),
+        lambda path: save_file({"a": torch.zeros(10_000)}, path),
+        lambda path: Tokenizer(WordLevel({str(n): n for n in range(10_000)}, "0")).save(str(path)),
+    ],
+    ids=["Python", "safetensors", "tokenizers"],
+)
+def test_a_full_disk_met_by_any_library(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    """The folder that was there stays; the limit on the size of files stands for the disk."""
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("before")
+    with (
+        limit_file_size(1000),
+        pytest.raises(OutputError, match=r"cannot write .*out: .*free space of"),
+        atomic_folder(tmp_path / "out", force=True) as folder,
+    ):
+        write(folder / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "x").read_text() == "before"
 
 
 class TestLinks:
@@ -317,7 +344,10 @@ class TestLinks:
 
     def test_lock(self, tmp_path: Path, victim: Path) -> None:
         (tmp_path / ".perceptok.lock").symlink_to(victim)
-        with pytest.raises(OutputError, match="symbolic link; remove it"), lock_output(tmp_path):
+        with (
+            pytest.raises(OutputError, match=r"its lock .* is a link to another file"),
+            lock_output(tmp_path),
+        ):
             pytest.fail("must not be reached")
         assert victim.read_text() == "precious"
 
@@ -396,19 +426,22 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     """A lock that nobody holds tells what is left; everything else stays."""
 
     def leave(name: str, *, with_lock: bool = True) -> None:
-        (tmp_path / f".{name}.tmp").mkdir()
-        (tmp_path / f".{name}.tmp" / "file").touch()
+        temporary = find_hidden_path(tmp_path / name, "tmp")
+        temporary.mkdir()
+        (temporary / "file").touch()
         if with_lock:
-            _hidden_path(tmp_path / name, "lock").touch()
+            find_hidden_path(tmp_path / name, "lock").touch()
 
     leave("checkpoint-14")
     leave("foreign", with_lock=False)
     leave("held")
-    _hidden_path(tmp_path / "a.json", "tmp").touch()
-    _hidden_path(tmp_path / "a.json", "lock").touch()
+    (tmp_path / ".mine.tmp").mkdir()
+    find_hidden_path(tmp_path / "a.json", "tmp").touch()
+    find_hidden_path(tmp_path / "a.json", "lock").touch()
     with lock_output(tmp_path / "held"), atomic_folder(tmp_path / "new") as folder:
         (folder / "file").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".foreign.tmp", ".held.tmp", "new"]
+    others = {find_hidden_path(tmp_path / name, "tmp") for name in ("foreign", "held")}
+    assert {*tmp_path.iterdir()} == {*others, tmp_path / ".mine.tmp", tmp_path / "new"}
     leave("checkpoint-15")
     with lock_output(tmp_path):
-        assert not (tmp_path / ".checkpoint-15.tmp").exists()
+        assert not find_hidden_path(tmp_path / "checkpoint-15", "tmp").exists()

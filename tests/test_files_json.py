@@ -173,7 +173,7 @@ class TestGzip:
 
     def test_what_expands_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("perceptok.files.MAX_BYTES", 1000)
-        with pytest.raises(AnnotationError, match="gzip of more than the 1000 bytes"):
+        with pytest.raises(AnnotationError, match="gzip of 29 bytes that holds more than the 1000 bytes"):
             parse_json(gzip.compress(b" " * 1001), "x", AnnotationError)
 
     def test_lines(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "perceptok"
 
 GROUND = {
-    *("config", "errors", "files", "hub", "images", "jobs", "json_streams", "pages", "parquet", "precision"),
-    *("tokens", "weights"),
+    *("checkpoints", "config", "errors", "files", "hub", "images", "jobs", "json_streams", "locks", "pages", "parquet"),
+    *("precision", "tokens", "weights"),
 }
 """Modules without knowledge of the domain, which every package may import."""
 
@@ -32,7 +33,7 @@ BELOW: dict[str, set[str]] = {
 }
 """Package -> the packages that it may import, beside GROUND."""
 
-WITHOUT_TRANSFORMERS = GROUND | {"scenes", "depth", "boxes"}
+WITHOUT_TRANSFORMERS = GROUND - {"checkpoints"} | {"scenes", "depth", "boxes"}
 
 MODULES = sorted(LIBRARY.rglob("*.py"))
 COMMANDS = sorted((ROOT / "perceptok_cli").rglob("*.py"))
@@ -135,3 +136,31 @@ def test_a_cycle_is_found() -> None:
 
 def test_no_module_without_a_concept() -> None:
     assert not {path.stem for path in MODULES + COMMANDS} & {"utils", "helpers", "common", "misc"}
+
+
+_OWN_SETTING = "model.trust_remote_code"
+"""Of an engine that has loaded the model already, by its user's own setting."""
+
+
+def list_loaders(path: Path) -> list[tuple[int, bool]]:
+    """The calls of `from_pretrained` and `from_config` of transformers' auto classes: line, whether code is refused."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        is_auto = re.search("(?i)auto", ast.unparse(node.func.value)) is not None
+        if node.func.attr in ("from_pretrained", "from_config") and is_auto:
+            # `**options` is a mapping with the key.
+            refuses = any(
+                keyword.arg is None
+                or (keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) in ("False", _OWN_SETTING))
+                for keyword in node.keywords
+            )
+            found.append((node.lineno, refuses))
+    return found
+
+
+def test_no_loader_runs_code_of_a_folder() -> None:
+    loaders = {path: list_loaders(path) for path in MODULES + COMMANDS}
+    assert sum(map(len, loaders.values())) > 5
+    assert not [f"{path}:{line}" for path, calls in loaders.items() for line, refuses in calls if not refuses]

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes
 from perceptok.boxes.frames import orient_image
-from perceptok.errors import BoxError, PerceptokError
+from perceptok.errors import BoxError, OutputError, PerceptokError
 from perceptok.files import atomic_write, resolve_inside
 from perceptok.images import load_font, open_image
 
@@ -120,7 +120,10 @@ def draw_records(
             if target in targets:
                 failures.append(BoxFailure(record.name, f"{target} was already drawn for another record"))
             elif force or not target.exists():
-                note = _draw_file(record, resolve_inside(images, record.name), target, framed)
+                source = resolve_inside(images, record.name)
+                if source.resolve() == target.resolve():
+                    raise OutputError(f"{target} is the image that is drawn on; choose another folder")
+                note = _draw_file(record, source, target, framed)
                 notes += [(record.name, note)] if note else []
             targets.add(target)
         except (PerceptokError, OSError) as error:

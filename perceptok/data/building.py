@@ -26,8 +26,9 @@ from perceptok.data.records import PerceptionRecord
 from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import ConfigError, DataError, OutputError, RecordError
-from perceptok.files import atomic_write, lock_output, parse_json, read_input
+from perceptok.files import atomic_write, parse_json, read_input, resolve_inside
 from perceptok.jobs import Engine, Journal, LocalEngine, Stamp, read_run
+from perceptok.locks import lock_output
 
 __all__ = ["BuildReport", "Candidate", "RecordMaker", "SetReport", "build_data", "make_generator"]
 
@@ -229,9 +230,11 @@ def build_data(
             warn(remark)
     builders: list[_SetBuilder] = []
     with _lock_folder(folder, force), ExitStack() as stack:
+        _refuse_other_files(recipe, folder)
         for config in recipe.sets:
             builder = _SetBuilder(config, resources, folder, builders)
             journal = stack.enter_context(_open_journal(builder, resolved, force))
+            _remove_manifest(folder)  # the journal now tells that the folder's files are those of a build
             if dropped := builder.resume(journal):
                 warn(f"set {config.name}: {dropped} results are made again, as files that they come from changed")
             builder.build(text, engine or LocalEngine(), advance)
@@ -335,11 +338,29 @@ def _lock_folder(folder: Path, force: bool) -> Iterator[None]:
             raise OutputError(
                 f"{folder} has a data set already; choose another folder, or build again with force (--force)"
             )
-        try:
-            manifest.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
         yield
+
+
+def _remove_manifest(folder: Path) -> None:
+    try:
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}") from error
+
+
+def _refuse_other_files(recipe: DataRecipe, folder: Path) -> None:
+    """Refuse a folder that is neither a data set nor an unfinished one, but has files that a build would replace."""
+    if (folder / MANIFEST_FILE).is_file() or any(folder.glob(".*.partial")):
+        return
+    names = [RECORDS_FILE, "rejected.jsonl", *(name for name, _ in _EXPORTS.values())]
+    names += [f"images/{config.name}" for config in recipe.sets]
+    for name in names:
+        path = folder / name
+        if path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir())):
+            raise OutputError(
+                f"{folder} is not a data set (it has no {MANIFEST_FILE}), but has {name}, which would be replaced; "
+                "move it, or choose another folder"
+            )
 
 
 def _encode_outcome(outcome: Outcome) -> str:
@@ -442,7 +463,8 @@ class _SetBuilder:
         """Delete the images of records that the set had before it was made smaller."""
         numbers = range(self.records if self.config.with_image else 0)
         used = {_name_image(self.config, number, self.resources.recipe) for number in numbers}
-        for path in (self.folder / "images" / self.config.name).glob(f"*.{self.resources.recipe.image_format}"):
+        folder = resolve_inside(self.folder, f"images/{self.config.name}")
+        for path in folder.glob(f"*.{self.resources.recipe.image_format}"):
             if path.stem.isdecimal() and path.relative_to(self.folder).as_posix() not in used:
                 path.unlink()
 
@@ -477,7 +499,7 @@ class _SetBuilder:
             outcome = replace(record, id=f"{self.config.name}-{self.records:06d}", images=())
             if self.config.with_image:
                 image = _name_image(self.config, self.records, self.resources.recipe)
-                _write_image(self.folder / image, candidate.image)
+                _write_image(self.folder, image, candidate.image)
                 outcome = replace(outcome, images=(image,))
         self.journal.add(index, outcome)
         self._count(outcome)
@@ -497,7 +519,8 @@ def _name_image(config: SetConfig, number: int, recipe: DataRecipe) -> str:
     return f"images/{config.name}/{number:06d}.{recipe.image_format}"
 
 
-def _write_image(path: Path, data: bytes) -> None:
+def _write_image(folder: Path, name: str, data: bytes) -> None:
+    path = resolve_inside(folder, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

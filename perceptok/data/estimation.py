@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,8 +15,9 @@ from perceptok.data.image_selection import select_images
 from perceptok.data.specialists.specialist import DepthSpecialist, estimate_each
 from perceptok.depth import DepthMap, MapFailure
 from perceptok.errors import DataError, DepthMapError, ImageError, OutputError
-from perceptok.files import atomic_write, lock_output, parse_json, read_input, spell_name
+from perceptok.files import atomic_write, parse_json, read_input, resolve_inside, spell_name
 from perceptok.images import open_image
+from perceptok.locks import lock_output
 
 __all__ = ["estimate_maps"]
 
@@ -77,7 +78,7 @@ def estimate_maps(
 
 
 def _choose_paths(names: Sequence[str], target: Path) -> dict[str, Path]:
-    paths = {name: target / PurePosixPath(name).with_suffix(".png") for name in names}
+    paths = {name: resolve_inside(target, name, suffix=".png") for name in names}
     first: dict[Path, str] = {}
     for name, path in paths.items():
         if first.setdefault(path, name) != name:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import pickle
 import pickletools
 from collections.abc import Sequence
@@ -17,6 +19,10 @@ from perceptok.errors import DataError, MalformedBlockError
 from perceptok.files import open_input
 
 __all__ = ["DepthCodesFile", "get_stem", "read_npy"]
+
+
+_MAX_BYTES = 2**29
+"""Of a file that is read whole: half a gigabyte."""
 
 
 class _Array:
@@ -88,13 +94,15 @@ def read_npy(path: str | Path) -> Any:
         DataError: The file cannot be read, is not a NumPy file, or has pickled objects of other types.
     """
     try:
-        with open_input(path) as file:
+        with open_input(path, max_bytes=_MAX_BYTES) as file:
             version = np.lib.format.read_magic(file)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read_header(file)
             if not dtype.hasobject:
+                if math.prod(shape) > os.fstat(file.fileno()).st_size:
+                    raise ValueError(f"its header says {shape} values")
                 file.seek(0)
                 return np.load(file, allow_pickle=False)
             array = _unpickle(file.read())

@@ -36,6 +36,9 @@ _SINGULAR_IN_S = frozenset(
 )
 """Singulars in -s, besides those in -ss, -us and -is."""
 
+_MAX_LENGTH = 200
+"""Characters of a category's name."""
+
 _MARKED = re.compile(r"(?P<noun>.*\w)\((?P<ending>\w{1,3})\)")
 """A singular with the ending of its plural in brackets, such as "shoe(s)"."""
 
@@ -77,6 +80,8 @@ class Plurals:
         words = " ".join(name.replace("_", " ").split())
         if words in self._table:
             return self._table[words]
+        if len(words) > _MAX_LENGTH:  # grammar takes quadratic time
+            raise DataError(f"the category {name[:40]!r}... has {len(name)} characters; {_REMEDY}")
         noun, bracket, rest = words.partition(" (")
         letters = [letter for letter in noun if letter.isalpha()]
         if not letters or _NOT_A_NAME.fullmatch(noun):

@@ -158,9 +158,14 @@ def _check_template(name: str, key: str, text: str) -> None:
     places = [variable for place in _PLACES for variable in place] if key in ("point", "depth_evidence") else []
     allowed = (*required, *places)
     try:
-        found = {variable for _, variable, _, _ in string.Formatter().parse(text) if variable is not None}
+        parsed = [field for field in string.Formatter().parse(text) if field[1] is not None]
     except ValueError as error:
         raise ConfigError(f"{name}: {error}; write a literal brace twice") from error
+    found = {str(variable) for _, variable, _, _ in parsed}
+    if formatted := [variable for _, variable, form, conversion in parsed if form or conversion]:
+        raise ConfigError(
+            f"{name}: the variable {formatted[0]} has a format; write {{{formatted[0]}}}. Got {text!r:.200}"
+        )
     if unknown := sorted(found - {*allowed}):
         raise ConfigError(
             f"{name}: unknown variable {{{unknown[0]}}}; its variables are {', '.join(allowed) or 'none'}. Got {text!r}"

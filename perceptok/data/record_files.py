@@ -370,11 +370,14 @@ def _make_record(
 
 def _remove_image_tags(text: str, count: int, name: str) -> str:
     """Remove the image tags before or after the first turn's text."""
-    rest, found = text, 0
-    while rest.startswith(IMAGE_TAG):
-        rest, found = rest.removeprefix(IMAGE_TAG).removeprefix("\n"), found + 1
-    while rest.endswith(IMAGE_TAG):
-        rest, found = rest.removesuffix(IMAGE_TAG).removesuffix("\n"), found + 1
+    start, end, found = 0, len(text), 0
+    while text.startswith(IMAGE_TAG, start):
+        start, found = start + len(IMAGE_TAG), found + 1
+        start += text.startswith("\n", start)
+    while text.endswith(IMAGE_TAG, start, end):
+        end, found = end - len(IMAGE_TAG), found + 1
+        end -= text.endswith("\n", start, end)
+    rest = text[start:end]
     if found != count or IMAGE_TAG in rest:
         raise RecordError(
             f"{name}: conversations.0.value: expected {IMAGE_TAG} once for each of {count} images, before or after "
@@ -383,9 +386,9 @@ def _remove_image_tags(text: str, count: int, name: str) -> str:
     return rest
 
 
-_BLOCK = re.compile(f"{DEPTH.start}.*?{DEPTH.end}", re.DOTALL)
-_ATOMIC_DEPTH = re.compile(rf"(The depth map (for|of) the image is )?{_BLOCK.pattern}\.?", re.DOTALL)
-_NONE = re.compile(r"There are no (.+?) in the image\.( We conclude there are 0 .+\.)?")
+_ATOMIC_DEPTH = re.compile(rf"(The depth map (for|of) the image is )?{DEPTH.start}.*?{DEPTH.end}\.?", re.DOTALL)
+_NONE = re.compile(r"There are no (.+?) in the image\.")
+_CONCLUDED = re.compile(r" We conclude there are 0 .+\.")
 _LISTED = re.compile(r"(Here are|Based on the analysis, here are) the bounding boxes for the (.+?):")
 _COUNT = re.compile(r"we conclude there are ([0-9]+) ")
 _CLOSEST = re.compile(r"point (\w+) is closer to the camera")
@@ -398,10 +401,18 @@ class _ParsedAnswer(NamedTuple):
     evidence: Evidence = Evidence()
 
 
+def _find_blocks(text: str) -> Iterator[str]:
+    """The pieces of a text from a start of a depth block to the next end of one."""
+    start = text.find(DEPTH.start)
+    while start >= 0 and (end := text.find(DEPTH.end, start)) >= 0:
+        yield text[start : end + len(DEPTH.end)]
+        start = text.find(DEPTH.start, end)
+
+
 def _parse_answer(text: str, name: str) -> _ParsedAnswer:
     """Parse task, regime, answer and evidence of an answer in one of AURORA's forms; None where it is in another."""
     regime: Regime
-    blocks = _BLOCK.findall(text)
+    blocks = list(_find_blocks(text))
     if len(blocks) == 1:
         try:
             codes = tuple(int(code) for code in block_from_text(blocks[0]).ravel())
@@ -410,9 +421,12 @@ def _parse_answer(text: str, name: str) -> _ParsedAnswer:
         closest = _CLOSEST.search(text)
         regime = "atomic" if _ATOMIC_DEPTH.fullmatch(text) else "cot"
         return _ParsedAnswer("depth", regime, closest and closest[1], Evidence(codes))
-    if none := _NONE.fullmatch(text):
-        regime = "cot" if none[2] else "atomic"
-        return _ParsedAnswer("counting", regime, "0" if none[2] else None, Evidence(boxes=(), plural=none[1]))
+    if none := _NONE.match(text):
+        is_concluded = _CONCLUDED.fullmatch(text, none.end()) is not None
+        if is_concluded or none.end() == len(text):
+            regime = "cot" if is_concluded else "atomic"
+            answer = "0" if is_concluded else None
+            return _ParsedAnswer("counting", regime, answer, Evidence(boxes=(), plural=none[1]))
     if listed := _LISTED.match(text):
         parsed = parse_boxes(text, size=PIXEL.size)
         if parsed.malformed:

@@ -331,6 +331,8 @@ def _read_npz(path: Path) -> Iterator[dict[str, Any]]:
             columns = {name: saved[name] for name in _choose_columns(saved.files)}
         if "changed" in columns:
             _split_changes(columns)
+        if any(len(column) > declared for column in columns.values()):  # values of no bytes
+            raise ValueError(f"it declares {max(map(len, columns.values()))} rows in {declared} bytes")
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise ValueError(f"its columns have {sorted(lengths)} rows")

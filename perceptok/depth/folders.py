@@ -30,8 +30,9 @@ from perceptok.depth.preprocessing import resize_nearest
 from perceptok.depth.sequences import ClipSettings, encode_clip, find_reusable_frames, group_clips
 from perceptok.depth.stored_maps import MAX_PIXELS, Unit
 from perceptok.errors import CheckpointError, ConfigError, OutputError, PerceptokError
-from perceptok.files import atomic_write, lock_output, resolve_distinct, resolve_inside
+from perceptok.files import atomic_write, resolve_distinct, resolve_inside
 from perceptok.jobs import Engine, Journal, map_in_order, stamp_of
+from perceptok.locks import lock_output
 
 __all__ = ["decode_records", "encode_files", "encode_maps"]
 

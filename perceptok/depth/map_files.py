@@ -8,9 +8,8 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -18,7 +17,7 @@ from perceptok.depth.formats.registry import FORMATS, OTHER_SUFFIXES
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.stored_maps import MAX_PIXELS, Kind, Packing, Sky, Unit
 from perceptok.errors import DepthMapError
-from perceptok.files import read_input, spell_name
+from perceptok.files import read_input, spell_name, walk_files
 
 __all__ = ["MapFailure", "MapFile", "MapFiles", "ReadOptions", "find_maps", "try_reading"]
 
@@ -285,10 +284,9 @@ _MASK_ENDING = re.compile("(?:" + "|".join(map(re.escape, _MASK_ENDINGS)) + ")$"
 
 def _find_in_folder(folder: Path, options: ReadOptions, skipped: Counter[str]) -> list[MapFile]:
     try:
-        next(folder.iterdir(), None)
-    except PermissionError as error:
-        raise DepthMapError(f"{folder}: no permission to list it ({error.strerror})") from error
-    every_file = sorted(_walk(folder, frozenset()))
+        every_file = sorted(folder / name for name in walk_files(folder, hidden=False))
+    except OSError as error:
+        raise DepthMapError(f"{error.filename or folder}: cannot be listed ({error.strerror})") from error
     files = [path for path in every_file if path.suffix.lower() in FORMATS]
     others = Counter(suffix for path in every_file if (suffix := path.suffix.lower()) in OTHER_SUFFIXES)
     skipped += others
@@ -305,20 +303,6 @@ def _find_in_folder(folder: Path, options: ReadOptions, skipped: Counter[str]) -
         hint = "".join(f"; {number} {suffix} files in it are of another format" for suffix, number in others.items())
         raise DepthMapError(f"{folder}: no depth maps in it; supported are {', '.join(sorted(FORMATS))}{hint}")
     return [_make_map_file(folder, path, options) for path in maps]
-
-
-def _walk(folder: Path, parents: frozenset[Path]) -> Iterator[Path]:
-    """The files below a folder, without hidden ones; links to folders are followed, unless they lead to a parent."""
-    real = folder.resolve()
-    if real in parents:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path, parents | {real})
-        elif path.is_file():
-            yield path
 
 
 def _parse_lines(path: Path, options: ReadOptions) -> list[MapFile]:
@@ -433,7 +417,13 @@ def _parse_row(folder: Path, row: dict[str, str | None], options: ReadOptions) -
     if options.kind == "metric" and "metres_per_value" in cells:
         # An empty cell says that the scale is unknown: any scale gives the same nearness.
         scale = cells["metres_per_value"]
-        options = replace(options, scale=float(Fraction(scale)) if scale else 1.0, unit=None)
+        options = replace(options, scale=_parse_ratio(scale) if scale else 1.0, unit=None)
         in_metres = bool(scale)
     file = _make_map_file(folder, folder / cells["file"], options)
     return replace(file, source=cells.get("source") or file.source, in_metres=in_metres)
+
+
+def _parse_ratio(text: str) -> float:
+    """Parse a number or a ratio of two, such as 1/5000; raises ValueError or ArithmeticError."""
+    number, slash, divisor = text.partition("/")
+    return float(number) / float(divisor) if slash else float(number)

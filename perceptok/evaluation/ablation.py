@@ -20,8 +20,9 @@ from perceptok.evaluation.asking import PREDICTIONS, evaluate_pipeline
 from perceptok.evaluation.benchmarks import Benchmark
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Comparison, Scores, compare_scores, evaluate, read_predictions
-from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json, read_input
+from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava import PerceptionPipeline, finetune, load_llava
+from perceptok.locks import lock_output
 from perceptok.pages import Case, Fact, Table, write_page
 
 __all__ = [

@@ -46,8 +46,9 @@ from perceptok.evaluation.ablation import (
 )
 from perceptok.evaluation.ablation_recipe import AblationRecipe
 from perceptok.evaluation.reports import PUBLISHED_NOTE, to_markdown_table
-from perceptok.files import atomic_write, lock_output, parse_json, read_input
+from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.llava import FinetuneConfig, count_samples
+from perceptok.locks import lock_output
 
 __all__ = ["AuroraExperiment", "AuroraStage", "aurora_rows", "measure_aurora", "plan_aurora", "run_aurora"]
 

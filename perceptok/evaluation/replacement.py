@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -69,12 +69,14 @@ class Replacement:
         changed: ReplacementKind of block -> share of items whose answer is another than with the own block.
         outcomes: ReplacementKind of block -> item by item.
         skipped: Ids of records for which the model wrote no whole block, or several; in no score.
+        unread: Id of a record -> why it was not asked: its image cannot be read. In no score.
     """
 
     scores: Mapping[ReplacementKind, Score]
     changed: Mapping[ReplacementKind, float]
     outcomes: Mapping[ReplacementKind, tuple[Outcome, ...]]
     skipped: tuple[str, ...]
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 def replacement_test(
@@ -114,7 +116,8 @@ def replacement_test(
         advance: Called after every record.
 
     Raises:
-        EvaluationError: An unknown kind, records without answer, choices or codes, or no block in any answer.
+        EvaluationError: An unknown kind, records without answer, choices or codes, no image that can be read, or no
+            block in any answer.
         OutputError: The kept answers are another run's.
     """
     tried = list(dict.fromkeys(kinds))
@@ -128,6 +131,7 @@ def replacement_test(
         raise EvaluationError("no records were given; name a file with records of the depth task")
     items = [item_from_record(record, Path(folder)) for record in records]
     results: dict[int, dict[str, Any]] = {}
+    unread: dict[str, str] = {}
     with ExitStack() as stack:
         journal = None
         if output is not None:
@@ -150,31 +154,37 @@ def replacement_test(
             advance()
         todo = [number for number in range(len(records)) if number not in results]
         for start in range(0, len(todo), batch_size):
-            numbers = todo[start : start + batch_size]
-            batch = _replace_blocks(pipe, items, teachers, tried, numbers, max_new_tokens, seed)
-            for number, result in zip(numbers, batch, strict=True):
+            requests: dict[int, Request] = {}
+            for number in todo[start : start + batch_size]:
+                try:
+                    requests[number] = make_request(items[number], "published")
+                except EvaluationError as error:
+                    unread[items[number].id] = str(error)
+                    advance()
+            batch = _replace_blocks(pipe, requests, teachers, tried, max_new_tokens, seed) if requests else []
+            for number, result in zip(requests, batch, strict=True):
                 results[number] = result
                 if journal is not None:
                     journal.add(number, result)
                 advance()
-    return _summarize(items, tried, results)
+    if not results:
+        raise EvaluationError(f"no image can be read: {next(iter(unread.values()))}")
+    return _summarize(items, tried, results, unread)
 
 
 def _replace_blocks(
     pipe: PerceptionPipeline,
-    items: Sequence[BenchmarkItem],
+    requests: Mapping[int, Request],
     teachers: Sequence[np.ndarray],
     kinds: Sequence[ReplacementKind],
-    numbers: Sequence[int],
     max_new_tokens: int,
     seed: int,
 ) -> list[dict[str, Any]]:
     """For each record its own text, and the text with each kind of block in its place; {} without a block."""
-    requests = {number: make_request(items[number], "published") for number in numbers}
-    answers = pipe.answers(list(requests.values()), force_block="somewhere", batch_size=len(numbers))
+    answers = pipe.answers(list(requests.values()), force_block="somewhere", batch_size=len(requests))
     common = Counter(code for codes in teachers for code in codes.ravel().tolist()).most_common(1)[0][0]
     cuts: dict[int, CutAnswer] = {}
-    for number, answer in zip(numbers, answers, strict=True):
+    for number, answer in zip(requests, answers, strict=True):
         written = str(answer.text)
         own = read_evidence(written).block
         if own is not None:
@@ -184,7 +194,7 @@ def _replace_blocks(
             cuts[number] = CutAnswer(requests[number], before, inserted)
     tails = dict(zip(cuts, continue_after(pipe, list(cuts.values()), max_new_tokens), strict=True))
     results: list[dict[str, Any]] = []
-    for number in numbers:
+    for number in requests:
         if number in cuts:
             texts = ["" if block is None else block_to_text(block) for block in cuts[number].blocks]
             results.append({"before": cuts[number].before, "blocks": texts, "tails": tails[number]})
@@ -214,15 +224,16 @@ def _summarize(
     items: Sequence[BenchmarkItem],
     kinds: Sequence[ReplacementKind],
     results: Mapping[int, Mapping[str, Any]],
+    unread: Mapping[str, str],
 ) -> Replacement:
     outcomes: dict[ReplacementKind, list[Outcome]] = {kind: [] for kind in kinds}
-    skipped = [item.id for number, item in enumerate(items) if not results[number]]
-    if len(skipped) == len(items):
+    skipped = [items[number].id for number in sorted(results) if not results[number]]
+    if len(skipped) == len(results):
         raise EvaluationError(
-            f"none of {len(items)} answers has exactly one whole depth block, so no block can be replaced"
+            f"none of {len(results)} answers has exactly one whole depth block, so no block can be replaced"
         )
-    for number, item in enumerate(items):
-        result = results[number]
+    for number in sorted(results):
+        item, result = items[number], results[number]
         for kind, block, tail in zip(kinds, result.get("blocks", ()), result.get("tails", ()), strict=bool(result)):
             reading = item.read(result["before"] + tail)
             outcomes[kind].append(Outcome(item, result["before"] + block + tail, reading, ()))
@@ -233,7 +244,9 @@ def _summarize(
         if own_answers is not None
     }
     scores = {kind: compute_score(answers) for kind, answers in outcomes.items()}
-    return Replacement(scores, changed, {kind: tuple(answers) for kind, answers in outcomes.items()}, tuple(skipped))
+    return Replacement(
+        scores, changed, {kind: tuple(answers) for kind, answers in outcomes.items()}, tuple(skipped), unread
+    )
 
 
 def _teacher_codes(record: PerceptionRecord) -> np.ndarray:
@@ -282,6 +295,8 @@ def write_replacement(
         if replacement.skipped
         else ""
     )
+    if replacement.unread:
+        skipped += f"{len(replacement.unread)} were not asked, since their images cannot be read. "
     values = {
         "system": system,
         "kinds": {
@@ -289,6 +304,7 @@ def write_replacement(
             for kind, score in replacement.scores.items()
         },
         "skipped": list(replacement.skipped),
+        "unread": dict(replacement.unread),
     }
     texts = {
         "replacement.csv": to_csv([("system", *REPLACEMENT_HEADER), *((system, *row) for row in rows)]),

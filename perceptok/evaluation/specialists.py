@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -10,14 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from perceptok.depth import DepthCodec, DepthMap, block_to_text
-from perceptok.errors import EvaluationError
+from perceptok.errors import DepthMapError, EvaluationError
 from perceptok.evaluation.benchmarks import Benchmark, BenchmarkItem
 from perceptok.evaluation.scoring import Scores, evaluate
 
 __all__ = [
     "Estimate",
     "SpecialistScores",
-    "estimate_benchmark",
     "evaluate_specialist",
     "find_markers",
     "nearest_marker",
@@ -74,11 +73,13 @@ class SpecialistScores:
         estimates: Id of an item -> the estimate.
         direct: Scores of the estimates read at the markers.
         through_codec: Scores of the same estimates after encoding and decoding.
+        unread: Id of an item -> why it has no estimate; in the scores it counts as unparsed.
     """
 
     estimates: Mapping[str, Estimate]
     direct: Scores
     through_codec: Scores
+    unread: Mapping[str, str]
 
 
 def evaluate_specialist(
@@ -90,6 +91,9 @@ def evaluate_specialist(
 ) -> SpecialistScores:
     """Score a depth specialist on a benchmark of markers, before and after the codec.
 
+    Markers that the items do not give are found on the image (`find_markers`). The circles stay on it: the specialist
+    sees what the model would see. An item whose image cannot be read, or shows no markers, has no estimate.
+
     Args:
         benchmark: HardBLINK, or records of the depth task.
         estimate: The specialist: one RGB image -> its depth map.
@@ -97,50 +101,44 @@ def evaluate_specialist(
         advance: Called after each item.
 
     Raises:
-        EvaluationError: Items without markers, or without images.
+        EvaluationError: A benchmark without markers, or no item has an estimate.
+        SpecialistError: The specialist cannot be used.
     """
-    estimates = {}
-    for found in estimate_benchmark(benchmark, estimate, codec):
-        estimates[found.item.id] = found
-        advance()
-    located = Benchmark(benchmark.name, tuple(found.item for found in estimates.values()), benchmark.published)
-    direct = evaluate({name: f"({found.letter})" for name, found in estimates.items()}, located)
-    return SpecialistScores(
-        estimates, direct, evaluate({name: found.answer() for name, found in estimates.items()}, located)
-    )
-
-
-def estimate_benchmark(
-    benchmark: Benchmark, estimate: Callable[[Image.Image], DepthMap], codec: DepthCodec
-) -> Iterator[Estimate]:
-    """Estimate the depth of each item's image and read it at the markers, before and after the codec.
-
-    Markers that the items do not give are found on the image (`find_markers`). The circles stay on it: the specialist
-    sees what the model would see.
-
-    Args:
-        benchmark: HardBLINK, or records of the depth task.
-        estimate: The specialist: one RGB image -> its depth map.
-        codec: The codec whose tokens the estimates go through.
-
-    Raises:
-        EvaluationError: Items without markers, or without images.
-    """
-    for item in benchmark.items:
-        if len(item.choices) < 2:
-            raise EvaluationError(
-                f"{benchmark.name} asks for counts or tokens; depth is read at the markers of a depth benchmark"
-            )
-        image = item.open_image()
-        markers = dict(item.markers) or find_markers(image, list(item.choices))
-        nearness = estimate(image).to_nearness()
-        codes = codec.encode(nearness)
-        decoded = codec.decode(codes)[0]
-        letter, decoded_letter = (
-            nearest_marker(sample_nearness(values, markers, image.size)) for values in (nearness.values, decoded)
+    if any(len(item.choices) < 2 for item in benchmark.items):
+        raise EvaluationError(
+            f"{benchmark.name} asks for counts or tokens; depth is read at the markers of a depth benchmark"
         )
-        valid = np.where(nearness.valid, nearness.values, np.float32(np.nan))
-        yield Estimate(replace(item, markers=markers), valid, codes[0], decoded, letter, decoded_letter)
+    estimates: dict[str, Estimate] = {}
+    unread: dict[str, str] = {}
+    for item in benchmark.items:
+        try:
+            estimates[item.id] = _estimate_item(item, estimate, codec)
+        except (EvaluationError, DepthMapError) as error:
+            unread[item.id] = str(error)
+        advance()
+    if not estimates:
+        raise EvaluationError(f"no item of {benchmark.name} has an estimate: {next(iter(unread.values()))}")
+    located = tuple(estimates[item.id].item if item.id in estimates else item for item in benchmark.items)
+    answers = {name: found.answer() for name, found in estimates.items()}
+    letters = {name: f"({found.letter})" for name, found in estimates.items()}
+    direct, through_codec = (
+        evaluate(texts, replace(benchmark, items=located), missing=True) for texts in (letters, answers)
+    )
+    return SpecialistScores(estimates, direct, through_codec, unread)
+
+
+def _estimate_item(item: BenchmarkItem, estimate: Callable[[Image.Image], DepthMap], codec: DepthCodec) -> Estimate:
+    """Estimate the depth of an item's image and read it at the markers, before and after the codec."""
+    image = item.open_image()
+    markers = dict(item.markers) or find_markers(image, list(item.choices))
+    nearness = estimate(image).to_nearness()
+    codes = codec.encode(nearness)
+    decoded = codec.decode(codes)[0]
+    letter, decoded_letter = (
+        nearest_marker(sample_nearness(values, markers, image.size)) for values in (nearness.values, decoded)
+    )
+    valid = np.where(nearness.valid, nearness.values, np.float32(np.nan))
+    return Estimate(replace(item, markers=markers), valid, codes[0], decoded, letter, decoded_letter)
 
 
 def nearest_marker(levels: Mapping[str, float]) -> str:

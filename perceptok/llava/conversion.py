@@ -18,8 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, quote_error
-from perceptok.files import atomic_folder, parse_json
+from perceptok.checkpoints import CHECKPOINT_FILES, read_json_object, refuse_code
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, quote_error, translate_errors
+from perceptok.files import atomic_folder
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["CheckpointFormat", "convert_checkpoint"]
@@ -28,6 +29,7 @@ CheckpointFormat = Literal["gguf", "onnx"]
 """Formats of other engines: llama.cpp's GGUF, onnxruntime-genai's ONNX."""
 
 _MODEL_FILES: dict[CheckpointFormat, str] = {"gguf": "model.gguf", "onnx": "genai_config.json"}
+_OTHER_FILES = ("*.gguf", "*.onnx", "*.onnx.data", "*.onnx_data")
 _PRECISIONS: dict[CheckpointFormat, tuple[str, ...]] = {
     "gguf": ("auto", "f32", "f16", "bf16", "q8_0"),
     "onnx": ("fp32", "fp16", "bf16", "int4"),
@@ -88,7 +90,9 @@ def convert_checkpoint(
     source = Path(folder).resolve()
     vocab = _read_vocabulary(source)
     target = Path(output)
-    with atomic_folder(target, force=force, marker=_MODEL_FILES[format]) as place:
+    with atomic_folder(
+        target, force=force, marker=_MODEL_FILES[format], patterns=(*CHECKPOINT_FILES, *_OTHER_FILES), inputs=[source]
+    ) as place:
         if format == "gguf":
             with _stage_gguf(source) as staged:
                 arguments = [str(staged), "--outfile", str(place / _MODEL_FILES["gguf"]), "--outtype", precision]
@@ -107,22 +111,17 @@ def convert_checkpoint(
 
 
 def _read_vocabulary(folder: Path) -> PerceptionVocabulary:
-    from transformers import AutoTokenizer
-
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder}: not a checkpoint (it has no config.json); merge an adapter first")
-    config = parse_json(config_file.read_bytes(), str(config_file), CheckpointError)
-    if isinstance(config, dict) and "vision_config" in config:
+    config = read_json_object(config_file)
+    if "vision_config" in config:
         raise CheckpointError(
             f"{folder}: conversion was tried for language models alone, and this one has a vision tower "
             f"({config.get('model_type')}); serve it with `perceptok llava serve` or vLLM"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be loaded ({quote_error(error)})") from error
-    return PerceptionVocabulary.from_pretrained(folder, tokenizer)
+    refuse_code(folder)  # some converters would run it
+    return PerceptionVocabulary.from_pretrained(folder)
 
 
 @contextmanager
@@ -139,8 +138,9 @@ def _stage_gguf(source: Path) -> Iterator[Path]:
             (staged / file.name).symlink_to(file)
         tokenizer_file, added_file = source / "tokenizer.json", staged / "added_tokens.json"
         if (source / "tokenizer.model").is_file() and tokenizer_file.is_file() and not added_file.exists():
-            content = parse_json(tokenizer_file.read_bytes(), str(tokenizer_file), CheckpointError)
-            added = {entry["content"]: entry["id"] for entry in content["added_tokens"] if not entry["special"]}
+            content = read_json_object(tokenizer_file)
+            with translate_errors(CheckpointError, f"{tokenizer_file}: added_tokens cannot be read"):
+                added = {entry["content"]: entry["id"] for entry in content["added_tokens"] if not entry["special"]}
             added_file.write_text(json.dumps(added), encoding="utf-8")
         yield staged
 

@@ -1,48 +1,36 @@
-"""Folders of other people, checked before peft and transformers read them: adapters, bases and processors.
+"""Adapters and processors of other people, checked before peft and Jinja use them.
 
-What peft, transformers or Jinja would fail at somewhere deep inside, hang at, or allocate memory for, is refused by
-the name of the file and the key: sizes in a configuration are compared with the headers of the weights, before anything
-is allocated.
+What they would fail at somewhere deep inside, hang at, or allocate memory for, is refused by the name of the file and
+the key.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
+from perceptok.checkpoints import MAX_INTEGER, read_json_object
 from perceptok.config import config_from_dict
 from perceptok.errors import CheckpointError, quote_text, translate_errors
-from perceptok.files import parse_json, read_input, resolve_inside
 from perceptok.llava.chat_templates import find_template_problem
-from perceptok.weights import TensorInfo, read_tensor_infos
+from perceptok.weights import TensorInfo
 
-__all__ = ["AdapterSettings", "check_adapter_tensors", "check_base_folder", "check_processor", "read_adapter_settings"]
-
-_MAX_JSON_BYTES = 2**25
-_MAX_INTEGER = 2**24
-"""Of a base's configuration, rotary bases excepted: more than any vocabulary or context."""
-
-_MAX_LAYERS = 1000
-"""Layers, experts, labels and the like that a configuration may have more than its weights have tensors."""
+__all__ = ["AdapterSettings", "check_adapter_tensors", "check_processor", "read_adapter_settings"]
 
 _MAX_SIDE = 8192
 """Of the image that a processor makes, in pixels."""
 
 _MAX_IMAGE_TOKENS = 2**16
-_COUNTED = re.compile(r"layer|depth|expert|block|stage|label|scale|resampler", re.IGNORECASE)
-_UNLIMITED = re.compile(r"theta|_id$|_index$|seed", re.IGNORECASE)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,400}$")]
 """Of a layer; never a regular expression, which can take for ever to match."""
 
-TokenId = Annotated[int, Field(ge=0, le=_MAX_INTEGER)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ def read_adapter_settings(folder: Path) -> AdapterSettings:
             not write; the message names the key.
     """
     path = folder / "adapter_config.json"
-    values = _read_object(path)
+    values = read_json_object(path)
     if values.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: peft_type: expected 'LORA'; got {values.get('peft_type')!r:.80}")
     if isinstance(targets := values.get("target_modules"), str):
@@ -153,81 +141,6 @@ def _check_token_rows(
             )
 
 
-def check_base_folder(folder: Path) -> None:
-    """Compare a model's configuration with the headers of its weights, before transformers allocates anything.
-
-    Args:
-        folder: With `config.json` and weights, as `save_pretrained` writes them.
-
-    Raises:
-        CheckpointError: The configuration is damaged, has a number beyond reason, or describes a model that is several
-            times larger than its weights; or a file of the weights is damaged, missing or not complete.
-    """
-    path = folder / "config.json"
-    if not os.path.lexists(path):
-        return  # transformers says what it looks for
-    values = _read_object(path)
-    num_tensors, num_values = _count_weights(folder)
-    for key, number in _walk_integers(values, ""):
-        last = key.rpartition(".")[2]
-        # The ids in perception_rows stand under names of token sets, such as DEPTH.
-        is_count = _COUNTED.search(last) and not key.startswith("perception_rows.")
-        limit = max(_MAX_LAYERS, num_tensors) if is_count else _MAX_INTEGER
-        if not -limit <= number <= limit and not _UNLIMITED.search(last):
-            raise CheckpointError(f"{path}: {key} is {number:.6g}; at most {limit} is accepted for these weights")
-    with translate_errors(CheckpointError, f"{path}: no multimodal model can be made of it"):
-        described = _count_described(folder)
-    if described > 4 * num_values + 10_000_000:
-        raise CheckpointError(
-            f"{path} describes a model of {described:,} values, but the weights beside it hold {num_values:,}; both "
-            "have to be of one model"
-        )
-
-
-def _count_described(folder: Path) -> int:
-    """Values of the model that a configuration describes, made without memory for them."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    import perceptok.llava.grid_tower  # noqa: F401  (a vision tower that transformers does not know)
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        auto: Any = AutoModelForImageTextToText
-        model = auto.from_config(config, trust_remote_code=False)
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(tensor.numel() for tensor in tensors.values())
-
-
-def _count_weights(folder: Path) -> tuple[int, int]:
-    """Number of tensors in a folder's weights, and of their values; of a pickled file, at most one for each byte."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        files = [folder / "model.safetensors"]
-    elif index.exists():
-        names = _read_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise CheckpointError(f"{index}: weight_map: expected an object of names of files")
-        with translate_errors(CheckpointError, f"{index}: weight_map names a file that is not in its folder"):
-            files = [resolve_inside(folder, name) for name in sorted(set(names.values()))]
-    else:
-        sizes = [path.stat().st_size for path in folder.glob("pytorch_model*.bin") if path.is_file()]
-        return len(sizes), sum(sizes)
-    infos = [info for file in files for info in read_tensor_infos(file, CheckpointError).values()]
-    return len(infos), sum(info.numel for info in infos)
-
-
-def _walk_integers(values: object, path: str) -> Iterator[tuple[str, int]]:
-    """The integers of a configuration with their dotted keys."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield from _walk_integers(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _walk_integers(value, path)
-    elif isinstance(values, int) and not isinstance(values, bool):
-        yield path, values
-
-
 def check_processor(processor: Any, name: str | os.PathLike[str]) -> None:
     """Check the sizes and the chat template of a loaded processor.
 
@@ -292,14 +205,3 @@ def _list_templates(processor: Any) -> list[object]:
         elif template is not None:
             templates.append(template)
     return templates
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        text = read_input(path, max_bytes=_MAX_JSON_BYTES)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    values = parse_json(text, str(path), CheckpointError)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected an object; got {values!r:.80}")
-    return values

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perceptok.checkpoints import check_checkpoint_folder
 from perceptok.config import config_from_dict
 from perceptok.errors import (
     CheckpointError,
@@ -30,7 +31,7 @@ from perceptok.errors import (
     translate_errors,
 )
 from perceptok.hub import download_checkpoint, is_hub_id
-from perceptok.llava.folder_checks import check_base_folder, check_processor
+from perceptok.llava.folder_checks import check_processor
 from perceptok.llava.framing import FrameRule
 from perceptok.precision import choose_dtype
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
@@ -176,7 +177,7 @@ def _load_model(
 
     _refuse_adapters(folder)
     options: dict[str, Any] = {"dtype": dtype, **_LOCAL}
-    check_base_folder(folder)
+    check_checkpoint_folder(folder, "AutoModelForImageTextToText")
     if bits is not None:
         options |= {"quantization_config": _quantization(bits), "device_map": {"": str(device)}}
     advice = "expected a checkpoint that AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"

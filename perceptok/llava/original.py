@@ -19,15 +19,8 @@ import torch
 from torch import Tensor
 
 from perceptok.data import LLAVA_SYSTEM
-from perceptok.errors import (
-    CheckpointError,
-    ConfigError,
-    MissingExtraError,
-    VocabularyError,
-    quote_error,
-    translate_errors,
-)
-from perceptok.files import open_input, parse_json, read_input
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, VocabularyError, quote_error
+from perceptok.files import parse_json, read_input
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.loading import load_llava
 from perceptok.llava.saving import save_adapter
@@ -40,6 +33,7 @@ from perceptok.vocabulary import (
     peft_settings,
     remap_rows,
 )
+from perceptok.weights import load_pickled_tensors
 
 if TYPE_CHECKING:
     from perceptok.depth import DepthCodec
@@ -111,9 +105,10 @@ def import_original(
     original = consecutive_vocabulary(first_id, _TOKEN_SETS[tokens])
     _check_tokenizer(source, original)
     settings = _read_lora_config(source / "adapter_config.json")
-    lora_tensors = _read_tensors(source / "adapter_model.bin")
+    lora_tensors = load_pickled_tensors(source / "adapter_model.bin", CheckpointError)
     path = source / "non_lora_trainables.bin"
-    others = {_strip_prefix(name): tensor for name, tensor in _read_tensors(path).items()} if path.is_file() else {}
+    trained = load_pickled_tensors(path, CheckpointError) if path.is_file() else {}
+    others = {_strip_prefix(name): tensor for name, tensor in trained.items()}
     for name in others.keys() & _MATRICES:
         _check_rows(name, len(others[name]), first_id, tokens)
     if DEPTH in original.token_sets and codec is None:
@@ -212,18 +207,6 @@ def _read_lora_config(path: Path) -> dict[str, Any]:
             f"{path} is not the configuration of a LoRA: it lacks r or lora_alpha; {json.dumps(values)[:80]}"
         )
     return values
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .bin file; anything else that pickle can hold is refused."""
-    with translate_errors(CheckpointError, f"{path}: tensors cannot be read safely"), open_input(path) as file:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{path}: expected names and tensors; got {type(tensors).__name__}")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"{path}: the tensor {name} has values that are NaN or infinite")
-    return tensors
 
 
 def _strip_prefix(name: str) -> str:

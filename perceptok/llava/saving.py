@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,18 +19,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perceptok.config import config_from_dict
+from perceptok.checkpoints import CHECKPOINT_FILES
 from perceptok.depth import DepthCodec
-from perceptok.errors import (
-    CheckpointError,
-    ConfigError,
-    MissingExtraError,
-    OutputError,
-    VocabularyError,
-    translate_errors,
+from perceptok.errors import CheckpointError, MissingExtraError, OutputError, VocabularyError, translate_errors
+from perceptok.files import atomic_folder, check_free_space
+from perceptok.hub import is_hub_id, upload_folder
+from perceptok.llava.adapter_record import (
+    ADAPTER_FILE,
+    ADAPTER_FORMAT,
+    find_adapter_folder,
+    find_base,
+    read_adapter_record,
 )
-from perceptok.files import atomic_folder, check_free_space, find_complete_folder, parse_json, read_input
-from perceptok.hub import download_repository, is_hub_id, upload_folder
 from perceptok.llava.cards import CARD, make_card
 from perceptok.llava.folder_checks import check_adapter_tensors, read_adapter_settings
 from perceptok.llava.framing import FrameRule
@@ -52,11 +52,10 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 __all__ = [
-    "ADAPTER_FILE",
+    "ADAPTER_OUTPUT",
     "LoadedAdapter",
     "Verify",
     "export_adapter",
-    "find_adapter_folder",
     "load_adapter",
     "load_saved_codec",
     "merge_adapter",
@@ -65,10 +64,9 @@ __all__ = [
     "save_adapter",
 ]
 
-ADAPTER_FILE = "perception_adapter.json"
-"""Name of the file that marks a folder as an adapter of perceptok."""
+ADAPTER_OUTPUT = (*CHECKPOINT_FILES, "codec/*")
+"""Patterns of the names of the files in an adapter's folder, and in that of a merged model."""
 
-_FORMAT = 1
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _MANIFEST_FILE = "perception_tokens.json"
 
@@ -149,7 +147,7 @@ def save_adapter(
     source, relative = _locate_base(str(base if base is not None else _get_base_name(model)), target)
     manifest = _make_manifest(processor, vocab, codec)
     record: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": ADAPTER_FORMAT,
         "base": {"source": source, "relative": relative, "sample": get_perception_settings(model).get("base")},
         "frame": rule.to_dict(),
         "codec": manifest.codec_fingerprint,
@@ -163,7 +161,8 @@ def save_adapter(
         system=record["system"],
         config=config,
     )
-    with atomic_folder(target, force=force, marker=ADAPTER_FILE) as place, _translate_errors(target):
+    output = atomic_folder(target, force=force, marker=ADAPTER_FILE, patterns=ADAPTER_OUTPUT, inputs=[source])
+    with output as place, _translate_errors(target):
         _save_lora(model, place, source, state_dict)
         _save_companions(place, processor, manifest, codec, card)
         (place / ADAPTER_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -330,8 +329,8 @@ def load_adapter(
         raise MissingExtraError("peft", "llava", "an adapter") from error
 
     place = find_adapter_folder(folder, revision)
-    record = _read_record(place)
-    source = base if base is not None else _find_base(record.base, place)
+    record = read_adapter_record(place)
+    source = base if base is not None else find_base(record.base, place)
     settings = read_adapter_settings(place)
     weights = place / _WEIGHTS_FILE
     infos = read_tensor_infos(weights, CheckpointError, "the adapter's weights")
@@ -381,77 +380,9 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def find_adapter_folder(folder: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of an adapter: the folder itself, `adapter/` in the folder of a run of `finetune`, or a download.
-
-    Raises:
-        CheckpointError: There is no such folder, or a repository of the Hub cannot be downloaded.
-    """
-    place = find_complete_folder(folder)
-    if not place.exists() and is_hub_id(folder):
-        place = download_repository(str(folder), revision=revision)
-    if not place.is_dir():
-        raise CheckpointError(
-            f"{folder}: {'not a folder' if place.exists() else 'no such folder'}; name one that `perceptok llava "
-            "train`, `merge` or save_adapter wrote, or its id on the Hub (owner/name)"
-        )
-    inner = place / "adapter"
-    return inner if not (place / ADAPTER_FILE).exists() and (inner / ADAPTER_FILE).exists() else place
-
-
 def load_saved_codec(folder: Path) -> DepthCodec | None:
     """The copy of the depth codec in the folder of an adapter or a merged model; None where there is none."""
     return DepthCodec.from_pretrained(folder / "codec") if (folder / "codec").is_dir() else None
-
-
-@dataclass(frozen=True)
-class _Base:
-    """Where the base of an adapter is, also relative to the adapter, and a sample of its weights."""
-
-    source: str
-    relative: str | None = None
-    sample: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class _Record:
-    """The contents of `perception_adapter.json`."""
-
-    format: Literal[1]
-    base: _Base
-    frame: FrameRule
-    config: dict[str, Any]
-    codec: str | None = None
-    system: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-def _read_record(folder: Path) -> _Record:
-    path = folder / ADAPTER_FILE
-    try:
-        text = read_input(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} is not an adapter of perceptok ({ADAPTER_FILE} cannot be read: {error.strerror}); save one with "
-            "save_adapter, or convert one of LLaVA's original format with import_original"
-        ) from error
-    values = parse_json(text, str(path), CheckpointError)
-    if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        version = values.get("format") if isinstance(values, dict) else values
-        raise CheckpointError(f"{path} has the format {version!r:.80}, this release reads {_FORMAT}; upgrade perceptok")
-    try:
-        return config_from_dict(_Record, values, name="the record")
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{path} lacks its base, frame or config, or has another type there ({error}); it was not written by "
-            "save_adapter"
-        ) from error
-
-
-def read_adapter_frame(folder: Path) -> tuple[FrameRule, str | None]:
-    """The frame and the system text of the adapter in a folder; raises CheckpointError."""
-    record = _read_record(folder)
-    return record.frame, record.system
 
 
 def _check_loaded_names(model: PeftModel, names: Collection[str], path: Path) -> None:
@@ -466,24 +397,6 @@ def _check_loaded_names(model: PeftModel, names: Collection[str], path: Path) ->
             raise CheckpointError(
                 f"{path} {problem} {len(difference)} of the adapter's weights, {min(difference)} first"
             )
-
-
-def _find_base(recorded: _Base, folder: Path) -> str:
-    """The base at its recorded path, at the same place relative to the adapter, or beside it; or its Hub id.
-
-    Raises:
-        CheckpointError: It is at none of these.
-    """
-    source, relative, folder = recorded.source, recorded.relative, folder.resolve()
-    beside = [parent / Path(source).name for parent in (folder.parent, folder.parent.parent)]
-    for place in (Path(source), folder / (relative or source), folder.parent / source, *beside):
-        if place.is_dir():
-            return str(place)
-    if relative is None and is_hub_id(source):
-        return str(source)
-    raise CheckpointError(
-        f"{folder}: its base {source} is not there, nor beside the adapter; name its folder or hub id by base= (--base)"
-    )
 
 
 def push_to_hub(
@@ -513,7 +426,7 @@ def push_to_hub(
     """
     place = find_adapter_folder(Path(folder))
     if (place / ADAPTER_FILE).exists():
-        _read_record(place)
+        read_adapter_record(place)
         read_tensor_infos(place / _WEIGHTS_FILE, CheckpointError, "the adapter's weights")
     elif not ((place / _MANIFEST_FILE).is_file() and (place / "config.json").is_file()):
         raise CheckpointError(
@@ -564,7 +477,8 @@ def merge_adapter(
     expected = _probe_adapter(loaded)
     merged: Any = cast(Any, loaded.model).merge_and_unload()
     target = Path(output)
-    with atomic_folder(target, force=force, marker=_MANIFEST_FILE) as place:
+    inputs = [folder, str(merged.name_or_path)]
+    with atomic_folder(target, force=force, marker=_MANIFEST_FILE, patterns=ADAPTER_OUTPUT, inputs=inputs) as place:
         _save_base(merged, loaded, place, target)
         again = load_base(place, device=device)
         logits = probe_logits(again, loaded.processor, loaded.vocab, loaded.frame)
@@ -603,7 +517,9 @@ def export_adapter(
     _add_system(loaded.processor, loaded.system)
     expected = _probe_adapter(loaded)
     target = Path(output)
-    with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}") as place:
+    patterns = [f"{part}/{pattern}" for part in ("base", "lora") for pattern in ADAPTER_OUTPUT]
+    inputs = [folder, _get_base_name(loaded.model)]
+    with atomic_folder(target, force=force, marker=f"base/{_MANIFEST_FILE}", patterns=patterns, inputs=inputs) as place:
         lora = place / "lora"
         removed: dict[str, Any] = {"modules_to_save": None, "trainable_token_indices": None}
         with _translate_errors(target):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast, overload
 import torch
 from torch import Tensor
 
-from perceptok.errors import OutputError, VocabularyError, quote_error
+from perceptok.errors import OutputError, VocabularyError, quote_error, translate_errors
 from perceptok.files import atomic_write, parse_json, read_input
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
@@ -137,15 +137,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The tokenizer saved in a folder, without the network; raises VocabularyError if there is none."""
     from transformers import AutoTokenizer
 
-    try:
+    with translate_errors(VocabularyError, f"no tokenizer loads from {folder}", "save it there, or pass tokenizer="):
         return cast(
             "PreTrainedTokenizerBase",
             AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         )
-    except (OSError, ValueError) as error:
-        raise VocabularyError(
-            f"no tokenizer loads from {folder} ({quote_error(error)}); save it there, or pass tokenizer="
-        ) from error
 
 
 def check_manifest(manifest: Manifest, tokenizer: Tokenizer, codec_fingerprint: str | None = None) -> None:

@@ -199,3 +199,22 @@ def test_what_cannot_be_tested_is_refused(
     bare = PerceptionRecord("bare", ("0.png",), known[0].turns, "depth", "direct", answer="A", choices=("A", "B"))
     with pytest.raises(EvaluationError, match="record bare"):
         replacement_test(pipe, [bare], folder=folder)
+
+
+def test_an_image_that_cannot_be_read_costs_only_itself(
+    pipe: PerceptionPipeline, records: tuple[Path, list[PerceptionRecord]], tmp_path: Path
+) -> None:
+    """The other records are asked; the same call asks it once its image is there."""
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").write_bytes((records[0] / f"{number}.png").read_bytes())
+    (tmp_path / "1.png").write_bytes(b"cut")
+    options: dict[str, Any] = {"folder": tmp_path, "max_new_tokens": 2, "output": tmp_path / "answers.jsonl"}
+    found = replacement_test(pipe, records[1], ["own"], **options)
+    assert found.unread.keys() == {"1"}
+    assert {outcome.item.id for outcome in found.outcomes["own"]} | {*found.skipped} == {"0", "2"}
+    write_replacement(found, tmp_path / "out", system="x", codec=pipe.codec)
+    assert json.loads((tmp_path / "out" / "replacement.json").read_text())["unread"].keys() == {"1"}
+    (tmp_path / "1.png").write_bytes((records[0] / "1.png").read_bytes())
+    assert not replacement_test(pipe, records[1], ["own"], **options).unread
+    with pytest.raises(EvaluationError, match="no image can be read"):
+        replacement_test(pipe, records[1][:1], ["own"], folder=tmp_path / "none", max_new_tokens=2)

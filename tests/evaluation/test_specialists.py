@@ -83,3 +83,25 @@ def test_a_specialist_that_knows_answers_right() -> None:
     assert np.abs(found.decoded.mean() - 0.5) < 0.05
     with pytest.raises(EvaluationError, match="asks for counts"):
         evaluate_specialist(Benchmark("c", (BenchmarkItem("0", "How many?", "3"),)), truth, codec)
+
+
+def test_an_image_that_cannot_be_read_costs_only_itself() -> None:
+    out = io.BytesIO()
+    marked(POINTS).save(out, "PNG")
+    blank = io.BytesIO()
+    Image.new("RGB", (336, 336)).save(blank, "PNG")
+    images = {"cut": out.getvalue()[:200], "good": out.getvalue(), "blank": blank.getvalue(), "none": None}
+    items = [BenchmarkItem(name, "Which?", "E", dict.fromkeys("ABCDE", ""), data) for name, data in images.items()]
+    codec = pt.DepthCodec.from_pretrained()
+    depth = pt.DepthMap.from_array(np.linspace(1, 9, 48 * 48).reshape(48, 48), kind="inverse", scale=1.0)
+    steps: list[None] = []
+    result = evaluate_specialist(
+        Benchmark("b", tuple(items)), lambda _: depth, codec, advance=lambda: steps.append(None)
+    )
+    assert list(result.estimates) == ["good"]
+    assert result.unread.keys() == {"cut", "blank", "none"}
+    assert len(steps) == 4
+    assert (result.direct.overall.right, result.direct.overall.unparsed) == (1, 3)
+    assert len(result.through_codec.outcomes) == 4
+    with pytest.raises(EvaluationError, match="no item of c has an estimate: item cut"):
+        evaluate_specialist(Benchmark("c", (items[0],)), lambda _: depth, codec)

@@ -17,8 +17,9 @@ import perceptok as pt
 from perceptok.errors import ConfigError
 from perceptok.images import open_image
 from perceptok.llava import FrameRule, InferenceConfig, PerceptionPipeline, load_adapter, load_llava, merge_adapter
+from perceptok.llava.adapter_record import ADAPTER_FILE
 from perceptok.llava.framing import Interpolation
-from perceptok.llava.saving import ADAPTER_FILE, save_adapter
+from perceptok.llava.saving import save_adapter
 from tests.llava.families import save_family
 from tests.llava.test_image_opening import QUESTION, in_evaluation, in_training, infer, seen_by_model, upright
 from tests.llava.tiny import SIDE, tiny_trained

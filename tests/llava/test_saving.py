@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import perceptok as pt
 from perceptok.errors import CheckpointError, OutputError, VocabularyError
 from perceptok.llava import load_adapter, load_llava, save_adapter
-from perceptok.llava.saving import ADAPTER_FILE, probe_logits
+from perceptok.llava.adapter_record import ADAPTER_FILE
+from perceptok.llava.saving import probe_logits
 from tests.llava.tiny import Trained, save_tiny_llava, tiny_trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")

@@ -17,8 +17,8 @@ from perceptok.data import LLAVA_SYSTEM, PerceptionRecord, Turn
 from perceptok.data.rendering import render_text
 from perceptok.errors import CheckpointError, InferenceError
 from perceptok.llava import PerceptionPipeline, export_adapter, load_adapter, load_llava, merge_adapter, save_adapter
+from perceptok.llava.adapter_record import ADAPTER_FILE
 from perceptok.llava.inference.questions import build_prompt
-from perceptok.llava.saving import ADAPTER_FILE
 from tests.llava.answering import make_image
 from tests.llava.families import FAMILIES
 from tests.llava.tiny import tiny_trained

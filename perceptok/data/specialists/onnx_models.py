@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,9 @@ from perceptok.errors import MissingExtraError, SpecialistError, quote_error
 __all__ = ["OnnxDepth", "YoloxOnnx"]
 
 _STRIDES = (8, 16, 32)
+
+_MAX_INPUT = 2**26
+"""Values of a batch: one image of 4,700 x 4,700 pixels."""
 
 _ASPECT_TOLERANCE = 0.02
 """Relative difference between the aspect ratios of a network's input and its depth map, for rounded sides."""
@@ -74,6 +78,9 @@ class _OnnxFile:
             raise SpecialistError(
                 f"{self.path}: expected one input (batch, 3, height, width) of float32 and fixed size, got {found}"
             )
+        sizes = [side for side in shape if isinstance(side, int)]
+        if min(sizes) < 1 or math.prod(sizes) > _MAX_INPUT:
+            raise SpecialistError(f"{self.path}: its input is {shape}; at most {_MAX_INPUT} values are given to it")
 
     def check_output(self, output: np.ndarray, count: int) -> None:
         """Raise SpecialistError unless the first output, for that number of images, is that of such a network."""

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from perceptok.boxes import BoxLabels, ImageBoxes
+from perceptok.checkpoints import check_checkpoint_folder
 from perceptok.data.specialists.specialist import Device, make_test_image, require_rgb
 from perceptok.depth import DepthMap, Kind, Unit
 from perceptok.errors import CheckpointError, SpecialistError, quote_error
@@ -60,12 +61,13 @@ class _Pretrained:
         try:
             source = self.name_or_path
             folder = download_checkpoint(source) if is_hub_id(source) else Path(source)
+            check_checkpoint_folder(folder, self.auto_class)
             model, loaded = auto_model.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **options)
             processor = auto_processor.from_pretrained(folder, **options)
             model = model.eval().to(self.device)
         except CheckpointError as error:
             raise SpecialistError(str(error)) from error
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except Exception as error:  # a damaged configuration can make transformers raise anything
             raise SpecialistError(
                 f"{self.name_or_path}: cannot be loaded as {self.auto_class} ({quote_error(error)}); use a model of a "
                 "class that transformers has, since code that comes with a model is never run"

@@ -24,7 +24,8 @@ from perceptok.decoding.engines.detection import (
 from perceptok.decoding.engines.structural_tag import OrderedAxes
 from perceptok.decoding.grammar.automaton import GrammarConfig
 from perceptok.decoding.reading.generation import Problem, parse_generation
-from perceptok.errors import ConfigError, EngineError, MissingExtraError, quote_error
+from perceptok.errors import ConfigError, EngineError, MissingExtraError, quote_error, translate_errors
+from perceptok.hub import download_repository, is_hub_id
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
@@ -42,6 +43,7 @@ _QUESTIONS = {
 """What a request asks for -> its question."""
 
 _PIXEL_TOKEN = re.compile(rf"<{PIXEL.name}_\d+>")
+_TOKENIZER_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 _CUT = re.compile(r"[\s,]*(<\w*)?")
 """What may follow an unfinished block or box at the end of a text: a comma, the beginning of a token."""
 
@@ -242,10 +244,10 @@ def _load_tokenizer(source: Any, served: ServedEngine) -> Any:
         source = served.root
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception as error:
-        raise EngineError(f"{source}: the tokenizer cannot be loaded ({quote_error(error)})") from error
+    if is_hub_id(source):
+        source = download_repository(str(source), patterns=_TOKENIZER_FILES, error=EngineError)
+    with translate_errors(EngineError, f"{source}: the tokenizer cannot be loaded"):
+        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
 
 
 def _list_grammars(config: GrammarConfig | None, vocab: PerceptionVocabulary | None) -> dict[str, GrammarConfig | None]:

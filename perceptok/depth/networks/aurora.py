@@ -6,18 +6,15 @@ convolutions down to 10x10, two residual blocks, a 1x1 projection to the codeboo
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
-from zipfile import BadZipFile
 
-import torch
 from torch import Tensor, nn
 
-from perceptok.errors import CheckpointError, ConfigError, quote_error
-from perceptok.files import open_input
+from perceptok.errors import CheckpointError, ConfigError
+from perceptok.weights import load_pickled_tensors
 
 __all__ = [
     "AuroraConfig",
@@ -118,24 +115,8 @@ def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Te
     Raises:
         CheckpointError: The file is damaged, unsafe, or of another format.
     """
-    try:
-        with open_input(path) as file:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, because it is damaged, or reading it would run code or build foreign objects; "
-            "ask for a checkpoint that holds tensors only"
-        ) from error
-    except (OSError, RuntimeError, EOFError, BadZipFile, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({quote_error(error)}); fetch the file again"
-        ) from error
-    weights = saved.get("weights", saved or None) if isinstance(saved, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(
-            f"{path}: expected a dictionary of tensors, under 'weights' as AiT and AURORA save it, or at the "
-            "top as MolmoAct does"
-        )
+    # Under "weights" as AiT and AURORA save it, or at the top as MolmoAct does.
+    weights = load_pickled_tensors(path, CheckpointError, key="weights")
     state = {key.removeprefix("module."): value.float() for key, value in weights.items()}
     missing = {"encoder.0.weight", "_vq_vae._embedding"} - state.keys()
     if missing:

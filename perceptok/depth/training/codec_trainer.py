@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -42,7 +41,8 @@ from perceptok.depth.training.map_dataset import (
     corrupt_inputs,
 )
 from perceptok.errors import ConfigError, OutputError, TrainingError, quote_error
-from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
+from perceptok.files import append_text, atomic_write, check_free_space, open_input, parse_json, read_input
+from perceptok.locks import lock_output
 from perceptok.tokens import DEPTH
 
 __all__ = ["CollapseWarning", "RunFolder", "TrainingConfig", "TrainingReport", "train_depth_codec"]
@@ -587,13 +587,14 @@ class RunFolder:
 
     def begin(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Check the free space, write the configuration, and remove lines of the log that are newer than the state."""
-        self._refuse_full_disk(sum(value.numel() * value.element_size() for value in state.values()))
+        # Twice: the state before is kept until the new one is complete.
+        check_free_space(self.folder, 2 * sum(value.numel() * value.element_size() for value in state.values()))
         for name, values in ((_CONFIG, self.config), (_MAPS, self.maps)):
             with atomic_write(self.folder / name, force=True) as file:
                 file.write((json.dumps(values, indent=2) + "\n").encode())
         if (self.folder / _LOG).exists():
-            with (self.folder / _LOG).open(newline="", encoding="utf-8") as log:
-                rows = [row for row in csv.DictReader(log) if _is_complete(row) and int(row["step"]) <= step]
+            lines = self._read(self.folder / _LOG).decode(errors="replace").splitlines(keepends=True)
+            rows = [row for row in csv.DictReader(lines) if _is_complete(row) and int(row["step"]) <= step]
             text = io.StringIO(newline="")
             if rows:
                 writer = csv.DictWriter(text, list(rows[0]))
@@ -606,32 +607,23 @@ class RunFolder:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log."""
         path = self.folder / _LOG
-        is_new = not path.exists() or not path.stat().st_size
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(row))
+        if not path.exists() or not path.stat().st_size:
+            writer.writeheader()
+        writer.writerow(row)
+        append_text(path, text.getvalue())
 
     def write_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Save the state to resume from; the previous one is kept until the new one is complete."""
         data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        self._refuse_full_disk(len(data))
+        check_free_space(self.folder, len(data))
         with atomic_write(self.folder / _STATE, force=True) as file:
             file.write(data)
 
     def finish(self) -> None:
         """Remove the state: the run is finished, and the codec is saved beside the log."""
         (self.folder / _STATE).unlink(missing_ok=True)
-
-    def _refuse_full_disk(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder).free
-        if free < 2 * needed:
-            raise OutputError(
-                f"{self.folder}: {free / 2**20:.0f} MB left on the disk, but a checkpoint needs {needed / 2**20:.0f}, "
-                "twice while the old one is replaced; free some space and give the same command again: a run resumes "
-                "from its last checkpoint"
-            )
 
 
 def _count_maps(maps: object) -> str:

@@ -101,6 +101,31 @@ class OutputFolders:
     depth: Path | None = None
     overlay: Path | None = None
 
+    def check(self, questions: Sequence[FileQuestion], *, replace: bool) -> None:
+        """Refuse to write over files of others, before anything is asked.
+
+        Args:
+            questions: The questions.
+            replace: Whether files may exist; images of the questions are never replaced.
+
+        Raises:
+            OutputError: Depth maps and overlays have one folder, or a file exists.
+        """
+        if self.depth is not None and self.overlay is not None and self.depth.resolve() == self.overlay.resolve():
+            raise OutputError(f"{self.depth}: depth maps and overlays have the same names; choose two folders")
+        inputs = {os.path.abspath(path) for question in questions for path in question.images}  # noqa: PTH100 - a name
+        stems = assign_file_names(questions).values()
+        for folder, suffixes in ((self.depth, (".png", ".npz")), (self.overlay, (".png",))):
+            if folder is None or not folder.exists():
+                continue
+            for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes):
+                if not path.exists():
+                    continue
+                if os.path.abspath(path) in inputs or str(path.resolve()) in inputs:  # noqa: PTH100 - a name
+                    raise OutputError(f"{path} is an image that is asked about; choose another folder")
+                if not replace:
+                    raise OutputError(f"{path} exists already; choose another folder, or replace it with force")
+
     def write(self, answer: PerceptionAnswer, stem: str) -> dict[str, str]:
         """Write an answer's depth map and overlay, replacing those of an interrupted run.
 
@@ -171,6 +196,7 @@ def answer_files(
     is_unfinished = target.with_name(target.name + ".partial").exists()
     if target.exists() and not force and not is_unfinished:
         raise OutputError(f"{target} exists already; choose another path, or replace it with force (--force)")
+    (folders or OutputFolders()).check(questions, replace=force or is_unfinished)
     digest = hashlib.sha256("\n".join(map(repr, questions)).encode("utf-8", "surrogatepass")).hexdigest()
     run = {
         "model": model,

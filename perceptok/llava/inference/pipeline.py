@@ -29,6 +29,7 @@ from perceptok.depth import DepthCodec
 from perceptok.errors import CheckpointError, ConfigError, InferenceError
 from perceptok.images import ImageSource, open_image
 from perceptok.jobs import stamp_folder
+from perceptok.llava.adapter_record import ADAPTER_FILE, find_adapter_folder
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
 from perceptok.llava.inference.batch_consistency import BatchConsistency, Consistency
@@ -45,7 +46,7 @@ from perceptok.llava.inference.questions import (
 from perceptok.llava.inference.rows import AnswerRow, RowSampler, RowWatcher
 from perceptok.llava.inference.streaming import Update, UpdateReader, stream_updates
 from perceptok.llava.loading import check_parts, get_perception_settings, load_llava, resolve_frame
-from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_adapter, load_saved_codec
+from perceptok.llava.saving import load_adapter, load_saved_codec
 from perceptok.precision import choose_loading_dtype
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary

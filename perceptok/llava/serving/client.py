@@ -41,12 +41,13 @@ from perceptok.errors import (
 )
 from perceptok.files import parse_json, read_input
 from perceptok.jobs import map_in_order, stamp_folder
+from perceptok.llava.adapter_record import ADAPTER_FILE, find_adapter_folder, read_adapter_frame
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
 from perceptok.llava.inference.pipeline import InferenceConfig
 from perceptok.llava.inference.questions import Request, check_request, word_question
 from perceptok.llava.loading import load_processor
-from perceptok.llava.saving import ADAPTER_FILE, find_adapter_folder, load_saved_codec, read_adapter_frame
+from perceptok.llava.saving import load_saved_codec
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
 

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptok.checkpoints import CHECKPOINT_FILES
 from perceptok.config import config_from_dict
 from perceptok.depth import DepthCodec
 from perceptok.errors import ConfigError, MissingExtraError, OutputError
-from perceptok.files import atomic_folder, atomic_write, lock_output, parse_json, read_input
+from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
 from perceptok.llava.loading import load_llava
 from perceptok.llava.small.model import QUESTION, SmallLlavaConfig, build_small_llava
 from perceptok.llava.small.training import (
@@ -38,7 +39,9 @@ from perceptok.llava.small.training import (
     render_yard,
     train_depth,
 )
+from perceptok.locks import lock_output
 from perceptok.pages import Case, Figure, Table, figure_to_svg, write_page
+from perceptok.vocabulary import MANIFEST
 
 _ATTEMPTS = 200
 _CALIBRATION_IMAGES = 64
@@ -371,7 +374,7 @@ def _run_stages(
     with progress("training", config.training.max_steps) as advance:
         curve = train_depth(model, processor, vocab, dataset, held_out, config.training, advance, checkpoint=checkpoint)
     timer.finish("training", curve[-1].processor_seconds)
-    with atomic_folder(output / _TRAINED, force=True, marker="config.json") as trained:
+    with atomic_folder(output / _TRAINED, force=True, marker=MANIFEST, patterns=CHECKPOINT_FILES) as trained:
         for part in (model, processor, vocab):
             part.save_pretrained(trained)
     with progress("answers", 2 * config.held_out) as advance:

@@ -16,8 +16,9 @@ from transformers import TrainerState
 
 from perceptok.data import find_records_file
 from perceptok.errors import OutputError, TrainingError, quote_error
-from perceptok.files import atomic_write, lock_output, open_input, parse_json, read_input
+from perceptok.files import append_text, atomic_write, open_input, parse_json, read_input
 from perceptok.jobs import map_in_order
+from perceptok.locks import lock_output
 
 __all__ = [
     "Fingerprints",
@@ -262,6 +263,5 @@ class RunLog:
         return step
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append one line; raises OutputError where it cannot be written."""
+        append_text(self.path, json.dumps({"step": step, **values}) + "\n")

@@ -29,7 +29,7 @@ from transformers import Trainer, TrainerCallback
 
 from perceptok.errors import ConfigError, PerceptokError, TrainingError, quote_error
 from perceptok.files import atomic_folder, atomic_write, parse_json, read_input
-from perceptok.llava.saving import Verify, save_adapter
+from perceptok.llava.saving import ADAPTER_OUTPUT, Verify, save_adapter
 from perceptok.llava.training.config import FinetuneConfig
 from perceptok.llava.training.monitoring import log_images
 from perceptok.llava.training.objective import (
@@ -326,8 +326,9 @@ class PerceptionTrainer(Trainer):
         weights = self._gather_weights()
         if self.args.process_index == 0:
             output = Path(str(self.args.output_dir))
+            name = f"checkpoint-{self.state.global_step}"
             with atomic_folder(
-                output / f"checkpoint-{self.state.global_step}", force=True, marker="trainer_state.json"
+                output / name, force=True, marker="trainer_state.json", patterns=_CHECKPOINT_FILES
             ) as folder:
                 self._save_adapter(folder / "adapter", self.accelerator.unwrap_model(self.model), "file", weights)
                 write_state(folder, state)
@@ -423,6 +424,10 @@ def _scheduler_state(scheduler: Any) -> dict[str, Any]:
 
 _TENSORS_FILE = "state.safetensors"
 _VALUES_FILE = "state.json"
+_CHECKPOINT_FILES = (
+    *(f"adapter/{pattern}" for pattern in ADAPTER_OUTPUT),
+    *(_TENSORS_FILE, _VALUES_FILE, "inputs.json", "trainer_state.json"),
+)
 _TENSOR = "__tensor__"
 _TUPLE = "__tuple__"
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import perceptok as pt
+from perceptok.checkpoints import check_checkpoint_folder, refuse_code
 from perceptok.errors import CheckpointError, PerceptokError
 from perceptok.llava.chat_templates import find_template_problem
-from perceptok.llava.folder_checks import check_base_folder
 from tests.llava.tiny import CHAT_TEMPLATE
 from tests.mutations import limit_call
 
@@ -167,8 +167,38 @@ def test_ids_of_perception_tokens_are_not_counts(tiny_llava: Path, codec: pt.Dep
     config = json.loads(path.read_text())
     config["perception_rows"]["DEPTH"] = [[32000, 130]]
     path.write_text(json.dumps(config))
-    check_base_folder(tmp_path)
+    check_checkpoint_folder(tmp_path, "AutoModelForImageTextToText")
     config["vision_config"]["num_hidden_layers"] = 32000
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="num_hidden_layers is 32000"):
-        check_base_folder(tmp_path)
+        check_checkpoint_folder(tmp_path, "AutoModelForImageTextToText")
+
+
+@pytest.mark.parametrize(
+    "change_config",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel@main:fn"},
+        {"attn_implementation": {"": "sdpa", "vision_config": "evil/kernel"}},
+        {"vision_config": {"experts_implementation": "evil/kernel"}},
+    ],
+    ids=str,
+)
+def test_kernels_of_the_hub_are_not_loaded(tiny_llava: Path, tmp_path: Path, change_config: dict[str, Any]) -> None:
+    """transformers downloads and runs what such a setting names."""
+    folder = Path(shutil.copytree(tiny_llava, tmp_path / "base"))
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in change_config.items():
+        config[key] = {**config[key], **value} if key == "vision_config" else value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="code of a repository, which is never run"):
+        pt.load_llava(folder)
+
+
+def test_code_is_refused_where_a_converter_would_run_it(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["evil.Evil", null]}}')
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: auto_map names code"):
+        refuse_code(tmp_path)
+    (tmp_path / "evil.py").touch()
+    with pytest.raises(CheckpointError, match=r"evil.py: code that comes with a model is never run"):
+        refuse_code(tmp_path)

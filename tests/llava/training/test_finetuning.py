@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 import perceptok as pt
 from perceptok.errors import ConfigError, MissingExtraError, OutputError, RecordError, TrainingError
-from perceptok.files import lock_output
 from perceptok.llava import FinetuneConfig, dry_run, finetune
 from perceptok.llava.training.finetuning import prepare_run
+from perceptok.locks import find_hidden_path, lock_output
 from tests.llava.records import write_some_records
 from tests.llava.tiny import save_tiny_llava
 
@@ -144,7 +144,7 @@ def test_records_that_changed_are_refused_or_confirmed(
     run = tmp_path / "run"
     more = {"max_steps": 2, "instruction_records": str(tmp_path / "mix.json"), "instruction_share": 0.5}
     settings = config(tiny_llava, path, run, save_steps=1, save_total_limit=None, **more)
-    (run / ".checkpoint-1.tmp").mkdir(parents=True)
+    find_hidden_path(run / "checkpoint-1", "tmp").mkdir(parents=True)
     with lock_output(run), pytest.raises(OutputError, match=r"another process is writing .*run"):
         finetune(settings)
     finetune(settings)

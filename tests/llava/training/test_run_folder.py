@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,6 +23,7 @@ from perceptok.llava.training.run_folder import (
     write_fingerprints,
 )
 from perceptok.llava.training.trainer import _name_damage, read_state, write_state
+from perceptok.locks import find_hidden_path
 
 
 def make_checkpoint(folder: Path) -> Path:
@@ -104,8 +104,8 @@ def test_one_process_at_a_time_and_no_leftovers(tmp_path: Path) -> None:
             pass
     assert not folder.exists()  # nothing was written
     for name in ("checkpoint-14", "adapter"):  # what kills while they were written left, beside their locks
-        (folder / f".{name}.tmp").mkdir(parents=True)
-        (folder / f".perceptok-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock").touch()
+        find_hidden_path(folder / name, "tmp").mkdir(parents=True)
+        find_hidden_path(folder / name, "lock").touch()
     (folder / ".mine.tmp").mkdir()
     with hold_run_folder(folder, is_main=True):
         assert {path.name for path in folder.iterdir()} == {".mine.tmp", ".perceptok.lock"}
