@@ -119,7 +119,7 @@ class OutputFolders:
             if folder is None or not folder.exists():
                 continue
             for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in suffixes):
-                if not path.exists():
+                if not os.path.lexists(path) or path.is_dir():
                     continue
                 if os.path.abspath(path) in inputs or str(path.resolve()) in inputs:  # noqa: PTH100 - a name
                     raise OutputError(f"{path} is an image that is asked about; choose another folder")
