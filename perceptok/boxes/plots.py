@@ -120,10 +120,7 @@ def draw_records(
             if target in targets:
                 failures.append(BoxFailure(record.name, f"{target} was already drawn for another record"))
             elif force or not target.exists():
-                source = resolve_inside(images, record.name)
-                if source.resolve() == target.resolve():
-                    raise OutputError(f"{target} is the image that is drawn on; choose another folder")
-                note = _draw_file(record, source, target, framed)
+                note = _draw_file(record, resolve_inside(images, record.name), target, framed)
                 notes += [(record.name, note)] if note else []
             targets.add(target)
         except (PerceptokError, OSError) as error:
@@ -134,6 +131,8 @@ def draw_records(
 
 def _draw_file(record: BoxRecord, source: Path, target: Path, framed: bool) -> str:
     """Draw one record; returns a remark on the image's EXIF orientation, or ""."""
+    if source.resolve() == target.resolve():
+        raise OutputError(f"{target} is the image that is drawn on; choose another folder")
     image = open_image(source, apply_orientation=False)
     _, is_turned = orient_image(image, record.frame.image_size)
     drawn = draw_record(image, record, framed=framed)
