@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
 from perceptok.errors import ConfigError, PerceptokError, add_place, quote_error
-from perceptok.files import parse_json, read_input
+from perceptok.files import decode_text, find_suffix, parse_json, read_input
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -36,7 +36,7 @@ __all__ = [
 Config = TypeVar("Config")
 
 _MAX_BYTES = 2**24
-"""Size limit of a configuration file: 17 MB."""
+"""Size limit of a configuration file, as it is and decompressed: 17 MB."""
 
 _MAX_YAML_VALUES = 100_000
 """Values of a YAML file, those of aliases counted each time."""
@@ -101,7 +101,7 @@ def validate_json(kind: type[Config], text: bytes, name: str, error: type[Percep
 
 
 def read_config(kind: type[Config], path: str | os.PathLike[str]) -> Config:
-    """Read a configuration from a file: YAML (`.yaml`, `.yml`) or JSON (anything else).
+    """Read a configuration from a file: YAML (`.yaml`, `.yml`) or JSON (anything else), gzip or not.
 
     Raises:
         ConfigError: The file cannot be read, is not valid YAML or JSON, or has settings that `config_from_dict`
@@ -257,11 +257,13 @@ def resolve_overrides(
 def _read_values(path: str | os.PathLike[str]) -> object:
     source = Path(path)
     try:
-        text = read_input(source, allow_pipe=True, max_bytes=_MAX_BYTES).decode("utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text or not a path"
+        text = decode_text(read_input(source, allow_pipe=True, max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: cannot be read (not UTF-8 text)") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or gzip of too many bytes
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{source}: cannot be read ({reason})") from error
-    if source.suffix.lower() in (".yaml", ".yml"):
+    if find_suffix(source) in (".yaml", ".yml"):
         return parse_yaml(text, str(source))
     return parse_json(text, str(source), ConfigError)
 

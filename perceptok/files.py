@@ -1,8 +1,8 @@
 """Files: inputs that are regular files, JSON and names from outside, outputs that are complete or absent.
 
 Inputs are opened by `open_input` and `read_input`, which never wait for a pipe or read a device that a folder or a
-record names. Text is read with `open_text`, JSON with `parse_json`, both gzip too, which the first bytes tell, whatever
-the file's name is. `parse_json` takes the class of the error to raise, so that every package reports its own. A name
+record names. Text is read with `open_text` or `decode_text`, JSON with `parse_json`, all of them gzip too, which the
+first bytes tell, whatever the file's name is. `parse_json` takes the class of the error to raise, so that every package reports its own. A name
 from a data file becomes a path with `resolve_inside`, which refuses those that lead out of their folder.
 
 `atomic_write` and `atomic_folder` write under a hidden name and rename at the end, so that a kill at any moment leaves
@@ -42,6 +42,7 @@ __all__ = [
     "atomic_folder",
     "atomic_write",
     "check_free_space",
+    "decode_text",
     "decompress_input",
     "find_complete_folder",
     "find_suffix",
@@ -329,9 +330,7 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
             or half of a surrogate pair, which cannot be written to a UTF-8 file.
     """
     try:
-        if isinstance(text, bytes) and text.startswith(_GZIP):
-            text = _decompress(text)
-        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        decoded = decode_text(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
         values = json.loads(decoded, parse_int=_parse_integer)
         if "\\u" in decoded:
             json.dumps(values, ensure_ascii=False).encode()  # refuses half surrogate pairs
@@ -340,13 +339,25 @@ def parse_json(text: str | bytes, name: str, error: type[PerceptokError]) -> Any
     return values
 
 
-def _decompress(data: bytes) -> bytes:
-    limit = min(MAX_BYTES, max(_MAX_GZIP_VALUE, _MAX_EXPANSION * len(data)))
-    with decompress_input(io.BytesIO(data)) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"gzip of {len(data)} bytes that holds more than the {limit} bytes that are read")
-    return content
+def decode_text(data: bytes, *, max_bytes: int | None = None) -> str:
+    """The text of a file's bytes: UTF-8, or gzip of it, which the first bytes tell; a byte order mark is skipped.
+
+    Args:
+        data: The whole content of the file.
+        max_bytes: Refuse gzip of more bytes; None for `MAX_BYTES`.
+
+    Raises:
+        ValueError: Not UTF-8, or gzip of too many bytes, or of many more than its own.
+        OSError: The gzip data are damaged or truncated; `strerror` is the reason.
+    """
+    if data.startswith(_GZIP):
+        limit = min(MAX_BYTES if max_bytes is None else max_bytes, max(_MAX_GZIP_VALUE, _MAX_EXPANSION * len(data)))
+        with decompress_input(io.BytesIO(data)) as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"gzip of {len(data)} bytes that holds more than the {limit} bytes that are read")
+        data = content
+    return data.decode("utf-8-sig")
 
 
 def parse_number(value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from perceptok.config import (
     find_config_file,
     list_presets,
     parse_overrides,
+    read_config,
     read_mapping,
     resolve_overrides,
     resolve_paths,
@@ -50,6 +52,34 @@ def test_round_trip_through_json() -> None:
     config = Outer(7, False, "b", (), (4, "mm"), 5, {"a": 0.25}, Inner(0.125), Other("y"))
     assert config_from_dict(Outer, json.loads(json.dumps(asdict(config)))) == config
     assert config_from_dict(Outer, {"steps": 1, "either": config.either}) == Outer(1, either=Other("y"))
+
+
+@pytest.mark.parametrize(("name", "text"), [("c.json", '{"steps": 3}'), ("c.yaml", "steps: 3"), ("c.YML", "steps: 3")])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_files_are_read_gzip_or_not(tmp_path: Path, name: str, text: str, suffix: str) -> None:
+    path = tmp_path / f"{name}{suffix}"
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), gzip.compress(text.encode())):
+        path.write_bytes(content)
+        assert read_config(Outer, path) == Outer(3)
+        assert read_mapping(path) == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff\xfe", r"not UTF-8 text"),
+        (gzip.compress(b"steps: 3")[:-9], r"damaged gzip"),
+        (gzip.compress(b"#" * (2**24 + 1)), r"gzip of \d+ bytes that holds more than the \d+ bytes"),
+        (b"#" * (2**24 + 1), r"has 16777217 bytes; at most 16777216"),
+    ],
+    ids=["bytes", "truncated", "expands", "long"],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"c\.yaml: cannot be read \(.*{reason}"):
+        read_mapping(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="null byte"):
+        read_mapping("c\0.yaml")
 
 
 def test_an_integer_is_read_as_a_float() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from perceptok.errors import OutputError, VocabularyError, quote_error, translate_errors
-from perceptok.files import atomic_write, parse_json, read_input
+from perceptok.files import atomic_write, decode_text, parse_json, read_input
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Read a folder's manifest; raises VocabularyError if it is missing or damaged."""
     path = Path(folder) / MANIFEST
     try:
-        text = read_input(path).decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode_text(read_input(path))
+    except (OSError, ValueError) as error:
         raise VocabularyError(
             f"cannot read {path} ({quote_error(error)}); save it with PerceptionVocabulary.save_pretrained, or look "
             "the tokens up without a manifest: PerceptionVocabulary.from_tokenizer"

@@ -14,14 +14,15 @@ import perceptok as pt
 from perceptok.boxes import ImageFrame
 from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok_cli.main import app
+from tests.evaluation.judge_server import run_judge_server
 from tests.llava.answering import make_image
 from tests.llava.conftest import codec, tiny_adapter, tiny_llava
 
 __all__ = ["codec", "tiny_adapter", "tiny_llava"]
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, ["llava", *(str(word) for word in words)])
+def run(*words: object, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, ["llava", *(str(word) for word in words)], env=env)
 
 
 @pytest.fixture
@@ -90,6 +91,57 @@ def test_eval_checks_the_evidence_and_resumes(tiny_adapter: Path, records: Path,
     assert run(*words).exit_code == 0
     resumed = [json.loads(line)["text"] for line in (killed / "predictions.jsonl").read_text().splitlines()]
     assert resumed == ["content as it was (A)", *texts[1:]]
+
+
+def test_eval_with_a_judge(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openai", reason="the extra client is not installed")
+    out, key = tmp_path / "out", {"OPENAI_API_KEY": "k"}
+    words = ["eval", tiny_adapter, "--benchmark", "records", "--data", records, "-o", out, *OPTIONS]
+    with run_judge_server() as server:
+        assert "a judge needs both --judge URL and --judge-model NAME" in run(*words, "--judge", server.url).output
+        assert not out.exists()
+        words += ["--judge", server.url, "--judge-model", "reader"]
+
+        # The endpoint fails: what the rules left unread stays so, and the answers of the model are kept.
+        server.answer = lambda body: (401, {"error": {"message": "wrong key"}})
+        with pytest.warns(UserWarning, match="the judge reader failed for . of . texts, which stay unread: .*wrong key"):
+            failed = run(*words, env=key)
+        assert failed.exit_code == 0, failed.output
+        values = json.loads((out / "scores.json").read_text())
+        unread = values["overall"]["unparsed"]
+        assert 1 <= unread <= 4
+        assert values["judge"]["asked"] == values["judge"]["failed"] == unread
+        assert "wrong key" in failed.stderr
+        assert set(server.keys) == {"Bearer k"}
+
+        # Half of the texts are read; the rest is asked for again by the same command.
+        server.requests.clear()
+        replies = iter(["A", *["none"] * 4])
+        server.answer = lambda body: (200, next(replies))
+        done = run(*words, "--force", env=key)
+        assert done.exit_code == 0, done.output
+        values = json.loads((out / "scores.json").read_text())
+        counts = [values["overall"][name] for name in ("judged", "unparsed", "right")]
+        assert counts[:2] == [1, unread - 1]
+        assert values["without the judge"]["unparsed"] == unread
+        assert counts[2] == values["without the judge"]["right"] + 1
+        assert len(server.requests) == unread
+        assert all(body["model"] == "reader" and "Which point" in str(body["messages"]) for body in server.requests)
+        table = next(line for line in done.stdout.splitlines() if "without the judge" in line)
+        assert str(unread) in table.split()
+        assert f"The judge reader read 1 of the {unread} texts that the rules left unread." in done.stderr
+
+        # Replies are kept: an evaluation that is resumed or repeated asks for none again.
+        text, count = (out / "predictions.jsonl").read_text(), len(server.requests)
+        again = run(*words, "--force", env=key)
+        assert again.exit_code == 0, again.output
+        assert len(server.requests) == count
+        assert json.loads((out / "scores.json").read_text())["overall"] == values["overall"]
+        assert (out / "predictions.jsonl").read_text() == text
+        kept = (out / "judge.jsonl").read_bytes()
+        (out / "judge.jsonl").write_bytes(kept[: kept.rindex(b"{", 0, -1)])  # a run killed while it wrote the last
+        assert run(*words, "--force", env=key).exit_code == 0
+        assert len(server.requests) == count + 1
 
 
 def test_answers_of_another_model_or_settings_are_refused(tiny_adapter: Path, records: Path, tmp_path: Path) -> None:

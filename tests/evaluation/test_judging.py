@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +14,20 @@ from typer.testing import CliRunner
 from perceptok.errors import ConfigError, OutputError
 from perceptok.evaluation import Benchmark, BenchmarkItem, Judge, Prediction, evaluate, score_rows, write_scores
 from perceptok_cli.main import app
-from tests.http_server import JsonHandler, run_http_server
+from tests.evaluation.judge_server import JudgeServer, run_judge_server
 
 pytest.importorskip("openai")
 
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 WORDS = {"A": "the red mug", "B": "the plate"}
 
 
-class Server:
-    """An OpenAI-compatible endpoint whose replies a function chooses.
-
-    Attributes:
-        answer: Body of a request -> HTTP status, and the reply's text or a whole body.
-        requests: The bodies that came, and the keys.
-    """
-
-    url: str
-
-    def __init__(self) -> None:
-        self.answer: Answer = lambda body: (200, "none")
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-
-    class Handler(JsonHandler):
-        def answer_post(self) -> None:
-            body = self.read_json()
-            server.requests.append(body)
-            server.keys.append(self.headers["Authorization"])
-            status, reply = server.answer(body)
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-            completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            self.send_json(status, completion if isinstance(reply, str) else reply)
-
-    with run_http_server(Handler) as server.url:
+def server() -> Iterator[JudgeServer]:
+    with run_judge_server() as server:
         yield server
 
 
-def judge_of(server: Server, **settings: Any) -> Judge:
+def judge_of(server: JudgeServer, **settings: Any) -> Judge:
     return Judge(server.url, "reader", **{"max_retries": 0, "timeout": 5.0, **settings})
 
 
@@ -75,7 +46,7 @@ TEXTS: dict[str, str | Prediction] = {
 BENCHMARK = Benchmark("small", ITEMS, {})
 
 
-def evaluate_replies(server: Server, replies: dict[str, str]) -> dict[str, str | None]:
+def evaluate_replies(server: JudgeServer, replies: dict[str, str]) -> dict[str, str | None]:
     """Id -> what was read, where the server replies to a question by its words."""
 
     def answer(body: dict[str, Any]) -> tuple[int, str]:
@@ -87,7 +58,7 @@ def evaluate_replies(server: Server, replies: dict[str, str]) -> dict[str, str |
     return {outcome.item.id: outcome.reading.value for outcome in scores.outcomes}
 
 
-def test_what_stays_unread_is_read_by_the_judge_and_counted_apart(server: Server, tmp_path: Path) -> None:
+def test_what_stays_unread_is_read_by_the_judge_and_counted_apart(server: JudgeServer, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     server.answer = lambda body: (200, "B" if "mug" in body["messages"][-1]["content"] else "none")
     plain = evaluate(TEXTS, BENCHMARK)
@@ -111,7 +82,7 @@ def test_what_stays_unread_is_read_by_the_judge_and_counted_apart(server: Server
         assert "The judge reader read 1 of the 3 texts that the rules left unread." in (tmp_path / name).read_text()
 
 
-def test_the_judge_is_not_told_the_answer(server: Server) -> None:
+def test_the_judge_is_not_told_the_answer(server: JudgeServer) -> None:
     evaluate({**TEXTS, "words": ""}, BENCHMARK, judge=judge_of(server))
     assert len(server.requests) == 2  # an empty text is not sent
     sent = "".join(message["content"] for body in server.requests for message in body["messages"])
@@ -133,7 +104,7 @@ def test_the_judge_is_not_told_the_answer(server: Server) -> None:
         ("dogs", "642", "642"),
     ],
 )
-def test_replies_that_count(server: Server, question: str, reply: str, value: str) -> None:
+def test_replies_that_count(server: JudgeServer, question: str, reply: str, value: str) -> None:
     read = evaluate_replies(server, {question: reply})
     assert value in read.values()
     assert sum(found is None for found in read.values()) == 2
@@ -162,12 +133,12 @@ def test_replies_that_count(server: Server, question: str, reply: str, value: st
         ("dogs", "C"),
     ],
 )
-def test_other_replies_leave_the_text_unread(server: Server, question: str, reply: str) -> None:
+def test_other_replies_leave_the_text_unread(server: JudgeServer, question: str, reply: str) -> None:
     read = evaluate_replies(server, {question: reply})
     assert read == {"words": None, "count": None, "options": None, "read": "A"}
 
 
-def test_atomic_questions_and_answers_read_off_are_not_sent(server: Server) -> None:
+def test_atomic_questions_and_answers_read_off_are_not_sent(server: JudgeServer) -> None:
     items = (BenchmarkItem("b", "Boxes?", "2", target="boxes"), BenchmarkItem("p", "How many?", "2"))
     predictions: dict[str, str | Prediction] = {"b": "<PIXEL_1> none", "p": Prediction("some", None)}
     scores = evaluate(predictions, Benchmark("b", items, {}), judge=judge_of(server))
@@ -175,7 +146,7 @@ def test_atomic_questions_and_answers_read_off_are_not_sent(server: Server) -> N
     assert scores.overall.unparsed == 2
 
 
-def test_replies_are_kept(server: Server, tmp_path: Path) -> None:
+def test_replies_are_kept(server: JudgeServer, tmp_path: Path) -> None:
     server.answer = lambda body: (200, "A")
     cache = tmp_path / "new" / "judge.jsonl"
     first = evaluate(TEXTS, BENCHMARK, judge=judge_of(server, cache=cache))
@@ -210,7 +181,7 @@ def test_replies_are_kept(server: Server, tmp_path: Path) -> None:
         (200, ["not a completion"]),
     ],
 )
-def test_a_server_that_fails_leaves_texts_unread(server: Server, tmp_path: Path, status: int, reply: Any) -> None:
+def test_a_server_that_fails_leaves_texts_unread(server: JudgeServer, tmp_path: Path, status: int, reply: Any) -> None:
     cache = tmp_path / "judge.jsonl"
     server.answer = lambda body: (status, reply) if "mug" in body["messages"][-1]["content"] else (200, "none")
     with pytest.warns(UserWarning, match=r"the judge reader failed for [123] of 3 texts, which stay unread: "):
@@ -225,7 +196,7 @@ def test_a_server_that_fails_leaves_texts_unread(server: Server, tmp_path: Path,
     assert len(server.requests) - count == scores.judge.failed
 
 
-def test_a_request_is_sent_again(server: Server) -> None:
+def test_a_request_is_sent_again(server: JudgeServer) -> None:
     statuses = iter([503, 429])
     server.answer = lambda body: (next(statuses, 200), "B")
     items = Benchmark("one", ITEMS[:1], {})
@@ -234,7 +205,7 @@ def test_a_request_is_sent_again(server: Server) -> None:
     assert len(server.requests) == 3
 
 
-def test_a_dead_or_slow_server_is_given_up(server: Server) -> None:
+def test_a_dead_or_slow_server_is_given_up(server: JudgeServer) -> None:
     items = tuple(BenchmarkItem(str(n), "How many?", "1") for n in range(100))
     texts: dict[str, str | Prediction] = {str(n): f"a few, or so {'x' * n}" for n in range(100)}
     server.answer = lambda body: (500, {})
@@ -248,7 +219,7 @@ def test_a_dead_or_slow_server_is_given_up(server: Server) -> None:
     released.set()
 
 
-def test_a_model_that_takes_no_temperature(server: Server) -> None:
+def test_a_model_that_takes_no_temperature(server: JudgeServer) -> None:
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
         message = "Unsupported value: 'temperature' does not support 0.0"
         return (400, {"error": {"message": message, "param": "temperature"}}) if "temperature" in body else (200, "B")
@@ -258,7 +229,7 @@ def test_a_model_that_takes_no_temperature(server: Server) -> None:
     assert scores.overall.judged == 1
 
 
-def test_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key(server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, items = {"words": TEXTS["words"]}, Benchmark("one", ITEMS[:1], {})
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     evaluate(texts, items, judge=judge_of(server))
@@ -287,7 +258,7 @@ def test_settings_out_of_range() -> None:
             Judge(**{"url": "http://localhost", "model": "reader", **settings})  # type: ignore[arg-type]
 
 
-def test_the_command(server: Server, tmp_path: Path) -> None:
+def test_the_command(server: JudgeServer, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     server.answer = lambda body: (200, "2")
     (tmp_path / "blinkcounting_questions.jsonl").write_text(
