@@ -45,14 +45,20 @@ _WORD_LINKS = _NOUNS | words(
 _ANSWERS = words(
     "answer ans réponse respuesta antwort risposta resposta ответ 答案 回答 正解 答え 정답 solution conclusion verdict"
 )
-_ANSWERS_BEFORE_VERB = _ANSWERS | words("option choice letter selection")
+_BEST = words("correct best final")
+_PICKS = _ANSWERS | words("choice option match fit one")
 _TOTALS = words("total totals totaling totalling totaled totalled sum sums makes making make altogether")
 _TOTALS_BEFORE_VERB = words("total sum count number answer")
 _CONCLUDE = words("therefore thus hence so conclude consequently overall finally")
-_CHOOSE = words("choose choosing pick select guess say for believe")
+_CHOOSE = words("choose choosing pick select guess say believe")
 _CORRECT = words("no wait actually sorry correction mean rather")
 _DENIALS = words("not neither nor never than cannot without")
+_CALLS = words("is seems appears would must remains be")
+_REASONS = words("because since as than while whereas not or and")
+_IF = words("if")
+_OPENERS = frozenset("\n-,") | words("and")
 _FAR_AFTER = words("not far farther farthest further furthest less lower behind smaller never incorrect wrong")
+_COMPARISONS = _FAR_AFTER | words("closest nearest closer nearer")
 _ENDS = frozenset(".!?;")
 _AFTER_LETTER_A = words(
     "is are because since as and or with seems appears has looks lies would must est ist es é was be being "
@@ -124,11 +130,14 @@ class AnswerTokens:
         if self.word(place - 1) in _NOUNS or self.is_bracketed(place):
             return True
         following = self.tokens[place + 1] if place + 1 < len(self.tokens) else None
+        if following is None and letter == "a" and self.tokens[place - 1].kind == "word":
+            return self.word(place - 1) == "is"  # otherwise an article before a word that was cut off
         if following is None or following.kind in ("mark", "line"):
             return (not letter.islower() and letter != "I") or self.word(place - 1) != "'"
         if letter.islower() or letter == "I":
             return False
-        return letter != "A" or following.text in _AFTER_LETTER_A or not self.plain[following.start].islower()
+        is_name = following.kind == "number" or len(following.text) == 1 or following.text in _NOUNS
+        return letter != "A" or is_name or following.text in _AFTER_LETTER_A
 
     # Lines and sentences
 
@@ -204,19 +213,54 @@ class AnswerTokens:
         return self.ends_line(place) and self.line_of(place) == self.last_line
 
     def ends_phrase(self, place: int) -> bool:
-        """Whether a mark or nothing follows a token."""
-        return place + 1 >= len(self.tokens) or self.tokens[place + 1].kind in ("mark", "line")
+        """Whether a mark or nothing follows a token and the bracket or quote that closes after it."""
+        after = place + 1 + self.is_bracketed(place)
+        return after >= len(self.tokens) or self.tokens[after].kind in ("mark", "line")
 
     def is_label(self, place: int) -> bool:
         """Whether a letter is written as the label of a choice: "(B)", "B)", "B.", "B:"."""
         return self.is_bracketed(place) or self.word(place + 1) in (")", ".", ":")
 
     @cached_property
+    def _labels_of_lines(self) -> list[tuple[int, str]]:
+        """Number of a line and the letter that labels it, in order."""
+        places = [place for place in self.letters if self.is_label(place) and self.is_first_on_line(place)]
+        lines = {self._lines[place]: self.tokens[place].value for place in reversed(places)}
+        return sorted(lines.items())
+
+    @cached_property
     def labels(self) -> frozenset[str]:
         """The letters that label a line."""
-        return frozenset(
-            self.tokens[place].value for place in self.letters if self.is_label(place) and self.is_first_on_line(place)
-        )
+        return frozenset(letter for _, letter in self._labels_of_lines)
+
+    def heads_list(self, place: int) -> bool:
+        """Whether a letter labels a choice in a list: another label follows, on a later line or right after its words."""
+        line, letter = self._lines[place], self.tokens[place].value
+        index = bisect_left(self._labels_of_lines, (line, ""))
+        following = self._labels_of_lines[index : index + 2]
+        if following and following[0] == (line, letter):
+            if len(following) == 2 and following[1][1] != letter:
+                return True
+        if not self.is_bracketed(place):
+            return False
+        for number in range(place + 2, min(place + _REACH, len(self.tokens))):
+            token = self.tokens[number]
+            if token.text in _REASONS or self._sentences[number] != self._sentences[place]:
+                return False
+            if token.kind == "letter" and self.is_bracketed(number):
+                return ord(token.value) == ord(letter) + 1
+        return False
+
+    def follows_colon(self, place: int) -> bool:
+        """Whether a letter is the first on its line, and the line before ends in "is" or a colon."""
+        for before in range(place - 1, max(place - _REACH, 0) - 1, -1):
+            if self.tokens[before].kind == "line":
+                while before >= 0 and self.tokens[before].kind == "line":
+                    before -= 1
+                return self.word(before) in _IS or self.word(before) == ":"
+            if self.tokens[before].kind != "mark" and self.tokens[before].text not in _NOUNS:
+                return False
+        return False
 
     def lists_choices(self, place: int) -> bool:
         """Whether another letter in brackets stands in the sentence of a letter: "(A) 0, (B) 3"."""
@@ -255,7 +299,9 @@ class AnswerTokens:
                 pass  # the choice that the number stands for: "(B) 3"
             elif token.text in (")", ".") and self.is_label(current - 1) and self.tokens[current - 1].kind == "letter":
                 pass
-            elif token.text not in _LINKS:
+            elif token.kind == "letter" and token.value == self.tokens[place].value:
+                pass  # "(A) Point A"
+            elif token.kind == "letter" or token.text not in _LINKS:
                 break
             has_mark = has_mark or token.kind == "mark"
             current -= 1
@@ -264,16 +310,47 @@ class AnswerTokens:
 
     def _name_lead(self, place: int, current: int, verb: str, has_mark: bool) -> str:
         word, is_number = self.word(current), self.tokens[place].kind == "number"
-        if verb and self._has_before(place, _ANSWERS_BEFORE_VERB):
+        if verb and (self._has_before(place, _ANSWERS) or self._has_before(place, _BEST)):
             return "answer"
         names_total = word in _TOTALS or (verb and self._has_before(place, _TOTALS_BEFORE_VERB))
         if is_number and names_total and not self._follows_number(place, verb):
             return "total"
         if word in _CHOOSE or "believe" in (self.word(current + 1), self.word(current + 2)) or self._goes_with(current):
-            return "choose"
+            return "" if self._is_conditional(current) else "choose"
         if word in _CORRECT and (has_mark or self.word(current - 1) in _CORRECT):
             return "correct"
+        if verb and not is_number and self._concludes(place):
+            return "answer"
         return "equals" if verb in _EQUALS and word not in _FAR_AFTER else ""
+
+    def _concludes(self, place: int) -> bool:
+        """Whether the sentence of a letter begins with "therefore" or the like, and does not compare."""
+        start = self._sentences[place]
+        while self.word(start) in _OPENERS:
+            start += 1
+        return start < place and self.word(start) in _CONCLUDE and not self._has_before(place, _COMPARISONS)
+
+    def _is_conditional(self, place: int) -> bool:
+        """Whether a verb is denied or a condition: "I will not choose", "if we choose"."""
+        before = [self.word(number) for number in range(place - 3, place)]
+        if any(word in _DENIALS or word.endswith("n't") for word in before):
+            return True
+        condition = self._find_before(place, _IF)
+        return condition >= 0 and self.word(condition + 2) not in ("had", "have", "must", "were")
+
+    def is_called_answer(self, place: int) -> bool:
+        """Whether "is correct", "is the best choice", "seems to be the answer" or the like follows a letter."""
+        after, is_definite = place + 1 + self.is_bracketed(place), False
+        if self.word(after) not in _CALLS:
+            return False
+        for number in range(after + 1, min(after + _REACH, len(self.tokens))):
+            token = self.tokens[number]
+            if token.kind != "word" or token.text in _DENIALS:
+                return False
+            if token.text == "correct" or (is_definite and token.text in _PICKS):
+                return True
+            is_definite = is_definite or token.text == "the"
+        return False
 
     def _follows_number(self, place: int, verb: str) -> bool:
         """Whether a number before ":" in the sentence is the total, and this one a part: "in total 5: 2 and 3"."""
@@ -281,7 +358,7 @@ class AnswerTokens:
         return verb == ":" and previous >= 0 and self.numbers[previous] >= self._sentences[place]
 
     def _goes_with(self, place: int) -> bool:
-        return self.word(place) == "with" and self.word(place - 1) in ("go", "going")
+        return self.word(place) in ("with", "for") and self.word(place - 1) in ("go", "going", "opt", "vote")
 
     def _goes_on(self, place: int) -> bool:
         """Whether a line's end is inside a sentence."""
@@ -289,6 +366,10 @@ class AnswerTokens:
 
     def _has_before(self, place: int, sought: frozenset[str]) -> bool:
         """Whether a word stands in the sentence before a place."""
+        return self._find_before(place, sought) >= 0
+
+    def _find_before(self, place: int, sought: frozenset[str]) -> int:
+        """The place of the last of some words in the sentence before a place, -1 where there is none."""
         if sought not in self._last_places:
             last, places = -1, []
             for number, token in enumerate(self.tokens):
@@ -298,7 +379,8 @@ class AnswerTokens:
                 elif token.kind == "word" and token.text in sought:
                     last = number
             self._last_places[sought] = places
-        return self._last_places[sought][place] >= self._sentences[place]
+        last = self._last_places[sought][place]
+        return last if last >= self._sentences[place] else -1
 
     @cached_property
     def _last_places(self) -> dict[frozenset[str], list[int]]:
@@ -307,7 +389,7 @@ class AnswerTokens:
     def is_denied(self, place: int) -> bool:
         """Whether "not", "than" or the like stands before a token, or after a letter that it is far or wrong."""
         current = place - 1
-        while current >= 0 and self.word(current) in _OPENING and place - current < 5:
+        while current >= 0 and self._is_opening(current) and place - current < 5:
             current -= 1
         before = self.word(current)
         if before in _DENIALS or before.endswith("n't") or (before == "as" and self.word(current - 2) == "as"):
@@ -324,6 +406,9 @@ class AnswerTokens:
             )
         return False
 
+    def _is_opening(self, place: int) -> bool:
+        return self.word(place) in _OPENING and self.tokens[place].kind != "letter"
+
     def find_alternative(self, place: int) -> str | None:
         """Another letter that is named beside a letter: "B or possibly C", "A/B", "A, B, C"."""
         after = place + 1 + (self.word(place + 1) in _CLOSING)
@@ -332,7 +417,7 @@ class AnswerTokens:
             after += 1
             separator = self.word(after)
         if separator not in ("/", ",", "or", "and", "oder", "ou", "o", "y", "et", "&"):
-            return None
+            return self._find_described_alternative(place) if self.is_bracketed(place) else None
         other = after + 1
         while self.word(other) in _HEDGES and other < after + 4:
             other += 1
@@ -341,3 +426,13 @@ class AnswerTokens:
         letter = self.tokens[other].value
         lists = separator in ("or", "/", "oder", "ou", "o") or self.ends_phrase(other)
         return letter if lists and letter != self.tokens[place].value else None
+
+    def _find_described_alternative(self, place: int) -> str | None:
+        """Another choice after this one and its words: "(A) the lamp or (B) the door"."""
+        for number in range(place + 1, min(place + 2 * _REACH, len(self.tokens))):
+            token = self.tokens[number]
+            if self._sentences[number] != self._sentences[place] or token.kind == "line":
+                return None
+            if token.kind == "letter" and self.is_bracketed(number):
+                return token.value if self.word(number - 2) in ("or", "and") else None
+        return None

@@ -83,11 +83,19 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> A
     if has_letters:
         reading = _read_choice(plain, {name.upper(): name for name in names}, choices)
     else:
-        reading = AnswerReading(*read_count(AnswerTokens(plain)))
+        reading = _read_plain_count(AnswerTokens(plain))
         if reading.value is not None and names and reading.value not in {str(int(name)) for name in names}:
             reading = AnswerReading(None, f"{reading.value} is not among the choices {', '.join(names)}")
     if reading.value is None and _REFUSAL.search(plain):
         return AnswerReading(None, "a refusal")
+    return reading
+
+
+def _read_plain_count(text: AnswerTokens) -> AnswerReading:
+    """Read a count; a letter that is declared as the answer names a choice that is not known here."""
+    reading = AnswerReading(*read_count(text))
+    if reading.reason != "declared" and (declared := _find_declared(text)) is not None:
+        return AnswerReading(None, f"{text.tokens[declared].value} is declared, which is not a count")
     return reading
 
 
@@ -114,12 +122,17 @@ def _read_choice(plain: str, names: dict[str, str], choices: Sequence[str] | Map
 def _read_explicit_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerReading | None:
     """The last declaration, or the only choice in brackets; None where the text has neither."""
     tokens = text.tokens
-    declared = next((place for place in reversed(text.letters) if _is_declared(text, place)), None)
+    declared = _find_declared(text)
     if declared is None and len({tokens[place].value for place in text.letters if text.is_bracketed(place)}) == 1:
         bracketed = [place for place in text.letters if text.is_bracketed(place) and not text.is_denied(place)]
         if bracketed and all(tokens[place].value == tokens[bracketed[0]].value for place in text.letters):
             return _check_letter(text, bracketed[-1], letters, "choice in brackets")
     return None if declared is None else _check_letter(text, declared, letters, "declared")
+
+
+def _find_declared(text: AnswerTokens) -> int | None:
+    """The place of the last letter that is declared as the answer."""
+    return next((place for place in reversed(text.letters) if _is_declared(text, place)), None)
 
 
 def _check_letter(text: AnswerTokens, place: int, letters: frozenset[str], reason: str) -> AnswerReading:
@@ -153,15 +166,15 @@ def _read_implied_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerR
 def _is_declared(text: AnswerTokens, place: int) -> bool:
     """Whether a letter is declared as the answer, ends a conclusion, or is alone on the first or last line."""
     lead = text.find_lead(place)
-    after = place + 1 + text.is_bracketed(place)
     is_declared = (
         lead in ("answer", "choose")
         or (lead in ("conclude", "correct") and text.ends_phrase(place))
         or (lead == "equals" and text.ends_text(place))
-        or (text.word(after) == "is" and text.word(after + 1) in ("correct", "right"))
+        or text.is_called_answer(place)
+        or (text.is_label(place) and text.follows_colon(place))
         or _is_lone_choice(text, place)
     )
-    return is_declared and not text.is_denied(place)
+    return is_declared and not text.heads_list(place) and not text.is_denied(place)
 
 
 def _is_lone_choice(text: AnswerTokens, place: int) -> bool:
@@ -193,7 +206,8 @@ def _read_words_of_choices(plain: str, meanings: Mapping[str, str]) -> AnswerRea
             if phrase not in ("yes", "no"):  # these answer only where they are the answer: "there is no bed"
                 named.append(letter)
             remaining = re.sub(pattern, " ", remaining)
-    return AnswerReading(named[0], "words of the choice") if len(named) == 1 else None
+    is_named = len(named) == 1 and not _REFUSAL.search(plain)
+    return AnswerReading(named[0], "words of the choice") if is_named else None
 
 
 def _read_count_of_choices(text: AnswerTokens, counts: Mapping[str, str | None]) -> AnswerReading | None:
