@@ -2,8 +2,9 @@
 
 Inputs are opened by `open_input` and `read_input`, which never wait for a pipe or read a device that a folder or a
 record names. Text is read with `open_text` or `decode_text`, JSON with `parse_json`, all of them gzip too, which the
-first bytes tell, whatever the file's name is. `parse_json` takes the class of the error to raise, so that every package reports its own. A name
-from a data file becomes a path with `resolve_inside`, which refuses those that lead out of their folder.
+first bytes tell, whatever the file's name is. `parse_json` takes the class of the error to raise, so that every package
+reports its own. A name from a data file becomes a path with `resolve_inside`, which refuses those that lead out of
+their folder.
 
 `atomic_write` and `atomic_folder` write under a hidden name and rename at the end, so that a kill at any moment leaves
 the old output or the new one; the next write of the same output removes what a killed process left. While a process

@@ -31,7 +31,6 @@ class Qwen(Spelling):
 
     _KEY = '"bbox'
     _BRACE = re.compile(r"[{}]")
-    _OTHER_KEY = re.compile(r"""['"](bbox|box|box_2d|bounding_box)['"]\s*:|'bbox_2d'\s*:""")
     _RAW = re.compile(
         r"(?:<\|object_ref_start\|>([^<>]{0,200})<\|object_ref_end\|>\s*)?"
         r"<\|box_start\|>\s*\(([^()]{1,40})\)\s*,\s*\(([^()]{1,40})\)\s*<\|box_end\|>"
@@ -89,9 +88,6 @@ class Qwen(Spelling):
                     found.malformed.append(MalformedPiece(position, stop, text[position:stop], flaw, reason))
                 end = position + 1
             position = text.find("{", end)
-        if not found.boxes and not found.malformed and (key := self._OTHER_KEY.search(text)):
-            reason = f'{key.group().rstrip(": ")} is not the key "bbox_2d" in double quotes: no box was read'
-            found.malformed.append(MalformedPiece(*key.span(), key.group(), "token", reason))
         return found.to_parsed(4)
 
     def _parse_raw(self, text: str) -> ParsedSpelling:

@@ -121,7 +121,7 @@ def convert_spelling(
     elif strict:
         codes, box_labels = reader.read(boxes)
     else:
-        parsed = reader.parse(boxes)
+        parsed = _parse(reader, boxes, source)
         codes, box_labels = parsed.codes, parsed.labels
     converted = writer.from_fractions(reader.to_fractions(codes))
     added, own = writer.compute_error(), reader.compute_error()
@@ -141,7 +141,7 @@ def parse_spelling(text: str, scheme: BoxScheme, *, image_size: ImageSize | None
     """Find the boxes that a model wrote in its own spelling, as `parse_boxes` does for AURORA's; takes linear time.
 
     Special tokens, a repeated prompt, prose, a trailing separator and a truncated end may stand around them. Nothing
-    in the text raises an error.
+    in the text raises an error. Where the text has no box of the scheme, what looks like another model's is malformed.
 
     Args:
         text: Any text.
@@ -152,7 +152,42 @@ def parse_spelling(text: str, scheme: BoxScheme, *, image_size: ImageSize | None
         BoxError: Qwen without a valid image size.
         ValueError: Another scheme.
     """
-    return _make_spelling(scheme, image_size).parse(text)
+    return _parse(_make_spelling(scheme, image_size), text, scheme)
+
+
+_NUMBER = r"\s*+-?[0-9]{1,6}(?:\.[0-9]{0,9})?\s*+"
+_FOURS = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
+_SIGNS: tuple[tuple[str, str], ...] = (
+    (rf"<{PIXEL.name}_[0-9]", "AURORA's tokens: scheme aurora or compact"),
+    (r"<loc[0-9]{4}>", "PaliGemma's tokens: scheme paligemma"),
+    (r"<loc_[0-9]", "Florence-2's tokens: scheme florence2"),
+    (r"<patch_index_[0-9]", "Kosmos-2's tokens: scheme kosmos2"),
+    (r"<\|box_start\|>|\"bbox_2d\"\s*+:", "Qwen's boxes: scheme qwen"),
+    (r"'bbox_2d'\s*+:", "Qwen's boxes, but JSON has double quotes"),
+    (r"<box>", "InternVL's boxes, thousandths of the image"),
+    (r"<\|det\|>", "DeepSeek-VL2's boxes, 0..999 of the image"),
+    (r"<\|begin_of_box\|>", "GLM-4V's boxes, thousandths of the image"),
+    (r"<points?\s", "Molmo's points: points_from_molmo"),
+    (rf"\[\[{_FOURS}[\];]", "boxes in double brackets, as CogVLM writes thousandths of the image"),
+    (r"['\"](?:bbox|box|box_2d|bounding_box)['\"]\s*+:", 'boxes in JSON with another key than "bbox_2d"'),
+    (
+        rf"[\[(]{_FOURS}[\])]",
+        "four numbers in brackets, whose unit the text does not name: codes are scheme numeral",
+    ),
+)
+"""What the boxes of other models look like, and what they are."""
+
+
+def _parse(spelling: Spelling, text: str, scheme: BoxScheme) -> ParsedSpelling:
+    """The boxes of a text; where it has none of the scheme's, what looks like another spelling is malformed."""
+    parsed = spelling.parse(text)
+    if len(parsed.codes) or parsed.malformed:
+        return parsed
+    for sign, meaning in _SIGNS:
+        if found := re.search(sign, text):
+            reason = f"not in scheme {scheme}; it looks like {meaning}"
+            return replace(parsed, malformed=(MalformedPiece(*found.span(), found.group(), "token", reason),))
+    return parsed
 
 
 class _Aurora(Binned):

@@ -204,12 +204,32 @@ class TestFormsInTheField:
             ('[{"bbox_2d": [0.1, 0.2, 0.4, 0.5]}]', "fractions of the image"),
             ("<|box_start|>(10,20),(110)<|box_end|>", "3 numbers where a box has four"),
             ("<|box_start|>10,20,110,220<|box_end|>", "expected <|box_start|>"),
+            ("<ref>dog</ref><box>[[100, 200, 300, 400]]</box>", "InternVL's boxes, thousandths"),
+            ("<|ref|>dog<|/ref|><|det|>[[100, 200, 300, 400]]<|/det|>", "DeepSeek-VL2's boxes, 0..999"),
+            ("<|begin_of_box|>[100, 200, 300, 400]<|end_of_box|>", "GLM-4V's boxes, thousandths"),
+            ("a dog [[100,200,300,400]] runs", "as CogVLM writes thousandths"),
+            ("two dogs [[100,200,300,400;100,200,300,400]]", "as CogVLM writes thousandths"),
+            ("a dog [0.125,0.250,0.500,0.750] runs", "whose unit the text does not name"),
+            ("The dog is at (100, 200, 300, 400).", "scheme numeral"),
+            ('<point x="50.1" y="20.0" alt="dog">dog</point>', "points_from_molmo"),
+            ("<loc0100><loc0200><loc0300><loc0400> dog", "scheme paligemma"),
+            ("dog<loc_10><loc_20><loc_30><loc_40>", "scheme florence2"),
+            ("<patch_index_0033><patch_index_0650>", "scheme kosmos2"),
+            ("(<PIXEL_1>,<PIXEL_2>,<PIXEL_3>,<PIXEL_4>)", "scheme aurora"),
         ],
     )
     def test_what_is_not_read_is_reported(self, text: str, reason: str) -> None:
         parsed = parse_spelling(text, "qwen", image_size=(1000, 1000))
         assert len(parsed.codes) == 0
         assert reason in parsed.malformed[-1].reason
+
+    @pytest.mark.parametrize("scheme", ["aurora", "paligemma", "florence2", "kosmos2"])
+    def test_another_models_boxes_are_reported_in_every_scheme(self, scheme: BoxScheme) -> None:
+        for text in ('[{"bbox_2d": [1, 2, 3, 4]}]', "<box>[[1, 2, 3, 4]]</box>", "a dog [[100,200,300,400]]"):
+            parsed = parse_spelling(text, scheme)
+            assert [piece.reason.partition(";")[0] for piece in parsed.malformed] == [f"not in scheme {scheme}"]
+        for prose in ("", "There is no dog.", "The dogs 1, 2, 3, 4 and 5 [sic] (2 of them brown)."):
+            assert parse_spelling(prose, scheme).malformed == ()
 
     def test_paligemma_segments_are_kept_beside_the_label(self) -> None:
         segment = "".join(f"<seg{code:03}>" for code in range(16))

@@ -104,7 +104,9 @@ def test_eval_with_a_judge(tiny_adapter: Path, records: Path, tmp_path: Path) ->
 
         # The endpoint fails: what the rules left unread stays so, and the answers of the model are kept.
         server.answer = lambda body: (401, {"error": {"message": "wrong key"}})
-        with pytest.warns(UserWarning, match="the judge reader failed for . of . texts, which stay unread: .*wrong key"):
+        with pytest.warns(
+            UserWarning, match="the judge reader failed for . of . texts, which stay unread: .*wrong key"
+        ):
             failed = run(*words, env=key)
         assert failed.exit_code == 0, failed.output
         values = json.loads((out / "scores.json").read_text())

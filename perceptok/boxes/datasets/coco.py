@@ -59,6 +59,10 @@ _FRACTIONS = (
 _SLACK = 0.1
 """Boxes in fractions of the image may leave it by so much, as detectors' do."""
 
+_NUMBERS = (int, float)
+_UNUSUAL = frozenset(("rotation", "width", "height", *FEDERATED))
+"""Keys that annotations of COCO do not have, and that are repaired or reported in others."""
+
 _MIN_PIXELS = 8
 """In smaller images, boxes within the first pixel are not taken for fractions of the image."""
 
@@ -250,25 +254,21 @@ class _Reader:
         return self._assemble()
 
     def _add(self, add: Callable[[dict[str, Any]], None], item: Any, kind: str, index: int) -> None:
-        number = item.get("id") if isinstance(item, dict) else None
-        failures = len(self._failures)
-        is_id = type(number) is int or (isinstance(number, str) and parse_id(number) is not None)
-        name = f"{kind} {number}" if is_id else f"{kind} at index {index}"
         try:
             if not isinstance(item, dict):
                 raise AnnotationError(f"expected an object, found {json.dumps(item):.40}")
             for key in _NAMES:
-                if isinstance(text := item.get(key), str) and not _is_encodable(text):
+                if key in item and isinstance(text := item[key], str) and not _is_encodable(text):
                     raise AnnotationError(
                         f"{key} is not valid Unicode: half a surrogate pair, which no file can hold: {text!r:.80}"
                     )
-            add(self._repair(item, kind))
-        except KeyError as error:
-            self._fail(name, f"has no {error}")
-        except AnnotationError as error:
-            self._fail(name, str(error))
-        if len(self._failures) > failures and kind == "annotation" and isinstance(item, dict):
-            image = parse_id(item.get("image_id"))
+            add(item if kind == "annotation" and _is_plain(item) else self._repair(item, kind))
+        except (AnnotationError, KeyError) as error:
+            number = item.get("id") if isinstance(item, dict) else None
+            is_id = type(number) is int or (isinstance(number, str) and parse_id(number) is not None)
+            name = f"{kind} {number}" if is_id else f"{kind} at index {index}"
+            self._fail(name, f"has no {error}" if isinstance(error, KeyError) else str(error))
+            image = parse_id(item.get("image_id")) if kind == "annotation" and isinstance(item, dict) else None
             self._incomplete |= set() if image is None else {self._codes.encode(image)}
 
     def _fail(self, name: str, reason: str) -> None:
@@ -374,12 +374,15 @@ class _Reader:
         """The id of a code, as labels have it."""
         return self._ids[kind].normalize(self._codes.decode(code)) if self._codes else code
 
+    def _name_all(self, kind: str, codes: Iterable[int]) -> tuple[EntryId, ...]:
+        return tuple(self._name(kind, code) for code in codes) if self._codes else tuple(codes)
+
     def _assemble(self) -> AnnotationFile:
         self._resolve_ids()
         rows_of_image: dict[int, list[int]] = {number: [] for number in self._images}
         columns = self._annotations
         rows_of_id: dict[int, int] = {}
-        integers = (number for code in columns.ids if isinstance(number := self._name("annotation", code), int))
+        integers = (number for number in self._name_all("annotation", columns.ids) if isinstance(number, int))
         free_ids = count(max(integers, default=0) + 1)
         corners = columns.make_corners()
         for row, (number, image, category) in enumerate(
@@ -476,13 +479,13 @@ class _Reader:
             None if codes is None else tuple(self._name("category", code) for code in codes if code not in unknown)
             for codes in listed
         )
-        category_ids = tuple(self._name("category", columns.categories[row]) for row in rows)
+        category_ids = self._name_all("category", [columns.categories[row] for row in rows])
         used = {*category_ids, *(negative or ()), *(not_exhaustive or ())}
         labels = BoxLabels(
             category_ids=category_ids,
             # LVIS has no crowds: the key is not written back where the file does not have it.
             crowd=tuple(columns.crowd[row] == 1 for row in rows) if columns.has_crowd else (),
-            annotation_ids=tuple(self._name("annotation", columns.ids[row]) for row in rows),
+            annotation_ids=self._name_all("annotation", [columns.ids[row] for row in rows]),
             areas=tuple(columns.areas[row] for row in rows),
             negative_category_ids=negative,
             not_exhaustive_category_ids=not_exhaustive,
@@ -530,7 +533,10 @@ class _Annotations:
 
     def add(self, item: dict[str, Any], index: int) -> None:
         """Add the annotation at a place of the list; raises AnnotationError, KeyError."""
-        number, image, category = (_check_integers([item[key]], key)[0] for key in _IDS)
+        number, image, category = (item[key] for key in _IDS)
+        for key, value in zip(_IDS, (number, image, category), strict=True):
+            if type(value) is not int or abs(value) >= 2**63:
+                _check_integers([value], key)
         box = item["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
             raise AnnotationError(f"bbox is four finite numbers; got {json.dumps(box):.80}")
@@ -546,8 +552,8 @@ class _Annotations:
         self.ids.append(number)
         self.images.append(image)
         self.categories.append(category)
-        self.xywh.extend(map(float, box))
-        self.areas.append(float(area))
+        self.xywh.extend(box)
+        self.areas.append(area)
         self.crowd.append(int(crowd))
         self.indices.append(index)
 
@@ -565,6 +571,23 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_plain(item: Mapping[str, Any]) -> bool:
+    """Whether an annotation has nothing to repair: integers where COCO has them, and an upright box."""
+    for key in _IDS:
+        number = item.get(key)
+        if type(number) is not int or not -FIRST_CODE < number < FIRST_CODE:
+            return False
+    box, attributes = item.get("bbox"), item.get("attributes")
+    return (
+        type(item.get("iscrowd", 0)) is int
+        and type(item.get("area", 0)) in _NUMBERS
+        and isinstance(box, list)
+        and all(type(value) in _NUMBERS for value in box)
+        and not (isinstance(attributes, dict) and "rotation" in attributes)
+        and item.keys().isdisjoint(_UNUSUAL)
+    )
 
 
 def _check_lists(found: Collection[str], where: str) -> None:

@@ -113,17 +113,18 @@ class _JsonWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._separator = "{"
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each call
 
     def write_value(self, key: str, value: object) -> None:
         """Write a whole member."""
-        self._write(f"{self._separator}{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+        self._write(f"{self._separator}{json.dumps(key)}: {self._encode(value)}")
         self._separator = ",\n"
 
     def write_list(self, key: str, items: Iterable[dict[str, Any]]) -> None:
         """Write a list that comes entry by entry."""
         self._write(f"{self._separator}{json.dumps(key)}: [")
         for index, item in enumerate(items):
-            self._write(("," if index else "") + "\n" + json.dumps(item, ensure_ascii=False))
+            self._write(("," if index else "") + "\n" + self._encode(item))
         self._write("]")
         self._separator = ",\n"
 

@@ -234,13 +234,12 @@ class AnswerTokens:
         return frozenset(letter for _, letter in self._labels_of_lines)
 
     def heads_list(self, place: int) -> bool:
-        """Whether a letter labels a choice in a list: another label follows, on a later line or right after its words."""
+        """Whether a letter labels a choice in a list: another label follows, on a later line or after its words."""
         line, letter = self._lines[place], self.tokens[place].value
         index = bisect_left(self._labels_of_lines, (line, ""))
         following = self._labels_of_lines[index : index + 2]
-        if following and following[0] == (line, letter):
-            if len(following) == 2 and following[1][1] != letter:
-                return True
+        if following[:1] == [(line, letter)] and len(following) == 2 and following[1][1] != letter:
+            return True
         if not self.is_bracketed(place):
             return False
         for number in range(place + 2, min(place + _REACH, len(self.tokens))):
@@ -331,10 +330,7 @@ class AnswerTokens:
         return start < place and self.word(start) in _CONCLUDE and not self._has_before(place, _COMPARISONS)
 
     def _is_conditional(self, place: int) -> bool:
-        """Whether a verb is denied or a condition: "I will not choose", "if we choose"."""
-        before = [self.word(number) for number in range(place - 3, place)]
-        if any(word in _DENIALS or word.endswith("n't") for word in before):
-            return True
+        """Whether a choice holds on a condition, "if it is off, choose B", which is not "if I had to choose"."""
         condition = self._find_before(place, _IF)
         return condition >= 0 and self.word(condition + 2) not in ("had", "have", "must", "were")
 
@@ -391,7 +387,7 @@ class AnswerTokens:
         current = place - 1
         while current >= 0 and self._is_opening(current) and place - current < 5:
             current -= 1
-        before = self.word(current)
+        before = self.word(current - (self.word(current) in _CHOOSE))
         if before in _DENIALS or before.endswith("n't") or (before == "as" and self.word(current - 2) == "as"):
             return True
         if self.tokens[place].kind != "letter":

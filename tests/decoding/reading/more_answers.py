@@ -308,7 +308,34 @@ HARD_LETTERS = [
     ("I cannot determine which one is closer, A or B.", None),
 ]
 
+HARD_LETTERS += [  # after outputs on other benchmarks: analyses of every option, conditions, sums
+    ("Let's analyze each option:\n\n(A) Point A is on the lamp.\n(B) Point B is on the wall.", None),
+    ("The answer is:\n\n(A) Point A\n(B) Point B\n(C) Point C", None),
+    ("The answer is (A) the lamp or (B) the wall.", None),
+    ("Conclusion:\nOptions A, B, and C all fit.", None),
+    ("I will not choose option (A).", None),
+    ("If the lamp is on, we should choose A. If it is off, we should choose B.", None),
+    ("If I had to choose, I would say B. If not A then B.", "B"),
+    ("The answer is (B) no. The other is far, so the option (A) yes is incorrect.", "B"),
+    ("Distance for circle A = 20 / 17 = 1.2. Distance for circle B = 30 / 53 = 0.6. Thus point B is closer.", "B"),
+    (
+        "A is near the door. B is near the wall.\n\nBased on this analysis, **Option B** seems to be the best choice.",
+        "B",
+    ),
+    ("Option A: the lamp.\nOption B: the wall.\n\nOption B is the correct answer.", "B"),
+    ("Option A is not the correct answer. Point C would be the best match.", "C"),
+    ("A is on the lamp, B on the wall.\nTherefore, the corresponding point is (B) Point B on the wall.", "B"),
+    ("A is left, B is right.\nThe best match seems to be:\n(B) the wall, as it is large", "B"),
+    ("Therefore, the farthest point is B.", None),
+    ("So the point is likely to be a", None),
+    ("The painting 'A Scene on the Road' hangs on the wall.", None),
+    ("The answer is (A) Point B.", "A"),
+    ("I opt for B", "B"),
+]
+
 HARD_COUNTS = [
+    ("The answer is (D).\n\nThere are four people. They are not reading.", None),
+    ("The correct answer is (D) 2.\n\nThere are four people.", "2"),
     ("a total of 5 dogs: 2 brown and 3 black", "5"),
     ("Five people in total: three men and two women.", "5"),
     ("1 in the foreground and 3 in the background, totaling 4", "4"),
