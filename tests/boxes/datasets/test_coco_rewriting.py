@@ -121,7 +121,7 @@ def test_outlines_are_not_held(tmp_path: Path) -> None:
     values = json.loads(json.dumps(ORIGINAL))
     outline = [[round(number * 0.1, 1) for number in range(2_000)]]
     entry = {**ORIGINAL["annotations"][0], "segmentation": outline}
-    values["annotations"] = [{**entry, "id": number} for number in range(300)]
+    values["annotations"] = [{**entry, "id": number, "bbox": [0, 0, 1 + number / 10, 5]} for number in range(300)]
     path = tmp_path / "large.json"
     path.write_text(json.dumps(values))
     images = read_annotations(path).images
