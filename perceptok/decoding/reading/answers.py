@@ -13,7 +13,7 @@ from typing import NamedTuple
 from perceptok.decoding.reading.answer_tokens import AnswerTokens
 from perceptok.decoding.reading.comparisons import read_comparisons
 from perceptok.decoding.reading.counts import read_count
-from perceptok.decoding.reading.plain_text import to_plain_text
+from perceptok.decoding.reading.plain_text import REFUSAL, to_plain_text
 from perceptok.errors import EvaluationError
 
 __all__ = ["AnswerReading", "read_answer"]
@@ -37,10 +37,6 @@ _CANDIDATES = re.compile(
     re.IGNORECASE,
 )
 """Named without a choice."""
-_REFUSAL = re.compile(
-    r"\b(?:sorry|can(?:no|')t|unable to|not able to|(?:im|not )possible to|don't know|do not know|no way to)\b",
-    re.IGNORECASE,
-)
 
 
 def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> AnswerReading:
@@ -49,15 +45,16 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> A
     What engines leave (`<s>`, `<|im_end|>`, `ASSISTANT:`), thoughts before `</think>`, a next turn of the user,
     perception tokens, boxes and Markdown are removed first. Then, in this order of trust:
 
-    1. The last explicit declaration: "the answer is", `Answer:`, `\boxed{}`, "so ...", "I choose ...", a choice or
-       a number alone on the last line, or at the very start before its explanation. Of counts, after these, totals
+    1. The last explicit declaration: "the answer is", `Answer:`, `\boxed{}`, "so ...", "I choose ...", "B is the best
+       choice", a choice or a number alone on the last line, or at the very start before its explanation. A letter that
+       heads a list of choices, or depends on a condition, is not declared. Of counts, after these, totals
        ("a total of 5", "5 in total", "2 + 3 = 5").
     2. Of letters, the only choice in brackets, "(B)".
     3. Of letters, comparisons: "A is closer than B, and B is closer than C" is A, "the closest is B" is B. Of counts,
        what is stated ("there are 5"), a total before its parts.
     4. The first word, of counts; the only candidate that the text names; the words of one choice alone.
 
-    "B or C", "between 3 and 4" and "at least 5" are not an answer.
+    "B or C", "between 3 and 4" and "at least 5" are not an answer; nor is a declared letter where a count is read.
 
     Args:
         text: What a model wrote.
@@ -86,7 +83,7 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> A
         reading = _read_plain_count(AnswerTokens(plain))
         if reading.value is not None and names and reading.value not in {str(int(name)) for name in names}:
             reading = AnswerReading(None, f"{reading.value} is not among the choices {', '.join(names)}")
-    if reading.value is None and _REFUSAL.search(plain):
+    if reading.value is None and REFUSAL.search(plain):
         return AnswerReading(None, "a refusal")
     return reading
 
@@ -156,7 +153,7 @@ def _read_implied_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerR
         places.setdefault(text.tokens[place].value, []).append(place)
     candidates = {letter for letter, found in places.items() if not all(map(text.is_denied, found))}
     named = candidates & letters
-    if len(named) == len(candidates) == 1 and not (named & compared.farther or _REFUSAL.search(text.plain)):
+    if len(named) == len(candidates) == 1 and not (named & compared.farther or REFUSAL.search(text.plain)):
         return AnswerReading(named.pop(), "only candidate")
     if named:
         return AnswerReading(None, f"several candidates: {', '.join(sorted(candidates))}")
@@ -206,7 +203,7 @@ def _read_words_of_choices(plain: str, meanings: Mapping[str, str]) -> AnswerRea
             if phrase not in ("yes", "no"):  # these answer only where they are the answer: "there is no bed"
                 named.append(letter)
             remaining = re.sub(pattern, " ", remaining)
-    is_named = len(named) == 1 and not _REFUSAL.search(plain)
+    is_named = len(named) == 1 and not REFUSAL.search(plain)
     return AnswerReading(named[0], "words of the choice") if is_named else None
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from perceptok.decoding.reading.answer_tokens import AnswerTokens
 from perceptok.decoding.reading.number_words import words
+from perceptok.decoding.reading.plain_text import REFUSAL
 
 __all__ = ["CountReading", "read_count"]
 
@@ -121,7 +122,8 @@ def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
         return CountReading(None, f"several candidates: {', '.join(sorted(numbers)[:8])}")
     if _FOREIGN_NONE.search(text.plain):
         return CountReading("0", "stated")
-    return CountReading("1", "stated") if _ARTICLE.search(text.plain) else CountReading(None, "no candidate")
+    is_one = _ARTICLE.search(text.plain) and not REFUSAL.search(text.plain)
+    return CountReading("1", "stated") if is_one else CountReading(None, "no candidate")
 
 
 def _is_declared(text: AnswerTokens, place: int) -> bool:

@@ -7,7 +7,13 @@ import unicodedata
 
 from perceptok.tokens import DEPTH, PIXEL
 
-__all__ = ["to_plain_text"]
+__all__ = ["REFUSAL", "to_plain_text"]
+
+REFUSAL = re.compile(
+    r"\b(?:sorry|can(?:no|')t|unable to|not able to|(?:im|not )possible to|don't know|do not know|no way to)\b",
+    re.IGNORECASE,
+)
+"""What a text that does not answer says."""
 
 _SPACE_ON_LINE = re.compile(r"[^\S\n]++")
 _EMPTY_LINES = re.compile(r" ?\n(?: ?\n)++ ?")
