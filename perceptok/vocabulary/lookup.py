@@ -387,9 +387,9 @@ class PerceptionVocabulary:
 _SPACES = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t", "\u010d": "\r"})
 """SentencePiece's and byte-level BPE's forms of white space."""
 _BYTES = {"<0x0A>": "\n", "<0x09>": "\t", "<0x20>": " ", "<0x28>": "(", "<0x29>": ")", "<0x2C>": ","}
-_SEPARATOR = re.compile(r"[\s(),]+")
-_OPENING = re.compile(r"\(\s*\Z")
-_CLOSING = re.compile(r"\s*\)")
+_SEPARATOR = re.compile(r"[\s(),]+", re.ASCII)
+_OPENING = re.compile(r"\(\s*\Z", re.ASCII)
+_CLOSING = re.compile(r"\s*\)", re.ASCII)
 
 
 def _find_separators(known: Mapping[str, int]) -> dict[int, str]:

@@ -101,7 +101,7 @@ def parse_generation(
     Boxes are recognised in both forms. In a text the AURORA form is `(` and `)` around four coordinates with commas
     between them. White space may stand anywhere between the tokens of one block or box, as decoding with some
     tokenizers puts it there; only a compact box, which has neither brackets nor markers, stays on one line, as in
-    `parse_boxes`.
+    `parse_boxes`. White space is that of ASCII: other spaces may be several ids, none of which says so.
 
     Ids are read by the same grammar as their text, with the tokenizer's own tokens for spaces, commas and brackets
     (`PerceptionVocabulary.separators`); the span of a box in ids begins and ends with a coordinate. A vocabulary that
@@ -162,9 +162,9 @@ class _Piece(NamedTuple):
 
 
 _TOKEN = re.compile(rf"<({DEPTH.name}|{PIXEL.name})_([A-Za-z0-9]*)>")
-_COMMA = re.compile(r"\s*,\s*")
-_SPACE = re.compile(r"\s*")
-_SPACE_ON_LINE = re.compile(r"[^\S\n]*")
+_COMMA = re.compile(r"\s*,\s*", re.ASCII)
+_SPACE = re.compile(r"\s*", re.ASCII)
+_SPACE_ON_LINE = re.compile(r"[^\S\n]*", re.ASCII)
 
 _Gap = Callable[[int, int], Literal["nothing", "line", "comma", "text"]]
 """What stands between two positions: nothing but spaces, a new line too, a comma, or anything else."""
@@ -197,7 +197,7 @@ def _compile_gaps(text: str) -> _Gap:
 
 
 def _add_brackets(text: str, start: int, end: int) -> tuple[int, int] | None:
-    while start and text[start - 1].isspace():
+    while start and _SPACE.fullmatch(text, start - 1, start):
         start -= 1
     after = _SPACE.match(text, end)
     assert after is not None

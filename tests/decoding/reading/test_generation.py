@@ -184,6 +184,7 @@ def spaced_vocab() -> pt.PerceptionVocabulary:
 PIECES = {
     "\u2581": " ", "\u2581(": " (", "(": "(", ",": ",", "\u0120,": " ,", ")": ")", ").": ").", "),": "),", "),(": "),(",
     "):": "):", "\u010a": "\n", "box:(": "box:(", "and": "and", "<0x0A>": "\n",
+    "\u00a0": "\u00a0", "\u3000,": "\u3000,", "\u200b": "\u200b", "</s>": "</s>", "<|im_end|>": "<|im_end|>",
 }  # fmt: skip
 """Tokens of a tokenizer, and their text."""
 SEPARATORS = st.sampled_from(sorted(PIECES))
@@ -202,7 +203,7 @@ DAMAGE = st.one_of(
             parts[2],
         ]
     ),
-    st.sampled_from([[], ["\u2581"], ["<0x0A>"], ["\u2581", "\u2581"]])
+    st.sampled_from([[], ["\u2581"], ["<0x0A>"], ["\u2581", "\u2581"], ["\u00a0"], ["\u200b"], ["</s>"]])
     .map(lambda space: [token for code in CODES.ravel() for token in (f"<DEPTH_{code}>", *space)])
     .map(lambda inside: ["<DEPTH_START>", *inside, "<DEPTH_END>"]),
 )
@@ -217,11 +218,18 @@ class TestIdsAndTextReadTheSame:
         tokens = [token for part in parts for token in part]
         if tokens and data.draw(st.booleans()):
             place = data.draw(st.integers(0, len(tokens) - 1))
-            change = data.draw(st.sampled_from(["lose", "double", "swap"]))
+            change = data.draw(st.sampled_from(["lose", "double", "swap", "cut", "repeat", "interleave"]))
             if change == "lose":
                 del tokens[place]
             elif change == "double":
                 tokens.insert(place, tokens[place])
+            elif change == "cut":
+                tokens = tokens[:place]
+            elif change == "repeat":
+                tokens += tokens[place:]
+            elif change == "interleave":
+                halves = zip(tokens[:place], tokens[place:], strict=False)
+                tokens = [token for pair in halves for token in pair]
             else:
                 tokens[place - 1], tokens[place] = tokens[place], tokens[place - 1]
         known = {token: index for index, token in enumerate(["<unk>", "a", *PIECES])} | spaced_vocab.tokens
