@@ -29,12 +29,6 @@ _NEAREST = words("closest nearest foremost")
 _NEARER = words("closer nearer")
 _FARTHEST = words("farthest furthest")
 _FARTHER = words("farther further behind")
-_HIGHER = words("higher brighter larger greater")
-_HIGHEST = words("highest brightest largest greatest")
-_LOWER = words("lower darker smaller less")
-_LOWEST = words("lowest darkest smallest")
-_VALUES = words("value values pixel intensity brightness nearness")
-"""After "higher" and the like these make it a statement on the depth map, where higher is nearer."""
 _ORDINALS = words("second third fourth next 2 3 4")
 _IS = words("is are be was appears appear seems seem looks has would must lies being sits")
 _LINKS = words("is are be was = : -> → - belongs must would")
@@ -164,11 +158,6 @@ def _classify(text: AnswerTokens, place: int) -> tuple[bool, bool] | None:
         return None if needs_letter and not _find_objects(text, place) else (word in _NEARER, False)
     if word in _BETTER or (word in _ACCURATE and text.word(place - 1) in ("more", "most", "less")):
         return text.word(place - 1) != "less", word == "best" or text.word(place - 1) == "most"
-    if any(other in _VALUES for other in following):
-        if word in _HIGHER or word in _LOWER:
-            return word in _HIGHER, False
-        if word in _HIGHEST or word in _LOWEST:
-            return word in _HIGHEST, True
     if word == "in" and text.word(place + 1) == "front" and text.word(place + 2) == "of":
         return (True, False) if _find_objects(text, place + 2) else None
     is_verb_before = text.word(place - 1) in _IS or text.word(place - 1) in ("one", "point")
