@@ -332,11 +332,10 @@ HARD_LETTERS += [  # after outputs on other benchmarks: analyses of every option
     ("The answer is (A) Point B.", "A"),
     ("I opt for B", "B"),
     (
-        "A is closer to the camera. The man's back is facing the camera and is circled as point A, while the young girl "
-        "further away is circled as point B.",
+        "A is closer to the camera. The man's back is facing the camera and is circled as point A, while the young "
+        "girl further away is circled as point B.",
         "A",
     ),
-    ("A has a higher value on the map than B", None),
 ]
 
 HARD_COUNTS = [
