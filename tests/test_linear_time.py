@@ -9,9 +9,17 @@ from time import process_time
 import pytest
 
 from perceptok.boxes import boxes_from_text, parse_boxes
+from perceptok.config import parse_yaml
+from perceptok.data.record_files import parse_llava_entry
 from perceptok.decoding import parse_generation, read_answer
 from perceptok.depth import recover_blocks
 from perceptok.errors import PerceptokError
+
+
+def make_entry(question: str, answer: str) -> dict[str, object]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "x", "image": "a.png", "conversations": turns}
+
 
 READERS: dict[str, Callable[[str], object]] = {
     "recover_blocks": recover_blocks,
@@ -20,10 +28,14 @@ READERS: dict[str, Callable[[str], object]] = {
     "parse_generation": parse_generation,
     "read_answer, letters": lambda text: read_answer(text, choices=("A", "B", "C")),
     "read_answer, counts": read_answer,
+    "parse_llava_entry, answer": lambda text: parse_llava_entry(make_entry("<image>\nHow many?", text)),
+    "parse_llava_entry, question": lambda text: parse_llava_entry(make_entry(text, "(A)")),
+    "parse_yaml": lambda text: parse_yaml(text, "x"),
 }
 REPEATED = (
     "\n", " ", "\t", "1", "1 ", "1, ", "1 + ", "<", "( ", "(<PIXEL_1>,", "<DEPTH_1>", "<answer>", "The answer is:",
     "A, ", "A or B ", "a", "one ", "$", "\\boxed{", "\n1. ", "there are ",
+    "<DEPTH_START>", "<image>", "There are no dogs in the image. We conclude there are 0 ", "1:",
 )  # fmt: skip
 BEFORE = ("", "The answer is:")
 
@@ -38,7 +50,7 @@ def measure(read: Callable[[str], object], text: str) -> float:
 @pytest.mark.parametrize("name", READERS)
 def test_repetitions(name: str) -> None:
     read = READERS[name]
-    read("The answer is: A or 1 <DEPTH_START>" if name == "recover_blocks" else "")
+    measure(read, "The answer is: A or 1 <DEPTH_START>" if name == "recover_blocks" else "")
     for before in BEFORE:
         for repeated in REPEATED:
             # Short ones first: exponential time shows there already, and does not stop the tests.
