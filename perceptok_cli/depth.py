@@ -422,8 +422,8 @@ def transcode_depth(
         report = transcode_to_file(
             parsed, output, *codecs, batch_size=batch_size, text=text, force=force, advance=advance
         )
-    note(f"{report.count} records -> {output}")
-    if report.count:
+    note(f"{report.written} records -> {output}")
+    if report.written:
         note(
             f"RMSE between the maps that both codecs decode, in nearness: mean {report.mean_rmse:.4f}, largest "
             f"{report.max_rmse:.4f}"

@@ -374,7 +374,8 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
         error = 2 * _FEATURE_ERROR * squared_norms.sqrt() * (first - second).norm(dim=-1)
         error = error + _DISTANCE_ERROR * (squared_norms + first.square().sum(-1))
-        return nearest.values[..., 1] - nearest.values[..., 0] < error
+        undecided: Tensor = nearest.values[..., 1] - nearest.values[..., 0] < error
+        return undecided
 
     def _encode_precisely(self, inputs: Tensor) -> Tensor:
         """Codes of a few maps in float64 on the CPU: the same on every device, with any threads, in any batch."""

@@ -44,13 +44,13 @@ class TranscodingReport(NamedTuple):
     """What `transcode_to_file` did.
 
     Attributes:
-        count: Records in the output.
+        written: Records in the output.
         mean_rmse: Mean of `TranscodedRecord.rmse`; NaN without records.
         max_rmse: The largest; NaN without records.
         failures: Frames that cannot be restored; all other records are in the output.
     """
 
-    count: int
+    written: int
     mean_rmse: float
     max_rmse: float
     failures: list[MapFailure]

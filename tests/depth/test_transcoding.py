@@ -89,7 +89,7 @@ def test_clips_are_restored_and_their_changes_found_anew(
     assert [len(frame.codes) for frame in stored] == [100, 1, 1, 1, 1]
     assert list(restore_frames(stored)) == frames
     report = transcode_to_file(stored, tmp_path / f"a{suffix}", codec, other)
-    assert report.count == 5
+    assert report.written == 5
     written = list(read_depth_records(tmp_path / f"a{suffix}"))
     assert len(written[1].codes) < 100
     expected = [result.record for result in transcode_records(frames, codec, other)]
@@ -101,7 +101,7 @@ def test_a_frame_that_cannot_be_restored_costs_only_itself(
 ) -> None:
     stored = list(drop_unchanged_codes(make_frames(records)))
     report = transcode_to_file([*stored[2:], *records], tmp_path / "a.jsonl", codec, other)
-    assert (report.count, len(report.failures)) == (5, 3)
+    assert (report.written, len(report.failures)) == (5, 3)
     with pytest.raises(MalformedBlockError, match="cannot be restored"):
         list(transcode_records(stored[2:], codec, other))
 
