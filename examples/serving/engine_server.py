@@ -124,7 +124,8 @@ def print_evidence(check: pt.decoding.ServerCheck) -> None:
     )
     sizes = {str(block.size) for text in check.answers for block in pt.parse_generation(text).blocks}
     cut, broken = f"{blocks.cut} cut by the budget", f"{blocks.broken} broken"
-    print(f"  {blocks.whole} blocks, all of {', '.join(sizes) or 'no'} codes; {cut}, {broken}")
+    codes = f", all of {', '.join(sorted(sizes))} codes" if sizes else ""
+    print(f"  {blocks.whole} blocks{codes}; {cut}, {broken}")
     cut, broken = f"{boxes.cut} cut by the budget", f"{boxes.broken} broken"
     print(f"  {boxes.whole} boxes; {cut}, {broken}, {boxes.unordered} out of order")
     print(f"  {check.stray_tokens} places with perception tokens outside of blocks and boxes")

@@ -69,8 +69,9 @@ def main() -> None:
             blocks = [block for answer in parsed for block in answer.blocks]
             boxes = sum(len(answer.boxes) for answer in parsed)
             problems = [problem.message for answer in parsed for problem in answer.problems]
-            sizes = ", ".join({str(block.size) for block in blocks}) or "no"
-            print(f"{title}: {len(blocks)} blocks, all of {sizes} codes; {boxes} boxes, {rate:.0f} tokens/s")
+            sizes = ", ".join(sorted({str(block.size) for block in blocks}))
+            codes = f", all of {sizes} codes" if sizes else ""
+            print(f"{title}: {len(blocks)} blocks{codes}; {boxes} boxes, {rate:.0f} tokens/s")
             print(
                 f"  {len(problems)} problems, {sum(len(answer) == arguments.max_new_tokens for answer in answers)} cut"
             )
