@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, AnyStr, BinaryIO, TextIO, cast
+from urllib.parse import unquote_to_bytes
 
 from perceptok.errors import OutputError, PerceptokError, quote_error
 from perceptok.locks import claim_file, find_hidden_path, hold_lock, make_output_error, remove_leftovers, remove_path
@@ -55,6 +56,7 @@ __all__ = [
     "read_input",
     "resolve_distinct",
     "resolve_inside",
+    "resolve_spelled",
     "spell_name",
     "walk_files",
 ]
@@ -435,6 +437,20 @@ def resolve_inside(folder: str | os.PathLike[str], name: str, *, suffix: str | N
     if not target.resolve().is_relative_to(Path(folder).resolve()):
         raise OutputError(f"the name {name!r} leads out of {folder} through a symbolic link")
     return target
+
+
+def resolve_spelled(folder: str | os.PathLike[str], name: str) -> Path:
+    """Find the path of a file in a folder by its name as `spell_name` writes it; `resolve_inside` for other names.
+
+    Raises:
+        OutputError: The name is not that of a file inside the folder.
+    """
+    path = resolve_inside(folder, name)
+    if "%" in name and not path.exists():
+        stored = os.fsdecode(unquote_to_bytes(name))
+        if spell_name(stored) == name and stored != name:
+            return resolve_inside(folder, stored)
+    return path
 
 
 def resolve_distinct(names: Iterable[str], folder: str | os.PathLike[str], *, suffix: str | None = None) -> list[Path]:

@@ -90,6 +90,8 @@ def build(
     )
     for name, count, reason in _list_rejections(report):
         note(f"  {name}: {count} rejected: {reason}")
+    if any(built.rejected for built in report.sets):
+        note(f"  the rejected images and their reasons: {output / 'rejected.jsonl'}")
     for built in report.sets:
         for warning, number in built.warnings.items():
             note(f"  {built.name}: {number} records with a warning: {warning}")

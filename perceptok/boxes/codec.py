@@ -480,11 +480,14 @@ class _Policies:
         if self.outside == "raise":
             tolerance = _TOLERANCE * (window[2:] - window[:2])
             beyond = ((low < window[:2] - tolerance) | (high > window[2:] + tolerance)).any(axis=1) | missed
-            refuse(beyond, 'reaches out of the image; clip such boxes with outside="clip"')
+            refuse(beyond, 'reaches out of the image; clip such boxes with outside="clip" (--outside clip)')
         if self.outside == "clip":
-            refuse(missed, 'lies outside what is shown of the image; drop such boxes with outside="drop"')
+            refuse(
+                missed,
+                'lies outside what is shown of the image; drop such boxes with outside="drop" (--outside drop)',
+            )
         if self.degenerate == "raise":
-            refuse(flat, 'has no width or no height; allow it with degenerate="keep"')
+            refuse(flat, 'has no width or no height; allow it with degenerate="keep" (--degenerate keep)')
         is_kept = ~missed
         if self.degenerate == "drop":
             is_kept &= ~flat

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from perceptok.boxes.datasets.box_records import BoxFailure, BoxRecord, ImageBoxes
 from perceptok.boxes.frames import orient_image
 from perceptok.errors import BoxError, OutputError, PerceptokError
-from perceptok.files import atomic_write, resolve_inside
+from perceptok.files import atomic_write, resolve_inside, resolve_spelled
 from perceptok.images import load_font, open_image
 
 __all__ = ["DrawReport", "draw_boxes", "draw_record", "draw_records"]
@@ -120,7 +120,7 @@ def draw_records(
             if target in targets:
                 failures.append(BoxFailure(record.name, f"{target} was already drawn for another record"))
             elif force or not target.exists():
-                note = _draw_file(record, resolve_inside(images, record.name), target, framed)
+                note = _draw_file(record, resolve_spelled(images, record.name), target, framed)
                 notes += [(record.name, note)] if note else []
             targets.add(target)
         except (PerceptokError, OSError) as error:

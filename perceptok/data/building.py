@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from perceptok.config import config_from_dict
-from perceptok.data.image_selection import count_reasons
+from perceptok.data.image_selection import count_reasons, find_examples
 from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
 from perceptok.data.record_files import RECORDS_FILE, RecordForm, write_records
 from perceptok.data.records import PerceptionRecord
@@ -450,8 +450,10 @@ class _SetBuilder:
                 if self.records >= self.config.count:
                     return
         if self.records < self.config.count:
-            reasons = list(count_reasons(self.reasons).items())
-            common = "; ".join(f"{reason} ({number} times)" for reason, number in reasons[:3])
+            examples = find_examples(self.reasons)
+            common = "; ".join(
+                f"{examples[reason]} ({number} times)" for reason, number in [*count_reasons(self.reasons).items()][:3]
+            )
             scale = f"--scale {_round_down(self.records / self.config.count):g}" if self.records else "--scale"
             raise DataError(
                 f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "

@@ -64,6 +64,10 @@ class DepthFolder:
         self.patterns = [(_compile_pattern(image, depth), depth) for image, depth in (names or {}).items()]
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: folder of depth maps not found")
+        try:
+            self.options.check_mask()
+        except DepthMapError as error:
+            raise DataError(name_settings(str(error))) from error
 
     def find(self, name: str, image: Path) -> list[Path]:
         """Find the files that may be the map of an image, the image itself among them; several are ambiguous.
@@ -118,7 +122,9 @@ class DepthFolder:
                 "each its own map, with the image's relative name except for the suffix, or exclude one of the images"
             )
         if len(paths) > 1:
-            raise DataError(f"two depth maps: {path.name} and {paths[1].name}")
+            raise DataError(
+                f"two depth maps: {path.name} and {paths[1].name}; move one away, or name the maps by depth_names"
+            )
         try:
             depth = MapFile(path, path.relative_to(self.folder).as_posix(), options=self.options).read()
         except DepthMapError as error:
@@ -153,7 +159,8 @@ class DepthFolder:
         if orientation is None:
             width, height = view.size
             raise DataError(
-                f"the depth map has {columns}x{rows} pixels, the image {width}x{height}: another shape, so another view"
+                f"the depth map has {columns}x{rows} pixels, the image {width}x{height}: another shape, so another "
+                "view; crop one to the other, or exclude the image"
             )
         if orientation == 1:
             return depth

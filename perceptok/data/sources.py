@@ -395,7 +395,10 @@ class FolderSource:
 
     def _locate(self, name: str, folder: str) -> Path | None:
         """Find the file of an image of the annotations by its name and the folder in its address."""
-        name = name.replace("\\", "/") if "\\" in name and name not in self._every_file else name
+        if "\\" in name and name not in self._every_file:  # written on Windows
+            name = name.replace("\\", "/")
+        if "%" in name:
+            name = self._every_file.get(name, name)
         path = join_inside(self.images, name)
         try:
             in_folder = join_inside(self.images, f"{folder}/{name}") if folder else path

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-_POLICY = re.compile(r'\b(outside|degenerate)="(\w+)"')
+_POLICY = re.compile(r'\b(outside|degenerate)="(\w+)" \(--\w+ \w+\)')
 """Arguments of a box codec in its messages; a recipe's set has settings of these names."""
 
 _Value = TypeVar("_Value", np.float32, np.bool_)
@@ -73,8 +73,10 @@ class SetConfig:
         min_box_area: Counting: a category is only asked about where each of its boxes has this area in the frame, in
             pixels.
         categories: Counting: only these are asked about; empty for all.
-        outside: Counting: boxes that leave the image by a pixel or more reject it ("raise"), or are clipped ("clip").
-        degenerate: Counting: boxes without width or height reject their image ("raise"), or are kept ("keep").
+        outside: Counting: boxes that leave the image by a pixel or more reject it ("raise"), or are clipped; those with
+            no part inside still reject it ("clip"), or are not counted ("drop").
+        degenerate: Counting: boxes without width or height reject their image ("raise"), are kept ("keep"), or are not
+            counted ("drop").
 
     Raises:
         ConfigError: A value is out of range.
@@ -99,8 +101,8 @@ class SetConfig:
     box_order: BoxOrder = "annotation"
     min_box_area: float = 0.0
     categories: tuple[str, ...] = ()
-    outside: Literal["raise", "clip"] = "raise"
-    degenerate: Literal["raise", "keep"] = "raise"
+    outside: Literal["raise", "clip", "drop"] = "raise"
+    degenerate: Literal["raise", "keep", "drop"] = "raise"
 
     def __post_init__(self) -> None:
         if not self.name or not all(character.isalnum() or character in "-_" for character in self.name):
@@ -177,7 +179,10 @@ def make_depth_records(
     for index, (sample, _) in enumerate(samples):
         try:
             if sample.depth is None and (sample.codes is None or config.regime not in ("atomic", "reading")):
-                raise DataError("this image has no depth map")
+                raise DataError(
+                    "this image has no depth map: no file of the folder has its name, or its name and _depth; "
+                    "depth_names says what else maps are called"
+                )
             frame = context.make_frame(sample.image.size, config.interpolation)
             if sample.depth is not None:
                 maps[index] = frame_nearness(sample.depth, frame, sample.depth_range)

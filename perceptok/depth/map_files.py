@@ -63,6 +63,11 @@ class ReadOptions:
     max_pixels: int = MAX_PIXELS
     range: NearnessRange = field(default_factory=NearnessRange)
 
+    def check_mask(self) -> None:
+        """Raise DepthMapError for a mask that does not exist, unless it is a name with `*`."""
+        if self.mask is not None and "*" not in self.mask.name and not _exists(self.mask):
+            raise DepthMapError(f"{self.mask}: no such file or folder of masks; check the path (--mask)")
+
 
 @dataclass(frozen=True)
 class MapFile:
@@ -187,13 +192,15 @@ def find_maps(
         warn: Called with the number of files in folders that may hold depth in a format that is not read.
 
     Raises:
-        DepthMapError: A path does not exist, has no depth maps in it, or a file is named twice.
+        DepthMapError: A path or the mask does not exist, a folder has no depth maps in it, or a file is named twice.
     """
+    options = options or ReadOptions()
+    options.check_mask()
     found: list[MapFile] = []
     listed: list[MapFile] = []
     skipped: Counter[str] = Counter()
     for path in paths:
-        files = _find_files(str(path), options or ReadOptions(), skipped)
+        files = _find_files(str(path), options, skipped)
         (listed if frames and _is_list(Path(path)) else found).extend(files)
     if frames:
         found = sorted(found, key=lambda file: _split_numbers(file.name)) + listed

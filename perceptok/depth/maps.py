@@ -191,11 +191,15 @@ def _check_ends(near: float, far: float, kind: Kind) -> None:
 
 def _resolve_whole(seen: npt.NDArray[np.float32], kind: Kind) -> tuple[float, float]:
     if kind == "metric":
-        raise DepthMapError("normalize=False is for maps that hold nearness; metric depth has no range of its own")
+        raise DepthMapError(
+            "the range 'whole' (normalize=False, --no-normalize) is for maps that hold nearness; metric depth has no range "
+            "of its own: leave it out"
+        )
     if seen.min() < 0 or seen.max() > 1:
         raise DepthMapError(
-            f"normalize=False expects nearness in [0, 1]; the map goes from {seen.min()} to {seen.max()}; "
-            "give the scale when reading it (such as scale=1/255, --scale 0.003921569), or let it be normalised"
+            f"the range 'whole' (normalize=False, --no-normalize) expects nearness in [0, 1]; the map goes from "
+            f"{seen.min()} to {seen.max()}; give the scale when reading it (such as scale=1/255, --scale 0.003921569), or "
+            "let it be normalised"
         )
     return (1.0, 0.0) if kind == "inverse" else (0.0, 1.0)
 

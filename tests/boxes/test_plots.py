@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from perceptok.boxes import BoxLabels, ImageBoxes, ImageFrame, draw_boxes
+from perceptok.boxes import BoxCodec, BoxLabels, BoxRecord, ImageBoxes, ImageFrame, draw_boxes, draw_records
 from perceptok.errors import BoxError
+from perceptok.files import spell_name
 
 GREY = (100, 100, 100)
 NOTHING = BoxLabels()
@@ -79,3 +83,18 @@ class TestOrientation:
     def test_neither(self) -> None:
         with pytest.raises(BoxError, match=r"this one has 40 x 60 \(stored as 60 x 40, turned by its EXIF orientation"):
             draw_boxes(self.photo((60, 40)), ImageBoxes("a.jpg", 61, 40, np.zeros((0, 4))))
+
+
+def test_images_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Records have such names as %XX."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 60), GREY).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "images" / os.fsdecode(b"100% caf\xe9.png"))
+    name = spell_name(os.fsdecode(b"100% caf\xe9.png"))
+    boxes = ImageBoxes(name, 60, 60, np.array([[10.0, 20, 30, 50]]), BoxLabels((1,), categories={1: "<dog>\n"}))
+    missing = ImageBoxes("100%25 x.png", 60, 60, np.zeros((0, 4)))
+    records = [BoxRecord.from_boxes(image, BoxCodec()) for image in (boxes, missing)]
+    report = draw_records(records, tmp_path / "images", tmp_path / "drawn")
+    assert report.drawn == 1
+    assert [failure.name for failure in report.failures] == ["100%25 x.png"]
+    assert (tmp_path / "drawn" / "100%25 caf%E9.png").is_file()

@@ -462,6 +462,13 @@ def test_boxes_outside_the_image_by_the_settings_of_the_set(tmp_path: Path) -> N
         build_data(replace(recipe, sets=sets), tmp_path / "raise")
     report = build_data(replace(recipe, sets=(replace(sets[0], outside="clip"),)), tmp_path / "clip")
     assert report.records == 1
+    values["annotations"].append({"id": 2, "image_id": 0, "category_id": 1, "bbox": [90, 70, 5, 5]})
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="drop such boxes with outside: drop"):
+        build_data(replace(recipe, sets=(replace(sets[0], outside="clip"),)), tmp_path / "beside")
+    build_data(replace(recipe, sets=(replace(sets[0], outside="drop"),)), tmp_path / "drop")
+    (record,) = read_records(tmp_path / "drop")
+    assert record.answer == "1"
 
 
 def test_depth_maps_are_read_by_options_and_warned_of(folder: Path, tmp_path: Path) -> None:

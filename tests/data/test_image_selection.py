@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,8 +13,8 @@ from PIL import Image
 
 from perceptok.data import DepthFolder, FolderSource, select_images
 from perceptok.data.sources import Sample
-from perceptok.depth import ReadOptions
-from perceptok.errors import DataError, ImageError
+from perceptok.depth import ReadOptions, find_maps
+from perceptok.errors import DataError, DepthMapError, ImageError
 
 MILLIMETRES = ReadOptions("metric", "mm")
 
@@ -193,6 +194,27 @@ def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
     for sample in source.read(source.names, depth=True, boxes=False):
         assert isinstance(sample, Sample)
         assert sample.depth is not None
+
+
+def test_a_mask_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+    write_map(tmp_path / "a.png")
+    options = ReadOptions("metric", "mm", mask=tmp_path / "masks")
+    with pytest.raises(DataError, match=r"masks: no such file or folder of masks; .*depth_options\.mask"):
+        DepthFolder(tmp_path, options)
+    with pytest.raises(DepthMapError, match="no such file or folder of masks"):
+        find_maps([tmp_path], options)
+
+
+def test_annotations_of_spelled_names_and_of_windows(tmp_path: Path) -> None:
+    write_photo(tmp_path / "images" / "sub" / "a.jpg")
+    shutil.copy(tmp_path / "images" / "sub" / "a.jpg", os.fsencode(tmp_path) + b"/images/caf\xe9.jpg")
+    names = ["caf%E9.jpg", "sub\\a.jpg"]
+    images = [{"id": n, "file_name": name, "width": 80, "height": 60} for n, name in enumerate(names)]
+    values = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    source = FolderSource(tmp_path / "images", annotations=tmp_path / "boxes.json")
+    assert source.names == names
+    assert all(isinstance(sample, Sample) for sample in source.read(names, depth=False, boxes=True))
 
 
 def test_listed_images_by_absolute_path(tmp_path: Path) -> None:

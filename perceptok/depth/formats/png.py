@@ -26,7 +26,8 @@ def decode_png(data: bytes, *, colours: bool = False) -> StoredMap:
         raise DepthMapError("is an animated PNG; store one map per file")
     if b"tRNS" in chunks:
         raise DepthMapError(
-            "declares a transparent colour; save without transparency and name the value of holes (invalid=...) instead"
+            "declares a transparent colour; save without transparency, and name the value of holes (invalid=..., "
+            "--invalid)"
         )
     if bits < 8:
         raise DepthMapError(f"stores {bits} bits per pixel, too few for depth; export 8- or 16-bit gray")
