@@ -199,7 +199,9 @@ def finish(failures: Sequence[tuple[str, str]], total: int, *, summary: str = ""
     """
     if not failures:
         return
-    note(summary or f"{len(failures)} of {total} failed; the others are done:")
+    note(
+        summary or (f"{len(failures)} of {total} failed" + ("; the others are done:" if len(failures) < total else ":"))
+    )
     for name, reason in failures[:MAX_FAILURES]:
         note(f"  {add_place(name, reason)}")
     if len(failures) > MAX_FAILURES:

@@ -341,7 +341,8 @@ def encode_depth(
             warn=lambda *warning: warnings.append(warning),
         )
     warn_at_end(warnings, len(maps))
-    note(f"{len(maps) - len(failures)} maps -> {output}")
+    if len(failures) < len(maps):
+        note(f"{len(maps) - len(failures)} maps -> {output}")
     finish(failures, len(maps))
 
 

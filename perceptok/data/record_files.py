@@ -183,6 +183,8 @@ def find_records_file(path: str | Path) -> Path:
 
 def _read_entries(source: Path) -> Iterator[tuple[str, Any]]:
     """Read (name for messages, entry) of a file; entries of JSON lines are bytes that are not parsed yet."""
+    if not source.suffix and not source.exists():
+        raise RecordError(f"{source}: no such file or folder")
     suffix = _check_suffix(source)
     try:
         if suffix == ".jsonl":

@@ -104,7 +104,7 @@ def encode_files(
         warn: Called with a map's name and what is odd about its range, once per map, continued runs included.
 
     Returns:
-        The files that could not be read; all others are in the output.
+        The files that could not be read; all others are in the output. Where that is all of them, nothing is written.
 
     Raises:
         ConfigError: Clips with `text` or an engine.
@@ -144,14 +144,19 @@ def encode_files(
             journal.add(index, result)
             report(index, result)
         encoded = [index for index in journal if index not in failures]
-        with atomic_write(output, force=force) as file:
-            if output.suffix == ".jsonl":
-                file.writelines(f"{journal.read_text(index)}\n".encode() for index in encoded)
-            else:
-                records = [result for index in encoded if isinstance(result := journal[index], DepthRecord)]
-                write_depth_records(file, output.suffix, records)
+        if encoded or not failures:
+            _write_output(output, journal, encoded, force=force)
         journal.remove()
     return [failures[index] for index in sorted(failures)]
+
+
+def _write_output(output: Path, journal: Journal[_Encoded], indices: Sequence[int], *, force: bool) -> None:
+    with atomic_write(output, force=force) as file:
+        if output.suffix == ".jsonl":
+            file.writelines(f"{journal.read_text(index)}\n".encode() for index in indices)
+        else:
+            records = [result for index in indices if isinstance(result := journal[index], DepthRecord)]
+            write_depth_records(file, output.suffix, records)
 
 
 def _open_journal(
@@ -307,7 +312,7 @@ def decode_records(
         The records that could not be decoded or written.
 
     Raises:
-        ConfigError: A unit or scale for nearness, which has none, or an unknown format.
+        ConfigError: A unit or scale for nearness, which has none, or for NPZ, which keeps metres; or an unknown format.
         CheckpointError: A record was encoded by another codec.
         OutputError: Two records have one name, or another process writes into the folder; nothing is written then.
     """
@@ -316,6 +321,10 @@ def decode_records(
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
     if suffix.lower() not in FORMATS:
         raise ConfigError(f"depth maps are written as {', '.join(sorted(FORMATS))} (--format); got {suffix}")
+    if FORMATS[suffix.lower()].states_kind and (unit, scale) != (None, None):
+        raise ConfigError(
+            f"{suffix} keeps metres: leave out the unit or scale (--unit, --scale), or choose another --format"
+        )
     folder, fingerprint = Path(folder), codec.fingerprint
     failures: list[MapFailure] = []
     decodable: list[DepthRecord] = []

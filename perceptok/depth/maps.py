@@ -190,16 +190,15 @@ def _check_ends(near: float, far: float, kind: Kind) -> None:
 
 
 def _resolve_whole(seen: npt.NDArray[np.float32], kind: Kind) -> tuple[float, float]:
+    option = "the range 'whole' (normalize=False, --no-normalize)"
     if kind == "metric":
         raise DepthMapError(
-            "the range 'whole' (normalize=False, --no-normalize) is for maps that hold nearness; metric depth has no range "
-            "of its own: leave it out"
+            f"{option} is for maps that hold nearness; metric depth has no range of its own: leave it out"
         )
     if seen.min() < 0 or seen.max() > 1:
         raise DepthMapError(
-            f"the range 'whole' (normalize=False, --no-normalize) expects nearness in [0, 1]; the map goes from "
-            f"{seen.min()} to {seen.max()}; give the scale when reading it (such as scale=1/255, --scale 0.003921569), or "
-            "let it be normalised"
+            f"{option} expects nearness in [0, 1]; the map goes from {seen.min()} to {seen.max()}; give the scale when "
+            "reading it (such as scale=1/255, --scale 0.003921569), or let it be normalised"
         )
     return (1.0, 0.0) if kind == "inverse" else (0.0, 1.0)
 
@@ -274,10 +273,11 @@ class Nearness:
         if self.range.mode == "percentiles" and self.range.low is not None and self.range.high is not None:
             left_out = (self.range.low + 100 - self.range.high) / 100
         if self.clamped > _MAX_CLAMPED + left_out:
+            follow = "faster (a larger --running)" if self.range.mode == "running" else "(--running 0.02)"
             found.append(
                 f"{self.clamped:.0%} of the pixels lie beyond the range ({self.near:.4g} to {self.far:.4g}) and are "
-                "clamped; give a wider range (--near and --far), or, in a clip, let it follow the frames (--running "
-                "0.02) or decide it by more of them (--frames)"
+                f"clamped; give a wider range (--near and --far), or, in a clip, let it follow the frames {follow} or "
+                "decide it by more of them (--frames)"
             )
         return found
 

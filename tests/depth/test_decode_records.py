@@ -18,7 +18,7 @@ from perceptok.depth import (
     find_maps,
     read_depth_records,
 )
-from perceptok.errors import CheckpointError, OutputError
+from perceptok.errors import CheckpointError, ConfigError, OutputError
 
 
 def record(codec: DepthCodec, name: str = "a.png", code: int = 0, *, width: int = 6, height: int = 5) -> DepthRecord:
@@ -77,6 +77,12 @@ def test_a_suffix_with_or_without_its_dot(codec: DepthCodec, tmp_path: Path) -> 
     for suffix in ("npy", ".npy"):
         decode_records(codec, [record(codec, "a.png")], tmp_path, suffix=suffix)
         assert files(tmp_path) == {"a.npy"}
+
+
+def test_a_unit_for_npz_is_refused_at_once(codec: DepthCodec, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.npz keeps metres: leave out the unit"):
+        decode_records(codec, [], tmp_path / "out", form="depth", suffix="npz", unit="mm")
+    assert not (tmp_path / "out").exists()
 
 
 def test_decoding_mirrors_names_sizes_and_units(codec: DepthCodec, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_existing_output(codec: DepthCodec, folder: Path, tmp_path: Path) -> Non
         encode_files(codec, metres(folder), tmp_path / "new.npz", text=True)
 
 
+def test_nothing_is_written_where_no_map_can_be_read(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
+    """So that the same command with the right options finds no output in its way."""
+    for options in (ReadOptions(kind="metric"), ReadOptions(kind="metric", unit="m")):
+        files = find_maps([folder], options)
+        failures = encode_files(codec, files, tmp_path / "out.jsonl")
+    assert len(failures) == 1
+    assert len(list(read_depth_records(tmp_path / "out.jsonl"))) == COUNT - 1
+
+
 def test_force_goes_on_where_it_stopped(codec: DepthCodec, folder: Path, tmp_path: Path) -> None:
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     output.write_text("old")
