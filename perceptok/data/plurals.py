@@ -26,7 +26,18 @@ _UNCHANGED = frozenset(
 )
 """Nouns without a singular, and plurals that grammar would take for singulars and change."""
 
-_PLURAL_ENDINGS = ("children", "feet", "men", "mice", "people", "teeth")
+_PLURAL_ENDINGS = ("children", "feet", "men", "mice", "passersby", "people", "teeth")
+_IRREGULAR = {
+    "gentleman": "gentlemen",
+    "larva": "larvae",
+    "passer-by": "passers-by",
+    "passerby": "passersby",
+    "runner-up": "runners-up",
+}
+_SINGULAR_WITH_OES = ("buffalo", "cargo", "domino", "echo", "embargo", "hero", "mango", "mosquito", "potato", "tomato")
+_SINGULAR_WITH_OES += ("tornado", "torpedo", "veto", "volcano")
+"""Nouns in -o with the plural -oes; grammar takes more for such, as "burritoes"."""
+
 _SINGULAR_IN_MEN = ("abdomen", "cyclamen", "omen", "ramen", "regimen", "specimen", "stamen")
 _SINGULAR_IN_S = frozenset(
     {
@@ -39,11 +50,18 @@ _SINGULAR_IN_S = frozenset(
 _MAX_LENGTH = 200
 """Characters of a category's name."""
 
-_MARKED = re.compile(r"(?P<noun>.*\w)\((?P<ending>\w{1,3})\)")
-"""A singular with the ending of its plural in brackets, such as "shoe(s)"."""
+_MARKED = re.compile(r"(?P<noun>.*\w)\((?P<ending>\w+)\)")
+"""A singular with its plural, or the ending of it, in brackets, such as "shoe(s)"."""
 
 _ACRONYM = re.compile(r"[A-Z0-9][A-Z0-9&.-]*[A-Z0-9]")
-_ACRONYMS_WITH_VOWELS = ("AC", "ATM", "ATV", "LED", "SUV", "UAV", "UFO", "USB")
+_ACRONYMS_WITH_VOWELS = frozenset(
+    {
+        *("AED", "ATM", "ATV", "AUV", "CPU", "GPU", "IED", "LED", "MRI", "OLED", "PIN", "RAM", "ROM", "SIM", "SUV"),
+        *("UAV", "UFO", "UPS", "URL", "USB", "VIP"),
+    }
+)
+"""Acronyms of three letters or more that are not read as words; those of two, and without vowels, are known as such."""
+
 _VOWEL = re.compile(r"[AEIOUY]")
 _NOT_A_NAME = re.compile(r"n\s*[/.]?\s*a\.?|none|null|nan|unknown", re.IGNORECASE)
 _MEASURE = re.compile(r"(?P<noun>.+?)(?P<rest> (?:of|in|with|for|on) .+)")
@@ -89,26 +107,30 @@ class Plurals:
         if not all(unicodedata.name(letter, "").startswith("LATIN") for letter in letters):
             raise DataError(f"the category {name!r} is not in Latin letters, and grammar is that of English; {_REMEDY}")
         alternatives = re.split(r"(\s*/\s*)", noun)
-        plural = "".join(
-            self._pluralize_noun(part) if index % 2 == 0 else part for index, part in enumerate(alternatives)
-        )
+        plurals = [self._pluralize_noun(part) if index % 2 == 0 else part for index, part in enumerate(alternatives)]
+        plural = plurals[0] if len({*plurals[::2]}) == 1 else "".join(plurals)  # child/children
         if not plural.strip("/ "):
             raise DataError(f"the category {name!r} has no plural; {_REMEDY}")
         return f"{plural}{bracket}{rest}"
 
     def _pluralize_noun(self, noun: str) -> str:
         if marked := _MARKED.fullmatch(noun):
-            stem = marked["noun"].removesuffix("y") if marked["ending"] == "ies" else marked["noun"]
-            return f"{stem}{marked['ending']}"
+            stem, ending = marked["noun"], marked["ending"]
+            if len(ending) > 3 and ending[0].lower() == stem[0].lower():  # tooth(teeth)
+                return ending
+            return f"{stem.removesuffix('y') if ending == 'ies' else stem}{ending}"
         last = noun.rpartition(" ")[2]
         if measure := _MEASURE.fullmatch(noun):
             return self._pluralize_noun(measure["noun"]) + measure["rest"]
         if _is_plural(last):
             return noun
-        if _ACRONYM.fullmatch(last) and (last in _ACRONYMS_WITH_VOWELS or not _VOWEL.search(last) or "-" in last):
+        is_acronym = len(last) == 2 or last in _ACRONYMS_WITH_VOWELS or not _VOWEL.search(last) or "-" in last
+        if is_acronym and _ACRONYM.fullmatch(last) and last != "OX":
             return f"{noun}s"
         # Grammar takes capitals for proper names: "Womens".
-        plural = str(self._grammar.plural_noun(last.lower()) or "")
+        plural = _IRREGULAR.get(last.lower()) or str(self._grammar.plural_noun(last.lower()) or "")
+        if plural == f"{last.lower()}es" and plural.endswith("oes") and not last.lower().endswith(_SINGULAR_WITH_OES):
+            plural = f"{last.lower()}s"
         if last.isupper() and len(last) > 1:
             plural = plural.upper()
         elif plural.startswith(last.lower()):

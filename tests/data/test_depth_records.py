@@ -158,8 +158,8 @@ def test_invalid_samples_do_not_affect_others(codec: DepthCodec) -> None:
     assert "grey levels 20 apart" in str(results[0])
     assert "nothing to encode" in str(results[1])
     assert results[2] == (
-        "this image has no depth map: no file of the folder has its name, or its name and _depth; depth_names says what "
-        "else maps are called"
+        "this image has no depth map: no file of the folder has its name, or its name and _depth; depth_names says "
+        "what else maps are called"
     )
     assert isinstance(results[3], TaskRecord)
 
