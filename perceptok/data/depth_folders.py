@@ -22,6 +22,9 @@ ESTIMATE_STAMP = "estimator.json"
 _MAX_QUOTED = 100
 """Characters of a name that a message quotes."""
 
+_OTHER_SUFFIXES = (".h5", ".hdf5", ".mat", ".pgm", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pt", ".pth")
+"""Formats that hold depth, or should not, and are refused with what to do."""
+
 _RANGE_OPTIONS = ("--percentiles", "--near", "--far", "--no-normalize")
 _OPTION = re.compile(r"--[a-z][a-z-]+")
 
@@ -107,6 +110,8 @@ class DepthFolder:
         """
         paths = self.find(name, view.path)
         if not paths:
+            paths = self._find_other_formats(name, view.path)  # reading one says how it is converted
+        if not paths:
             return None
         path = paths[0]
         if _is_same_file(path, view.path):
@@ -138,6 +143,14 @@ class DepthFolder:
         except DataError:
             return None
         return paths[0] if paths and not _is_same_file(paths[0], image) else None
+
+    def _find_other_formats(self, name: str, image: Path) -> list[Path]:
+        """Files of the image's name, in another folder than the image, of formats that depth is not read from."""
+        stem = join_inside(self.folder, name).with_suffix("")
+        if self.patterns or _is_same_file(stem.parent, image.parent):
+            return []
+        paths = (stem.with_name(f"{stem.name}{suffix}") for suffix in _OTHER_SUFFIXES)
+        return [path for path in paths if os.path.isfile(path)][:1]  # noqa: PTH113 - False for a name that is too long
 
     def _find_by_pattern(self, name: str) -> list[Path]:
         for pattern, depth in self.patterns:

@@ -196,6 +196,16 @@ def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
         assert sample.depth is not None
 
 
+@pytest.mark.parametrize(("suffix", "remedy"), [(".h5", "h5py.File"), (".mat", "loadmat"), (".jpg", "JPEG is lossy")])
+def test_maps_of_other_formats_are_named(tmp_path: Path, suffix: str, remedy: str) -> None:
+    write_photo(tmp_path / "images" / "a.png")
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / f"a{suffix}").write_bytes(b"something")
+    source = FolderSource(tmp_path / "images", depth=DepthFolder(tmp_path / "maps", MILLIMETRES))
+    (reason,) = source.read(source.names, depth=True, boxes=False)
+    assert remedy in str(reason)
+
+
 def test_a_mask_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
     write_map(tmp_path / "a.png")
     options = ReadOptions("metric", "mm", mask=tmp_path / "masks")

@@ -248,6 +248,11 @@ class _Reader:
             if key == "categories":
                 self._header[key] = []
             for index, item in enumerate(value):
+                if index == 0 and isinstance(item, dict) and "segments_info" in item:
+                    raise AnnotationError(
+                        f"{self._where}: a COCO panoptic file, whose annotations are segments of mask images; give the "
+                        "file of boxes (instances_*.json)"
+                    )
                 self._index = index
                 self._add(add[key], item, LISTS[key], index)
         _check_lists(found, self._where)

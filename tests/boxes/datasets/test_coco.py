@@ -456,6 +456,14 @@ def test_boxes_that_repeat_another_are_left_out_with_a_count() -> None:
         assert file.incomplete == frozenset()
 
 
+def test_a_panoptic_file_is_named() -> None:
+    values = make_file([])
+    values["annotations"] = [{"image_id": 1, "file_name": "1.png", "segments_info": [{"id": 7, "category_id": 1}]}]
+    for strict in (True, False):
+        with pytest.raises(AnnotationError, match=r"a COCO panoptic file.*instances_\*\.json"):
+            read(values, strict=strict)
+
+
 def test_images_without_a_size() -> None:
     values = make_file([(1, 1, [1, 2, 30, 40]), (2, 2, [1, 2, 30, 40])])
     del values["images"][0]["width"]
