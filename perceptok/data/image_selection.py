@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ _DETAIL = re.compile(r"vi[sz]|raw|filled|pretty|colou?red|colou?ri[sz]ed|gr[ae]y
 _CITYSCAPES = re.compile(r".+_gt(?:Fine|Coarse)_\w+")
 _GREY_MODES = ("1", "F", "I", "L", "LA", "P", "PA")
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_SEPARATORS = re.compile(r"[-_. ]+")
 _SHOWN = 3
 
 _MAX_LABELS = 256
@@ -71,22 +73,23 @@ class _Name(NamedTuple):
 
 def _parse_name(name: str) -> _Name:
     path = PurePosixPath(name)
-    parts = [_remove_kind(part) for part in path.parent.parts]
-    folders = tuple("_".join(words) for words, _ in parts if words)
-    strengths = [strength for _, strength in parts]
-    words, stem_strength = _remove_kind(path.stem, is_map=max(strengths, default=0) > 0)
-    numbered, _ = _remove_kind(path.stem, is_map=True, numbers=True)
-    return _Name(
-        path.parent,
-        folders,
-        frozenset({"_".join(words), "_".join(numbered)}),
-        stem_strength,
-        max(strengths, default=0),
-        sum(strength > 0 for strength in (*strengths, stem_strength)),
-    )
+    folders, kinds, strength = _parse_folders(str(path.parent))
+    words, stem_strength = _remove_kind(path.stem, is_map=strength > 0)
+    stems = {words}
+    if stem_strength and any(map(str.isdigit, path.stem)):
+        stems.add(_remove_kind(path.stem, is_map=True, numbers=True)[0])
+    return _Name(path.parent, folders, frozenset(stems), stem_strength, strength, kinds + (stem_strength > 0))
 
 
-def _remove_kind(text: str, *, is_map: bool = False, numbers: bool = False) -> tuple[list[str], int]:
+@lru_cache(maxsize=1024)
+def _parse_folders(parent: str) -> tuple[tuple[str, ...], int, int]:
+    """The words of a path's folders that are left; how many of the folders say that they hold maps; how strongly."""
+    parts = [_remove_kind(part) for part in PurePosixPath(parent).parts]
+    strengths = [strength for _, strength in parts if strength]
+    return tuple(words for words, _ in parts if words), len(strengths), max(strengths, default=0)
+
+
+def _remove_kind(text: str, *, is_map: bool = False, numbers: bool = False) -> tuple[str, int]:
     """Remove the words of a name that say what kind of image it is; the others, and whether it is a map (0..2).
 
     Args:
@@ -94,16 +97,27 @@ def _remove_kind(text: str, *, is_map: bool = False, numbers: bool = False) -> t
         is_map: Its folders say that it is a map.
         numbers: Remove numbers that follow such a word too.
     """
-    words = [word for word in re.split(r"[-_. ]+", text.lower()) if word]
-    strengths = [2 if _STRONG.fullmatch(word) else 1 if _WEAK.fullmatch(word) else 0 for word in words]
-    strength = max(strengths, default=0)
+    words = [word for word in _SEPARATORS.split(text.lower()) if word]
+    kinds = [None if word.isdecimal() else _find_kind(word) for word in words]
+    strength = max((_STRENGTHS.get(kind, 0) for kind in kinds), default=0)
     left = []
-    for index, word in enumerate(words):
-        is_number = numbers and index > 0 and strengths[index - 1] > 0 and word.isdecimal()
-        is_kind = strengths[index] > 0 or _PHOTO.fullmatch(word) or ((strength or is_map) and _DETAIL.fullmatch(word))
-        if not is_kind and not is_number:
+    for index, (word, kind) in enumerate(zip(words, kinds, strict=True)):
+        is_number = numbers and index > 0 and _STRENGTHS.get(kinds[index - 1], 0) > 0 and word.isdecimal()
+        is_detail = kind == "detail" and (strength > 0 or is_map)
+        if not (is_number or is_detail or kind in ("strong", "weak", "photo")):
             left.append(word)
-    return left, strength
+    return "_".join(left), strength
+
+
+_STRENGTHS: dict[str | None, int] = {"weak": 1, "strong": 2}
+
+
+@lru_cache(maxsize=4096)
+def _find_kind(word: str) -> str | None:
+    for kind, pattern in (("strong", _STRONG), ("weak", _WEAK), ("photo", _PHOTO), ("detail", _DETAIL)):
+        if pattern.fullmatch(word):
+            return kind
+    return None
 
 
 @dataclass(frozen=True)
