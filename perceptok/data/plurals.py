@@ -34,8 +34,10 @@ _IRREGULAR = {
     "passerby": "passersby",
     "runner-up": "runners-up",
 }
-_SINGULAR_WITH_OES = ("buffalo", "cargo", "domino", "echo", "embargo", "hero", "mango", "mosquito", "potato", "tomato")
-_SINGULAR_WITH_OES += ("tornado", "torpedo", "veto", "volcano")
+_SINGULAR_WITH_OES = (
+    *("buffalo", "cargo", "domino", "echo", "embargo", "hero", "mango", "mosquito", "potato", "tomato"),
+    *("tornado", "torpedo", "veto", "volcano"),
+)
 """Nouns in -o with the plural -oes; grammar takes more for such, as "burritoes"."""
 
 _SINGULAR_IN_MEN = ("abdomen", "cyclamen", "omen", "ramen", "regimen", "specimen", "stamen")

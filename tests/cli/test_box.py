@@ -124,13 +124,15 @@ def test_bad_annotations_do_not_affect_others(folder: Path) -> None:
         {**box, "id": 7},
         {**box, "id": 12, "bbox": [500, 500, 10, 10]},
         {**box, "id": 13, "bbox": [1, 2, -3, 4]},
-        {**box, "id": 14},
+        {**box, "id": 14, "bbox": [1, 2, 5, 6]},
+        {**box, "id": 15},
     ]
     (folder / "bad.json").write_text(json.dumps(values))
     done = process("encode", folder / "bad.json", "-o", folder / "boxes.jsonl")
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert "5 of 9 failed; the others are done" in done.stderr
+    assert "its box repeats another of its image and category exactly; left out (1 times)" in done.stderr
     for name in (
         "annotation 10: ",
         "annotation 11: names image 99",
