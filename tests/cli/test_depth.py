@@ -84,7 +84,7 @@ def test_bad_files_do_not_affect_others(maps: Path, tmp_path: Path) -> None:
     assert names == {"0.png", "1.png", "2.png", "constant.npy", "one.npy", "some-nan.npy"}
     assert "6 of 12 failed; the others are done" in done.stderr
     for name in ("truncated.png", "zero.png", "coloured.png", "negative.npy", "all-invalid.npy", "cube.npy"):
-        assert f"  {name}: " in done.stderr
+        assert f"\n  {maps / name}: " in done.stderr
     assert done.stdout == ""
 
 
