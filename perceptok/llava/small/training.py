@@ -286,7 +286,7 @@ class SmallTraining:
         seed: The seed of the order of scenes.
     """
 
-    max_steps: int = 300
+    max_steps: int = 200
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     eval_steps: int = 25
