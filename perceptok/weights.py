@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -93,15 +94,24 @@ def load_pickled_tensors(
         PerceptokError: Of the type `error`: the file is missing, not a regular file, damaged, would run code, or holds
             something else than a dictionary of dense tensors of finite values.
     """
-    with translate_errors(error, f"{path}: tensors cannot be read safely"), open_input(path) as file:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    what = f"{path}: tensors cannot be read safely; fetch the file again"
+    with translate_errors(error, what), open_input(path) as file:
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError as problem:
+            raise error(
+                f"{path}: tensors cannot be read safely: refused, as the file is damaged or would run code; expected "
+                "a file of tensors only, as torch.save writes a state dict"
+            ) from problem
     tensors = loaded.get(key, loaded) if isinstance(loaded, dict) and key is not None else loaded
+    expected = "a dictionary of names and tensors" + ("" if key is None else f", bare or under {key!r}")
     if not isinstance(tensors, dict) or not tensors:
-        raise error(f"{path}: expected a dictionary of names and tensors; got {type(tensors).__name__}")
+        kind = "an empty one" if isinstance(tensors, dict) else type(tensors).__name__
+        raise error(f"{path}: expected {expected}; got {kind}")
     num_bytes = 0
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise error(f"{path}: expected names and tensors; got {name!r:.80}: {type(tensor).__name__}")
+            raise error(f"{path}: expected {expected}; got {name!r:.80}: {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise error(f"{path}: the tensor {name} is not dense: {tensor.layout}, {tensor.dtype}, {tensor.device}")
         num_bytes += tensor.numel() * tensor.element_size()

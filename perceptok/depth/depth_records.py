@@ -273,6 +273,16 @@ def _parse_numbered(
             failures.append(MapFailure(place, str(error)))
 
 
+def check_output(output: Path, *, text: bool, force: bool) -> None:
+    """Raise OutputError where the path has another format, or exists already and `force` is not given."""
+    if output.suffix not in RECORD_SUFFIXES:
+        raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
+    if text and output.suffix != ".jsonl":
+        raise OutputError(f"{output}: only .jsonl files hold the text of blocks")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
+
+
 def write_depth_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord]) -> None:
     """Write records to an open file; the same records give the same bytes.
 

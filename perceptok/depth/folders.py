@@ -18,8 +18,8 @@ import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.depth_records import (
-    RECORD_SUFFIXES,
     DepthRecord,
+    check_output,
     restore_frames,
     write_depth_records,
 )
@@ -117,12 +117,7 @@ def encode_files(
             "the one before it"
         )
     output = Path(output)
-    if output.suffix not in RECORD_SUFFIXES:
-        raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
-    if text and output.suffix != ".jsonl":
-        raise OutputError(f"{output}: only .jsonl files hold the text of blocks")
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
+    check_output(output, text=text, force=force)
     failures: dict[int, MapFailure] = {}
 
     def report(index: int, result: _Encoded) -> None:

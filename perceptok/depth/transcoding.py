@@ -14,8 +14,8 @@ import torch
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.depth_records import (
-    RECORD_SUFFIXES,
     DepthRecord,
+    check_output,
     drop_unchanged_codes,
     restore_frames,
     write_depth_records,
@@ -133,12 +133,7 @@ def transcode_to_file(
         OutputError: The output exists, cannot be written, or is being written by another process.
     """
     output = Path(output)
-    if output.suffix not in RECORD_SUFFIXES:
-        raise OutputError(f"{output}: records are written to {', '.join(RECORD_SUFFIXES)}")
-    if text and output.suffix != ".jsonl":
-        raise OutputError(f"{output}: only .jsonl files hold the text of blocks")
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
+    check_output(output, text=text, force=force)
     failures: list[MapFailure] = []
     whole = list(restore_frames(records, failures))
     fingerprint = source.fingerprint
