@@ -52,6 +52,8 @@ def check_checkpoint_folder(folder: Path, auto_class: str) -> None:
             model that is several times larger than its weights; or a file of the weights is damaged, missing or not
             complete.
     """
+    from transformers import CONFIG_MAPPING
+
     path = folder / "config.json"
     if not os.path.lexists(path):
         return  # transformers says what it looks for
@@ -65,6 +67,11 @@ def check_checkpoint_folder(folder: Path, auto_class: str) -> None:
         limit = max(_MAX_LAYERS, num_tensors) if is_count else MAX_INTEGER
         if not -limit <= number <= limit and not _UNLIMITED.search(last):
             raise CheckpointError(f"{path}: {key} is {number:.6g}; at most {limit} is accepted for these weights")
+    if "auto_map" in values and values.get("model_type") not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{path}: transformers has no model type {values.get('model_type')!r:.80}, but auto_map names code: "
+            "code that comes with a model is never run"
+        )
     with translate_errors(CheckpointError, f"{path}: no model of the class {auto_class} can be made of it"):
         described = _count_described(folder, auto_class)
     if described > 4 * num_values + 10_000_000:

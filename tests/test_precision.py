@@ -16,11 +16,9 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_I
 SCRIPT = """
 import torch
 from perceptok.llava import FinetuneConfig
-from perceptok.llava.small import SmallTraining
 from perceptok.precision import choose_dtype, choose_loading_dtype
 config = FinetuneConfig(model_name_or_path="b", records=("r.jsonl",), output_dir="run", use_cpu=True)
 assert config.precision == ("bf16" if choose_dtype() == torch.bfloat16 else "no"), config.precision
-assert SmallTraining().bf16 == (choose_dtype() == torch.bfloat16)
 print(choose_dtype(), choose_loading_dtype(torch.bfloat16, "cpu"), choose_loading_dtype(torch.float16, "cpu"))
 """
 

@@ -29,34 +29,34 @@
 
   // Cases -----------------------------------------------------------------------------------------------------------
 
-  CASES.forEach((one, number) => {
-    one.number = number;
-    one.facts = one.facts || [];
-    one.has = one.has || [];
-    one.search = [one.name, one.prompt, one.text, one.verdict, one.invalid ? "invalid" : null, ...one.facts.map(([name, value]) => `${name}: ${value}`)]
+  CASES.forEach((item, number) => {
+    item.number = number;
+    item.facts = item.facts || [];
+    item.has = item.has || [];
+    item.search = [item.name, item.prompt, item.text, item.verdict, item.invalid ? "invalid" : null, ...item.facts.map(([name, value]) => `${name}: ${value}`)]
       .filter(Boolean).join("\n").toLowerCase();
   });
-  const judged = CASES.some((one) => one.verdict);
-  const CHIPS = [...(judged ? VERDICTS : []), ...(judged || CASES.some((one) => one.invalid) ? ["invalid"] : [])];
-  const matches = (one, chip) => !chip || (chip === "invalid" ? Boolean(one.invalid) : one.verdict === chip);
-  const sortable = [...new Set(CASES.flatMap((one) => one.facts.filter((fact) => typeof fact[1] === "number").map((fact) => fact[0])))];
+  const judged = CASES.some((item) => item.verdict);
+  const CHIPS = [...(judged ? VERDICTS : []), ...(judged || CASES.some((item) => item.invalid) ? ["invalid"] : [])];
+  const matches = (item, chip) => !chip || (chip === "invalid" ? Boolean(item.invalid) : item.verdict === chip);
+  const sortable = [...new Set(CASES.flatMap((item) => item.facts.filter((fact) => typeof fact[1] === "number").map((fact) => fact[0])))];
   const hasSummary = byId("summary").childElementCount > 0;
   const state = { view: "summary", verdict: null, query: "", order: "", shown: CASES, current: 0 };
 
-  const factOf = (one, name) => (one.facts.find((fact) => fact[0] === name) || [])[1];
-  const uri = (one, kind) => byId(`${kind}-${one.number}`).textContent;
+  const factOf = (item, name) => (item.facts.find((fact) => fact[0] === name) || [])[1];
+  const uri = (item, kind) => byId(`${kind}-${item.number}`).textContent;
   const shownAs = (value) => typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : String(value ?? "–");
 
   function select() {
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
-    const kept = CASES.filter((one) => matches(one, state.verdict) && words.every((word) => one.search.includes(word)));
+    const matching = CASES.filter((item) => matches(item, state.verdict) && words.every((word) => item.search.includes(word)));
     if (state.order) {
       const [name, sign] = [state.order.slice(1), state.order[0] === "-" ? -1 : 1];
-      const key = (one) => { const value = factOf(one, name); return typeof value === "number" ? sign * value : Infinity; };
-      kept.sort((a, b) => key(a) - key(b) || a.number - b.number);
+      const key = (item) => { const value = factOf(item, name); return typeof value === "number" ? sign * value : Infinity; };
+      matching.sort((a, b) => key(a) - key(b) || a.number - b.number);
     }
-    state.shown = kept;
-    if (!kept.includes(CASES[state.current])) state.current = kept.length ? kept[0].number : -1;
+    state.shown = matching;
+    if (!matching.includes(CASES[state.current])) state.current = matching.length ? matching[0].number : -1;
     fillList();
     fillGallery();
     show();
@@ -67,8 +67,8 @@
   const icon = (path) => make("svg", { viewBox: "0 0 24 24" }, make("path", { d: path }));
   const tabs = new Map();
   const filters = new Map();
-  const hasLayer = CASES.some((one) => one.boxes || one.trueBoxes || (one.markers && !(one.marked && one.has.length === 1)));
-  const layer = make("button", { class: "filter", type: "button", title: "Boxes and markers over the images (l)", text: "Overlay", "aria-pressed": "true", on: { click: turnLayer } });
+  const hasLayer = CASES.some((item) => item.boxes || item.trueBoxes || (item.markers && !(item.marked && item.has.length === 1)));
+  const layer = make("button", { class: "toggle", type: "button", title: "Boxes and markers over the images (l)", text: "Overlay", "aria-pressed": "true", on: { click: turnLayer } });
 
   function turnLayer() {
     layer.setAttribute("aria-pressed", String(!document.documentElement.toggleAttribute("data-plain")));
@@ -87,7 +87,7 @@
     bar.append(strip);
     if (CHIPS.length) {
       for (const name of [null, ...CHIPS]) {
-        const count = CASES.filter((one) => matches(one, name)).length;
+        const count = CASES.filter((item) => matches(item, name)).length;
         const chip = make("button", { class: "filter", type: "button", on: { click: () => choose(name) } },
           name ? make("i", { class: name }) : null, name || "all", make("b", { text: count }));
         filters.set(name, chip);
@@ -132,35 +132,35 @@
   byId("main").append(gallery, casesView);
 
   const none = () => make("p", { class: "empty", text: "No case matches." });
-  const dot = (one) => CHIPS.length ? make("i", { class: judged ? `${one.verdict || "none"}${one.invalid ? " flagged" : ""}` : one.invalid ? "invalid" : "none" }) : null;
-  const numberOf = (one) => Number(one.dataset.number);
+  const dot = (item) => CHIPS.length ? make("i", { class: judged ? `${item.verdict || "none"}${item.invalid ? " flagged" : ""}` : item.invalid ? "invalid" : "none" }) : null;
+  const numberOf = (item) => Number(item.dataset.number);
 
   function fillList() {
     const fact = state.order.slice(1);
-    list.replaceChildren(...state.shown.map((one) => make("button", { class: "row", type: "button", "data-number": one.number, title: one.name },
-      dot(one), make("span", { text: one.name }), fact ? make("small", { text: shownAs(factOf(one, fact)) }) : null)));
+    list.replaceChildren(...state.shown.map((item) => make("button", { class: "row", type: "button", "data-number": item.number, title: item.name },
+      dot(item), make("span", { text: item.name }), fact ? make("small", { text: shownAs(factOf(item, fact)) }) : null)));
     if (!state.shown.length) list.append(none());
   }
 
   // A picture is decoded when its card comes near the window.
   const near = new IntersectionObserver((entries) => {
-    for (const entry of entries.filter((one) => one.isIntersecting)) {
+    for (const entry of entries.filter((item) => item.isIntersecting)) {
       near.unobserve(entry.target);
       picture(CASES[numberOf(entry.target)], entry.target.firstElementChild);
     }
   }, { rootMargin: "600px" });
 
-  function picture(one, place) {
-    const kinds = ["image", "depth", "teacher"].filter((kind) => one.has.includes(kind));
-    place.append(...kinds.slice(0, 1).map((kind) => make("img", { src: uri(one, kind), alt: "", class: kind === "image" ? null : "map" })));
-    if (kinds.length) place.append(overlay(one, 260, "fit", kinds[0] === "image"));
-    else if (one.text || one.facts.length) place.append(make("p", { text: one.text || one.facts.map(([name, value]) => `${name}: ${shownAs(value)}`).join("\n") }));
+  function picture(item, place) {
+    const kinds = ["image", "depth", "teacher"].filter((kind) => item.has.includes(kind));
+    place.append(...kinds.slice(0, 1).map((kind) => make("img", { src: uri(item, kind), alt: "", class: kind === "image" ? null : "map" })));
+    if (kinds.length) place.append(overlay(item, 260, "fit", kinds[0] === "image"));
+    else if (item.text || item.facts.length) place.append(make("p", { text: item.text || item.facts.map(([name, value]) => `${name}: ${shownAs(value)}`).join("\n") }));
   }
 
   function fillGallery() {
     near.disconnect();
-    const cards = state.shown.map((one) => make("button", { class: "thumb", type: "button", "data-number": one.number, title: one.name },
-      make("div", { class: "pic" }), make("div", { class: "what" }, dot(one), make("span", { text: one.name }))));
+    const cards = state.shown.map((item) => make("button", { class: "thumb", type: "button", "data-number": item.number, title: item.name },
+      make("div", { class: "pic" }), make("div", { class: "what" }, dot(item), make("span", { text: item.name }))));
     gallery.replaceChildren(...cards);
     if (!cards.length) gallery.append(none());
     cards.forEach((card) => near.observe(card));
@@ -180,9 +180,9 @@
 
   // `scale`: how many of the overlay's units the longer side has; letters and lines keep their size on small pictures.
   // `onImage`: the picture below is the image, which may show the markers itself.
-  function overlay(one, scale, labels, onImage) {
-    const [width, height] = one.frame || [1, 1];
-    const [trueWidth, trueHeight] = one.size || one.frame || [1, 1];
+  function overlay(item, scale, labels, onImage) {
+    const [width, height] = item.frame || [1, 1];
+    const [trueWidth, trueHeight] = item.size || item.frame || [1, 1];
     // The overlay has the picture's proportions, so that circles stay round in a squashed frame.
     const [sx, sy] = [trueWidth / width, trueHeight / height];
     const unit = Math.max(trueWidth, trueHeight) / scale;
@@ -198,9 +198,9 @@
       }
       return group;
     };
-    for (const corners of one.trueBoxes || []) svg.append(box(corners, "true", "", "#ffffff"));
-    (one.boxes || []).forEach((corners, at) => svg.append(box(corners, "", (one.labels || [])[at] || String(at + 1), HUES[at % HUES.length])));
-    for (const [letter, x, y] of onImage && one.marked ? [] : one.markers || []) {
+    for (const corners of item.trueBoxes || []) svg.append(box(corners, "true", "", "#ffffff"));
+    (item.boxes || []).forEach((corners, at) => svg.append(box(corners, "", (item.labels || [])[at] || String(at + 1), HUES[at % HUES.length])));
+    for (const [letter, x, y] of onImage && item.marked ? [] : item.markers || []) {
       const [cx, cy, r] = [x * sx, y * sy, 7 * unit];
       const up = cy - 29 * unit > 0 ? -1 : 1;
       const [wide, ty] = [(8.5 * Math.max(letter.length, 1) + 8) * unit, cy + up * 20 * unit];
@@ -212,8 +212,8 @@
     return svg;
   }
 
-  function crosshair(svg, one) {
-    const [width, height] = one.size || [1, 1];
+  function crosshair(svg, item) {
+    const [width, height] = item.size || [1, 1];
     const group = make("g", { class: "cross", visibility: "hidden" }, make("rect", {}), make("line", {}), make("line", {}));
     svg.append(group);
     const [cell, across, down] = group.children;
@@ -225,7 +225,7 @@
       set(across, { x1: 0, x2: width, y1: y, y2: y });
       set(down, { x1: x, x2: x, y1: 0, y2: height });
       set(cell, { x: Math.floor(at[0] * CELLS) * width / CELLS, y: Math.floor(at[1] * CELLS) * height / CELLS, width: width / CELLS, height: height / CELLS });
-      cell.setAttribute("visibility", codesOf(one) ? "inherit" : "hidden");
+      cell.setAttribute("visibility", codesOf(item) ? "inherit" : "hidden");
     };
   }
 
@@ -244,27 +244,27 @@
     image.src = source;
   }
 
-  const codesOf = (one) => one.codes && one.codes.length === CELLS * CELLS ? one.codes : null;
+  const codesOf = (item) => item.codes && item.codes.length === CELLS * CELLS ? item.codes : null;
 
-  function seen(one) {
+  function seen(item) {
     const part = make("div", { class: "seen card" });
     const readout = make("span", { class: "readout" });
     const readers = new Map();
     const crosses = [];
-    const ratio = one.size ? one.size[0] / one.size[1] : 1;
+    const ratio = item.size ? item.size[0] / item.size[1] : 1;
     const point = (at) => {
       crosses.forEach((move) => move(at));
       light(at && Math.floor(at[1] * CELLS) * CELLS + Math.floor(at[0] * CELLS));
       if (!at) return readout.replaceChildren();
-      const [width, height] = one.frame || one.size;
+      const [width, height] = item.frame || item.size;
       const parts = [`x ${Math.round(at[0] * width)} y ${Math.round(at[1] * height)}`];
       for (const [name, read] of readers) parts.push(`${name} ${read(at)}`);
-      if (codesOf(one)) parts.push(`code ${one.codes[Math.floor(at[1] * CELLS) * CELLS + Math.floor(at[0] * CELLS)]}`);
+      if (codesOf(item)) parts.push(`code ${item.codes[Math.floor(at[1] * CELLS) * CELLS + Math.floor(at[0] * CELLS)]}`);
       readout.textContent = parts.join("  ·  ");
     };
     const stage = (kind, scale, onImage, ...images) => {
-      const svg = scale ? overlay(one, scale, scale === LARGE ? "all" : "letters", onImage) : make("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, preserveAspectRatio: "none" });
-      crosses.push(crosshair(svg, one));
+      const svg = scale ? overlay(item, scale, scale === LARGE ? "all" : "letters", onImage) : make("svg", { viewBox: `0 0 ${item.size[0]} ${item.size[1]}`, preserveAspectRatio: "none" });
+      crosses.push(crosshair(svg, item));
       const place = (event) => {
         const edge = node.getBoundingClientRect();
         const within = (value) => Math.min(0.9999, Math.max(0, value));
@@ -273,17 +273,17 @@
       const node = make("div", { class: `stage ${kind}`, style: `max-width:calc(62vh * ${ratio})`, on: { pointermove: place, pointerleave: () => point(null) } }, ...images, svg);
       return node;
     };
-    const image = (kind, name) => make("img", { src: uri(one, kind), alt: name, class: kind === "image" ? null : "map", style: `aspect-ratio:${ratio}` });
-    if (one.has.includes("image")) part.append(make("figure", {}, stage("", LARGE, true, image("image", one.name))));
-    else if (!one.has.length) part.append(make("p", { class: "note", text: "This case has no image." }));
-    const maps = make("div", { class: one.has.includes("image") ? "maps" : "maps alone" });
-    const named = [["depth", codesOf(one) ? "decoded from the tokens" : "depth"], ["teacher", "teacher"]].filter(([kind]) => one.has.includes(kind));
+    const image = (kind, name) => make("img", { src: uri(item, kind), alt: name, class: kind === "image" ? null : "map", style: `aspect-ratio:${ratio}` });
+    if (item.has.includes("image")) part.append(make("figure", {}, stage("", LARGE, true, image("image", item.name))));
+    else if (!item.has.length) part.append(make("p", { class: "note", text: "This case has no image." }));
+    const maps = make("div", { class: item.has.includes("image") ? "maps" : "maps alone" });
+    const named = [["depth", codesOf(item) ? "decoded from the tokens" : "depth"], ["teacher", "teacher"]].filter(([kind]) => item.has.includes(kind));
     for (const [kind, name] of named) {
-      maps.append(make("figure", {}, stage("", one.has.length === 1 ? LARGE : SMALL, false, image(kind, name)), make("figcaption", { text: name })));
-      values(uri(one, kind), (read) => readers.set(kind === "depth" ? "decoded" : "teacher", read));
+      maps.append(make("figure", {}, stage("", item.has.length === 1 ? LARGE : SMALL, false, image(kind, name)), make("figcaption", { text: name })));
+      values(uri(item, kind), (read) => readers.set(kind === "depth" ? "decoded" : "teacher", read));
     }
     if (named.length === 2) {
-      const [below, above] = named.map(([kind]) => make("img", { src: uri(one, kind), alt: "", style: `aspect-ratio:${ratio}` }));
+      const [below, above] = named.map(([kind]) => make("img", { src: uri(item, kind), alt: "", style: `aspect-ratio:${ratio}` }));
       above.classList.add("diff");
       maps.append(make("figure", {}, stage("error", 0, false, below, above), make("figcaption", { text: "difference, white from 0.25" })));
     }
@@ -293,7 +293,7 @@
       const grey = document.documentElement.hasAttribute("data-grey");
       part.append(maps, make("div", { class: "legend" }, "far", make("i", { style: `background:linear-gradient(90deg, ${grey ? "#000, #fff" : colours.join(", ")})` }), "near"));
     }
-    if (one.has.length) part.append(readout);
+    if (item.has.length) part.append(readout);
     return part;
   }
 
@@ -346,39 +346,39 @@
     });
   }
 
-  function said(one) {
+  function said(item) {
     const part = make("div", { class: "said card" });
-    if (one.prompt) part.append(make("div", { class: "asked" }, make("h3", { text: "Asked" }), ...words(one.prompt)));
-    if (one.text) part.append(make("div", {}, make("h3", { text: "Answered" }), ...words(one.text)));
-    if (codesOf(one) && !(one.text || "").includes("<DEPTH_START>")) {
-      part.append(make("div", {}, make("h3", { text: "Codes" }), make("div", { class: "codes" }, ...one.codes.map((code) => make("span", { text: code })))));
+    if (item.prompt) part.append(make("div", { class: "asked" }, make("h3", { text: "Asked" }), ...words(item.prompt)));
+    if (item.text) part.append(make("div", {}, make("h3", { text: "Answered" }), ...words(item.text)));
+    if (codesOf(item) && !(item.text || "").includes("<DEPTH_START>")) {
+      part.append(make("div", {}, make("h3", { text: "Codes" }), make("div", { class: "codes" }, ...item.codes.map((code) => make("span", { text: code })))));
     }
-    if (one.facts.length) {
+    if (item.facts.length) {
       const facts = make("dl");
-      for (const [name, value] of one.facts) facts.append(make("dt", { text: name }), make("dd", { text: shownAs(value) }));
+      for (const [name, value] of item.facts) facts.append(make("dt", { text: name }), make("dd", { text: shownAs(value) }));
       part.append(make("div", {}, make("h3", { text: "Facts" }), facts));
     }
     return part.childElementCount ? part : null;
   }
 
   function draw() {
-    const one = CASES[state.current];
-    if (!one) return detail.replaceChildren(none());
-    const at = state.shown.indexOf(one);
-    const head = make("div", { class: "headline" }, make("h2", { text: one.name }),
-      one.verdict ? make("span", { class: `badge ${one.verdict}`, text: one.verdict }) : null,
-      one.invalid ? make("span", { class: "badge invalid", text: "invalid" }) : null,
+    const item = CASES[state.current];
+    if (!item) return detail.replaceChildren(none());
+    const at = state.shown.indexOf(item);
+    const head = make("div", { class: "headline" }, make("h2", { text: item.name }),
+      item.verdict ? make("span", { class: `badge ${item.verdict}`, text: item.verdict }) : null,
+      item.invalid ? make("span", { class: "badge invalid", text: "invalid" }) : null,
       make("span", { class: "of", text: `${at + 1} of ${state.shown.length}` }),
       make("button", { class: "step", type: "button", "aria-label": "Previous case", text: "←", on: { click: () => step(-1) } }),
       make("button", { class: "step", type: "button", "aria-label": "Next case", text: "→", on: { click: () => step(1) } }));
     const openFolds = detail.querySelectorAll(".fold.open").length > 0;
-    detail.replaceChildren(head, make("div", { class: "body" }, seen(one), said(one)));
+    detail.replaceChildren(head, make("div", { class: "body" }, seen(item), said(item)));
     if (openFolds) detail.querySelector(".fold > button")?.click();
     list.querySelector('[aria-current="true"]')?.removeAttribute("aria-current");
     const row = list.children[at];
     row?.setAttribute("aria-current", "true");
     row?.scrollIntoView({ block: "nearest" });
-    try { history.replaceState(null, "", `#${one.number + 1}`); } catch { /* some sandboxes have no history */ }
+    try { history.replaceState(null, "", `#${item.number + 1}`); } catch { /* some sandboxes have no history */ }
     return undefined;
   }
 

@@ -162,7 +162,7 @@ def test_detector(tmp_path: Path) -> None:
         assert (boxes.boxes >= 0).all()
         assert (boxes.boxes <= [boxes.width, boxes.height] * 2).all()
         assert list(boxes.labels.scores) == sorted(boxes.labels.scores, reverse=True)
-    with pytest.raises(SpecialistError, match="cannot be loaded as AutoModelForDepthEstimation"):
+    with pytest.raises(SpecialistError, match="no model of the class AutoModelForDepthEstimation can be made of it"):
         TransformersDepth(folder, kind="inverse").estimate(PHOTOS[:1])
     with pytest.raises(SpecialistError, match="cannot be loaded"):
         TransformersBoxes(tmp_path / "gone").detect(PHOTOS[:1], ["a"])

@@ -100,7 +100,7 @@ def test_it_learns_and_says_so(whole: Path, tiny_llava: Path) -> None:
 
 
 def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, tmp_path: Path) -> None:
-    """A damaged image stops a run in the middle of an epoch; once it is restored, the run ends as if uninterrupted."""
+    """A damaged image stops a run in mid-epoch; once restored and confirmed, it ends as if uninterrupted."""
     data = tmp_path / "data"
     shutil.copytree(records.parent, data)
     first = config(tiny_llava, data / "records.jsonl", tmp_path / "run")
@@ -115,7 +115,9 @@ def test_interrupted_and_resumed(tiny_llava: Path, records: Path, whole: Path, t
     assert (tmp_path / "run" / "checkpoint-4").exists()
     assert not (tmp_path / "run" / "adapter").exists()
     (data / "moved" / gone.name).replace(gone)
-    finetune(first)
+    with pytest.raises(TrainingError, match=rf"1 of 12 images changed .* such as .*{gone.name}; restore"):
+        finetune(first)
+    finetune(config(tiny_llava, data / "records.jsonl", tmp_path / "run", allow_changed_records=True))
     assert losses(tmp_path / "run") == losses(whole)
     assert read_lines(tmp_path / "run")[:-1] == [
         {name: value for name, value in line.items() if not name.startswith("valid/")}
