@@ -138,4 +138,4 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_the_defaults_are_what_the_readme_measures() -> None:
     config = DemoConfig()
-    assert (config.scenes, config.training.max_steps, config.model.layers) == (2400, 300, 2)
+    assert (config.scenes, config.training.max_steps, config.model.layers) == (2400, 200, 2)
