@@ -223,10 +223,11 @@ def _find_groups(values: dict[str, Any], names: Sequence[str]) -> list[dict[str,
     """The objects of settings that a list of keys leads to; `*` leads to all values of an object or a list."""
     found: list[Any] = [values]
     for name in names:
-        lists = [group.values() if isinstance(group, dict) else group for group in found if name == "*"]
-        inner = [value for group in lists if not isinstance(group, str) for value in group or ()]
-        found = inner if name == "*" else [group[name] for group in found if name in group]
-        found = [group for group in found if isinstance(group, dict | list)]
+        if name == "*":
+            inner = [value for group in found for value in (group.values() if isinstance(group, dict) else group)]
+        else:
+            inner = [group[name] for group in found if isinstance(group, dict) and name in group]
+        found = [group for group in inner if isinstance(group, dict | list)]
     return [group for group in found if isinstance(group, dict)]
 
 

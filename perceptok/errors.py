@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ __all__ = [
     "TrainingError",
     "VocabularyError",
     "add_place",
+    "hide_library_logs",
     "quote_error",
     "quote_text",
     "translate_errors",
@@ -164,6 +166,18 @@ def quote_text(text: str) -> str:
     printable = "".join(character if character.isprintable() else " " for character in line)
     sentences = re.split(r"(?<=[.!?;])\s+", printable)
     return " ".join(sentence for sentence in sentences if not _UNSAFE_ADVICE.search(sentence)).strip()
+
+
+@contextmanager
+def hide_library_logs(name: str) -> Iterator[None]:
+    """Hide what a library logs below the level of errors, in the `with` block; `name` is that of its logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

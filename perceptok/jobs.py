@@ -40,6 +40,7 @@ __all__ = [
     "map_in_order",
     "prepare_worker",
     "read_run",
+    "split_into_batches",
     "stamp_folder",
     "stamp_of",
 ]
@@ -68,6 +69,15 @@ class Engine(Protocol):
             PerceptokError: What `work` raised for an item.
             EngineError: Workers cannot be started or reached, or one died.
         """
+
+
+def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items, the last of fewer; raises ValueError for a size below 1."""
+    if size < 1:
+        raise ValueError(f"the batch size must be at least 1; got {size}")
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def map_in_order(

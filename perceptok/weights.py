@@ -94,15 +94,15 @@ def load_pickled_tensors(
         PerceptokError: Of the type `error`: the file is missing, not a regular file, damaged, would run code, or holds
             something else than a dictionary of dense tensors of finite values.
     """
-    what = f"{path}: tensors cannot be read safely; fetch the file again"
-    with translate_errors(error, what), open_input(path) as file:
+    problem = f"{path}: tensors cannot be read safely"
+    with translate_errors(error, problem, "fetch the file again"), open_input(path) as file:
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-        except UnpicklingError as problem:
+        except UnpicklingError as cause:
             raise error(
-                f"{path}: tensors cannot be read safely: refused, as the file is damaged or would run code; expected "
-                "a file of tensors only, as torch.save writes a state dict"
-            ) from problem
+                f"{problem}: refused, as the file is damaged or would run code; expected a file of tensors only, as "
+                "torch.save writes a state dict"
+            ) from cause
     tensors = loaded.get(key, loaded) if isinstance(loaded, dict) and key is not None else loaded
     expected = "a dictionary of names and tensors" + ("" if key is None else f", bare or under {key!r}")
     if not isinstance(tensors, dict) or not tensors:

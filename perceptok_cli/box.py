@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 import typer
 
 from perceptok.errors import AnnotationError, OutputError, PerceptokError
-from perceptok_cli.console import finish, note, print_table, progress_bar
+from perceptok_cli.console import (
+    ForceOption,
+    finish,
+    note,
+    print_table,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from perceptok.boxes import (
@@ -31,7 +37,6 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Boxes <-> four coordinate tokens each.")
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 RecordsArgument = Annotated[str, typer.Argument(help="The output of encode; - reads JSON lines from standard input.")]
 
 

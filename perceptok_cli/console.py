@@ -23,6 +23,7 @@ from perceptok.errors import ConfigError, add_place, quote_error
 
 __all__ = [
     "DeviceOption",
+    "ForceOption",
     "choose_device",
     "escape_text",
     "finish",
@@ -38,6 +39,7 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="Where to compute, such as cpu or cuda; default: the accelerator, if there is one."),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 MAX_CHARACTERS = 2000
 """Of a remark; names and reasons come from files, and may be of any length."""

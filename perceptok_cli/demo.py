@@ -13,7 +13,14 @@ from typing import Annotated
 import typer
 
 from perceptok.errors import OutputError
-from perceptok_cli.console import DeviceOption, choose_device, note, print_table, progress_bar
+from perceptok_cli.console import (
+    DeviceOption,
+    ForceOption,
+    choose_device,
+    note,
+    print_table,
+    progress_bar,
+)
 
 __all__ = ["run_codec_demo", "run_llava_demo"]
 
@@ -96,7 +103,7 @@ def run_llava_demo(
     keep_cache: Annotated[
         bool, typer.Option("--keep-cache", help="Keep the untrained model and the scenes (600 MB) for another run.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Train a small LLaVA on procedural scenes to generate depth, and show what it generates on held-out scenes.
 

@@ -13,6 +13,7 @@ import typer
 from perceptok.errors import ConfigError, MalformedBlockError, MissingExtraError, OutputError
 from perceptok_cli.console import (
     DeviceOption,
+    ForceOption,
     choose_device,
     finish,
     note,
@@ -52,7 +53,6 @@ CodecOption = Annotated[
     ),
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at once; results do not depend on it.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 
 
 def load_codec(codec: str | None, device: str | None) -> DepthCodec:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptok_cli.console import finish, note, print_table, progress_bar
+from perceptok_cli.console import (
+    ForceOption,
+    finish,
+    note,
+    print_table,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +36,6 @@ OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for scores.json, scores.csv, scores.md and page.html.")
 ]
 CodecOption = Annotated[str | None, typer.Option("--codec", help="Folder or hub id of a codec; default: shipped.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 JudgeOption = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ import typer
 from perceptok.errors import ConfigError, OutputError
 from perceptok_cli.console import (
     DeviceOption,
+    ForceOption,
     choose_device,
     finish,
     format_count,
@@ -69,7 +70,6 @@ AskOption = Annotated[
 ]
 
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 ModelArgument = Annotated[
     str, typer.Argument(help="A folder that train, merge or save_adapter wrote, or the hub id of one (owner/name).")
 ]
@@ -95,7 +95,7 @@ def replace_blocks(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random and shuffled blocks.")] = 0,
     base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was.")] = None,
     device: DeviceOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """The token replacement test (arXiv 2605.21642): accuracy with the model's own block, the teacher's, and others.
 
@@ -103,9 +103,8 @@ def replace_blocks(
     """
     answers = output / "answers.jsonl"
     is_incomplete = answers.with_name(answers.name + ".partial").exists()
-    for name in ("replacement.json", "answers.jsonl", "replacement.csv", "replacement.md", "page.html"):
-        if (output / name).exists() and not is_incomplete and not force:
-            raise OutputError(f"{output / name} exists already; replace it with --force")
+    if not is_incomplete and not force:
+        _refuse_existing(output, "replacement.json", "answers.jsonl", "replacement.csv", "replacement.md", "page.html")
     from perceptok.data import find_records_file, read_records
     from perceptok.errors import EvaluationError
     from perceptok.evaluation import (
@@ -211,7 +210,7 @@ def answer_images(
     bits: Annotated[int | None, typer.Option("--bits", help="4 or 8: quantise the language model.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Data type of the weights, e.g. bfloat16.")] = "auto",
     device: DeviceOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
+    force: ForceOption = False,
     server: ServerOption = None,
     api_key: ApiKeyOption = None,
     concurrency: ConcurrencyOption = 8,
@@ -376,9 +375,8 @@ def evaluate_model(
     from perceptok.llava import PerceptionPipeline
 
     is_incomplete = (output / "predictions.jsonl.partial").exists()
-    for name in ("scores.json", "predictions.jsonl", "scores.csv", "scores.md", "page.html"):
-        if (output / name).exists() and not is_incomplete and not force:
-            raise OutputError(f"{output / name} exists already; replace it with --force")
+    if not is_incomplete and not force:
+        _refuse_existing(output, "scores.json", "predictions.jsonl", "scores.csv", "scores.md", "page.html")
     overrides = {
         "benchmark": benchmark,
         "data": data,
@@ -424,6 +422,13 @@ def evaluate_model(
         ],
         len(items),
     )
+
+
+def _refuse_existing(folder: Path, *names: str) -> None:
+    """Raise OutputError for the first of some outputs that a folder has already."""
+    for name in names:
+        if (folder / name).exists():
+            raise OutputError(f"{folder / name} exists already; replace it with --force")
 
 
 def _locate(model: str) -> str:

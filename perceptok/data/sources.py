@@ -46,8 +46,6 @@ _MAX_SCENES, _MAX_SCENE_SIDE = 10_000_000, 4096
 _MIN_SIDE, _MIN_CONTRAST = 8, 3
 """An image has sides of so many pixels, and values of 0..255 that differ by so much, in at least one channel."""
 
-_TEST_SIZE = (160, 120)
-
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_")
 """What LVIS 0.5 and COCO 2014 put before the names of COCO 2017."""
 
@@ -467,7 +465,7 @@ class FolderSource:
 
     def check_specialist(self, task: str) -> None:
         """Run the network that a task needs, where it needs one, on a test image; raises SpecialistError."""
-        image = make_test_image(_TEST_SIZE)
+        image = make_test_image()
         if task == "depth" and isinstance(self.depth, DepthSpecialist):
             estimate_each(self.depth, [image])
         elif task == "counting" and self._file is None and self.detector is not None:

@@ -283,20 +283,21 @@ def check_output(output: Path, *, text: bool, force: bool) -> None:
         raise OutputError(f"{output} exists already; choose another path, or replace it with force (--force)")
 
 
-def write_depth_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord]) -> None:
+def write_depth_records(file: BinaryIO, suffix: str, records: Sequence[DepthRecord], *, text: bool = False) -> None:
     """Write records to an open file; the same records give the same bytes.
 
     Args:
         file: Open for writing bytes.
         suffix: The format: `.jsonl`, `.npz` or `.parquet`.
         records: Maps alone or frames of clips alone, except in JSON lines.
+        text: JSON lines only: write the block of tokens too.
 
     Raises:
         OutputError: Another suffix, or frames among other maps.
         MissingExtraError: Parquet without the extra `parquet`.
     """
     if suffix == ".jsonl":
-        file.writelines((record.to_json() + "\n").encode() for record in records)
+        file.writelines((record.to_json(text=text) + "\n").encode() for record in records)
     elif suffix == ".npz":
         _write_npz(file, _to_columns(records))
     elif suffix == ".parquet":

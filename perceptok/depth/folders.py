@@ -31,7 +31,7 @@ from perceptok.depth.sequences import ClipSettings, encode_clip, find_reusable_f
 from perceptok.depth.stored_maps import MAX_PIXELS, Unit
 from perceptok.errors import CheckpointError, ConfigError, OutputError, PerceptokError
 from perceptok.files import atomic_write, resolve_distinct, resolve_inside
-from perceptok.jobs import Engine, Journal, map_in_order, stamp_of
+from perceptok.jobs import Engine, Journal, map_in_order, split_into_batches, stamp_of
 from perceptok.locks import lock_output
 
 __all__ = ["decode_records", "encode_files", "encode_maps"]
@@ -201,7 +201,7 @@ def _encode(
             yield from zip(todo, encode_clip(codec, [maps[index] for index in todo], before, clips), strict=True)
         return
     todo = [index for index in range(len(maps)) if index not in done]
-    batches = _split_into_batches([maps[index] for index in todo], batch_size)
+    batches = split_into_batches([maps[index] for index in todo], batch_size)
     map_batches = _map_in_threads if engine is None else engine.map
     yield from zip(todo, chain.from_iterable(map_batches(_BatchEncoder(codec), batches)), strict=True)
 
@@ -251,10 +251,6 @@ def _split_by_pixels(
             piece, pixels = [], 0
     if piece:
         yield piece
-
-
-def _split_into_batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    return (list(items[start : start + size]) for start in range(0, len(items), size))
 
 
 def _map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -352,7 +348,7 @@ def decode_records(
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     with lock_output(folder):
-        for failure in chain.from_iterable(_map_in_threads(decode, _split_into_batches(decodable, batch_size))):
+        for failure in chain.from_iterable(_map_in_threads(decode, split_into_batches(decodable, batch_size))):
             failures += [failure] if failure else []
             advance()
     return failures

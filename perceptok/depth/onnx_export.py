@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from torch import Tensor, nn
 
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.preprocessing import MAP_SIZE
-from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, hide_library_logs
 from perceptok.files import atomic_folder, atomic_write
 from perceptok.tokens import DEPTH, DEPTH_GRID
 
@@ -106,7 +103,8 @@ def export_onnx(codec: DepthCodec, folder: str | Path, *, force: bool = False) -
 @torch.no_grad()
 def _export(network: nn.Module, example: Tensor, inputs: list[str], outputs: list[str]) -> bytes:
     """The bytes of an ONNX model of a network, for batches of any size."""
-    with tempfile.TemporaryDirectory() as folder, _silent_exporter():
+    with tempfile.TemporaryDirectory() as folder, hide_library_logs("torch.onnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own deprecations
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             network.eval(),
@@ -121,20 +119,6 @@ def _export(network: nn.Module, example: Tensor, inputs: list[str], outputs: lis
             verbose=False,
         )
         return path.read_bytes()
-
-
-@contextmanager
-def _silent_exporter() -> Iterator[None]:
-    """Without the exporter's warnings, of its own deprecations and of packages that no codec needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check(codec: DepthCodec, encoder: bytes, decoder: bytes) -> None:

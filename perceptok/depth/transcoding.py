@@ -24,7 +24,7 @@ from perceptok.depth.map_files import MapFailure
 from perceptok.depth.metrics import compute_squared_errors
 from perceptok.errors import CheckpointError, OutputError
 from perceptok.files import atomic_write, parse_number
-from perceptok.jobs import Journal
+from perceptok.jobs import Journal, split_into_batches
 
 __all__ = ["TranscodedRecord", "TranscodingReport", "transcode_records", "transcode_to_file"]
 
@@ -75,7 +75,7 @@ def transcode_records(
         MalformedBlockError: A frame cannot be restored.
     """
     from_codec, to_codec = source.fingerprint, target.fingerprint
-    for batch in _split_into_batches(restore_frames(records), batch_size):
+    for batch in split_into_batches(restore_frames(records), batch_size):
         for record in batch:
             _check_codec(record, from_codec)
         decoded = source.decode(torch.from_numpy(np.stack([record.grid for record in batch])), batch_size=batch_size)
@@ -84,17 +84,6 @@ def transcode_records(
         errors = compute_squared_errors(again, decoded, torch.ones_like(decoded)).sqrt().tolist()
         for record, row, rmse in zip(batch, codes.flatten(1).tolist(), errors, strict=True):
             yield TranscodedRecord(replace(record, codes=tuple(row), codec=to_codec), rmse)
-
-
-def _split_into_batches(records: Iterable[DepthRecord], size: int) -> Iterator[list[DepthRecord]]:
-    batch: list[DepthRecord] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _check_codec(record: DepthRecord, fingerprint: str) -> None:
@@ -158,18 +147,15 @@ def transcode_to_file(
             advance()
         written = list(drop_unchanged_codes(result.record for result in journal.results()))
         with atomic_write(output, force=force) as file:
-            if text:
-                file.writelines((record.to_json(text=True) + "\n").encode() for record in written)
-            else:
-                write_depth_records(file, output.suffix, written)
+            write_depth_records(file, output.suffix, written, text=text)
         journal.remove()
     mean = float(np.mean(rmses)) if rmses else float("nan")
     return TranscodingReport(len(rmses), mean, max(rmses, default=float("nan")), failures)
 
 
 def _to_json(result: TranscodedRecord) -> str:
-    return json.dumps({"rmse": result.rmse, "record": result.record.to_json()})
+    return f'{{"rmse": {json.dumps(result.rmse)}, "record": {result.record.to_json()}}}'
 
 
 def _from_json(_: int, values: Any) -> TranscodedRecord:
-    return TranscodedRecord(DepthRecord.from_json(values["record"]), parse_number(values["rmse"]))
+    return TranscodedRecord(DepthRecord.from_dict(values["record"]), parse_number(values["rmse"]))

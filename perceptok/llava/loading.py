@@ -7,11 +7,9 @@ the same in both.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +26,7 @@ from perceptok.errors import (
     MissingExtraError,
     RecordError,
     VocabularyError,
+    hide_library_logs,
     translate_errors,
 )
 from perceptok.hub import download_checkpoint, is_hub_id
@@ -181,7 +180,9 @@ def _load_model(
     if bits is not None:
         options |= {"quantization_config": _quantization(bits), "device_map": {"": str(device)}}
     advice = "expected a checkpoint that AutoModelForImageTextToText takes, such as llava-hf/llava-1.5-7b-hf"
-    with translate_errors(CheckpointError, f"no multimodal model loads from {source}", advice), _hide_reports():
+    problem = f"no multimodal model loads from {source}"
+    # Transformers' tables of missing and mismatched weights become errors of ours.
+    with translate_errors(CheckpointError, problem, advice), hide_library_logs("transformers"):
         auto: Any = AutoModelForImageTextToText
         loaded = auto.from_pretrained(folder, output_loading_info=True, **options)
         model: PreTrainedModel = loaded[0]
@@ -192,18 +193,6 @@ def _load_model(
         )
     model.name_or_path = model.config.name_or_path = source  # not the folder in the Hub's cache
     return model if bits is not None else model.to(device)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _hide_reports() -> Iterator[None]:
-    """Hide transformers' tables of missing and mismatched weights, which become errors of ours."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def find_checkpoint(path_or_id: str | os.PathLike[str], revision: str | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""A small codec with random weights, for tests in which codes may be any."""
+"""Small codecs with random weights, for tests in which codes may be any."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ import torch
 from perceptok.depth import DepthCodec, DepthVQVAE, GridConfig
 
 
+def make_codec(seed: int) -> DepthCodec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)))
+
+
 @pytest.fixture(scope="session")
 def codec() -> DepthCodec:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)))
+    return make_codec(0)
+
+
+@pytest.fixture(scope="session")
+def other_codec() -> DepthCodec:
+    return make_codec(1)
 
 
 @pytest.fixture(scope="session")

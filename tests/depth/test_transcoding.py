@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from perceptok.depth import (
     DepthCodec,
     DepthRecord,
-    DepthVQVAE,
-    GridConfig,
     drop_unchanged_codes,
     read_depth_records,
     restore_frames,
@@ -21,14 +18,6 @@ from perceptok.depth import (
     transcode_to_file,
 )
 from perceptok.errors import CheckpointError, MalformedBlockError, OutputError
-
-
-@pytest.fixture(scope="module")
-def other() -> DepthCodec:
-    """Another small codec with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)))
 
 
 @pytest.fixture(scope="module")
@@ -56,61 +45,63 @@ def make_frames(records: list[DepthRecord]) -> list[DepthRecord]:
     return frames
 
 
-def test_records_are_decoded_and_encoded(codec: DepthCodec, other: DepthCodec, records: list[DepthRecord]) -> None:
+def test_records_are_decoded_and_encoded(
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord]
+) -> None:
     decoded = codec.decode(np.stack([record.grid for record in records]))
-    codes = other.encode(decoded)
-    errors = np.sqrt(np.mean((other.decode(codes).astype(float) - decoded) ** 2, axis=(1, 2)))
+    codes = other_codec.encode(decoded)
+    errors = np.sqrt(np.mean((other_codec.decode(codes).astype(float) - decoded) ** 2, axis=(1, 2)))
     for batch_size in (1, 2, 16):
-        results = list(transcode_records(records, codec, other, batch_size=batch_size))
+        results = list(transcode_records(records, codec, other_codec, batch_size=batch_size))
         assert [result.record for result in results] == [
-            replace(record, codes=tuple(grid.ravel().tolist()), codec=other.fingerprint)
+            replace(record, codes=tuple(grid.ravel().tolist()), codec=other_codec.fingerprint)
             for record, grid in zip(records, codes, strict=True)
         ]
         assert [result.rmse for result in results] == pytest.approx(errors.tolist(), rel=1e-4)
 
 
 def test_records_of_another_codec_are_refused_before_anything_is_written(
-    codec: DepthCodec, other: DepthCodec, records: list[DepthRecord], tmp_path: Path
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord], tmp_path: Path
 ) -> None:
     mixed = [*records, replace(records[0], codec="0123")]
     with pytest.raises(CheckpointError, match="encoded by codec 0123"):
-        transcode_to_file(mixed, tmp_path / "a.jsonl", codec, other)
+        transcode_to_file(mixed, tmp_path / "a.jsonl", codec, other_codec)
     with pytest.raises(CheckpointError, match="name the weights"):
-        list(transcode_records(records, other, codec))
+        list(transcode_records(records, other_codec, codec))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".npz", ".parquet"])
 def test_clips_are_restored_and_their_changes_found_anew(
-    codec: DepthCodec, other: DepthCodec, records: list[DepthRecord], tmp_path: Path, suffix: str
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord], tmp_path: Path, suffix: str
 ) -> None:
     frames = make_frames(records)
     stored = list(drop_unchanged_codes(frames))
     assert [len(frame.codes) for frame in stored] == [100, 1, 1, 1, 1]
     assert list(restore_frames(stored)) == frames
-    report = transcode_to_file(stored, tmp_path / f"a{suffix}", codec, other)
+    report = transcode_to_file(stored, tmp_path / f"a{suffix}", codec, other_codec)
     assert report.written == 5
     written = list(read_depth_records(tmp_path / f"a{suffix}"))
     assert len(written[1].codes) < 100
-    expected = [result.record for result in transcode_records(frames, codec, other)]
+    expected = [result.record for result in transcode_records(frames, codec, other_codec)]
     assert [frame.codes for frame in restore_frames(written)] == [frame.codes for frame in expected]
 
 
 def test_a_frame_that_cannot_be_restored_costs_only_itself(
-    codec: DepthCodec, other: DepthCodec, records: list[DepthRecord], tmp_path: Path
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord], tmp_path: Path
 ) -> None:
     stored = list(drop_unchanged_codes(make_frames(records)))
-    report = transcode_to_file([*stored[2:], *records], tmp_path / "a.jsonl", codec, other)
+    report = transcode_to_file([*stored[2:], *records], tmp_path / "a.jsonl", codec, other_codec)
     assert (report.written, len(report.failures)) == (5, 3)
     with pytest.raises(MalformedBlockError, match="cannot be restored"):
-        list(transcode_records(stored[2:], codec, other))
+        list(transcode_records(stored[2:], codec, other_codec))
 
 
 def test_an_interrupted_run_is_continued_to_the_same_bytes(
-    codec: DepthCodec, other: DepthCodec, records: list[DepthRecord], tmp_path: Path
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord], tmp_path: Path
 ) -> None:
     whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    report = transcode_to_file(records, whole, codec, other, batch_size=2)
+    report = transcode_to_file(records, whole, codec, other_codec, batch_size=2)
     advanced = 0
 
     def stop() -> None:
@@ -120,16 +111,18 @@ def test_an_interrupted_run_is_continued_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        transcode_to_file(records, resumed, codec, other, batch_size=2, advance=stop)
+        transcode_to_file(records, resumed, codec, other_codec, batch_size=2, advance=stop)
     with pytest.raises(OutputError, match="another run"):
-        transcode_to_file(records[:4], resumed, codec, other)
-    assert transcode_to_file(records, resumed, codec, other, batch_size=2).mean_rmse == pytest.approx(report.mean_rmse)
+        transcode_to_file(records[:4], resumed, codec, other_codec)
+    assert transcode_to_file(records, resumed, codec, other_codec, batch_size=2).mean_rmse == pytest.approx(
+        report.mean_rmse
+    )
     assert resumed.read_bytes() == whole.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"whole.jsonl", "resumed.jsonl"}
 
 
 def test_outputs_that_cannot_be(
-    codec: DepthCodec, other: DepthCodec, records: list[DepthRecord], tmp_path: Path
+    codec: DepthCodec, other_codec: DepthCodec, records: list[DepthRecord], tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").touch()
     for name, text, message in (
@@ -138,7 +131,7 @@ def test_outputs_that_cannot_be(
         ("a.npz", True, "only .jsonl"),
     ):
         with pytest.raises(OutputError, match=message):
-            transcode_to_file(records, tmp_path / name, codec, other, text=text)
+            transcode_to_file(records, tmp_path / name, codec, other_codec, text=text)
     with pytest.raises(OutputError, match="not whole blocks"):
-        transcode_to_file(make_frames(records), tmp_path / "b.jsonl", codec, other, text=True)
-    assert np.isnan(transcode_to_file([], tmp_path / "c.jsonl", codec, other).mean_rmse)
+        transcode_to_file(make_frames(records), tmp_path / "b.jsonl", codec, other_codec, text=True)
+    assert np.isnan(transcode_to_file([], tmp_path / "c.jsonl", codec, other_codec).mean_rmse)

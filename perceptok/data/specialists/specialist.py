@@ -85,7 +85,7 @@ def require_rgb(images: Sequence[Image.Image]) -> None:
             raise SpecialistError(f'specialists take images of mode RGB; image {index} is {image.mode}: convert("RGB")')
 
 
-def make_test_image(size: tuple[int, int]) -> Image.Image:
+def make_test_image(size: tuple[int, int] = (160, 120)) -> Image.Image:
     """Make an RGB image of that width and height to check a network with: a floor that grows brighter, a dark box."""
     width, height = size
     grey = np.tile(np.linspace(40, 220, height)[:, None], (1, width))

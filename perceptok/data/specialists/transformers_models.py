@@ -22,7 +22,6 @@ from perceptok.hub import download_checkpoint, is_hub_id
 __all__ = ["TransformersBoxes", "TransformersDepth"]
 
 _METRIC_ONLY = ("zoedepth",)
-_TEST_SIZE = (160, 120)
 
 
 class _Pretrained:
@@ -103,7 +102,7 @@ class _Pretrained:
 
     def _check_test_image(self, model: Any, processor: Any) -> None:
         """Raise SpecialistError unless the model's output for a test image is that of its task."""
-        output = self._run(model, processor, [make_test_image(_TEST_SIZE)])
+        output = self._run(model, processor, [make_test_image()])
         if problem := self.find_problem(output, model.config):
             raise SpecialistError(f"{self.name_or_path}: for a test image, {problem}")
 
