@@ -279,23 +279,53 @@ def export_codec(
 @app.command("eval", cls=MapCommand)
 def evaluate_codec(
     ctx: typer.Context,
-    paths: Paths,
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Depth maps, folders, patterns, or lists (.txt, .csv); - reads names.")
+    ] = None,
     codec: CodecOption = None,
     device: DeviceOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON too.")] = None,
     force: ForceOption = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Measure how well small networks learn the codes, and how many codes change with the map, beside a "
+            "k-means of patches. Held out are the maps given, or procedural ones. Some minutes on one core.",
+        ),
+    ] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", help="Probe: a further codec, named as for --codec; may be repeated."),
+    ] = None,
+    procedural: Annotated[
+        int | None, typer.Option("--procedural", min=2, help="Probe: procedural training maps; default 1500.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Probe: optimizer steps of each network; default 300.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of markers, or of the probe.")] = 0,
 ) -> None:
-    """Score a codec on depth maps, by source, beside unquantised grids of the same maps."""
+    """Score a codec on depth maps, by source, beside unquantised grids of the same maps; or probe its codes."""
     from perceptok.depth import evaluate_depth_codec
-    from perceptok.files import atomic_write
 
     if output and output.exists() and not force:
         raise OutputError(f"{output} exists already; replace it with --force")
-    maps = find_named_maps(ctx, paths)
+    if not probe and (compare or procedural or max_steps):
+        raise ConfigError("--compare, --procedural and --max-steps are for the probe; add --probe")
+    if not probe and not paths:
+        raise ConfigError("name depth maps to score the codec on (only --probe can do without)")
+    maps = find_named_maps(ctx, paths) if paths else []
+    if probe:
+        names = list(dict.fromkeys([codec or "shipped", *(compare or ())]))
+        codecs = {name: load_codec(None if name == "shipped" else name, device) for name in names}
+        counts = (procedural or 1500, max_steps)
+        _write_report(_probe_codecs(codecs, maps, *counts, seed), output, force)
+        return
     warnings: list[tuple[str, str]] = []
     with progress_bar("scoring", len(maps)) as advance:
         report = evaluate_depth_codec(
-            load_codec(codec, device), maps, advance=advance, warn=lambda *warning: warnings.append(warning)
+            load_codec(codec, device), maps, seed=seed, advance=advance, warn=lambda *warning: warnings.append(warning)
         )
     tables = {"codec: 100 tokens": report.codec}
     for side, scores in report.baselines.items():
@@ -303,11 +333,77 @@ def evaluate_codec(
     for title, scores in tables.items():
         print_table(title, _HEADER, [_format_score(name, score) for name, score in scores.items()])
     note(f"codes used: {report.usage.used} of 128, perplexity {report.usage.perplexity:.1f}")
-    if output:
-        with atomic_write(output, force=force) as file:
-            file.write((json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    _write_report(report.to_dict(), output, force)
     warn_at_end(warnings, len(maps))
     finish(report.failures, len(maps))
+
+
+def _write_report(report: dict[str, Any], output: Path | None, force: bool) -> None:
+    from perceptok.files import atomic_write
+
+    if output:
+        with atomic_write(output, force=force) as file:
+            file.write((json.dumps(report, indent=2) + "\n").encode())
+
+
+_HELD_OUT, _CLIPS = 200, 12
+"""Procedural maps and clips that the probe measures on; fewer with few training maps."""
+
+_PROBE_FAMILY = 1000
+"""First seed of the probe's procedural maps, far from the seeds that codecs are trained with."""
+
+
+def _probe_codecs(
+    codecs: dict[str, DepthCodec], files: list[MapFile], count: int, max_steps: int | None, seed: int
+) -> dict[str, Any]:
+    """Probe codecs, print the scores, and return the report."""
+    from dataclasses import asdict
+
+    from perceptok.depth import MapDataset, ProbeConfig, count_probe_steps, probe_depth_codecs
+    from perceptok.scenes import ProceduralClips, ProceduralDepthMaps
+
+    config = ProbeConfig(seed=seed) if max_steps is None else ProbeConfig(seed=seed, max_steps=max_steps)
+    family = _PROBE_FAMILY + 3 * seed
+    held_out = _group_by_source(files)
+    if not files:
+        held_out = {
+            "procedural": cast("MapSource", ProceduralDepthMaps(family + 1, max(2, min(_HELD_OUT, count // 5))))
+        }
+    failures: list[str] = []
+    with progress_bar("reading maps", count + sum(len(maps) for maps in held_out.values())) as advance:
+        train_maps = MapDataset.build(
+            {"procedural": cast("MapSource", ProceduralDepthMaps(family, count))}, advance=advance
+        )
+        val_maps = MapDataset.build(held_out, advance=advance, failures=failures)
+    for reason in failures:
+        note(f"left out: {reason}")
+    clips = ProceduralClips(family + 2, max(1, min(_CLIPS, count // 20)))
+    with progress_bar("probing", count_probe_steps(len(codecs), config)) as advance:
+        scores = probe_depth_codecs(codecs, train_maps, val_maps, clips, config, advance=advance)
+    rows = {
+        "RMSE": [f"{score.rmse:.4f}" for score in scores.values()],
+        "codes used": [str(score.codes_used) for score in scores.values()],
+        "entropy, bits per code": [f"{score.entropy:.2f}" for score in scores.values()],
+        "cross entropy, bits per code": [f"{score.bits_per_code:.2f}" for score in scores.values()],
+        "RMSE from a blurred view": [f"{score.predicted_rmse:.4f}" for score in scores.values()],
+        "codes right from it": [f"{score.predicted_codes:.1%}" for score in scores.values()],
+    }
+    for name in next(iter(scores.values())).changed:
+        shares = [score.changed[name] for score in scores.values()]
+        rows[f"changed: {name}"] = ["-" if math.isnan(share) else f"{share:.1%}" for share in shares]
+    print_table(
+        f"probe: {len(train_maps)} training maps, {len(val_maps)} held out, {config.max_steps} steps",
+        ("", *scores),
+        [[name, *cells] for name, cells in rows.items()],
+    )
+    return {
+        "config": asdict(config),
+        "train_maps": train_maps.describe(),
+        "val_maps": val_maps.describe(),
+        "clips": {"seed": clips.seed, "length": len(clips), "frames": clips.frames},
+        "fingerprints": {name: codec.fingerprint for name, codec in codecs.items()},
+        "scores": {name: score.to_dict() for name, score in scores.items()},
+    }
 
 
 _HEADER = ("source", "maps", "RMSE", "MAE", "AbsRel", "<1.25", "3", "4", "5", "closest", "pairs")

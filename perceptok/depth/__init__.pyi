@@ -61,6 +61,12 @@ from .preprocessing import (
     Preprocessing as Preprocessing,
     resize_nearest as resize_nearest,
 )
+from .probe import (
+    ProbeConfig as ProbeConfig,
+    ProbeScore as ProbeScore,
+    count_probe_steps as count_probe_steps,
+    probe_depth_codecs as probe_depth_codecs,
+)
 from .sequences import (
     ClipSettings as ClipSettings,
     SequenceFrame as SequenceFrame,

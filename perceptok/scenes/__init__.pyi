@@ -15,7 +15,10 @@ from .primitives import (
     place as place,
     quad as quad,
 )
-from .procedural import ProceduralDepthMaps as ProceduralDepthMaps
+from .procedural import (
+    ProceduralClips as ProceduralClips,
+    ProceduralDepthMaps as ProceduralDepthMaps,
+)
 from .raycast import (
     Camera as Camera,
     Rendering as Rendering,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar, overload
 
 import numpy as np
@@ -365,6 +366,37 @@ class ProceduralDepthMaps(ProceduralSequence[DepthSample]):
         perfect = np.where(np.isfinite(depth), depth, np.float32(np.inf if sky_is_far else 0))
         nearness, valid = compute_nearness(perfect)
         return (smooth_estimate(nearness, rng) if estimated else nearness), valid
+
+
+class ProceduralClips(ProceduralSequence[Map]):
+    """A sequence of clips of random scenes with a moving camera, made at every access.
+
+    A clip is (frames, size, size) float32: exact depth in metres, 0 where there is only sky. The camera moves by 1 cm
+    to its right and 0.5 cm forward a frame. Item i depends on seed, i, size and, for its length, on frames only.
+
+    Args:
+        seed: The seed of the family of scenes, >= 0.
+        length: Number of clips.
+        size: Edge length in pixels, at least 32.
+        frames: Frames of a clip, at least 1.
+
+    Raises:
+        ConfigError: For arguments out of range.
+    """
+
+    def __init__(self, seed: int, length: int, size: int = 320, frames: int = 8) -> None:
+        super().__init__(seed, length, size, 32)
+        if frames < 1:
+            raise ConfigError(f"a clip has at least one frame; got {frames}")
+        self.frames = frames
+
+    def _make(self, index: int) -> Map:
+        scene = sample_scene(self.seed, index)
+        view = scene.camera
+        step = 0.01 * view.rotation[:, 0] + 0.005 * view.rotation[:, 2]
+        cameras = [replace(view, position=view.position + number * step) for number in range(self.frames)]
+        frames = [render(replace(scene, camera=camera), self.size, self.size).depth for camera in cameras]
+        return np.stack([np.where(np.isfinite(frame), frame, np.float32(0)) for frame in frames])
 
 
 def compute_nearness(depth: Map) -> DepthSample:

@@ -23,6 +23,7 @@ import torch
 
 import perceptok as pt
 from perceptok.depth import DepthCodec, encode_sequence, resize_nearest
+from perceptok.depth.probe import find_static_cells
 from perceptok.scenes import Scene, render, sample_scene
 
 SIDE = 160
@@ -102,19 +103,10 @@ def passing(seed: int, kind: str, side: int, step: int, share: float, frames: in
     return clip
 
 
-def cells(array: np.ndarray) -> np.ndarray:
-    """(H, W) -> (10, 10, 1024), the pixels of each cell in the networks' square."""
-    square = resize_nearest(array, 320, 320)
-    return square.reshape(10, 32, 10, 32).swapaxes(1, 2).reshape(10, 10, -1)
-
-
 def static(before: np.ndarray, after: np.ndarray, *, exact: bool) -> np.ndarray:
     """(10, 10) bool: the cells whose true depth stays."""
-    first, second = cells(before), cells(after)
-    known = (first > 0) & (second > 0)
-    moved = known & (np.abs(first - second) > (1e-6 if exact else 0.01) * first)
-    few = moved.sum(-1) <= (0 if exact else 0.1) * known.sum(-1)
-    return np.asarray(few & (known.mean(-1) > 0.5))
+    tolerance, moving = (1e-6, 0.0) if exact else (0.01, 0.1)
+    return find_static_cells(before, after, tolerance=tolerance, moving=moving)
 
 
 def measured(codec: DepthCodec, clip: list[Frame], hold: float, deadband: float, *, exact: bool) -> np.ndarray:

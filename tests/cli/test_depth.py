@@ -125,6 +125,38 @@ def test_eval_and_inspect(maps: Path, tmp_path: Path) -> None:
         assert panel.height > 3 * 320
 
 
+def test_probe(maps: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    DepthCodec(DepthVQVAE(GridConfig(widths=(16, 32), blocks=(1, 1), heads=2))).save_pretrained(tmp_path / "small")
+    words = ["--probe", "--codec", tmp_path / "small", "--procedural", 4, "--max-steps", 1]
+    done = run("eval", *words, "-o", tmp_path / "probe.json")
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "probe.json").read_text())
+    assert list(report["scores"]) == [str(tmp_path / "small"), "k-means"]
+    assert report["train_maps"]["maps"] == {"procedural": 4}
+    assert report["config"]["max_steps"] == 1
+    for score in report["scores"].values():
+        assert f"{score['bits_per_code']:.2f}" in done.stdout
+    done = run("eval", maps, "--kind", "metric", "--unit", "mm", *words, "--compare", "shipped")
+    assert done.exit_code == 0, done.output
+    assert "shipped" in done.stdout
+    assert "3 held out" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval"], "name depth maps"),
+        (["eval", "maps", "--max-steps", 3], "add --probe"),
+        (["eval", "maps", "--compare", "shipped"], "add --probe"),
+    ],
+)
+def test_options_of_the_probe_without_it(words: list[object], message: str) -> None:
+    done = run(*words)
+    assert isinstance(done.exception, PerceptokError)
+    assert message in str(done.exception)
+
+
 def test_inspect_as_a_page(maps: Path, tmp_path: Path) -> None:
     (maps / "3.png").write_bytes(b"not an image")
     words = ["inspect", maps, "--kind", "metric", "--unit", "mm", "--html", "-o", tmp_path / "page.html"]

@@ -8,7 +8,17 @@ from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
 from perceptok.errors import ConfigError, DepthMapError
-from perceptok.scenes import Camera, ProceduralDepthMaps, Scene, SceneObject, box, quad, render
+from perceptok.scenes import (
+    Camera,
+    ProceduralClips,
+    ProceduralDepthMaps,
+    Scene,
+    SceneObject,
+    box,
+    quad,
+    render,
+    sample_scene,
+)
 from perceptok.scenes.procedural import (
     EFFECTS,
     add_noise,
@@ -191,3 +201,25 @@ def test_bad_maps_are_refused() -> None:
     for bad in (np.ones(9), np.full((9, 9), 2.0), np.full((9, 9), np.nan)):
         with pytest.raises(DepthMapError, match="nearness"):
             smooth_estimate(bad, rng)
+
+
+class TestClips:
+    def test_the_camera_moves_through_one_scene(self) -> None:
+        clip = ProceduralClips(seed=3, length=2, size=48, frames=3)[1]
+        assert clip.shape == (3, 48, 48)
+        assert clip.dtype == np.float32
+        scene = sample_scene(3, 1)
+        first = render(scene, 48, 48).depth
+        np.testing.assert_array_equal(clip[0], np.where(np.isfinite(first), first, 0))
+        known = (clip > 0).all(0)
+        change = np.abs(clip[1] - clip[0])[known]
+        assert 0 < np.median(change) < 0.05
+
+    def test_a_longer_clip_begins_with_the_shorter_one(self) -> None:
+        short, long = (ProceduralClips(3, 1, 48, frames)[0] for frames in (2, 4))
+        np.testing.assert_array_equal(long[:2], short)
+
+    @pytest.mark.parametrize("frames", [0, -1])
+    def test_a_clip_without_frames_is_refused(self, frames: int) -> None:
+        with pytest.raises(ConfigError, match="at least one frame"):
+            ProceduralClips(0, 1, 48, frames)
