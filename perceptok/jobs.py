@@ -18,8 +18,8 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -37,6 +37,7 @@ __all__ = [
     "LocalEngine",
     "RayEngine",
     "Stamp",
+    "map_as_completed",
     "map_in_order",
     "prepare_worker",
     "read_run",
@@ -82,7 +83,7 @@ def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]
 
 def map_in_order(
     pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Compute the result of every item in a pool of threads or processes, in order.
 
     Args:
@@ -100,6 +101,36 @@ def map_in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:  # a caller that stops early, at a closed pipe or an error, does not wait for the rest
+        for future in waiting:
+            future.cancel()
+
+
+def map_as_completed(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[tuple[int, Result]]:
+    """Compute the result of every item in a pool of threads or processes, in the order in which they are completed.
+
+    Args:
+        pool: The executor.
+        work: The function.
+        items: Its arguments; at most `ahead` of them are submitted at a time.
+        ahead: See `items`.
+
+    Yields:
+        The index of an item, and its result.
+    """
+    numbered = enumerate(items)
+    waiting: dict[Future[Result], int] = {}
+    try:
+        while True:
+            for index, item in islice(numbered, ahead - len(waiting)):
+                waiting[pool.submit(work, item)] = index
+            if not waiting:
+                return
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=waiting.__getitem__):
+                yield waiting.pop(future), future.result()
+    finally:  # a caller that stops early does not wait for the rest
         for future in waiting:
             future.cancel()
 

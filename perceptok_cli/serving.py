@@ -32,12 +32,9 @@ ConcurrencyOption = Annotated[int, typer.Option("--concurrency", min=1, help="Re
 def connect_pipeline(
     server: str, model: str, settings: InferenceConfig, api_key: str | None, concurrency: int
 ) -> ServedPipeline:
-    """Connect to a served model; questions are read in batches of four times the number of concurrent requests."""
-    from dataclasses import replace
-
+    """Connect to a served model, and say if its engine has a version that was not tried."""
     from perceptok.llava import ServedPipeline
 
-    settings = replace(settings, batch_size=4 * concurrency)
     pipe = ServedPipeline.connect(server, model, config=settings, api_key=api_key, concurrency=concurrency)
     if settings.constraints and pipe.engine.version_warning:
         note(pipe.engine.version_warning)
@@ -101,6 +98,9 @@ def serve_model(
         int, typer.Option("--max-image-pixels", help="Maximum number of pixels of a request's images together.")
     ] = 25_000_000,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds that a request may take.")] = 300.0,
+    client_timeout: Annotated[
+        float, typer.Option("--client-timeout", help="Seconds without progress until a connection is dropped.")
+    ] = 60.0,
     shutdown_timeout: Annotated[
         float, typer.Option("--shutdown-timeout", help="Seconds that accepted requests have to finish at the end.")
     ] = 30.0,
@@ -135,6 +135,7 @@ def serve_model(
         max_image_bytes=max_image_bytes,
         max_image_pixels=max_image_pixels,
         timeout=timeout,
+        client_timeout=client_timeout,
         shutdown_timeout=shutdown_timeout,
     )
     defaults = InferenceConfig.read(config) if config else InferenceConfig()

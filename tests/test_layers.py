@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "perceptok"
 
 GROUND = {
-    *("checkpoints", "config", "errors", "files", "hub", "images", "jobs", "json_streams", "locks", "pages", "parquet"),
-    *("precision", "tokens", "weights"),
+    *("checkpoints", "config", "endpoints", "errors", "files", "hub", "images", "jobs", "json_streams", "locks"),
+    *("pages", "parquet", "precision", "tokens", "weights"),
 }
 """Modules without knowledge of the domain, which every package may import."""
 

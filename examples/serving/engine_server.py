@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from make_model import extend_smollm2, make_tiny_llava, make_tiny_model
@@ -51,17 +52,20 @@ def run_server(command: list[str], url: str, log_file: Path, *, timeout: float =
     }
     environment.pop("PYTHONPATH", None)
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=log_file.parent)
+        # A session of its own: engines start further processes, which are ended with them.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=log_file.parent, start_new_session=True
+        )
         try:
             _wait_for_server(process, url, log_file, timeout)
             yield
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait_for_server(process: subprocess.Popen[bytes], url: str, log_file: Path, timeout: float) -> None:

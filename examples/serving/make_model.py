@@ -34,8 +34,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 import perceptok as pt
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 SENTENCES = ["The depth map for the image is here. The box (see above), the boxes (and more). f(x),(y) (a)."] * 20
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"

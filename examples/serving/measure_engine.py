@@ -1,6 +1,6 @@
 """Measure what constraints cost in a serving engine: tokens per second, free and constrained, and the first token.
 
-    python examples/serving/measure_engine.py vllm|sglang|llama.cpp [--smollm2] [--rounds 5]
+    python examples/serving/measure_engine.py vllm|sglang|llama.cpp|onnxruntime-genai [--smollm2] [--rounds 5]
     python examples/serving/measure_engine.py vllm --server-arguments --structured-outputs-config.backend guidance
 
 Every request writes the same number of tokens: under a constraint a block, without one whatever comes, with the end of
@@ -14,11 +14,13 @@ import importlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import openai
 from engine_server import find_engine_python, find_free_port, run_server
@@ -34,8 +36,15 @@ NUM_TOKENS = 102
 """Of an answer that is a block."""
 
 
-class Asker:
-    """Sends requests of a fixed length to a server.
+class Asker(Protocol):
+    """Lets an engine generate answers of a fixed length."""
+
+    def ask(self, constraint: Any, batch: int = 1, max_tokens: int = NUM_TOKENS) -> int:
+        """Generate a batch of answers with other seeds, `constraint` None for free ones; returns their tokens."""
+
+
+class ServerAsker:
+    """Sends requests to a server, those of a batch at once.
 
     Args:
         url: Address of the server.
@@ -46,49 +55,87 @@ class Asker:
         self.model = self.client.models.list().data[0].id
         self.seed = 0
 
-    def ask(self, body: dict[str, Any], max_tokens: int = NUM_TOKENS) -> int:
-        """Send one request with another seed; returns the number of tokens of its answer."""
-        self.seed += 1
+    def ask(self, constraint: dict[str, Any] | None, batch: int = 1, max_tokens: int = NUM_TOKENS) -> int:
+        """Send the requests of a batch; returns the number of tokens of their answers."""
+        seeds = range(self.seed, self.seed + batch)
+        self.seed += batch
+        with ThreadPoolExecutor(batch) as pool:
+            return sum(pool.map(lambda seed: self._send(seed, constraint or {}, max_tokens), seeds))
+
+    def _send(self, seed: int, constraint: dict[str, Any], max_tokens: int) -> int:
         reply = self.client.chat.completions.create(
             model=self.model,
-            messages=[{"role": "user", "content": f"{self.seed} The depth map"}],
+            messages=[{"role": "user", "content": f"{seed} The depth map"}],
             max_tokens=max_tokens,
             temperature=1.0,
-            seed=self.seed,
-            extra_body={"ignore_eos": True, **body},
+            seed=seed,
+            extra_body={"ignore_eos": True, **constraint},
         )
         return reply.usage.completion_tokens if reply.usage else 0
 
-    def measure_seconds(self, body: dict[str, Any]) -> float:
-        """Wall time of a request for one token."""
-        start = time.perf_counter()
-        self.ask(body, 1)
-        return time.perf_counter() - start
 
-    def measure_rate(self, body: dict[str, Any], batch: int) -> float:
-        """Tokens per second of some requests at once."""
-        start = time.perf_counter()
-        with ThreadPoolExecutor(batch) as pool:
-            tokens = sum(pool.map(lambda _: self.ask(body), range(batch)))
-        return tokens / (time.perf_counter() - start)
+class OnnxAsker:
+    """Generates in this process by onnxruntime-genai, a batch as one call.
+
+    Args:
+        folder: The converted model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime_genai
+
+        self.library = onnxruntime_genai
+        self.model = onnxruntime_genai.Model(str(folder))
+        self.tokenizer = onnxruntime_genai.Tokenizer(self.model)
+        self.seed = 0
+
+    def ask(self, constraint: str | None, batch: int = 1, max_tokens: int = NUM_TOKENS) -> int:
+        """Generate a batch; returns the number of its tokens."""
+        self.seed += 1
+        prompt = self.tokenizer.encode(f"{self.seed % 10} The depth map")
+        parameters, length = self.library.GeneratorParams(self.model), len(prompt) + max_tokens
+        parameters.set_search_options(
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, random_seed=self.seed, batch_size=batch,
+            max_length=length, min_length=length,
+        )  # fmt: skip
+        if constraint is not None:
+            parameters.set_guidance("lark_grammar", constraint)
+        generator = self.library.Generator(self.model, parameters)
+        generator.append_tokens([prompt] * batch if batch > 1 else prompt)
+        while not generator.is_done():
+            generator.generate_next_token()
+        return sum(len(generator.get_sequence(index)) - len(prompt) for index in range(batch))
 
 
-def measure_rates(asker: Asker, constrained: dict[str, Any], batch: int, rounds: int) -> str:
+def measure_seconds(asker: Asker, constraint: Any) -> float:
+    """Wall time of a request for one token."""
+    start = time.perf_counter()
+    asker.ask(constraint, max_tokens=1)
+    return time.perf_counter() - start
+
+
+def measure_rate(asker: Asker, constraint: Any, batch: int) -> float:
+    """Tokens per second of a batch."""
+    start = time.perf_counter()
+    return asker.ask(constraint, batch) / (time.perf_counter() - start)
+
+
+def measure_rates(asker: Asker, constraint: Any, batch: int, rounds: int) -> str:
     """Median rates, free and constrained, and the median and range of their ratio in neighbouring rounds."""
-    pairs = [(asker.measure_rate({}, batch), asker.measure_rate(constrained, batch)) for _ in range(rounds)]
+    pairs = [(measure_rate(asker, None, batch), measure_rate(asker, constraint, batch)) for _ in range(rounds)]
     ratios = [with_grammar / free for free, with_grammar in pairs]
     free, with_grammar = (statistics.median(values) for values in zip(*pairs, strict=True))
     return f"{free:.0f} / {with_grammar:.0f} ({format_spread(ratios)})"
 
 
-def measure_first_token(asker: Asker, build: Callable[[GrammarConfig], dict[str, Any]], rounds: int) -> tuple[str, ...]:
+def measure_first_token(asker: Asker, build: Callable[[GrammarConfig], Any], rounds: int) -> tuple[str, ...]:
     """Seconds to the first token: free, with a grammar that the server has not seen, and with the same one again."""
     free, cold, cached = [], [], []
     for number in range(rounds):
-        body = build(GrammarConfig(first="box", max_boxes=10 + number))  # each round has a grammar of its own
-        free.append(asker.measure_seconds({}))
-        cold.append(asker.measure_seconds(body))
-        cached.append(asker.measure_seconds(body))
+        constraint = build(GrammarConfig(first="box", max_boxes=10 + number))  # each round has a grammar of its own
+        free.append(measure_seconds(asker, None))
+        cold.append(measure_seconds(asker, constraint))
+        cached.append(measure_seconds(asker, constraint))
     return tuple(format_spread(values) for values in (free, cold, cached))
 
 
@@ -97,10 +144,32 @@ def format_spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f}, {min(values):.2f} to {max(values):.2f}"
 
 
+@contextmanager
+def start_engine(
+    name: str, model: Path, arguments: Sequence[str], folder: Path
+) -> Iterator[tuple[str, Asker, Callable[[GrammarConfig], Any]]]:
+    """An engine and its version, what asks it, and what builds a constraint for it."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    vocab = pt.PerceptionVocabulary.from_pretrained(model, tokenizer)
+    if name == "onnxruntime-genai":
+        converted = pt.llava.convert_checkpoint(model, folder / "onnx", format="onnx")
+        build: Callable[[GrammarConfig], Any] = partial(pt.decoding.build_lark_grammar, vocab, tokenizer=tokenizer)
+        yield f"{name} {metadata.version('onnxruntime-genai')}", OnnxAsker(converted), build
+        return
+    port = find_free_port()
+    command = importlib.import_module(SCRIPTS[name]).build_command(find_engine_python(name), model.resolve(), port)
+    url = f"http://127.0.0.1:{port}"
+    with run_server([*command, *arguments], url, folder / "server.log"):
+        engine = pt.decoding.detect_engine(url)
+        backend = find_grammar_backend(engine, vocab)
+        build = partial(build_request_constraint, engine.name, vocab, tokenizer=tokenizer, grammar_backend=backend)
+        yield f"{engine.name} {engine.version}", ServerAsker(url), build
+
+
 def main() -> None:
     """Serve a model, measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=SCRIPTS)
+    parser.add_argument("engine", choices=[*SCRIPTS, "onnxruntime-genai"])
     parser.add_argument("--model", type=Path, help="folder of a checkpoint with perception tokens; default: a tiny one")
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M-Instruct, extended")
     parser.add_argument("--rounds", type=int, default=5)
@@ -110,32 +179,20 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        model, port = arguments.model or Path(name) / "model", find_free_port()
+        folder = Path(name)
+        model = arguments.model or folder / "model"
         if arguments.model is None:
             (extend_smollm2 if arguments.smollm2 else make_tiny_model)(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        vocab = pt.PerceptionVocabulary.from_pretrained(model, tokenizer)
-        build_command = importlib.import_module(SCRIPTS[arguments.engine]).build_command
-        command = build_command(find_engine_python(arguments.engine), model.resolve(), port)
-        command += arguments.server_arguments
-        url = f"http://127.0.0.1:{port}"
-        with run_server(command, url, Path(name) / "server.log"):
-            engine, asker = pt.decoding.detect_engine(url), Asker(url)
-            build = partial(
-                build_request_constraint,
-                engine.name,
-                vocab,
-                tokenizer=tokenizer,
-                grammar_backend=find_grammar_backend(engine, vocab),
-            )
+        with start_engine(arguments.engine, model, arguments.server_arguments, folder) as (title, asker, build):
             size = len(str(build(GrammarConfig(first="box", max_boxes=10)))) / 1e3
-            print(f"{engine.name} {engine.version}, {vocab.size} ids, constraint of {size:.0f} kB; median, range")
-            asker.ask({})
-            asker.ask(build(BLOCK))
+            print(f"{title}, constraint of {size:.0f} kB; median, range", flush=True)
+            block = build(BLOCK)
+            for constraint in (None, block):
+                asker.ask(constraint)
             free, cold, cached = measure_first_token(asker, build, arguments.rounds)
             print(f"  seconds to the first token: free {free}; cold {cold}; cached {cached}", flush=True)
             for batch in arguments.batch_sizes:
-                rates = measure_rates(asker, build(BLOCK), batch, arguments.rounds)
+                rates = measure_rates(asker, block, batch, arguments.rounds)
                 print(f"  {batch} at once, tokens/s free / constrained (ratio): {rates}", flush=True)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from PIL import Image
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping, resolve_paths
 from perceptok.data import Task
 from perceptok.depth import DepthMap
-from perceptok.errors import ConfigError, EvaluationError
+from perceptok.errors import ConfigError, EvaluationError, PerceptokError
 from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, load_benchmark
 from perceptok.evaluation.evidence import EvidenceReport, check_evidence
 from perceptok.evaluation.judging import Judge
@@ -24,8 +24,15 @@ from perceptok.evaluation.reports import write_scores
 from perceptok.evaluation.scoring import Prediction, Scores, evaluate, read_predictions
 from perceptok.evaluation.specialists import evaluate_specialist, find_markers
 from perceptok.files import atomic_write
-from perceptok.jobs import Journal, Stamp, stamp_of
-from perceptok.llava import Ask, InferenceConfig, PerceptionPipeline, Request, ServedPipeline
+from perceptok.jobs import Journal, Stamp, split_into_batches, stamp_of
+from perceptok.llava import (
+    Ask,
+    InferenceConfig,
+    PerceptionAnswer,
+    PerceptionPipeline,
+    Request,
+    ServedPipeline,
+)
 
 __all__ = ["PREDICTIONS", "EvaluationConfig", "answer_benchmark", "evaluate_pipeline", "make_request"]
 
@@ -181,23 +188,26 @@ def answer_benchmark(
         todo = journal.todo
         for _ in range(len(items) - len(todo)):
             advance()
-        size = pipe.config.batch_size
         unread: list[EvaluationError] = []
-        for start in range(0, len(todo), size):
-            indices = todo[start : start + size]
-            requests = {}
-            for index in indices:
+        asked: list[int] = []
+
+        def make_requests() -> Iterator[Request]:
+            for index in todo:
                 try:
-                    requests[index] = make_request(items[index], pipe.config.ask)
+                    request = make_request(items[index], pipe.config.ask)
                 except EvaluationError as error:
                     unread.append(error)
                     advance()
-            answers = pipe.answers(list(requests.values())) if requests else []
-            for index, answer in zip(requests, answers, strict=True):
-                item = items[index]
+                else:
+                    asked.append(index)
+                    yield request
+
+        with closing(_answer_requests(pipe, make_requests())) as answers:
+            for position, answer in answers:
+                item = items[asked[position]]
                 line = {"id": item.id, "text": answer.text, "answer": answer.answer}
                 read = {"read": answer.answer} if is_read_off and item.target == "answer" else {}
-                journal.add(index, {**line, **read})
+                journal.add(asked[position], {**line, **read})
                 advance()
         lines = list(journal.results())
         if not lines:
@@ -206,6 +216,23 @@ def answer_benchmark(
             for line in lines:
                 file.write((json.dumps(line) + "\n").encode())
     return read_predictions(target)
+
+
+def _answer_requests(
+    pipe: PerceptionPipeline | ServedPipeline, requests: Iterator[Request]
+) -> Generator[tuple[int, PerceptionAnswer], None, None]:
+    """The index of each request and its answer: of a served model as they come, of a loaded one batch by batch."""
+    if isinstance(pipe, ServedPipeline):
+        with closing(pipe.answers_as_completed(requests)) as answers:
+            for index, answer in answers:
+                if isinstance(answer, PerceptokError):
+                    raise answer
+                yield index, answer
+        return
+    start = 0
+    for batch in split_into_batches(requests, pipe.config.batch_size):
+        yield from enumerate(pipe.answers(batch), start)
+        start += len(batch)
 
 
 def make_request(item: BenchmarkItem, ask: Ask) -> Request:

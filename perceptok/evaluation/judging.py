@@ -12,17 +12,17 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from perceptok.decoding import AnswerReading, to_plain_text
-from perceptok.errors import ConfigError, MissingExtraError, quote_error, quote_text
+from perceptok.endpoints import Send, import_openai, map_requests
+from perceptok.errors import ConfigError, quote_error, quote_text
 from perceptok.evaluation.benchmarks import BenchmarkItem
-from perceptok.jobs import Journal, map_in_order
+from perceptok.jobs import Journal
 
 __all__ = ["Judge", "JudgeReport"]
 
@@ -96,7 +96,7 @@ class Judge:
             raise ConfigError(
                 f"max_retries must be at least 0 and timeout above 0; got {self.max_retries} and {self.timeout}"
             )
-        _import_openai()
+        import_openai("a judge")
 
     def read(self, texts: Sequence[tuple[BenchmarkItem, str]]) -> tuple[list[AnswerReading], JudgeReport]:
         """Extract the answers of texts, each the text of an item; texts without prose are not sent.
@@ -158,14 +158,6 @@ def _split_url(url: str) -> str:
     return url.strip() if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"
 
 
-def _import_openai() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError("openai", "client", "a judge") from error
-    return openai
-
-
 def _build_prompt(item: BenchmarkItem, text: str) -> str:
     """Question, choices and text, and what to reply; empty for a text without prose."""
     plain = to_plain_text(text).strip().encode(errors="replace").decode()  # without halves of surrogate pairs
@@ -209,29 +201,30 @@ class _Endpoint:
 
     def __init__(self, judge: Judge) -> None:
         self.failure = ""
-        self._openai = _import_openai()
-        self._client = self._openai.OpenAI(
-            base_url=_split_url(judge.url),
-            api_key=judge.api_key or os.environ.get("OPENAI_API_KEY") or "none",
-            timeout=judge.timeout,
-            max_retries=judge.max_retries,
-        )
+        self._openai: Any = import_openai("a judge")
+        self._client_settings = {
+            "base_url": _split_url(judge.url),
+            "api_key": judge.api_key or os.environ.get("OPENAI_API_KEY") or "none",
+            "timeout": judge.timeout,
+            "max_retries": judge.max_retries,
+        }
         self._model = judge.model
         self._settings = dict(_SETTINGS)
         self._failures = 0
         self._lock = threading.Lock()
 
-    def ask(self, prompts: Sequence[str]) -> Any:
-        """Yield each prompt with its reply, or None where the endpoint failed."""
-        with ThreadPoolExecutor(_CONCURRENCY) as pool:
-            yield from zip(prompts, map_in_order(pool, self._ask, prompts, ahead=2 * _CONCURRENCY), strict=True)
+    def ask(self, prompts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+        """Yield each prompt with its reply, or None where the endpoint failed, as they are completed."""
+        client = self._openai.AsyncOpenAI(**self._client_settings)
+        for index, reply in map_requests(self._ask, prompts, client, concurrency=_CONCURRENCY):
+            yield prompts[index], reply
 
-    def _ask(self, prompt: str) -> str | None:
+    def _ask(self, send: Send, prompt: str) -> str | None:
         if self._failures >= _MAX_FAILURES:
             return None
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
         try:
-            response = self._create(messages)
+            response = self._create(send, messages)
             reply = response.choices[0].message.content or ""
             if not isinstance(reply, str):
                 raise TypeError(f"the content is not a text but {type(reply).__name__}")
@@ -247,17 +240,17 @@ class _Endpoint:
             self._failures = 0 if self._failures < _MAX_FAILURES else self._failures
         return reply.rpartition("</think>")[2].strip()[:_MAX_REPLY]
 
-    def _create(self, messages: Any) -> Any:
+    def _create(self, send: Send, messages: Any) -> Any:
         """The completion; without a setting that the model does not take."""
         settings = dict(self._settings)
         try:
-            return self._client.chat.completions.create(model=self._model, messages=messages, **settings)
+            return send(model=self._model, messages=messages, **settings)
         except self._openai.BadRequestError as error:
             refused = [name for name in settings if name == error.param or name in str(error)]
             if not refused:
                 raise
             self._settings = {name: value for name, value in settings.items() if name not in refused}
-        return self._client.chat.completions.create(model=self._model, messages=messages, **self._settings)
+        return send(model=self._model, messages=messages, **self._settings)
 
     def _note_failure(self, reason: str, count: int) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,13 +23,14 @@ from perceptok.decoding.engines.detection import (
 from perceptok.decoding.engines.structural_tag import OrderedAxes
 from perceptok.decoding.grammar.automaton import GrammarConfig
 from perceptok.decoding.reading.generation import Problem, parse_generation
-from perceptok.errors import ConfigError, EngineError, MissingExtraError, quote_error, translate_errors
+from perceptok.endpoints import Send, import_openai, map_requests
+from perceptok.errors import ConfigError, EngineError, quote_error, translate_errors
 from perceptok.hub import download_repository, is_hub_id
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import PerceptionVocabulary
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from openai import AsyncOpenAI
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["FormCount", "ServerCheck", "check_server", "find_violations"]
@@ -169,7 +169,7 @@ def check_server(
     model = model or served.models[0]
     if model not in served.models:
         raise ConfigError(f"the server has no model {model!r}; it serves {', '.join(map(repr, served.models))}")
-    client = _open_client(served, api_key, timeout)
+    import_openai("asking a server")
     loaded = None if served.name == "perceptok" and tokenizer is None else _load_tokenizer(tokenizer, served)
     vocab = PerceptionVocabulary.from_tokenizer(loaded) if loaded is not None else None
     is_checked = vocab is not None and check_served_vocabulary(served, vocab, model=model, api_key=api_key)
@@ -188,16 +188,17 @@ def check_server(
     def ask_all() -> list[_Answer | str]:
         constraints = build_constraints()
 
-        def ask(number: int) -> _Answer | str:
+        def ask(send: Send, number: int) -> _Answer | str:
             question = _QUESTIONS[kinds[number]]
             content: Any = question
             if image_url:
                 content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": question}]
             settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed + number}
-            return _ask(client, model, content, settings, constraints.get(kinds[number]))
+            return _ask(send, model, content, settings, constraints.get(kinds[number]))
 
-        with ThreadPoolExecutor(concurrency) as pool:
-            return list(pool.map(ask, range(num_requests)))
+        client = _open_client(served, api_key, timeout)
+        answers = map_requests(ask, range(num_requests), client, concurrency=concurrency, in_order=True)
+        return [answer for _, answer in answers]
 
     start = time.perf_counter()
     replies = ask_all()
@@ -224,12 +225,10 @@ def check_server(
     )
 
 
-def _open_client(served: ServedEngine, api_key: str | None, timeout: float) -> OpenAI:
-    try:
-        from openai import OpenAI
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("openai", "client", "asking a server") from error
-    return OpenAI(base_url=served.api_url, api_key=api_key or "none", timeout=timeout, max_retries=1)
+def _open_client(served: ServedEngine, api_key: str | None, timeout: float) -> AsyncOpenAI:
+    from openai import AsyncOpenAI
+
+    return AsyncOpenAI(base_url=served.api_url, api_key=api_key or "none", timeout=timeout, max_retries=1)
 
 
 def _load_tokenizer(source: Any, served: ServedEngine) -> Any:
@@ -274,13 +273,13 @@ def _make_image_url() -> str:
 
 
 def _ask(
-    client: OpenAI, model: str, content: Any, settings: Mapping[str, Any], constraint: Mapping[str, Any] | None
+    send: Send, model: str, content: Any, settings: Mapping[str, Any], constraint: Mapping[str, Any] | None
 ) -> _Answer | str:
     """The answer to one request, or why there is none."""
     from openai import OpenAIError
 
     try:
-        reply = client.chat.completions.create(
+        reply = send(
             model=model,
             messages=[{"role": "user", "content": content}],
             extra_body=dict(constraint or {}),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields as dataclass_fields, replace
 from itertools import chain
 from math import isfinite
@@ -242,11 +243,17 @@ def _answer_missing(
     for _ in range(len(questions) - len(missing)):
         advance()
     names = assign_file_names(questions)
-    results = answer_questions(pipe, [questions[index] for index in missing], folders, names)
-    for index, (result, paths) in zip(missing, results, strict=True):
+    asked = [questions[index] for index in missing]
+    if isinstance(pipe, ServedPipeline):
+        results: Iterable[tuple[int, PerceptionAnswer | QuestionFailure]] = _answer_as_completed(pipe, asked)
+    else:
+        results = enumerate(_answer_in_batches(pipe, asked))
+    for position, result in results:
+        index = missing[position]
         if isinstance(result, QuestionFailure):
             journal.add(index, {"failure": list(result)})
         else:
+            paths = _write_images(questions[index], result, folders or OutputFolders(), names)
             journal.add(index, {**result.to_dict(), **paths})
         advance()
 
@@ -274,18 +281,46 @@ def answer_questions(
     for question, result in zip(questions, _answer_in_batches(pipe, questions), strict=True):
         if isinstance(result, QuestionFailure):
             yield result, {}
-            continue
-        paths = _list_paths(question)
-        try:
-            paths |= folders.write(result, names[result.name])
-        except (PerceptokError, OSError) as error:  # the answer is kept
-            paths[_UNWRITTEN] = f"answered, but its images are not written: {error}"
-        yield result, paths
+        else:
+            yield result, _write_images(question, result, folders, names)
 
 
-def _list_paths(question: FileQuestion) -> dict[str, Any]:
-    paths = [str(path) for path in question.images]
-    return {"image": paths[0], **({"images": paths} if len(paths) > 1 else {})}
+def _write_images(
+    question: FileQuestion, answer: PerceptionAnswer, folders: OutputFolders, names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write depth map and overlay of an answer; the paths of its images, as `answer_questions` yields them."""
+    images = [str(path) for path in question.images]
+    paths: dict[str, Any] = {"image": images[0], **({"images": images} if len(images) > 1 else {})}
+    try:
+        return paths | folders.write(answer, names[answer.name])
+    except (PerceptokError, OSError) as error:  # the answer is kept
+        return paths | {_UNWRITTEN: f"answered, but its images are not written: {error}"}
+
+
+def _answer_as_completed(
+    pipe: ServedPipeline, questions: Sequence[FileQuestion]
+) -> Iterator[tuple[int, PerceptionAnswer | QuestionFailure]]:
+    """The answers of a served model as they come, each with the index of its question."""
+    sent: list[int] = []
+    unread: list[tuple[int, QuestionFailure]] = []
+
+    def open_requests() -> Iterator[Request]:
+        for index, question in enumerate(questions):
+            opened = _open_request(question)
+            if isinstance(opened, QuestionFailure):
+                unread.append((index, opened))
+            else:
+                sent.append(index)
+                yield opened
+
+    with closing(pipe.answers_as_completed(open_requests())) as answers:
+        for position, result in answers:
+            index = sent[position]
+            if isinstance(result, PerceptokError):
+                yield index, QuestionFailure(questions[index].name, str(result))
+            else:
+                yield index, result
+    yield from unread
 
 
 def _answer_in_batches(

@@ -9,11 +9,10 @@ import json
 import operator
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -30,17 +29,17 @@ from perceptok.decoding import (
     parse_generation,
 )
 from perceptok.depth import DepthCodec
+from perceptok.endpoints import Send, import_openai, map_requests
 from perceptok.errors import (
     CheckpointError,
     ConfigError,
     EngineError,
     InferenceError,
-    MissingExtraError,
     PerceptokError,
     quote_error,
 )
 from perceptok.files import parse_json, read_input
-from perceptok.jobs import map_in_order, stamp_folder
+from perceptok.jobs import stamp_folder
 from perceptok.llava.adapter_record import ADAPTER_FILE, find_adapter_folder, read_adapter_frame
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.inference.answer import PerceptionAnswer, parse_answer
@@ -50,9 +49,6 @@ from perceptok.llava.loading import load_processor
 from perceptok.llava.saving import load_saved_codec
 from perceptok.tokens import DEPTH, PIXEL
 from perceptok.vocabulary import MANIFEST, PerceptionVocabulary
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 __all__ = ["ServedPipeline"]
 
@@ -120,7 +116,13 @@ class ServedPipeline:
         if engine.name == "llama.cpp":
             raise ConfigError("images are not sent to llama.cpp; serve the model with perceptok, vLLM or SGLang")
         self._fields = self._build_fields(self.config)
-        self._client = _make_client(engine, api_key, max_retries, timeout)
+        self._openai: Any = import_openai("a served model")
+        self._client_settings = {
+            "base_url": engine.api_url,
+            "api_key": api_key or "none",
+            "max_retries": max_retries,
+            "timeout": timeout,
+        }
         self._fingerprint = self._check_model(api_key)
 
     @classmethod
@@ -168,7 +170,8 @@ class ServedPipeline:
         if self.engine.name != "perceptok":
             check_served_vocabulary(self.engine, self.vocab, model=self.model, api_key=api_key)
             return None
-        served = self._send_and_convert(lambda: self._client.models.retrieve(self.model))
+        with self._openai.OpenAI(**self._client_settings) as client:
+            served = self._send_and_convert(lambda: client.models.retrieve(self.model))
         stated = (getattr(served, "model_extra", None) or {}).get("perception")
         if not isinstance(stated, Mapping):
             raise EngineError(
@@ -199,25 +202,47 @@ class ServedPipeline:
                 raise answer
             yield answer
 
-    def try_answers(self, requests: Sequence[Request], **changes: Any) -> Iterator[PerceptionAnswer | PerceptokError]:
+    def try_answers(self, requests: Iterable[Request], **changes: Any) -> Iterator[PerceptionAnswer | PerceptokError]:
         """Yield answers in the order of the requests; for a request that is not valid, the error.
+
+        Where the generator ends before the requests do, by Ctrl-C too, requests that are running are cancelled.
 
         Raises:
             EngineError: The server cannot be reached, refuses the key, or fails again and again.
         """
+        for _, answer in self._answer(requests, changes, in_order=True):
+            yield answer
+
+    def answers_as_completed(
+        self, requests: Iterable[Request], **changes: Any
+    ) -> Generator[tuple[int, PerceptionAnswer | PerceptokError], None, None]:
+        """Yield answers as they come, each with the index of its request; otherwise as `try_answers`.
+
+        Args:
+            requests: The requests, which are drawn as they are sent.
+            **changes: Settings of `InferenceConfig` for this call.
+
+        Raises:
+            EngineError: The server cannot be reached, refuses the key, or fails again and again.
+        """
+        return self._answer(requests, changes, in_order=False)
+
+    def _answer(
+        self, requests: Iterable[Request], changes: Mapping[str, Any], *, in_order: bool
+    ) -> Generator[tuple[int, PerceptionAnswer | PerceptokError], None, None]:
         config = self.config.override(changes)
         fields = self._fields if config == self.config else self._build_fields(config)
 
-        def ask(request: Request) -> PerceptionAnswer | PerceptokError:
+        def ask(send: Send, request: Request) -> PerceptionAnswer | PerceptokError:
             try:
-                return self._ask(request, config, fields)
+                return self._ask(send, request, config, fields)
             except EngineError:
                 raise
             except PerceptokError as error:
                 return error
 
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            yield from map_in_order(pool, ask, requests, ahead=2 * self.concurrency)
+        client = self._openai.AsyncOpenAI(**self._client_settings)
+        return map_requests(ask, requests, client, concurrency=self.concurrency, in_order=in_order)
 
     def _build_fields(self, config: InferenceConfig) -> dict[str, Any]:
         """The fields of every request that constrain it."""
@@ -234,7 +259,9 @@ class ServedPipeline:
             grammar_backend=self.engine.grammar_backend,
         )
 
-    def _ask(self, request: Request, config: InferenceConfig, fields: Mapping[str, Any]) -> PerceptionAnswer:
+    def _ask(
+        self, send: Send, request: Request, config: InferenceConfig, fields: Mapping[str, Any]
+    ) -> PerceptionAnswer:
         check_request(request)
         question = word_question(request, config.ask, size=self.frame.size, prompts=PROMPTS[config.prompts])
         extra = {**fields, **({"return_token_ids": True} if self.engine.name in ("perceptok", "vllm") else {})}
@@ -250,7 +277,7 @@ class ServedPipeline:
             # Of the question, so that answers depend neither on their order nor on an interruption.
             number = zlib.crc32(json.dumps([config.seed, request.name, question]).encode())
             sampling |= {"top_p": config.top_p, "seed": number}
-        response = self._send(self._make_messages(request, question), sampling, extra)
+        response = self._complete(send, self._make_messages(request, question), sampling, extra)
         return self._parse(response, request, question, config)
 
     def _frame_markers(self, request: Request) -> dict[str, list[float]]:
@@ -286,13 +313,13 @@ class ServedPipeline:
             converted.append({"role": message["role"], "content": content})
         return converted
 
-    def _send(self, messages: list[dict[str, Any]], sampling: dict[str, Any], extra: dict[str, Any]) -> Any:
+    def _complete(
+        self, send: Send, messages: list[dict[str, Any]], sampling: dict[str, Any], extra: dict[str, Any]
+    ) -> Any:
         """The response to a request; raises the errors of `_send_and_convert`, and EngineError for another model's."""
         response = self._send_and_convert(
-            lambda: self._client.chat.completions.create(
-                model=self.model, messages=messages, extra_body=extra, **sampling  # type: ignore[arg-type]
-            )
-        )  # fmt: skip
+            lambda: send(model=self.model, messages=messages, extra_body=extra, **sampling)
+        )
         if self._fingerprint not in (None, getattr(response, "system_fingerprint", None)):
             raise EngineError(
                 f"the server at {self.engine.url} now serves another model than the one that was asked before; serve "
@@ -307,8 +334,7 @@ class ServedPipeline:
             InferenceError: The server refuses the request as not valid.
             EngineError: Anything else that keeps it from being answered.
         """
-        import openai
-
+        openai = self._openai
         try:
             return send()
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -361,14 +387,6 @@ class ServedPipeline:
 
 
 _RESUME = "; finished answers are kept: run the same command again"
-
-
-def _make_client(engine: ServedEngine, api_key: str | None, max_retries: int, timeout: float) -> OpenAI:
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise MissingExtraError("openai", "client", "a served model") from error
-    return OpenAI(base_url=engine.api_url, api_key=api_key or "none", max_retries=max_retries, timeout=timeout)
 
 
 def _to_data_url(image: Image.Image) -> str:

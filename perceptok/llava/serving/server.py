@@ -8,7 +8,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 from perceptok.errors import EngineError, MissingExtraError
 from perceptok.llava.inference.pipeline import PerceptionPipeline
@@ -66,6 +68,7 @@ def serve(load: Callable[[], PerceptionPipeline], config: ServingConfig | None =
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve", "serving a model") from error
     from perceptok.llava.serving.app import create_app
+    from perceptok.llava.serving.connections import ClientConnection
     from perceptok.llava.serving.telemetry import configure_logging
 
     with open_listening_socket(config) as opened:
@@ -87,7 +90,7 @@ def serve(load: Callable[[], PerceptionPipeline], config: ServingConfig | None =
 
         settings = uvicorn.Config(
             app,
-            http="h11",
+            http=cast(Any, partial(ClientConnection, client_timeout=config.client_timeout)),
             ws="none",
             lifespan="on",
             log_config=None,

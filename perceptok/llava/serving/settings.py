@@ -41,6 +41,8 @@ class ServingConfig:
         max_image_bytes: Maximum size of a request's image files together.
         max_image_pixels: Maximum number of pixels of a request's images together.
         timeout: Seconds from the arrival of a request to its last token; then it is stopped with 504.
+        client_timeout: Seconds after which a connection is dropped whose client reads nothing of a response, or does
+            not complete the headers of a request.
         shutdown_timeout: Seconds that accepted requests have to finish when the server is stopped.
 
     Raises:
@@ -62,6 +64,7 @@ class ServingConfig:
     max_image_bytes: int = 10_000_000
     max_image_pixels: int = 25_000_000
     timeout: float = 300.0
+    client_timeout: float = 60.0
     shutdown_timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class ServingConfig:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.batch_wait <= 60:
             raise ConfigError(f"batch_wait must be between 0 and 60 seconds; got {self.batch_wait}")
-        for name in ("timeout", "shutdown_timeout"):
+        for name in ("timeout", "client_timeout", "shutdown_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} must be a number of seconds above 0; got {getattr(self, name)}")
         if self.api_key is not None and not self.api_key.strip():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from tests.llava.answering import leaning_pipeline, make_image
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 openai = pytest.importorskip("openai", reason="openai is not installed")
+
+from perceptok.llava.serving.connections import ClientConnection  # noqa: E402 - it needs uvicorn
 
 
 @dataclass
@@ -39,12 +43,16 @@ class Served:
 
 
 @contextmanager
-def run_server(pipe: PerceptionPipeline, config: ServingConfig) -> Iterator[Served]:
+def run_server(pipe: PerceptionPipeline, config: ServingConfig, *, send_buffer: int | None = None) -> Iterator[Served]:
+    """A server; with a small `send_buffer`, in bytes, it notices soon that a client does not read."""
     config = replace(config, port=0)
     with open_listening_socket(config) as opened:
+        if send_buffer is not None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         url = f"http://127.0.0.1:{opened.getsockname()[1]}"
         app = create_app(pipe, config)
-        settings = uvicorn.Config(app, http="h11", ws="none", log_config=None, timeout_graceful_shutdown=20)
+        connection = partial(ClientConnection, client_timeout=config.client_timeout)
+        settings = uvicorn.Config(app, http=connection, ws="none", log_config=None, timeout_graceful_shutdown=20)
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()

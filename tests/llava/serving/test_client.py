@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +163,9 @@ class Engine(JsonHandler):
     token_ids: list[int] | None = None
     reply: bytes | None = None
     resets = 0
+    held_text: str | None = None
+    """In a request that is not answered."""
+    dropped: threading.Semaphore
 
     def answer_get(self) -> None:
         models = {"data": [{"id": "m", "object": "model", "owned_by": self.owner, "created": 0}]}
@@ -172,6 +176,11 @@ class Engine(JsonHandler):
         if self.path != "/v1/chat/completions":
             found = self.path == "/tokenize" and self.token_ids is not None
             self.send_json(200 if found else 404, {"tokens": self.token_ids})
+            return
+        if self.held_text is not None and self.held_text in json.dumps(body["messages"]):
+            self.connection.recv(1)  # returns when the client closes the connection
+            self.dropped.release()
+            self.close_connection = True
             return
         if self.resets:
             type(self).resets -= 1
@@ -192,7 +201,8 @@ class Engine(JsonHandler):
 
 @contextmanager
 def run_engine(owner: str, failures: tuple[int, ...] = ()) -> Iterator[tuple[str, type[Engine]]]:
-    handler = type("Handler", (Engine,), {"owner": owner, "failures": list(failures), "bodies": []})
+    fields = {"owner": owner, "failures": list(failures), "bodies": [], "dropped": threading.Semaphore(0)}
+    handler = type("Handler", (Engine,), fields)
     with run_http_server(handler) as url:
         yield url, handler
 
@@ -289,6 +299,34 @@ def test_an_interrupted_run_is_resumed(pipe: PerceptionPipeline, tmp_path: Path)
         assert isinstance(failures[0], QuestionFailure)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == ["0", "1", "2", "3", "4"]
+
+
+def test_an_interrupted_run_keeps_what_is_complete_and_waits_for_nothing(
+    pipe: PerceptionPipeline, tmp_path: Path
+) -> None:
+    questions = []
+    for number in range(4):
+        make_image(20, 20, number).save(tmp_path / f"{number}.png")
+        questions.append(FileQuestion((tmp_path / f"{number}.png",), "Hold" if number == 0 else "Why?", str(number)))
+    with run_engine("vllm") as (url, engine):
+        engine.held_text = "Hold"
+        advances = iter(range(9))
+
+        def interrupt() -> None:
+            if next(advances) == 2:  # the first question is not answered, the others are
+                raise KeyboardInterrupt
+
+        client = connect(url, pipe, concurrency=2)
+        with pytest.raises(KeyboardInterrupt):
+            answer_files(client, questions, tmp_path / "out.jsonl", advance=interrupt)
+        assert engine.dropped.acquire(timeout=30), "the request still waits"
+        engine.held_text = None
+        engine.bodies.clear()
+        # The number of requests at a time is not part of what a run is.
+        assert answer_files(connect(url, pipe, concurrency=1), questions, tmp_path / "out.jsonl") == []
+        assert len(engine.bodies) == 1
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["0", "1", "2", "3"]
 
 
 def test_the_command_line_writes_what_local_inference_writes(tiny_adapter: Path, tmp_path: Path) -> None:
