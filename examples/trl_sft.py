@@ -63,7 +63,7 @@ def make_stand_in(folder: Path) -> Path:
 def make_rows(folder: Path, frame: FrameRule) -> datasets.Dataset:
     """Records as TRL expects them: `messages`, and the images in a column, opened and framed as perceptok does."""
     rows = []
-    for record in pt.data.read_records(folder / "records.jsonl"):
+    for record in pt.data.read_records(folder / "records.jsonl", check_supervision=True):
         row = record.to_chat(folder)  # absolute paths: the rows can be used from any directory
         images = [frame.apply(open_image(path)) for path in row["images"]]
         rows.append({"messages": row["messages"], "images": images})

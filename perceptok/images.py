@@ -189,11 +189,13 @@ def _convert_to_rgb(image: Image.Image, name: str) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise ImageError(f"{name} has grey values {grey.min()}..{grey.max()}; grey images have at most 16 bits")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        upper = (grey >> 8).astype(np.uint8)
+        upper[grey == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(upper).convert("RGB")
     if image.mode == "F":
         raise ImageError(f"{name} has floating point values, which have no colours; convert it to 8 bits first")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 

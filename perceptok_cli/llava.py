@@ -115,8 +115,8 @@ def replace_blocks(
     )
     from perceptok.llava import PerceptionPipeline
 
-    selected = [record for record in read_records(records) if record.task == "depth" and record.regime == regime]
-    selected = selected[:limit]
+    checked = read_records(records, check_supervision=True)
+    selected = [record for record in checked if record.task == "depth" and record.regime == regime][:limit]
     if not selected:
         raise EvaluationError(f"{records} has no records of the depth task in the regime {regime}")
     pipe = PerceptionPipeline.from_pretrained(model, base=base, device=choose_device(device))

@@ -100,7 +100,12 @@ def write_records(
 
 
 def read_records(
-    path: str | Path, *, task: Task | None = None, regime: Regime | None = None, check_images: bool = False
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    regime: Regime | None = None,
+    check_images: bool = False,
+    check_supervision: bool = False,
 ) -> Iterator[PerceptionRecord]:
     """Read the records of a file, one at a time; the form of each line or item is recognized by its keys.
 
@@ -111,19 +116,38 @@ def read_records(
             "instruction", reads all as general instruction data.
         regime: Regime of such entries.
         check_images: Raise for an image file that is missing.
+        check_supervision: Raise for a record that nothing should be trained on or measured against: an answer that is
+            malformed or contradicts its evidence (`find_supervision_problems`), or an id that occurs twice (in
+            perceptok's own form; AURORA's files repeat their samples).
 
     Raises:
         RecordError: The file cannot be read, or a record is not valid; the message names file, line or item, and field.
         MissingExtraError: Parquet without the extra `parquet`.
     """
     source = find_records_file(path)
+    seen: set[int] = set()
     for name, entry in _read_entries(source):
         record = _parse_entry(entry, name, task, regime)
+        if check_supervision and (reason := _find_first_problem(record, seen)):
+            raise RecordError(
+                f"{source}, record {record.id!r}: {reason}; correct or remove the record (`perceptok data check` lists "
+                "all problems)"
+            )
         if check_images:
             for image in record.images:
                 if not (source.parent / image).is_file():
                     raise RecordError(f"{name}, record {record.id!r}: images: {source.parent / image} not found")
         yield record
+
+
+def _find_first_problem(record: PerceptionRecord, seen: set[int]) -> str | None:
+    """Why nothing should be trained on a record; `seen` has the hashes of the ids before it, and gets its own."""
+    if "read_from" not in record.provenance:
+        key = hash(record.id)
+        if key in seen:
+            return "the id occurs twice"
+        seen.add(key)
+    return next(iter(find_supervision_problems(record)), None)
 
 
 class RecordProblem(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 
 from perceptok.data.record_files import compute_statistics, find_records_file, read_records
 from perceptok.data.records import PerceptionRecord, format_conversation
+from perceptok.data.supervision import find_supervision_problems
 from perceptok.depth import DepthCodec
 from perceptok.files import read_input
 from perceptok.pages import Case, Table, write_page
@@ -22,7 +23,8 @@ def write_records_page(
     """Write a page of records that are spread evenly over a file.
 
     The images are those of the records, with the markers that are drawn on them: what a model sees. Boxes are a layer
-    over them that can be switched off.
+    over them that can be switched off. What is wrong with a record's answer (`find_supervision_problems`) stands beside
+    it.
 
     Args:
         records: A file of records, or a folder that `build_data` made.
@@ -91,5 +93,6 @@ def _make_case(record: PerceptionRecord, folder: Path, codec: DepthCodec) -> Cas
             "answer": record.answer,
             "difficulty": record.difficulty,
             "source": str(record.provenance.get("image", "")),
+            "problems": "; ".join(find_supervision_problems(record)) or None,
         },
     )

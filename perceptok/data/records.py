@@ -211,6 +211,10 @@ class PerceptionRecord:
             _refuse("choices", "different answers", self.choices)
         if self.choices and self.answer is not None and self.answer not in self.choices:
             _refuse("answer", f"one of {self.choices}", self.answer)
+        try:
+            json.dumps(dict(self.provenance), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            _refuse("provenance", f"JSON types with finite numbers ({error})", self.provenance)
         limit = _MAX_FLOAT if self.frame is None else self.frame.size
         for index, marker in enumerate(self.evidence.markers):
             for axis, value in (("x", marker.x), ("y", marker.y)):

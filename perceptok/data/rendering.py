@@ -202,6 +202,9 @@ def render_messages(
 ) -> RenderedText:
     """Render chat messages as text, and find the spans of the assistant's turns.
 
+    Every answer follows the template's generation prompt, whatever white space the template puts before an answer that
+    it repeats: what is supervised is what a model is asked for, in every turn, in training and inference.
+
     Args:
         messages: As `make_messages` returns them; the text of a conversation that ends with the user's turn ends with
             the generation prompt.
@@ -229,8 +232,10 @@ def render_messages(
         prompt = processor.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
         closed = processor.apply_chat_template(messages[: index + 1], tokenize=False)
         answer = _join_text(message)
-        answer_start = closed.find(answer, len(prompt))
-        if not closed.startswith(prompt) or answer_start < 0 or closed[len(prompt) : answer_start].strip():
+        # LLaVA-OneVision's template asks with "assistant\n" and repeats with "assistant \n": what it asks with counts.
+        header = prompt if closed.startswith(prompt) else prompt.rstrip()
+        answer_start = closed.find(answer, len(header))
+        if not closed.startswith(header) or answer_start < 0 or closed[len(header) : answer_start].strip():
             raise RecordError(
                 f"{name}: the chat template does not write the answer after its own generation prompt, so that the "
                 f"supervised text would not be what a model is asked for; it wrote {closed[-80:]!r}"
@@ -239,7 +244,8 @@ def render_messages(
         # What the template wrote since the last answer, then the answer and its closing token.
         text += prompt[rendered_end:]
         start = len(text)
-        text += closed[len(prompt) : answer_start + len(answer)] + (closing or _get_end_token(tokenizer, name))
+        space = closed[len(header) : answer_start] if header == prompt else ""
+        text += space + answer + (closing or _get_end_token(tokenizer, name))
         spans.append((start, len(text)))
         rendered_end = answer_start + len(answer) + len(closing)
     is_question = bool(messages) and messages[-1]["role"] == "user"

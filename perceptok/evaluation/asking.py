@@ -17,7 +17,7 @@ from perceptok.config import apply_overrides, config_from_dict, find_config_file
 from perceptok.data import Task
 from perceptok.depth import DepthMap
 from perceptok.errors import ConfigError, EvaluationError, PerceptokError
-from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, load_benchmark
+from perceptok.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkItem, check_codec, load_benchmark
 from perceptok.evaluation.evidence import EvidenceReport, check_evidence
 from perceptok.evaluation.judging import Judge
 from perceptok.evaluation.reports import write_scores
@@ -126,7 +126,8 @@ def evaluate_pipeline(
 
     Raises:
         OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
-        EvaluationError: No item has an image that can be read.
+        EvaluationError: No item has an image that can be read; or a depth map is asked for, and an item's codes are of
+            another codec.
         MissingExtraError: matplotlib is not installed (extra `report`).
     """
     folder = Path(folder)
@@ -170,9 +171,13 @@ def answer_benchmark(
 
     Raises:
         OutputError: The kept answers are of another model, benchmark or settings; or a file cannot be written.
-        EvaluationError: No item has an image that can be read.
+        EvaluationError: No item has an image that can be read; or a depth map is asked for, and an item's codes are of
+            another codec.
     """
     target, items = Path(output), benchmark.items
+    for item in items:
+        if item.target == "block" and item.evidence is not None:
+            check_codec(item.id, item.evidence, pipe.codec)
     # The answer is then what the map or the boxes say, not what the text says.
     is_read_off = pipe.config.ask in ("depth", "boxes")
     questions = [[item.id, item.question, list(item.choices), item.history, item.tokens] for item in items]

@@ -12,7 +12,7 @@ import glob
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from PIL import Image
 
 from perceptok.data import Evidence, PerceptionRecord, TokenReading, Turn, find_records_file, read_records
 from perceptok.decoding import AnswerReading, read_answer, read_evidence
+from perceptok.depth import DepthCodec
 from perceptok.errors import EvaluationError, ImageError, MissingExtraError, PerceptokError, add_place
 from perceptok.evaluation.dataset_rows import read_json_lines, read_rows
 from perceptok.files import read_input
@@ -30,6 +31,8 @@ __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "BenchmarkItem",
+    "check_codec",
+    "is_of_codec",
     "item_from_record",
     "item_from_row",
     "load_benchmark",
@@ -286,10 +289,24 @@ def item_from_record(record: PerceptionRecord, folder: Path) -> BenchmarkItem:
     )
 
 
+def is_of_codec(evidence: Evidence, codec: DepthCodec) -> bool:
+    """Whether evidence has depth codes that a codec decodes: its own, or of an unknown codec."""
+    return evidence.codes is not None and evidence.codec in (None, codec.fingerprint)
+
+
+def check_codec(record_id: str, evidence: Evidence, codec: DepthCodec) -> None:
+    """Raise EvaluationError for depth codes of another codec than the model's."""
+    if evidence.codes is not None and not is_of_codec(evidence, codec):
+        raise EvaluationError(
+            f"record {record_id!r}: its depth codes are of the codec {evidence.codec}, the model's of "
+            f"{codec.fingerprint}: codes of two codecs do not mix; encode the maps anew, or take a model of that codec"
+        )
+
+
 def _record_items(path: Path, images: Path | None, *, atomic: bool) -> Iterator[BenchmarkItem]:
     """Items of the records with an answer, or of those without."""
     try:
-        for record in read_records(path):
+        for record in read_records(path, check_supervision=True):
             if (record.answer is None) == atomic:
                 yield item_from_record(record, images or find_records_file(path).parent)
     except EvaluationError:
@@ -409,6 +426,7 @@ def _question_file_items(questions: Path, answers: Path, images: Path, letters: 
                 f"{place}: question {question_id} has two answers, {answer_by_id[question_id]!r} and {text!r}; keep "
                 "the right one"
             )
+    _check_points(answers, answer_by_id.values(), letters)
     rows = list(read_json_lines(questions))
     question_ids = {str(row.get("question_id")) for _, row in rows}
     if len(question_ids) != len(answer_by_id):
@@ -425,6 +443,21 @@ def _question_file_items(questions: Path, answers: Path, images: Path, letters: 
         groups = {"markers": str(len(letters))} if letters else {"count": answer}
         image = _find_image(row.get("image"), images if images.is_dir() else None, place)
         yield BenchmarkItem(question_id, str(row["text"]), answer, dict.fromkeys(letters, ""), image, groups)
+
+
+_IMPLAUSIBLE = 1e-6
+"""Probability, for answers drawn evenly, below which answers are of fewer points than they should be."""
+
+
+def _check_points(answers: Path, texts: Collection[str], letters: str) -> None:
+    """Refuse answers in which the last letters never occur: they are to questions about fewer points."""
+    used = [letters.find(text.strip("() .")) for text in texts] if letters else []
+    number = max(used, default=-1) + 1
+    if number and (number / len(letters)) ** len(used) < _IMPLAUSIBLE:
+        raise EvaluationError(
+            f"{answers}: all {len(used)} answers are among {', '.join(letters[:number])}, those to questions about "
+            f"{number} points, not {len(letters)}; load it as hardblink-{number}"
+        )
 
 
 class _RowLayout(NamedTuple):

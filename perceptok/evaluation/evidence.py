@@ -16,7 +16,7 @@ from perceptok.data import Evidence
 from perceptok.decoding import read_evidence
 from perceptok.depth import MAP_SIZE, DepthCodec, resize_nearest
 from perceptok.errors import EvaluationError
-from perceptok.evaluation.benchmarks import BenchmarkItem
+from perceptok.evaluation.benchmarks import BenchmarkItem, is_of_codec
 from perceptok.evaluation.scoring import Outcome, Scores, compute_interval
 from perceptok.evaluation.specialists import Estimate, find_markers, nearest_marker, sample_nearness
 from perceptok.tokens import DEPTH, DEPTH_GRID, PIXEL
@@ -316,8 +316,8 @@ def check_evidence(
     """Check the blocks and boxes of every answer; None where no answer has a perception token.
 
     Markers that the items do not give are found on the image. The teacher's map is the specialist's estimate where
-    there is one, else what the record's own codes decode to; the true order of points is that of the record's markers
-    where it knows their nearness.
+    there is one, else what the record's own codes decode to, if they are of this codec; the true order of points is
+    that of the record's markers where it knows their nearness.
 
     Args:
         scores: What `evaluate` returns.
@@ -395,8 +395,8 @@ def _check_outcome(outcome: Outcome, codec: DepthCodec, estimate: Estimate | Non
 
 
 def _decode_codes(evidence: Evidence, codec: DepthCodec) -> np.ndarray | None:
-    """The map (320, 320) of a record's own codes; None without codes."""
-    if evidence.codes is None:
+    """The map (320, 320) of a record's own codes; None without codes of this codec."""
+    if not is_of_codec(evidence, codec):
         return None
     return np.asarray(codec.decode(np.array(evidence.codes, dtype=np.int64).reshape(DEPTH_GRID))[0])
 

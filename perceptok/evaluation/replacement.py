@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from perceptok.data import PerceptionRecord
+from perceptok.data import PerceptionRecord, find_supervision_problems
 from perceptok.decoding import find_eos_token_ids, find_pad_token_id, read_evidence
 from perceptok.depth import DepthCodec, block_to_text
 from perceptok.errors import EvaluationError
 from perceptok.evaluation.asking import make_request
-from perceptok.evaluation.benchmarks import BenchmarkItem, item_from_record
+from perceptok.evaluation.benchmarks import BenchmarkItem, check_codec, item_from_record
 from perceptok.evaluation.reports import outcome_case, to_csv, to_markdown_table, write_texts
 from perceptok.evaluation.scoring import Outcome, Score, Scores, compare_scores, compute_interval, compute_score
 from perceptok.jobs import Journal, stamp_of
@@ -126,7 +126,7 @@ def replacement_test(
         raise EvaluationError(f"the kinds of blocks are {known}; got {', '.join(map(str, kinds)) or 'no kind'}")
     if batch_size < 1 or max_new_tokens < 1:
         raise EvaluationError("batch_size and max_new_tokens are at least 1")
-    teachers = [_teacher_codes(record) for record in records]
+    teachers = [_teacher_codes(record, pipe.codec) for record in records]
     if not teachers:
         raise EvaluationError("no records were given; name a file with records of the depth task")
     items = [item_from_record(record, Path(folder)) for record in records]
@@ -249,8 +249,11 @@ def _summarize(
     )
 
 
-def _teacher_codes(record: PerceptionRecord) -> np.ndarray:
+def _teacher_codes(record: PerceptionRecord, codec: DepthCodec) -> np.ndarray:
     codes = record.evidence.codes
+    if problems := find_supervision_problems(record):
+        raise EvaluationError(f"record {record.id!r}: {problems[0]}; correct or remove the record")
+    check_codec(record.id, record.evidence, codec)
     if record.answer is None or not record.choices or codes is None or len(codes) != DEPTH_GRID[0] * DEPTH_GRID[1]:
         raise EvaluationError(
             f"record {record.id}: the replacement test needs an answer, choices, and the codes of the teacher's map; "

@@ -413,12 +413,25 @@ def _find_processor_class(folder: Path) -> Any:
 @functools.cache
 def _without_videos(kind: Any) -> Any:
     """The same class of processor without its video processor; saved under the original class's name."""
+    from transformers import ProcessorMixin
+
     parts = [part for part in kind.get_attributes() if "video" not in part]
+
+    def make(cls: Any, /, args: Any, values: dict[str, Any], **options: Any) -> Any:
+        given = dict(zip(parts, args, strict=True))
+        arguments = [given.get(part) for part in kind.get_attributes()]  # None for what SmolVLM's requires
+        return super(cls, cls).from_args_and_dict(arguments, values, **options)
 
     def reduce(self: Any) -> Any:
         return _unpickle_without_videos, (kind, self.__dict__)
 
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts), "__reduce__": reduce})
+    methods = {
+        "get_attributes": classmethod(lambda _: parts),
+        "from_args_and_dict": classmethod(make),
+        "apply_chat_template": ProcessorMixin.apply_chat_template,  # SmolVLM's own asks the processor of videos
+        "__reduce__": reduce,
+    }
+    return type(kind.__name__, (kind,), methods)
 
 
 def _unpickle_without_videos(kind: Any, values: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import pytest
 
 from perceptok.data import (
     Evidence,
+    Marker,
     PerceptionRecord,
     Turn,
     check_records,
     find_supervision_problems,
+    read_records,
     write_records,
 )
+from perceptok.errors import EvaluationError, RecordError
+from perceptok.evaluation import load_benchmark
 
 CODES = tuple(range(100))
 BLOCK = "<DEPTH_START>" + "".join(f"<DEPTH_{code}>" for code in CODES) + "<DEPTH_END>"
@@ -40,7 +45,30 @@ def counting(text: str, **more: Any) -> PerceptionRecord:
     )
 
 
+MARKERS = (Marker("A", 10, 20, 0.9), Marker("B", 100.5, 200, 0.1))
+POINTS = "Point A is located at (x = 10 y = 20),Point B is located at (x = 100 y = 200)."
+CLOSER = "the answer is that point A is closer to the camera."
+
+
+def points(text: str = f"{POINTS}{BLOCK} {CLOSER}", **more: Any) -> PerceptionRecord:
+    evidence = Evidence(CODES, "codec", MARKERS)
+    turns = (Turn("user", "Which point is the closest?"), Turn("assistant", text))
+    settings = {"regime": "cot", "answer": "A", "choices": ("A", "B"), "evidence": evidence, **more}
+    return replace(depth(text, **settings), turns=turns)
+
+
 VALID = {
+    "points": points(),
+    "the farthest point": replace(
+        points("(B)", regime="direct", answer="B"), turns=(Turn("user", "Which is farthest?"), Turn("assistant", "(B)"))
+    ),
+    "a letter alone": points("A.", regime="direct"),
+    "no cars": counting(
+        "There are no cars in the image. We conclude there are 0 cars.",
+        regime="cot",
+        answer="0",
+        evidence=Evidence(boxes=(), plural="cars"),
+    ),
     "a block": depth(f"The depth map for the image is {BLOCK}."),
     "spaces between tokens": depth(BLOCK.replace("><", "> <")),
     "a block without evidence": depth(BLOCK, evidence=Evidence()),
@@ -92,6 +120,29 @@ INVALID = {
     "another count": (
         counting(f"{LISTED} we conclude there are 3 cars.", regime="cot", answer="3"), "the text counts 3, .* has 2"
     ),
+    "another place": (points(f"{POINTS.replace('x = 10 ', 'x = 11 ')}{BLOCK}"), r"1.text: point A is at \(11, 20\)"),
+    "another point": (points(f"{POINTS.replace('Point B', 'Point C')}{BLOCK}"), "point C is not a marker"),
+    "99 numerals": (depth(" ".join(map(str, CODES[1:])), regime="cot"), "99 numerals in place of 100"),
+    "other numerals": (depth(" ".join(map(str, CODES[::-1])), regime="cot"), "100 of 100 codes differ"),
+    "a letter without brackets": (points("B", regime="direct"), "answer: the text says 'B', the record 'A'"),
+    "a letter that is not a choice": (points("(C)", regime="direct", answer=None), "choices: the text says 'C'"),
+    "a choice without a marker": (points(choices=("A", "C")), "choices: 'C' is not a marker"),
+    "not the nearest": (
+        points(CLOSER.replace("point A", "point B"), answer="B"), "answer: it is 'B', by the levels .* 'A' is nearest"
+    ),
+    "not the nearest, without a text": (
+        replace(points(answer="B"), turns=(Turn("user", "Which is the nearest?"),)), "by the levels .* 'A' is nearest"
+    ),
+    "a count of other boxes": (counting("3", regime="direct", answer="3"), "the text counts 3, the evidence has 2"),
+    "none of two": (
+        counting("There are no cars in the image. We conclude there are 0 cars.", regime="cot"), "counts 0, .* has 2"
+    ),
+    "a count without a text": (
+        replace(counting(LISTED, answer="3"), turns=(Turn("user", "How many?"),)), "answer: it is '3', .* has 2 boxes"
+    ),
+    "another category": (
+        counting(LISTED.replace("cars", "dogs"), evidence=Evidence(boxes=BOXES, plural="cars")), "'dogs', .* 'cars'"
+    ),
     "another answer": (
         counting(f"{LISTED} we conclude there are 2 cars.", regime="cot", answer="3"), "says '2', the record '3'"
     ),
@@ -123,3 +174,25 @@ def test_a_file_is_checked_to_its_end(tmp_path: Path) -> None:
     for problem, (number, name) in zip(problems, enumerate(INVALID, len(VALID) + 1), strict=True):
         assert problem.name.endswith(f"line {number}")
         assert problem.reason.startswith(f"record 'bad {name}': ")
+
+
+@pytest.mark.parametrize("name", ["99 codes", "three coordinates", "another place", "not the nearest, without a text"])
+def test_readers_that_train_or_measure_refuse_it_by_file_and_record(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    record, message = INVALID[name]
+    write_records(path, [replace(VALID["points"], id="good"), record])
+    with pytest.raises(RecordError, match=rf"records\.jsonl, record '{record.id}': .*{message}"):
+        list(read_records(path, check_supervision=True))
+    with pytest.raises(EvaluationError, match=rf"records\.jsonl, record '{record.id}': .*{message}"):
+        load_benchmark("records", path)
+    assert len(list(read_records(path))) == 2
+
+
+def test_an_id_that_occurs_twice(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [VALID["points"], VALID["points"]])
+    with pytest.raises(RecordError, match="record 'd': the id occurs twice"):
+        list(read_records(path, check_supervision=True))
+    entries = [{**VALID["a block"].to_llava(lossless=False), "id": 7}] * 2  # as AURORA's files repeat their passes
+    (tmp_path / "aurora.json").write_text(json.dumps(entries))
+    assert len(list(read_records(tmp_path / "aurora.json", check_supervision=True))) == 2

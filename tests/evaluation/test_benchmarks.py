@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,18 @@ def test_unknown_names_and_missing_files_are_told(tmp_path: Path) -> None:
             load_benchmark(name, tmp_path / "nothing.jsonl")
     with pytest.raises(EvaluationError, match="not a file, a folder or a hub id"):
         load_benchmark("blink-depth", "./not/there")
+
+
+def test_a_file_of_fewer_points_is_not_taken_for_another(tmp_path: Path, shared: Path) -> None:
+    source = shared / "data" / "hardblink"
+    for kind in ("questions", "answers"):
+        shutil.copy(source / f"{kind}_3.jsonl", tmp_path / f"{kind}_5.jsonl")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "5").symlink_to(source / "images" / "3")
+    with pytest.raises(EvaluationError, match=r"all 124 answers are among A, B, C, .*3 points, not 5; .*hardblink-3"):
+        load_benchmark("hardblink-5", tmp_path)
+    for points in (3, 4, 5):
+        assert len(load_benchmark(f"hardblink-{points}", source)) == 124
 
 
 def test_other_layouts_are_told(tmp_path: Path, hardblink: Path) -> None:

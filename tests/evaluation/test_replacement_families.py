@@ -19,7 +19,10 @@ from tests.llava.families import save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # PaliGemma's processor
 
-FAMILIES = ("llava_7b", "idefics3", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (
+    *("llava_7b", "llava_next", "llava_onevision", "idefics3", "smolvlm"),
+    *("paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+)
 BUDGET = 6
 
 
@@ -29,7 +32,8 @@ def pipe(request: pytest.FixtureRequest, codec: pt.DepthCodec, tmp_path_factory:
     model, processor, vocab = load_llava(folder, codec=codec)
     with torch.no_grad():  # so that positions matter: a random model of small weights hardly attends
         for name, parameter in model.named_parameters():
-            if "language_model" in name and name.endswith(("q_proj.weight", "k_proj.weight", "embed_tokens.weight")):
+            is_text = "language_model" in name or "text_model" in name
+            if is_text and name.endswith(("q_proj.weight", "k_proj.weight", "embed_tokens.weight")):
                 parameter.mul_(12)
     return PerceptionPipeline(model, processor, vocab, codec=codec)
 

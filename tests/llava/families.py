@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -67,6 +69,17 @@ MISTRAL_TEMPLATE = (
 """As llava-hf/llava-v1.6-mistral-7b-hf has it."""
 
 
+ONEVISION_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{% if message['role'] != 'assistant' %}{{ '\\n' + content['text'] }}"
+    "{% else %}{% generation %}{{ '\\n' + content['text'] }}{% endgeneration %}{% endif %}{% endfor %}{{'<|im_end|>'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""As llava-hf/llava-onevision-qwen2-0.5b-ov-hf has it, but for videos: answers are repeated after another space."""
+
+
 def llava_7b(folder: Path) -> None:
     """As LLaVA-1.5-7B is laid out: more rows than the tokenizer has tokens."""
     save_llava_of(folder, {}, rows=448)
@@ -126,9 +139,53 @@ def llava_next(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+def llava_onevision(folder: Path) -> None:
+    """Tiles as LLaVA-NeXT has them, for images of several shapes; without its processor of videos."""
+    tokenizer = tiny_tokenizer("<image>", "<video>", "<|im_start|>", "<|im_end|>")
+    image, video = (int(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "<video>"))  # type: ignore[arg-type]
+    language = transformers.Qwen2Config(
+        vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=3, **LLAVA_TEXT
+    )
+    sides: dict[str, Any] = {"image_grid_pinpoints": [[56, 56], [56, 112], [112, 56], [112, 112]]}
+    make_config: Any = transformers.LlavaOnevisionConfig
+    config = make_config(
+        text_config=language, vision_config=transformers.SiglipVisionConfig(**VISION, vision_use_head=False),
+        image_token_id=image, video_token_id=video, tie_word_embeddings=False, **sides,
+    )  # fmt: skip
+    transformers.LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
+    transformers.LlavaOnevisionImageProcessor(size={"height": 56, "width": 56}, **sides).save_pretrained(folder)
+    _save_settings(folder, tokenizer, ONEVISION_TEMPLATE, processor_class="LlavaOnevisionProcessor",
+                   num_image_tokens=16, vision_feature_select_strategy="full")  # fmt: skip
+
+
+def smolvlm(folder: Path) -> None:
+    """As SmolVLM2, which is an Idefics3 with videos; without its processor of videos."""
+    tokenizer = tiny_tokenizer("<image>", *SMOL_TOKENS)
+    image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
+    make_config: Any = transformers.SmolVLMConfig
+    config = make_config(
+        text_config=transformers.LlamaConfig(vocab_size=len(tokenizer), **TEXT),
+        vision_config=VISION, image_token_id=image, pad_token_id=3, scale_factor=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.SmolVLMForConditionalGeneration(config).save_pretrained(folder)
+    transformers.SmolVLMImageProcessor(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
+    ).save_pretrained(folder)
+    _save_settings(folder, tokenizer, SMOL_TEMPLATE, processor_class="SmolVLMProcessor", image_seq_len=4)
+
+
+def _save_settings(folder: Path, tokenizer: Any, chat_template: str, **settings: Any) -> None:
+    """Save a processor's tokenizer and settings, without making the processor, which asks for torchvision."""
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+
+
+SMOL_TOKENS = ("<|im_start|>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<row_1_col_1>")
+
+
 def idefics3(folder: Path) -> None:
-    tokens = ("<|im_start|>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<row_1_col_1>")
-    tokenizer = tiny_tokenizer("<image>", *tokens)
+    tokenizer = tiny_tokenizer("<image>", *SMOL_TOKENS)
     image = int(tokenizer.convert_tokens_to_ids("<image>"))  # type: ignore[arg-type]
     config = transformers.Idefics3Config(
         text_config=transformers.LlamaConfig(vocab_size=len(tokenizer), **TEXT),
@@ -207,9 +264,11 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "llava_13b": llava_13b,
     "llava_with_batch_norms": llava_with_batch_norms,
     "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
     "idefics3": idefics3,
     "paligemma": paligemma,
     "qwen2_5_vl": qwen2_5_vl,
+    "smolvlm": smolvlm,
 }
 
 
@@ -219,6 +278,8 @@ MORE_FAMILIES = {**FAMILIES, "qwen2_vl": qwen2_vl, "qwen3_vl": qwen3_vl}
 
 def save_family(name: str, folder: Path) -> Path:
     """A tiny random model of a family, not extended."""
+    if name == "smolvlm":
+        pytest.importorskip("num2words")
     torch.manual_seed(5)
     MORE_FAMILIES[name](folder)
     return folder

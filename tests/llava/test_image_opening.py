@@ -84,6 +84,14 @@ def write_image(kind: str, path: Path) -> None:
     elif kind == "grey-16":
         grey = np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
         Image.fromarray(grey).save(path, "PNG")
+    elif kind == "grey-16-key":
+        Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)).save(
+            path, "PNG", transparency=0
+        )
+    elif kind == "1":
+        photo.convert("1").save(path, "PNG", transparency=0)
+    elif kind in ("GIF", "WEBP"):
+        photo.save(path, kind, save_all=True, append_images=[photo.rotate(180)])
     elif kind == "CMYK":
         photo.convert("CMYK").save(path, "TIFF")
     elif kind == "truncated":
@@ -94,7 +102,18 @@ def write_image(kind: str, path: Path) -> None:
         path.write_bytes(oversized())
 
 
-KINDS = (*(f"orientation-{number}" for number in STORED), "RGBA", "LA", "P", "grey-16", "CMYK")
+KINDS = (
+    *(f"orientation-{number}" for number in STORED),
+    "RGBA",
+    "LA",
+    "P",
+    "grey-16",
+    "grey-16-key",
+    "CMYK",
+    "1",
+    "GIF",
+    "WEBP",
+)
 
 
 class Family(NamedTuple):
@@ -105,7 +124,7 @@ class Family(NamedTuple):
     image_token: str
 
 
-@pytest.fixture(scope="module", params=["llava", "idefics3", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=["llava", "llava_onevision", "idefics3", "qwen2_5_vl"])
 def family(
     request: pytest.FixtureRequest, tiny_adapter: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory
 ) -> Family:
@@ -146,7 +165,8 @@ def seen_by_model(pipe: PerceptionPipeline, ask: Any) -> Tensor:
         ask()
     finally:
         hook.remove()
-    return seen[0].unsqueeze(0) if pipe.model.config.model_type == "idefics3" else seen[0]
+    is_flat = pipe.model.config.model_type in ("idefics3", "llava_onevision")  # towers get the tiles of all images
+    return seen[0].unsqueeze(0) if is_flat else seen[0]
 
 
 def infer(pipe: PerceptionPipeline, image: Path) -> list[QuestionFailure]:
@@ -177,6 +197,14 @@ def test_the_same_pixels_reach_the_model_everywhere(kind: str, family: Family, t
         plain = tmp_path / "plain.png"
         upright().save(plain)
         torch.testing.assert_close(trained, in_training(pipe, plain), rtol=0, atol=0)
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    path = tmp_path / "grey.png"
+    write_image("grey-16-key", path)
+    opened = np.asarray(open_image(path))
+    assert opened[0, 0].tolist() == [255] * 3
+    assert opened[0, 25].tolist() == [1] * 3
 
 
 @pytest.mark.parametrize("kind", ["truncated", "oversized"])

@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 
 from perceptok.depth import DepthCodec
 from perceptok.errors import MissingExtraError, TrainingError
-from perceptok.llava.loading import load_llava
+from perceptok.llava.loading import find_checkpoint, load_llava
 from perceptok.llava.saving import load_adapter, push_to_hub, quiet_peft
 from perceptok.llava.training.config import FinetuneConfig, make_paths_absolute
 from perceptok.llava.training.monitoring import (
@@ -31,6 +31,8 @@ from perceptok.llava.training.run_folder import (
     RunLog,
     check_checkpoint,
     check_images,
+    check_setup,
+    fingerprint_base,
     fingerprint_images,
     fingerprint_records,
     hold_run_folder,
@@ -94,7 +96,7 @@ class PreparedRun:
         steps: Number of optimizer steps.
         step_size: Number of samples of a step, over all processes.
         epoch_samples: Number of samples of an epoch.
-        fingerprints: Those of records and images; of images in the main process alone, which writes them.
+        fingerprints: What the run rests on; beside the records' in the main process alone, which writes them.
         checkpoint: The checkpoint to resume from, or None.
     """
 
@@ -267,10 +269,14 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progres
         progress=progress,
         share=(config.process_index, config.world_size),
     )
+    step_size = config.count_step_samples(processes)
     fingerprints = Fingerprints(records)
     if config.process_index == 0:
-        fingerprints = _fingerprint_images(config, records, samples, checkpoint)
-    step_size = config.count_step_samples(processes)
+        base = fingerprint_base(find_checkpoint(config.model_name_or_path))
+        if checkpoint is not None:
+            check_setup(checkpoint, base, step_size)
+        images = _fingerprint_images(config, samples, checkpoint, progress)
+        fingerprints = Fingerprints(records, images, base, step_size)
     steps = count_steps(config, samples, step_size)
     return PreparedRun(
         model,
@@ -288,14 +294,15 @@ def prepare_run(config: FinetuneConfig, *, processes: int = 1, progress: Progres
 
 
 def _fingerprint_images(
-    config: FinetuneConfig, records: dict[str, str], samples: RecordSamples, checkpoint: Path | None
-) -> Fingerprints:
-    """The fingerprints with those of the samples' images, which have to be the checkpoint's."""
+    config: FinetuneConfig, samples: RecordSamples, checkpoint: Path | None, progress: Progress
+) -> str:
+    """The fingerprints of the samples' images, which have to be the checkpoint's."""
     paths = list(dict.fromkeys(path for sample in samples.samples for path in sample.images))
-    images = fingerprint_images(paths)
+    with progress("reading images", len(paths)) as advance:
+        images = fingerprint_images(paths, advance)
     if checkpoint is not None:
         check_images(checkpoint, images, paths, allow_changed_records=config.allow_changed_records)
-    return Fingerprints(records, images)
+    return images
 
 
 def _load_model(

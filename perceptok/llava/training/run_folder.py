@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ __all__ = [
     "RunLog",
     "check_checkpoint",
     "check_images",
+    "check_setup",
+    "fingerprint_base",
     "fingerprint_images",
     "fingerprint_records",
     "hold_run_folder",
@@ -38,9 +40,10 @@ _CONFIG_FILE = "train.json"
 _INPUTS_FILE = "inputs.json"
 _STATE_FILE = "trainer_state.json"
 _CHUNK = 2**20
-_SAMPLE = 2**12
-"""Bytes of an image that are read at its beginning, in its middle and at its end."""
 _DIGITS = 8
+_PIECE, _PIECES = 2**12, 2**10
+_READ_WHOLE = 2**26
+"""Bytes of a file of weights up to which it is read whole."""
 _THREADS = 8
 _READ_AHEAD = 1000
 
@@ -52,10 +55,14 @@ class Fingerprints:
     Attributes:
         records: SHA-256 of each file of records, by path.
         images: Eight hexadecimal digits for each image, as `fingerprint_images` makes them.
+        base: That of the base model, as `fingerprint_base` makes it; empty where it is not known.
+        step_samples: Number of samples of a step over all processes; 0 where it is not known.
     """
 
     records: Mapping[str, str]
     images: str = ""
+    base: str = ""
+    step_samples: int = 0
 
 
 @contextmanager
@@ -123,33 +130,57 @@ def fingerprint_records(paths: Sequence[str]) -> dict[str, str]:
     return digests
 
 
-def fingerprint_images(paths: Sequence[Path]) -> str:
-    """Eight hexadecimal digits for each image: CRC-32 of its size, and of 4 KiB at its beginning, middle and end.
+def fingerprint_images(paths: Sequence[Path], advance: Callable[[], object] = lambda: None) -> str:
+    """Eight hexadecimal digits for each image: CRC-32 of its file.
 
-    A compressed image differs there wherever it was edited, and three short reads of each take seconds where reading
-    them all takes minutes. Times of modification do not count, so that a run moves to another machine with its data. An
-    image that cannot be read has zeros.
+    Files are read whole, so that every edit shows, of uncompressed images too; that takes less than the first epoch,
+    which reads and decodes them. Times of modification do not count, so that a run moves to another machine with its
+    data. An image that cannot be read has zeros.
+
+    Args:
+        paths: The images.
+        advance: Called after each image.
     """
+    digits = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        return "".join(map_in_order(pool, _fingerprint_image, paths, ahead=_READ_AHEAD))
+        for found in map_in_order(pool, _fingerprint_image, paths, ahead=_READ_AHEAD):
+            digits.append(found)
+            advance()
+    return "".join(digits)
 
 
 def _fingerprint_image(path: Path) -> str:
+    checksum = 1  # an empty file is not a missing one
     try:
-        size = path.stat().st_size
-        checksum = zlib.crc32(str(size).encode())
         with open_input(path) as file:
-            for position in sorted({0, max(0, (size - _SAMPLE) // 2), max(0, size - _SAMPLE)}):
-                file.seek(position)
-                checksum = zlib.crc32(file.read(_SAMPLE), checksum)
+            while chunk := file.read(_CHUNK):
+                checksum = zlib.crc32(chunk, checksum)
     except OSError:
         checksum = 0
     return f"{checksum:0{_DIGITS}x}"
 
 
+def fingerprint_base(folder: Path) -> str:
+    """Sixteen hexadecimal digits for the model in a folder: its configuration, and the names and bytes of its weights.
+
+    Of a file of weights above 64 MiB 1,024 pieces of 4 KiB are read, spread evenly: training changes whole tensors.
+    """
+    digest = hashlib.sha256()
+    names = ("config.json", "*.safetensors", "*.bin")
+    for path in sorted(path for name in names for path in folder.glob(name)):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        step = _PIECE if size <= _READ_WHOLE else size // _PIECES
+        with path.open("rb") as file:
+            for position in range(0, size, step):
+                file.seek(position)
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()[:16]
+
+
 def write_fingerprints(checkpoint: Path, fingerprints: Fingerprints) -> None:
     """Write the fingerprints of the data that a checkpoint was trained on."""
-    values = {"records": dict(fingerprints.records), "images": fingerprints.images}
+    values = asdict(fingerprints)
     with atomic_write(checkpoint / _INPUTS_FILE, force=True) as file:
         file.write((json.dumps(values, indent=1) + "\n").encode())
 
@@ -177,6 +208,31 @@ def check_checkpoint(checkpoint: Path, records: Mapping[str, str], *, allow_chan
         raise TrainingError(
             f"{changed[0]}: the records changed since {checkpoint} was written, so that the run would mix two data "
             "sets; restore them, choose another output_dir, or go on with the new ones by allow_changed_records: true"
+        )
+
+
+def check_setup(checkpoint: Path, base: str, step_samples: int) -> None:
+    """Refuse to resume on another base model, or with steps of another size, than a checkpoint was trained with.
+
+    Args:
+        checkpoint: The folder of the checkpoint.
+        base: Fingerprint of the base, as it is now.
+        step_samples: Number of samples of a step, as it is now.
+
+    Raises:
+        TrainingError: Either is another; the message says which.
+    """
+    before = _read_fingerprints(checkpoint)
+    if before.base not in ("", base):
+        raise TrainingError(
+            f"the base model changed since {checkpoint} was written, so that its adapter would continue on other "
+            "weights; restore the base, or choose another output_dir"
+        )
+    if before.step_samples not in (0, step_samples):
+        raise TrainingError(
+            f"a step had {before.step_samples} samples when {checkpoint} was written, now {step_samples}: start as "
+            "many processes as before, or choose another output_dir (effective_batch_size gives a step the same size "
+            "for any number of processes)"
         )
 
 
@@ -212,12 +268,12 @@ def _read_fingerprints(checkpoint: Path) -> Fingerprints:
     path = checkpoint / _INPUTS_FILE
     try:
         values = json.loads(read_input(path))
-        records, images = values["records"], values["images"]
-        if not isinstance(records, dict) or not isinstance(images, str):
+        found = Fingerprints(**values)
+        if not isinstance(found.records, dict) or not isinstance(values["images"], str):
             raise TypeError("records is not an object, or images not text")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise make_damage_error(path, error) from error
-    return Fingerprints(records, images)
+    return found
 
 
 def make_damage_error(path: Path, reason: object) -> TrainingError:

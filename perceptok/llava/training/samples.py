@@ -22,7 +22,6 @@ from perceptok.data import (
     SoftCodes,
     code_spread,
     find_records_file,
-    find_supervision_problems,
     read_records,
     render_record,
 )
@@ -162,8 +161,8 @@ def read_samples(
 
     Raises:
         RecordError: A record cannot be read or rendered, its answer is malformed or contradicts its evidence
-            (`find_supervision_problems`), it has no image, or its codes are of another codec; or images are missing or
-            have a header that cannot be read.
+            (`find_supervision_problems`), its id occurs twice, it has no image, or its codes are of another codec; or
+            images are missing or have a header that cannot be read.
         TrainingError: No sample is left, or some are too long under "refuse"; the message says how many.
     """
     samples: list[TrainingSample] = []
@@ -176,11 +175,6 @@ def read_samples(
         if regimes and record.regime not in (*regimes, "instruction"):
             left_out += 1
             continue
-        if problems := find_supervision_problems(record):
-            raise RecordError(
-                f"{path}, record {record.id!r}: {problems[0]}; correct or remove the record (`perceptok data check` "
-                "lists all problems)"
-            )
         codec = record.evidence.codec
         if None not in (codec, codec_fingerprint) and codec != codec_fingerprint:
             raise RecordError(
@@ -211,10 +205,10 @@ def read_samples(
 def _read_all(paths: Sequence[str], instructions: Sequence[str]) -> Iterator[tuple[Path, PerceptionRecord]]:
     """The records of all files, each with its file."""
     for path in paths:
-        for record in read_records(path):
+        for record in read_records(path, check_supervision=True):
             yield find_records_file(path), record
     for path in instructions:
-        for record in read_records(path, task="other", regime="instruction"):
+        for record in read_records(path, task="other", regime="instruction", check_supervision=True):
             if record.regime != "instruction":
                 raise RecordError(
                     f"{path}, record {record.id!r}: of the task {record.task!r}; instruction_records are general data, "

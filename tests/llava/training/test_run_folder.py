@@ -16,6 +16,8 @@ from perceptok.llava.training.run_folder import (
     RunLog,
     check_checkpoint,
     check_images,
+    check_setup,
+    fingerprint_base,
     fingerprint_images,
     fingerprint_records,
     hold_run_folder,
@@ -124,8 +126,8 @@ def test_records_have_fingerprints(tmp_path: Path) -> None:
 
 def test_images_have_fingerprints(tmp_path: Path) -> None:
     """An image that was replaced is named, whatever its time of modification; a copy is the same image."""
-    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "large.jpg", "none.jpg")]
-    for path, text in zip(paths, (b"", b"bb", bytes(20_000)), strict=False):
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "large.bmp", "none.jpg")]
+    for path, text in zip(paths, (b"", b"bb", bytes(3_000_000)), strict=False):
         path.write_bytes(text)
     checkpoint = make_checkpoint(tmp_path)
     before = fingerprint_images(paths)
@@ -134,7 +136,12 @@ def test_images_have_fingerprints(tmp_path: Path) -> None:
     for path in paths[:3]:
         os.utime(path, (1, 1))
     check_images(checkpoint, fingerprint_images(paths), paths)
-    for path, text in ((paths[0], b"a"), (paths[1], b"bc"), (paths[2], bytes(19_999) + b"1"), (paths[3], b"")):
+    for path, text in (
+        (paths[0], b"a"),
+        (paths[1], b"bc"),
+        (paths[2], bytes(999_999) + b"1" + bytes(2_000_000)),
+        (paths[3], b""),
+    ):
         whole = path.read_bytes() if path.exists() else None
         path.write_bytes(text)
         now = fingerprint_images(paths)
@@ -151,3 +158,19 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
         (tmp_path / "train.json").write_text(text)
         with pytest.raises(TrainingError, match=r"train.json"):
             read_run_config(tmp_path)
+
+
+def test_another_base_or_size_of_a_step_is_refused(tmp_path: Path) -> None:
+    checkpoint, base = make_checkpoint(tmp_path), tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(bytes(50_000))
+    before = fingerprint_base(base)
+    check_setup(checkpoint, before, 8)  # a checkpoint that states neither
+    write_fingerprints(checkpoint, Fingerprints({"r.jsonl": "abc"}, "", before, 8))
+    check_setup(checkpoint, before, 8)
+    with pytest.raises(TrainingError, match=r"a step had 8 samples when .*-3 was written, now 16: start as many"):
+        check_setup(checkpoint, before, 16)
+    (base / "model.safetensors").write_bytes(bytes(30_000) + b"1" + bytes(19_999))
+    with pytest.raises(TrainingError, match=r"the base model changed since .*-3 was written"):
+        check_setup(checkpoint, fingerprint_base(base), 8)
