@@ -92,13 +92,15 @@ def test_texts_of_a_lesson(example: Any) -> None:
         answer = "".join(piece.text for piece in lessons.write_answer(points, codes, chosen))
         return "".join(lessons.write_question(points, chosen)), answer
 
-    assert write() == ("", " A<PIXEL_52><DEPTH_52>87 B<PIXEL_25><DEPTH_25>03. point A")
+    assert write() == ("", " A<PIXEL_52><DEPTH_52> B<PIXEL_25><DEPTH_25>. point A")
+    assert write(evidence="code_digits")[1] == " A<PIXEL_52><DEPTH_52>87 B<PIXEL_25><DEPTH_25>03. point A"
+    assert write(leader=True, evidence="digits")[1] == " A<PIXEL_52>87: A B<PIXEL_25>03: A. point A"
     assert write(naming="cell", evidence="digits") == ("", " A 5 287 B 2 503. point A")
     assert write(naming="none", evidence="none") == ("", " A B. point A")
     assert write(order="block_question", evidence="bins") == (
         " A<PIXEL_52> B<PIXEL_25>?", " A<PIXEL_52>8 B<PIXEL_25>0. point A"
     )  # fmt: skip
-    assert write(order="block_question", restated=False, naming="pixel")[1] == " A<DEPTH_52>87 B<DEPTH_25>03. point A"
+    assert write(order="block_question", restated=False, naming="pixel")[1] == " A<DEPTH_52> B<DEPTH_25>. point A"
     assert write(order="question_block", evidence="none", naming="xy", wording="aurora") == (
         "Which point is the closest to the camera? Point A is located at (x = 73 y = 188), Point B is located at "
         "(x = 191 y = 77).",
@@ -193,8 +195,8 @@ def test_a_tiny_queue(
     run_text, report, training = (example(name) for name in ("run_text", "report", "training"))
     (tmp_path / "base-8").symlink_to(base)
     monkeypatch.setattr(training, "VALIDATION", 2)
-    changes = {"updates": 1, "blocks": 2, "questions": 2, "layers": 2}
-    names = ["default", "AURORA's texts", "init: ordinal, ids sorted", "Eq. 1 beside cross entropy", "small"]
+    changes = {"updates": 1, "blocks": 2, "points": 6, "layers": 2}
+    names = ["default", "AURORA's texts", "ordinal, ids sorted", "Eq. 1 beside cross entropy", "SmolLM2"]
     names += ["counting: total"]
     run_text.run(tmp_path, 1, names, data, changes, eval_steps=1)
     results = run_text.read_results(tmp_path)

@@ -44,14 +44,17 @@ class Form:
             a question with the points follows the block, and then the evidence; "question_block", the question
             precedes the block, as in AURORA's chain of thought.
         restated: With a question: the place of a point is written again beside its evidence.
+        leader: After the evidence of each point the letter of the nearest point so far, as a running total: the
+            conclusion is the last of them, and each is a comparison of two values.
         wording: "short", or the texts of AURORA's chain of thought around the same facts.
     """
 
     block: Literal["plain", "keyed"] = "plain"
     naming: Literal["index", "cell", "pixel", "xy", "none"] = "index"
-    evidence: Literal["none", "code", "digits", "bins", "code_digits"] = "code_digits"
+    evidence: Literal["none", "code", "digits", "bins", "code_digits"] = "code"
     order: Literal["block_points", "block_question", "question_block"] = "block_points"
     restated: bool = True
+    leader: bool = False
     wording: Literal["short", "aurora"] = "short"
 
 
@@ -229,6 +232,10 @@ def write_evidence(point: Marker, code: int, form: Form) -> list[Piece]:
 
 def write_answer(points: Sequence[Marker], codes: NDArray[np.int64], form: Form) -> list[Piece]:
     """The evidence of each point, and the conclusion, whose letter is the last piece."""
-    pieces = [piece for point in points for piece in write_evidence(point, int(codes[find_cell(point)]), form)]
+    pieces = []
+    for number, point in enumerate(points, 1):
+        pieces += write_evidence(point, int(codes[find_cell(point)]), form)
+        if form.leader:
+            pieces += [Piece(":", is_given=True), Piece(f" {find_nearest(points[:number])}")]
     pieces += [Piece(text, is_given=True) for text in (".", " Since") if text == "." or form.wording == "aurora"]
     return [*pieces, Piece(CUE, is_given=True), Piece(f" {find_nearest(points)}")]

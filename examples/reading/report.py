@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from run_text import EXPERIMENTS, read_results
+from run_text import EXPERIMENTS, GROUPS, read_results
 
 from perceptok.evaluation import compute_interval
 from perceptok.files import atomic_write
@@ -68,63 +68,30 @@ def write_table(results: Sequence[dict[str, Any]], task: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def plot_curves(results: Sequence[dict[str, Any]], path: Path, groups: Sequence[tuple[str, Sequence[str]]]) -> None:
+def plot_curves(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the share of conclusions that follow over updates, one panel for each group of experiments."""
     from matplotlib.figure import Figure
 
+    finished = {result["name"] for result in results}
+    panels_by_group = {
+        title: [name for name in (*(["default"] if title != "counting" else []), *group) if name in finished]
+        for title, group in GROUPS.items()
+    }
     columns = 3
-    rows = -(-len(groups) // columns)
+    rows = -(-len(GROUPS) // columns)
     figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, (title, names) in zip(panels, groups, strict=False):
-        for name in names:
+    for panel, (title, names) in zip(figure.subplots(rows, columns).ravel(), panels_by_group.items(), strict=True):
+        for place, name in enumerate(names):
             for number, result in enumerate(chosen for chosen in results if chosen["name"] == name):
-                steps, shares = zip(*([0, 0.0], *result["curve"]), strict=True)
-                label = name.partition(": ")[2] or name
-                panel.plot(steps[1:], shares[1:], color=f"C{names.index(name)}", label=None if number else label)
+                steps, shares = zip(*result["curve"], strict=True)
+                label = None if number else name.removeprefix("counting: ")
+                panel.plot(steps, shares, color=f"C{place}", label=label)
         panel.axhline(0.9, color="0.7", lw=0.8)
         panel.set(title=title, ylim=(0, 1), xlabel="updates")
-        panel.legend(fontsize=7)
-    for panel in panels[len(groups) :]:
-        panel.set_visible(False)
+        if names:
+            panel.legend(fontsize=7)
     with atomic_write(path, force=True) as file:
         figure.savefig(file, format="png", dpi=110)
-
-
-GROUPS = (
-    ("evidence", ("default", "evidence: none", "evidence: code", "evidence: digits", "evidence: bins")),
-    ("naming of points", ("default", "naming: cell", "naming: pixel", "naming: xy", "naming: none")),
-    (
-        "block and order",
-        (
-            "default",
-            "block: keyed",
-            "order: question after the block",
-            "order: the same, not restated",
-            "order: question before the block",
-            "AURORA's texts",
-        ),
-    ),
-    (
-        "initialization and ids",
-        ("default", "init: normal", "init: mean", "init: ordinal", "init: ordinal, ids sorted"),
-    ),
-    (
-        "loss",
-        (
-            "default",
-            "conclusion 5",
-            "conclusion 20",
-            "block in the loss",
-            "block in the loss, conclusion 5",
-            "block in the loss, conclusion 20",
-            "Eq. 1 in place of cross entropy",
-            "Eq. 1 beside cross entropy",
-        ),
-    ),
-    ("layers", ("layers: 1", "default", "layers: 4", "layers: 8", "random weights", "small")),
-    ("counting", tuple(name for name in EXPERIMENTS if name.startswith("counting: "))),
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -139,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = "\n".join(table for table in tables if table.count("\n") > 2)
     with atomic_write(folder / "table.md", force=True) as file:
         file.write(text.encode())
-    plot_curves(results, folder / "curves.png", GROUPS)
+    plot_curves(results, folder / "curves.png")
     print(text)
     seconds = sum(float(str(result["seconds"])) for result in results)
     print(f"{len(results)} runs, {seconds:.0f} processor seconds; curves in {folder / 'curves.png'}")

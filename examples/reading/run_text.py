@@ -32,45 +32,66 @@ def change_form(**changes: object) -> Setting:
     return replace(POINTS, form=replace(POINTS.form, **changes))  # type: ignore[arg-type]
 
 
-EXPERIMENTS: dict[str, Setting] = {
-    "default": POINTS,
-    "block: keyed": change_form(block="keyed"),
-    "evidence: none": change_form(evidence="none"),
-    "evidence: code": change_form(evidence="code"),
-    "evidence: digits": change_form(evidence="digits"),
-    "evidence: bins": change_form(evidence="bins"),
-    "naming: cell": change_form(naming="cell"),
-    "naming: pixel": change_form(naming="pixel"),
-    "naming: xy": change_form(naming="xy"),
-    "naming: none": change_form(naming="none"),
-    "order: question after the block": change_form(order="block_question"),
-    "order: the same, not restated": change_form(order="block_question", restated=False),
-    "order: question before the block": change_form(order="question_block"),
-    "AURORA's texts": change_form(
-        naming="xy", evidence="none", order="question_block", restated=False, wording="aurora"
-    ),
-    "init: normal": replace(POINTS, init="normal"),
-    "init: mean": replace(POINTS, init="mean"),
-    "init: ordinal": replace(POINTS, init="ordinal"),
-    "init: ordinal, ids sorted": replace(POINTS, init="ordinal", ids="sorted"),
-    "block in the loss": replace(POINTS, block_loss="one_hot"),
-    "block in the loss, conclusion 5": replace(POINTS, block_loss="one_hot", conclusion_weight=5),
-    "block in the loss, conclusion 20": replace(POINTS, block_loss="one_hot", conclusion_weight=20),
-    "conclusion 5": replace(POINTS, conclusion_weight=5),
-    "conclusion 20": replace(POINTS, conclusion_weight=20),
-    "Eq. 1 in place of cross entropy": replace(POINTS, codes_loss="soft"),
-    "Eq. 1 beside cross entropy": replace(POINTS, codes_loss="beside"),
-    "layers: 1": replace(POINTS, layers=1),
-    "layers: 4": replace(POINTS, layers=4),
-    "layers: 8": replace(POINTS, layers=8),
-    "random weights": replace(POINTS, model="smollm2_random"),
-    "small": replace(POINTS, model="small"),
-    **{
+GROUPS: dict[str, dict[str, Setting]] = {
+    "curriculum and block": {
+        "all sizes at once": replace(POINTS, curriculum="all"),
+        "keyed": change_form(block="keyed"),
+        "keyed, all sizes at once": replace(change_form(block="keyed"), curriculum="all"),
+    },
+    "evidence": {
+        "no evidence": change_form(evidence="none"),
+        "ten steps": change_form(evidence="bins"),
+        "digits": change_form(evidence="digits"),
+        "code and digits": change_form(evidence="code_digits"),
+    },
+    "running conclusion": {
+        "nearest so far": change_form(leader=True),
+        "code and digits, nearest so far": change_form(evidence="code_digits", leader=True),
+        "keyed, code and digits, nearest so far": change_form(block="keyed", evidence="code_digits", leader=True),
+    },
+    "names of points": {
+        "no places": change_form(naming="none"),
+        "PIXEL tokens": change_form(naming="pixel"),
+        "row and column": change_form(naming="cell"),
+        "x and y": change_form(naming="xy"),
+    },
+    "layers and model": {
+        "1 layer": replace(POINTS, layers=1),
+        "3 layers": replace(POINTS, layers=3),
+        "4 layers": replace(POINTS, layers=4),
+        "SmolLM2": replace(POINTS, model="smollm2", learning_rate=1e-3),
+        "SmolLM2, random weights": replace(POINTS, model="smollm2_random", learning_rate=1e-3),
+        "SmolLM2, 8 layers": replace(POINTS, model="smollm2", layers=8, learning_rate=1e-3),
+    },
+    "embeddings": {
+        "normal": replace(POINTS, init="normal"),
+        "mean": replace(POINTS, init="mean"),
+        "ordinal": replace(POINTS, init="ordinal"),
+        "ordinal, ids sorted": replace(POINTS, init="ordinal", ids="sorted"),
+    },
+    "loss": {
+        "conclusion 5": replace(POINTS, conclusion_weight=5),
+        "conclusion 20": replace(POINTS, conclusion_weight=20),
+        "block in the loss": replace(POINTS, block_loss="one_hot"),
+        "block in the loss, conclusion 20": replace(POINTS, block_loss="one_hot", conclusion_weight=20),
+        "Eq. 1 in place of cross entropy": replace(POINTS, codes_loss="soft"),
+        "Eq. 1 beside cross entropy": replace(POINTS, codes_loss="beside"),
+    },
+    "order of the text": {
+        "question after the block": change_form(order="block_question"),
+        "the same, not restated": change_form(order="block_question", restated=False),
+        "question before the block": change_form(order="question_block"),
+        "AURORA's texts": change_form(
+            naming="xy", evidence="none", order="question_block", restated=False, wording="aurora"
+        ),
+    },
+    "counting": {
         f"counting: {name}": replace(COUNTING, listing=Listing(name))  # type: ignore[arg-type]
         for name in ("plain", "sorted", "numbered", "total", "aurora")
     },
 }
-"""Name -> setting, the most informative first; each differs from the default in what its name says."""
+"""What is varied -> name -> setting; each differs from the default in what its name says."""
+EXPERIMENTS = {"default": POINTS, **{name: value for group in GROUPS.values() for name, value in group.items()}}
 
 
 @contextmanager
@@ -111,7 +132,7 @@ def run(
     data: Data,
     changes: dict[str, object],
     *,
-    eval_steps: int = 50,
+    eval_steps: int = 100,
     device: str = "cpu",
 ) -> None:
     """Run every experiment that is not finished: seed 0 of all first, then the next seed."""
@@ -154,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, help="Another number of updates.")
     parser.add_argument("--blocks", type=int, help="Another number of blocks in a batch.")
     parser.add_argument("--learning-rate", type=float, help="Another learning rate.")
-    parser.add_argument("--eval-steps", type=int, default=50, help="Updates between two evaluations.")
+    parser.add_argument("--eval-steps", type=int, default=100, help="Updates between two evaluations.")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     codec = pt.DepthCodec.from_pretrained()

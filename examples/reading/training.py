@@ -33,6 +33,8 @@ SMALL = {
     "num_key_value_heads": 4,
     "head_dim": 32,
 }
+FIRST_STAGE, NEXT_STAGE = 250, 75
+"""Updates of the first and of each further stage of a staged curriculum."""
 VALIDATION = 80
 """Held-out lessons that decide when training ends; the result is measured on the others."""
 
@@ -45,8 +47,8 @@ class Setting:
         task: "points" (the nearest of 2 to 5 points) or "counting".
         form: The text of lessons about points.
         listing: The list of boxes, for counting.
-        model: "smollm2", the first layers of SmolLM2-135M; "smollm2_random", random weights of the same shapes;
-            "small", random weights of 128 dimensions, whose updates cost a fifth.
+        model: "small", random weights of 128 dimensions; "smollm2", the first layers of SmolLM2-135M, whose updates
+            cost some ten times as much; "smollm2_random", random weights of the same shapes.
         layers: Number of layers.
         init: The initialization of the DEPTH tokens' rows; "ordinal" uses the order of the ids.
         ids: The codes' ids "as_trained" by the codec, or "sorted" by the mean nearness of their cells.
@@ -55,28 +57,31 @@ class Setting:
             each with weight 1 as in training on whole chains of thought.
         codes_loss: The loss of the quoted codes: "one_hot" cross entropy; "soft", Eq. 1 with the codec's probabilities
             instead; "beside", Eq. 1 with soft probabilities added to cross entropy.
+        curriculum: The number of points of a question: "all", 2 to 5 from the start; "staged", one for the first
+            `FIRST_STAGE` updates, then 1 to 2, and one more every `NEXT_STAGE` updates until 1 to 5.
         updates: Number of updates after which training stops in any case.
-        blocks: Blocks (lists, for counting) in a batch.
-        questions: Questions about each block of a batch. They share the block's keys and values and do not see each
-            other, which is the same as as many separate samples.
-        learning_rate: Of AdamW, constant after a warmup of 20 updates.
+        blocks: Blocks in a batch; for counting, a batch has four lists for each.
+        points: Points of the questions about each block of a batch, on average. The questions share the block's keys
+            and values and do not see each other, which is the same as as many separate samples.
+        learning_rate: Of AdamW, constant after a warmup of 50 updates.
         seed: Of the order of samples and of random weights.
     """
 
     task: Literal["points", "counting"] = "points"
     form: Form = field(default_factory=Form)
     listing: counting.Listing = field(default_factory=counting.Listing)
-    model: Literal["smollm2", "smollm2_random", "small"] = "smollm2"
+    model: Literal["smollm2", "smollm2_random", "small"] = "small"
     layers: int = 2
     init: Literal["codebook", "normal", "mean", "ordinal"] = "codebook"
     ids: Literal["as_trained", "sorted"] = "as_trained"
     conclusion_weight: float = 1.0
     block_loss: Literal["none", "one_hot"] = "none"
     codes_loss: Literal["one_hot", "soft", "beside"] = "one_hot"
+    curriculum: Literal["all", "staged"] = "staged"
     updates: int = 600
-    blocks: int = 2
-    questions: int = 8
-    learning_rate: float = 1e-3
+    blocks: int = 8
+    points: int = 24
+    learning_rate: float = 3e-3
     seed: int = 0
 
 
@@ -157,13 +162,20 @@ class Writer:
         """The ids of pieces, one after the other."""
         return [token for piece in pieces for token in self.encode(piece)]
 
-    def write_points(self, lessons: Lessons, block: int, questions: int, rng: np.random.Generator) -> list[LessonIds]:
-        """Questions about one block; where they precede the block, a sequence for each."""
+    def write_points(
+        self,
+        lessons: Lessons,
+        block: int,
+        questions: int,
+        rng: np.random.Generator,
+        sizes: tuple[int, int] = (2, 5),
+    ) -> list[LessonIds]:
+        """Questions about one block, of `sizes[0]` to `sizes[1]` points; where they precede it, a sequence for each."""
         form, codes = self.setting.form, lessons.codes[block]
         prefix = self.encode_all(reading.write_block(codes, form))
         branches = []
         for _ in range(questions):
-            points = reading.draw_points(lessons.values[block], int(rng.integers(2, 6)), rng)
+            points = reading.draw_points(lessons.values[block], int(rng.integers(sizes[0], sizes[1] + 1)), rng)
             pieces = reading.write_answer(points, codes, form)
             branches.append(
                 self._write_branch(self.encode_all(reading.write_question(points, form)), pieces, len(points))
@@ -308,15 +320,25 @@ def compute_loss(model: Any, writer: Writer, batch: Batch, soft: NDArray[np.floa
     return (losses * batch.weights).sum() / batch.weights.sum()
 
 
-def draw_batch(writer: Writer, data: Data, rng: np.random.Generator) -> Batch:
-    """A batch of the setting's task."""
+def choose_sizes(setting: Setting, step: int) -> tuple[int, int]:
+    """The least and the greatest number of points of a question in an update, which count from 1."""
+    if setting.curriculum == "all":
+        return 2, 5
+    later = max(0, step - FIRST_STAGE + NEXT_STAGE - 1) // NEXT_STAGE
+    return 1, min(5, 1 + later)
+
+
+def draw_batch(writer: Writer, data: Data, rng: np.random.Generator, step: int) -> Batch:
+    """The batch of an update of the setting's task."""
     setting = writer.setting
     if setting.task == "counting":
-        counts = rng.integers(1, counting.MAX_COUNT + 1, setting.blocks * setting.questions)
+        counts = rng.integers(1, counting.MAX_COUNT + 1, 4 * setting.blocks)
         return make_batch([writer.write_counting(int(count), rng) for count in counts])
     sequences = []
+    sizes = choose_sizes(setting, step)
+    questions = round(setting.points / (sum(sizes) / 2))
     for block in rng.integers(len(data.train), size=setting.blocks):
-        sequences += writer.write_points(data.train, int(block), setting.questions, rng)
+        sequences += writer.write_points(data.train, int(block), questions, rng, sizes)
     return make_batch(sequences, setting.block_loss == "one_hot")
 
 
@@ -490,7 +512,7 @@ def train(
     data: Data,
     base: Path,
     *,
-    eval_steps: int = 50,
+    eval_steps: int = 100,
     target: float = 0.9,
     bf16: bool = False,
     device: str = "cpu",
@@ -508,7 +530,7 @@ def train(
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=setting.learning_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, lr=setting.learning_rate, betas=(0.9, 0.98))
     rng = np.random.default_rng([setting.seed, 1])
     curve: list[tuple[int, float]] = []
     losses: list[float] = []
@@ -516,8 +538,8 @@ def train(
     model.train()
     for step in range(1, setting.updates + 1):
         for group in optimizer.param_groups:
-            group["lr"] = setting.learning_rate * min(1.0, step / 20)
-        loss = compute_loss(model, writer, draw_batch(writer, data, rng), data.train.soft, bf16)
+            group["lr"] = setting.learning_rate * min(1.0, step / 50)
+        loss = compute_loss(model, writer, draw_batch(writer, data, rng, step), data.train.soft, bf16)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
