@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Imports a file of the example as scripts of that folder do."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     yield importlib.import_module
-    for name in ("samples", "training", "compare", "photos", "reproduce"):
+    for name in ("samples", "lessons", "training", "compare", "photos", "reproduce"):
         sys.modules.pop(name, None)
 
 
@@ -36,7 +38,7 @@ def make_samples(samples: Any, number: int) -> tuple[Any, Any, dict[str, pt.Perc
     view = render_yard(7, number, 320)
     markers = samples.sample_markers(view, 2 + number % 4, np.random.default_rng(number))
     records = samples.make_records(view, number, "images/0.png", markers, CODES, "codec")
-    return view, markers, {f"{record.task}-{record.regime}": record for record in records}
+    return view, markers, {record.id.rpartition("-")[0]: record for record in records}
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -55,12 +57,49 @@ def test_samples_are_true(example: Any, number: int) -> None:
     parsed = pt.parse_generation(chain.turns[1].text)
     assert not parsed.problems
     assert np.array_equal(parsed.blocks[0], CODES)
+    cells = records["depth-cells"]
+    assert pt.decoding.read_answer(cells.turns[1].text, cells.choices).value == nearest
+    assert np.array_equal(pt.parse_generation(cells.turns[1].text).blocks[0], CODES)
     for letter, level in levels.items():
         assert f"{letter} {min(99, int(round(level * 255) / 255 * 100)):02d}" in chain.turns[1].text
     if "counting-cot" in records:
         objects = {int(number) for number in np.unique(view.rendering.instance)} - {0, 1}
         assert records["counting-direct"].answer == str(len(objects))
         assert len(pt.parse_generation(records["counting-cot"].turns[1].text).boxes) == len(objects)
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+def test_a_lesson_is_the_chain_of_thought_without_the_image(example: Any) -> None:
+    """The same text as of a record with these points; what is learned begins behind the block."""
+    lessons, samples = example("lessons"), example("samples")
+    codec = pt.DepthCodec.from_pretrained()
+    codes = codec.encode(np.stack([render_yard(7, number, 320).nearness for number in range(3)]))
+
+    class Processor:
+        tokenizer = pt.llava.small.load_small_tokenizer(4096)
+
+        def apply_chat_template(self, messages: Any, add_generation_prompt: bool) -> str:
+            return f"<image>{messages[0]['content'][1]['text']}\n"
+
+    Processor.tokenizer.add_tokens(["<image>", *pt.tokens.DEPTH.tokens])
+    drawn = lessons.ReadingLessons(codes, codec, Processor()).draw(6, 5, np.random.default_rng(0))
+    for ids, given in zip(*drawn, strict=True):
+        text, learned = (Processor.tokenizer.decode(part) for part in (ids, ids[given:]))
+        parsed = pt.parse_generation(text)
+        assert not parsed.problems
+        (scene,) = (number for number, block in enumerate(codes) if np.array_equal(block, parsed.blocks[0]))
+        question, _, answer = text.partition("\n")
+        assert "<image>" not in text
+        assert answer.endswith(f"<DEPTH_END>.{learned}")
+        means = codec.decode(codes[scene][None]).reshape(10, 32, 10, 32).mean((1, 3))
+        points = re.findall(r"([A-E]) (\d) (\d) (\d\d) ([A-E])", learned)
+        values = [means[int(row), int(column)] for _, row, column, _, _ in points]
+        assert [int(level) for *_, level, _ in points] == [min(99, int(value * 100)) for value in values]
+        leaders = [points[int(np.argmax(values[: count + 1]))][0] for count in range(len(points))]
+        assert [leader for *_, leader in points] == leaders
+        assert learned.endswith(f"Point {leaders[-1]} is the closest.<|im_end|>")
+        for letter, row, column, _, _ in points:
+            assert f"{letter} {samples.COLORS[letter][0]} row {row} column {column}" in question
 
 
 def test_points_are_dots_of_their_color(example: Any) -> None:
@@ -74,25 +113,46 @@ def test_points_are_dots_of_their_color(example: Any) -> None:
 
 @pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
 def test_a_tiny_comparison_completes_and_resumes(
-    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare = example("compare")
     arguments = [str(tmp_path), "--steps", "2", "--scenes", "8", "--few", "4", "--held-out", "2", "--batch-size", "2"]
+    arguments += ["--regimes", "cells", "direct", "--save-steps", "1"]
+
+    @contextmanager
+    def interrupt(name: str, total: int) -> Iterator[Any]:
+        """The bar of a person who presses Ctrl-C at the second update."""
+        updates = iter(range(total))
+
+        def advance(text: str) -> None:
+            if next(updates) == 1:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(compare, "progress_bar", interrupt)
+        compare.main(arguments)
+    assert (tmp_path / "cells-8.checkpoint").is_file()
     compare.main(arguments)
     report = json.loads((tmp_path / "compare.json").read_text())
-    assert set(report["models"]) == {"cot-8", "cot-4", "direct-8", "direct-4"}
+    assert set(report["models"]) == {"cells-8", "cells-4", "direct-8", "direct-4"}
+    assert not list(tmp_path.glob("*.checkpoint*"))
     for name, figures in report["models"].items():
         assert 0 <= figures["depth"]["overall"]["accuracy"] <= 1
         curve = json.loads((tmp_path / name / "curve.json").read_text())["curve"]
         assert [point["step"] for point in curve] == [1, 2]
-    evidence = report["models"]["cot-8"]["evidence"]
+    evidence = report["models"]["cells-8"]["evidence"]
     assert evidence["valid"] == 1.0
     assert evidence["rmse"]["codec"] < evidence["rmse"]["mean map"]
     kinds = {"own", "oracle", "random", "constant", "other", "shuffled", "none"}
-    assert set(report["replacement"]["accuracy"]) == kinds
+    assert set(report["replacement"]) == {"cells-8"}
+    assert set(report["replacement"]["cells-8"]["accuracy"]) == kinds
+    names = {f"cells, {task}, {labels} labels" for task in ("depth", "counting") for labels in (4, 8)}
+    assert set(report["comparisons"]) == names
     # An existing model is used again.
-    setup = example("training").Setup("cot", 8)
-    assert compare.train_model(tmp_path, setup, None, None, None) == tmp_path / "cot-8"
+    setup = example("training").Setup("cells", 8)
+    assert compare.train_model(tmp_path, setup, None, None, None, None) == tmp_path / "cells-8"
     assert "| trained on |" in capsys.readouterr().out
 
 

@@ -1,10 +1,16 @@
-"""Perception tokens against direct labels: the same small model, the same images, the same number of updates.
+r"""Perception tokens against direct labels: the same small model, the same images, the same number of updates.
 
     python examples/aurora_small/compare.py perceptok-demo/compare
 
-Four models start from the same weights: trained to write blocks, boxes and a chain of thought, or answers alone; with
-the answers of 500 scenes, or of all. Each answers questions about held-out scenes through `PerceptionPipeline`; then
-the blocks of the first are replaced. The results of an interrupted run are used again by the same command.
+Models start from the same weights: trained to write blocks, boxes and a chain of thought ("cot"), the same with the
+cells of the points and reading lessons mixed in ("cells"), or answers alone ("direct"); with the answers of 500 scenes,
+or of all. Each answers questions about held-out scenes through `PerceptionPipeline`; then the blocks of those that
+write them are replaced. The same command continues an interrupted run, in the middle of a training.
+
+On an accelerator, with all of SmolLM2-135M:
+
+    python examples/aurora_small/compare.py OUTPUT --device cuda --layers 30 --pieces 49152 --scenes 20000 \
+        --steps 12000 --batch-size 32 --learning-rate 5e-4 --save-steps 500 --regimes cells direct
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from perceptok_cli.console import progress_bar
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
 """Seeds of families of scenes, which share no scene."""
+REGIMES = ("cot", "cells", "direct")
 
 
 def answer_questions(
@@ -55,10 +62,14 @@ def score_answers(answers: Mapping[str, pt.llava.PerceptionAnswer], held_out: Ya
 
 
 def measure_evidence(
-    answers: Mapping[str, pt.llava.PerceptionAnswer], samples: YardSamples, held_out: YardSamples, codec: pt.DepthCodec
+    answers: Mapping[str, pt.llava.PerceptionAnswer],
+    samples: YardSamples,
+    held_out: YardSamples,
+    codec: pt.DepthCodec,
+    kind: str,
 ) -> dict[str, Any]:
     """The error of the generated maps, and the answers read from them by rule."""
-    records = held_out.records["depth-cot"]
+    records = held_out.records[kind]
     scenes = [int(str(record.provenance["scene"])) for record in records]
     truth = held_out.nearness[scenes].astype(np.float32)
     mean = samples.nearness.mean(axis=0, dtype=np.float32)
@@ -102,34 +113,53 @@ def measure_valid_blocks(answers: Mapping[str, pt.llava.PerceptionAnswer]) -> fl
     )
 
 
-def train_model(folder: Path, setup: Setup, samples: YardSamples, held_out: YardSamples, codec: pt.DepthCodec) -> Path:
-    """The folder of a trained model; trained where it is not there yet."""
+def train_model(
+    folder: Path,
+    setup: Setup,
+    samples: YardSamples,
+    held_out: YardSamples,
+    codec: pt.DepthCodec,
+    config: small.DemoConfig,
+    device: str = "cpu",
+) -> Path:
+    """The folder of a trained model; trained where it is not there yet, and continued where it was interrupted."""
     path = folder / f"{setup.regime}-{setup.labels}"
     if not path.is_dir():
-        model, processor, vocab = small.prepare_model(folder, codec, small.DemoConfig())
+        model, processor, vocab = small.prepare_model(folder, codec, config)
+        model.to(device)
+        checkpoint = folder / f"{path.name}.checkpoint"
         with progress_bar(path.name, setup.training.max_steps) as advance:
-            curve = train(model, Encoder(processor), vocab, samples, held_out, setup, advance)
+            curve = train(
+                model, Encoder(processor), vocab, samples, held_out, setup, codec, advance, checkpoint=checkpoint
+            )
         with atomic_folder(path) as building:
             for part in (model, processor, vocab):
                 part.save_pretrained(building)
             (building / "curve.json").write_text(json.dumps({"setup": asdict(setup), "curve": curve}, indent=2))
+        for leftover in folder.glob(f"{path.name}.checkpoint*"):
+            leftover.unlink()
     return path
 
 
 def evaluate_model(
-    path: Path, setup: Setup, samples: YardSamples, held_out: YardSamples, codec: pt.DepthCodec
+    path: Path,
+    setup: Setup,
+    samples: YardSamples,
+    held_out: YardSamples,
+    codec: pt.DepthCodec,
+    device: str = "cpu",
 ) -> tuple[dict[str, Any], dict[str, Scores]]:
     """Figures and scores of a trained model."""
-    pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec)
+    pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec, device=device)
     figures: dict[str, Any] = {}
     scores: dict[str, Scores] = {}
-    for task in ("depth", "counting"):
-        kind = f"{task}-{setup.regime}"
-        block = {"force_block": "somewhere"} if kind == "depth-cot" else {}
+    for task, kind in setup.kinds.items():
+        writes_block = task == "depth" and setup.regime != "direct"
+        block = {"force_block": "somewhere"} if writes_block else {}
         answers = answer_questions(pipe, held_out, kind, **block)
         scores[task] = add_scores(figures, task, answers, held_out, kind)
-        if setup.regime == "cot" and task == "depth":
-            figures["evidence"] = measure_evidence(answers, samples, held_out, codec)
+        if writes_block:
+            figures["evidence"] = measure_evidence(answers, samples, held_out, codec, kind)
             free = answer_questions(pipe, held_out, kind, constraints=False)
             figures["valid without constraints"] = measure_valid_blocks(free)
     return figures, scores
@@ -149,13 +179,13 @@ def add_scores(
     return scores
 
 
-def replace_blocks(path: Path, held_out: YardSamples, codec: pt.DepthCodec, count: int) -> dict[str, Any]:
+def replace_blocks(
+    path: Path, held_out: YardSamples, codec: pt.DepthCodec, kind: str, count: int, device: str = "cpu"
+) -> dict[str, Any]:
     """Accuracy with other blocks in place of the model's own."""
-    pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec)
+    pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec, device=device)
     kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    replacement = pt.evaluation.replacement_test(
-        pipe, held_out.records["depth-cot"][:count], kinds, folder=held_out.folder
-    )
+    replacement = pt.evaluation.replacement_test(pipe, held_out.records[kind][:count], kinds, folder=held_out.folder)
     return {
         "accuracy": {kind: score._asdict() for kind, score in replacement.scores.items()},
         "changed": dict(replacement.changed),
@@ -186,33 +216,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=200, help="held-out scenes")
     parser.add_argument("--replaced", type=int, default=100, help="scenes whose blocks are replaced")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--save-steps", type=int, default=100, help="updates between two checkpoints")
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=REGIMES, help="what to train")
+    parser.add_argument("--layers", type=int, default=2, help="of SmolLM2's 30")
+    parser.add_argument("--pieces", type=int, default=4096, help="of SmolLM2's vocabulary of 49,152")
+    parser.add_argument("--device", default="cpu", help="where to train and to answer, such as cuda")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     codec = pt.DepthCodec.from_pretrained()
-    model, processor, _ = small.prepare_model(folder, codec, small.DemoConfig())
+    config = small.DemoConfig(small.SmallLlavaConfig(options.layers, options.pieces))
+    model, processor, _ = small.prepare_model(folder, codec, config)
     samples = make_samples(folder / "train", TRAINING_SEED, options.scenes, model, processor, codec)
     held_out = make_samples(folder / "held_out", HELD_OUT_SEED, options.held_out, model, processor, codec)
-    every = max(1, options.steps // 12)
-    training = small.SmallTraining(options.steps, options.batch_size, 1.5e-3, every)
-    results: dict[str, Any] = {}
+    training = small.SmallTraining(
+        options.steps,
+        options.batch_size,
+        options.learning_rate,
+        eval_steps=max(1, options.steps // 12),
+        save_steps=options.save_steps,
+    )
+    budgets = (options.scenes, options.few)
+    report: dict[str, Any] = {"models": {}, "comparisons": {}, "replacement": {}}
     scores: dict[str, dict[str, Scores]] = {}
-    for regime in ("cot", "direct"):
-        for labels in (options.scenes, options.few):
-            setup = Setup(regime, labels, training=training)
-            path = train_model(folder, setup, samples, held_out, codec)
-            results[path.name], scores[path.name] = evaluate_model(path, setup, samples, held_out, codec)
-            print(path.name, json.dumps(results[path.name].get("evidence", {})), flush=True)
-    report: dict[str, Any] = {"models": results, "comparisons": {}}
-    for labels in (options.scenes, options.few):
-        for task in ("depth", "counting"):
-            pair = scores[f"cot-{labels}"][task], scores[f"direct-{labels}"][task]
-            report["comparisons"][f"{task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
-    report["replacement"] = replace_blocks(folder / f"cot-{options.scenes}", held_out, codec, options.replaced)
-    print(format_table(results))
-    print(json.dumps(report["replacement"]["accuracy"]))
+    for setup in (Setup(regime, labels, training=training) for regime in options.regimes for labels in budgets):
+        path = train_model(folder, setup, samples, held_out, codec, config, options.device)
+        report["models"][path.name], scores[path.name] = evaluate_model(
+            path, setup, samples, held_out, codec, options.device
+        )
+        print(path.name, json.dumps(report["models"][path.name].get("evidence", {})), flush=True)
+        if setup.regime != "direct" and setup.labels == options.scenes:
+            report["replacement"][path.name] = replace_blocks(
+                path, held_out, codec, setup.kinds["depth"], options.replaced, options.device
+            )
+    if "direct" in options.regimes:
+        report["comparisons"] = compare_with_direct(scores)
+    print(format_table(report["models"]))
+    print(json.dumps({name: result["accuracy"] for name, result in report["replacement"].items()}))
     with atomic_write(folder / "compare.json", force=True) as file:
         file.write((json.dumps(report, indent=2) + os.linesep).encode())
+
+
+def compare_with_direct(
+    scores: Mapping[str, Mapping[str, Scores]],
+) -> dict[str, dict[str, Any]]:
+    """McNemar's test of each regime against direct labels, for each task and number of answers."""
+    comparisons = {}
+    for name in scores:
+        regime, _, labels = name.rpartition("-")
+        for task in ("depth", "counting") if regime != "direct" else ():
+            pair = scores[name][task], scores[f"direct-{labels}"][task]
+            comparisons[f"{regime}, {task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
+    return comparisons
 
 
 def _same_ids(scores: Scores) -> Scores:

@@ -7,7 +7,7 @@ the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ COLORS = {
     "D": ("yellow", (255, 255, 0)),
     "E": ("violet", (255, 0, 255)),
 }
-KINDS = ("depth-atomic", "depth-cot", "depth-direct", "counting-cot", "counting-direct")
+KINDS = ("depth-atomic", "depth-cot", "depth-cells", "depth-direct", "counting-cot", "counting-direct")
+"""Task and form of the answer. "cells" is a chain of thought that names the cell of each point in question and answer,
+with the nearest point so far after each: what the lessons of `lessons.py` teach to read."""
 SIDE = 336
 _RADIUS = 9
 _MIN_PIXELS = 300
@@ -98,7 +100,7 @@ def make_samples(
             with atomic_write(building / "arrays.npz") as file:
                 np.savez(file, **{key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]})
             for kind in KINDS:
-                chosen = [record for record in records_of_scenes if kind == f"{record.task}-{record.regime}"]
+                chosen = [record for record in records_of_scenes if record.id.startswith(f"{kind}-")]
                 pt.data.write_records(building / f"{kind}.jsonl", chosen)
     return read_samples(folder)
 
@@ -152,7 +154,8 @@ def make_records(
     def make_record(
         kind: str, question: str, reply: str, answer: str | None, choices: tuple[str, ...], evidence: Evidence
     ):
-        task, regime = kind.split("-")
+        task, form = kind.split("-")
+        regime = "cot" if form == "cells" else form
         turns = (Turn("user", question), Turn("assistant", reply))
         where = {"source": "yard", "scene": number}
         return PerceptionRecord(
@@ -172,6 +175,8 @@ def make_records(
         yield make_record(
             "depth-cot", question, f"{depth_text} Point {answer} is the closest.", answer, letters, evidence
         )
+        cells = f"{small.ANSWER}{block}.{write_cells_answer(markers)}"
+        yield make_record("depth-cells", write_cells_question(markers), cells, answer, letters, evidence)
         yield make_record("depth-direct", question, f"({answer})", answer, letters, evidence)
     objects = [box for box in view.rendering.boxes() if box.category not in ("floor", "wall")]
     if objects and min(box.pixels for box in objects) >= _MIN_PIXELS:
@@ -185,6 +190,32 @@ def make_records(
         choices = tuple(str(number) for number in range(1, 6))
         yield make_record("counting-cot", question, chain, count, choices, evidence)
         yield make_record("counting-direct", question, count, count, choices, evidence)
+
+
+def find_cell(marker: Marker) -> tuple[int, int]:
+    """Row and column, 0..9, of the cell of the block that a point lies in."""
+    return int(marker.y) * 10 // SIDE, int(marker.x) * 10 // SIDE
+
+
+def write_cells_question(markers: Sequence[Marker]) -> str:
+    """The question that names the cell of each point."""
+    named = ", ".join(
+        f"{marker.letter} {COLORS[marker.letter][0]} row {row} column {column}"
+        for marker, (row, column) in zip(markers, map(find_cell, markers), strict=True)
+    )
+    return f"Points: {named}. Which point is the closest to the camera?"
+
+
+def write_cells_answer(markers: Sequence[Marker]) -> str:
+    """What follows the block: cell, nearness and nearest point so far for each point, and the conclusion."""
+    nearest = [
+        max(markers[: count + 1], key=lambda marker: marker.level or 0.0).letter for count in range(len(markers))
+    ]
+    values = ", ".join(
+        f"{marker.letter} {row} {column} {format_level(marker)} {leader}"
+        for marker, (row, column), leader in zip(markers, map(find_cell, markers), nearest, strict=True)
+    )
+    return f" {values}. Point {nearest[-1]} is the closest."
 
 
 def format_level(marker: Marker) -> str:

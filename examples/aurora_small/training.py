@@ -6,20 +6,26 @@ for all other tokens of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lessons import ReadingLessons
 from samples import YardSamples
 from torch import Tensor
 from torch.nn import functional as F
 
 import perceptok as pt
 from perceptok.data import PerceptionRecord
+from perceptok.files import atomic_write
 from perceptok.llava import small
 from perceptok.losses import distillation_loss, next_token_targets
+from perceptok.precision import choose_dtype
 from perceptok.vocabulary import VocabularyAlignment
 
 
@@ -31,13 +37,13 @@ class Batch:
         ids: (B, T) int64.
         labels: (B, T) int64, -100 for question and padding.
         mask: (B, T), 1 where there is a token.
-        scenes: (B,) numbers of the scenes.
+        scenes: (B,) numbers of the scenes; None for lessons, which have no image.
     """
 
     ids: Tensor
     labels: Tensor
     mask: Tensor
-    scenes: Tensor
+    scenes: Tensor | None
 
 
 class Encoder:
@@ -59,15 +65,18 @@ class Encoder:
 
     def batch(self, records: Sequence[PerceptionRecord]) -> Batch:
         """Pad records to one length."""
-        rows = [self.ids(record) for record in records]
+        scenes = torch.tensor([int(str(record.provenance["scene"])) for record in records])
+        return self.pad([self.ids(record) for record in records], scenes)
+
+    def pad(self, rows: Sequence[tuple[list[int], int]], scenes: Tensor | None = None) -> Batch:
+        """Pad ids to one length; each row comes with the number of its first ids that are not learned."""
         length = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), length), int(self.processor.tokenizer.pad_token_id))
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-        for row, (tokens, question) in enumerate(rows):
+        for row, (tokens, given) in enumerate(rows):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, question : len(tokens)] = ids[row, question : len(tokens)]
+            labels[row, given : len(tokens)] = ids[row, given : len(tokens)]
             mask[row, : len(tokens)] = 1
-        scenes = torch.tensor([int(str(record.provenance["scene"])) for record in records])
         return Batch(ids, labels, mask, scenes)
 
 
@@ -75,34 +84,38 @@ def compute_loss(model: Any, vocab: pt.PerceptionVocabulary, batch: Batch, sampl
     """Eq. 1, mean over codes, plus cross entropy, mean over the other tokens, which are few beside 100 codes."""
     supervised = (batch.labels != -100).any(0).nonzero()
     keep = batch.ids.shape[1] - int(supervised[0]) + 1
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            pixel_values=samples.features[batch.scenes].float(),
-            logits_to_keep=keep,
-        ).logits
-    ids, labels = batch.ids[:, -keep:], batch.labels[:, -keep:]
+    logits = compute_logits(model, batch, samples, keep)
+    ids, labels = (tensor[:, -keep:].to(logits.device) for tensor in (batch.ids, batch.labels))
     codes = next_token_targets(ids, vocab, labels=labels).mask
     words = labels.roll(-1, dims=1).masked_fill(codes, -100)
     words[:, -1] = -100
     loss = F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=-100)
-    if codes.any():
-        teacher = samples.teacher[batch.scenes].float()
+    if batch.scenes is not None and bool(codes.any()):
+        teacher = samples.teacher[batch.scenes].float().to(logits.device)
         alignment = VocabularyAlignment.identity(teacher.shape[-1])
         loss = loss + distillation_loss(logits, teacher, alignment, vocab, codes)
     return loss
 
 
-def draw_batches(records: Sequence[PerceptionRecord], size: int, seed: int) -> Iterator[list[PerceptionRecord]]:
-    """Endless batches; every record is drawn once before any is drawn again."""
-    rng = np.random.default_rng(seed)
-    order: list[int] = []
-    while True:
-        while len(order) < size:
-            order += rng.permutation(len(records)).tolist()
-        yield [records[number] for number in order[:size]]
-        order = order[size:]
+def compute_logits(model: Any, batch: Batch, samples: YardSamples, keep: int = 0) -> Tensor:
+    """Logits of the last `keep` tokens, or of all, in bfloat16 where the device computes it faster."""
+    device = model.device
+    pixels = {} if batch.scenes is None else {"pixel_values": samples.features[batch.scenes].float().to(device)}
+    with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(device) == torch.bfloat16):
+        logits: Tensor = model(
+            input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), logits_to_keep=keep, **pixels
+        ).logits
+    return logits
+
+
+def draw_records(records: Sequence[PerceptionRecord], size: int, seed: int, number: int) -> list[PerceptionRecord]:
+    """Batch `number` of a seed; every record is drawn once before any is drawn again."""
+    places = range(number * size, (number + 1) * size)
+    orders = {
+        epoch: np.random.default_rng([seed, epoch]).permutation(len(records))
+        for epoch in {place // len(records) for place in places}
+    }
+    return [records[orders[place // len(records)][place % len(records)]] for place in places]
 
 
 @dataclass(frozen=True)
@@ -110,23 +123,50 @@ class Setup:
     """The training of a model.
 
     Attributes:
-        regime: "cot" (perception tokens, then the answer) or "direct" (the answer alone).
+        regime: "cot" (perception tokens, then the answer), "cells" (the same with the cells of the points, and reading
+            lessons mixed in) or "direct" (the answer alone).
         labels: Number of scenes with answers; depth blocks are trained on all scenes, since specialists need no labels.
         counting: Share of updates with questions about counting.
+        lessons: Share of updates with reading lessons, for "cells".
         training: Updates and learning rate, the same for all models of a comparison.
     """
 
     regime: str
     labels: int
     counting: float = 0.25
+    lessons: float = 0.4
     training: small.SmallTraining = field(default_factory=small.SmallTraining)
 
-    def kind(self, step: int, rng: np.random.Generator) -> str:
-        """The kind of samples of an update: atomic depth first, its share falling linearly to a fifth, as released."""
-        if rng.random() < self.counting:
-            return f"counting-{self.regime}"
-        atomic = max(0.2, 1 - 1.6 * step / self.training.max_steps)
-        return "depth-atomic" if self.regime == "cot" and rng.random() < atomic else f"depth-{self.regime}"
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Task -> the kind of its samples."""
+        return {"depth": f"depth-{self.regime}", "counting": f"counting-{self.regime}".replace("cells", "cot")}
+
+    def schedule(self) -> list[tuple[str, int]]:
+        """For every update the kind of its samples, and the number of updates of that kind before it.
+
+        Atomic depth comes first, its share falling linearly to a fifth, as released.
+        """
+        rng = np.random.default_rng([self.training.seed, 1])
+        counts: Counter[str] = Counter()
+        schedule = []
+        for step in range(self.training.max_steps):
+            atomic = max(0.2, 1 - 1.6 * step / self.training.max_steps)
+            if rng.random() < self.counting:
+                kind = self.kinds["counting"]
+            elif self.regime == "cells" and rng.random() < self.lessons:
+                kind = "lessons"
+            elif self.regime != "direct" and rng.random() < atomic:
+                kind = "depth-atomic"
+            else:
+                kind = self.kinds["depth"]
+            schedule.append((kind, counts[kind]))
+            counts[kind] += 1
+        return schedule
+
+    def choose_max_points(self, number: int, of: int) -> int:
+        """The greatest number of points in lesson update `number` of `of`: 1 in the first third, then more."""
+        return min(5, 1 + max(0, number - of // 3) * 8 // max(1, of))
 
 
 def train(
@@ -136,11 +176,13 @@ def train(
     samples: YardSamples,
     held_out: YardSamples,
     setup: Setup,
+    codec: pt.DepthCodec,
     advance: Callable[[str], None] = lambda _: None,
+    *,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train, and return the learning curve on held-out samples."""
-    training = setup.training
-    rng = np.random.default_rng([training.seed, 1])
+    """Train, and return the learning curve on held-out samples; a checkpoint resumes an interrupted training."""
+    training, schedule = setup.training, setup.schedule()
     records_by_kind = {
         kind: [
             record
@@ -149,25 +191,45 @@ def train(
         ]
         for kind, records in samples.records.items()
     }
-    batches = {
-        kind: draw_batches(records, training.batch_size, training.seed) for kind, records in records_by_kind.items()
-    }
-    steps = iter(range(training.max_steps))
-    curve: list[dict[str, float]] = []
+    codes = np.array([record.evidence.codes for record in samples.records["depth-atomic"]]).reshape(-1, 10, 10)
+    lessons = ReadingLessons(codes, codec, encoder.processor) if setup.regime == "cells" else None
+    of_lessons = sum(kind == "lessons" for kind, _ in schedule)
+    curve_path = None if checkpoint is None else checkpoint.with_suffix(".curve.jsonl")
+    curve = {} if curve_path is None or not curve_path.is_file() else _read_curve(curve_path)
+    steps = 0
+
+    def count_update(text: str) -> None:
+        nonlocal steps
+        steps += 1
+        advance(text)
 
     def compute_batch_loss(_: Tensor) -> Tensor:
-        records = next(batches[setup.kind(next(steps), rng)])
+        kind, number = schedule[steps]
+        if lessons is not None and kind == "lessons":
+            rng = np.random.default_rng([training.seed, 2, number])
+            drawn = lessons.draw(training.batch_size, setup.choose_max_points(number, of_lessons), rng)
+            return compute_loss(model, vocab, encoder.pad(list(zip(*drawn, strict=True))), samples)
+        records = draw_records(records_by_kind[kind], training.batch_size, training.seed, number)
         return compute_loss(model, vocab, encoder.batch(records), samples)
 
     def evaluate() -> tuple[float, float]:
-        curve.append(measure_accuracy(model, encoder, vocab, held_out, setup.regime))
+        curve[steps] = measure_accuracy(model, encoder, vocab, held_out, setup.kinds)
+        if curve_path is not None:
+            with atomic_write(curve_path, force=True) as file:
+                file.writelines(f"{json.dumps([step, values])}\n".encode() for step, values in curve.items())
         return 0.0, 0.0
 
-    points = small.optimize(model, training.batch_size, compute_batch_loss, evaluate, training, advance)
+    points = small.optimize(
+        model, training.batch_size, compute_batch_loss, evaluate, training, count_update, checkpoint=checkpoint
+    )
     return [
-        {"step": point.step, "loss": point.loss, "seconds": point.processor_seconds, **accuracy}
-        for point, accuracy in zip(points, curve, strict=True)
+        {"step": point.step, "loss": point.loss, "seconds": point.processor_seconds, **curve[point.step]}
+        for point in points
     ]
+
+
+def _read_curve(path: Path) -> dict[int, dict[str, float]]:
+    return dict(map(json.loads, path.read_text().splitlines()))
 
 
 @torch.no_grad()
@@ -176,21 +238,15 @@ def measure_accuracy(
     encoder: Encoder,
     vocab: pt.PerceptionVocabulary,
     samples: YardSamples,
-    regime: str,
+    kinds: Mapping[str, str],
     max_records: int = 64,
 ) -> dict[str, float]:
-    """Accuracy of the most likely token given the true ones before, for each kind of token."""
+    """Accuracy of the most likely token given the true ones before, for each kind of token of each task."""
     accuracy: dict[str, float] = {}
     letters = {f"{space}{letter}" for space in ("", " ") for letter in "ABCDE"}
-    for task in ("depth", "counting"):
-        records = samples.records[f"{task}-{regime}"][:max_records]
-        batch = encoder.batch(records)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                pixel_values=samples.features[batch.scenes].float(),
-            ).logits
+    for task, kind in kinds.items():
+        batch = encoder.batch(samples.records[kind][:max_records])
+        logits = compute_logits(model, batch, samples).cpu()
         correct = logits[:, :-1].argmax(-1) == batch.labels[:, 1:]
         targets = batch.labels[:, 1:]
         tokenizer = encoder.processor.tokenizer
@@ -201,7 +257,7 @@ def measure_accuracy(
         answers = letters if task == "depth" else set("12345")
         last = [max(n for n, text in enumerate(row) if text in answers) for row in texts]
         accuracy[task] = float(correct[torch.arange(len(last)), torch.tensor(last)].float().mean())
-        if task == "depth" and regime == "cot":
+        if kind == "depth-cot":
             digits = torch.tensor([[text.isdigit() for text in row] for row in texts])
             tens = digits & ~digits.roll(1, 1)
             accuracy["tens"], accuracy["units"] = (
