@@ -130,9 +130,10 @@ def test_a_tiny_comparison_completes_and_resumes(
 
         yield advance
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(compare, "progress_bar", interrupt)
-        compare.main(arguments)
+        with pytest.raises(KeyboardInterrupt):
+            compare.main(arguments)
     assert (tmp_path / "cells-8.checkpoint").is_file()
     compare.main(arguments)
     report = json.loads((tmp_path / "compare.json").read_text())

@@ -48,6 +48,9 @@ GROUPS: dict[str, dict[str, Setting]] = {
         "nearest so far": change_form(leader=True),
         "code and digits, nearest so far": change_form(evidence="code_digits", leader=True),
         "keyed, code and digits, nearest so far": change_form(block="keyed", evidence="code_digits", leader=True),
+        "Eq. 1, code and digits, nearest so far": replace(
+            change_form(evidence="code_digits", leader=True), codes_loss="soft"
+        ),
     },
     "names of points": {
         "no places": change_form(naming="none"),
