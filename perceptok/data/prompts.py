@@ -59,7 +59,8 @@ class PromptSet:
     that step of the chain of thought out. The attributes that are not listed here are the templates.
 
     A point has `letter`, its place as `x` and `y` (pixels of the frame) or as `row` and `column` (0..9) of its cell in
-    the block, and, in `depth_evidence`, its `nearness` by the block, two digits 00..99.
+    the block, and, in `depth_evidence`, its `nearness` by the block, two digits 00..99, and `nearest`, the letter of
+    the nearest of the points so far: the last one's is the conclusion's.
 
     Attributes:
         name: Name of the set; records state it in their provenance.
@@ -156,7 +157,7 @@ class PromptSet:
 def _check_template(name: str, key: str, text: str) -> None:
     required = _VARIABLES[key]
     places = [variable for place in _PLACES for variable in place] if key in ("point", "depth_evidence") else []
-    allowed = (*required, *places)
+    allowed = (*required, *places, *(["nearest"] if key == "depth_evidence" else []))
     try:
         parsed = [field for field in string.Formatter().parse(text) if field[1] is not None]
     except ValueError as error:
@@ -225,6 +226,11 @@ PROMPTS = {
         point="Point {letter} is located at (row = {row} column = {column})",
         depth_evidence="{letter} (row = {row} column = {column}) {nearness}",
     ),
+    "evidence_running": replace(
+        _VARIED,
+        name="evidence_running",
+        depth_evidence="{letter} (x = {x} y = {y}) {nearness}, so far {nearest}",
+    ),
     "no_coordinates": replace(
         _AURORA,
         name="no_coordinates",
@@ -249,5 +255,6 @@ PROMPTS = {
 """Name -> prompts. "aurora" has the texts of AURORA's released code and, for the atomic depth question, of its paper
 (arXiv 2412.03548, section 6.3); "varied" adds other wordings of the questions. "evidence" states, before the
 conclusion, each point's nearness by the block; "evidence_places" with its place again; "evidence_cells" with places as
-rows and columns of the block. "no_coordinates" and "no_depth" omit a step of the depth chain of thought; "numerals" is
-the ablation without tokens, "box_numerals" that without PIXEL tokens."""
+rows and columns of the block; "evidence_running" with its place and the nearest point so far. "no_coordinates" and
+"no_depth" omit a step of the depth chain of thought; "numerals" is the ablation without tokens, "box_numerals" that
+without PIXEL tokens."""

@@ -158,7 +158,7 @@ class DataRecipe:
         frame: How images are fitted into the square.
         size: Side of the square in pixels; records have coordinate tokens for 336.
         prompts: Name of a prompt set: "aurora", "varied", "evidence", "evidence_places", "evidence_cells",
-            "no_coordinates", "no_depth", "numerals" or "box_numerals".
+            "evidence_running", "no_coordinates", "no_depth", "numerals" or "box_numerals".
         templates: Texts that replace those of the prompt set.
         codec: Folder or hub id of a codec; None for the weights that come with perceptok.
         interleave_streams: Write the records of sets with one source and stream image by image, in the order of the

@@ -409,14 +409,16 @@ def _write_conclusion(
     values = {marker.letter: float(decoded[int(marker.y), int(marker.x)]) for marker in markers}
     if max(values, key=lambda letter: values[letter]) != answer:
         raise DataError("its block shows another point nearest than its map")
+    letters = [marker.letter for marker in markers]
     evidence = ", ".join(
         prompts.write(
             "depth_evidence",
             letter=marker.letter,
             nearness=f"{min(99, int(values[marker.letter] * 100)):02d}",
+            nearest=max(letters[:count], key=lambda letter: values[letter]),
             **_find_place(marker, len(decoded)),
         )
-        for marker in markers
+        for count, marker in enumerate(markers, 1)
     )
     return f"{evidence}. {conclusion}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -243,6 +244,25 @@ def test_chain_of_thought_states_what_its_block_shows(codec: DepthCodec) -> None
             level = decoded[int((marker.y + 0.5) * 320 / 336), int((marker.x + 0.5) * 320 / 336)]
             written = f"{marker.letter} at (x = {marker.x} y = {marker.y}): {int(min(0.999, level) * 100):02d}"
             assert written in get_texts(record)[1]
+        assert find_supervision_problems(record) == []
+
+
+@pytest.mark.parametrize("regime", ["cot", "reading"])
+def test_evidence_with_the_nearest_point_so_far(codec: DepthCodec, regime: Any) -> None:
+    """The last of them is the conclusion, and none of them is taken for it."""
+    config = SetConfig("s", "x", "depth", regime, 1, markers=(5,))
+    samples = [(sample(), np.random.default_rng(seed)) for seed in range(12)]
+    results = make_depth_records(samples, config, TaskContext(PROMPTS["evidence_running"], codec, size=336))
+    records = [result.record for result in results if isinstance(result, TaskRecord)]
+    assert len({record.answer for record in records}) > 1
+    for record in records:
+        text = get_texts(record)[1]
+        stated = re.findall(r"([A-E]) \(x = \d+ y = \d+\) (\d\d), so far ([A-E])", text)
+        assert [letter for letter, _, _ in stated] == [marker.letter for marker in record.evidence.markers]
+        for count in range(1, len(stated) + 1):
+            values = {letter: int(level) for letter, level, _ in stated[:count]}
+            assert values[stated[count - 1][2]] == max(values.values())
+        assert stated[-1][2] == record.answer == read_answer(text, record.choices).value
         assert find_supervision_problems(record) == []
 
 

@@ -59,6 +59,7 @@ def test_variants_omit_a_step() -> None:
         "evidence/2",
         "evidence_places/2",
         "evidence_cells/2",
+        "evidence_running/2",
         "no_coordinates/2",
         "no_depth/2",
         "numerals/2",
@@ -107,6 +108,6 @@ def test_texts_can_be_replaced() -> None:
     assert changed.write("depth_direct", answer="C") == "{C}"
     assert changed.label == "no_depth, changed/2"
     with pytest.raises(
-        ConfigError, match="prompts are aurora, varied, evidence, evidence_places, evidence_cells, no_coord"
+        ConfigError, match="prompts are aurora, varied, evidence, evidence_places, evidence_cells, evidence_running"
     ):
         PromptSet.from_name("auroa")
