@@ -50,7 +50,8 @@ def run_server(command: list[str], url: str, log_file: Path, *, timeout: float =
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
     }
-    environment.pop("PYTHONPATH", None)
+    if command[0] != sys.executable:  # an engine's environment has packages of its own
+        environment.pop("PYTHONPATH", None)
     with log_file.open("wb") as log:
         # A session of its own: engines start further processes, which are ended with them.
         process = subprocess.Popen(

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import perceptok as pt
+from perceptok.data import Evidence, Marker, PerceptionRecord, Turn, write_records
 from perceptok.decoding import GrammarConfig, check_server, detect_engine, find_grammar_backend
 from perceptok_cli.main import app
 from tests.engines.conftest import run_engine_server
@@ -94,6 +95,28 @@ def test_the_client_answers_about_files(server: str, llava: Path, image: Image.I
         assert answer["constrained"]
         assert answer["text"].startswith(pt.tokens.DEPTH.start)
         assert len(answer["codes"]) == 100
+
+
+def test_a_served_model_is_evaluated(server: str, llava: Path, image: Image.Image, tmp_path: Path) -> None:
+    """The constraint holds, so that every answer has a whole block; which letter it names is chance."""
+    turns = (Turn("user", "Which point is the closest?"), Turn("assistant", "(A)"))
+    markers = (Marker("A", 100.0, 40.0, 0.9), Marker("B", 200.0, 300.0, 0.1))
+    codec = pt.DepthCodec.from_pretrained()
+    evidence = Evidence((5,) * 100, codec.fingerprint, markers)
+    records = []
+    for number in range(3):
+        image.rotate(120 * number).save(tmp_path / f"{number}.png")
+        frame = pt.boxes.ImageFrame.squash(image.size, 336)
+        values: Any = (turns, "depth", "cot", 1.0, frame, "A", ("A", "B"), evidence)
+        records.append(PerceptionRecord(f"r{number}", (f"{number}.png",), *values))
+    write_records(tmp_path / "records.jsonl", records)
+    words = ["llava", "eval", llava, "--benchmark", "records", "--data", tmp_path / "records.jsonl"]
+    words += ["-o", tmp_path / "scores", "--server", server, "--force-block", "first", "--max-new-tokens", 140]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "scores/scores.json").read_text())["evidence"]["figures"]
+    whole = figures["answers with one whole block"]
+    assert (whole["items"], whole["value"]) == (3, 1.0)
 
 
 def ask_processor(server: str, config: Any, max_tokens: int, seed: int = 0) -> tuple[str, str]:
