@@ -52,7 +52,10 @@ CodecOption = Annotated[
         "default: the shipped one.",
     ),
 ]
-BatchOption = Annotated[int, typer.Option("--batch-size", min=1, help="Maps at once; results do not depend on it.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Maps at once; default: by device. Results do not depend on it."),
+]
 
 
 def load_codec(codec: str | None, device: str | None) -> DepthCodec:
@@ -77,7 +80,7 @@ def encode_depth(
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl, .npz or .parquet; - prints JSON lines.")],
     codec: CodecOption = None,
     device: DeviceOption = None,
-    batch_size: BatchOption = 16,
+    batch_size: BatchOption = None,
     text: Annotated[bool, typer.Option("--text", help="JSON lines: write the block of tokens too.")] = False,
     force: ForceOption = False,
     engine: Annotated[
@@ -184,7 +187,7 @@ def decode_depth(
     ] = None,
     codec: CodecOption = None,
     device: DeviceOption = None,
-    batch_size: BatchOption = 16,
+    batch_size: BatchOption = None,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse records of larger maps; 2**27 take 0.5 GB.")
     ] = 2**27,
@@ -225,7 +228,7 @@ def transcode_depth(
     ],
     target: Annotated[str, typer.Option("--to", help="The codec whose codes are wanted.")] = "shipped",
     device: DeviceOption = None,
-    batch_size: BatchOption = 16,
+    batch_size: BatchOption = None,
     text: Annotated[bool, typer.Option("--text", help="JSON lines: write the block of tokens too.")] = False,
     force: ForceOption = False,
 ) -> None:

@@ -45,7 +45,7 @@ def encode_maps(
     codec: DepthCodec,
     maps: Sequence[MapFile],
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     clips: ClipSettings | None = None,
     engine: Engine | None = None,
 ) -> Iterator[DepthRecord | MapFailure]:
@@ -54,7 +54,8 @@ def encode_maps(
     Args:
         codec: The codec.
         maps: The files (see `find_maps`); results come in this order, those of clips clip after clip.
-        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        batch_size: Maps that go through the networks at once, by default `codec.choose_batch_size()`; the codes do not
+            depend on it.
         clips: The maps are frames of clips; see `encode_files`.
         engine: Spreads the batches; by default threads of this process do.
 
@@ -71,7 +72,7 @@ def encode_files(
     maps: Sequence[MapFile],
     output: str | Path,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     text: bool = False,
     clips: ClipSettings | None = None,
     engine: Engine | None = None,
@@ -94,7 +95,8 @@ def encode_files(
         codec: The codec.
         maps: The files; see `find_maps`.
         output: `.jsonl`, `.npz` or `.parquet`.
-        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        batch_size: Maps that go through the networks at once, by default `codec.choose_batch_size()`; the codes do not
+            depend on it.
         text: JSON lines only: write the block of tokens too.
         clips: The maps are frames of clips, encoded with these settings.
         engine: Spreads the batches, such as a `RayEngine` (with `gpus` for a codec on a GPU); by default threads of
@@ -189,7 +191,7 @@ def _encode(
     codec: DepthCodec,
     maps: Sequence[MapFile],
     done: Mapping[int, _Encoded],
-    batch_size: int,
+    batch_size: int | None,
     clips: ClipSettings | None,
     engine: Engine | None,
 ) -> Iterator[tuple[int, _Encoded]]:
@@ -201,7 +203,7 @@ def _encode(
             yield from zip(todo, encode_clip(codec, [maps[index] for index in todo], before, clips), strict=True)
         return
     todo = [index for index in range(len(maps)) if index not in done]
-    batches = split_into_batches([maps[index] for index in todo], batch_size)
+    batches = split_into_batches([maps[index] for index in todo], codec.choose_batch_size(batch_size))
     map_batches = _map_in_threads if engine is None else engine.map
     yield from zip(todo, chain.from_iterable(map_batches(_BatchEncoder(codec), batches)), strict=True)
 
@@ -273,7 +275,7 @@ def decode_records(
     *,
     form: Literal["depth", "nearness"] = "nearness",
     suffix: str = ".png",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     force: bool = False,
     unit: Unit | None = None,
     scale: float | None = None,
@@ -292,7 +294,7 @@ def decode_records(
         form: "nearness" (1 = nearest; 16-bit PNG: 65535), or "depth": metres of metric maps (PNG: millimetres), the own
             scale of inverse ones.
         suffix: Format of the files, such as ".npy" or "npy".
-        batch_size: Maps that go through the networks at once.
+        batch_size: Maps that go through the networks at once, by default `codec.choose_batch_size()`.
         force: Replace existing files; without it they are kept, so that an interrupted run goes on where it stopped.
         unit: Of metric depth in the files, instead of millimetres in PNG and metres elsewhere.
         scale: Instead of a unit, metres per value in the files.
@@ -316,6 +318,7 @@ def decode_records(
         raise ConfigError(
             f"{suffix} keeps metres: leave out the unit or scale (--unit, --scale), or choose another --format"
         )
+    batch_size = codec.choose_batch_size(batch_size)
     folder, fingerprint = Path(folder), codec.fingerprint
     failures: list[MapFailure] = []
     decodable: list[DepthRecord] = []

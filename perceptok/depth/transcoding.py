@@ -57,7 +57,7 @@ class TranscodingReport(NamedTuple):
 
 
 def transcode_records(
-    records: Iterable[DepthRecord], source: DepthCodec, target: DepthCodec, *, batch_size: int = 16
+    records: Iterable[DepthRecord], source: DepthCodec, target: DepthCodec, *, batch_size: int | None = None
 ) -> Iterator[TranscodedRecord]:
     """Translate records of one codec to another.
 
@@ -68,13 +68,15 @@ def transcode_records(
         records: As `read_depth_records` gives them.
         source: The codec that encoded them.
         target: The codec whose codes are wanted.
-        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        batch_size: Maps that go through the networks at once, by default `source.choose_batch_size()`; the codes do not
+            depend on it.
 
     Raises:
         CheckpointError: A record was encoded by another codec than the source.
         MalformedBlockError: A frame cannot be restored.
     """
     from_codec, to_codec = source.fingerprint, target.fingerprint
+    batch_size = source.choose_batch_size(batch_size)
     for batch in split_into_batches(restore_frames(records), batch_size):
         for record in batch:
             _check_codec(record, from_codec)
@@ -100,7 +102,7 @@ def transcode_to_file(
     source: DepthCodec,
     target: DepthCodec,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     text: bool = False,
     force: bool = False,
     advance: Callable[[], object] = lambda: None,
@@ -112,7 +114,8 @@ def transcode_to_file(
         output: The file to write: `.jsonl`, `.npz` or `.parquet`.
         source: The codec that encoded the records.
         target: The codec whose codes are wanted.
-        batch_size: Maps that go through the networks at once; the codes do not depend on it.
+        batch_size: Maps that go through the networks at once, by default `source.choose_batch_size()`; the codes do not
+            depend on it.
         text: JSON lines only: write the block of tokens too.
         force: Replace an existing output, and the unfinished one of another run.
         advance: Called after every record.

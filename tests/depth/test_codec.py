@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from perceptok.depth import DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
+from perceptok.depth import AuroraConfig, DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
+from perceptok.depth.codec import _BYTES_PER_MAP, _fit_batch
+from perceptok.depth.preprocessing import to_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
 from perceptok.scenes import ProceduralDepthMaps
 
@@ -78,6 +81,76 @@ class TestBatches:
                 call(random_maps(1, side=4), batch_size=size)
         with pytest.raises(ValueError, match=f"got {size}"):
             codec.decode(codes, batch_size=size)
+
+    def test_by_default_the_device_decides(self, codec: DepthCodec, codes: np.ndarray) -> None:
+        assert codec.choose_batch_size() == 16
+        assert codec.choose_batch_size(3) == 3
+        np.testing.assert_array_equal(codec.encode(random_maps(5), batch_size=None), codes)
+
+    @pytest.mark.parametrize(
+        ("free", "expected"), [(140 * 2**30, 256), (16 * 2**30, 256), (4 * 2**30, 64), (2**28, 4), (2**20, 1), (0, 1)]
+    )
+    def test_as_many_as_fit_into_a_quarter_of_the_memory(self, free: int, expected: int) -> None:
+        assert _fit_batch(free) == expected
+
+    def test_no_intermediate_result_of_a_map_exceeds_the_bound(self, codec: DepthCodec) -> None:
+        torch.manual_seed(0)
+        for each in (codec, DepthCodec(DepthVQVAE(AuroraConfig(codebook_dim=64)))):
+            with RecordedOperators() as operators, torch.no_grad():
+                each.model.compute_features(torch.rand(1, 1, 320, 320))
+                each.decode(torch.zeros(1, 10, 10, dtype=torch.int64))
+            assert 2 * max(operators.sizes) <= _BYTES_PER_MAP
+
+
+class RecordedOperators(TorchDispatchMode):
+    """The names of the operators that run inside, and the bytes of their results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = operator(*args, **(kwargs or {}))
+        self.names.append(operator.overloadpacket.__name__)
+        self.sizes += [result.nbytes] if isinstance(result, torch.Tensor) else []
+        return result
+
+
+class TestCopies:
+    """What is on the device in the right form is read where it is."""
+
+    COPIES = frozenset({"_to_copy", "clone", "copy_", "contiguous", "empty_like"})
+
+    def test_maps(self, codec: DepthCodec) -> None:
+        maps = torch.from_numpy(random_maps(3))
+        with RecordedOperators() as operators:
+            list(codec._prepare_batches(maps, 2, None))
+        assert not self.COPIES & set(operators.names)
+        assert operators.names.count("mul") == 2  # the networks' scale, once a batch
+        assert validate_nearness(maps).data_ptr() == maps.data_ptr()
+        assert to_float32(array := maps.numpy()) is array
+
+    def test_codes(self, codec: DepthCodec) -> None:
+        codes = torch.randint(128, (3, 10, 10), generator=torch.Generator().manual_seed(0))
+        assert codec._to_grids(codes).data_ptr() == codes.data_ptr()
+        with RecordedOperators() as operators:
+            codec.decode(codes, batch_size=2)
+        assert not {"_to_copy", "copy_"} & set(operators.names)
+        with RecordedOperators() as operators:
+            maps = codec.decode(codes, batch_size=2, clamp=False)
+        assert operators.names.count("copy_") == 2  # into the result, once a batch
+        assert torch.equal(codec.decode(codes), maps.clamp(0, 1))
+
+    def test_other_forms_still_work_and_others_are_refused(self, codec: DepthCodec) -> None:
+        codes = torch.randint(128, (2, 10, 10), generator=torch.Generator().manual_seed(0))
+        maps = codec.decode(codes)
+        assert torch.equal(codec.decode(codes.int()), maps)
+        assert torch.equal(codec.decode(codes.transpose(1, 2).contiguous().transpose(1, 2)), maps)
+        assert torch.equal(codec.decode(codes[0])[0], maps[0])
+        for wrong in (codes - 128, codes + 128, codes[None], codes[:, :5], codes.float()):
+            with pytest.raises(MalformedBlockError, match="codes"):
+                codec.decode(wrong)
 
 
 class TestForms:
