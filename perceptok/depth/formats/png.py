@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,11 @@ __all__ = ["count_values_png", "decode_png", "encode_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY = 0
+_UP = 2
+"""The filter that subtracts the line above."""
+
+_ROWS = 256
+"""Lines that are filtered at once."""
 
 
 def decode_png(data: bytes, *, colours: bool = False) -> StoredMap:
@@ -43,12 +50,43 @@ def decode_png(data: bytes, *, colours: bool = False) -> StoredMap:
 
 
 def encode_png(stored: StoredMap) -> bytes:
-    """Encode uint8 or uint16 as gray PNG."""
-    buffer = io.BytesIO()
-    # Runs only, no search for earlier strings: five times as fast as Pillow's default, for 12 % more bytes on sensor
-    # maps and none on decoded ones.
-    Image.fromarray(stored.array).save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return buffer.getvalue()
+    """Encode uint8 or uint16 as gray PNG, by ISA-L's deflate where the extra `isal` is installed."""
+    height, width = stored.array.shape
+    bits = 8 * stored.array.dtype.itemsize
+    header = struct.pack(">IIBBBBB", width, height, bits, _GRAY, 0, 0, 0)
+    compressor = _make_compressor()
+    parts = [compressor.compress(rows) for rows in _filter_rows(stored.array)]
+    chunks = (b"IHDR", header), (b"IDAT", b"".join([*parts, compressor.flush()])), (b"IEND", b"")
+    return _SIGNATURE + b"".join(_make_chunk(*chunk) for chunk in chunks)
+
+
+def _make_compressor() -> Any:
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        # Runs only, no search for earlier strings: a decoded map has hardly any.
+        return zlib.compressobj(1, strategy=zlib.Z_RLE)
+    return isal_zlib.compressobj(1)
+
+
+def _filter_rows(array: np.ndarray) -> Iterator[bytes]:
+    """The scan lines, some at a time: big-endian bytes minus those of the line above.
+
+    One filter for all lines: to try all five, as Pillow does, takes longer than the compression and saves nothing on
+    decoded maps.
+    """
+    above = np.zeros((1, array.shape[1] * array.dtype.itemsize), np.uint8)
+    for start in range(0, len(array), _ROWS):
+        rows = np.ascontiguousarray(array[start : start + _ROWS]).astype(array.dtype.newbyteorder(">"), copy=False)
+        lines = np.concatenate([above, rows.view(np.uint8)])
+        filtered = np.full((len(rows), 1 + lines.shape[1]), _UP, np.uint8)
+        np.subtract(lines[1:], lines[:-1], out=filtered[:, 1:])
+        above = lines[-1:]
+        yield filtered.tobytes()
+
+
+def _make_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
 
 
 def count_values_png(data: bytes) -> int:

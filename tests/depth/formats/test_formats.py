@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from perceptok.depth import FORMATS, DepthMap, Kind
+from perceptok.depth.formats.png import decode_png, encode_png
+from perceptok.depth.stored_maps import StoredMap
 from perceptok.errors import DepthMapError
 
 FLOAT_FORMATS = [".exr", ".npy", ".npz", ".pfm", ".tif"]
@@ -169,6 +172,30 @@ class TestDamage:
 
 
 class TestPng:
+    @pytest.mark.parametrize("installed", [True, False])
+    @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (256, 3), (257, 2), (600, 70)])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_pillow_reads_what_is_written_with_and_without_isal(
+        self, monkeypatch: pytest.MonkeyPatch, installed: bool, shape: tuple[int, int], dtype: Any
+    ) -> None:
+        if installed:
+            pytest.importorskip("isal")
+        else:
+            monkeypatch.setitem(sys.modules, "isal", None)
+        rng = np.random.default_rng(0)
+        noise = rng.integers(np.iinfo(dtype).max, size=shape, dtype=dtype, endpoint=True)
+        for array in (noise, np.sort(noise, 0), noise[::-1, ::-1], np.zeros_like(noise), np.asfortranarray(noise)):
+            data = encode_png(StoredMap(array))
+            with Image.open(io.BytesIO(data)) as image:
+                assert image.mode == ("L" if dtype == np.uint8 else "I;16")
+                assert np.array_equal(np.asarray(image), array)
+            assert np.array_equal(decode_png(data).array, array)
+
+    def test_smooth_maps_become_smaller_than_their_pixels(self) -> None:
+        y, x = np.mgrid[:320, :320]
+        smooth = (100 * x + 3 * y).astype(np.uint16)
+        assert len(encode_png(StoredMap(smooth))) < smooth.nbytes / 20
+
     def test_eight_and_sixteen_bits_keep_every_number(self, tmp_path: Path) -> None:
         eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
         sixteen = np.arange(65536, dtype=np.uint16).reshape(256, 256)
