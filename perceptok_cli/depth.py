@@ -466,6 +466,10 @@ def train_codec(
         typer.Option("--max-steps", min=1, help="Number of optimizer steps, instead of the config's steps or epochs."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read and render maps.")] = 0,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option("--cache-dir", help="Keep the maps read and rendered here, for later runs on the same ones."),
+    ] = None,
     cpu: Annotated[bool, typer.Option(help="Train on the CPU.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write a TensorBoard log too.")] = False,
 ) -> None:
@@ -492,7 +496,9 @@ def train_codec(
     with progress_bar("reading maps", len(files) + procedural + len(val_files)) as advance:
 
         def build(maps: dict[str, MapSource]) -> MapDataset:
-            return MapDataset.build(maps, workers=workers, advance=advance, failures=failures, warnings=warnings)
+            return MapDataset.build(
+                maps, workers=workers, cache_dir=cache_dir, advance=advance, failures=failures, warnings=warnings
+            )
 
         train_set = build(groups)
         val_set = build(_group_by_source(val_files)) if val_files else None

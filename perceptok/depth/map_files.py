@@ -18,6 +18,7 @@ from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.stored_maps import MAX_PIXELS, Kind, Packing, Sky, Unit
 from perceptok.errors import DepthMapError
 from perceptok.files import read_input, spell_name, walk_files
+from perceptok.jobs import stamp_of
 
 __all__ = ["MapFailure", "MapFile", "MapFiles", "ReadOptions", "find_maps", "try_reading"]
 
@@ -107,6 +108,14 @@ class MapFile:
         except DepthMapError as error:
             raise DepthMapError(f"{self.path}: {error}") from error
 
+    def stamp(self) -> list[Any]:
+        """What the map is made of: the options, and what changes with the content of the file and of its mask."""
+        try:
+            mask = self._find_mask()
+        except DepthMapError:  # of a map that cannot be read
+            mask = None
+        return [repr(self), stamp_of(self.path), None if mask is None else stamp_of(mask)]
+
     def _find_mask(self) -> Path | None:
         mask = self.options.mask
         if mask is not None and "*" in mask.name:
@@ -157,6 +166,11 @@ class MapFiles(Sequence[Any]):
     """
 
     files: tuple[MapFile, ...]
+
+    @property
+    def recipe(self) -> list[Any]:
+        """What the maps are made of, which changes with the options and the files, their masks included."""
+        return [file.stamp() for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)

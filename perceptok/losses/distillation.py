@@ -61,7 +61,9 @@ def distillation_loss(
         another task does not stop other processes.
 
     Raises:
-        LossError: Shapes that do not fit, codes out of range, rows that do not sum to 1, a temperature <= 0.
+        LossError: Shapes that do not fit, a temperature <= 0, and, where the teacher is on the CPU, codes out of range
+            or rows that do not sum to 1. On another device nothing waits for the teacher's values: such positions make
+            the loss NaN.
         AlignmentError: The alignment is not into the token set.
     """
     if reduction not in ("mean", "sum", "none"):
@@ -71,16 +73,21 @@ def distillation_loss(
         all_log_p = auxiliary_log_probs(
             logits, vocab, mask, token_set=token_set, temperature=temperature, normalization=normalization
         )
-        log_p = all_log_p[:, alignment.forward.to(all_log_p.device)]
+        log_p = all_log_p[:, alignment.forward.to(all_log_p.device, non_blocking=True)]
     else:
         log_p = column_log_probs(logits, ids, mask, temperature=temperature, normalization=normalization)
-    teacher = _select_teacher(teacher_probs, logits.shape[:-1], mask, *log_p.shape).to(log_p.device)
+    teacher = _select_teacher(teacher_probs, logits.shape[:-1], mask, *log_p.shape)
+    valid = _find_valid_rows(teacher, log_p.shape[1])
+    if teacher.device.type == "cpu":
+        _refuse_invalid_rows(teacher, valid, log_p.shape[1])
+    teacher, valid = (tensor.to(log_p.device, non_blocking=True) for tensor in (teacher, valid))
     if teacher.is_floating_point():
         q = teacher.to(log_p.dtype)
         # Where q is 0 the term is 0, also where log p is -inf.
         losses = -torch.where(q > 0, q * log_p, 0).sum(-1)
     else:
-        losses = -log_p.gather(1, teacher.long()[:, None])[:, 0]
+        losses = -log_p.gather(1, teacher.long().clamp(0, log_p.shape[1] - 1)[:, None])[:, 0]
+    losses = losses.masked_fill(~valid, torch.nan)
     if reduction == "none":
         return losses
     return losses.sum() / (max(1, len(losses)) if reduction == "mean" else 1)
@@ -104,26 +111,29 @@ def _select_teacher(teacher: Tensor, places: torch.Size, mask: Tensor | None, ro
             f"the teacher has {shape.numel()} rows of shape {tuple(shape)}; expected one for each position, "
             f"{tuple(places)}, or one for each of the {rows} masked ones"
         )
-    if soft:
-        _check_rows(flat)
-    elif len(flat) and not (flat >= 0).logical_and(flat < size).all():
-        raise LossError(
-            f"teacher codes must be 0..{size - 1} at masked positions; got {int(flat.min())}..{int(flat.max())}"
-        )
     return flat
 
 
-def _check_rows(rows: Tensor) -> None:
-    if not len(rows):
-        return
-    sums = rows.sum(-1, dtype=torch.float64)
-    allowed = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
+def _find_valid_rows(teacher: Tensor, size: int) -> Tensor:
+    """Which rows of a teacher are codes in range, or probabilities: (N,) bool, on the teacher's device."""
+    if not teacher.is_floating_point():
+        return (teacher >= 0) & (teacher < size)
+    allowed = 1e-3 if teacher.dtype in (torch.float32, torch.float64) else 2e-2
     # NaN fails every comparison, so it cannot slip through.
-    fits = ((sums - 1).abs() <= allowed) & (rows >= 0).all(-1)
-    if not fits.all():
-        first = int((~fits).nonzero()[0])
+    fits = (teacher.sum(-1, dtype=torch.float64) - 1).abs() <= allowed
+    return fits & (teacher >= 0).all(-1)
+
+
+def _refuse_invalid_rows(teacher: Tensor, valid: Tensor, size: int) -> None:
+    if valid.all():
+        return
+    if not teacher.is_floating_point():
         raise LossError(
-            f"a soft teacher's rows must be probabilities that sum to 1; row {first} of {len(rows)} sums to "
-            f"{float(sums[first]):.6g} with a smallest entry of {float(rows[first].min()):.3g}: pass encode_soft or a "
-            "softmax, not logits"
+            f"teacher codes must be 0..{size - 1} at masked positions; got {int(teacher.min())}..{int(teacher.max())}"
         )
+    first = int((~valid).nonzero()[0])
+    raise LossError(
+        f"a soft teacher's rows must be probabilities that sum to 1; row {first} of {len(teacher)} sums to "
+        f"{float(teacher[first].sum(dtype=torch.float64)):.6g} with a smallest entry of "
+        f"{float(teacher[first].min()):.3g}: pass encode_soft or a softmax, not logits"
+    )

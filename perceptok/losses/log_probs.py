@@ -74,7 +74,7 @@ def column_log_probs(
     """Log-probabilities (N, K) of distinct columns `ids` (K,), at the N masked positions in row-major order."""
     _check(logits, ids, mask, temperature, normalization)
     positions = _find_positions(logits, mask)
-    ids = ids.to(logits.device)
+    ids = ids.to(logits.device, non_blocking=True)
     if normalization == "full":
         log_p: Tensor = _ColumnLogProbs.apply(logits, positions, ids, temperature)  # type: ignore[no-untyped-call]
         return log_p
@@ -92,48 +92,49 @@ class _ColumnLogProbs(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, positions: _Positions, ids: Tensor, temperature: float) -> Tensor:
         rows = logits.shape[:-1].numel() if positions is None else len(positions[0])
         log_p = torch.empty(rows, len(ids), dtype=_working_dtype(logits), device=logits.device)
-        totals = torch.empty(rows, 1, dtype=log_p.dtype, device=logits.device)
         for span, scaled in _iterate_chunks(logits, positions, rows, temperature):
-            torch.logsumexp(scaled, dim=-1, keepdim=True, out=totals[span])
-            torch.sub(scaled[:, ids], totals[span], out=log_p[span])
-        ctx.save_for_backward(logits, ids, totals)
+            # Each of these is one kernel on a GPU, where a logsumexp and what follows it are ten.
+            torch.index_select(torch.log_softmax(scaled, dim=-1), 1, ids, out=log_p[span])
+        ctx.save_for_backward(logits, ids)
         ctx.positions, ctx.temperature = positions, temperature
         return log_p
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, ids, totals = ctx.saved_tensors
-        positions, rows = ctx.positions, len(totals)
+        logits, ids = ctx.saved_tensors
+        positions, rows = ctx.positions, len(grad)
         whole = torch.empty_like(logits) if positions is None else torch.zeros_like(logits)
+        if ctx.temperature != 1:
+            grad = grad / ctx.temperature
         weight = grad.sum(dim=-1, keepdim=True).neg_()
-        for span, scaled in _iterate_chunks(logits, positions, rows, ctx.temperature, copy=True):
-            part = scaled.sub_(totals[span]).exp_().mul_(weight[span])
-            part.index_add_(1, ids, grad[span])
-            if ctx.temperature != 1:
-                part.div_(ctx.temperature)
-            if positions is None:
-                whole.view(rows, -1)[span] = part
-            else:
+        for span, scaled in _iterate_chunks(logits, positions, rows, ctx.temperature):
+            target = whole.view(rows, -1)[span] if positions is None else None
+            in_place = target is not None and target.dtype == scaled.dtype
+            part = torch.softmax(scaled, dim=-1, out=target) if in_place else torch.softmax(scaled, dim=-1)
+            part.mul_(weight[span]).index_add_(1, ids, grad[span])
+            if positions is not None:
                 whole[tuple(index[span] for index in positions)] = part.to(whole.dtype)
+            elif target is not None and not in_place:
+                target.copy_(part)
         return whole, None, None, None
 
 
 def _iterate_chunks(
-    logits: Tensor, positions: _Positions, rows: int, temperature: float, *, copy: bool = False
+    logits: Tensor, positions: _Positions, rows: int, temperature: float
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Spans of rows, and their logits over the temperature in the working dtype; a copy where `copy`."""
+    """Spans of rows, and their logits over the temperature in the working dtype."""
     step = max(1, (_ELEMENTS if logits.device.type == "cpu" else _ELEMENTS_ACCELERATOR) // logits.shape[-1])
     for start in range(0, rows, step):
         span = slice(start, min(start + step, rows))
         chosen = span if positions is None else tuple(index[span] for index in positions)
         part = (logits.view(rows, -1) if positions is None else logits)[chosen]
-        part = part.to(_working_dtype(logits), copy=copy)
+        part = part.to(_working_dtype(logits))
         yield span, part if temperature == 1 else part / temperature
 
 
 def _find_positions(logits: Tensor, mask: Tensor | None) -> _Positions:
-    """Indices of the masked positions; None for all rows of contiguous logits."""
+    """Indices of the masked positions, whose number a GPU is waited for; None for all rows of contiguous logits."""
     if mask is None:
         if logits.is_contiguous():
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.random import Generator
@@ -23,6 +23,9 @@ from perceptok.scenes.raycast import render
 Map = NDArray[np.float32]
 DepthSample = tuple[Map, NDArray[np.bool_]]
 Item = TypeVar("Item")
+
+_RENDERING = 1
+"""Raised whenever the same arguments give other items than before."""
 
 _FAR = np.float32(1e6)
 _ESTIMATES = 0.35
@@ -311,6 +314,11 @@ class ProceduralSequence(Sequence[Item]):
                 f"seed and length must be >= 0 and size >= {min_size}; got seed {seed}, length {length}, size {size}"
             )
         self.seed, self.length, self.size = seed, length, size
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the items are made of: equal recipes give equal items."""
+        return {"class": type(self).__name__, "rendering": _RENDERING, **vars(self)}
 
     def __len__(self) -> int:
         return self.length

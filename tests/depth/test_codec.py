@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from perceptok.depth import AuroraConfig, DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
 from perceptok.depth.codec import _BYTES_PER_MAP, _fit_batch
 from perceptok.depth.preprocessing import to_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
 from perceptok.scenes import ProceduralDepthMaps
+from tests.operators import RecordedOperators
 
 TINY = GridConfig(widths=(16, 32), blocks=(1, 1), heads=2)
 
@@ -100,21 +100,6 @@ class TestBatches:
                 each.model.compute_features(torch.rand(1, 1, 320, 320))
                 each.decode(torch.zeros(1, 10, 10, dtype=torch.int64))
             assert 2 * max(operators.sizes) <= _BYTES_PER_MAP
-
-
-class RecordedOperators(TorchDispatchMode):
-    """The names of the operators that run inside, and the bytes of their results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = operator(*args, **(kwargs or {}))
-        self.names.append(operator.overloadpacket.__name__)
-        self.sizes += [result.nbytes] if isinstance(result, torch.Tensor) else []
-        return result
 
 
 class TestCopies:

@@ -10,9 +10,11 @@ from torch import Tensor
 import perceptok as pt
 from perceptok.errors import AlignmentError, LossError
 from perceptok.losses import auxiliary_log_probs, distillation_loss
-from perceptok.losses.log_probs import column_log_probs
+from perceptok.losses.distillation import _find_valid_rows
+from perceptok.losses.log_probs import Normalization, column_log_probs
 from perceptok.tokens import TokenSet
 from perceptok.vocabulary import VocabularyAlignment
+from tests.operators import RecordedOperators
 
 WIDTH = 520
 """Columns of the logits: padded beyond the 500 tokens."""
@@ -282,3 +284,37 @@ def test_bad_input_is_refused(vocab: pt.PerceptionVocabulary, shuffled: Vocabula
         distillation_loss(logits, teacher, shuffled, vocab, token_set=pt.tokens.PIXEL)
     with pytest.raises(pt.PerceptokError, match="no OTHER tokens"):
         distillation_loss(logits, teacher, shuffled, vocab, token_set=TokenSet("OTHER", 128))
+
+
+class TestDevices:
+    """The meta device has no values: whatever waits for one, as `bool` or `nonzero` do, fails there."""
+
+    @pytest.mark.parametrize("soft", [True, False])
+    @pytest.mark.parametrize("normalization", ["full", "auxiliary"])
+    def test_nothing_waits_for_the_device(
+        self, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment, soft: bool, normalization: Normalization
+    ) -> None:
+        logits = random_logits(2, 5).to("meta").requires_grad_()
+        teacher = random_teacher(2, 5) if soft else torch.zeros(2, 5, dtype=torch.int64)
+        loss = distillation_loss(logits, teacher.to("meta"), shuffled, vocab, normalization=normalization)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        assert logits.grad.shape == logits.shape
+        with pytest.raises(LossError, match=r"0\.\.127"):  # a teacher on the CPU is checked there
+            distillation_loss(logits, torch.full((2, 5), 128), shuffled, vocab)
+
+    def test_rows_that_are_not_probabilities_are_found(self) -> None:
+        teacher = random_teacher(4)
+        teacher[1] *= 1.1
+        teacher[2, 0] = torch.nan
+        teacher[3, 0] -= 2 * teacher[3, 0] + 0.1
+        assert _find_valid_rows(teacher, 128).tolist() == [True, False, False, False]
+        assert _find_valid_rows(torch.tensor([0, 127, 128, -1]), 128).tolist() == [True, True, False, False]
+
+    def test_few_operators(self, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
+        logits, teacher = random_logits(2, 5).requires_grad_(), random_teacher(2, 5)
+        with RecordedOperators() as operators:
+            distillation_loss(logits, teacher, shuffled, vocab).backward()  # type: ignore[no-untyped-call]
+        assert len([name for name in operators.names if "softmax" in name]) == 2  # forward and backward
+        assert "logsumexp" not in operators.names
+        assert len(operators.kernels) <= 30

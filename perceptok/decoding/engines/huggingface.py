@@ -294,7 +294,7 @@ class PerceptionLogitsProcessor(LogitsProcessor):
     def _check_dead_ends(self, rows: Tensor, masked: Tensor, special: Tensor) -> None:
         if torch.compiler.is_compiling() or not len(masked):
             return
-        if masked.is_cuda:
+        if masked.device != _CPU:
             if self.check_on_gpu:
                 torch._assert_async((masked.amax(1) > -torch.inf).all())
             return

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perceptok.config import config_from_dict
 from perceptok.depth.preprocessing import MAP_SIZE, resize_nearest
-from perceptok.errors import DepthMapError, TrainingError
+from perceptok.errors import ConfigError, DepthMapError, PerceptokError, TrainingError, quote_error
+from perceptok.files import atomic_folder, atomic_write, check_free_space, parse_json, read_input
 from perceptok.jobs import prepare_worker
 
 __all__ = ["AugmentationConfig", "MapDataset", "MapSource", "augment", "compute_source_probabilities", "corrupt_inputs"]
@@ -69,15 +73,19 @@ class MapDataset:
         groups: Mapping[str, MapSource],
         *,
         workers: int = 0,
+        cache_dir: str | Path | None = None,
         advance: Callable[[], object] = lambda: None,
         failures: list[str] | None = None,
         warnings: list[MapWarning] | None = None,
     ) -> MapDataset:
-        """Read every map of every source once.
+        """Read every map of every source once, or, with a cache, once for all runs.
 
         Args:
             groups: Source name -> its maps.
             workers: Number of processes that read; 0 reads in this one.
+            cache_dir: A folder for the maps of this and later calls, 0.3 MB each, which are then mapped into memory
+                and not held in it. Its subfolders are named by a hash of the sources' `recipe`: seeds and sizes of
+                `ProceduralDepthMaps`, and of `MapFiles` the options and the sizes and times of the files.
             advance: Called after every map, for a progress bar.
             failures: Receives the errors of maps that cannot be read, which are then left out.
             warnings: Receives the warnings about maps, which are used all the same.
@@ -85,27 +93,35 @@ class MapDataset:
         Raises:
             TrainingError: The sources have no maps, or none that can be read.
             DepthMapError: A map cannot be read, without `failures`.
+            ConfigError: A cache for a source without a `recipe`, such as arrays in memory.
+            OutputError: The cache cannot be written.
         """
         total = sum(len(maps) for maps in groups.values())
         if not total:
             raise TrainingError("no depth maps to train on; name a folder or a list file that has some")
-        nearness = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.int16)
-        valid = torch.empty((total, MAP_SIZE, MAP_SIZE), dtype=torch.bool)
-        sources: list[str] = []
-        for packed in _pack_all(groups, workers, lenient=failures is not None):
-            advance()
-            if packed.error is not None:
-                assert failures is not None
-                failures.append(packed.error)
-                continue
-            nearness[len(sources)] = torch.from_numpy(packed.levels.view(np.int16))
-            valid[len(sources)] = torch.from_numpy(packed.valid)
-            sources.append(packed.source)
-            if packed.warning and warnings is not None:
-                warnings.append(packed.warning)
-        if not sources:
-            raise TrainingError(f"none of the {total} depth maps can be read; the first: {(failures or ['?'])[0]}")
-        return cls(nearness[: len(sources)], valid[: len(sources)], tuple(sources))
+        lenient = failures is not None
+        if cache_dir is None:
+            arrays = {name: np.empty((total, MAP_SIZE, MAP_SIZE), dtype) for name, dtype in _ARRAYS.items()}
+            contents = _read_maps(groups, arrays, workers, advance, lenient=lenient)
+        else:
+            folder = Path(cache_dir) / _hash_recipe(groups)
+            if folder.exists():
+                for _ in range(total):
+                    advance()
+            else:
+                _write_bank(folder, groups, total, workers, advance)
+            arrays, contents = _open_bank(folder, total)
+            if contents.failures and not lenient:
+                raise DepthMapError(contents.failures[0])
+        if failures is not None:
+            failures += contents.failures
+        if warnings is not None:
+            warnings += [(name, text) for name, text in contents.warnings]
+        count = len(contents.sources)
+        if not count:
+            raise TrainingError(f"none of the {total} depth maps can be read; the first: {contents.failures[0]}")
+        nearness, valid = (torch.from_numpy(arrays[name][:count]) for name in _ARRAYS)
+        return cls(nearness, valid, tuple(contents.sources))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -128,9 +144,95 @@ class MapDataset:
 
     def load_batch(self, indices: np.ndarray, device: torch.device) -> Batch:
         """The maps of the indices (B,) int64 on a device."""
-        chosen = torch.from_numpy(indices).to(self.nearness.device)
+        chosen = torch.from_numpy(indices).to(self.nearness.device, non_blocking=True)
         levels = self.nearness[chosen].to(device).to(torch.int32) & 0xFFFF
         return Batch(levels.float() / _LEVELS, self.valid[chosen].to(device))
+
+
+_ARRAYS = {"nearness": np.int16, "valid": np.bool_}
+_CONTENTS = "contents.json"
+
+
+@dataclass
+class _Contents:
+    """What was read: the source of each map, what cannot be read, and what is suspicious."""
+
+    sources: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[MapWarning] = field(default_factory=list)
+
+
+def _read_maps(
+    groups: Mapping[str, MapSource],
+    arrays: Mapping[str, np.ndarray],
+    workers: int,
+    advance: Callable[[], object],
+    *,
+    lenient: bool,
+) -> _Contents:
+    """Read the maps into arrays, those that can be read one after another."""
+    contents = _Contents()
+    for packed in _pack_all(groups, workers, lenient=lenient):
+        advance()
+        if packed.error is not None:
+            contents.failures.append(packed.error)
+            continue
+        arrays["nearness"][len(contents.sources)] = packed.levels.view(np.int16)
+        arrays["valid"][len(contents.sources)] = packed.valid
+        contents.sources.append(packed.source)
+        contents.warnings += [packed.warning] if packed.warning else []
+    return contents
+
+
+def _hash_recipe(groups: Mapping[str, MapSource]) -> str:
+    """Names a bank by what its maps are made of."""
+    recipes = []
+    for source, maps in groups.items():
+        recipe = getattr(maps, "recipe", None)
+        if recipe is None:
+            raise ConfigError(
+                f"the maps of {source!r} have no recipe, so that a cache could not tell them from others; leave "
+                "cache_dir out, or give MapFiles or ProceduralDepthMaps"
+            )
+        recipes.append([source, recipe])
+    text = json.dumps([_BANK_FORMAT, MAP_SIZE, recipes], default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_BANK_FORMAT = 1
+
+
+def _write_bank(
+    folder: Path, groups: Mapping[str, MapSource], total: int, workers: int, advance: Callable[[], object]
+) -> None:
+    with atomic_folder(folder) as temporary:
+        check_free_space(temporary, total * MAP_SIZE**2 * sum(np.dtype(dtype).itemsize for dtype in _ARRAYS.values()))
+        arrays = {
+            name: np.lib.format.open_memmap(
+                temporary / f"{name}.npy", mode="w+", dtype=dtype, shape=(total, MAP_SIZE, MAP_SIZE)
+            )
+            for name, dtype in _ARRAYS.items()
+        }
+        contents = _read_maps(groups, arrays, workers, advance, lenient=True)
+        for array in arrays.values():
+            array.flush()
+        with atomic_write(temporary / _CONTENTS) as file:
+            file.write(json.dumps(asdict(contents)).encode())
+
+
+def _open_bank(folder: Path, total: int) -> tuple[dict[str, np.ndarray], _Contents]:
+    """The arrays, copied on write where somebody writes into them, and what they hold."""
+    try:
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
+        values = parse_json(read_input(folder / _CONTENTS), str(folder / _CONTENTS), TrainingError)
+        contents = config_from_dict(_Contents, values)
+    except (OSError, ValueError, EOFError, PerceptokError) as error:
+        raise TrainingError(f"{folder}: a damaged cache of maps ({quote_error(error)}); remove it") from error
+    if any(
+        array.shape != (total, MAP_SIZE, MAP_SIZE) or array.dtype != _ARRAYS[name] for name, array in arrays.items()
+    ):
+        raise TrainingError(f"{folder}: a damaged cache of maps: its arrays do not hold {total} maps; remove it")
+    return arrays, contents
 
 
 def _pack_all(groups: Mapping[str, MapSource], workers: int, *, lenient: bool) -> Iterator[_PackedMap]:
@@ -260,12 +362,14 @@ def augment(maps: Tensor, valid: Tensor, config: AugmentationConfig, rng: torch.
     )
     offset = (1 - side) * (2 * torch.rand(batch, 2, generator=rng) - 1)
     slope = torch.exp(config.tone_std * torch.randn(batch, generator=rng))
-    slope = torch.where(draw(config.tone_prob), slope, torch.ones(batch)).to(device)[:, None, None]
-
+    slope = torch.where(draw(config.tone_prob), slope, torch.ones(batch))
     affine = torch.zeros(batch, 2, 3)
     affine[:, 0, 0], affine[:, 1, 1] = side[:, 0] * flip, side[:, 1]
     affine[:, :, 2] = offset
-    grid = F.affine_grid(affine.to(device), [batch, 1, *maps.shape[1:]], align_corners=False)
+    # One transfer, which the host does not wait for.
+    drawn = torch.cat([affine.flatten(1), slope[:, None]], dim=1).to(device, non_blocking=True)
+    affine, slope = drawn[:, :6].reshape(batch, 2, 3), drawn[:, 6, None, None]
+    grid = F.affine_grid(affine, [batch, 1, *maps.shape[1:]], align_corners=False)
     both = torch.stack([maps, valid.to(maps.dtype)], dim=1)
     # Nearest, because a mean of two surfaces is a depth that does not occur.
     maps, mask = F.grid_sample(both, grid, mode="nearest", padding_mode="border", align_corners=False).unbind(1)

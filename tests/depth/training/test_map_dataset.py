@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from perceptok.depth import (
-    MapDataset,
-)
+from perceptok.depth import DepthMap, MapDataset, MapFiles, ReadOptions, find_maps
 from perceptok.depth.training.map_dataset import (
     AugmentationConfig,
     augment,
     compute_source_probabilities,
     corrupt_inputs,
 )
-from perceptok.errors import TrainingError
+from perceptok.errors import ConfigError, DepthMapError, TrainingError
 from perceptok.scenes import ProceduralDepthMaps
 
 
@@ -99,3 +98,82 @@ def test_maps_are_the_same_from_worker_processes() -> None:
     here, there = MapDataset.build({"a": maps}), MapDataset.build({"a": maps}, workers=1)
     assert torch.equal(here.nearness, there.nearness)
     assert torch.equal(here.valid, there.valid)
+
+
+class TestCache:
+    def test_maps_are_made_once_and_mapped_into_memory(self, tmp_path: Path) -> None:
+        maps = ProceduralDepthMaps(seed=3, length=3, size=32)
+        calls: list[None] = []
+        first, second = (
+            MapDataset.build({"a": maps}, cache_dir=tmp_path, advance=lambda: calls.append(None)) for _ in range(2)
+        )
+        assert len(calls) == 6
+        assert len(list(tmp_path.iterdir())) == 1
+        alone = MapDataset.build({"a": maps})
+        for cached in (first, second):
+            assert torch.equal(cached.nearness, alone.nearness)
+            assert torch.equal(cached.valid, alone.valid)
+            assert cached.describe() == alone.describe()
+            cached.nearness[0] = 0  # a copy of the page, not the file
+        assert torch.equal(MapDataset.build({"a": maps}, cache_dir=tmp_path).nearness, alone.nearness)
+
+    def test_a_made_bank_is_not_made_again(self, tmp_path: Path) -> None:
+        maps = ProceduralDepthMaps(seed=3, length=2, size=32)
+        MapDataset.build({"a": maps}, cache_dir=tmp_path)
+        (folder,) = tmp_path.iterdir()
+        before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+        MapDataset.build({"a": maps}, cache_dir=tmp_path)
+        assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+    def test_other_maps_have_another_bank(self, tmp_path: Path) -> None:
+        groups = [
+            {"a": ProceduralDepthMaps(seed=3, length=1, size=32)},
+            {"b": ProceduralDepthMaps(seed=3, length=1, size=32)},
+            {"a": ProceduralDepthMaps(seed=4, length=1, size=32)},
+            {"a": ProceduralDepthMaps(seed=3, length=2, size=32)},
+            {"a": ProceduralDepthMaps(seed=3, length=1, size=33)},
+        ]
+        sets = [MapDataset.build(each, cache_dir=tmp_path) for each in groups]
+        assert len(list(tmp_path.iterdir())) == len(groups)
+        assert sets[1].sources == ("b",)
+        assert not torch.equal(sets[0].nearness, sets[2].nearness)
+
+    def test_files_that_change_are_read_again(self, tmp_path: Path) -> None:
+        folder, cache_dir = tmp_path / "maps", tmp_path / "cache"
+        folder.mkdir()
+        slope = np.linspace(1, 2, 64, dtype=np.float32).reshape(8, 8)
+        DepthMap.from_array(slope, kind="metric", unit="m").write(folder / "a.npy")
+        (folder / "b.npy").write_bytes(b"not an array")
+
+        def build(options: ReadOptions) -> tuple[MapDataset, list[str]]:
+            failures: list[str] = []
+            maps = MapFiles(tuple(find_maps([folder], options)))
+            return MapDataset.build({"a": maps}, cache_dir=cache_dir, failures=failures), failures
+
+        options = ReadOptions(kind="metric", unit="m")
+        (before, failed), (again, failed_again) = build(options), build(options)
+        assert failed == failed_again
+        assert "b.npy" in failed[0]
+        assert len(before) == len(again) == 1
+        DepthMap.from_array(slope[::-1], kind="metric", unit="m").write(folder / "a.npy", force=True)
+        os.utime(folder / "a.npy", ns=(1, 1))
+        after, _ = build(options)
+        assert torch.equal(after.nearness, before.nearness.flip(1))
+        other, _ = build(ReadOptions(kind="inverse"))
+        assert not torch.equal(other.nearness, after.nearness)
+        with pytest.raises(DepthMapError, match=r"b\.npy"):
+            MapDataset.build({"a": MapFiles(tuple(find_maps([folder], options)))}, cache_dir=cache_dir)
+
+    def test_arrays_in_memory_have_no_recipe(self, tmp_path: Path) -> None:
+        maps = [(np.zeros((8, 8), np.float32), np.ones((8, 8), bool))]
+        with pytest.raises(ConfigError, match="'a' have no recipe"):
+            MapDataset.build({"a": maps}, cache_dir=tmp_path)
+
+    def test_a_damaged_bank_is_refused(self, tmp_path: Path) -> None:
+        maps = ProceduralDepthMaps(seed=3, length=1, size=32)
+        MapDataset.build({"a": maps}, cache_dir=tmp_path)
+        (folder,) = tmp_path.iterdir()
+        for name, data in (("contents.json", b"{}{"), ("nearness.npy", b"x")):
+            (folder / name).write_bytes(data)
+            with pytest.raises(TrainingError, match="remove it"):
+                MapDataset.build({"a": maps}, cache_dir=tmp_path)
