@@ -311,10 +311,21 @@ class TestDevices:
         assert _find_valid_rows(teacher, 128).tolist() == [True, False, False, False]
         assert _find_valid_rows(torch.tensor([0, 127, 128, -1]), 128).tolist() == [True, True, False, False]
 
-    def test_few_operators(self, vocab: pt.PerceptionVocabulary, shuffled: VocabularyAlignment) -> None:
-        logits, teacher = random_logits(2, 5).requires_grad_(), random_teacher(2, 5)
-        with RecordedOperators() as operators:
-            distillation_loss(logits, teacher, shuffled, vocab).backward()  # type: ignore[no-untyped-call]
-        assert len([name for name in operators.names if "softmax" in name]) == 2  # forward and backward
-        assert "logsumexp" not in operators.names
-        assert len(operators.kernels) <= 30
+    @pytest.mark.parametrize(("dtype", "kernels"), [(torch.float32, 5), (torch.bfloat16, 8)])
+    def test_a_chunk_takes_few_kernels(
+        self,
+        vocab: pt.PerceptionVocabulary,
+        shuffled: VocabularyAlignment,
+        monkeypatch: pytest.MonkeyPatch,
+        dtype: torch.dtype,
+        kernels: int,
+    ) -> None:
+        """Of float32: log_softmax and index_select, and backward softmax, mul_ and index_add_."""
+        teacher, counts = random_teacher(2, 5), []
+        for rows in (10, 5):  # one chunk and two
+            monkeypatch.setattr("perceptok.losses.log_probs._ELEMENTS", rows * WIDTH)
+            logits = random_logits(2, 5).to(dtype).requires_grad_()
+            with RecordedOperators() as operators:
+                distillation_loss(logits, teacher, shuffled, vocab).backward()  # type: ignore[no-untyped-call]
+            counts.append(len(operators.kernels))
+        assert counts[1] - counts[0] <= kernels

@@ -101,7 +101,8 @@ class MapDataset:
             raise TrainingError("no depth maps to train on; name a folder or a list file that has some")
         lenient = failures is not None
         if cache_dir is None:
-            arrays = {name: np.empty((total, MAP_SIZE, MAP_SIZE), dtype) for name, dtype in _ARRAYS.items()}
+            shape = (total, MAP_SIZE, MAP_SIZE)
+            arrays: dict[str, np.ndarray] = {name: np.empty(shape, dtype) for name, dtype in _ARRAYS.items()}
             contents = _read_maps(groups, arrays, workers, advance, lenient=lenient)
         else:
             folder = Path(cache_dir) / _hash_recipe(groups)
@@ -149,7 +150,7 @@ class MapDataset:
         return Batch(levels.float() / _LEVELS, self.valid[chosen].to(device))
 
 
-_ARRAYS = {"nearness": np.int16, "valid": np.bool_}
+_ARRAYS: dict[str, type[np.generic]] = {"nearness": np.int16, "valid": np.bool_}
 _CONTENTS = "contents.json"
 
 
