@@ -98,7 +98,7 @@ def _demonstrate_boxes(drawing: Path) -> None:
 def run_llava_demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("perceptok-demo/llava"),
     config: Annotated[Path | None, typer.Option("--config", help="YAML or JSON of a DemoConfig.")] = None,
-    threads: Annotated[int, typer.Option("--threads", help="Processor cores to use; 0 leaves it to PyTorch.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor cores to use; 0: PyTorch's choice.")] = 0,
     device: DeviceOption = None,
     keep_cache: Annotated[
         bool, typer.Option("--keep-cache", help="Keep the untrained model and the scenes (600 MB) for another run.")

@@ -61,7 +61,9 @@ class CellScores:
     figures: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
 
-def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> list[CellScores]:
+def run_ablation(
+    recipe: AblationRecipe, report: Report = lambda *_: None, *, shared: str | Path | None = None
+) -> list[CellScores]:
     """Build data, fine-tune and evaluate every cell; finished parts are read, interrupted parts are resumed.
 
     In `output`: `data/` (one folder for each different data recipe), `base/` (one extended base for each different
@@ -72,9 +74,12 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> li
     the others wait.
 
     Args:
-        recipe: The grid. Cells may be added to a grid that was run; any other change is refused.
+        recipe: The grid. Cells may be added to a grid that was run, and tests added or left out; any other change is
+            refused.
         report: Called in the first process with the name of a part ("build", "extend", "train" or "evaluate") and a
             message, when the part begins or is found finished.
+        shared: Folder of `data/`, `base/` and `runs/`, instead of `output`: ablations that share it, one after the
+            other, share what they build and train.
 
     Returns:
         The scores; in other processes than the first an empty list.
@@ -85,7 +90,8 @@ def run_ablation(recipe: AblationRecipe, report: Report = lambda *_: None) -> li
         EvaluationError: A benchmark is missing or damaged; found before anything is trained.
     """
     output, processes = recipe.resolve(recipe.output), Processes(cpu=recipe.device == "cpu")
-    run = _AblationRun(recipe, output, report if processes.is_first else lambda *_: None, processes)
+    work = output if shared is None else Path(shared)
+    run = _AblationRun(recipe, output, work, report if processes.is_first else lambda *_: None, processes)
     with ExitStack() as stack:
         if processes.is_first:
             output.mkdir(parents=True, exist_ok=True)
@@ -121,7 +127,10 @@ class Processes:
 
 
 def _require_same(recipe: AblationRecipe, output: Path) -> None:
-    """Refuse a folder of another recipe, the files that it names included; further cells may be added."""
+    """Refuse a folder of another recipe, the files that it names included.
+
+    Cells may be added, tests added or left out; `ablation.json` keeps the tests that are left out.
+    """
     paths = [(recipe.data, "data"), *((test.recipe, "data") for test in recipe.tests), (recipe.train_config, "llava")]
     files = {
         path: recipe.find_file(path, package).read_text(encoding="utf-8", errors="replace")
@@ -132,28 +141,39 @@ def _require_same(recipe: AblationRecipe, output: Path) -> None:
     path = output / "ablation.json"
     if path.exists():
         found = parse_json(read_input(path), str(path), OutputError)
-        for key in sorted({*found, *now} - {"cells"}):
+        now["files"] = {**found.get("files", {}), **files}
+        for key in sorted({*found, *now} - {"cells", "tests", "files"}):
             if found.get(key) != now.get(key):
-                raise OutputError(
-                    f"{output} holds an ablation of another recipe ({key} differs); choose another output"
-                )
-        cells = {cell["name"]: cell for cell in now["cells"]}
+                raise _make_difference_error(output, f"{key} differs")
+        for name, text in found.get("files", {}).items():
+            if now["files"][name] != text:
+                raise _make_difference_error(output, "files differs")
+        cells, tests = ({part["name"]: part for part in now[kind]} for kind in ("cells", "tests"))
         for cell in found["cells"]:
             if cells.get(cell["name"]) != cell:
-                raise OutputError(
-                    f"{output} holds an ablation of another recipe (cell {cell['name']} differs or is gone); choose"
-                    " another output, or the same recipe with further cells"
-                )
+                raise _make_difference_error(output, f"cell {cell['name']} differs or is gone")
+        for test in found["tests"]:
+            if tests.setdefault(test["name"], test) != test:
+                raise _make_difference_error(output, f"test {test['name']} differs")
+        now["tests"] = list(tests.values())
     with atomic_write(path, force=True) as file:
         file.write((json.dumps(now, indent=1) + "\n").encode())
 
 
+def _make_difference_error(output: Path, difference: str) -> OutputError:
+    return OutputError(
+        f"{output} holds an ablation of another recipe ({difference}); choose another output, or the same recipe with "
+        "further cells or tests"
+    )
+
+
 @dataclass(frozen=True)
 class _AblationRun:
-    """An ablation that runs: the recipe, its folder, and the processes that take part."""
+    """An ablation that runs: the recipe, its folder, that of data, bases and runs, and the processes that take part."""
 
     recipe: AblationRecipe
     output: Path
+    work: Path
     report: Report
     processes: Processes
 
@@ -211,7 +231,7 @@ class _AblationRun:
     def _build_records(self, cell: AblationCell, path: str) -> Path:
         """The file of a data recipe's records, built where they do not exist yet."""
         data = self.recipe.data_recipe(cell, path)
-        folder = self.output / "data" / data.fingerprint
+        folder = self.work / "data" / data.fingerprint
         if not (folder / "manifest.json").exists():
             self.report("build", f"{cell.name}: building {sum(config.count for config in data.sets)} records of {path}")
             build_data(data, folder)
@@ -222,7 +242,7 @@ class _AblationRun:
         recipe, run_in_first = self.recipe, self.processes.run_in_first
         records = run_in_first(lambda: self._build_records(cell, recipe.data))
         start = recipe.finetune_config(cell, recipe.base, (str(records),), "run")
-        run = self.output / "runs" / _digest(start.to_dict(), records.parent.name)
+        run = self.work / "runs" / _digest(start.to_dict(), records.parent.name)
         if run_in_first(lambda: (run / "adapter").exists()):
             self.report("train", f"{cell.name}: trained already")
             return run / "adapter"
@@ -238,7 +258,7 @@ class _AblationRun:
         codec = DepthCodec.from_pretrained(recipe.codec_source)
         frame = config.frame_rule
         name = _digest(source, codec.fingerprint, frame.to_dict(), config.tokens, config.init, config.seed)
-        folder = self.output / "base" / name
+        folder = self.work / "base" / name
         if not folder.exists():
             self.report("extend", "extending the base")
             model, processor, vocab = load_llava(

@@ -175,9 +175,10 @@ def measure_aurora(
 def run_aurora(config: AuroraExperiment, report: Callable[[str, str], object] = lambda *_: None) -> list[CellScores]:
     """Run an experiment of AURORA, or continue it: finished parts are kept, interrupted ones resumed.
 
-    In `output`: `maps/`, `codec/`, `codes.jsonl`, `codec.json` (depth); a folder for each table, as `run_ablation`
-    writes it; `table.md` and `scores.json`, our figures with their intervals beside the paper's; `aurora.json`, the
-    experiment; and `times.json`, the seconds that each part took.
+    In `output`: `maps/`, `codec/`, `codes.jsonl`, `codec.json` (depth); `data/`, `base/` and `runs/`, which are made
+    once, however often tests, `limit` or the asking change; a folder of answers for each table and settings, as
+    `run_ablation` writes it; `table.md` and `scores.json`, our figures with their intervals beside the paper's;
+    `aurora.json`, the experiment; and `times.json`, the seconds that each part took.
 
     Args:
         config: The experiment.
@@ -254,7 +255,7 @@ class _PreparedExperiment:
             if self.config.task == "depth":
                 self._prepare_codec(begin, processes)
             for grid in self.grids.values():
-                scores = run_ablation(grid, begin)
+                scores = run_ablation(grid, begin, shared=self.folder)
                 if processes.is_first:
                     write_ablation(scores, grid.resolve(grid.output))
                 results += scores
@@ -330,9 +331,12 @@ class _PreparedExperiment:
         return replace(recipe, tests=tuple(tests))
 
     def _hash_settings(self) -> str:
-        """A name for what is trained and how it is asked: other settings have a folder of their own."""
+        """A name for what is trained and how it is asked: other settings have a folder of their own.
+
+        Data, bases and trained models are shared by all of them, each under a name of its own settings.
+        """
         config = self.config
-        values = [self.base, dict(config.train), dict(config.inference), config.limit, sorted(config.tests)]
+        values = [self.base, dict(config.train), dict(config.inference), config.limit]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
     def _check_inputs(self) -> None:

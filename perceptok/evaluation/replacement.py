@@ -136,7 +136,7 @@ def replacement_test(
         journal = None
         if output is not None:
             questions: list[list[Any]] = [
-                [record.id, item.history, item.question, record.answer, list(record.evidence.codes or ())]
+                [record.id, item.history, item.question, record.answer, list(record.evidence.codes or ()), item.tokens]
                 for record, item in zip(records, items, strict=True)
             ]
             stamps = [stamp_of(str(item.image), *item.more_images) for item in items]

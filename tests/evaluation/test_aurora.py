@@ -68,13 +68,27 @@ def test_depth_from_photos_to_the_table_and_again_without_any_work(depth: Aurora
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
     assert not any("training" in message or "building" in message for message in begun)
 
+    # Other tests, limits and ways of asking repeat no training.
+    asked = {"limit": 1, "tests": ("hardblink-3", "hardblink-4"), "inference": {"max_new_tokens": 3, "batch_size": 2}}
+    results = run_aurora(replace(depth, **asked), lambda part, message: begun.append(message))
+    assert [len(result.scores.outcomes) for result in results] == [1] * 6
+    assert not any(message.endswith("training") or "building" in message for message in begun)
+    begun.clear()
+    results = run_aurora(
+        replace(depth, **{**asked, "tests": ("hardblink-4",)}), lambda part, message: begun.append(message)
+    )
+    assert [result.test.name for result in results] == ["hardblink-4"] * 3
+    assert sum("finished already" in message for message in begun) == 3, "its answers are kept"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
     with pytest.raises(OutputError, match="an experiment with another scale"):
         run_aurora(replace(depth, scale=0.0002))
     # Another training or other tests use the same maps and codec.
     begun.clear()
     run_aurora(replace(depth, train={**TRAIN, "learning_rate": 1e-3}), lambda part, _: begun.append(part))
     assert "codec" not in begun
-    assert len(list(folder.glob("aurora-table-1-*"))) == 2
+    assert "train" in begun
+    assert len(list(folder.glob("aurora-table-1-*"))) == 3
     (folder / "images.txt").write_text("other.jpg\n")
     with pytest.raises(OutputError, match="have changed"):
         run_aurora(depth)

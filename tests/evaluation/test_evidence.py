@@ -148,6 +148,18 @@ def test_atomic_items_are_measured_by_their_map_and_boxes(codec: pt.DepthCodec, 
     assert report.figures["answer is the number of boxes"][0] == 0
 
 
+def test_codes_of_another_codec_are_not_decoded(codec: pt.DepthCodec, block: str) -> None:
+    codes = tuple(int(code) for code in codec.encode(RAMP).ravel())
+    items = tuple(
+        BenchmarkItem(name, "q", WHOLE_BLOCK, evidence=Evidence(codes=codes, codec=fingerprint), target="block")
+        for name, fingerprint in (("own", codec.fingerprint), ("foreign", "0" * 16))
+    )
+    report = check_evidence(evaluate({"own": block, "foreign": block}, Benchmark("atomic", items)), codec)
+    assert report is not None
+    assert report.items["own"].teacher is not None
+    assert report.items["foreign"].teacher is None
+
+
 def test_agreement_of_conclusions_with_their_own_evidence(codec: pt.DepthCodec, block: str) -> None:
     """Counted are answers with a whole block and a letter, whatever is right; read-off answers are not conclusions."""
     buffer = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,12 @@ def test_what_cannot_be_tested_is_refused(
     bare = PerceptionRecord("bare", ("0.png",), known[0].turns, "depth", "direct", answer="A", choices=("A", "B"))
     with pytest.raises(EvaluationError, match="record bare"):
         replacement_test(pipe, [bare], folder=folder)
+    foreign = replace(known[0], evidence=replace(known[0].evidence, codec="0" * 16))
+    with pytest.raises(EvaluationError, match=r"record '0': its depth codes are of the codec 0{16}, the model's of "):
+        replacement_test(pipe, [foreign], folder=folder)
+    contradictory = replace(known[0], turns=(Turn("user", QUESTION), Turn("assistant", "(B)")))
+    with pytest.raises(EvaluationError, match="record '0': answer: the text says 'B', the record 'A'"):
+        replacement_test(pipe, [contradictory], folder=folder)
 
 
 def test_an_image_that_cannot_be_read_costs_only_itself(

@@ -270,7 +270,10 @@ class DemoConfig:
         training: Settings of its training.
         scenes: Number of training scenes.
         held_out: Number of held-out scenes, of another seed.
-        temperature: Temperature of the codec's soft codes (Eq. 1).
+        temperature: Temperature of the codec's soft codes (Eq. 1), above 0.
+
+    Raises:
+        ConfigError: No scene, or a temperature that is not positive.
     """
 
     model: SmallLlavaConfig = field(default_factory=SmallLlavaConfig)
@@ -278,6 +281,13 @@ class DemoConfig:
     scenes: int = 2400
     held_out: int = 64
     temperature: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("scenes", "held_out"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is a number of scenes of at least 1; got {getattr(self, name)}")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature is above 0; got {self.temperature}")
 
 
 def run_demo(

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from perceptok.config import config_from_dict
 from perceptok.decoding import GrammarConfig, PerceptionLogitsProcessor, parse_generation
 from perceptok.depth import DepthCodec
-from perceptok.errors import CheckpointError, TrainingError, quote_error
+from perceptok.errors import CheckpointError, ConfigError, TrainingError, quote_error
 from perceptok.files import atomic_write
 from perceptok.llava.grid_tower import GridTower
 from perceptok.llava.small.model import make_depth_batch, make_prompt_ids
@@ -284,6 +284,9 @@ class SmallTraining:
         save_steps: Updates between two checkpoints, from which an interrupted training is resumed.
         bf16: Compute in bfloat16, with weights in float32; by default where the model's device computes it faster.
         seed: The seed of the order of scenes.
+
+    Raises:
+        ConfigError: A number of updates or scenes below 1, or a learning rate that is not positive.
     """
 
     max_steps: int = 200
@@ -293,6 +296,13 @@ class SmallTraining:
     save_steps: int = 20
     bf16: bool | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "eval_steps", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1; got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"learning_rate is above 0; got {self.learning_rate}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from perceptok.config import apply_overrides, config_from_dict, find_config_file
 from perceptok.data import Regime
 from perceptok.errors import ConfigError
 from perceptok.llava.framing import FrameRule, Framing, Interpolation
+from perceptok.llava.training.launch_checks import check_launch
 from perceptok.precision import choose_dtype
 from perceptok.tokens import DEPTH, PIXEL, TokenSet
 from perceptok.vocabulary import Init
@@ -334,6 +335,7 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True
         self._choose_precision()
+        check_launch(self)
         self._rename_checkpointing()
         if self.disable_tqdm is None:  # transformers would derive it from the level of its own log messages
             self.disable_tqdm = False

@@ -97,7 +97,10 @@ class PerceptionTrainer(Trainer):
         Raises:
             ConfigError: accelerate was set up for another precision; or samples of text alone under FSDP or DeepSpeed.
         """
-        super().__init__(model=model, args=args, train_dataset=samples, data_collator=collator)
+        try:
+            super().__init__(model=model, args=args, train_dataset=samples, data_collator=collator)
+        except ValueError as error:  # of settings that contradict each other
+            raise ConfigError(quote_error(error)) from error
         if self.accelerator.mixed_precision != args.precision:
             raise ConfigError(
                 f"accelerate computes with mixed_precision {self.accelerator.mixed_precision!r}, the configuration has "

@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceptok.errors import CheckpointError
-from perceptok.llava.small import SmallTraining, optimize
+from perceptok.errors import CheckpointError, ConfigError
+from perceptok.llava.small import DemoConfig, SmallTraining, optimize
 
 CONFIG = SmallTraining(max_steps=9, batch_size=4, eval_steps=4, save_steps=3, bf16=False)
 SCENES = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "eval_steps", "save_steps", "learning_rate"])
+def test_settings_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is .*; got 0"):
+        SmallTraining(**{name: 0})
+    with pytest.raises(ConfigError, match="held_out is a number of scenes of at least 1; got 0"):
+        DemoConfig(held_out=0)
+    with pytest.raises(ConfigError, match="temperature is above 0"):
+        DemoConfig(temperature=float("nan"))
 
 
 class Model(nn.Module):

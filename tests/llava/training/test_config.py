@@ -15,6 +15,7 @@ import perceptok as pt
 from perceptok.config import parse_overrides
 from perceptok.errors import ConfigError
 from perceptok.llava import FinetuneConfig, LoraSettings, explain, finetune
+from perceptok.llava.training.launch_checks import check_launch
 from perceptok.precision import choose_dtype
 from tests.llava.records import write_some_records
 
@@ -50,9 +51,70 @@ def test_defaults_of_its_own() -> None:
     assert not config(fp16=True, use_cpu=True).bf16
 
 
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend 'inductor', .* torch_compile: false"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "a parallelism of sequences or layers"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "a parallelism of sequences or layers"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "fsdp_activation_checkpointing, .* gradient_checkpointing: true",
+        ),
+        ({**DEEPSPEED, "ACCELERATE_GRADIENT_CLIPPING": "0.5"}, "gradient_clipping is '0.5', .* max_grad_norm: 1.0"),
+        (
+            {**DEEPSPEED, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"},
+            "gradient_accumulation_steps is '2', the configuration has gradient_accumulation_steps: 4",
+        ),
+    ],
+)
+def test_what_accelerate_is_told_has_to_agree(environment: dict[str, str], message: str) -> None:
+    made = config(gradient_accumulation_steps=4, bf16=False)
+    agreeing = {
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+        "ACCELERATE_USE_FSDP": "true",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_GRADIENT_CLIPPING": "1.0",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    }
+    check_launch(made, {})
+    check_launch(made, agreeing)
+    with pytest.raises(ConfigError, match=message):
+        check_launch(made, environment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bf16": {"enabled": True}}, "bf16.enabled is True, the configuration has bf16: False"),
+        ({"fp16": {"enabled": "true"}}, "fp16.enabled is 'true'"),
+        ({"train_micro_batch_size_per_gpu": 8}, "per_device_train_batch_size: 16"),
+        ({"train_batch_size": 32}, "the samples of a step: 16"),
+        ({"gradient_clipping": 0.3}, "max_grad_norm: 1.0"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 1}}}, "optimizer would replace optim and the learning rates"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler would replace lr_scheduler_type"),
+    ],
+)
+def test_a_file_of_deepspeed_has_to_agree(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **settings}))
+    with pytest.raises(ConfigError, match=message):
+        config(bf16=False, deepspeed=settings)
+    with pytest.raises(ConfigError, match=message):
+        config(bf16=False, deepspeed=str(path))
+    with pytest.raises(ConfigError, match=rf"ds\.json: .*{message}"):
+        check_launch(config(bf16=False), {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
+    path.write_text('{"bf16": {"enabled": "auto"}, "train_batch_size": "auto", "gradient_clipping": 1}')
+    check_launch(config(bf16=False), {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}}, "perceptok makes the batches"),
         ({"remove_unused_columns": True}, "remove_unused_columns is fixed to False"),
         ({"label_names": ["a"]}, "label_names is fixed"),
         ({"eval_strategy": "steps"}, "eval_strategy is fixed to 'no'"),
