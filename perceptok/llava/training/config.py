@@ -328,14 +328,14 @@ class FinetuneConfig(PerceptionSettings, TrainingArguments):
             _require_positive(self, "save_total_limit")
         if self.max_steps == 0:
             raise ConfigError("max_steps is at least 1, or -1 for as many as num_train_epochs needs; got 0")
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.effective_batch_size is not None:
-            processes = int(os.environ.get("WORLD_SIZE", "1"))
             samples = self.per_device_train_batch_size * processes
             self.gradient_accumulation_steps = self.count_step_samples(processes) // samples
         if not torch.accelerator.is_available():
             self.use_cpu = True
         self._choose_precision()
-        check_launch(self)
+        check_launch(self, self.count_step_samples(processes))
         self._rename_checkpointing()
         if self.disable_tqdm is None:  # transformers would derive it from the level of its own log messages
             self.disable_tqdm = False

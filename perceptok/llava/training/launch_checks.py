@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import TrainingArguments
 
 from perceptok.config import read_mapping
 from perceptok.errors import ConfigError
 from perceptok.files import parse_json
-
-if TYPE_CHECKING:
-    from perceptok.llava.training.config import FinetuneConfig
 
 __all__ = ["check_launch"]
 
@@ -24,11 +23,12 @@ _ON = ("1", "true", "yes", "on", "y", "t")
 """Values of accelerate's variables that switch something on."""
 
 
-def check_launch(config: FinetuneConfig, environment: Mapping[str, str] = os.environ) -> None:
+def check_launch(config: TrainingArguments, step_samples: int, environment: Mapping[str, str] = os.environ) -> None:
     """Compare a configuration with what accelerate, DeepSpeed and FSDP are told beside it.
 
     Args:
         config: The configuration; its precision is chosen.
+        step_samples: Number of samples of a step over all processes.
         environment: The variables that `accelerate launch` sets.
 
     Raises:
@@ -63,11 +63,11 @@ def check_launch(config: FinetuneConfig, environment: Mapping[str, str] = os.env
             "true, and activations would be recomputed twice; set one of them"
         )
     for source, settings in _list_deepspeed_settings(config, environment):
-        _check_deepspeed(config, source, settings)
+        _check_deepspeed(config, step_samples, source, settings)
 
 
 def _list_deepspeed_settings(
-    config: FinetuneConfig, environment: Mapping[str, str]
+    config: TrainingArguments, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What DeepSpeed is told, each with its source: the launcher's variables and file, and the setting `deepspeed`."""
     variables = {
@@ -85,7 +85,7 @@ def _list_deepspeed_settings(
         yield "deepspeed", parse_json(config.deepspeed, "deepspeed", ConfigError)
 
 
-def _check_deepspeed(config: FinetuneConfig, source: str, settings: Mapping[str, Any]) -> None:
+def _check_deepspeed(config: TrainingArguments, step_samples: int, source: str, settings: Mapping[str, Any]) -> None:
     """Compare DeepSpeed's settings, nested as in its files; "auto" takes the configuration's."""
     for section, name in (("optimizer", "optim"), ("scheduler", "lr_scheduler_type")):
         if settings.get(section) is not None:
@@ -93,10 +93,9 @@ def _check_deepspeed(config: FinetuneConfig, source: str, settings: Mapping[str,
                 f"{source}: {section} would replace {name} and the learning rates of the parameter groups (adapter, "
                 f"token rows, projector); leave {section} out"
             )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     own: dict[str, tuple[str, Any]] = {
         "train_micro_batch_size_per_gpu": ("per_device_train_batch_size", config.per_device_train_batch_size),
-        "train_batch_size": ("the samples of a step", config.count_step_samples(processes)),
+        "train_batch_size": ("the samples of a step", step_samples),
         "gradient_accumulation_steps": ("gradient_accumulation_steps", config.gradient_accumulation_steps),
         "gradient_clipping": ("max_grad_norm", config.max_grad_norm),
         "bf16.enabled": ("bf16", bool(config.bf16)),

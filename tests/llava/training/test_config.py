@@ -80,10 +80,10 @@ def test_what_accelerate_is_told_has_to_agree(environment: dict[str, str], messa
         "ACCELERATE_GRADIENT_CLIPPING": "1.0",
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
     }
-    check_launch(made, {})
-    check_launch(made, agreeing)
+    check_launch(made, 64, {})
+    check_launch(made, 64, agreeing)
     with pytest.raises(ConfigError, match=message):
-        check_launch(made, environment)
+        check_launch(made, 64, environment)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_a_file_of_deepspeed_has_to_agree(settings: dict[str, Any], message: str
     with pytest.raises(ConfigError, match=message):
         config(bf16=False, deepspeed=str(path))
     with pytest.raises(ConfigError, match=rf"ds\.json: .*{message}"):
-        check_launch(config(bf16=False), {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
+        check_launch(config(bf16=False), 16, {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
     path.write_text('{"bf16": {"enabled": "auto"}, "train_batch_size": "auto", "gradient_clipping": 1}')
-    check_launch(config(bf16=False), {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
+    check_launch(config(bf16=False), 16, {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)})
 
 
 @pytest.mark.parametrize(
