@@ -367,7 +367,8 @@ def check_parts(model: Any, tokenizer: Any, vocab: PerceptionVocabulary, codec: 
 def load_processor(path_or_id: str | os.PathLike[str], revision: str | None = None) -> ProcessorMixin:
     """Load the processor of images and text from a folder or Hub id; only an id reaches for the network.
 
-    Processors that need torchvision for videos alone (Qwen2.5-VL, SmolVLM2) are loaded without their videos where it is missing.
+    Processors that need torchvision for videos alone (Qwen2.5-VL, SmolVLM2) are loaded without their videos where it is
+    missing.
 
     Raises:
         CheckpointError: No processor of images and text loads.
