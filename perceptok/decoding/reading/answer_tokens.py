@@ -53,19 +53,23 @@ _CONCLUDE = words("therefore thus hence so conclude consequently overall finally
 _CHOOSE = words("choose choosing pick select guess say believe")
 _CORRECT = words("no wait actually sorry correction mean rather")
 _DENIALS = words("not neither nor never than cannot without")
+_DEGREES = words("the a to be more much even most also clearly slightly significantly")
 _CALLS = words("is seems appears would must remains be")
 _REASONS = words("because since as than while whereas not or and")
 _IF = words("if")
 _OPENERS = frozenset("\n-,") | words("and")
-_FAR_AFTER = words("not far farther farthest further furthest less lower behind smaller never incorrect wrong")
+_FAR_AFTER = words("not far farther farthest further furthest less least lower behind smaller never incorrect wrong distant")
 _COMPARISONS = _FAR_AFTER | words("closest nearest closer nearer")
 _ENDS = frozenset(".!?;")
 _AFTER_LETTER_A = words(
-    "is are because since as and or with seems appears has looks lies would must est ist es é was be being "
+    "is are the because since as and or with seems appears has looks lies would must est ist es é was be being "
     "sits stands might may could should can will does at on in to than while but appear comes "
-    "appearing closer nearer farther further closest nearest farthest furthest more fits encloses localizes"
+    "appearing closest nearest farthest furthest fits encloses localizes"
 )
 """After "A" these make it a choice; any other word makes it an article."""
+_AFTER_ADJECTIVE = words("closer nearer farther further more")
+_RETRACTED = words("initially initial originally previously thought assumed")
+"""Before "the answer is" these make it an earlier answer."""
 _REACH = 12
 _LINKS = _WORD_LINKS | _MARK_LINKS | _CONCLUDE
 _OPENING = _NOUNS | words("( \" ' be the a")
@@ -130,14 +134,20 @@ class AnswerTokens:
         if self.word(place - 1) in _NOUNS or self.is_bracketed(place):
             return True
         following = self.tokens[place + 1] if place + 1 < len(self.tokens) else None
-        if following is None and letter == "a" and self.tokens[place - 1].kind == "word":
+        if following is None and letter == "a" and place and self.tokens[place - 1].kind == "word":
             return self.word(place - 1) == "is"  # otherwise an article before a word that was cut off
         if following is None or following.kind in ("mark", "line"):
             return (not letter.islower() and letter != "I") or self.word(place - 1) != "'"
         if letter.islower() or letter == "I":
             return False
-        is_name = following.kind == "number" or len(following.text) == 1 or following.text in _NOUNS
-        return letter != "A" or is_name or following.text in _AFTER_LETTER_A
+        if letter != "A" or following.kind == "number" or len(following.text) == 1:
+            return True
+        after = self.tokens[place + 2] if place + 2 < len(self.tokens) else None
+        if following.text in _AFTER_ADJECTIVE:  # "A closer than B", but "a closer look"
+            return after is None or after.kind != "word" or after.text in _AFTER_LETTER_A
+        if following.text in _NOUNS:  # "A (point)", "A point A", but "a point is"
+            return after is not None and len(after.text) == 1 and after.kind == "word"
+        return following.text in _AFTER_LETTER_A
 
     # Lines and sentences
 
@@ -287,13 +297,13 @@ class AnswerTokens:
         while current >= max(reach, 0):
             token = self.tokens[current]
             if token.text in _ANSWERS:
-                return "answer"
+                return "" if self._has_before(place, _RETRACTED) else "answer"
             concludes = concludes or token.text in _CONCLUDE
             if token.text in _IS or token.text in _EQUALS:
                 verb = verb or token.text
             elif token.kind == "line":
                 if not self._goes_on(current):
-                    return ""
+                    return "conclude" if concludes else ""
             elif token.kind == "letter" and self.tokens[place].kind == "number" and self.is_label(current):
                 pass  # the choice that the number stands for: "(B) 3"
             elif token.text in (")", ".") and self.is_label(current - 1) and self.tokens[current - 1].kind == "letter":
@@ -320,7 +330,17 @@ class AnswerTokens:
             return "correct"
         if verb and not is_number and self._concludes(place):
             return "answer"
-        return "equals" if verb in _EQUALS and word not in _FAR_AFTER else ""
+        is_equal = verb in _EQUALS and word not in _FAR_AFTER and not self._is_one_of_pairs(place)
+        return "equals" if is_equal else ""
+
+    def _is_one_of_pairs(self, place: int) -> bool:
+        """Whether the letter or number before follows ":" or the like too and is another: "first: B, second: A"."""
+        places = self.letters if self.tokens[place].kind == "letter" else self.numbers
+        previous = places[bisect_left(places, place) - 1] if places and places[0] < place else 0
+        is_pair = previous > 0 and (
+            self.word(previous - 1) in _EQUALS or self.word(previous - 2) in _EQUALS  # '"first": "B"'
+        )
+        return is_pair and self.tokens[previous].value != self.tokens[place].value
 
     def _concludes(self, place: int) -> bool:
         """Whether the sentence of a letter begins with "therefore" or the like, and does not compare."""
@@ -395,12 +415,23 @@ class AnswerTokens:
         after = place + 1 + (self.word(place + 1) in _CLOSING)
         if self.word(after) == "?":
             return after + 1 < len(self.tokens)
-        if self.word(after) in ("is", "are", "has", "looks", "appears", "seems"):
-            following = [self.word(number) for number in range(after + 1, after + 4)]
-            return any(word in _FAR_AFTER for word in following[:2]) or (
-                following[0] in ("the", "a") and following[1] in _FAR_AFTER
-            )
-        return False
+        return self.word(after).endswith("n't") or self._is_far(after)
+
+    def _is_far(self, place: int) -> bool:
+        """Whether a verb says that its subject is far or wrong: "is farther", "is the most distant"."""
+        if self.word(place) not in ("is", "are", "has", "looks", "appears", "seems"):
+            return False
+        number = place + 1
+        while self.word(number) in _DEGREES and number < place + 4:
+            number += 1
+        return self.word(number) in _FAR_AFTER or self.word(number + 1) in _FAR_AFTER - {"not"}
+
+    def is_compared_with(self, place: int) -> bool:
+        """Whether a letter is what another is compared with: "than A", "as B"."""
+        current = place - 1
+        while current >= 0 and (self._is_opening(current) or self.word(current) == "to") and place - current < 5:
+            current -= 1
+        return self.word(current) in ("than", "that") or (self.word(current) == "as" and self.word(current - 2) == "as")
 
     def _is_opening(self, place: int) -> bool:
         return self.word(place) in _OPENING and self.tokens[place].kind != "letter"

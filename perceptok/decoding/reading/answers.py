@@ -39,6 +39,11 @@ _CANDIDATES = re.compile(
 """Named without a choice."""
 
 
+_REVISION = re.compile(r"\b(?:wait|actually|correction|on second thought)\b")
+_DENIED_WORDS = re.compile(r"\b(?:not|neither|nor|never|\w{1,8}n't)\b(?: (?!nor\b)\w+){1,4}")
+"""In lower case: "not the door", which does not name the door."""
+
+
 def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> AnswerReading:
     r"""Read the final answer of a text.
 
@@ -152,6 +157,8 @@ def _read_implied_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerR
     for place in text.letters:
         places.setdefault(text.tokens[place].value, []).append(place)
     candidates = {letter for letter, found in places.items() if not all(map(text.is_denied, found))}
+    if any(map(text.is_compared_with, text.letters)):
+        return AnswerReading(None, "a comparison that is not understood")
     named = candidates & letters
     if len(named) == len(candidates) == 1 and not (named & compared.farther or REFUSAL.search(text.plain)):
         return AnswerReading(named.pop(), "only candidate")
@@ -188,7 +195,7 @@ def _is_lone_choice(text: AnswerTokens, place: int) -> bool:
 
 def _read_words_of_choices(plain: str, meanings: Mapping[str, str]) -> AnswerReading | None:
     """The choice whose words begin the text, or whose words alone it contains; None where there is none."""
-    remaining = plain.casefold()
+    remaining = _DENIED_WORDS.sub(" ", plain.casefold())
     start = remaining.lstrip(" \n\"'(.-")
     named: list[str] = []
     # The longest first and removed: "dining table" is not also "table".
@@ -196,7 +203,8 @@ def _read_words_of_choices(plain: str, meanings: Mapping[str, str]) -> AnswerRea
         phrase = meaning.casefold().strip(" .")
         pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
         if phrase and re.search(pattern, remaining):
-            if re.match(rf"{pattern}\s*(?:[.,;:!\n-]|\Z)", start) or re.search(
+            is_first = re.match(rf"{pattern}\s*(?:[.,;:!\n-]|\Z)", start) and not _REVISION.search(start)
+            if is_first or re.search(
                 rf"\banswer is:?\s*{pattern}", remaining
             ):
                 return AnswerReading(letter, "words of the choice")

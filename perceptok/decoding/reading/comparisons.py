@@ -181,9 +181,10 @@ def _is_of_something_else(text: AnswerTokens, place: int) -> bool:
             return True
         if text.tokens[number].kind == "letter" or word in _BREAKS or word == ",":
             break
-    if text.word(place + 1) != "to":
+    preposition = place + 1 + (text.word(place + 1) in ("away", "off"))
+    if text.word(preposition) not in ("to", "from"):
         return False
-    number = place + 2
+    number = preposition + 1
     while text.word(number) in ("the", "our", "my", "a", "being", "point"):
         number += 1
     return not (
@@ -296,7 +297,7 @@ def _find_later_subject(text: AnswerTokens, place: int) -> str | None:
             return None
         if token.kind == "letter":
             is_named = has_link or "to" in (text.word(number - 1), text.word(number - 2))
-            return token.value if is_named else None
+            return token.value if is_named and not text.is_denied(number) else None
         has_link = has_link or token.text in _LINKS
         if _is_comparison(token.text) and text.word(number - 1) != "to":
             return None

@@ -27,7 +27,9 @@ class _Count(NamedTuple):
 
 _RANGE_BEFORE = re.compile(
     r"\b(?:between|at least|at most|more than|less than|fewer than|over|under|up to|from|or|"
-    r"no more than|minimum of|either)\s*\Z",
+    r"no more than|minimum of|either|mindestens|höchstens|mehr als|weniger als|bis zu|zwischen|au moins|au plus|plus de|"
+    r"moins de|jusqu'à|entre|al menos|más de|menos de|hasta|almeno|più di|meno di|fino a|pelo menos|mais de|até)\s*\Z|"
+    r"(?:至少|至多|最多|超过|不到|少于|多于|[<>≤≥])\s*\Z",
     re.IGNORECASE,
 )
 _PAIRED = words(
@@ -37,19 +39,24 @@ _PAIRED = words(
 _UNITS = words(
     "% percent per dozen dozens hundred hundreds thousand thousands million millions billion billions meters "
     "metres meter metre m cm mm km kilometers kilometres kg g kilograms grams lbs pounds miles mph kmh inches "
-    "inch ft degrees ° px pixels pm am o'clock year years"
+    "inch ft degrees ° px pixels pm am o'clock year years month months week weeks day days hour hours minute minutes "
+    "second seconds ms liter liters litre litres ml gallon gallons yard yards ton tons tonne tonnes ounce ounces oz "
+    "dollar dollars euro euros cents pence usd eur watt watts volt volts amps hz hertz kilohertz megahertz gb mb kb tb "
+    "bytes megapixels celsius fahrenheit kelvin square cubic times points stars"
 )
 """After a number these make it a measure, a share or a multiple."""
-_LENGTHS = words("feet foot minutes seconds hours days weeks months")
-_LENGTH_AFTER = words("tall away high long wide deep apart from ago old later into")
+_LENGTHS = words("feet foot")
+_LENGTH_AFTER = words("tall away high long wide deep apart from")
 _LABELS_BEFORE = words("step image figure fig row number # no page picture version channel route line")
 _PRONOUN_BEFORE = words("the this that each every which another no any some first last other larger smaller")
 _PRONOUN_AFTER = words("of can could may might must should would by side another hand way")
+_OPERATORS = words("+ plus × x * times minus")
 _ADVERBS = words(
     "only exactly just about around approximately roughly clearly currently actually now really indeed at least "
     'present visible a total of in to be appear appears seem seems ( " also likely probably'
 )
 _THERE = words("are is was were be there's there're gibt sind hay há")
+_AFTER_NO = words("fewer less more doubt question way idea clue clear need problem matter longer one")
 _SEE = words("see count counted counting find found detect identify spot")
 _SHOWS = words("shows show contains contain has have depicts includes displays")
 _SUBJECTS = words("image picture photo photograph scene it")
@@ -64,7 +71,7 @@ _NONE_STATED = re.compile(
     r"(?!\s+(?:images?|pictures?|photos?|attachments?|more|other|further|difference|reason)))",
     re.IGNORECASE,
 )
-_EXCEPTION = re.compile(r"[^.\n]{0,60}?\b(?:but|however|though)\b[^.\n]{0,40}?\b\d", re.IGNORECASE)
+_EXCEPTION = re.compile(r"[^.\n]{0,60}?\b(?:but|however|though|instead|rather)\b[^.\n]{0,40}?\b\d", re.IGNORECASE)
 _FOREIGN_NONE = re.compile(
     r"没有|ありません|いません|없습니다|없다|\b(?:нет|keine?|aucune?|no\s+hay|nessun[oa]?|não\s+há|nenhuma?)\b",
     re.IGNORECASE,
@@ -82,9 +89,10 @@ _MAX_DIGITS = 12
 def read_count(text: AnswerTokens) -> CountReading:
     """Read the count: declared or a total, else stated, else the first word, else the only number."""
     counts = [_Count(place, _read_value(text, place)) for place in text.numbers if _counts_things(text, place)]
-    for is_answer in (_is_declared, _is_total):
-        if found := next((count for count in reversed(counts) if is_answer(text, count.place)), None):
-            return _check(text, found, "declared")
+    if declared := next((count for count in reversed(counts) if _is_declared(text, count.place)), None):
+        return _check(text, declared, "declared")
+    if totals := [count for count in counts if _is_total(text, count.place)]:
+        return _read_totals(text, totals)
     absences, has_exception = _find_absences(text)
     if has_exception:
         return CountReading(None, "nothing of one kind, but some of another")
@@ -94,6 +102,19 @@ def read_count(text: AnswerTokens) -> CountReading:
     return _read_unstated(text, counts)
 
 
+def _read_totals(text: AnswerTokens, totals: list[_Count]) -> CountReading:
+    """The last total, unless it is one of several things: "number of dogs: 5, number of cats: 3"."""
+    *_, last = totals
+    values = [count for count in totals if text.word(count.place - 1) == ":"]
+    numbers = dict.fromkeys(count.number for count in values)
+    if last not in values or len(numbers) == 1 or any(_is_revision(text, place) for place in range(last.place)):
+        return _check(text, last, "declared")
+    parts = [count.number for count in values[:-1]]
+    if all(map(str.isdecimal, parts)) and str(sum(map(int, parts))) == last.number:
+        return _check(text, last, "declared")
+    return CountReading(None, f"several totals: {', '.join([*numbers][:8])}")
+
+
 def _read_stated(text: AnswerTokens, stated: list[_Count]) -> CountReading:
     """The total before its parts, or the last where it revises the others; other numbers are several answers."""
     first, *rest = stated
@@ -101,9 +122,35 @@ def _read_stated(text: AnswerTokens, stated: list[_Count]) -> CountReading:
     if len(rest) > 1 and are_whole and int(first.number) == sum(int(count.number) for count in rest):
         return _check(text, first, "stated")
     numbers = {count.number for count in stated}
-    if len(numbers) > 1 and not any(token.text in _REVISIONS for token in text.tokens[first.place : rest[-1].place]):
+    if len(numbers) > 1 and not any(_is_revision(text, place) for place in range(first.place, rest[-1].place)):
         return CountReading(None, f"several statements: {', '.join(sorted(numbers)[:8])}")
-    return _check(text, stated[-1], "stated")
+    last = stated[-1]
+    if any(_is_revision(text, number) for number in range(last.place, len(text.tokens))):
+        return CountReading(None, f"{last.number} is revised")
+    if not rest and _is_one_of_several(text, last):
+        return CountReading(None, f"not one number: {_quote(text, last.place)}")
+    return _check(text, last, "stated")
+
+
+def _is_one_of_several(text: AnswerTokens, count: _Count) -> bool:
+    """Whether "and" joins a number to a count, "3 dogs and 2 cats", that is not one of its parts."""
+    start, numbers = text.sentence_of(count.place), []
+    for place in text.numbers[bisect_left(text.numbers, count.place + 1) :]:
+        if text.sentence_of(place) != start:
+            break
+        numbers.append(place)
+    if not numbers or text.word(numbers[0] - 1) != "and" or not _counts_things(text, numbers[0]):
+        return False
+    values = [text.tokens[place].value for place in numbers]
+    if text.word(numbers[0] + 1) == "of":
+        return False
+    return not all(map(str.isdecimal, values)) or str(sum(map(int, values))) != count.number
+
+
+def _is_revision(text: AnswerTokens, place: int) -> bool:
+    """Whether a word takes back what was said before, and a number follows: "actually, 6"."""
+    is_word = text.word(place) in _REVISIONS and (text.word(place) != "no" or text.word(place + 1) in (",", "wait"))
+    return is_word and bool(text.numbers) and text.numbers[-1] > place
 
 
 def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
@@ -111,7 +158,7 @@ def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
         if _has_further_count(text, counts[0].place):
             return CountReading(None, f"not one number: {_quote(text, counts[0].place)}")
         return _check(text, counts[0], "first word")
-    if text.word(0) == "no" and text.tokens[1:] and text.tokens[1].kind == "word":
+    if text.word(0) == "no" and text.tokens[1:] and text.tokens[1].kind == "word" and text.word(1) not in _AFTER_NO:
         return CountReading("0", "first word")
     numbers = {count.number for count in counts}
     if len(numbers) <= 2 and any(_is_open_ended(text, count.place) for count in counts):
@@ -122,8 +169,12 @@ def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
         return CountReading(None, f"several candidates: {', '.join(sorted(numbers)[:8])}")
     if _FOREIGN_NONE.search(text.plain):
         return CountReading("0", "stated")
-    is_one = _ARTICLE.search(text.plain) and not REFUSAL.search(text.plain)
+    is_one = _ARTICLE.search(text.plain) and not REFUSAL.search(text.plain) and not _names_another(text)
     return CountReading("1", "stated") if is_one else CountReading(None, "no candidate")
+
+
+def _names_another(text: AnswerTokens) -> bool:
+    return any(token.text in ("another", "second", "other") for token in text.tokens)
 
 
 def _is_declared(text: AnswerTokens, place: int) -> bool:
@@ -183,7 +234,7 @@ def _has_further_count(text: AnswerTokens, place: int) -> bool:
             if text.sentence_of(number) != start or any(token.text == ":" for token in text.tokens[place:number]):
                 return False
             is_part = text.word(number + 1) == "of"
-            return not is_part and (text.word(number - 1) in ("and", "plus") or text.word(place + 2) == ",")
+            return not is_part and (text.word(number - 1) in ("and", "plus", ",") or text.word(place + 2) == ",")
     return False
 
 
@@ -221,8 +272,11 @@ def _counts_things(text: AnswerTokens, place: int) -> bool:
         is_side = after in ("on", "in", "at") and text.word(place + 2) == "the"
         if before in _PRONOUN_BEFORE or after in _PRONOUN_AFTER or (is_side and before):
             return False
-    is_addend = (after in ("+", "plus") and _is_number(text, place + 2)) or (before in ("+", "plus") and after != "=")
-    if is_addend or text.is_denied(place) or after in _UNITS or before in _LABELS_BEFORE:
+    is_part = (after in _OPERATORS and _is_number(text, place + 2)) or (
+        before in _OPERATORS and _is_number(text, place - 2) and after != "="
+    )
+    is_cut = _is_thousands(text, place) or _is_thousands(text, place - 1)
+    if is_part or is_cut or text.is_denied(place) or after in _UNITS or before in _LABELS_BEFORE:
         return False
     if after in _LENGTHS and text.word(place + 2) in _LENGTH_AFTER:
         return False
@@ -237,7 +291,13 @@ def _counts_things(text: AnswerTokens, place: int) -> bool:
 
 
 def _is_number(text: AnswerTokens, place: int) -> bool:
-    return place < len(text.tokens) and text.tokens[place].kind == "number"
+    return 0 <= place < len(text.tokens) and text.tokens[place].kind == "number"
+
+
+def _is_thousands(text: AnswerTokens, place: int) -> bool:
+    """Whether three digits follow a number after a space: "1 000"."""
+    following = text.word(place + 1)
+    return _is_number(text, place) and following.isdecimal() and len(following) == 3
 
 
 def _is_joined(text: AnswerTokens, place: int) -> bool:

@@ -30,8 +30,8 @@ _SMALL_NUMBERS = [
 ]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _FOREIGN_NUMBERS = {
-    # Left out: words that are articles, or English words of another meaning (un, once, dos).
-    **dict.fromkeys(("null", "cero"), 0),
+    # Left out: words that are articles, or have another meaning in English or JSON (un, once, dos, null).
+    "cero": 0,
     **dict.fromkeys(("eins", "uno"), 1),
     **dict.fromkeys(("zwei", "deux", "due", "dois", "duas"), 2),
     **dict.fromkeys(("drei", "trois", "tres", "tre", "três"), 3),

@@ -17,7 +17,7 @@ REFUSAL = re.compile(
 
 _SPACE_ON_LINE = re.compile(r"[^\S\n]++")
 _EMPTY_LINES = re.compile(r" ?\n(?: ?\n)++ ?")
-_PLAIN_CHARACTERS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-", "\u2581": " "})
+_PLAIN_CHARACTERS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2044": "/", "\u2581": " "})
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\ue000-\uf8ff]")
 _TOKENS = re.compile(rf"(?:<(?:{DEPTH.name}|{PIXEL.name})_[A-Za-z0-9]*>)+")
 _BOXES = re.compile(r"(?im)^[ \t]*(?:bounding )?box \d+ ?:.*$|\(\s*(?:-?\d+\s*,\s*){3}-?\d+\s*\)")
@@ -36,7 +36,7 @@ _ROLE = re.compile(r"<\|im_start\|>(\w+)|<start_of_turn>(\w+)|<\|start_header_id
 _CONTROL_TOKENS = re.compile(
     r"</?s>|<\|[^<>|\n]{1,40}\|>|<(?:pad|unk|bos|eos|image|end_of_turn|end_of_utterance)>|\[/?INST\]", re.IGNORECASE
 )
-_USER_TURN = re.compile(r"(?:^|\n)\s*(?:user|human)\s*:", re.IGNORECASE)
+_USER_TURN = re.compile(r"(?:\A|\n)\s*(?i:user|human)\s*:|\b(?:USER|HUMAN):")
 _MODEL_TURN = re.compile(r"(?:\A|\s)(?:assistant|model)\s*:", re.IGNORECASE)
 _FENCE = re.compile(r"^[^\S\n]*```\w*", re.MULTILINE)
 
