@@ -17,7 +17,7 @@ import socket
 import threading
 import warnings
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +37,9 @@ __all__ = [
     "LocalEngine",
     "RayEngine",
     "Stamp",
+    "count_reasons",
+    "find_common_reason",
+    "find_examples",
     "map_as_completed",
     "map_in_order",
     "prepare_worker",
@@ -54,6 +57,33 @@ Stamp = tuple[int, int] | None
 
 _MAX_RESTARTS = 4
 """How often Ray restarts an actor that dies."""
+
+
+_MIN_FAILURES = 64
+"""Where so many first items all fail for one reason, a setting is wrong, and the others would fail too."""
+
+
+def count_reasons(reasons: Sequence[str]) -> dict[str, int]:
+    """Count like reasons together, the most frequent first: numbers and paths in them are replaced by #."""
+    return dict(Counter(map(_generalize, reasons)).most_common())
+
+
+def find_examples(reasons: Sequence[str]) -> dict[str, str]:
+    """The first of like reasons, by the reason as `count_reasons` has it."""
+    return {_generalize(reason): reason for reason in reversed(reasons)}
+
+
+def find_common_reason(reasons: Sequence[str]) -> str | None:
+    """The first reason why items failed, where there are 64 or more and all are alike; None otherwise."""
+    return reasons[0] if len(reasons) >= _MIN_FAILURES and len(count_reasons(reasons)) == 1 else None
+
+
+def _generalize(reason: str) -> str:
+    words = [
+        f"#{word[-1] if word[-1] in ',;:' else ''}" if any(map(str.isdigit, word)) or "/" in word else word
+        for word in reason.split()
+    ]
+    return " ".join(words)
 
 
 class Engine(Protocol):

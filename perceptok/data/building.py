@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from perceptok.config import config_from_dict
-from perceptok.data.image_selection import count_reasons, find_examples
 from perceptok.data.recipes import DataRecipe, RecipeResources, open_recipe
 from perceptok.data.record_files import RECORDS_FILE, RecordForm, write_records
 from perceptok.data.records import PerceptionRecord
@@ -27,7 +26,16 @@ from perceptok.data.sources import Sample
 from perceptok.data.tasks import SetConfig, TaskRecord, make_counting_record, make_depth_records
 from perceptok.errors import ConfigError, DataError, OutputError, RecordError
 from perceptok.files import atomic_write, parse_json, read_input, resolve_inside
-from perceptok.jobs import Engine, Journal, LocalEngine, Stamp, read_run
+from perceptok.jobs import (
+    Engine,
+    Journal,
+    LocalEngine,
+    Stamp,
+    count_reasons,
+    find_common_reason,
+    find_examples,
+    read_run,
+)
 from perceptok.locks import lock_output
 
 __all__ = ["BuildReport", "Candidate", "RecordMaker", "SetReport", "build_data", "make_generator"]
@@ -63,6 +71,8 @@ class Candidate(NamedTuple):
     record: PerceptionRecord | None
     image: bytes
     reason: str
+    is_unread: bool = False
+    """Whether the image, its map or its boxes could not be read."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class RecordMaker:
         results: dict[str, Sample | TaskRecord | str] = dict(
             zip(names, source.read(names, depth=depth, boxes=not depth), strict=True)
         )
+        unread = {name for name, result in results.items() if isinstance(result, str)}
         samples = [
             (sample, make_generator(recipe.seed, config, name))
             for name, sample in results.items()
@@ -100,7 +111,7 @@ class RecordMaker:
         return [
             Candidate(name, result.record, _encode_image(result.image, recipe.image_format), "")
             if isinstance(result, TaskRecord)
-            else Candidate(name, None, b"", str(result))
+            else Candidate(name, None, b"", str(result), name in unread)
             for name, result in results.items()
         ]
 
@@ -397,6 +408,8 @@ class _SetBuilder:
         self.records = 0
         self.instances: Counter[int] = Counter()
         self.reasons: list[str] = []
+        self.unread: list[str] = []
+        """Why images, maps or boxes could not be read, in this run."""
         self.warnings: list[str] = []
         used = _find_used_images(self, others) if resources.recipe.disjoint_streams else set()
         names = resources.list_images(config.source)
@@ -449,6 +462,7 @@ class _SetBuilder:
                 advance(self.records - before)
                 if self.records >= self.config.count:
                     return
+                self._stop_where_all_fail()
         if self.records < self.config.count:
             examples = find_examples(self.reasons)
             common = "; ".join(
@@ -459,6 +473,17 @@ class _SetBuilder:
                 f"set {self.config.name} asks for {self.config.count} records, {self.records} could be made of "
                 f"{len(self.names)} images; the others were rejected: {common}. Ask for fewer ({scale}): finished sets "
                 "are kept; or add images"
+            )
+
+    def _stop_where_all_fail(self) -> None:
+        """Raise where the first images, which are random ones, all cannot be read for one reason."""
+        reason = find_common_reason(self.unread) if len(self.unread) == len(self.reasons) and not self.records else None
+        if reason is not None and len(self.names) > len(self.unread):
+            self.journal.remove()
+            raise DataError(
+                f"set {self.config.name}: the first {len(self.unread)} of {len(self.names)} images, in random order, "
+                f"all fail for one reason, so the others are not tried: {reason}. Correct the setting of source "
+                f"{self.config.source} and build again; finished sets are kept"
             )
 
     def remove_other_images(self) -> None:
@@ -491,6 +516,7 @@ class _SetBuilder:
     def _add(self, index: int, candidate: Candidate) -> None:
         """Add the outcome of a candidate; the image is written before its record."""
         record, reason = candidate.record, candidate.reason
+        self.unread += [reason] if candidate.is_unread else []
         if record is not None and record.evidence.boxes is not None:
             limit = self.config.max_per_count
             if self.instances[len(record.evidence.boxes)] >= limit:

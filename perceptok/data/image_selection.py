@@ -19,7 +19,7 @@ from perceptok.errors import ImageError
 from perceptok.files import open_input, spell_name
 from perceptok.images import MAX_IMAGE_PIXELS, find_images
 
-__all__ = ["ImageSelection", "count_reasons", "find_examples", "select_images"]
+__all__ = ["ImageSelection", "select_images"]
 
 _STRONG = re.compile(
     r"(?:class|depth|disp|disparity|instance|inst|panoptic|semantic|sem|segm?|segmentation|annotations?|groundtruth|gt)"
@@ -327,21 +327,3 @@ def _find_label_maps(folder: Path, files: dict[str, str]) -> list[str]:
         if with_colours:
             label_maps += [name for name in names if name not in with_colours and name.lower().endswith(_LOSSLESS)]
     return label_maps
-
-
-def count_reasons(reasons: Sequence[str]) -> dict[str, int]:
-    """Count like reasons together, the most frequent first: numbers and paths in them are replaced by #."""
-    return dict(Counter(map(_generalize, reasons)).most_common())
-
-
-def find_examples(reasons: Sequence[str]) -> dict[str, str]:
-    """The first of like reasons, by the reason as `count_reasons` has it."""
-    return {_generalize(reason): reason for reason in reversed(reasons)}
-
-
-def _generalize(reason: str) -> str:
-    words = [
-        f"#{word[-1] if word[-1] in ',;:' else ''}" if any(map(str.isdigit, word)) or "/" in word else word
-        for word in reason.split()
-    ]
-    return " ".join(words)

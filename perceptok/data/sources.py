@@ -18,7 +18,7 @@ from PIL import Image
 
 from perceptok.boxes import AnnotationFile, BoxLabels, ImageBoxes, read_annotations
 from perceptok.data.depth_folders import DepthFolder, ImageView, join_inside, quote_name
-from perceptok.data.image_selection import ImageSelection, count_reasons, select_images
+from perceptok.data.image_selection import ImageSelection, select_images
 from perceptok.data.npy_files import DepthCodesFile, get_stem, read_npy
 from perceptok.data.orientation import Exif, choose_turn, turn_boxes
 from perceptok.data.specialists.specialist import (
@@ -32,7 +32,7 @@ from perceptok.depth import DepthMap, NearnessRange
 from perceptok.errors import DataError, ImageError
 from perceptok.files import find_suffix, parse_json, read_input, spell_name
 from perceptok.images import find_images, open_image, read_image_size, read_orientation
-from perceptok.jobs import Stamp, stamp_of
+from perceptok.jobs import Stamp, count_reasons, stamp_of
 from perceptok.scenes import PLURALS, Difficulty, SceneImage, render_image
 
 __all__ = ["FolderSource", "ProceduralSource", "Sample", "Source", "read_names"]

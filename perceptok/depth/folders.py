@@ -29,9 +29,9 @@ from perceptok.depth.maps import DepthMap, Nearness
 from perceptok.depth.preprocessing import resize_nearest
 from perceptok.depth.sequences import ClipSettings, encode_clip, find_reusable_frames, group_clips
 from perceptok.depth.stored_maps import MAX_PIXELS, Unit
-from perceptok.errors import CheckpointError, ConfigError, OutputError, PerceptokError
+from perceptok.errors import CheckpointError, ConfigError, DepthMapError, OutputError, PerceptokError
 from perceptok.files import atomic_write, resolve_distinct, resolve_inside
-from perceptok.jobs import Engine, Journal, map_in_order, split_into_batches, stamp_of
+from perceptok.jobs import Engine, Journal, find_common_reason, map_in_order, split_into_batches, stamp_of
 from perceptok.locks import lock_output
 
 __all__ = ["decode_records", "encode_files", "encode_maps"]
@@ -110,6 +110,7 @@ def encode_files(
 
     Raises:
         ConfigError: Clips with `text` or an engine.
+        DepthMapError: The first maps, and some of the others, all fail for one reason; nothing is written.
         OutputError: The output exists, cannot be written, is being written by another process, or a partial one
             belongs to other inputs, options or weights.
     """
@@ -140,11 +141,40 @@ def encode_files(
         for index, result in _encode(codec, maps, done, batch_size, clips, engine):
             journal.add(index, result)
             report(index, result)
+            if len(failures) == len(journal) < len(maps) and (reason := _find_common_failure(failures, maps)):
+                journal.remove()
+                raise DepthMapError(
+                    f"the first {len(failures)} of {len(maps)} maps, and some of the others, all fail for one reason, "
+                    f"so the rest is not tried: {reason}. Correct the setting, or leave these files out"
+                )
         encoded = [index for index in journal if index not in failures]
         if encoded or not failures:
             _write_output(output, journal, encoded, force=force)
         journal.remove()
     return [failures[index] for index in sorted(failures)]
+
+
+def _find_common_failure(failures: Mapping[int, MapFailure], maps: Sequence[MapFile]) -> str | None:
+    """The one reason of all failures, where some of the maps that were not tried fail for it too; else None."""
+    if len(failures) % _CHECK_EVERY:
+        return None
+    reasons = [failure.reason.replace(str(maps[index].path), "/") for index, failure in failures.items()]
+    if find_common_reason(reasons) is None:
+        return None
+    todo = [file for index, file in enumerate(maps) if index not in failures]
+    for file in todo[:: -(-len(todo) // _CHECKED)]:
+        result = try_reading(file, MapFile.read_nearness)
+        if not isinstance(result, MapFailure):
+            return None
+        reasons.append(result.reason.replace(str(file.path), "/"))
+    return next(iter(failures.values())).reason if find_common_reason(reasons) else None
+
+
+_CHECK_EVERY = 64
+"""Failures after which other maps are tried."""
+
+_CHECKED = 8
+"""Maps that are tried, evenly spread over those that are left."""
 
 
 def _write_output(output: Path, journal: Journal[_Encoded], indices: Sequence[int], *, force: bool) -> None:

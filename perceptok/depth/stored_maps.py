@@ -321,13 +321,15 @@ def _find_marks(
         return ()
     low, high = seen.min(), seen.max()
     found: list[str] = []
-    for mark in (high, low) if low < 0 else (high,):
+    for mark in (high, low) if low < 0 or kind == "metric" else (high,):
         others = seen[seen != mark]
         if not others.size or (share := 1 - others.size / seen.size) < _MARK_SHARE:
             continue
         nearest = float(others.max() if mark == high else others.min())
         extent = float(others.max()) - float(others.min())
         gap = abs(float(mark) - nearest)
+        if mark == low > 0:  # of a small number, as 1 mm, the inverse is far from all others
+            gap, extent = 1 / float(mark) - 1 / nearest, 1 / nearest - 1 / float(others.max())
         is_largest = False
         if array.dtype.kind in "ui" and mark == np.iinfo(array.dtype).max:
             is_largest, place = True, f"the largest number of {array.dtype}"
@@ -338,7 +340,7 @@ def _find_marks(
         is_negative_alone = mark < 0 <= float(others.min()) and gap > _MARK_GAP * extent
         is_isolated = extent > 0 and (gap > _MARK_JUMP * extent or is_negative_alone)
         if is_isolated or (is_largest and (kind == "metric" or gap > _MARK_GAP * extent)):
-            place = place if is_largest else f"while all others end at {nearest:g}"
+            place = place if is_largest else f"while all others {'end' if mark == high else 'begin'} at {nearest:g}"
             number = f"{mark:.10g}"
             found.append(
                 f"{share:.1%} of the pixels hold {number}, {place}; if it marks holes, say so (invalid=[{number}], "

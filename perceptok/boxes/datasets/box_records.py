@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +107,10 @@ class ImageBoxes:
     folder: str = ""
 
     def __post_init__(self) -> None:
+        for side in ("width", "height"):
+            length = getattr(self, side)
+            if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
+                raise BoxError(f"{self.name}: {side} is a number of pixels, an integer from 1; got {length!r:.40}")
         self.labels.check(len(self.boxes))
 
 

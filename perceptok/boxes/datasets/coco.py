@@ -40,7 +40,8 @@ LISTS = {"images": "image", "annotations": "annotation", "categories": "category
 """The lists of every file, and what their entries are called."""
 
 LIST_HINT = (
-    "A list of COCO results does not have its images' sizes: give the annotation file that has them "
+    "Exports of Label Studio, CreateML and others are not read (export COCO there), and a list of COCO results does "
+    "not have its images' sizes: give the annotation file that has them "
     "(`perceptok box encode --header`, `read_results`)"
 )
 """Added to the message where a file is a list."""
@@ -60,7 +61,11 @@ _SLACK = 0.1
 """Boxes in fractions of the image may leave it by so much, as detectors' do."""
 
 _NUMBERS = (int, float)
-_UNUSUAL = frozenset(("rotation", "width", "height", *FEDERATED))
+_ANGLES = ("rotation", "angle", "theta")
+_MODES = ("bbox_mode", "bbox_format")
+_XYWH = (1, "xywh", "xywh_abs", "coco", "boxmode.xywh_abs")
+"""Values of `bbox_mode` (Detectron2) and `bbox_format` that say what COCO's boxes are."""
+_UNUSUAL = frozenset((*_ANGLES, *_MODES, "width", "height", *FEDERATED))
 """Keys that annotations of COCO do not have, and that are repaired or reported in others."""
 
 _MIN_PIXELS = 8
@@ -313,9 +318,10 @@ class _Reader:
         if isinstance(item.get("area"), str) and (area := _parse_number(item["area"])) is not None:
             repaired["area"] = area
             self._repairs[f"{kind}: area is a number written as text"] += 1
-        elif "area" in item and item["area"] is None:
-            item = {key: value for key, value in item.items() if key != "area"}
-            self._repairs[f"{kind}: area is null; that of the box is used"] += 1
+        for key, default in (("area", "that of the box"), ("iscrowd", "0")):
+            if key in item and item[key] is None:
+                item = {name: value for name, value in item.items() if name != key}
+                self._repairs[f"{kind}: {key} is null; {default} is used"] += 1
         item = {**item, **repaired} if repaired else item
         return self._turn(item) if kind == "annotation" else item
 
@@ -323,8 +329,17 @@ class _Reader:
         """An annotation with the upright box around a rotated one."""
         box: Any = item.get("bbox")
         rotation = find_rotation(item)
-        if _is_angle(item.get("rotation")):
-            self._repairs["annotation: has a rotation; its box is read as it is, upright"] += 1
+        attributes = item.get("attributes")
+        for key in _ANGLES:
+            is_read = key == "rotation"  # CVAT's
+            is_turned = not is_read and isinstance(attributes, dict) and _is_angle(attributes.get(key))
+            if _is_angle(item.get(key)) or is_turned:
+                named = f"{'an' if key == 'angle' else 'a'} {key}"
+                self._repairs[f"annotation: has {named}; its box is read as it is, upright"] += 1
+        for key in _MODES:
+            mode = item.get(key, 1)
+            if (mode.casefold() if isinstance(mode, str) else mode) not in _XYWH:
+                raise AnnotationError(f"{key} is {mode!r:.40}; a COCO file has x, y, width, height: convert the boxes")
         if rotation is None or not _is_box(box):
             return item
         self._repairs["annotation: box is rotated (attributes.rotation); the upright box around it is read"] += 1
@@ -590,7 +605,7 @@ def _is_plain(item: Mapping[str, Any]) -> bool:
         and type(item.get("area", 0)) in _NUMBERS
         and isinstance(box, list)
         and all(type(value) in _NUMBERS for value in box)
-        and not (isinstance(attributes, dict) and "rotation" in attributes)
+        and not (isinstance(attributes, dict) and not attributes.keys().isdisjoint(_ANGLES))
         and item.keys().isdisjoint(_UNUSUAL)
     )
 

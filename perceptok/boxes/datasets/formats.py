@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -33,8 +34,11 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
         AnnotationError: A line of another length (outlines have more numbers) or with other text, a class without a
             name, or a fraction out of 0..1 by more than a thousandth; the message gives the line.
     """
+    _check_arguments(name, image_size, names)
+    if not isinstance(text, str):
+        raise AnnotationError(f"{name}: text is the content of the file; got {type(text).__name__}")
     rows: list[list[float]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -45,7 +49,7 @@ def from_yolo(text: str, *, name: str, image_size: tuple[int, int], names: Names
         if len(row) not in (5, 6) or (rows and len(row) != len(rows[0])):
             raise AnnotationError(
                 f"{name}, line {number}: expected class cx cy w h, and a confidence on every line or on none; "
-                f"found {len(row)} numbers (outlines are not read)"
+                f"found {len(row)} numbers (outlines, rotated boxes and keypoints are not read)"
             )
         if not all(-_TOLERANCE <= fraction <= 1 + _TOLERANCE for fraction in row[1:]):
             raise AnnotationError(f"{name}, line {number}: expected fractions in 0..1, found {line[:60]!r}")
@@ -116,6 +120,7 @@ def from_torchvision(target: Mapping[str, Any], *, name: str, image_size: tuple[
         AnnotationError: A key is missing, a class has no name, or an entry has another length than `boxes`.
         BoxError: Boxes of another shape, NaN or infinity, or inverted boxes.
     """
+    _check_arguments(name, image_size, names)
     if "boxes" not in target or "labels" not in target:
         raise AnnotationError(f"{name}: a torchvision target has boxes and labels; got {', '.join(map(str, target))}")
     boxes = check_corners(target["boxes"], f"{name}: box")
@@ -129,8 +134,10 @@ def from_torchvision(target: Mapping[str, Any], *, name: str, image_size: tuple[
         areas=target.get("area"),
         crowd=target.get("iscrowd"),
     )
-    number = None if image_id is None else int(check_numbers(image_id, "image_id").reshape(-1)[0])
-    return ImageBoxes(name, *image_size, boxes, labels, number)
+    number = None if image_id is None else check_numbers(image_id, "image_id", AnnotationError).reshape(-1).tolist()
+    if number is not None and (len(number) != 1 or not float(number[0]).is_integer()):
+        raise AnnotationError(f"{name}: image_id is one integer; got {number!r:.60}")
+    return ImageBoxes(name, *image_size, boxes, labels, None if number is None else int(number[0]))
 
 
 def to_torchvision(image: ImageBoxes) -> dict[str, Any]:
@@ -172,8 +179,11 @@ def from_supervision(
             `xyxy`.
         BoxError: Boxes of another shape, NaN or infinity, or inverted boxes.
     """
+    _check_arguments(name, image_size, {} if names is None else names)
     boxes = check_corners(detections.xyxy, f"{name}: box")
     data = getattr(detections, "data", None) or {}
+    if not isinstance(data, Mapping):
+        raise AnnotationError(f"{name}: data of detections is a dictionary; got {type(data).__name__}")
     class_names = None if data.get("class_name") is None else [_check_name(name, label) for label in data["class_name"]]
     if detections.class_id is not None:
         classes = check_numbers(detections.class_id, "class_id").tolist()
@@ -220,6 +230,13 @@ def to_supervision(image: ImageBoxes) -> dict[str, Any]:
     }
 
 
+def _check_arguments(name: str, image_size: tuple[int, int], names: Names) -> None:
+    if not isinstance(image_size, Sequence) or len(image_size) != 2:
+        raise AnnotationError(f"{name}: image_size is the width and height in pixels; got {image_size!r:.60}")
+    if not isinstance(names, Sequence | Mapping) or isinstance(names, str):
+        raise AnnotationError(f"{name}: names are a list of the classes, or a dictionary by number; got {names!r:.60}")
+
+
 def _check_name(name: str, label: object) -> str:
     if not isinstance(label, str):
         raise AnnotationError(f"{name}: class_name is text for each box; got {label!r:.60}")
@@ -232,6 +249,8 @@ def _make_labels(name: str, count: int, names: Names, **parts: Any) -> BoxLabels
         column = [] if part is None else check_numbers(part, key).reshape(-1).tolist()
         if part is not None and len(column) != count:
             raise AnnotationError(f"{name}: {key} has {len(column)} entries for {count} boxes")
+        if not all(map(math.isfinite, column)) or (key == "crowd" and not set(column) <= {0, 1}):
+            raise AnnotationError(f"{name}: {key} are {'0 or 1' if key == 'crowd' else 'finite'}; got {column!r:.60}")
         columns[key] = column
     numbers = sorted(set(columns["category_ids"]))
     unnamed = [number for number in numbers if number != int(number) or not _has_name(names, int(number))]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from perceptok.decoding.reading.number_words import NUMBER, normalize_numbers, read_digits, words
@@ -53,12 +55,23 @@ _CONCLUDE = words("therefore thus hence so conclude consequently overall finally
 _CHOOSE = words("choose choosing pick select guess say believe")
 _CORRECT = words("no wait actually sorry correction mean rather")
 _DENIALS = words("not neither nor never than cannot without")
+_NO_ANSWERS = words(
+    "not never cannot incorrect wrong unlikely anything nothing except neither não nicht kein pas не 不是 不"
+)
+"""Between "answer" and a choice, or before "answer", these say what it is not."""
+_KEYS = words(
+    "closest nearest foremost highest result choice selected selection pick winner output prediction response best top "
+    "chosen foreground likely final option point letter label reconsideration revised"
+)
+"""Before ":" these make a choice the answer."""
 _DEGREES = words("the a to be more much even most also clearly slightly significantly")
 _CALLS = words("is seems appears would must remains be")
 _REASONS = words("because since as than while whereas not or and")
 _IF = words("if")
 _OPENERS = frozenset("\n-,") | words("and")
-_FAR_AFTER = words("not far farther farthest further furthest less least lower behind smaller never incorrect wrong distant")
+_FAR_AFTER = words(
+    "not far farther farthest further furthest less least lower behind smaller never incorrect wrong distant"
+)
 _COMPARISONS = _FAR_AFTER | words("closest nearest closer nearer")
 _ENDS = frozenset(".!?;")
 _AFTER_LETTER_A = words(
@@ -72,8 +85,14 @@ _RETRACTED = words("initially initial originally previously thought assumed")
 """Before "the answer is" these make it an earlier answer."""
 _REACH = 12
 _LINKS = _WORD_LINKS | _MARK_LINKS | _CONCLUDE
+_LINK_WORDS = _LINKS | _IS | words("maybe perhaps possibly certainly has have")
+_BEFORE_NAME = _LINK_WORDS | words("at on by labeled labelled marked called named but")
 _OPENING = _NOUNS | words("( \" ' be the a")
 _BRACKETS = {")": "(", "]": "[", '"': '"', "'": "'"}
+_OR = words("or oder ou o или 或")
+_AND = words("and y et &")
+_SIGNS = words("/ + = ≈ |")
+_ALTERNATIVES = _OR | _AND | _SIGNS | words(", ; ?")
 _HEDGES = _NOUNS | words("( \" ' possibly maybe perhaps")
 _CLOSING = words(") \" ' ]")
 """How many tokens a rule looks at before or after a token."""
@@ -86,6 +105,24 @@ _CJK_ANSWER = re.compile("(答案|回答|正解|答え|정답)([是为は은는]
 _TOKEN = re.compile(
     rf"{NUMBER}|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<line>\n)|(?P<mark>->|[^\w\s])|(?P<other>\w+)", re.IGNORECASE
 )
+
+_NEAR = re.compile(
+    r"\b(?:cercan|próxim|proche|nächst|näher|vicin|ближ|closest|nearest|higher (?:pixel )?value)|近|가까|가깝",
+    re.IGNORECASE,
+)
+"""What is near, in several languages."""
+_CONTRARY = re.compile(
+    r"\b(?:far|further|furthest|distan|remote|deep|largest|greatest|behind|background|back\b|rear\b|least|less\b|"
+    r"second\b|third\b|lejan|lejos|éloign|loin|weit|entfernt|lontan|longe|дал|exclud|eliminat|ruled?\b|except|anything|"
+    r"wrong|incorrect|false|unlikely|doubt|otherwise|either|entweder|example|such\b|neither|never|cannot|than\b|without|"
+    r"no[rtn]?\b(?! (?:\w+ )?(?:sure|certain))|nicht|keine?\b|pas\b|não|не\b|нет\b)|n't\b|远|遠|멀|먼|不|没有|ない|아니",
+    re.IGNORECASE,
+)
+"""What is far, or not the answer, in several languages."""
+
+
+def _has_only_links(tokens: Sequence[Token]) -> bool:
+    return all(token.kind != "word" or token.text in _LINK_WORDS for token in tokens)
 
 
 class AnswerTokens:
@@ -129,8 +166,19 @@ class AnswerTokens:
         closing = self.word(place + 1)
         return closing in _BRACKETS and self.word(place - 1) == _BRACKETS[closing]
 
+    def is_in_brackets(self, place: int) -> bool:
+        """Whether a letter alone, or with a noun before it, stands in brackets: "(B)", "(option B)"."""
+        before = place - 1 - (self.word(place - 1) in _NOUNS)
+        return self.word(place + 1) in (")", "]") and self.word(before) == _BRACKETS[self.word(place + 1)]
+
     def _is_choice(self, place: int, letter: str) -> bool:
         """Whether a letter names a choice; "a" and "A" may be articles, "I" a person."""
+        if (
+            self._is_initial(place)
+            or self.word(place - 1) == "°"
+            or (self.word(place + 1), self.word(place + 2)) == ("+", "+")
+        ):
+            return False
         if self.word(place - 1) in _NOUNS or self.is_bracketed(place):
             return True
         following = self.tokens[place + 1] if place + 1 < len(self.tokens) else None
@@ -148,6 +196,13 @@ class AnswerTokens:
         if following.text in _NOUNS:  # "A (point)", "A point A", but "a point is"
             return after is not None and len(after.text) == 1 and after.kind == "word"
         return following.text in _AFTER_LETTER_A
+
+    def _is_initial(self, place: int) -> bool:
+        """Whether a letter is one of an abbreviation, "U.S.A.", without spaces between its letters."""
+        start, end = self.tokens[place].start, self.tokens[place].end
+        before, after = self.plain[max(start - 2, 0) : start], self.plain[end : end + 3]
+        is_before = before[1:] == "." and before[0].isalpha() and before[0] != self.plain[start]
+        return is_before or (after[:1] == after[2:] == "." and after[1].isalpha() and after[1] != self.plain[start])
 
     # Lines and sentences
 
@@ -207,7 +262,7 @@ class AnswerTokens:
             if token.kind == "line":
                 return True
             is_label = token.kind == "letter" and self.is_label(before)
-            if token.kind != "mark" and token.text not in _NOUNS and not is_label:
+            if (token.kind != "mark" and token.text not in _NOUNS and not is_label) or token.text == "°":
                 return False
         return place < _REACH
 
@@ -225,11 +280,16 @@ class AnswerTokens:
     def ends_phrase(self, place: int) -> bool:
         """Whether a mark or nothing follows a token and the bracket or quote that closes after it."""
         after = place + 1 + self.is_bracketed(place)
-        return after >= len(self.tokens) or self.tokens[after].kind in ("mark", "line")
+        if after >= len(self.tokens) or self.tokens[after].kind == "line":
+            return True
+        end = self.tokens[after].end
+        is_mark = self.tokens[after].kind == "mark" and self.word(after) not in ("+", "#")
+        return is_mark and not self.plain[end : end + 1].isalnum()  # not "A.I.", "B-52"
 
     def is_label(self, place: int) -> bool:
         """Whether a letter is written as the label of a choice: "(B)", "B)", "B.", "B:"."""
-        return self.is_bracketed(place) or self.word(place + 1) in (")", ".", ":")
+        is_short = self.word(place + 3) == "." and len(self.word(place + 2)) == 1  # "A.I."
+        return self.is_bracketed(place) or (self.word(place + 1) in (")", ".", ":") and not is_short)
 
     @cached_property
     def _labels_of_lines(self) -> list[tuple[int, str]]:
@@ -250,7 +310,7 @@ class AnswerTokens:
         following = self._labels_of_lines[index : index + 2]
         if following[:1] == [(line, letter)] and len(following) == 2 and following[1][1] != letter:
             return True
-        if not self.is_bracketed(place):
+        if not self.is_in_brackets(place):
             return False
         for number in range(place + 2, min(place + _REACH, len(self.tokens))):
             token = self.tokens[number]
@@ -297,7 +357,7 @@ class AnswerTokens:
         while current >= max(reach, 0):
             token = self.tokens[current]
             if token.text in _ANSWERS:
-                return "" if self._has_before(place, _RETRACTED) else "answer"
+                return "answer" if self._is_answer(current, place) else ""
             concludes = concludes or token.text in _CONCLUDE
             if token.text in _IS or token.text in _EQUALS:
                 verb = verb or token.text
@@ -319,8 +379,9 @@ class AnswerTokens:
 
     def _name_lead(self, place: int, current: int, verb: str, has_mark: bool) -> str:
         word, is_number = self.word(current), self.tokens[place].kind == "number"
-        if verb and (self._has_before(place, _ANSWERS) or self._has_before(place, _BEST)):
-            return "answer"
+        called = max(self._find_before(place, _ANSWERS), self._find_before(place, _BEST))
+        if verb and called >= 0:
+            return "answer" if self._is_answer(called, place) else ""
         names_total = word in _TOTALS or (verb and self._has_before(place, _TOTALS_BEFORE_VERB))
         if is_number and names_total and not self._follows_number(place, verb):
             return "total"
@@ -328,10 +389,36 @@ class AnswerTokens:
             return "" if self._is_conditional(current) else "choose"
         if word in _CORRECT and (has_mark or self.word(current - 1) in _CORRECT):
             return "correct"
+        if word == "but" and self.tokens[current - 1].kind == self.tokens[place].kind and self.is_denied(current - 1):
+            return "correct"  # "not A but B"
         if verb and not is_number and self._concludes(place):
             return "answer"
-        is_equal = verb in _EQUALS and word not in _FAR_AFTER and not self._is_one_of_pairs(place)
+        is_known = is_number or self._has_before(place, _KEYS)
+        is_far = self._has_before(place, _FAR_AFTER) or self._has_before(place, _NO_ANSWERS)
+        is_equal = verb in _EQUALS and is_known and not is_far and not self._is_one_of_pairs(place)
         return "equals" if is_equal else ""
+
+    def _is_answer(self, called: int, place: int) -> bool:
+        """Whether a token is the answer that a word such as "answer" before it leads to, not what it is not or was."""
+        if (
+            self._has_before(place, _RETRACTED)
+            or self.word(called - 1) in _NO_ANSWERS
+            or self.word(called - 2) == "not"
+        ):
+            return False
+        previous = bisect_left(self.letters, place) - 1
+        if self.tokens[place].kind == "letter" and previous >= 0 and self.letters[previous] > called:
+            other = self.letters[previous]
+            if self.tokens[other].value != self.tokens[place].value and not self.is_denied(other):
+                return self.word(other + 1) in _ALTERNATIVES
+        start = max(called + 1, place - _REACH)
+        between = [self.word(number) for number in range(start, place)]
+        for separator in ("but", ","):
+            between = between[len(between) - between[::-1].index(separator) :] if separator in between else between
+        is_denied = any(word in _NO_ANSWERS or word.endswith("n't") for word in between)
+        return not is_denied and not any(
+            word in ("no", "non") and following in _IS for word, following in pairwise(between)
+        )
 
     def _is_one_of_pairs(self, place: int) -> bool:
         """Whether the letter or number before follows ":" or the like too and is another: "first: B, second: A"."""
@@ -426,24 +513,45 @@ class AnswerTokens:
             number += 1
         return self.word(number) in _FAR_AFTER or self.word(number + 1) in _FAR_AFTER - {"not"}
 
-    def is_compared_with(self, place: int) -> bool:
-        """Whether a letter is what another is compared with: "than A", "as B"."""
-        current = place - 1
-        while current >= 0 and (self._is_opening(current) or self.word(current) == "to") and place - current < 5:
-            current -= 1
-        return self.word(current) in ("than", "that") or (self.word(current) == "as" and self.word(current - 2) == "as")
+    @cached_property
+    def has_only_links(self) -> bool:
+        """Whether no word of the text says more than that a choice or number is the answer: "probably point B"."""
+        return _has_only_links(self.tokens)
+
+    def is_only_named(self, place: int) -> bool:
+        """Whether a letter, the only one that is not denied, is named as the answer and nothing speaks against it.
+
+        So it is where its sentence says no more, "it is B"; where the text calls something near, as in languages whose
+        comparisons are not read; and at the end of a sentence, "the man at B".
+        """
+        if self.word(place + 1) == "?" and len({self.tokens[other].value for other in self.letters}) > 1:
+            return False
+        start = self._sentences[place]
+        end = place
+        while end < len(self.tokens) and self._sentences[end] == start:
+            end += 1
+        sentence = self.tokens[start:end]
+        if all(token.kind != "number" and token.text != "°" for token in sentence) and _has_only_links(sentence):
+            return True
+        if _CONTRARY.search(self.plain):
+            return False
+        is_last = all(token.kind in ("mark", "line") for token in self.tokens[place + 1 : end])
+        before = self.tokens[place - 1] if place else None
+        is_led = before is None or before.kind == "mark" or before.text in _BEFORE_NAME
+        is_near = _NEAR.search(self.plain) is not None
+        return is_near or (is_last and is_led) or (self.word(place + 1) == "is" and self.word(place + 3) == "one")
 
     def _is_opening(self, place: int) -> bool:
         return self.word(place) in _OPENING and self.tokens[place].kind != "letter"
 
     def find_alternative(self, place: int) -> str | None:
         """Another letter that is named beside a letter: "B or possibly C", "A/B", "A, B, C"."""
+        if earlier := self._find_earlier_alternative(place):
+            return earlier
         after = place + 1 + (self.word(place + 1) in _CLOSING)
+        after += self.word(after) in ("(", ",") and self.word(after + 1) in _OR | _AND
         separator = self.word(after)
-        if separator == "," and self.word(after + 1) in ("or", "and", "o", "y", "et", "ou", "oder"):
-            after += 1
-            separator = self.word(after)
-        if separator not in ("/", ",", "or", "and", "oder", "ou", "o", "y", "et", "&"):
+        if separator not in _ALTERNATIVES:
             return self._find_described_alternative(place) if self.is_bracketed(place) else None
         other = after + 1
         while self.word(other) in _HEDGES and other < after + 4:
@@ -451,8 +559,21 @@ class AnswerTokens:
         if other >= len(self.tokens) or self.tokens[other].kind != "letter":
             return None
         letter = self.tokens[other].value
-        lists = separator in ("or", "/", "oder", "ou", "o") or self.ends_phrase(other)
+        lists = separator in _OR or separator in _SIGNS or self.ends_phrase(other)
         return letter if lists and letter != self.tokens[place].value else None
+
+    def _find_earlier_alternative(self, place: int) -> str | None:
+        """A letter before "or" that this one is another choice to: "either A or B", "could be A, or it could be B"."""
+        current = place - 1
+        while current > place - _REACH and self.tokens[current].kind == "word" and self.word(current) in _LINK_WORDS:
+            current -= 1
+        if self.word(current) not in _OR and not (self.word(current) in _SIGNS and current == place - 1):
+            return None
+        index = bisect_left(self.letters, current) - 1
+        if index < 0 or self.letters[index] < self._sentences[place]:
+            return None
+        letter = self.tokens[self.letters[index]].value
+        return letter if letter != self.tokens[place].value else None
 
     def _find_described_alternative(self, place: int) -> str | None:
         """Another choice after this one and its words: "(A) the lamp or (B) the door"."""

@@ -125,8 +125,8 @@ def _read_explicit_letter(text: AnswerTokens, letters: frozenset[str]) -> Answer
     """The last declaration, or the only choice in brackets; None where the text has neither."""
     tokens = text.tokens
     declared = _find_declared(text)
-    if declared is None and len({tokens[place].value for place in text.letters if text.is_bracketed(place)}) == 1:
-        bracketed = [place for place in text.letters if text.is_bracketed(place) and not text.is_denied(place)]
+    if declared is None and len({tokens[place].value for place in text.letters if text.is_in_brackets(place)}) == 1:
+        bracketed = [place for place in text.letters if text.is_in_brackets(place) and not text.is_denied(place)]
         if bracketed and all(tokens[place].value == tokens[bracketed[0]].value for place in text.letters):
             return _check_letter(text, bracketed[-1], letters, "choice in brackets")
     return None if declared is None else _check_letter(text, declared, letters, "declared")
@@ -134,7 +134,15 @@ def _read_explicit_letter(text: AnswerTokens, letters: frozenset[str]) -> Answer
 
 def _find_declared(text: AnswerTokens) -> int | None:
     """The place of the last letter that is declared as the answer."""
-    return next((place for place in reversed(text.letters) if _is_declared(text, place)), None)
+    for is_answer in (_is_declared, _is_equated):
+        if (place := next((place for place in reversed(text.letters) if is_answer(text, place)), None)) is not None:
+            return place
+    return None
+
+
+def _is_equated(text: AnswerTokens, place: int) -> bool:
+    """Whether a letter ends the text after "closest:", "result:" or the like."""
+    return text.ends_text(place) and text.find_lead(place) == "equals" and not text.heads_list(place)
 
 
 def _check_letter(text: AnswerTokens, place: int, letters: frozenset[str], reason: str) -> AnswerReading:
@@ -157,14 +165,14 @@ def _read_implied_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerR
     for place in text.letters:
         places.setdefault(text.tokens[place].value, []).append(place)
     candidates = {letter for letter, found in places.items() if not all(map(text.is_denied, found))}
-    if any(map(text.is_compared_with, text.letters)):
-        return AnswerReading(None, "a comparison that is not understood")
     named = candidates & letters
-    if len(named) == len(candidates) == 1 and not (named & compared.farther or REFUSAL.search(text.plain)):
-        return AnswerReading(named.pop(), "only candidate")
-    if named:
+    if len(named) > 1 or candidates - letters:
         return AnswerReading(None, f"several candidates: {', '.join(sorted(candidates))}")
-    return AnswerReading(None, "no candidate")
+    if not named:
+        return AnswerReading(None, "no candidate")
+    if text.is_only_named(places[min(named)][-1]):
+        return AnswerReading(named.pop(), "only candidate")
+    return AnswerReading(None, f"{named.pop()} is named, and not said to be the answer")
 
 
 def _is_declared(text: AnswerTokens, place: int) -> bool:
@@ -173,7 +181,6 @@ def _is_declared(text: AnswerTokens, place: int) -> bool:
     is_declared = (
         lead in ("answer", "choose")
         or (lead in ("conclude", "correct") and text.ends_phrase(place))
-        or (lead == "equals" and text.ends_text(place))
         or text.is_called_answer(place)
         or (text.is_label(place) and text.follows_colon(place))
         or _is_lone_choice(text, place)
@@ -204,9 +211,7 @@ def _read_words_of_choices(plain: str, meanings: Mapping[str, str]) -> AnswerRea
         pattern = rf"(?<!\w){re.escape(phrase)}(?!\w)"
         if phrase and re.search(pattern, remaining):
             is_first = re.match(rf"{pattern}\s*(?:[.,;:!\n-]|\Z)", start) and not _REVISION.search(start)
-            if is_first or re.search(
-                rf"\banswer is:?\s*{pattern}", remaining
-            ):
+            if is_first or re.search(rf"\banswer is:?\s*{pattern}", remaining):
                 return AnswerReading(letter, "words of the choice")
             if phrase not in ("yes", "no"):  # these answer only where they are the answer: "there is no bed"
                 named.append(letter)

@@ -26,10 +26,10 @@ class _Count(NamedTuple):
 
 
 _RANGE_BEFORE = re.compile(
-    r"\b(?:between|at least|at most|more than|less than|fewer than|over|under|up to|from|or|"
-    r"no more than|minimum of|either|mindestens|höchstens|mehr als|weniger als|bis zu|zwischen|au moins|au plus|plus de|"
-    r"moins de|jusqu'à|entre|al menos|más de|menos de|hasta|almeno|più di|meno di|fino a|pelo menos|mais de|até)\s*\Z|"
-    r"(?:至少|至多|最多|超过|不到|少于|多于|[<>≤≥])\s*\Z",
+    r"(?:\b(?:between|at least|at most|more than|less than|fewer than|over|under|up to|from|or|no more than|either|"
+    r"m(?:in|ax)imum of|upwards of|in excess of|exceeding|mindestens|höchstens|mehr als|weniger als|bis zu|zwischen|"
+    r"au moins|au plus|plus de|moins de|jusqu'à|entre|al menos|más de|menos de|hasta|almeno|più di|meno di|fino a|"
+    r"pelo menos|mais de|até)|至少|至多|最多|超过|不到|少于|多于|[<>≤≥])\s*\Z",
     re.IGNORECASE,
 )
 _PAIRED = words(
@@ -49,22 +49,39 @@ _LENGTHS = words("feet foot")
 _LENGTH_AFTER = words("tall away high long wide deep apart from")
 _LABELS_BEFORE = words("step image figure fig row number # no page picture version channel route line")
 _PRONOUN_BEFORE = words("the this that each every which another no any some first last other larger smaller")
-_PRONOUN_AFTER = words("of can could may might must should would by side another hand way")
-_OPERATORS = words("+ plus × x * times minus")
+_PRONOUN_AFTER = words("of is was has can could may might must should would by side another hand way")
+_MEASURES = words(
+    "confidence error score code status id version page year age price distance speed width height depth size weight "
+    "temperature probability rate rating"
+)
+"""Before ":" these make a number something else than a count."""
+_OPERATORS = words("+ plus \u00d7 x * times minus")
 _ADVERBS = words(
     "only exactly just about around approximately roughly clearly currently actually now really indeed at least "
     'present visible a total of in to be appear appears seem seems ( " also likely probably'
 )
 _THERE = words("are is was were be there's there're gibt sind hay há")
-_AFTER_NO = words("fewer less more doubt question way idea clue clear need problem matter longer one")
+_AFTER_NO = words(
+    "fewer less more doubt question way idea clue clear need problem matter longer one image images picture pictures "
+    "photo answer number information evidence indication attachment file exact definite precise accurate specific "
+    "other others additional further single"
+)
 _SEE = words("see count counted counting find found detect identify spot")
 _SHOWS = words("shows show contains contain has have depicts includes displays")
+_COUNTERS = frozenset("个只头辆匹条位名把张마명개")
+_HEDGES = words("maybe perhaps possibly probably likely about around approximately roughly")
+_AFTER_NAME = words(
+    "is are was were has have can in on at of and or to from with for by before after more further question questions "
+    "image images possible options answers"
+)
+"""After a number these are not things that are counted, or not things in the image."""
 _SUBJECTS = words("image picture photo photograph scene it")
 _FOREIGN_VERBS = words("gibt sind hay há")
 _REVISIONS = words("again wait actually correction recount no closer inspection reconsidering")
 _NONE_STATED = re.compile(
     r"\b(?:there(?:\s+(?:are|is|were|was)|'s|'re)\s+(?P<no>no)\b"
-    r"(?!\s+(?:doubt|question|way|need|clear|more than|fewer|less|one\b))|"
+    r"(?!\s+(?:doubt|question|way|need|clear|more than|fewer|less|one|images?|pictures?|photos?|answer|definite|exact|"
+    r"information|evidence|indication|attachment|other|others|additional)\b)|"
     r"(?:aren't|isn't|are not|is not)\s+(?P<any>any)\b|"
     r"(?:see|find|contains|has|shows|detect)\s+(?P<none>no)\b(?!\s+(?:doubt|question|more|fewer|less))|"
     r"\b(?:\w+n't|not|cannot)\s+(?:\w+\s+){0,2}?(?P<seen>see|find|detect|contain|show|have|identify|spot|include)\s+any\b"
@@ -91,6 +108,8 @@ def read_count(text: AnswerTokens) -> CountReading:
     counts = [_Count(place, _read_value(text, place)) for place in text.numbers if _counts_things(text, place)]
     if declared := next((count for count in reversed(counts) if _is_declared(text, count.place)), None):
         return _check(text, declared, "declared")
+    if equated := [count for count in counts if _is_equated(text, count.place)]:
+        return _check(text, equated[-1], "declared")
     if totals := [count for count in counts if _is_total(text, count.place)]:
         return _read_totals(text, totals)
     absences, has_exception = _find_absences(text)
@@ -139,7 +158,7 @@ def _is_one_of_several(text: AnswerTokens, count: _Count) -> bool:
         if text.sentence_of(place) != start:
             break
         numbers.append(place)
-    if not numbers or text.word(numbers[0] - 1) != "and" or not _counts_things(text, numbers[0]):
+    if not numbers or text.word(numbers[0] - 1) not in ("and", ",") or not _counts_things(text, numbers[0]):
         return False
     values = [text.tokens[place].value for place in numbers]
     if text.word(numbers[0] + 1) == "of":
@@ -155,7 +174,7 @@ def _is_revision(text: AnswerTokens, place: int) -> bool:
 
 def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
     if counts and _is_first_word(text, counts[0].place):
-        if _has_further_count(text, counts[0].place):
+        if _has_further_count(text, counts[0].place) or _heads_lines(text, counts):
             return CountReading(None, f"not one number: {_quote(text, counts[0].place)}")
         return _check(text, counts[0], "first word")
     if text.word(0) == "no" and text.tokens[1:] and text.tokens[1].kind == "word" and text.word(1) not in _AFTER_NO:
@@ -163,14 +182,27 @@ def _read_unstated(text: AnswerTokens, counts: list[_Count]) -> CountReading:
     numbers = {count.number for count in counts}
     if len(numbers) <= 2 and any(_is_open_ended(text, count.place) for count in counts):
         return CountReading(None, f"not one number: {_quote(text, counts[0].place)}")
-    if len(numbers) == 1:
+    if len(numbers) == 1 and all(_is_only_count(text, count.place) for count in counts):
         return _check(text, counts[0], "only candidate")
     if numbers:
-        return CountReading(None, f"several candidates: {', '.join(sorted(numbers)[:8])}")
+        listed = ", ".join(sorted(numbers)[:8])
+        is_single = len(numbers) == 1
+        reason = f"{listed} is named, and not said to be the count" if is_single else f"several candidates: {listed}"
+        return CountReading(None, reason)
     if _FOREIGN_NONE.search(text.plain):
         return CountReading("0", "stated")
     is_one = _ARTICLE.search(text.plain) and not REFUSAL.search(text.plain) and not _names_another(text)
     return CountReading("1", "stated") if is_one else CountReading(None, "no candidate")
+
+
+def _is_only_count(text: AnswerTokens, place: int) -> bool:
+    """Whether the only number of a text counts things: "behind 3 people", "maybe 8"."""
+    following, before = text.word(place + 1), text.word(place - 1)
+    if following[:1] in _COUNTERS or text.has_only_links:
+        return True
+    is_word = place + 1 < len(text.tokens) and text.tokens[place + 1].kind == "word"
+    is_thing = is_word and following not in _AFTER_NAME and text.word(place + 2) not in ("answer", "answers")
+    return is_thing or (text.ends_text(place) and before in _HEDGES)
 
 
 def _names_another(text: AnswerTokens) -> bool:
@@ -179,14 +211,23 @@ def _names_another(text: AnswerTokens) -> bool:
 
 def _is_declared(text: AnswerTokens, place: int) -> bool:
     """Whether a number is declared as the answer, or stands alone on the first or last line."""
-    lead = text.find_lead(place)
-    return lead in ("answer", "correct") or (lead == "equals" and text.ends_text(place)) or _is_alone(text, place)
+    return text.find_lead(place) in ("answer", "correct") or _is_alone(text, place)
+
+
+def _is_equated(text: AnswerTokens, place: int) -> bool:
+    """Whether a number ends the text after ":" or "=", and what is before that is not a measure."""
+    return (
+        text.find_lead(place) == "equals"
+        and text.ends_text(place)
+        and not any(text.word(number) in _MEASURES for number in range(text.sentence_of(place), place))
+    )
 
 
 def _is_total(text: AnswerTokens, place: int) -> bool:
     """Whether a number is a total, a sum or a conclusion."""
     lead = text.find_lead(place)
-    if lead == "total" or text.word(place - 1) == "=" or _is_total_after(text, place):
+    is_sum = text.word(place - 1) == "=" and _is_number(text, place - 2)
+    if lead == "total" or is_sum or _is_total_after(text, place):
         return True
     return lead == "conclude" and text.word(place + 1) not in ("is", "are", "of")
 
@@ -238,18 +279,24 @@ def _has_further_count(text: AnswerTokens, place: int) -> bool:
     return False
 
 
+def _heads_lines(text: AnswerTokens, counts: list[_Count]) -> bool:
+    """Whether lines begin with different counts: "3 dogs", "2 cats"."""
+    numbers = {count.number for count in counts if text.is_first_on_line(count.place)}
+    return len(numbers) > 1
+
+
 def _is_stated(text: AnswerTokens, place: int) -> bool:
     """Whether "there are", "I see", "the image shows" or the like leads to a number."""
     current = place - 1
-    while current >= 0 and text.word(current) in _ADVERBS and place - current < 8:
+    while current >= 0 and (text.word(current) in _ADVERBS or text.word(current) == "\n") and place - current < 8:
         current -= 1
     verb, before = text.word(current), [text.word(number) for number in range(current - 4, current)]
-    if verb in ("there's", "there're") or verb in _FOREIGN_VERBS:
+    if verb in ("there's", "there're", "there") or verb in _FOREIGN_VERBS:
         return True
     if verb in _THERE or verb in ("appear", "seem"):
         return "there" in before
-    if verb == "a":
-        return before[-2:] == ["il", "y"]
+    if verb == "y":
+        return before[-1] == "il"
     if verb == "sono":
         return before[-1] == "ci"
     if verb in _SEE:
@@ -278,6 +325,10 @@ def _counts_things(text: AnswerTokens, place: int) -> bool:
     is_cut = _is_thousands(text, place) or _is_thousands(text, place - 1)
     if is_part or is_cut or text.is_denied(place) or after in _UNITS or before in _LABELS_BEFORE:
         return False
+    if (after == ":" and _is_joined(text, place) and _is_joined(text, place + 1) and _is_number(text, place + 2)) or (
+        before == ":" and _is_number(text, place - 2) and _is_joined(text, place - 2) and _is_joined(text, place - 1)
+    ):
+        return False  # "10:30"
     if after in _LENGTHS and text.word(place + 2) in _LENGTH_AFTER:
         return False
     if (
@@ -327,6 +378,8 @@ def _is_open_ended(text: AnswerTokens, place: int) -> bool:
     other = place + 2 + (following[1] in ("maybe", "possibly", "perhaps"))
     if not _is_number(text, other):
         return False
+    if following[0] in ("|", ";") and len(text.numbers) == 2:
+        return True
     if following[0] in ("-", "~", "〜", "to", "bis"):
         return _is_larger(text.tokens[other].value, token.value)
     return following[0] in ("/", "or", "and", "oder")

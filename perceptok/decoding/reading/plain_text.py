@@ -17,7 +17,14 @@ REFUSAL = re.compile(
 
 _SPACE_ON_LINE = re.compile(r"[^\S\n]++")
 _EMPTY_LINES = re.compile(r" ?\n(?: ?\n)++ ?")
-_PLAIN_CHARACTERS = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2010": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2044": "/", "\u2581": " "})
+_PLAIN_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019", "'"),
+        **dict.fromkeys("\u2010\u2013\u2014\u2212", "-"),
+        "\u2044": "/",
+        "\u2581": " ",
+    }
+)
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\ue000-\uf8ff]")
 _TOKENS = re.compile(rf"(?:<(?:{DEPTH.name}|{PIXEL.name})_[A-Za-z0-9]*>)+")
 _BOXES = re.compile(r"(?im)^[ \t]*(?:bounding )?box \d+ ?:.*$|\(\s*(?:-?\d+\s*,\s*){3}-?\d+\s*\)")

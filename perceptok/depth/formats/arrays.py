@@ -69,8 +69,9 @@ def decode_npz(data: bytes, key: str | None = None, mask_key: str | None = None)
         arrays = {name: members[name] for name in members.files}
     if _MARKER not in arrays or key is not None:
         array = _find_map(arrays) if key is None else _find_named(arrays, key)
-        valid = None if mask_key is None else squeeze(_find_named(arrays, mask_key)) != 0
-        return StoredMap(array, valid=valid)
+        mask = None if mask_key is None else squeeze(_find_named(arrays, mask_key))
+        # NaN, which is not 0 either, is not a mark of a valid pixel.
+        return StoredMap(array, valid=None if mask is None else (mask != 0) & (mask == mask))
     if arrays[_MARKER] != _VERSION:
         raise DepthMapError(f"has layout version {arrays[_MARKER]}, not {_VERSION}; update perceptok to read it")
     kind = cast("Kind", str(arrays["kind"]))

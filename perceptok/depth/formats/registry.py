@@ -94,6 +94,12 @@ _CONVERSIONS = {
     (".pt", ".pth"): _PYTHON.format(
         "import torch; numpy.save(sys.argv[2], torch.load(sys.argv[1], map_location='cpu').numpy().squeeze())"
     ),
+    (".dpt",): _PYTHON.format(
+        "f = open(sys.argv[1], 'rb'); assert f.read(4) == b'PIEH'; w, h = numpy.fromfile(f, '<i4', 2); "
+        "numpy.save(sys.argv[2], numpy.fromfile(f, '<f4').reshape(h, w))"
+    )
+    + " (Sintel's layout)",
+    (".gz", ".zst", ".xz"): "decompress it first",
     (".heic", ".heif"): "export it again as 16-bit PNG, TIFF or EXR; this photo format keeps depth beside the photo",
 }
 """Extensions of other formats that hold depth, and how such a file, SOURCE, is converted to TARGET."""

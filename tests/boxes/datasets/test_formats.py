@@ -96,7 +96,7 @@ class TestYolo:
         ("text", "message"),
         [
             ("0 0.5 0.5 1", "line 1: expected class cx cy w h"),
-            ("0 .1 .1 .2 .2 .3 .3", "outlines are not read"),
+            ("0 .1 .1 .2 .2 .3 .3", "outlines, rotated boxes and keypoints are not read"),
             ("0 .1 .1 .2 .2\n0 .1 .1 .2 .2 .9", "line 2: expected class cx cy w h, and a confidence on every line"),
             ("0 .1 .1 .2 x", "line 1: expected numbers"),
             ("0 .1 .1 .2 1.2", "line 1: expected fractions in 0..1"),
