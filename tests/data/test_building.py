@@ -608,3 +608,22 @@ def test_reading_needs_places_in_words(folder: Path) -> None:
     values["sets"] = [{"name": "reading", "source": "photos", "task": "depth", "regime": "reading", "count": 3}]
     with pytest.raises(ConfigError, match="set reading: the regime reading names points in words"):
         DataRecipe.from_dict({**values, "prompts": "no_coordinates"})
+
+
+def test_a_setting_that_fails_every_image_stops_a_set_early(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "depth").mkdir()
+    for index in range(100):
+        Image.fromarray(noise).save(tmp_path / "images" / f"{index}.jpg")
+        np.save(tmp_path / "depth" / f"{index}.npy", noise[..., 0].astype(np.float32))
+    recipe = """
+seed: 1
+sources: {photos: {images: images, depth: depth, depth_options: {kind: metric, scale: 1.0, key: depth}}}
+sets: [{name: atomic, source: photos, task: depth, regime: atomic, count: 50}]
+"""
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(DataError, match=r"set atomic: the first 64 of 100 images, .* fail for one reason.*key"):
+        build_data(DataRecipe.read(tmp_path / "recipe.yaml"), tmp_path / "out")
+    (tmp_path / "recipe.yaml").write_text(recipe.replace(", key: depth", "").replace("metric, scale: 1.0", "inverse"))
+    assert build_data(DataRecipe.read(tmp_path / "recipe.yaml"), tmp_path / "out").records == 50

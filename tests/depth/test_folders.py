@@ -23,7 +23,7 @@ from perceptok.depth import (
     find_maps,
     read_depth_records,
 )
-from perceptok.errors import OutputError
+from perceptok.errors import DepthMapError, OutputError
 from perceptok.jobs import stamp_of
 from perceptok_cli.main import app, run_command
 
@@ -249,3 +249,26 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(
     encode_files(codec, maps, output)
     encode_files(codec, maps, tmp_path / "whole.jsonl")
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_setting_that_fails_every_map_stops_early(tmp_path: Path, codec: DepthCodec) -> None:
+    for index in range(200):
+        write_map(tmp_path / "maps" / f"{index}.npy", seed=0)
+    output = tmp_path / "out.jsonl"
+    tried: list[int] = []
+    files = find_maps([tmp_path / "maps"], ReadOptions())  # the kind is missing
+    with pytest.raises(DepthMapError, match=r"the first 64 of 200 maps, .*does not say its kind.*Correct the setting"):
+        encode_files(codec, files, output, advance=lambda: tried.append(1))
+    assert len(tried) == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
+    assert encode_files(codec, find_maps([tmp_path / "maps"], ReadOptions(kind="inverse")), output) == []
+
+
+def test_damaged_maps_before_others_do_not_stop_a_run(tmp_path: Path, codec: DepthCodec) -> None:
+    (tmp_path / "maps").mkdir()
+    for index in range(66):
+        (tmp_path / "maps" / f"a{index:02d}.npy").write_bytes(b"\x93NUMPY broken")
+    write_map(tmp_path / "maps" / "z.npy", seed=0)
+    files = find_maps([tmp_path / "maps"], ReadOptions(kind="inverse"))
+    assert len(encode_files(codec, files, tmp_path / "out.jsonl")) == 66
+    assert [record.name for record in read_depth_records(tmp_path / "out.jsonl")] == ["z.npy"]

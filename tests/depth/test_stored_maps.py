@@ -176,3 +176,15 @@ def test_maps_that_use_all_their_numbers_are_not_warned_of() -> None:
         assert DepthMap.from_array(array, kind="inverse").warnings == ()
     assert DepthMap.from_array(np.full((60, 80), 3.0), kind="metric", unit="m").warnings == ()
     assert DepthMap.from_array(ROOM, kind="metric", unit="mm").warnings == ()
+
+
+def test_a_frequent_number_far_below_all_others_is_reported(tmp_path: Path) -> None:
+    """A map in millimetres in which 1 marks holes: its inverse would decide the range alone."""
+    values = np.linspace(1000, 9000, 64 * 48).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "plain.png")
+    values[:10, :10] = 1
+    Image.fromarray(values).save(tmp_path / "marked.png")
+    plain, marked = (DepthMap.read(tmp_path / name, kind="metric", unit="mm") for name in ("plain.png", "marked.png"))
+    assert not plain.warnings
+    assert "hold 1, while all others begin at" in marked.warnings[0]
+    assert "--invalid 1" in marked.warnings[0]

@@ -115,7 +115,8 @@ _CONTRARY = re.compile(
     r"\b(?:far|further|furthest|distan|remote|deep|largest|greatest|behind|background|back\b|rear\b|least|less\b|"
     r"second\b|third\b|lejan|lejos|éloign|loin|weit|entfernt|lontan|longe|дал|exclud|eliminat|ruled?\b|except|anything|"
     r"wrong|incorrect|false|unlikely|doubt|otherwise|either|entweder|example|such\b|neither|never|cannot|than\b|without|"
-    r"no[rtn]?\b(?! (?:\w+ )?(?:sure|certain))|nicht|keine?\b|pas\b|não|не\b|нет\b)|n't\b|远|遠|멀|먼|不|没有|ない|아니",
+    r"no[rtn]?\b(?! (?:\w+ )?(?:sure|certain))|nicht|keine?\b|pas\b|não|не\b|нет\b)|n't\b|远|遠|"
+    r"멀|먼|不|没有|ない|아니",
     re.IGNORECASE,
 )
 """What is far, or not the answer, in several languages."""

@@ -87,7 +87,9 @@ _HUNDREDS = re.compile(
 )
 _CHINESE_TENS = re.compile("([一二三四五六七八九])?十([一二三四五六七八九])?")
 _YEAR = re.compile(r"\b(?:in|since|from)\s+(?:19|20)\d\d\b(?!\s+\w+s\b)", re.IGNORECASE)
-_ENUMERATION = re.compile(rf"\b(?:1|one)\b(?:(?:\s*,\s*(?:and\s+)?|\s*\.\.+\s*)(?:\d+|(?:{_WORD})\b))+", re.IGNORECASE)
+_ENUMERATION = re.compile(
+    rf"\b(?:1|one)\b(?:(?:\s*,\s*(?:and\s+)?|\s*\.\.+\s*)(?:[1-9]\d*|(?:{_WORD})\b))+", re.IGNORECASE
+)
 _MAX_ENUMERATION = 1_000
 """Characters; nobody counts farther aloud."""
 

@@ -489,3 +489,27 @@ def test_names_that_are_not_unicode() -> None:
     file = read(values, strict=False)
     assert [image.name for image in file.images] == ["2.jpg"]
     assert "is not valid Unicode" in file.failures[0].reason
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"angle": 30}, {"theta": 0.5}, {"rotation": 30}, {"attributes": {"angle": 30}}, {"attributes": {"theta": 1}}],
+)
+def test_other_angles_are_reported(part: dict[str, Any]) -> None:
+    values = {**COCO_FILE, "annotations": [{**COCO_FILE["annotations"][1], **part}]}
+    assert "its box is read as it is, upright (1 times)" in " ".join(read(values).repairs)
+
+
+@pytest.mark.parametrize(
+    "part", [{"bbox_mode": 0}, {"bbox_mode": "XYXY_ABS"}, {"bbox_format": "xyxy"}, {"bbox_mode": []}]
+)
+def test_boxes_that_say_that_they_are_no_coco_boxes_are_refused(part: dict[str, Any]) -> None:
+    values = {**COCO_FILE, "annotations": [{**COCO_FILE["annotations"][1], **part}]}
+    with pytest.raises(AnnotationError, match="a COCO file has x, y, width, height"):
+        read(values)
+
+
+@pytest.mark.parametrize("part", [{"bbox_mode": 1}, {"bbox_format": "xywh"}, {"iscrowd": None}])
+def test_what_is_usual_is_read(part: dict[str, Any]) -> None:
+    values = {**COCO_FILE, "annotations": [{**COCO_FILE["annotations"][1], **part}]}
+    assert read(values).images[0].boxes.tolist() == [[0, 0, 100, 50]]

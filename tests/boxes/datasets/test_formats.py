@@ -22,7 +22,7 @@ from perceptok.boxes import (
     to_torchvision,
     to_yolo,
 )
-from perceptok.errors import AnnotationError, BoxError
+from perceptok.errors import AnnotationError, BoxError, PerceptokError
 
 NAMES = ["person", "dog", "cat"]
 SIZE = (640, 480)
@@ -217,3 +217,36 @@ class TestAsExportersWrite:
         twice = Detections(boxes, class_id=np.array([1, 1]), data={"class_name": np.array(["dog", "cat"])})
         with pytest.raises(AnnotationError, match="class 1 is called 'dog' and 'cat'"):
             from_supervision(twice, name="a.jpg", image_size=(9, 9))
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, -1), (10.5, 10), (True, 10), (1, 2, 3), 5])
+def test_sizes_are_positive_integers(size: Any) -> None:
+    with pytest.raises(PerceptokError, match="pixels"):
+        from_yolo("0 .5 .5 .1 .1", name="a", image_size=size, names=["dog"])
+
+
+@pytest.mark.parametrize("names", ["dog", None, 3])
+def test_names_are_a_list_or_a_dictionary(names: Any) -> None:
+    with pytest.raises(AnnotationError, match="names are a list"):
+        from_yolo("0 .5 .5 .1 .1", name="a", image_size=(10, 10), names=names)
+
+
+def test_a_file_with_a_byte_order_mark_is_read() -> None:
+    assert len(from_yolo("\ufeff0 .5 .5 .1 .1", name="a", image_size=(10, 10), names=["dog"]).boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"image_id": []}, "image_id is one integer"),
+        ({"image_id": 1.5}, "image_id is one integer"),
+        ({"labels": [float("nan")]}, "finite"),
+        ({"scores": [float("nan")]}, "finite"),
+        ({"area": [float("inf")]}, "finite"),
+        ({"iscrowd": [2]}, "0 or 1"),
+    ],
+)
+def test_numbers_of_targets_are_checked(part: dict[str, Any], reason: str) -> None:
+    target = {"boxes": [[1, 2, 3, 4]], "labels": [0], **part}
+    with pytest.raises(AnnotationError, match=reason):
+        from_torchvision(target, name="a", image_size=(10, 10), names=["dog"])

@@ -10,7 +10,14 @@ from hypothesis import given, strategies as st
 
 from perceptok.decoding import read_answer
 from perceptok.errors import EvaluationError
-from tests.decoding.reading.more_answers import HARD_COUNTS, HARD_LETTERS, MORE_COUNTS, MORE_LETTERS
+from tests.decoding.reading.more_answers import (
+    HARD_COUNTS,
+    HARD_LETTERS,
+    MORE_COUNTS,
+    MORE_LETTERS,
+    NAMED_COUNTS,
+    NAMED_LETTERS,
+)
 
 BLOCK = "<DEPTH_START>" + "<DEPTH_5>" * 100 + "<DEPTH_END>"
 BOXES = (
@@ -168,13 +175,13 @@ def test_the_table_is_long_enough() -> None:
     assert len(LETTERS) + len(COUNTS) >= 80
 
 
-@pytest.mark.parametrize(("text", "expected"), LETTERS + MORE_LETTERS + HARD_LETTERS)
+@pytest.mark.parametrize(("text", "expected"), LETTERS + MORE_LETTERS + HARD_LETTERS + NAMED_LETTERS)
 def test_letters(text: str, expected: str | None) -> None:
     reading = read_answer(text, choices=("A", "B", "C"))
     assert reading.value == expected, reading.reason
 
 
-@pytest.mark.parametrize(("text", "expected"), COUNTS + MORE_COUNTS + HARD_COUNTS)
+@pytest.mark.parametrize(("text", "expected"), COUNTS + MORE_COUNTS + HARD_COUNTS + NAMED_COUNTS)
 def test_counts(text: str, expected: str | None) -> None:
     reading = read_answer(text)
     assert reading.value == expected, reading.reason
