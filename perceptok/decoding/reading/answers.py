@@ -37,8 +37,6 @@ _CANDIDATES = re.compile(
     re.IGNORECASE,
 )
 """Named without a choice."""
-
-
 _REVISION = re.compile(r"\b(?:wait|actually|correction|on second thought)\b")
 _DENIED_WORDS = re.compile(r"\b(?:not|neither|nor|never|\w{1,8}n't)\b(?: (?!nor\b)\w+){1,4}")
 """In lower case: "not the door", which does not name the door."""
@@ -170,7 +168,8 @@ def _read_implied_letter(text: AnswerTokens, letters: frozenset[str]) -> AnswerR
         return AnswerReading(None, f"several candidates: {', '.join(sorted(candidates))}")
     if not named:
         return AnswerReading(None, "no candidate")
-    if text.is_only_named(places[min(named)][-1]):
+    is_contrary = named & compared.farther or REFUSAL.search(text.plain)
+    if not is_contrary and text.is_only_named(places[min(named)][-1]):
         return AnswerReading(named.pop(), "only candidate")
     return AnswerReading(None, f"{named.pop()} is named, and not said to be the answer")
 

@@ -42,7 +42,7 @@ _UNITS = words(
     "inch ft degrees ° px pixels pm am o'clock year years month months week weeks day days hour hours minute minutes "
     "second seconds ms liter liters litre litres ml gallon gallons yard yards ton tons tonne tonnes ounce ounces oz "
     "dollar dollars euro euros cents pence usd eur watt watts volt volts amps hz hertz kilohertz megahertz gb mb kb tb "
-    "bytes megapixels celsius fahrenheit kelvin square cubic times points stars"
+    "bytes megapixels celsius fahrenheit kelvin times"
 )
 """After a number these make it a measure, a share or a multiple."""
 _LENGTHS = words("feet foot")
@@ -226,7 +226,7 @@ def _is_equated(text: AnswerTokens, place: int) -> bool:
 def _is_total(text: AnswerTokens, place: int) -> bool:
     """Whether a number is a total, a sum or a conclusion."""
     lead = text.find_lead(place)
-    is_sum = text.word(place - 1) == "=" and _is_number(text, place - 2)
+    is_sum = text.word(place - 1) == "=" and any(text.word(number) in _OPERATORS for number in range(place - 6, place))
     if lead == "total" or is_sum or _is_total_after(text, place):
         return True
     return lead == "conclude" and text.word(place + 1) not in ("is", "are", "of")
@@ -323,7 +323,8 @@ def _counts_things(text: AnswerTokens, place: int) -> bool:
         before in _OPERATORS and _is_number(text, place - 2) and after != "="
     )
     is_cut = _is_thousands(text, place) or _is_thousands(text, place - 1)
-    if is_part or is_cut or text.is_denied(place) or after in _UNITS or before in _LABELS_BEFORE:
+    is_measure = after in _UNITS or (after in ("square", "cubic") and text.word(place + 2) in _UNITS)
+    if is_part or is_cut or is_measure or text.is_denied(place) or before in _LABELS_BEFORE:
         return False
     if (after == ":" and _is_joined(text, place) and _is_joined(text, place + 1) and _is_number(text, place + 2)) or (
         before == ":" and _is_number(text, place - 2) and _is_joined(text, place - 2) and _is_joined(text, place - 1)
