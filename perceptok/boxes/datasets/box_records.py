@@ -109,7 +109,7 @@ class ImageBoxes:
     def __post_init__(self) -> None:
         for side in ("width", "height"):
             length = getattr(self, side)
-            if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
+            if isinstance(length, bool) or not isinstance(length, Integral) or length < 1:
                 raise BoxError(f"{self.name}: {side} is a number of pixels, an integer from 1; got {length!r:.40}")
         self.labels.check(len(self.boxes))
 
