@@ -55,9 +55,11 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> A
     2. Of letters, the only choice in brackets, "(B)".
     3. Of letters, comparisons: "A is closer than B, and B is closer than C" is A, "the closest is B" is B. Of counts,
        what is stated ("there are 5"), a total before its parts.
-    4. The first word, of counts; the only candidate that the text names; the words of one choice alone.
+    4. The first word, of counts; the words of one choice alone; the only candidate that the text names, "the man at
+       B", where no word says that something is far, wrong or not the answer.
 
-    "B or C", "between 3 and 4" and "at least 5" are not an answer; nor is a declared letter where a count is read.
+    "B or C", "between 3 and 4", "at least 5" and "3 dogs and 2 cats" are not an answer, nor are measures ("5 kg"), nor a
+    declared letter where a count is read.
 
     Args:
         text: What a model wrote.
