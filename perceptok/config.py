@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -273,17 +274,15 @@ def parse_yaml(text: str, name: str) -> object:
     """Parse YAML, with the numbers of YAML 1.2: 1e-4 is a number. Raises ConfigError with the given name."""
     import yaml
 
-    loader = _yaml_loader()(text)
     try:
+        loader = _yaml_loader()(text)  # refuses characters such as NUL
         node = loader.get_single_node()
         if node is None:
             return None
-        _count_nodes(node, {})
+        _check_nodes(node, {})
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid YAML ({_describe_yaml_error(error)})") from error
-    finally:
-        loader.dispose()
 
 
 def _describe_yaml_error(error: Exception) -> str:
@@ -299,10 +298,11 @@ _MAX_NUMBER = 400
 """Characters of a number."""
 
 
-def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+def _check_nodes(node: Any, counts: dict[int, int]) -> int:
     """Count the values below a YAML node, those of aliases each time; raises ValueError beyond a limit.
 
-    A few aliases of aliases stand for more values than any memory holds.
+    A few aliases of aliases stand for more values than any memory holds. A key that is given twice is refused, of which
+    the loader takes the last.
     """
     import yaml
 
@@ -315,9 +315,13 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
     count = 1
     if node.tag in _NUMBER_TAGS and len(node.value) > _MAX_NUMBER:  # 1:1:1 is a number of base 60
         raise ValueError(f"a number of {len(node.value)} characters")
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [key for (_, key), number in keys.items() if number > 1]:
+            raise ValueError(f"the key {repeated[0]!r:.60} is given twice")
     if isinstance(node, yaml.CollectionNode):
         for item in node.value:
-            count += sum(_count_nodes(part, counts) for part in (item if isinstance(item, tuple) else (item,)))
+            count += sum(_check_nodes(part, counts) for part in (item if isinstance(item, tuple) else (item,)))
     if count > _MAX_YAML_VALUES:
         raise ValueError(f"more than {_MAX_YAML_VALUES} values, with those of its aliases")
     counts[id(node)] = count

@@ -211,7 +211,14 @@ def test_paths_in_overrides_are_relative_to_the_current_directory(
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("a: [", "line 1 column 5"), ("a: 1\n b: {", "line 2 column"), ("\t", "line")]
+    ("text", "reason"),
+    [
+        ("a: [", "line 1 column 5"),
+        ("a: 1\n b: {", "line 2 column"),
+        ("\t", "line"),
+        ("a: \0", "special characters"),
+        ("a: 1\nb: {c: 1, d: 2, c: 3}", "the key 'c' is given twice"),
+    ],
 )
 def test_an_error_of_yaml_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "a.yaml"

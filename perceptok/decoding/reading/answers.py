@@ -58,8 +58,8 @@ def read_answer(text: str, choices: Sequence[str] | Mapping[str, str] = ()) -> A
     4. The first word, of counts; the words of one choice alone; the only candidate that the text names, "the man at
        B", where no word says that something is far, wrong or not the answer.
 
-    "B or C", "between 3 and 4", "at least 5" and "3 dogs and 2 cats" are not an answer, nor are measures ("5 kg"), nor a
-    declared letter where a count is read.
+    "B or C", "between 3 and 4", "at least 5" and "3 dogs and 2 cats" are not an answer, nor are measures ("5 kg"), nor
+    a declared letter where a count is read.
 
     Args:
         text: What a model wrote.
