@@ -17,13 +17,14 @@ from perceptok.files import atomic_write
 
 HEADER = (
     "lessons",
-    "seeds",
     "updates until 90 %",
     "conclusions that follow",
+    "each seed",
     "2 / 3 / 4 / 5 points",
     "evidence right",
+    "conclusion, given true evidence",
 )
-COUNT_HEADER = ("list", "seeds", "updates until 90 %", "conclusions that follow", "5 / 10 / 15 boxes")
+COUNT_HEADER = ("list", "updates until 90 %", "conclusions that follow", "each seed", "5 / 10 / 15 boxes")
 
 
 def spell_share(right: int, items: int) -> str:
@@ -36,7 +37,8 @@ def spell_share(right: int, items: int) -> str:
 
 def spell_updates(results: Sequence[dict[str, Any]]) -> str:
     """Updates until 90 % of each seed, or that the budget was not enough."""
-    return ", ".join(str(result["reached"]) if result["reached"] else f"> {result['updates']}" for result in results)
+    spelled = [str(result["reached"]) if result["reached"] else f"> {result['updates']}" for result in results]
+    return spelled[0] if len(set(spelled)) == 1 else ", ".join(spelled)
 
 
 def make_row(name: str, results: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -50,11 +52,13 @@ def make_row(name: str, results: Sequence[dict[str, Any]]) -> tuple[str, ...]:
             sums[0] += count
             sums[1] += right
     parts = " / ".join(f"{right / count:.0%}" for _, (count, right) in sorted(groups.items()))
-    row = (name, str(len(results)), spell_updates(results), spell_share(follow, items), parts)
+    seeds = ", ".join(f"{final['follow'] / final['items']:.0%}" for final in finals)
+    row = (name, spell_updates(results), spell_share(follow, items), seeds, parts)
     if results[0]["setting"]["task"] == "counting":
         return row
     values, right_values = (sum(final["evidence"][index] for final in finals) for index in (0, 1))
-    return (*row, f"{right_values / values:.0%}" if values else "-")
+    given = sum(final["given_evidence"] for final in finals) / items
+    return (*row, f"{right_values / values:.0%}" if values else "-", f"{given:.0%}")
 
 
 def write_table(results: Sequence[dict[str, Any]], task: str) -> str:
