@@ -82,6 +82,7 @@ class _Sender:
         self._is_cancelled = False
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
+        self._requests: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="perceptok-requests", daemon=True)
 
     def __enter__(self) -> Self:
@@ -99,18 +100,26 @@ class _Sender:
     async def _wait_for_end(self) -> None:
         async with self._client:
             await self._ended.wait()
-            requests = asyncio.all_tasks() - {asyncio.current_task()}
+            requests = tuple(self._requests)  # not the tasks that these have started: they end them in their own way
             for request in requests:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
+
+    async def _ask(self, fields: dict[str, Any]) -> Any:
+        request = asyncio.current_task()
+        assert request is not None
+        self._requests.add(request)
+        try:
+            return await self._client.chat.completions.create(**fields)
+        finally:
+            self._requests.discard(request)
 
     def send(self, **fields: Any) -> Any:
         """Send a request and wait for its response."""
         with self._lock:
             if self._is_cancelled:
                 raise CancelledError
-            request = self._client.chat.completions.create(**fields)
-            future = asyncio.run_coroutine_threadsafe(request, self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._ask(fields), self._loop)
         return future.result()
 
     def cancel(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from time import process_time
 
 import pytest
@@ -14,6 +16,8 @@ from perceptok.data.record_files import parse_llava_entry
 from perceptok.decoding import parse_generation, read_answer
 from perceptok.depth import recover_blocks
 from perceptok.errors import PerceptokError
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_entry(question: str, answer: str) -> dict[str, object]:
@@ -72,3 +76,17 @@ def test_a_megabyte(repeated: str) -> None:
         boxes_from_text(text)
     with pytest.raises(PerceptokError):
         recover_blocks(text)
+
+
+def test_groups_are_not_repeated_possessively() -> None:
+    """Before Python 3.11.5 such a group keeps what a failed attempt has taken (gh-106052); atomic groups do not."""
+    repeated = re.compile(r"(?<!\\)\)(?:[*+?]|\{+[0-9,]+\}+)\+(?!\s)")
+    assert repeated.search(r"(?:a)*+b")
+    assert repeated.search(r"(?:a){{2,}}+b")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "perceptok").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if repeated.search(line)
+    ]
+    assert found == []

@@ -115,7 +115,7 @@ class MolmoPoints:
     malformed: tuple[str, ...]
 
 
-_TAG = re.compile(r"<points?\s([^<>]*+)>(?:([^<>]*+)</points?>)?+")
+_TAG = re.compile(r"<points?\s([^<>]*+)>(?>(?:([^<>]*+)</points?>)?)")
 _COORDINATE = re.compile(r"\b([xy])([0-9]*+)\s*+=\s*+\"\s*+([0-9.+-]++)\s*+\"")
 _ALT = re.compile(r"\balt\s*+=\s*+\"([^\"]*+)\"")
 

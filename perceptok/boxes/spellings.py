@@ -230,7 +230,7 @@ class _TokenSpelling(Spelling):
     def __init__(self) -> None:
         token = rf"<{self.stem}([0-9]{{1,9}})>"
         self._token = re.compile(token)
-        self._run = re.compile(rf"{token}(?:\s*+{token})*+")
+        self._run = re.compile(rf"{token}(?>(?:\s*+{token})*)")
 
     def parse(self, text: str) -> ParsedSpelling:
         found, label = Collector(), ""
@@ -288,8 +288,8 @@ class _PaliGemma(_TokenSpelling):
     """`<loc0000><loc0000><loc0000><loc0000> label ; ...`, y first; several boxes may stand before one label."""
 
     stem, highest = "loc", 1023
-    _BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)(?:<seg\d{3}>\s*+)*+([^<>;]*+)", re.ASCII)
-    _SEGMENT = re.compile(r"[ \t]*+((?:<seg\d{3}>)*+)", re.ASCII)
+    _BOX = re.compile(r"\s*+((?:(?:<loc\d{4}>){4}\s*+)+)(?>(?:<seg\d{3}>\s*+)*)([^<>;]*+)", re.ASCII)
+    _SEGMENT = re.compile(r"[ \t]*+((?>(?:<seg\d{3}>)*))", re.ASCII)
     _LABEL = re.compile(r"[^<>;\n]*+")
 
     def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -393,10 +393,10 @@ class _Kosmos2(_TokenSpelling):
     _SEPARATOR = "</delimiter_of_multi_objects/>"
     _PAIR = r"<patch_index_\d{4}><patch_index_\d{4}>"
     _BOXES = re.compile(
-        rf"(?:<phrase>([^<>]*)</phrase>)?+<object>({_PAIR}(?:{_SEPARATOR}{_PAIR})*+)</object>", re.ASCII
+        rf"(?>(?:<phrase>([^<>]*)</phrase>)?)<object>({_PAIR}(?>(?:{_SEPARATOR}{_PAIR})*))</object>", re.ASCII
     )
     _SPACED = re.compile(rf"(?<! ) *+(</?(?:object|phrase)>|<patch_index_\d{{4}}>|{_SEPARATOR}) *+", re.ASCII)
-    _PHRASE = re.compile(r"<phrase>([^<>]*+)</phrase>\s*+(?:<object>\s*+)?+\Z")
+    _PHRASE = re.compile(r"<phrase>([^<>]*+)</phrase>\s*+(?>(?:<object>\s*+)?)\Z")
     _CONTINUED = re.compile(rf"{_SEPARATOR}\s*+\Z")
 
     def read(self, text: str) -> tuple[np.ndarray, tuple[str, ...]]:

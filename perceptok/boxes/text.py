@@ -354,12 +354,13 @@ def box_answer_from_text(text: str, *, size: int = PIXEL.size, order: Order = "x
 Flaw = Literal["coordinates", "bracket", "comma", "token", "range", "order"]
 """Not four coordinates, a missing bracket or comma, an unknown token or one out of range, edges in the wrong order."""
 
-# Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time.
+# Every repetition is possessive: a failure is never retried in parts, so that any text takes linear time. Groups are
+# atomic instead: possessive ones keep what a failed attempt has taken before Python 3.11.5 (gh-106052).
 _TOKEN = rf"{_STEM}[A-Za-z0-9_+-]*+>?+"
 _NUMBER = r"[-+]?[0-9][0-9.]*+"
 _ITEM = rf"(?:{_TOKEN}|<[A-Za-z][^<>()\s,]*+>|{_NUMBER})"
-_COMMA = r"(?:\s*+,)?+\s*+"
-_COMMA_ON_LINE = r"(?:[^\S\n]*+,)?+[^\S\n]*+"
+_COMMA = r"(?>(?:\s*+,)?)\s*+"
+_COMMA_ON_LINE = r"(?>(?:[^\S\n]*+,)?)[^\S\n]*+"
 
 
 def _compile_run(word: str, any_run: str) -> re.Pattern[str]:
@@ -369,10 +370,13 @@ def _compile_run(word: str, any_run: str) -> re.Pattern[str]:
 
 
 _TOKEN_RUN = _compile_run(
-    f"{_STEM}[0-9]++>", rf"\(\s*+{_ITEM}(?:{_COMMA}{_ITEM})*+(?:\s*+,)?+|{_TOKEN}(?:{_COMMA_ON_LINE}{_TOKEN})*+"
+    f"{_STEM}[0-9]++>",
+    rf"\(\s*+{_ITEM}(?>(?:{_COMMA}{_ITEM})*)(?>(?:\s*+,)?)|{_TOKEN}(?>(?:{_COMMA_ON_LINE}{_TOKEN})*)",
 )
 # Two numerals are a point or prose.
-_NUMBER_RUN = _compile_run("[0-9]++", rf"(?:\(\s*+)?+(?<![0-9.]){_NUMBER}(?:\s*+,\s*+{_NUMBER}){{2,}}+(?:\s*+,)?+")
+_NUMBER_RUN = _compile_run(
+    "[0-9]++", rf"(?>(?:\(\s*+)?)(?<![0-9.]){_NUMBER}(?>(?:\s*+,\s*+{_NUMBER}){{2,}})(?>(?:\s*+,)?)"
+)
 _ITEMS = re.compile(_ITEM)
 _CLOSING = re.compile(r"\s*+\)")
 _ONLY_SPACE = re.compile(r"\s*+\Z")

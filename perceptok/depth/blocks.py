@@ -35,7 +35,7 @@ _PIECE = re.compile(r"\s*(<[A-Za-z0-9_]*>?|[^<\s]+|)")
 _TOKENS = np.array([DEPTH.token(code) for code in range(DEPTH.size)], dtype=object)
 
 _ANY_TOKEN = re.compile(r"<[^<>\s]*>?")
-_INTEGERS = re.compile(r"[\s\[\](){},;:]*+(?:[-+]?\d++[\s\[\](){},;:]*+)++")
+_INTEGERS = re.compile(r"[\s\[\](){},;:]*+(?>(?:[-+]?\d++[\s\[\](){},;:]*+)+)")
 
 
 def validate_codes(codes: ArrayLike) -> np.ndarray:

@@ -89,7 +89,7 @@ def write_image(kind: str, path: Path) -> None:
             path, "PNG", transparency=0
         )
     elif kind == "1":
-        photo.convert("1").save(path, "PNG", transparency=0)
+        photo.convert("1").save(path, "PNG")
     elif kind in ("GIF", "WEBP"):
         photo.save(path, kind, save_all=True, append_images=[photo.rotate(180)])
     elif kind == "CMYK":

@@ -16,7 +16,7 @@ REFUSAL = re.compile(
 """What a text that does not answer says."""
 
 _SPACE_ON_LINE = re.compile(r"[^\S\n]++")
-_EMPTY_LINES = re.compile(r" ?\n(?: ?\n)++ ?")
+_EMPTY_LINES = re.compile(r" ?\n(?>(?: ?\n)+) ?")
 _PLAIN_CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019", "'"),
