@@ -23,6 +23,7 @@ __all__ = [
     "EngineError",
     "EvaluationError",
     "ImageError",
+    "ImageSizeError",
     "InferenceError",
     "LossError",
     "MalformedBlockError",
@@ -88,6 +89,10 @@ class ConstraintError(PerceptokError, ValueError):
 
 class ImageError(PerceptokError, ValueError):
     """An image is missing, damaged, too large, or has values that are not colours."""
+
+
+class ImageSizeError(ImageError):
+    """An image has more pixels than are allowed."""
 
 
 class RecordError(PerceptokError, ValueError):

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image, ImageFont, ImageOps, UnidentifiedImageError
 
-from perceptok.errors import ImageError, quote_error
+from perceptok.errors import ImageError, ImageSizeError, quote_error
 from perceptok.files import open_input, walk_files
 
 __all__ = [
@@ -73,8 +73,9 @@ def open_image(source: ImageSource, *, apply_orientation: bool = True) -> Image.
         A Pillow image of mode RGB.
 
     Raises:
-        ImageError: The file is missing, damaged, truncated or not an image, its values are floating point numbers or
-            exceed 16 bits, or it has more than `MAX_IMAGE_PIXELS` pixels.
+        ImageError: The file is missing, damaged, truncated or not an image, or its values are floating point numbers
+            or exceed 16 bits.
+        ImageSizeError: It has more than `MAX_IMAGE_PIXELS` pixels.
     """
     with _opened(source) as (image, name):
         image.load()
@@ -95,12 +96,16 @@ def read_orientation(source: ImageSource) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def read_image_size(source: ImageSource) -> tuple[int, int]:
-    """Read width and height in pixels of an upright image from its header, without decoding it; raises ImageError.
+def read_image_size(source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """Read width and height in pixels of an upright image from its header, without decoding it.
 
     An array is (H, W) or (H, W, 3) uint8.
+
+    Raises:
+        ImageSizeError: It has more than `max_pixels` or `MAX_IMAGE_PIXELS` pixels.
+        ImageError: It cannot be read.
     """
-    with _opened(source) as (image, _):
+    with _opened(source, min(max_pixels, MAX_IMAGE_PIXELS)) as (image, _):
         width, height = image.size
         is_quarter_turn = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if is_quarter_turn else (width, height)
@@ -125,16 +130,16 @@ def check_image_header(source: ImageSource) -> None:
 
 
 @contextmanager
-def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
+def _opened(source: ImageSource, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[tuple[Image.Image, str]]:
     """The undecoded image of allowed size, and its name for messages; Pillow's errors become ImageError."""
     is_path = isinstance(source, str | os.PathLike)
     name = str(os.fspath(source)) if is_path else "the image"  # type: ignore[arg-type]
     try:
         if isinstance(source, Image.Image):
-            _check_size(source, name)
+            _check_size(source, name, max_pixels)
             yield source, name
         elif isinstance(source, np.ndarray):
-            yield _array_to_image(source), name
+            yield _array_to_image(source, max_pixels), name
         else:
             with warnings.catch_warnings():
                 # Pillow's own limit is this one; the size is checked before anything is decoded.
@@ -143,7 +148,7 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
                     io.BytesIO(source) if isinstance(source, bytes) else open_input(source, max_bytes=_MAX_FILE_BYTES)
                 )
                 with opened as file, Image.open(file) as image:
-                    _check_size(image, name)
+                    _check_size(image, name, max_pixels)
                     yield image, name
     except ImageError:
         raise
@@ -152,32 +157,32 @@ def _opened(source: ImageSource) -> Iterator[tuple[Image.Image, str]]:
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a readable image (of no format that Pillow knows)") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {quote_error(error)}; {_limit()}") from error
+        raise ImageSizeError(f"{name}: {quote_error(error)}; {_describe_limit(max_pixels)}") from error
     except Exception as error:  # Pillow's decoders raise errors of any kind for damaged files
         if is_path and ("\0" in name or (isinstance(error, OSError) and error.errno is not None)):
             raise ImageError(f"{name!r}: cannot be read ({getattr(error, 'strerror', error)})") from error
         raise ImageError(f"{name}: not a readable image ({quote_error(error)})") from error
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_IMAGE_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels; {_limit()}")
+    if width * height > max_pixels:
+        raise ImageSizeError(f"{name} has {width} x {height} pixels; {_describe_limit(max_pixels)}")
     if width * height == 0:
         raise ImageError(f"{name} has no pixels: {width} x {height}")
 
 
-def _limit() -> str:
-    return f"at most {MAX_IMAGE_PIXELS:,} pixels are allowed: scale it down first"
+def _describe_limit(max_pixels: int) -> str:
+    return f"at most {max_pixels:,} pixels are allowed: scale it down first"
 
 
-def _array_to_image(array: np.ndarray) -> Image.Image:
+def _array_to_image(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(f"an image is an array (H, W) or (H, W, 3) of uint8; got {array.dtype} of {array.shape}")
     if not array.size:
         raise ImageError(f"the image has no pixels: its array is {array.shape}")
     image = Image.fromarray(np.ascontiguousarray(array))
-    _check_size(image, "the image")
+    _check_size(image, "the image", max_pixels)
     return image
 
 

@@ -38,6 +38,8 @@ SCRIPTS = {"vllm": "serve_vllm", "sglang": "serve_sglang", "llama.cpp": "serve_l
 BLOCK = GrammarConfig(force_block="first", max_blocks=1)
 NUM_TOKENS = 102
 """Of an answer that is a block."""
+MIN_SECONDS = 2.0
+"""Of each rate: processor time is read in steps of 0.01 s."""
 
 
 def find_server_process(url: str) -> psutil.Process:
@@ -143,10 +145,13 @@ def measure_seconds(asker: Asker, constraint: Any) -> float:
 
 
 def measure_rate(asker: Asker, constraint: Any, batch: int) -> tuple[float, float]:
-    """Tokens per second of a batch, and per processor second of the engine."""
+    """Tokens per second of batches, and per processor second of the engine."""
     start, processor = time.perf_counter(), asker.read_processor_seconds()
-    tokens = asker.ask(constraint, batch)
-    seconds, processor = time.perf_counter() - start, asker.read_processor_seconds() - processor
+    tokens, seconds = 0, 0.0
+    while seconds < MIN_SECONDS:
+        tokens += asker.ask(constraint, batch)
+        seconds = time.perf_counter() - start
+    processor = asker.read_processor_seconds() - processor
     return tokens / seconds, tokens / max(processor, 0.01)
 
 

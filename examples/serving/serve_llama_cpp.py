@@ -18,11 +18,13 @@ from engine_server import try_engine
 import perceptok as pt
 
 SERVER = """
-import sys, threading, xllamacpp
+import os, sys, threading, xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path, parameters.port = sys.argv[1], int(sys.argv[2])
 parameters.hostnames, parameters.n_ctx, parameters.n_parallel = ["127.0.0.1"], 8192, 4
 parameters.endpoint_props = True
+# Threads wait for each other several times a layer: where other work runs, more than one costs seconds a token.
+parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(os.environ["OMP_NUM_THREADS"])
 server = xllamacpp.Server(parameters)
 threading.Event().wait()
 """

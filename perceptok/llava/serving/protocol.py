@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from perceptok.data import Task, TokenReading
 from perceptok.decoding import GrammarConfig
 from perceptok.depth import DepthMap
-from perceptok.errors import ImageError, InferenceError, OutputError, PerceptokError
+from perceptok.errors import ImageError, ImageSizeError, InferenceError, OutputError, PerceptokError
 from perceptok.files import parse_json, read_input, resolve_inside
 from perceptok.images import read_image_format, read_image_size
 from perceptok.llava.inference.answer import PerceptionAnswer
@@ -499,13 +499,8 @@ def _read_images(urls: Sequence[str], config: ServingConfig) -> list[_ImageFile]
         if size > config.max_image_bytes:
             raise _make_size_error(size, config)
         if pixels > config.max_image_pixels:
-            width, height = images[-1].size
-            limit = f"pixels; at most {config.max_image_pixels:,} are allowed: scale"
-            message = (
-                f"the image has {width} x {height} {limit} it down first"
-                if len(images) == 1
-                else f"the images have {pixels:,} {limit} them down first"
-            )
+            limit = f"at most {config.max_image_pixels:,} pixels are allowed: scale them down first"
+            message = f"the images have {pixels:,} pixels together; {limit}"
             raise ApiError(message, code="image_too_large", param="messages")
     return images
 
@@ -532,7 +527,10 @@ def _read_image(url: str, config: ServingConfig) -> _ImageFile:
     else:
         content = _read_image_file(url, config)
     try:
-        kind, size = read_image_format(content), read_image_size(content)
+        size = read_image_size(content, max_pixels=config.max_image_pixels)
+        kind = read_image_format(content)
+    except ImageSizeError as error:
+        raise ApiError(str(error), code="image_too_large", param=param) from error
     except ImageError as error:
         raise ApiError(str(error), code="invalid_image", param=param) from error
     if kind not in _IMAGE_FORMATS:
