@@ -18,7 +18,14 @@ from perceptok.errors import CheckpointError, translate_errors
 from perceptok.files import parse_json, read_input, resolve_inside
 from perceptok.weights import read_tensor_infos
 
-__all__ = ["CHECKPOINT_FILES", "MAX_INTEGER", "check_checkpoint_folder", "read_json_object", "refuse_code"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "MAX_INTEGER",
+    "check_checkpoint_folder",
+    "list_weight_files",
+    "read_json_object",
+    "refuse_code",
+]
 
 CHECKPOINT_FILES = (
     "*.safetensors", "*.safetensors.index.json", "*config.json", "README.md", "perception_*.json", "tokenizer.json",
@@ -119,18 +126,28 @@ def _count_described(folder: Path, auto_class: str) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _count_weights(folder: Path) -> tuple[int, int]:
-    """Number of tensors in a folder's weights, and of their values; of a pickled file, at most one for each byte."""
+def list_weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, several where it has an index; empty where it has other weights.
+
+    Raises:
+        CheckpointError: The index is damaged, or names a file that is not in the folder.
+    """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists():
-        files = [folder / "model.safetensors"]
-    elif index.exists():
-        names = read_json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise CheckpointError(f"{index}: weight_map: expected an object of names of files")
-        with translate_errors(CheckpointError, f"{index}: weight_map names a file that is not in its folder"):
-            files = [resolve_inside(folder, name) for name in sorted(set(names.values()))]
-    else:
+        return [folder / "model.safetensors"]
+    if not index.exists():
+        return []
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index}: weight_map: expected an object of names of files")
+    with translate_errors(CheckpointError, f"{index}: weight_map names a file that is not in its folder"):
+        return [resolve_inside(folder, name) for name in sorted(set(names.values()))]
+
+
+def _count_weights(folder: Path) -> tuple[int, int]:
+    """Number of tensors in a folder's weights, and of their values; of a pickled file, at most one for each byte."""
+    files = list_weight_files(folder)
+    if not files:
         sizes = [path.stat().st_size for path in folder.glob("pytorch_model*.bin") if path.is_file()]
         return len(sizes), sum(sizes)
     infos = [info for file in files for info in read_tensor_infos(file, CheckpointError).values()]

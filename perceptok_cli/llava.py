@@ -576,9 +576,9 @@ def import_(
 
 
 def export_model(
-    model: Annotated[Path, typer.Argument(help="An adapter; for gguf and onnx also a checkpoint, as merge writes it.")],
+    model: Annotated[Path, typer.Argument(help="An adapter, or but for lora a checkpoint, as merge writes it.")],
     output: OutputOption,
-    format: Annotated[str, typer.Option(help="lora, gguf (llama.cpp) or onnx (onnxruntime-genai).")] = "lora",  # noqa: A002
+    format: Annotated[str, typer.Option(help="lora, gguf (llama.cpp), onnx (ONNX) or llava (SGLang).")] = "lora",  # noqa: A002
     precision: Annotated[str | None, typer.Option(help="Of GGUF or ONNX weights, as the converter names it.")] = None,
     provider: Annotated[str, typer.Option(help="Execution provider of ONNX: cpu, cuda, ...")] = "cpu",
     converter: Annotated[Path | None, typer.Option(help="llama.cpp's convert_hf_to_gguf.py.")] = None,
@@ -592,7 +592,8 @@ def export_model(
     """Write an adapter or a checkpoint in the form of a serving engine.
 
     lora: the extended base and a pure LoRA adapter for it, for engines that serve adapters. gguf and onnx: the model as
-    llama.cpp and onnxruntime-genai load it, by their own converters (language models without a vision tower).
+    llama.cpp and onnxruntime-genai load it, by their own converters (language models without a vision tower). llava: a
+    LLaVA-1.5 in the layout of its original code, as SGLang loads it; its folder cannot be moved.
     """
     from perceptok.llava import convert_checkpoint, export_adapter, merge_adapter
 
@@ -600,8 +601,8 @@ def export_model(
         target = export_adapter(model, output, base=base, device=choose_device(device), force=force)
         note(f"folders base and lora in {target}")
         return
-    if format not in ("gguf", "onnx"):
-        raise ConfigError(f"format is one of lora, gguf and onnx; got {format!r}")
+    if format not in ("gguf", "onnx", "llava"):
+        raise ConfigError(f"format is one of lora, gguf, onnx and llava; got {format!r}")
     with tempfile.TemporaryDirectory() as folder:
         source = model
         if not (model / "config.json").is_file():

@@ -1,7 +1,8 @@
-"""Checkpoints in the formats of llama.cpp (GGUF) and onnxruntime-genai (ONNX), by the converters of these engines.
+"""Checkpoints in the formats of llama.cpp (GGUF), onnxruntime-genai (ONNX) and SGLang (LLaVA's original layout).
 
-The converter runs in a process of its own; what it wrote is read again, and every perception token must be one token
-with the id that the manifest gives it.
+The converters of llama.cpp and onnxruntime-genai run in a process of their own; what they wrote is read again, and
+every perception token must be one token with the id that the manifest gives it. SGLang has no converter: the weights of
+a LLaVA-1.5 are written here under their original names, the vision tower apart.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,22 +20,38 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from perceptok.checkpoints import CHECKPOINT_FILES, read_json_object, refuse_code
+from safetensors.torch import load_file, save_file
+from transformers import LlavaConfig
+
+from perceptok.checkpoints import CHECKPOINT_FILES, list_weight_files, read_json_object, refuse_code
 from perceptok.errors import CheckpointError, ConfigError, MissingExtraError, quote_error, translate_errors
 from perceptok.files import atomic_folder
 from perceptok.vocabulary import PerceptionVocabulary
 
 __all__ = ["CheckpointFormat", "convert_checkpoint"]
 
-CheckpointFormat = Literal["gguf", "onnx"]
-"""Formats of other engines: llama.cpp's GGUF, onnxruntime-genai's ONNX."""
+CheckpointFormat = Literal["gguf", "onnx", "llava"]
+"""Formats of other engines: llama.cpp's GGUF, onnxruntime-genai's ONNX, and LLaVA's original layout for SGLang."""
 
-_MODEL_FILES: dict[CheckpointFormat, str] = {"gguf": "model.gguf", "onnx": "genai_config.json"}
-_OTHER_FILES = ("*.gguf", "*.onnx", "*.onnx.data", "*.onnx_data")
+_MODEL_FILES: dict[CheckpointFormat, str] = {
+    "gguf": "model.gguf",
+    "onnx": "genai_config.json",
+    "llava": "clip/config.json",
+}
+_OTHER_FILES = ("*.gguf", "*.onnx", "*.onnx.data", "*.onnx_data", "clip/*", "codec/*")
 _PRECISIONS: dict[CheckpointFormat, tuple[str, ...]] = {
     "gguf": ("auto", "f32", "f16", "bf16", "q8_0"),
     "onnx": ("fp32", "fp16", "bf16", "int4"),
+    "llava": ("auto",),
 }
+_ORIGINAL_NAMES = (
+    (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(embed_tokens|layers|norm)\."), r"model.\1."),
+    (re.compile(r"^(?:language_model\.)?lm_head\."), "lm_head."),
+    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_1\."), "model.mm_projector.0."),
+    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
+)
+"""Names of weights in transformers, of all its versions, and in LLaVA's original code."""
+_VISION_NAME = re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?")
 _PATCHED = """
 import sys, runpy
 sys.path.insert(0, {folder!r})
@@ -56,14 +74,16 @@ def convert_checkpoint(
     pre_tokenizer: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Convert a plain checkpoint of a language model with perception tokens for llama.cpp or onnxruntime-genai.
+    """Convert a plain checkpoint with perception tokens for llama.cpp, onnxruntime-genai or SGLang.
 
     Args:
-        folder: A checkpoint that transformers loads, with its manifest (`perception_tokens.json`).
-        output: Folder to write: `model.gguf`, or what onnxruntime-genai loads, and the manifest.
-        format: "gguf" or "onnx".
+        folder: A checkpoint that transformers loads, with its manifest (`perception_tokens.json`): a language model, or
+            for "llava" a LLaVA-1.5.
+        output: Folder to write: `model.gguf`, or what the engine loads, and the manifest. With "llava" its
+            configuration names the vision tower by this place, so that it cannot be moved.
+        format: "gguf", "onnx" or "llava".
         precision: Of the weights, as the converter names it: for GGUF auto (default), f32, f16, bf16 or q8_0; for ONNX
-            fp32 (default), fp16, bf16 or int4.
+            fp32 (default), fp16, bf16 or int4; "llava" leaves them as they are (auto).
         provider: Execution provider of ONNX: "cpu", "cuda", ...
         converter: Path of llama.cpp's `convert_hf_to_gguf.py`, for GGUF.
         pre_tokenizer: llama.cpp's name for the pre-tokenizer of a BPE tokenizer that its converter does not know, such
@@ -74,8 +94,9 @@ def convert_checkpoint(
         The folder.
 
     Raises:
-        CheckpointError: The folder has no manifest, the model has a vision tower (neither converter was tried on one),
-            the converter failed, or the tokens have other ids in what it wrote.
+        CheckpointError: The folder has no manifest, the model has a vision tower (the converters for GGUF and ONNX were
+            not tried on one) or for "llava" is not a LLaVA-1.5, the converter failed, or the tokens have other ids in
+            what it wrote.
         ConfigError: The format or the precision is not one of those above, or llama.cpp's converter is not named.
         MissingExtraError: onnxruntime-genai or gguf is not installed.
         OutputError: The output exists, or cannot be written.
@@ -88,7 +109,7 @@ def convert_checkpoint(
     if precision not in _PRECISIONS[format]:
         raise ConfigError(f"precision is one of {', '.join(_PRECISIONS[format])} for {format}; got {precision!r}")
     source = Path(folder).resolve()
-    vocab = _read_vocabulary(source)
+    vocab = _read_vocabulary(source, format)
     target = Path(output)
     with atomic_folder(
         target, force=force, marker=_MODEL_FILES[format], patterns=(*CHECKPOINT_FILES, *_OTHER_FILES), inputs=[source]
@@ -98,6 +119,8 @@ def convert_checkpoint(
                 arguments = [str(staged), "--outfile", str(place / _MODEL_FILES["gguf"]), "--outtype", precision]
                 _run(_find_gguf_command(converter, pre_tokenizer) + arguments, target)
             _check_gguf(place / _MODEL_FILES["gguf"], vocab, target)
+        elif format == "llava":
+            _write_original(source, place, target)
         else:
             if find_spec("onnxruntime_genai") is None or find_spec("onnx_ir") is None:
                 raise MissingExtraError("onnxruntime-genai", "onnx", "conversion to ONNX")
@@ -110,18 +133,86 @@ def convert_checkpoint(
     return target
 
 
-def _read_vocabulary(folder: Path) -> PerceptionVocabulary:
+def _read_vocabulary(folder: Path, format: CheckpointFormat) -> PerceptionVocabulary:  # noqa: A002
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder}: not a checkpoint (it has no config.json); merge an adapter first")
     config = read_json_object(config_file)
-    if "vision_config" in config:
+    if format == "llava":
+        _check_llava(folder, config)
+    elif "vision_config" in config:
         raise CheckpointError(
             f"{folder}: conversion was tried for language models alone, and this one has a vision tower "
-            f"({config.get('model_type')}); serve it with `perceptok llava serve` or vLLM"
+            f"({config.get('model_type')}); serve it with `perceptok llava serve`, vLLM, or SGLang (format 'llava')"
         )
     refuse_code(folder)  # some converters would run it
     return PerceptionVocabulary.from_pretrained(folder)
+
+
+def _check_llava(folder: Path, config: dict[str, Any]) -> None:
+    """Raise CheckpointError for a model that LLaVA's original code cannot describe."""
+    parts = [config.get(name) for name in ("text_config", "vision_config")]
+    kinds = [values.get("model_type") if isinstance(values, dict) else None for values in (config, *parts)]
+    if kinds != ["llava", "llama", "clip_vision_model"]:
+        raise CheckpointError(f"{folder}: not a LLaVA-1.5 (llava, llama, clip_vision_model), but {kinds}")
+    layer, strategy = config.get("vision_feature_layer", -2), config.get("vision_feature_select_strategy", "default")
+    if strategy != "default" or not isinstance(layer, int):
+        raise CheckpointError(
+            f"{folder}: image features of the layer {layer} by the strategy {strategy!r}; LLaVA's original layout has "
+            "one layer, without the class token ('default')"
+        )
+    if not list_weight_files(folder):
+        raise CheckpointError(f"{folder}: no weights in safetensors; save the model again with transformers")
+
+
+def _write_original(source: Path, place: Path, target: Path) -> None:
+    """Write a LLaVA-1.5 in the layout of its original code, and its vision tower as a model of its own in `clip`."""
+    clip = place / "clip"
+    clip.mkdir()
+    vision: dict[str, Any] = {}
+    weight_map: dict[str, str] = {}
+    for file in list_weight_files(source):
+        weights: dict[str, Any] = {}
+        for name, weight in load_file(file).items():
+            if _VISION_NAME.match(name):
+                vision[_VISION_NAME.sub("vision_model.", name)] = weight
+            else:
+                weights[_find_original_name(name, source)] = weight
+        if weights:
+            save_file(weights, place / file.name, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(weights, file.name)
+    save_file(vision, clip / "model.safetensors", metadata={"format": "pt"})
+    if len(set(weight_map.values())) > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (place / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    for path in source.iterdir():
+        if path.is_dir() and path.name == "codec":
+            shutil.copytree(path, place / "codec")
+        elif path.is_file() and ".safetensors" not in path.name:
+            shutil.copy(path, place)
+    config: Any = LlavaConfig.from_pretrained(source)
+    vision_config = {**config.vision_config.to_dict(), "architectures": ["CLIPVisionModel"]}
+    (clip / "config.json").write_text(json.dumps(vision_config, indent=2), encoding="utf-8")
+    values = {
+        **config.text_config.to_dict(),
+        **config.to_dict(),
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "image_aspect_ratio": "square",
+        "image_token_index": config.image_token_id,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_tower": str(target.resolve() / "clip"),
+    }
+    (place / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+def _find_original_name(name: str, source: Path) -> str:
+    for pattern, original in _ORIGINAL_NAMES:
+        if pattern.match(name):
+            return pattern.sub(original, name)
+    raise CheckpointError(f"{source}: the weight {name} has no place in LLaVA's original layout")
 
 
 @contextmanager

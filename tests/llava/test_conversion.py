@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 import perceptok as pt
 from perceptok.errors import CheckpointError, ConfigError, OutputError
@@ -106,7 +113,7 @@ def test_a_converter_that_fails_is_quoted(checkpoint: Path, tmp_path: Path) -> N
 
 def test_what_cannot_be_converted(checkpoint: Path, tmp_path: Path) -> None:
     converter = write_converter(tmp_path)
-    with pytest.raises(ConfigError, match="format is one of 'gguf', 'onnx'; got 'exl2'"):
+    with pytest.raises(ConfigError, match="format is one of 'gguf', 'onnx', 'llava'; got 'exl2'"):
         convert_checkpoint(checkpoint, tmp_path / "out", format="exl2")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="precision is one of auto, f32"):
         convert_checkpoint(checkpoint, tmp_path / "out", format="gguf", precision="int4", converter=converter)
@@ -130,3 +137,73 @@ def test_a_model_that_was_never_extended(checkpoint: Path, tmp_path: Path) -> No
     shutil.copy(checkpoint / "config.json", bare)
     with pytest.raises(pt.errors.PerceptokError, match=r"perception_tokens\.json|extend_vocabulary"):
         convert(bare, write_converter(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def merged_llava(tiny_llava: Path, codec: pt.DepthCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with perception tokens, in several files."""
+    model, processor, vocab = pt.load_llava(tiny_llava, codec=codec)
+    folder = tmp_path_factory.mktemp("merged") / "merged"
+    model.save_pretrained(folder, max_shard_size="300KB")
+    processor.save_pretrained(folder)
+    vocab.save_pretrained(folder)
+    return folder
+
+
+def test_the_original_layout_holds_the_same_model(merged_llava: Path, tmp_path: Path) -> None:
+    """Each part as its own class of transformers loads it, with the values of the whole."""
+    assert len(list(merged_llava.glob("*.safetensors"))) > 1
+    folder = convert_checkpoint(merged_llava, tmp_path / "sglang", format="llava")
+    whole = LlavaForConditionalGeneration.from_pretrained(merged_llava)
+    tower = CLIPVisionModel.from_pretrained(folder / "clip")
+    values = json.loads((folder / "config.json").read_text())
+    assert values["architectures"] == ["LlavaLlamaForCausalLM"]
+    assert values["mm_vision_tower"] == str(folder.resolve() / "clip")
+    assert values["image_token_index"] == whole.config.image_token_id
+    assert values["hidden_size"] == whole.config.text_config.hidden_size
+    names = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    weights = {name: weight for file in set(names.values()) for name, weight in load_file(folder / file).items()}
+    text = LlamaForCausalLM(whole.config.text_config).eval()
+    projector = {name: weights.pop(name) for name in list(weights) if name.startswith("model.mm_projector.")}
+    text.load_state_dict(weights)
+    ids = torch.arange(5)[None]
+    assert torch.equal(text(ids).logits, whole(input_ids=ids).logits)
+    pixels = torch.rand(1, 3, *[whole.config.vision_config.image_size] * 2)
+    layer = values["mm_vision_select_layer"]
+    features = tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+    linear = torch.nn.functional.linear
+    first, last = ([projector[f"model.mm_projector.{layer}.{kind}"] for kind in ("weight", "bias")] for layer in (0, 2))
+    found = linear(torch.nn.functional.gelu(linear(features, *first)), *last)
+    expected = whole.get_image_features(pixel_values=pixels, vision_feature_layer=layer)
+    expected = getattr(expected, "pooler_output", expected)
+    torch.testing.assert_close(found[0], expected[0])
+    assert (
+        pt.PerceptionVocabulary.from_pretrained(folder).tokens
+        == pt.PerceptionVocabulary.from_pretrained(merged_llava).tokens
+    )
+    convert_checkpoint(merged_llava, folder, format="llava", force=True)
+    with pytest.raises(OutputError):
+        convert_checkpoint(folder, merged_llava, format="llava", force=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llava_next"}, "not a LLaVA-1.5"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "not a LLaVA-1.5"),
+        ({"text_config": {"model_type": "mistral"}}, "not a LLaVA-1.5"),
+        ({"text_config": None}, "not a LLaVA-1.5"),
+        ({"vision_feature_select_strategy": "full"}, "by the strategy 'full'"),
+        ({"vision_feature_layer": [-2, -5]}, r"of the layer \[-2, -5\]"),
+    ],
+)
+def test_models_without_an_original_layout(
+    merged_llava: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(merged_llava, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(CheckpointError, match=message):
+        convert_checkpoint(folder, tmp_path / "out", format="llava")
+    assert not (tmp_path / "out").exists()
