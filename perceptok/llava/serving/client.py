@@ -296,6 +296,8 @@ class ServedPipeline:
             turns, self.processor, self.vocab, images=len(request.images), tokens=tokens, name="the question"
         )
         images = iter(request.images)
+        # Unless each part says that there are several, SGLang leaves out all images of a LLaVA-1.5 but the first.
+        kind = {"modalities": "multi-images"} if self.engine.name == "sglang" and len(request.images) > 1 else {}
         converted: list[dict[str, Any]] = []
         own = None if self.engine.name == "perceptok" else self.system  # that server adds it itself
         system = own if request.system is None else request.system
@@ -303,7 +305,7 @@ class ServedPipeline:
             converted.append({"role": "system", "content": system})
         for message in messages:
             parts = [
-                {"type": "image_url", "image_url": {"url": _to_data_url(self.frame.apply(next(images)))}}
+                {"type": "image_url", "image_url": {"url": _to_data_url(self.frame.apply(next(images)))}, **kind}
                 if part["type"] == "image"
                 else {"type": "text", "text": part["text"]}
                 for part in message["content"]

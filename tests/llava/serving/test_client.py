@@ -221,6 +221,13 @@ def test_other_engines_get_their_own_constraint(owner: str, pipe: PerceptionPipe
         parts = body["messages"][0]["content"]
         assert [part["type"] for part in parts] == ["image_url", "text"]
         assert "<DEPTH_4>" not in parts[1]["text"]
+        assert "modalities" not in parts[0]
+        list(client.answers([Request((make_image(9, 9), make_image(8, 8)), "Which is nearer?")]))
+        parts = engine.bodies[-1]["messages"][0]["content"]
+        assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+        # SGLang takes the first image alone unless each part has this field.
+        expected = "multi-images" if owner == "sglang" else None
+        assert [part.get("modalities") for part in parts[:2]] == [expected] * 2
         assert answer.boxes.shape == (1, 4)
         assert answer.boxes[0].round().tolist() == [2, 2, 30, 40] or answer.boxes[0][0] == pytest.approx(1.5)
         assert answer.ended
