@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import perceptok as pt
 from perceptok.llava.small import render_yard
@@ -30,14 +33,17 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Imports a file of the example as scripts of that folder do."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     yield importlib.import_module
-    for name in ("samples", "lessons", "training", "compare", "photos", "reproduce"):
+    for name in ("samples", "lessons", "training", "page", "compare", "photos", "reproduce"):
         sys.modules.pop(name, None)
 
 
 def make_samples(samples: Any, number: int) -> tuple[Any, Any, dict[str, pt.PerceptionRecord]]:
     view = render_yard(7, number, 320)
     markers = samples.sample_markers(view, 2 + number % 4, np.random.default_rng(number))
-    records = samples.make_records(view, number, "images/0.png", markers, CODES, "codec")
+    nearness = np.linspace(0.99, 0.0, 100)
+    for marker in markers:  # a block that shows the points as they are, but for the last digits
+        nearness[samples.find_cell(marker)] = round(float(marker.level), 2)
+    records = samples.make_records(view, number, "images/0.png", markers, CODES, nearness, "codec")
     return view, markers, {record.id.rpartition("-")[0]: record for record in records}
 
 
@@ -68,12 +74,22 @@ def test_samples_are_true(example: Any, number: int) -> None:
         assert len(pt.parse_generation(records["counting-cot"].turns[1].text).boxes) == len(objects)
 
 
-@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
-def test_a_lesson_is_the_chain_of_thought_without_the_image(example: Any) -> None:
-    """The same text as of a record with these points; what is learned begins behind the block."""
-    lessons, samples = example("lessons"), example("samples")
-    codec = pt.DepthCodec.from_pretrained()
-    codes = codec.encode(np.stack([render_yard(7, number, 320).nearness for number in range(3)]))
+def test_no_chain_of_thought_quotes_a_block_that_contradicts_the_answer(example: Any) -> None:
+    samples = example("samples")
+    view, markers, records = make_samples(samples, 1)
+    assert "depth-cells" in records
+    inverted = np.zeros(100)
+    for marker in markers:
+        inverted[samples.find_cell(marker)] = 1 - float(marker.level)
+    kinds = {
+        record.id.rpartition("-")[0]
+        for record in samples.make_records(view, 1, "images/0.png", markers, CODES, inverted, "codec")
+    }
+    assert records.keys() - kinds == {"depth-cells"}
+
+
+def make_processor() -> Any:
+    """A stand-in with SmolLM2's tokenizer and the tokens of the blocks."""
 
     class Processor:
         tokenizer = pt.llava.small.load_small_tokenizer(4096)
@@ -82,24 +98,88 @@ def test_a_lesson_is_the_chain_of_thought_without_the_image(example: Any) -> Non
             return f"<image>{messages[0]['content'][1]['text']}\n"
 
     Processor.tokenizer.add_tokens(["<image>", *pt.tokens.DEPTH.tokens])
-    drawn = lessons.ReadingLessons(codes, codec, Processor()).draw(6, 5, np.random.default_rng(0))
-    for ids, given in zip(*drawn, strict=True):
-        text, learned = (Processor.tokenizer.decode(part) for part in (ids, ids[given:]))
-        parsed = pt.parse_generation(text)
+    return Processor()
+
+
+@pytest.fixture
+def drawn_lessons(example: Any) -> tuple[Any, Any, Any, Any]:
+    """Blocks, the values of their cells, a tokenizer, and a batch of lessons."""
+    codec, processor = pt.DepthCodec.from_pretrained(), make_processor()
+    codes = codec.encode(np.stack([render_yard(7, number, 320).nearness for number in range(3)]))
+    lessons = example("lessons").ReadingLessons(codes, codec, processor)
+    return codes, lessons.values, processor.tokenizer, lessons.draw(3, 5, np.random.default_rng(0))
+
+
+def split_questions(row: list[int], tokenizer: Any) -> tuple[list[int], list[range]]:
+    """The ids of a lesson's block, and the columns of each answer behind it."""
+    block = row.index(tokenizer.convert_tokens_to_ids("<DEPTH_END>")) + 2  # and the full stop
+    ends = [column + 1 for column, token in enumerate(row) if token == tokenizer.eos_token_id]
+    return row[:block], [range(start, end) for start, end in zip([block, *ends], ends, strict=False)]
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+def test_a_lesson_is_the_chain_of_thought_without_the_image(drawn_lessons: Any) -> None:
+    """What is learned of an answer is the value of each point, the nearest one so far, and the conclusion."""
+    codes, means, tokenizer, batch = drawn_lessons
+    for row, ids in enumerate(batch.ids.tolist()):
+        block, answers = split_questions(ids, tokenizer)
+        before = tokenizer.decode(block)
+        parsed = pt.parse_generation(before)
+        assert "<image>" not in before
         assert not parsed.problems
-        (scene,) = (number for number, block in enumerate(codes) if np.array_equal(block, parsed.blocks[0]))
-        question, _, answer = text.partition("\n")
-        assert "<image>" not in text
-        assert answer.endswith(f"<DEPTH_END>.{learned}")
-        means = codec.decode(codes[scene][None]).reshape(10, 32, 10, 32).mean((1, 3))
-        points = re.findall(r"([A-E]) (\d) (\d) (\d\d) ([A-E])", learned)
-        values = [means[int(row), int(column)] for _, row, column, _, _ in points]
-        assert [int(level) for *_, level, _ in points] == [min(99, int(value * 100)) for value in values]
-        leaders = [points[int(np.argmax(values[: count + 1]))][0] for count in range(len(points))]
-        assert [leader for *_, leader in points] == leaders
-        assert learned.endswith(f"Point {leaders[-1]} is the closest.<|im_end|>")
-        for letter, row, column, _, _ in points:
-            assert f"{letter} {samples.COLORS[letter][0]} row {row} column {column}" in question
+        (scene,) = np.flatnonzero((codes == parsed.blocks[0]).all((1, 2)))
+        columns = {int(column) + 1 for of, column in zip(batch.rows, batch.columns, strict=True) if of == row}
+        for answer in answers:
+            text = tokenizer.decode(ids[answer.start : answer.stop])
+            points = re.findall(r"([A-E]) (\d) (\d) (\d\d) ([A-E])", text)
+            values = [means[scene][int(row) * 10 + int(column)] for _, row, column, _, _ in points]
+            assert [int(level) for *_, level, _ in points] == [min(99, int(value * 100)) for value in values]
+            leaders = [points[int(np.argmax(values[: count + 1]))][0] for count in range(len(points))]
+            assert [leader for *_, leader in points] == leaders
+            end = f". Point {leaders[-1]} is the closest.<|im_end|>"
+            assert text.endswith(end)
+            learned = tokenizer.decode([ids[column] for column in answer if column in columns])
+            assert learned == "".join(f"{level} {leader}" for *_, level, leader in points) + end
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+def test_questions_that_share_a_block_are_separate_samples(example: Any, drawn_lessons: Any) -> None:
+    *_, tokenizer, batch = drawn_lessons
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    language = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    model = SimpleNamespace(
+        model=SimpleNamespace(language_model=language.model), lm_head=language.lm_head, device=torch.device("cpu")
+    )
+    language.requires_grad_(False)
+    losses = []
+    for row, ids in enumerate(batch.ids.tolist()):
+        block, answers = split_questions(ids, tokenizer)
+        columns = [int(column) for of, column in zip(batch.rows, batch.columns, strict=True) if of == row]
+        for answer in answers:
+            sample = [*block, *ids[answer.start : answer.stop]]
+            logits = language(torch.tensor([sample])).logits[0].log_softmax(-1)
+            places = [column - answer.start + len(block) for column in columns if column + 1 in answer]
+            losses += [-logits[place, sample[place + 1]] for place in places]
+    assert len(losses) == len(batch.targets)
+    together = example("lessons").compute_lesson_loss(model, batch)
+    assert float(together) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 12, 300])
+def test_lessons_come_first_and_grow(example: Any, steps: int) -> None:
+    training = example("training")
+    setup = training.Setup("cells", 8, training=pt.llava.small.SmallTraining(max_steps=steps))
+    kinds = [kind for kind, _ in setup.schedule()]
+    assert kinds[: round(steps / 2)] == ["lessons"] * round(steps / 2)
+    sizes = [setup.choose_max_points(number) for number in range(steps)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert sizes[-1] <= 5
+    if steps == 300:
+        assert sizes[49] == 1
+        assert sizes[130] == 5
+        assert {"lessons", "depth-atomic", "depth-cells", "counting-cot"} == set(kinds[150:])
 
 
 def test_points_are_dots_of_their_color(example: Any) -> None:
@@ -118,6 +198,7 @@ def test_a_tiny_comparison_completes_and_resumes(
     compare = example("compare")
     arguments = [str(tmp_path), "--steps", "2", "--scenes", "8", "--few", "4", "--held-out", "2", "--batch-size", "2"]
     arguments += ["--regimes", "cells", "direct", "--save-steps", "1"]
+    arguments += ["--hidden-size", "64", "--pieces", "1024"]
 
     @contextmanager
     def interrupt(name: str, total: int) -> Iterator[Any]:
@@ -151,6 +232,9 @@ def test_a_tiny_comparison_completes_and_resumes(
     assert set(report["replacement"]["cells-8"]["accuracy"]) == kinds
     names = {f"cells, {task}, {labels} labels" for task in ("depth", "counting") for labels in (4, 8)}
     assert set(report["comparisons"]) == names
+    page = (tmp_path / "cells-8.html").read_text()
+    assert "Conclusions from written depth maps" in page
+    assert "with random block" in page
     # An existing model is used again.
     setup = example("training").Setup("cells", 8)
     assert compare.train_model(tmp_path, setup, None, None, None, None) == tmp_path / "cells-8"

@@ -2,10 +2,10 @@ r"""Perception tokens against direct labels: the same small model, the same imag
 
     python examples/aurora_small/compare.py perceptok-demo/compare
 
-Models start from the same weights: trained to write blocks, boxes and a chain of thought ("cot"), the same with the
-cells of the points and reading lessons mixed in ("cells"), or answers alone ("direct"); with the answers of 500 scenes,
-or of all. Each answers questions about held-out scenes through `PerceptionPipeline`; then the blocks of those that
-write them are replaced. The same command continues an interrupted run, in the middle of a training.
+Models start from the same weights: trained to write blocks, boxes and a chain of thought ("cot"), the same after
+reading lessons and with the cells of the points in the answer ("cells"), or answers alone ("direct"); with the answers
+of 500 scenes, or of all. Each answers questions about held-out scenes through `PerceptionPipeline`; then the blocks of
+those that write them are replaced. The same command continues an interrupted run, in the middle of a training.
 
 On an accelerator, with all of SmolLM2-135M:
 
@@ -19,15 +19,18 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from samples import SIDE, YardSamples, make_samples
+from page import write_reading_page
+from samples import GRID, SIDE, YardSamples, find_cell, make_samples
 from training import Encoder, Setup, train
 
 import perceptok as pt
+from perceptok.data import PerceptionRecord
 from perceptok.decoding import read_evidence
 from perceptok.evaluation import Scores, compare_scores, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
@@ -38,13 +41,14 @@ from perceptok_cli.console import progress_bar
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
 """Seeds of families of scenes, which share no scene."""
 REGIMES = ("cot", "cells", "direct")
+QUESTIONS = {"depth": "depth-direct", "counting": "counting-direct"}
+"""Task -> the kind of the records that every model is asked: all regimes have the same questions."""
 
 
 def answer_questions(
-    pipe: pt.PerceptionPipeline, held_out: YardSamples, kind: str, **changes: Any
+    pipe: pt.PerceptionPipeline, held_out: YardSamples, records: Sequence[PerceptionRecord], **changes: Any
 ) -> dict[str, pt.llava.PerceptionAnswer]:
-    """Answers to every record of a kind."""
-    records = held_out.records[kind]
+    """Answers to records of held-out scenes, by id."""
     requests = [
         Request((open_image(held_out.folder / record.images[0]),), record.question, record.choices)
         for record in records
@@ -66,10 +70,12 @@ def measure_evidence(
     samples: YardSamples,
     held_out: YardSamples,
     codec: pt.DepthCodec,
-    kind: str,
+    records: Sequence[PerceptionRecord],
 ) -> dict[str, Any]:
-    """The error of the generated maps, and the answers read from them by rule."""
-    records = held_out.records[kind]
+    """The error of the generated maps, the answers read from them by rule, and how many answers agree with the block.
+
+    An answer agrees that names the point whose cell has the greatest mean in the decoded block.
+    """
     scenes = [int(str(record.provenance["scene"])) for record in records]
     truth = held_out.nearness[scenes].astype(np.float32)
     mean = samples.nearness.mean(axis=0, dtype=np.float32)
@@ -94,9 +100,12 @@ def measure_evidence(
             str(count): float(np.mean([hit for hit, at in zip(correct, points, strict=True) if len(at) == count]))
             for count in sorted({len(at) for at in points})
         }
+    side = truth.shape[-1] // GRID
+    cells = maps["written"].reshape(-1, GRID, side, GRID, side).mean((2, 4)).reshape(len(records), -1)
     agreement = [
-        str(answers[record.id].answer) == record.choices[int(np.argmax(values[at[:, 1], at[:, 0]]))]
-        for record, values, at in zip(records, maps["written"], points, strict=True)
+        str(answers[record.id].answer)
+        == max(record.evidence.markers, key=lambda marker: values[find_cell(marker)]).letter
+        for record, values in zip(records, cells, strict=True)
     ]
     return {
         "rmse": {name: small.compute_rmse(values, truth) for name, values in maps.items()},
@@ -153,14 +162,15 @@ def evaluate_model(
     pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec, device=device)
     figures: dict[str, Any] = {}
     scores: dict[str, Scores] = {}
-    for task, kind in setup.kinds.items():
+    for task, kind in QUESTIONS.items():
+        records = held_out.records[kind]
         writes_block = task == "depth" and setup.regime != "direct"
         block = {"force_block": "somewhere"} if writes_block else {}
-        answers = answer_questions(pipe, held_out, kind, **block)
+        answers = answer_questions(pipe, held_out, records, **block)
         scores[task] = add_scores(figures, task, answers, held_out, kind)
         if writes_block:
-            figures["evidence"] = measure_evidence(answers, samples, held_out, codec, kind)
-            free = answer_questions(pipe, held_out, kind, constraints=False)
+            figures["evidence"] = measure_evidence(answers, samples, held_out, codec, records)
+            free = answer_questions(pipe, held_out, records, constraints=False)
             figures["valid without constraints"] = measure_valid_blocks(free)
     return figures, scores
 
@@ -180,12 +190,15 @@ def add_scores(
 
 
 def replace_blocks(
-    path: Path, held_out: YardSamples, codec: pt.DepthCodec, kind: str, count: int, device: str = "cpu"
+    path: Path, held_out: YardSamples, codec: pt.DepthCodec, count: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Accuracy with other blocks in place of the model's own."""
+    """Accuracy with other blocks in place of the model's own; also written as a page beside the model."""
     pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec, device=device)
     kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
-    replacement = pt.evaluation.replacement_test(pipe, held_out.records[kind][:count], kinds, folder=held_out.folder)
+    records = held_out.records[QUESTIONS["depth"]][:count]
+    replacement = pt.evaluation.replacement_test(pipe, records, kinds, folder=held_out.folder)
+    answers = answer_questions(pipe, held_out, records, force_block="somewhere")
+    write_reading_page(path.with_suffix(".html"), records, answers, replacement, f"{path.name}, held-out scenes.")
     return {
         "accuracy": {kind: score._asdict() for kind, score in replacement.scores.items()},
         "changed": dict(replacement.changed),
@@ -221,12 +234,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=REGIMES, help="what to train")
     parser.add_argument("--layers", type=int, default=2, help="of SmolLM2's 30")
     parser.add_argument("--pieces", type=int, default=4096, help="of SmolLM2's vocabulary of 49,152")
+    parser.add_argument("--hidden-size", type=int, help="random weights of this width in place of SmolLM2's")
+    parser.add_argument("--counting", type=float, default=0.25, help="share of updates about counting")
+    parser.add_argument("--lessons", type=float, default=0.5, help="share of updates with reading lessons, for cells")
     parser.add_argument("--device", default="cpu", help="where to train and to answer, such as cuda")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     codec = pt.DepthCodec.from_pretrained()
-    config = small.DemoConfig(small.SmallLlavaConfig(options.layers, options.pieces))
+    config = small.DemoConfig(small.SmallLlavaConfig(options.layers, options.pieces, hidden_size=options.hidden_size))
     model, processor, _ = small.prepare_model(folder, codec, config)
     samples = make_samples(folder / "train", TRAINING_SEED, options.scenes, model, processor, codec)
     held_out = make_samples(folder / "held_out", HELD_OUT_SEED, options.held_out, model, processor, codec)
@@ -240,16 +256,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budgets = (options.scenes, options.few)
     report: dict[str, Any] = {"models": {}, "comparisons": {}, "replacement": {}}
     scores: dict[str, dict[str, Scores]] = {}
-    for setup in (Setup(regime, labels, training=training) for regime in options.regimes for labels in budgets):
+    for regime, labels in product(options.regimes, budgets):
+        setup = Setup(regime, labels, options.counting, options.lessons, training)
         path = train_model(folder, setup, samples, held_out, codec, config, options.device)
         report["models"][path.name], scores[path.name] = evaluate_model(
             path, setup, samples, held_out, codec, options.device
         )
         print(path.name, json.dumps(report["models"][path.name].get("evidence", {})), flush=True)
         if setup.regime != "direct" and setup.labels == options.scenes:
-            report["replacement"][path.name] = replace_blocks(
-                path, held_out, codec, setup.kinds["depth"], options.replaced, options.device
-            )
+            report["replacement"][path.name] = replace_blocks(path, held_out, codec, options.replaced, options.device)
     if "direct" in options.regimes:
         report["comparisons"] = compare_with_direct(scores)
     print(format_table(report["models"]))
@@ -266,18 +281,9 @@ def compare_with_direct(
     for name in scores:
         regime, _, labels = name.rpartition("-")
         for task in ("depth", "counting") if regime != "direct" else ():
-            pair = scores[name][task], scores[f"direct-{labels}"][task]
-            comparisons[f"{regime}, {task}, {labels} labels"] = compare_scores(*map(_same_ids, pair))._asdict()
+            direct = scores[f"direct-{labels}"][task]
+            comparisons[f"{regime}, {task}, {labels} labels"] = compare_scores(scores[name][task], direct)._asdict()
     return comparisons
-
-
-def _same_ids(scores: Scores) -> Scores:
-    """Items named by their scenes alone, so that both regimes can be compared."""
-    outcomes = tuple(
-        replace(outcome, item=replace(outcome.item, id=outcome.item.id.rpartition("-")[2]))
-        for outcome in scores.outcomes
-    )
-    return replace(scores, outcomes=outcomes)
 
 
 if __name__ == "__main__":

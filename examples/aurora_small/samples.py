@@ -8,7 +8,7 @@ the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ COLORS = {
     "E": ("violet", (255, 0, 255)),
 }
 KINDS = ("depth-atomic", "depth-cot", "depth-cells", "depth-direct", "counting-cot", "counting-direct")
-"""Task and form of the answer. "cells" is a chain of thought that names the cell of each point in question and answer,
-with the nearest point so far after each: what the lessons of `lessons.py` teach to read."""
-SIDE = 336
+"""Task and form of the answer. Every question about points names the cell of each. "cells" is a chain of thought that
+names it again, with the nearest point so far after each: what the lessons of `lessons.py` teach to read."""
+GRID, SIDE = 10, 336
+NEAREST_QUESTION = "Which point is the closest to the camera?"
 _RADIUS = 9
 _MIN_PIXELS = 300
 """Views with an object of fewer visible pixels (of 320x320) have no question about counting: its count is ambiguous."""
@@ -87,15 +88,16 @@ def make_samples(
                 views = [small.render_yard(seed, number, 320) for number in range(start, min(count, start + _CHUNK))]
                 nearness = np.stack([view.nearness for view in views])
                 codes = codec.encode(nearness)
+                values = compute_cell_values(codec, codes)
                 marked_images = []
-                for number, (view, block) in enumerate(zip(views, codes, strict=True), start):
+                for number, (view, block, cells) in enumerate(zip(views, codes, values, strict=True), start):
                     name = f"images/{number:05d}.png"
                     markers = sample_markers(view, 2 + number % 4, np.random.default_rng([seed, number, 5]))
                     image = FrameRule("squash").apply(Image.fromarray(view.image))
                     draw_dots(image, markers)
                     image.save(building / name)
                     marked_images.append(image)
-                    records_of_scenes += make_records(view, number, name, markers, block, codec.fingerprint)
+                    records_of_scenes += make_records(view, number, name, markers, block, cells, codec.fingerprint)
                 chunks.append(_compute_arrays(marked_images, nearness, model, processor, codec, temperature))
             with atomic_write(building / "arrays.npz") as file:
                 np.savez(file, **{key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]})
@@ -144,10 +146,26 @@ def draw_dots(image: Image.Image, markers: tuple[Marker, ...]) -> None:
         canvas.ellipse(box, fill=COLORS[marker.letter][1])
 
 
+def compute_cell_values(codec: pt.DepthCodec, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mean nearness of each cell of the decoded maps: blocks (N, 10, 10) -> (N, 100) float32."""
+    cells = np.asarray(codec.decode(codes), np.float32).reshape(-1, GRID, 32, GRID, 32)
+    return cells.mean((2, 4)).reshape(-1, GRID**2)
+
+
 def make_records(
-    view: small.YardImage, number: int, name: str, markers: tuple[Marker, ...], codes: NDArray[np.int64], codec: str
+    view: small.YardImage,
+    number: int,
+    name: str,
+    markers: tuple[Marker, ...],
+    codes: NDArray[np.int64],
+    cells: NDArray[np.float32],
+    codec: str,
 ) -> Iterator[PerceptionRecord]:
-    """The records of a scene, of all kinds that it admits."""
+    """The records of a scene, of all kinds that it admits.
+
+    The chain of thought "depth-cells" quotes the block's own values (`cells`); there is none where they contradict the
+    true answer.
+    """
     block = block_to_text(codes)
     flat = tuple(int(code) for code in codes.ravel())
 
@@ -162,21 +180,21 @@ def make_records(
             f"{kind}-{number:05d}", (name,), turns, task, regime, 0.0, None, answer, choices, evidence, where
         )
 
-    named = ", ".join(f"{marker.letter} {COLORS[marker.letter][0]}" for marker in markers)
-    points = f"Points: {named}. " if markers else ""
     values = ", ".join(f"{marker.letter} {format_level(marker)}" for marker in markers)
     depth_text = f"{small.ANSWER}{block}." + (f" The points have {values}." if markers else "")
     evidence = Evidence(flat, codec, markers)
-    yield make_record("depth-atomic", points + small.QUESTION, depth_text, None, (), evidence)
+    yield make_record("depth-atomic", f"{name_points(markers)}{small.QUESTION}", depth_text, None, (), evidence)
     if markers:
-        question = f"{points}Which point is the closest to the camera?"
+        question = f"{name_points(markers)}{NEAREST_QUESTION}"
         answer = max(markers, key=lambda marker: marker.level or 0.0).letter
         letters = tuple(marker.letter for marker in markers)
         yield make_record(
             "depth-cot", question, f"{depth_text} Point {answer} is the closest.", answer, letters, evidence
         )
-        cells = f"{small.ANSWER}{block}.{write_cells_answer(markers)}"
-        yield make_record("depth-cells", write_cells_question(markers), cells, answer, letters, evidence)
+        quoted = [replace(marker, level=float(cells[find_cell(marker)])) for marker in markers]
+        if max(quoted, key=lambda marker: marker.level or 0.0).letter == answer:
+            chain = f"{small.ANSWER}{block}.{write_cells_answer(quoted)}"
+            yield make_record("depth-cells", question, chain, answer, letters, evidence)
         yield make_record("depth-direct", question, f"({answer})", answer, letters, evidence)
     objects = [box for box in view.rendering.boxes() if box.category not in ("floor", "wall")]
     if objects and min(box.pixels for box in objects) >= _MIN_PIXELS:
@@ -192,18 +210,19 @@ def make_records(
         yield make_record("counting-direct", question, count, count, choices, evidence)
 
 
-def find_cell(marker: Marker) -> tuple[int, int]:
-    """Row and column, 0..9, of the cell of the block that a point lies in."""
-    return int(marker.y) * 10 // SIDE, int(marker.x) * 10 // SIDE
+def find_cell(marker: Marker) -> int:
+    """The row-major index, 0..99, of the cell of the block that a point lies in."""
+    return int(marker.y) * GRID // SIDE * GRID + int(marker.x) * GRID // SIDE
 
 
-def write_cells_question(markers: Sequence[Marker]) -> str:
-    """The question that names the cell of each point."""
+def name_points(markers: Sequence[Marker]) -> str:
+    """The sentence of a question that names color, row and column of each point; empty without points."""
+    places = [divmod(find_cell(marker), GRID) for marker in markers]
     named = ", ".join(
         f"{marker.letter} {COLORS[marker.letter][0]} row {row} column {column}"
-        for marker, (row, column) in zip(markers, map(find_cell, markers), strict=True)
+        for marker, (row, column) in zip(markers, places, strict=True)
     )
-    return f"Points: {named}. Which point is the closest to the camera?"
+    return f"Points: {named}. " if markers else ""
 
 
 def write_cells_answer(markers: Sequence[Marker]) -> str:
@@ -211,11 +230,11 @@ def write_cells_answer(markers: Sequence[Marker]) -> str:
     nearest = [
         max(markers[: count + 1], key=lambda marker: marker.level or 0.0).letter for count in range(len(markers))
     ]
-    values = ", ".join(
-        f"{marker.letter} {row} {column} {format_level(marker)} {leader}"
-        for marker, (row, column), leader in zip(markers, map(find_cell, markers), nearest, strict=True)
-    )
-    return f" {values}. Point {nearest[-1]} is the closest."
+    answer = ""
+    for marker, leader in zip(markers, nearest, strict=True):
+        row, column = divmod(find_cell(marker), GRID)
+        answer += f" {marker.letter} {row} {column} {format_level(marker)} {leader}"
+    return f"{answer}. Point {nearest[-1]} is the closest."
 
 
 def format_level(marker: Marker) -> str:

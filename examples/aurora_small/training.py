@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lessons import ReadingLessons
+from lessons import ReadingLessons, compute_lesson_loss
 from samples import YardSamples
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,13 +37,13 @@ class Batch:
         ids: (B, T) int64.
         labels: (B, T) int64, -100 for question and padding.
         mask: (B, T), 1 where there is a token.
-        scenes: (B,) numbers of the scenes; None for lessons, which have no image.
+        scenes: (B,) numbers of the scenes.
     """
 
     ids: Tensor
     labels: Tensor
     mask: Tensor
-    scenes: Tensor | None
+    scenes: Tensor
 
 
 class Encoder:
@@ -66,10 +66,7 @@ class Encoder:
     def batch(self, records: Sequence[PerceptionRecord]) -> Batch:
         """Pad records to one length."""
         scenes = torch.tensor([int(str(record.provenance["scene"])) for record in records])
-        return self.pad([self.ids(record) for record in records], scenes)
-
-    def pad(self, rows: Sequence[tuple[list[int], int]], scenes: Tensor | None = None) -> Batch:
-        """Pad ids to one length; each row comes with the number of its first ids that are not learned."""
+        rows = [self.ids(record) for record in records]
         length = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), length), int(self.processor.tokenizer.pad_token_id))
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
@@ -90,7 +87,7 @@ def compute_loss(model: Any, vocab: pt.PerceptionVocabulary, batch: Batch, sampl
     words = labels.roll(-1, dims=1).masked_fill(codes, -100)
     words[:, -1] = -100
     loss = F.cross_entropy(logits.float().flatten(0, 1), words.flatten(), ignore_index=-100)
-    if batch.scenes is not None and bool(codes.any()):
+    if bool(codes.any()):
         teacher = samples.teacher[batch.scenes].float().to(logits.device)
         alignment = VocabularyAlignment.identity(teacher.shape[-1])
         loss = loss + distillation_loss(logits, teacher, alignment, vocab, codes)
@@ -98,14 +95,21 @@ def compute_loss(model: Any, vocab: pt.PerceptionVocabulary, batch: Batch, sampl
 
 
 def compute_logits(model: Any, batch: Batch, samples: YardSamples, keep: int = 0) -> Tensor:
-    """Logits of the last `keep` tokens, or of all, in bfloat16 where the device computes it faster."""
+    """Logits of the last `keep` tokens, or of all."""
     device = model.device
-    pixels = {} if batch.scenes is None else {"pixel_values": samples.features[batch.scenes].float().to(device)}
-    with torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(device) == torch.bfloat16):
+    with autocast(device):
         logits: Tensor = model(
-            input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), logits_to_keep=keep, **pixels
+            input_ids=batch.ids.to(device),
+            attention_mask=batch.mask.to(device),
+            pixel_values=samples.features[batch.scenes].float().to(device),
+            logits_to_keep=keep,
         ).logits
     return logits
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes it faster."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=choose_dtype(device) == torch.bfloat16)
 
 
 def draw_records(records: Sequence[PerceptionRecord], size: int, seed: int, number: int) -> list[PerceptionRecord]:
@@ -123,18 +127,19 @@ class Setup:
     """The training of a model.
 
     Attributes:
-        regime: "cot" (perception tokens, then the answer), "cells" (the same with the cells of the points, and reading
-            lessons mixed in) or "direct" (the answer alone).
+        regime: "cot" (perception tokens, then the answer), "cells" (the same with cells and the nearest point so far,
+            after reading lessons) or "direct" (the answer alone).
         labels: Number of scenes with answers; depth blocks are trained on all scenes, since specialists need no labels.
         counting: Share of updates with questions about counting.
-        lessons: Share of updates with reading lessons, for "cells".
+        lessons: Share of the updates, the first ones, with reading lessons only, for "cells"; a tenth of the later
+            ones has lessons too.
         training: Updates and learning rate, the same for all models of a comparison.
     """
 
     regime: str
     labels: int
     counting: float = 0.25
-    lessons: float = 0.4
+    lessons: float = 0.5
     training: small.SmallTraining = field(default_factory=small.SmallTraining)
 
     @property
@@ -148,14 +153,15 @@ class Setup:
         Atomic depth comes first, its share falling linearly to a fifth, as released.
         """
         rng = np.random.default_rng([self.training.seed, 1])
+        first = round(self.training.max_steps * self.lessons) if self.regime == "cells" else 0
         counts: Counter[str] = Counter()
         schedule = []
         for step in range(self.training.max_steps):
-            atomic = max(0.2, 1 - 1.6 * step / self.training.max_steps)
-            if rng.random() < self.counting:
-                kind = self.kinds["counting"]
-            elif self.regime == "cells" and rng.random() < self.lessons:
+            atomic = max(0.2, 1 - 1.6 * (step - first) / (self.training.max_steps - first))
+            if step < first or (self.regime == "cells" and rng.random() < 0.1):
                 kind = "lessons"
+            elif rng.random() < self.counting:
+                kind = self.kinds["counting"]
             elif self.regime != "direct" and rng.random() < atomic:
                 kind = "depth-atomic"
             else:
@@ -164,9 +170,10 @@ class Setup:
             counts[kind] += 1
         return schedule
 
-    def choose_max_points(self, number: int, of: int) -> int:
-        """The greatest number of points in lesson update `number` of `of`: 1 in the first third, then more."""
-        return min(5, 1 + max(0, number - of // 3) * 8 // max(1, of))
+    def choose_max_points(self, number: int) -> int:
+        """The greatest number of points in lesson update `number`: 1 in the first third of the lessons, then more."""
+        first = max(1, round(self.training.max_steps * self.lessons))
+        return min(5, 1 + max(0, 9 * number - 3 * first) // first)
 
 
 def train(
@@ -193,7 +200,6 @@ def train(
     }
     codes = np.array([record.evidence.codes for record in samples.records["depth-atomic"]]).reshape(-1, 10, 10)
     lessons = ReadingLessons(codes, codec, encoder.processor) if setup.regime == "cells" else None
-    of_lessons = sum(kind == "lessons" for kind, _ in schedule)
     curve_path = None if checkpoint is None else checkpoint.with_suffix(".curve.jsonl")
     curve = {} if curve_path is None or not curve_path.is_file() else _read_curve(curve_path)
     steps = 0
@@ -207,8 +213,9 @@ def train(
         kind, number = schedule[steps]
         if lessons is not None and kind == "lessons":
             rng = np.random.default_rng([training.seed, 2, number])
-            drawn = lessons.draw(training.batch_size, setup.choose_max_points(number, of_lessons), rng)
-            return compute_loss(model, vocab, encoder.pad(list(zip(*drawn, strict=True))), samples)
+            batch = lessons.draw(training.batch_size, setup.choose_max_points(number), rng)
+            with autocast(model.device):
+                return compute_lesson_loss(model, batch)
         records = draw_records(records_by_kind[kind], training.batch_size, training.seed, number)
         return compute_loss(model, vocab, encoder.batch(records), samples)
 

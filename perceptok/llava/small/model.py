@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from perceptok.depth import DepthCodec
-from perceptok.errors import CheckpointError, MissingExtraError
+from perceptok.errors import CheckpointError, ConfigError, MissingExtraError
 from perceptok.llava.framing import FrameRule
 from perceptok.llava.grid_tower import GRID, GridTower, GridTowerConfig
 from perceptok.llava.loading import prepare_processor, set_perception_settings
@@ -257,6 +257,8 @@ class SmallLlavaConfig:
         pieces: Number of SmolLM2's 49,152 pieces.
         image_size: Side of the square image; the tower's features are always 10x10.
         taps: MobileNetV2's blocks whose outputs are the features.
+        hidden_size: Width of a language model with random weights in place of SmolLM2's first layers, a multiple of 32:
+            its updates cost less, so that more of them can be made. None for SmolLM2's weights.
         aligned: Initialize heads of the first layer so that code k attends to patch k (`align_attention`).
         seed: The seed of all random weights.
     """
@@ -267,6 +269,11 @@ class SmallLlavaConfig:
     taps: tuple[int, ...] = (1, 4, 11, 15)
     aligned: bool = True
     seed: int = 0
+    hidden_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_size is not None and (self.hidden_size < 32 or self.hidden_size % 32):
+            raise ConfigError(f"hidden_size is a multiple of 32; got {self.hidden_size}")
 
 
 def _build_tower(config: SmallLlavaConfig) -> GridTower:
@@ -277,6 +284,32 @@ def _build_tower(config: SmallLlavaConfig) -> GridTower:
     tower.requires_grad_(False)
     tower.train(False)
     return tower
+
+
+def _build_language_model(config: SmallLlavaConfig) -> Any:
+    """SmolLM2's first layers, or a narrower Llama with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if config.hidden_size is None:
+        return load_small_language_model(config.layers, config.pieces)
+    heads = config.hidden_size // 32
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.pieces,
+            hidden_size=config.hidden_size,
+            intermediate_size=2 * config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            head_dim=32,
+            max_position_embeddings=8192,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+            rms_norm_eps=1e-5,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=True,
+        )
+    )
 
 
 def assemble_small_llava(images: Tensor, config: SmallLlavaConfig | None = None) -> tuple[Any, Any]:
@@ -299,7 +332,7 @@ def assemble_small_llava(images: Tensor, config: SmallLlavaConfig | None = None)
     torch.manual_seed(config.seed)
     tower = _build_tower(config)
     tower.calibrate(images)
-    language = load_small_language_model(config.layers, config.pieces)
+    language = _build_language_model(config)
     tokenizer = load_small_tokenizer(config.pieces)
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     language.resize_token_embeddings(len(tokenizer))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptok.errors import CheckpointError, ConfigError
-from perceptok.llava.small import DemoConfig, SmallTraining, optimize
+from perceptok.llava.small import DemoConfig, SmallLlavaConfig, SmallTraining, optimize
 
 CONFIG = SmallTraining(max_steps=9, batch_size=4, eval_steps=4, save_steps=3, bf16=False)
 SCENES = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
@@ -23,6 +23,9 @@ def test_settings_out_of_range_are_refused(name: str) -> None:
         DemoConfig(held_out=0)
     with pytest.raises(ConfigError, match="temperature is above 0"):
         DemoConfig(temperature=float("nan"))
+    for width in (0, 16, 100):
+        with pytest.raises(ConfigError, match=f"hidden_size is a multiple of 32; got {width}"):
+            SmallLlavaConfig(hidden_size=width)
 
 
 class Model(nn.Module):
