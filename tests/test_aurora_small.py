@@ -230,6 +230,9 @@ def test_a_tiny_comparison_completes_and_resumes(
     kinds = {"own", "oracle", "random", "constant", "other", "shuffled", "none"}
     assert set(report["replacement"]) == {"cells-8"}
     assert set(report["replacement"]["cells-8"]["accuracy"]) == kinds
+    agreement = report["replacement"]["cells-8"]["agrees with the given block"]
+    assert set(agreement) == kinds - {"none"}
+    assert all(0 <= share <= 1 for share in agreement.values())
     names = {f"cells, {task}, {labels} labels" for task in ("depth", "counting") for labels in (4, 8)}
     assert set(report["comparisons"]) == names
     page = (tmp_path / "cells-8.html").read_text()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from page import write_reading_page
 from samples import GRID, SIDE, YardSamples, find_cell, make_samples
 from training import Encoder, Setup, train
@@ -32,7 +33,7 @@ from training import Encoder, Setup, train
 import perceptok as pt
 from perceptok.data import PerceptionRecord
 from perceptok.decoding import read_evidence
-from perceptok.evaluation import Scores, compare_scores, evaluate, load_benchmark
+from perceptok.evaluation import Outcome, Scores, compare_scores, evaluate, load_benchmark
 from perceptok.files import atomic_folder, atomic_write
 from perceptok.images import open_image
 from perceptok.llava import Request, small
@@ -72,10 +73,7 @@ def measure_evidence(
     codec: pt.DepthCodec,
     records: Sequence[PerceptionRecord],
 ) -> dict[str, Any]:
-    """The error of the generated maps, the answers read from them by rule, and how many answers agree with the block.
-
-    An answer agrees that names the point whose cell has the greatest mean in the decoded block.
-    """
+    """The error of the generated maps, the answers read from them by rule, and how many answers agree with it."""
     scenes = [int(str(record.provenance["scene"])) for record in records]
     truth = held_out.nearness[scenes].astype(np.float32)
     mean = samples.nearness.mean(axis=0, dtype=np.float32)
@@ -100,19 +98,29 @@ def measure_evidence(
             str(count): float(np.mean([hit for hit, at in zip(correct, points, strict=True) if len(at) == count]))
             for count in sorted({len(at) for at in points})
         }
-    side = truth.shape[-1] // GRID
-    cells = maps["written"].reshape(-1, GRID, side, GRID, side).mean((2, 4)).reshape(len(records), -1)
-    agreement = [
-        str(answers[record.id].answer)
-        == max(record.evidence.markers, key=lambda marker: values[find_cell(marker)]).letter
-        for record, values in zip(records, cells, strict=True)
-    ]
     return {
         "rmse": {name: small.compute_rmse(values, truth) for name, values in maps.items()},
         "closest by rule": order,
-        "answer agrees with own block": float(np.mean(agreement)),
+        "answer agrees with own block": measure_agreement(
+            {name: answer.answer for name, answer in answers.items()}, records, maps["written"]
+        ),
         "valid": measure_valid_blocks(answers),
     }
+
+
+def measure_agreement(
+    answers: Mapping[str, pt.llava.PerceptionAnswer],
+    records: Sequence[PerceptionRecord],
+    maps: NDArray[np.floating[Any]],
+) -> float:
+    """The share of answers that name the point whose cell is the nearest, by its mean, on maps (N, H, W)."""
+    side = maps.shape[-1] // GRID
+    cells = maps.reshape(-1, GRID, side, GRID, side).mean((2, 4)).reshape(len(records), -1)
+    nearest = [
+        max(record.evidence.markers, key=lambda marker: values[find_cell(marker)]).letter
+        for record, values in zip(records, cells, strict=True)
+    ]
+    return float(np.mean([answers[record.id] == letter for record, letter in zip(records, nearest, strict=True)]))
 
 
 def measure_valid_blocks(answers: Mapping[str, pt.llava.PerceptionAnswer]) -> float:
@@ -196,14 +204,29 @@ def replace_blocks(
     pipe = pt.PerceptionPipeline.from_pretrained(path, codec=codec, device=device)
     kinds = ("own", "oracle", "random", "constant", "other", "shuffled", "none")
     records = held_out.records[QUESTIONS["depth"]][:count]
-    replacement = pt.evaluation.replacement_test(pipe, records, kinds, folder=held_out.folder)
+    replacement = pt.evaluation.replacement_test(pipe, records, kinds, folder=held_out.folder, max_new_tokens=100)
     answers = answer_questions(pipe, held_out, records, force_block="somewhere")
     write_reading_page(path.with_suffix(".html"), records, answers, replacement, f"{path.name}, held-out scenes.")
     return {
         "accuracy": {kind: score._asdict() for kind, score in replacement.scores.items()},
+        "agrees with the given block": {
+            kind: measure_given_agreement(outcomes, records, codec)
+            for kind, outcomes in replacement.outcomes.items()
+            if kind != "none"
+        },
         "changed": dict(replacement.changed),
         "skipped": len(replacement.skipped),
     }
+
+
+def measure_given_agreement(
+    outcomes: Sequence[Outcome], records: Sequence[PerceptionRecord], codec: pt.DepthCodec
+) -> float:
+    """The share of conclusions that agree with the block that was put before them."""
+    answers = {outcome.item.id: outcome.reading.value for outcome in outcomes}
+    blocks = np.stack([read_evidence(str(outcome.text)).block for outcome in outcomes])
+    asked = [record for record in records if record.id in answers]
+    return measure_agreement(answers, asked, np.asarray(codec.decode(blocks)))
 
 
 def format_table(results: Mapping[str, Any]) -> str:
