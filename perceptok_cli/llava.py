@@ -576,7 +576,7 @@ def import_(
 
 
 def export_model(
-    model: Annotated[Path, typer.Argument(help="An adapter, or but for lora a checkpoint, as merge writes it.")],
+    model: Annotated[Path, typer.Argument(help="An adapter; except for lora also a checkpoint, as merge writes it.")],
     output: OutputOption,
     format: Annotated[str, typer.Option(help="lora, gguf (llama.cpp), onnx (ONNX) or llava (SGLang).")] = "lora",  # noqa: A002
     precision: Annotated[str | None, typer.Option(help="Of GGUF or ONNX weights, as the converter names it.")] = None,
