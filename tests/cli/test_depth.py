@@ -186,6 +186,16 @@ def test_train_leaves_out_bad_maps_by_name(maps: Path, tmp_path: Path) -> None:
     assert "none of the 4 depth maps can be read" in str(run(*words, "-o", tmp_path / "none").exception)
 
 
+def test_train_reads_maps_from_the_cache(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    words = ("train", maps, "--kind", "metric", "--unit", "mm", "--config", tmp_path / "tiny.json", "--cpu")
+    words = (*words, "--cache-dir", tmp_path / "cache")
+    assert run(*words, "-o", tmp_path / "first").exit_code == 0
+    (bank,) = (tmp_path / "cache").iterdir()
+    (bank / "contents.json").write_text("{")
+    assert f"{bank}: a damaged cache of maps" in str(run(*words, "-o", tmp_path / "second").exception)
+
+
 def test_train(maps: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     words = [
