@@ -17,10 +17,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+from typer.testing import CliRunner
 
 import perceptok as pt
 from perceptok.errors import CheckpointError, ConfigError, OutputError
 from perceptok.llava import convert_checkpoint
+from perceptok_cli.main import app
 
 pytest.importorskip("gguf", reason="needs perceptok[gguf]")
 
@@ -184,6 +186,16 @@ def test_the_original_layout_holds_the_same_model(merged_llava: Path, tmp_path: 
     convert_checkpoint(merged_llava, folder, format="llava", force=True)
     with pytest.raises(OutputError):
         convert_checkpoint(folder, merged_llava, format="llava", force=True)
+
+
+def test_the_original_layout_by_the_command_line(merged_llava: Path, tmp_path: Path) -> None:
+    words = ["llava", "export", str(merged_llava), "-o", str(tmp_path / "sglang"), "--format"]
+    result = CliRunner().invoke(app, [*words, "llava"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "sglang" / "clip" / "model.safetensors").is_file()
+    result = CliRunner().invoke(app, [*words, "tensorrt"])
+    assert isinstance(result.exception, ConfigError)
+    assert "format is one of lora, gguf, onnx and llava; got 'tensorrt'" in str(result.exception)
 
 
 @pytest.mark.parametrize(
