@@ -1,7 +1,6 @@
 """Models for the tests of engines, and the engines' environments.
 
-One command each, minutes long, outside of continuous integration (3.5 GB, and a server takes minutes to start where
-other work runs); an engine that is not installed is skipped:
+One command each; an engine that is not installed is skipped. Continuous integration runs vLLM's:
 
     examples/serving/install_engine.sh vllm && python -m pytest tests/engines -k vllm
     examples/serving/install_engine.sh sglang && python -m pytest tests/engines -k sglang
