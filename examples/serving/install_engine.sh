@@ -13,9 +13,12 @@ repository=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$root"
 
 # The package index has torchvision for CUDA alone, whose operators are in a library that does not load here. Engines
-# import it without calling these: it is enough that they are declared.
+# import it without calling these: it is enough that they are declared, when Python starts. (By a .pth file, since
+# Debian's Python has a sitecustomize of its own, which hides others.)
 declare_torchvision_operators() {
-    cat > "$("$1" -c "import sysconfig; print(sysconfig.get_path('purelib'))")/sitecustomize.py" <<'PYTHON'
+    packages=$("$1" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+    echo "import declare_torchvision_operators" > "$packages/declare_torchvision_operators.pth"
+    cat > "$packages/declare_torchvision_operators.py" <<'PYTHON'
 import importlib.util
 
 if importlib.util.find_spec("torch"):
