@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from page import write_reading_page
-from samples import GRID, SIDE, YardSamples, find_cell, make_samples
+from samples import SIDE, YardSamples, average_cells, find_cell, make_samples
 from training import Encoder, Setup, train
 
 import perceptok as pt
@@ -73,7 +73,7 @@ def measure_evidence(
     codec: pt.DepthCodec,
     records: Sequence[PerceptionRecord],
 ) -> dict[str, Any]:
-    """The error of the generated maps, the answers read from them by rule, and how many answers agree with it."""
+    """The error of the generated maps, the answers read from them by rule, and the share that agrees with its map."""
     scenes = [int(str(record.provenance["scene"])) for record in records]
     truth = held_out.nearness[scenes].astype(np.float32)
     mean = samples.nearness.mean(axis=0, dtype=np.float32)
@@ -109,16 +109,12 @@ def measure_evidence(
 
 
 def measure_agreement(
-    answers: Mapping[str, pt.llava.PerceptionAnswer],
-    records: Sequence[PerceptionRecord],
-    maps: NDArray[np.floating[Any]],
+    answers: Mapping[str, str | None], records: Sequence[PerceptionRecord], maps: NDArray[np.floating[Any]]
 ) -> float:
-    """The share of answers that name the point whose cell is the nearest, by its mean, on maps (N, H, W)."""
-    side = maps.shape[-1] // GRID
-    cells = maps.reshape(-1, GRID, side, GRID, side).mean((2, 4)).reshape(len(records), -1)
+    """The share of answers that name the point whose cell is the nearest, by its mean, on maps (N, H, H)."""
     nearest = [
         max(record.evidence.markers, key=lambda marker: values[find_cell(marker)]).letter
-        for record, values in zip(records, cells, strict=True)
+        for record, values in zip(records, average_cells(maps), strict=True)
     ]
     return float(np.mean([answers[record.id] == letter for record, letter in zip(records, nearest, strict=True)]))
 

@@ -146,10 +146,15 @@ def draw_dots(image: Image.Image, markers: tuple[Marker, ...]) -> None:
         canvas.ellipse(box, fill=COLORS[marker.letter][1])
 
 
-def compute_cell_values(codec: pt.DepthCodec, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+def compute_cell_values(codec: pt.DepthCodec, codes: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
     """Mean nearness of each cell of the decoded maps: blocks (N, 10, 10) -> (N, 100) float32."""
-    cells = np.asarray(codec.decode(codes), np.float32).reshape(-1, GRID, 32, GRID, 32)
-    return cells.mean((2, 4)).reshape(-1, GRID**2)
+    return average_cells(np.asarray(codec.decode(codes), np.float32))
+
+
+def average_cells(maps: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Means of the cells of square maps: (N, H, H), H a multiple of 10, -> (N, 100), row-major."""
+    side = maps.shape[-1] // GRID
+    return maps.reshape(-1, GRID, side, GRID, side).mean((2, 4)).reshape(-1, GRID**2)
 
 
 def make_records(
@@ -158,7 +163,7 @@ def make_records(
     name: str,
     markers: tuple[Marker, ...],
     codes: NDArray[np.int64],
-    cells: NDArray[np.float32],
+    cells: NDArray[np.floating[Any]],
     codec: str,
 ) -> Iterator[PerceptionRecord]:
     """The records of a scene, of all kinds that it admits.
