@@ -15,7 +15,13 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from perceptok.decoding.engines.generate_settings import find_decoder_start, read_settings
-from perceptok.decoding.grammar.automaton import Grammar, GrammarConfig, Symbol, compile_grammar
+from perceptok.decoding.grammar.automaton import (
+    SYMBOL_COUNT,
+    Grammar,
+    GrammarConfig,
+    Symbol,
+    compile_grammar,
+)
 from perceptok.decoding.grammar.positions import StateReader, StateRows, find_prompt_state
 from perceptok.decoding.grammar.token_symbols import classify_tokens, default_config, list_eos_ids, mark_eos
 from perceptok.errors import ConstraintError, InferenceError
@@ -49,20 +55,22 @@ def find_pad_token_id(model: Any, tokenizer: Any) -> int:
 
 
 class _Masks(NamedTuple):
-    """Upper bounds of scores by row of states: +inf for what may come next, -inf for the rest.
+    """Upper bounds of scores by state: +inf for what may come next, -inf for the rest.
 
     A score is left as it is or becomes -inf, so that the relative probabilities of what remains stay as they were.
     `torch.minimum` takes as long as a copy on CPU, `masked_fill` 5 to 30 times that (measured at 32k, batch 1 to 256).
     """
 
-    text: Tensor
-    """(rows, 1): ordinary text."""
+    bounds: Tensor
+    """(states, SYMBOL_COUNT + 1): by symbol; the last column is for ids that are never allowed."""
+    symbols: Tensor
+    """(V,) int64: the column of every id."""
     special: Tensor
-    """(rows, S): the ids of `special_ids`."""
+    """(states, S): the ids of `special_ids`; on the CPU alone, where a step looks at few ids of each row."""
     special_ids: Tensor
     """(S,) int64: perception tokens, bracket pieces, ends of sequence, ids without a token, padded columns."""
     forced: Tensor
-    """(rows,) int64: the one id that may come next, -1 where there are several."""
+    """(states,) int64: the one id that may come next, -1 where there are several."""
 
 
 class _Tables(NamedTuple):
@@ -214,30 +222,34 @@ class PerceptionLogitsProcessor(LogitsProcessor):
             raise ConstraintError(
                 f"expected ids (B, T) and scores (B, V); got {tuple(input_ids.shape)} and {tuple(scores.shape)}"
             )
-        rows = self._find_rows(input_ids)
+        states = self._find_states(input_ids)
         masks = self._find_masks(scores.device, scores.dtype, scores.shape[1], input_ids.shape[1])
-        special = torch.minimum(scores.index_select(1, masks.special_ids), masks.special.index_select(0, rows))
-        masked = self._mask_text(scores, masks.text.index_select(0, rows))
-        masked.scatter_(1, masks.special_ids.expand(len(rows), -1), special)
-        self._check_dead_ends(rows, masked, special)
+        if scores.device != _CPU or torch.compiler.is_compiling():
+            bounds = masks.bounds.index_select(0, states).index_select(1, masks.symbols)
+            masked = torch.minimum(scores, bounds, out=scores if self.in_place else None)
+            if self.check_on_gpu and not torch.compiler.is_compiling():
+                torch._assert_async((masked.amax(1) > -torch.inf).all())
+            return masked
+        special = torch.minimum(scores.index_select(1, masks.special_ids), masks.special.index_select(0, states))
+        masked = self._mask_text(scores, masks.bounds[:, : Symbol.TEXT + 1].index_select(0, states))
+        masked.scatter_(1, masks.special_ids.expand(len(states), -1), special)
+        self._check_dead_ends(states, masked, special)
         return masked
 
     def _mask_text(self, scores: Tensor, bound: Tensor) -> Tensor:
         """Scores with text excluded where its bound (B, 1) is -inf."""
         if not self.in_place:
             return torch.minimum(scores, bound)
-        on_cpu = scores.device == _CPU and not torch.compiler.is_compiling()
-        if on_cpu and not bool((bound < 0).any()):  # on a GPU this look would synchronise
-            return scores
-        return torch.minimum(scores, bound, out=scores)
+        return torch.minimum(scores, bound, out=scores) if bool((bound < 0).any()) else scores
 
     def find_forced_tokens(self, input_ids: Tensor) -> Tensor:
         """The one id that may follow each row of ids (B, T): (B,) int64; -1 where there is a choice."""
-        rows = self._find_rows(input_ids)
+        states = self._find_states(input_ids)
         masks = self._find_masks(input_ids.device, torch.float32, self.vocab.size, input_ids.shape[1])
-        return masks.forced[rows]
+        return masks.forced[states]
 
-    def _find_rows(self, ids: Tensor) -> Tensor:
+    def _find_states(self, ids: Tensor) -> Tensor:
+        """The state of each row of ids, as a number of `StateRows.found`: (B,) int64."""
         if self._prompt_length is None:
             self._check_prompt_unneeded()
         prompt_length = self._prompt_length or 0
@@ -278,36 +290,35 @@ class PerceptionLogitsProcessor(LogitsProcessor):
                 f"the scores have {width} columns, but the tokenizer has ids up to {self.vocab.size - 1}: extend the "
                 "model with the tokenizer (extend_vocabulary)"
             )
-        symbols = np.append(self.symbols, np.full(width - self.vocab.size, -1))
+        symbols = np.append(self.symbols, np.full(width - self.vocab.size, -1)) % (SYMBOL_COUNT + 1)
         special_ids = np.flatnonzero(symbols != Symbol.TEXT)
-        allowed = self._state_rows.allowed_symbols(remaining)
-        allowed = np.pad(allowed, ((0, 0), (0, 1)))  # the last column, -1, is never allowed
-        text, special = allowed[:, [Symbol.TEXT]], allowed[:, symbols[special_ids]]
-        forced = np.where(text[:, 0] | (special.sum(1) != 1), -1, special_ids[special.argmax(1)])
+        allowed = self._state_rows.allowed_symbols(remaining)[self._state_rows.found]
+        allowed = np.pad(allowed, ((0, 0), (0, 1)))  # the last column is never allowed
+        special = allowed[:, symbols[special_ids]]
+        forced = np.where(allowed[:, Symbol.TEXT] | (special.sum(1) != 1), -1, special_ids[special.argmax(1)])
 
         def build_mask(allowed: np.ndarray) -> Tensor:
             return torch.where(torch.from_numpy(allowed), torch.inf, -torch.inf).to(device, dtype)
 
-        ids, forced_ids = (torch.from_numpy(values).to(device) for values in (special_ids, forced))
-        return _Masks(build_mask(text), build_mask(special), ids, forced_ids)
+        return _Masks(
+            build_mask(allowed),
+            torch.from_numpy(symbols).to(device),
+            build_mask(special if device == _CPU else special[:, :0]),
+            torch.from_numpy(special_ids).to(device),
+            torch.from_numpy(forced).to(device),
+        )
 
-    def _check_dead_ends(self, rows: Tensor, masked: Tensor, special: Tensor) -> None:
-        if torch.compiler.is_compiling() or not len(masked):
-            return
-        if masked.device != _CPU:
-            if self.check_on_gpu:
-                torch._assert_async((masked.amax(1) > -torch.inf).all())
-            return
+    def _check_dead_ends(self, states: Tensor, masked: Tensor, special: Tensor) -> None:
         # Nearly always a special id is left, in text too (the end, an opening token): the whole row is not looked at.
-        if -torch.inf not in special.amax(1).tolist():
+        if not len(masked) or -torch.inf not in special.amax(1).tolist():
             return
         dead = (masked == -torch.inf).all(1)
         if not bool(dead.any()):
             return
         row = int(dead.nonzero()[0])
         raise ConstraintError(
-            f"row {row}, {self._describe_row(int(rows[row]))}: every token that may come next has a score of -inf; "
-            "look at the processors that run before this one, and at the model's own scores"
+            f"row {row}, {self._describe_row(int(self._state_rows.found[states[row]]))}: every token that may come "
+            "next has a score of -inf; look at the processors that run before this one, and at the model's own scores"
         )
 
     def _describe_row(self, row: int) -> str:

@@ -5,20 +5,21 @@ nearest id that cannot be a part of it decides: `<DEPTH_START>` or "(" at the ri
 leaves text. So a table (kind of the last id, distance, kind of an id) holds verdicts, and the nearest one counts. Only
 limits look at the whole answer, by counting.
 
-The same lines serve tensors and, on the CPU, NumPy arrays (`xp` is torch or numpy): operations on some hundred numbers
-take half as long there (14 us instead of 28 for one sequence, measured).
+What can be looked up is in tables, so that a step launches few kernels on a GPU. On the CPU ids are a NumPy array:
+operations on some hundred numbers take half as long there (14 us instead of 28 for one sequence, measured).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from enum import IntEnum
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
-from perceptok.decoding.grammar.automaton import CELLS, SYMBOL_COUNT, Grammar, State, Symbol
+from perceptok.decoding.grammar.automaton import CELLS, SYMBOL_COUNT, Grammar, GrammarConfig, State, Symbol
 from perceptok.errors import ConstraintError
 from perceptok.tokens import PIXEL
 
@@ -101,6 +102,8 @@ class StateRows:
         grammar: The grammar.
         ordered: The first of the rows for x2 and y2.
         count: Number of rows.
+        found: The row of each number that a `StateReader` returns: every row once, or, where verdicts alone decide,
+            that of every verdict.
     """
 
     def __init__(self, grammar: Grammar) -> None:
@@ -108,6 +111,25 @@ class StateRows:
         self.ordered = 6 * len(grammar.table)
         self.count = self.ordered + PIXEL.size
         self._budget_steps = self._find_budget_steps()
+        self._verdicts = _build_verdicts(self, _WINDOW)
+        self.found = np.arange(self.count)
+        if not self.has_more_than_verdicts:
+            values = np.flatnonzero(np.bincount(self._verdicts.ravel()))
+            self.found = values & _ROW_MASK
+            self._verdicts = np.searchsorted(values, self._verdicts)  # ascending too, so that the nearest counts
+
+    @property
+    def has_more_than_verdicts(self) -> bool:
+        """Whether a row depends on counts, on the length of the answer, or on corners that verdicts do not know."""
+        config = self.grammar.config
+        has_limits = config.max_blocks is not None or config.max_boxes is not None
+        return has_limits or bool(config.force_block) or config.first != "any" or config.boxes == "compact"
+
+    def find_verdicts(self, length: int) -> np.ndarray:
+        """The table of `_build_verdicts`; in the compact form for sequences of that length."""
+        if self.grammar.config.boxes == "compact" and length > self._verdicts.shape[2]:
+            self._verdicts = _build_verdicts(self, max(length, 2 * self._verdicts.shape[2]))
+        return self._verdicts
 
     def list_states(self) -> list[State]:
         """A state for every row, in their order."""
@@ -147,12 +169,35 @@ Array = Any
 """A tensor on the reader's device, or an ndarray if it has none."""
 
 _WINDOW = CELLS + 1  # `<DEPTH_START>` and 100 codes
-_KINDS = Symbol.PIXEL + 1  # the PIXEL codes are one kind
+_LONG_WINDOW = 1 << 14  # on a GPU, for compact boxes that follow one another; longer sequences build larger tables
 _ROW_BITS = 10  # of a verdict; the bits above say how near the id is to the end
+_ROW_MASK = (1 << _ROW_BITS) - 1
+_MARGIN = 1 << 17
+"""On a GPU, ids so far below zero or beyond the tokenizer are text; to clip them would be one more kernel."""
+
+
+class _Kind(IntEnum):
+    """What verdicts distinguish."""
+
+    OTHER = 0
+    START = 1
+    CODE = 2
+    PIXEL = 3
+    OPEN = 4
+    COMMA = 5
+
+
+_KINDS: dict[int, int] = {
+    Symbol.DEPTH_START: _Kind.START,
+    Symbol.DEPTH_CODE: _Kind.CODE,
+    Symbol.COMMA: _Kind.COMMA,
+    **dict.fromkeys(_OPENING, _Kind.OPEN),
+    **dict.fromkeys(_PIXELS, _Kind.PIXEL),
+}
 
 
 class StateReader:
-    """Finds the rows of `StateRows` in which sequences of ids are.
+    """Finds the rows in which sequences of ids are, as numbers of `StateRows.found`.
 
     Args:
         rows: The rows.
@@ -161,122 +206,173 @@ class StateReader:
     """
 
     def __init__(self, rows: StateRows, symbols: np.ndarray, device: torch.device | None = None) -> None:
-        def load(values: np.ndarray) -> Array:
-            return values if device is None else torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        config = rows.grammar.config
+        self._rows, self._device, self._size = rows, device, len(symbols)
+        # Ids beyond the tokenizer and (from the end) below zero are text.
+        symbols = np.pad(symbols, (0, 1 if device is None else 2 * _MARGIN), constant_values=Symbol.TEXT)
+        kinds = np.array([_KINDS.get(symbol, _Kind.OTHER) for symbol in (*range(SYMBOL_COUNT), -1)])
+        limits = _find_limits(config)
+        self._limits = {name: self._load(values) for name, values in limits.items() if len(values)}
+        parts = {
+            "kind": kinds[symbols],
+            "code": np.maximum(symbols - Symbol.PIXEL, 0),
+            "boxes": symbols >= Symbol.PIXEL,
+            "blocks": symbols == Symbol.DEPTH_END,
+        }
+        parts = {
+            name: part.astype(np.int64) for name, part in parts.items() if name not in limits.keys() - self._limits
+        }
+        self._columns = {name: number for number, name in enumerate(parts)}
+        self._parts: Array = parts if device is None else self._load(np.stack(list(parts.values()), 1))
+        self._verdicts = self._load(rows.find_verdicts(_WINDOW if device is None else _LONG_WINDOW))
+        self._row_table = self._load(_build_row_table(rows)) if rows.has_more_than_verdicts else None
+        self._back = {"aurora": 4, "compact": 2}[config.boxes] if config.boxes and config.ordered else 0
 
-        self._xp: Any = np if device is None else torch
-        self._on_cpu = device is None or device.type == "cpu"
-        self.state_rows = rows
-        grammar = rows.grammar
-        symbols = np.append(symbols, Symbol.TEXT)  # for ids beyond the tokenizer, and (from the end) below zero
-        kinds = np.clip(symbols, Symbol.TEXT, Symbol.PIXEL)
-        self._size = len(symbols) - 1
-        self._kinds = load(kinds)
-        self._distances = load(_KINDS * np.arange(_WINDOW)[::-1])
-        self._verdicts = load(_build_verdicts(grammar).ravel())
-        self._pixels = load((kinds == Symbol.PIXEL).astype(np.int64))
-        compact = [grammar.row(f"box {count}") for count in (1, 2, 3)] if grammar.config.boxes == "compact" else [0] * 3
-        self._compact_rows = load(np.array([0, *compact]))
-        self._ordered_rows = load(rows.ordered + np.maximum(symbols - Symbol.PIXEL, 0))
-        self._awaits_second = load(np.isin(grammar.coordinate, (2, 3)))
-        self._starting_rows = tuple(map(load, _build_starting_rows(grammar)))
-        self._open_coordinates = load(_count_open_coordinates(grammar))
-        (self._end_id,) = np.flatnonzero(symbols == Symbol.DEPTH_END).tolist() or [-1]
+    def _load(self, values: np.ndarray) -> Array:
+        return values if self._device is None else torch.from_numpy(values).to(self._device)
 
     def find_rows(self, ids: Array, prompt_length: int) -> Array:
-        """Rows of `StateRows`: (B, T) ids, of which the first `prompt_length` are the prompt -> (B,) int64."""
-        xp, grammar = self._xp, self.state_rows.grammar
-        config, length = grammar.config, ids.shape[1]
-        end = self._clip_ids(ids[:, -_WINDOW:])
-        control = self._find_controls(end)
-        if config.boxes == "compact":
-            control = xp.maximum(control, self._compact_rows[self._count_trailing_pixels(ids) % 4])
-        written = length - prompt_length
-        if written < 2 and (config.first != "any" or config.force_block == "first"):
-            control = self._starting_rows[written][control]
-        row = control
-        if config.max_blocks is not None or config.force_block:
-            row = row + 2 * len(grammar.table) * self._find_block_level(control, ids[:, prompt_length:])
-        if config.max_boxes is not None:
-            row = row + len(grammar.table) * self._find_box_level(control, ids[:, prompt_length:])
-        back = 4 if config.boxes == "aurora" else 2
-        if config.boxes and config.ordered and length >= back:
-            # x1 stands as far before x2 as y1 before y2.
-            ordered = xp.take(self._ordered_rows, end[:, -back])
-            row = xp.where(xp.take(self._awaits_second, control), ordered, row)
-        return row
+        """Numbers of `StateRows.found`: (B, T) ids, of which the first `prompt_length` are the prompt -> (B,) int64."""
+        length, compact = ids.shape[1], self._rows.grammar.config.boxes == "compact"
+        window = length if compact and self._device is not None else min(length, _WINDOW)
+        read = self._read_parts(ids, min(length - window, prompt_length if self._limits else length))
+        # x1 stands as far before x2 as y1 before y2.
+        corner = read("code", length - self._back, length - self._back + 1)[:, 0] if 0 < self._back <= length else None
+        best = self._find_nearest(read, length, window, corner)
+        if self._row_table is None:
+            return best
+        table = self._row_table[min(length - prompt_length, 2)]
+        at = [best & _ROW_MASK]
+        if compact and corner is not None:
+            at.append(corner)
+        else:
+            table = table[:, 0]
+        for name, limits in self._limits.items():
+            count = read(name, prompt_length, length).sum(1)
+            at.append((np if self._device is None else torch).searchsorted(limits, count, side="right"))
+        return table[tuple(at)]
 
-    def _find_controls(self, end: Array) -> Array:
-        """Rows of the grammar's table: the last ids (B, w) -> (B,); text where no block or box is open."""
-        if not end.shape[1]:
-            return end.sum(1)  # zeros: text
-        kinds = self._xp.take(self._kinds, end)
-        places = kinds + self._distances[-kinds.shape[1] :] + kinds[:, -1:] * (_KINDS * _WINDOW)
-        return self._xp.amax(self._xp.take(self._verdicts, places), 1) & ((1 << _ROW_BITS) - 1)
+    def _read_parts(self, ids: Array, first: int) -> Callable[..., Array]:
+        """A function that returns a column of the ids from one place up to another, none of them before the first."""
+        if self._device is None:
+            return lambda name, start, stop: self._parts[name].take(ids[:, start:stop].clip(-1, self._size))
+        parts = self._parts[ids[:, first:]]
+        return lambda name, start, stop: parts[:, start - first : stop - first, self._columns[name]]
 
-    def _clip_ids(self, ids: Array) -> Array:
-        """Ids that the tables have: prompts may contain others, such as -200 for an image."""
-        return ids.clip(-1, self._size)
-
-    def _find_block_level(self, control: Array, answer: Array) -> Array:
-        """0, 1 at the limit, 2 while a forced block is missing; a block that the prompt left open is the first one."""
-        config, depth = self.state_rows.grammar.config, self.state_rows.grammar.depth
-        blocks = (answer == self._end_id).sum(1) + ((control >= depth[0]) & (control <= depth[-1]))
-        level = blocks * 0 if config.max_blocks is None else (blocks >= config.max_blocks) * 1
-        return self._xp.where(blocks == 0, 2, level) if config.force_block else level
-
-    def _find_box_level(self, control: Array, answer: Array) -> Array:
-        """0, or 1 at the limit; a box that the prompt left open is the first one."""
-        in_open_box = self._open_coordinates[control]
-        boxes = (self._pixels[self._clip_ids(answer)].sum(1) - in_open_box + 3) // 4 + (in_open_box > 0)
-        return (boxes >= self.state_rows.grammar.config.max_boxes) * 1
-
-    def _count_trailing_pixels(self, ids: Array) -> Array:
-        """How many PIXEL tokens end each sequence, (B,): boxes in the compact form may follow one another directly."""
-        xp, length, width = self._xp, ids.shape[1], 32
-        if not self._on_cpu or torch.compiler.is_compiling():
-            width = length  # a look at part of them would synchronise with the device
-        while True:
-            pixels = self._pixels[self._clip_ids(ids[:, -width:])]
-            if width >= length or not bool(pixels.all(1).any()):
-                return xp.cumprod(xp.flip(pixels, (1,)), 1).sum(1)
-            width *= 8
+    def _find_nearest(self, read: Callable[..., Array], length: int, window: int, corner: Array | None) -> Array:
+        """The nearest verdict on each sequence (B,), from its last `window` ids."""
+        kinds = read("kind", length - window, length)
+        if not window:
+            return kinds.sum(1)  # zeros: text
+        if window > self._verdicts.shape[2]:
+            self._verdicts = self._load(self._rows.find_verdicts(window))
+        corners, known = self._verdicts.shape[1:3]
+        last = kinds[:, -1]
+        if self._device is not None:
+            end = self._verdicts[:, :, known - window :]
+            of_last = end[:, 0][last] if corner is None or corners == 1 else end[last, corner]
+            return of_last.gather(2, kinds[:, :, None]).amax((1, 2))
+        table = self._verdicts.reshape(-1, known * self._verdicts.shape[3])
+        offsets = np.arange(known - window, known) * self._verdicts.shape[3]
+        lines = last * corners + (0 if corner is None or corners == 1 else corner)
+        best = table.ravel().take(kinds + offsets + (lines * table.shape[1])[:, None]).max(1)
+        if window < length and self._rows.grammar.config.boxes == "compact" and (best >> _ROW_BITS <= known).any():
+            return self._find_nearest(read, length, min(length, 8 * window), corner)  # boxes alone as far as was seen
+        return best
 
 
-def _build_verdicts(grammar: Grammar) -> np.ndarray:
-    """What an id says of the row, (kinds, distances, kinds): of the last id, from it, of the id itself.
+def _build_verdicts(rows: StateRows, length: int) -> np.ndarray:
+    """What an id says of the row: (kinds of the last id, corners, places, kinds of the id), the last place the last id.
 
     0 for a part of what may be open; else the row in the low bits and, above them, how near the id is to the last one,
-    so that the largest verdict counts. Text is row 0, which is also what remains without any verdict.
+    so that the largest verdict counts. Text is row 0, which is also what remains without any verdict. Corners are the
+    PIXEL codes at which an AURORA box has its x1 or y1, and one otherwise.
     """
+    grammar = rows.grammar
+    config = grammar.config
     assert grammar.row("text") == 0
-    assert len(grammar.table) <= 1 << _ROW_BITS
-    nearness = np.arange(_WINDOW, 0, -1) << _ROW_BITS
-    verdicts = np.broadcast_to(nearness[:, None], (_KINDS, _WINDOW, _KINDS)).copy()
+    assert rows.count <= 1 << _ROW_BITS
+    corners = PIXEL.size if config.boxes == "aurora" and config.ordered else 1
+    nearness = np.arange(length + 1, 2 * length + 1) << _ROW_BITS
+    table = np.broadcast_to(nearness[:, None], (len(_Kind), corners, length, len(_Kind))).copy()
+    verdicts = table[:, :, ::-1]  # by the distance from the last id
     for codes, row in enumerate(grammar.depth):
-        verdicts[Symbol.DEPTH_CODE if codes else Symbol.DEPTH_START, codes, Symbol.DEPTH_START] += row
-    verdicts[Symbol.DEPTH_CODE, :, Symbol.DEPTH_CODE] = 0
-    if grammar.config.boxes != "aurora":
-        return verdicts
-    for opening in _OPENING:
-        verdicts[opening, 0, opening] += grammar.row("open")
+        verdicts[_Kind.CODE if codes else _Kind.START, :, codes, _Kind.START] += row
+    verdicts[_Kind.CODE, :, :, _Kind.CODE] = 0
+    if config.boxes == "compact":
+        boxes = np.array([grammar.row(name) for name in ("text", "box 1", "box 2", "box 3")])
+        distance = np.arange(length)
+        verdicts[_Kind.PIXEL] += boxes[distance % 4][:, None]
+        # The farthest of many PIXEL tokens counts where nothing else is seen.
+        verdicts[_Kind.PIXEL, :, :, _Kind.PIXEL] = (distance + 1 << _ROW_BITS) + boxes[(distance + 1) % 4]
+    if config.boxes == "aurora":
+        verdicts[_Kind.OPEN, :, 0, _Kind.OPEN] += grammar.row("open")
         for written in range(1, 8):  # coordinates and commas in turn
-            last, before = (Symbol.PIXEL, Symbol.COMMA) if written % 2 else (Symbol.COMMA, Symbol.PIXEL)
-            verdicts[last, written, opening] += grammar.row(f"box {written}")
-            verdicts[last, 0:written:2, last] = verdicts[last, 1:written:2, before] = 0
-    return verdicts
+            last, before = (_Kind.PIXEL, _Kind.COMMA) if written % 2 else (_Kind.COMMA, _Kind.PIXEL)
+            row = grammar.row(f"box {written}")
+            is_ordered = corners > 1 and grammar.coordinate[row] >= 2
+            verdicts[last, :, written, _Kind.OPEN] += rows.ordered + np.arange(corners) if is_ordered else row
+            verdicts[last, :, 0:written:2, last] = verdicts[last, :, 1:written:2, before] = 0
+    return table
+
+
+def _find_limits(config: GrammarConfig) -> dict[str, np.ndarray]:
+    """The numbers of closed blocks, and of PIXEL tokens, from which on a row may be another; ascending."""
+    blocks = {1} if config.force_block else set()
+    if config.max_blocks is not None:
+        blocks |= {config.max_blocks - 1, config.max_blocks}  # with and without an open one
+    boxes = set() if config.max_boxes is None else {4 * config.max_boxes - missing for missing in range(3, 7)}
+    return {
+        name: np.array(sorted(count for count in counts if count > 0), dtype=np.int64)
+        for name, counts in (("blocks", blocks), ("boxes", boxes))
+    }
+
+
+def _build_row_table(rows: StateRows) -> np.ndarray:
+    """Rows by tokens written (0, 1, more), row of the verdict, corner, and where counts are among `_find_limits`."""
+    grammar = rows.grammar
+    config, size = grammar.config, len(grammar.table)
+    limits = _find_limits(config)
+    controls = _build_starting_rows(grammar)[:, :, None, None]
+    blocks = _find_block_levels(grammar, controls, np.append(0, limits["blocks"])[:, None])
+    boxes = _find_box_levels(grammar, controls, np.append(0, limits["boxes"]))
+    counted = (controls + size * (2 * blocks + boxes))[:, :, None]
+    if config.boxes == "compact":
+        corners = PIXEL.size if config.ordered else 1
+        table = np.repeat(counted, corners, 2)
+        if config.ordered:
+            table[:, np.isin(grammar.coordinate, (2, 3))] = (rows.ordered + np.arange(corners))[:, None, None]
+    else:
+        table = np.empty((3, rows.count, *counted.shape[2:]), dtype=np.int64)
+        table[:] = np.arange(rows.count)[:, None, None, None]
+        table[:, :size] = counted
+    return table.reshape(*table.shape[:3], *(len(values) + 1 for values in limits.values() if len(values)))
+
+
+def _find_block_levels(grammar: Grammar, control: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    """0, 1 at the limit, 2 while a forced block is missing; a block that the prompt left open is the first one."""
+    config = grammar.config
+    blocks = closed + np.isin(control, grammar.depth)
+    levels = np.zeros_like(blocks) if config.max_blocks is None else (blocks >= config.max_blocks) * 1
+    return np.where(blocks == 0, 2, levels) if config.force_block else levels
+
+
+def _find_box_levels(grammar: Grammar, control: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """0, or 1 at the limit; a box that the prompt left open is the first one."""
+    in_open_box = _count_open_coordinates(grammar)[control]
+    boxes = (pixels - in_open_box + 3) // 4 + (in_open_box > 0)
+    return np.zeros_like(boxes) if grammar.config.max_boxes is None else (boxes >= grammar.config.max_boxes) * 1
 
 
 def _build_starting_rows(grammar: Grammar) -> np.ndarray:
-    """What rows become before and after the first token of an answer that must begin in some way: (2, rows)."""
+    """What rows become before the first token of an answer, after it, and later, by the rule of `first`: (3, rows)."""
     rows = np.arange(len(grammar.table))
     before, after = rows.copy(), rows.copy()
-    before[grammar.row("text")] = grammar.start
-    if "open" in grammar.names:
-        before[grammar.row("open")] = grammar.start
+    if grammar.start != grammar.row("text"):
+        before[[grammar.row(name) for name in ("text", "open") if name in grammar.names]] = grammar.start
     if "first open" in grammar.names:
         before[grammar.row("open")] = after[grammar.row("open")] = grammar.row("first open")
-    return np.stack([before, after])
+    return np.stack([before, after, rows])
 
 
 def _count_open_coordinates(grammar: Grammar) -> np.ndarray:
