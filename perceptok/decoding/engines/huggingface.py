@@ -88,6 +88,9 @@ class PerceptionLogitsProcessor(LogitsProcessor):
     tokens (over the answer, where a limit is set). So one processor serves any number of calls, batches, beams, left
     padding, candidates of assisted decoding, prompts with whole blocks or an open one, and `inputs_embeds` without ids.
 
+    Ids that the tokenizer lacks, such as -200 for an image, are text; on a GPU those up to 131,072 below zero or beyond
+    the tokenizer.
+
     Under torch.compile call it once before: the tables for a dtype and width (and for the last steps of a budget) are
     made in the first call that needs them, which cannot be traced.
 
