@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,12 +15,19 @@ import torch
 from huggingface_hub import ModelHubMixin
 from numpy.typing import ArrayLike
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from perceptok.depth.blocks import block_from_bytes, block_from_text, block_to_bytes, block_to_text, validate_codes
 from perceptok.depth.maps import DepthMap, Nearness, NearnessRange
 from perceptok.depth.networks.aurora import AuroraConfig, read_aurora_checkpoint
-from perceptok.depth.networks.vqvae import DepthVQVAE, build_model, model_config_from_dict, model_config_to_dict
+from perceptok.depth.networks.vqvae import (
+    DepthVQVAE,
+    ModelConfig,
+    build_model,
+    model_config_from_dict,
+    model_config_to_dict,
+)
 from perceptok.depth.preprocessing import MAP_SIZE, Depth, Preprocessing, to_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, MalformedBlockError, quote_error
 from perceptok.files import atomic_write, parse_json, read_input
@@ -266,11 +273,11 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
             chunks = torch.split(grids, batch_size) if len(grids) else ()
             maps = torch.empty((len(grids), size, size), device=self.device)
             for chunk, decoded in zip(chunks, torch.split(maps, batch_size), strict=False):
-                nearness = self._decode(self.model.look_up_vectors(chunk))
+                pixels = self.model.decoder.compute_pixels(self.model.look_up_vectors(chunk))
+                # The pixels' scale and their order in memory change in one pass over them.
+                self.preprocessing.from_network(pixels, out=decoded.view(pixels.shape))
                 if clamp:
-                    torch.clamp(nearness, 0, 1, out=decoded)
-                else:
-                    decoded.copy_(nearness)
+                    decoded.clamp_(0, 1)
         return maps if isinstance(codes, Tensor) else maps.cpu().numpy()
 
     def decode_soft(self, probs: Tensor) -> Tensor:
@@ -289,7 +296,7 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
             raise MalformedBlockError(f"probabilities have shape (B, 10, 10, {DEPTH.size}); got {tuple(probs.shape)}")
         probs = probs.to(self.device, torch.float32).view(-1, 10, 10, DEPTH.size)
         with self._disable_autocast():
-            return self._decode(probs @ self.model.codebook)
+            return self.preprocessing.from_network(self.model.reconstruct(probs @ self.model.codebook))[:, 0]
 
     def to_text(self, codes: Tensor | ArrayLike) -> str:
         """Write codes (10, 10) in 0..127 as a block of 102 tokens; raises MalformedBlockError for other codes."""
@@ -389,15 +396,16 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         return self.preprocessing.squash(torch.from_numpy(to_float32(nearness.values))[None])
 
     def _to_inputs(self, squares: Tensor) -> Tensor:
-        return self.preprocessing.to_network(squares.to(self.device))[:, None]
+        pixels = self.model.encoder.view_pixels(squares.to(self.device))
+        return self.preprocessing.to_network(pixels, out=torch.empty(pixels.shape, device=self.device))
 
     def _encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, 10, 10) that do not depend on the batch, and squared distances (B, 10, 10, 128)."""
         features = self.model.compute_features(inputs)
         distances = self.model.compute_distances(features)
-        # Of two at the same distance the first, as in the reference; topk may take either.
+        # Of two at the same distance the first, as in the reference.
         codes = distances.argmin(-1)
-        undecided = self._find_undecided(features, distances)
+        undecided = self._find_undecided(features, distances, codes)
         maps = undecided.flatten(1).any(1)
         if maps.any():
             decide = (
@@ -406,21 +414,35 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
             codes[maps] = torch.where(undecided[maps], decide(inputs[maps]).to(codes.device), codes[maps])
         return codes, distances
 
-    def _find_undecided(self, features: Tensor, distances: Tensor) -> Tensor:
+    def _find_undecided(self, features: Tensor, distances: Tensor, codes: Tensor) -> Tensor:
         """Cells (B, 10, 10) in which rounding could decide between two codes."""
+        second = distances.scatter(-1, codes[..., None], torch.inf).amin(-1)
+        squared_norms = features.square().sum(-1)
+        largest = self.model.codebook.square().sum(-1).max()
+        # Two code vectors are at most twice the largest norm apart: a cheap test for all cells before the exact one.
+        bound = 4 * _FEATURE_ERROR * (squared_norms * largest).sqrt() + _DISTANCE_ERROR * (squared_norms + largest)
+        undecided: Tensor = second - distances.amin(-1) <= 1.001 * bound
+        if undecided.any():
+            undecided[undecided.clone()] = self._is_within_rounding(features[undecided], distances[undecided])
+        return undecided
+
+    def _is_within_rounding(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Whether rounding could decide between two codes (N,), of features (N, D) and distances (N, 128)."""
         nearest = distances.topk(2, dim=-1, largest=False)
         first, second = self.model.codebook[nearest.indices].unbind(-2)
         squared_norms = features.square().sum(-1)
         # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
         error = 2 * _FEATURE_ERROR * squared_norms.sqrt() * (first - second).norm(dim=-1)
         error = error + _DISTANCE_ERROR * (squared_norms + first.square().sum(-1))
-        undecided: Tensor = nearest.values[..., 1] - nearest.values[..., 0] < error
-        return undecided
+        within: Tensor = nearest.values[..., 1] - nearest.values[..., 0] < error
+        return within
 
     def _encode_precisely(self, inputs: Tensor) -> Tensor:
         """Codes of a few maps in float64 on the CPU: the same on every device, with any threads, in any batch."""
-        encoder = copy.deepcopy(self.model.encoder).to("cpu", torch.float64)
-        features: Tensor = encoder(inputs.to("cpu", torch.float64)).flatten(0, 2)
+        weights = {name: value.to("cpu", torch.float64) for name, value in self.model.encoder.state_dict().items()}
+        features: Tensor = functional_call(
+            _get_empty_encoder(self.model.config), weights, (inputs.to("cpu", torch.float64),)
+        ).flatten(0, 2)
         distances = torch.cdist(features, self.model.codebook.to("cpu", torch.float64))
         return distances.argmin(-1).view(-1, 10, 10)
 
@@ -429,9 +451,6 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         copies = (single.expand(_REFERENCE_BATCH, -1, -1, -1).contiguous() for single in torch.split(inputs, 1))
         distances = (self.model.compute_distances(self.model.compute_features(batch))[:1] for batch in copies)
         return torch.cat([each.argmin(-1) for each in distances])
-
-    def _decode(self, vectors: Tensor) -> Tensor:
-        return self.preprocessing.from_network(self.model.reconstruct(vectors))[:, 0]
 
 
 def load_aurora_checkpoint(
@@ -463,6 +482,22 @@ def load_aurora_checkpoint(
         path = download_repository(str(path_or_hub_id), patterns=[filename]) / filename
     config, state = read_aurora_checkpoint(path)
     return DepthCodec(build_model(config, state, str(path)), chosen)
+
+
+_EMPTY_ENCODERS = threading.local()
+
+
+def _get_empty_encoder(config: ModelConfig) -> nn.Module:
+    """An encoder without weights, for `functional_call`: building one takes as long as encoding a map in float64.
+
+    Each thread has its own, because weights are put into it for the time of a call.
+    """
+    encoders = cast("dict[str, nn.Module]", _EMPTY_ENCODERS.__dict__)
+    key = repr(config)
+    if key not in encoders:
+        with torch.device("meta"):
+            encoders[key] = DepthVQVAE(config).encoder.eval()
+    return encoders[key]
 
 
 def _compute_softmin(distances: Tensor, temperature: float) -> Tensor:

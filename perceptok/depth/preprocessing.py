@@ -92,13 +92,13 @@ class Preprocessing:
         target = (self.size, self.size)
         return F.interpolate(maps[:, None], target, mode="bilinear", antialias=True, align_corners=False)[:, 0]
 
-    def to_network(self, maps: Tensor) -> Tensor:
-        """Convert nearness in [0, 1] to the networks' scale; any shape."""
-        return (maps * (self.high - self.low)).add_(self.low)
+    def to_network(self, maps: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convert nearness in [0, 1] to the networks' scale; any shape. `out` is what the result is written to."""
+        return torch.mul(maps, self.high - self.low, out=out).add_(self.low)
 
-    def from_network(self, maps: Tensor) -> Tensor:
-        """Convert the networks' scale to nearness, not clamped; any shape."""
-        return (maps - self.low).div_(self.high - self.low)
+    def from_network(self, maps: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convert the networks' scale to nearness, not clamped; any shape. `out` is what the result is written to."""
+        return torch.sub(maps, self.low, out=out).div_(self.high - self.low)
 
 
 _PUBLISHED: dict[str, dict[str, Any]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from perceptok.depth import AuroraConfig, DepthCodec, DepthMap, DepthVQVAE, GridConfig, Preprocessing
 from perceptok.depth.codec import _BYTES_PER_MAP, _fit_batch
+from perceptok.depth.networks.grid import _convolve_depthwise, _SeparableBlock
 from perceptok.depth.preprocessing import to_float32, validate_nearness
 from perceptok.errors import CheckpointError, ConfigError, DepthMapError, MalformedBlockError
 from perceptok.scenes import ProceduralDepthMaps
@@ -66,6 +69,36 @@ class TestBatches:
         for size in (2, 3, 6):
             np.testing.assert_array_equal(codec.encode(maps, batch_size=size), alone)
 
+    @pytest.mark.parametrize("error", [1e-5, 1e-3, 1e-1])
+    def test_a_cheap_test_leaves_out_no_cell_that_rounding_could_decide(
+        self, codec: DepthCodec, error: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("perceptok.depth.codec._FEATURE_ERROR", error)
+        with torch.no_grad():
+            features = codec.model.compute_features(2 * torch.from_numpy(random_maps(5))[:, None] - 1)
+        distances = codec.model.compute_distances(features)
+        expected = codec._is_within_rounding(features.flatten(0, 2), distances.flatten(0, 2)).view(5, 10, 10)
+        assert expected.any() == (error > 1e-5)
+        assert torch.equal(codec._find_undecided(features, distances, distances.argmin(-1)), expected)
+
+    def test_float64_reads_the_weights_of_the_call(self) -> None:
+        codec = tiny_codec()
+        inputs = 2 * torch.from_numpy(random_maps(2))[:, None] - 1
+        for seed in (0, 1):
+            codec.model.load_state_dict(tiny_codec(seed).model.state_dict())
+            encoder = copy.deepcopy(codec.model.encoder).double()
+            expected = torch.cdist(encoder(inputs.double()), codec.codebook.double()).argmin(-1)
+            with ThreadPoolExecutor(4) as threads:
+                for found in threads.map(codec._encode_precisely, [inputs] * 4):
+                    assert torch.equal(found, expected)
+        assert {parameter.dtype for parameter in codec.model.parameters()} == {torch.float32}
+
+    def test_a_depthwise_convolution_in_float64(self) -> None:
+        block = _SeparableBlock(6, 2).double()
+        x = torch.randn(2, 7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        expected = block.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        torch.testing.assert_close(_convolve_depthwise(x, block.depthwise), expected, rtol=1e-13, atol=1e-13)
+
     def test_none_at_all(self, codec: DepthCodec) -> None:
         for nothing in ([], np.empty((0, 8, 8), np.float32), torch.empty(0, 1, 8, 8)):
             codes = codec.encode(nothing)
@@ -112,7 +145,10 @@ class TestCopies:
         with RecordedOperators() as operators:
             list(codec._prepare_batches(maps, 2, None))
         assert not self.COPIES & set(operators.names)
-        assert operators.names.count("mul") == 2  # the networks' scale, once a batch
+        assert operators.names.count("mul") == 2  # the networks' scale and order of pixels, once a batch
+        for inputs, batch in zip(codec._prepare_batches(maps, 2, None), maps.split(2), strict=True):
+            assert inputs.is_contiguous()  # the first layer makes no copy
+            assert torch.equal(codec.model.encoder(inputs), codec.model.encoder(2 * batch[:, None] - 1))
         assert validate_nearness(maps).data_ptr() == maps.data_ptr()
         assert to_float32(array := maps.numpy()) is array
 
@@ -124,8 +160,13 @@ class TestCopies:
         assert not {"_to_copy", "copy_"} & set(operators.names)
         with RecordedOperators() as operators:
             maps = codec.decode(codes, batch_size=2, clamp=False)
-        assert operators.names.count("copy_") == 2  # into the result, once a batch
+        assert "copy_" not in set(operators.names)
+        assert operators.names.count("sub") == 2  # scale and order of pixels, into the result, once a batch
         assert torch.equal(codec.decode(codes), maps.clamp(0, 1))
+        for scale in (Preprocessing(), Preprocessing(low=-0.3, high=1.7)):
+            found = DepthCodec(codec.model, scale).decode(codes, clamp=False)
+            expected = scale.from_network(codec.model.reconstruct(codec.model.look_up_vectors(codes)))[:, 0]
+            assert torch.equal(found, expected)
 
     def test_other_forms_still_work_and_others_are_refused(self, codec: DepthCodec) -> None:
         codes = torch.randint(128, (2, 10, 10), generator=torch.Generator().manual_seed(0))

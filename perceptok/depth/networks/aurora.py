@@ -81,6 +81,10 @@ class AuroraEncoder(nn.Sequential):
             x = layer(x)
         return x.permute(0, 2, 3, 1)
 
+    def view_pixels(self, maps: Tensor) -> Tensor:
+        """Maps (B, S, S) -> the form that `forward` reads, (B, 1, S, S)."""
+        return maps[:, None]
+
 
 class AuroraDecoder(nn.Sequential):
     """The decoder; maps are about [-1, 1]."""
@@ -100,6 +104,11 @@ class AuroraDecoder(nn.Sequential):
         for layer in self:
             maps = layer(maps)
         return maps
+
+    def compute_pixels(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, H, W, codebook_dim) -> maps (B, 32 H, 32 W)."""
+        maps: Tensor = self(vectors)
+        return maps[:, 0]
 
 
 def read_aurora_checkpoint(path: str | Path) -> tuple[AuroraConfig, dict[str, Tensor]]:

@@ -77,9 +77,26 @@ class _SeparableBlock(nn.Module):
         self.pointwise = _Pointwise(width, expansion)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.pointwise(self.norm(self._mix(x))))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            return _convolve_depthwise(x, self.depthwise)
         # A permuted channels-last tensor is what convolutions are fastest on; no data moves.
-        mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + cast(Tensor, self.pointwise(self.norm(mixed)))
+        mixed: Tensor = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return mixed
+
+
+def _convolve_depthwise(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A depthwise layer by shifted sums, (B, H, W, C): for float64, where PyTorch's own takes 3.5 times as long."""
+    height, width = x.shape[1:3]
+    rows, columns = layer.weight.shape[2:]
+    padded = F.pad(x, (0, 0, columns // 2, columns // 2, rows // 2, rows // 2))
+    mixed = cast(Tensor, layer.bias).expand(x.shape).clone()
+    for row in range(rows):
+        for column in range(columns):
+            mixed.addcmul_(padded[:, row : row + height, column : column + width], layer.weight[:, 0, row, column])
+    return mixed
 
 
 class _AttentionBlock(nn.Module):
@@ -148,9 +165,12 @@ class _Spread(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
-        f = self.factor
-        x = self.project(x).view(batch, height, width, f, f, self.narrow).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, height * f, width * f, self.narrow)
+        return self.spread(x).reshape(batch, height * self.factor, width * self.factor, self.narrow)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(B, H, W, wide) -> (B, H, f, W, f, C), a view: nothing is reordered in memory yet."""
+        squares: Tensor = self.project(x).view(*x.shape[:3], self.factor, self.factor, self.narrow)
+        return squares.permute(0, 1, 3, 2, 4, 5)
 
 
 def _build_separable(width: int, config: GridConfig, count: int) -> nn.Sequential:
@@ -176,11 +196,19 @@ class GridEncoder(nn.Sequential):
         super().__init__(*layers, nn.Linear(config.widths[-1], config.codebook_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, 1, 320, 320) -> features (B, 10, 10, codebook_dim)."""
-        x = x.permute(0, 2, 3, 1)
-        for layer in self:
+        """Maps (B, 1, 320, 320), or what `view_pixels` makes of them -> features (B, 10, 10, codebook_dim)."""
+        first, *others = self
+        pixels = self.view_pixels(x[:, 0]) if x.ndim == 4 else x
+        x = cast(_Gather, first).project(pixels.flatten(3))
+        for layer in others:
             x = layer(x)
         return x
+
+    def view_pixels(self, maps: Tensor) -> Tensor:
+        """Maps (B, 320, 320) -> (B, rows, columns, patch, patch); the first layer reads a copy in this order."""
+        batch, height, width = maps.shape
+        patch = cast(_Gather, self[0]).factor
+        return maps.view(batch, height // patch, patch, width // patch, patch).transpose(2, 3)
 
 
 class GridDecoder(nn.Sequential):
@@ -200,6 +228,16 @@ class GridDecoder(nn.Sequential):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, 10, 10, codebook_dim) -> maps (B, 1, 320, 320)."""
-        for layer in self:
+        pixels = self.compute_pixels(vectors)
+        batch, rows, height, columns, width = pixels.shape
+        return pixels.reshape(batch, 1, rows * height, columns * width)
+
+    def compute_pixels(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, 10, 10, codebook_dim) -> pixels (B, rows, patch, columns, patch), in the order of patches.
+
+        A map (B, 320, 320) can be viewed in this shape, so that whatever writes one reorders the pixels as it goes.
+        """
+        *others, last = self
+        for layer in others:
             vectors = layer(vectors)
-        return vectors.permute(0, 3, 1, 2)
+        return cast(_Spread, last).spread(vectors)[..., 0]

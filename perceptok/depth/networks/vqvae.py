@@ -55,15 +55,18 @@ class DepthVQVAE(nn.Module):
         super().__init__()
         self.config = config
         if isinstance(config, AuroraConfig):
-            self.encoder: nn.Module = AuroraEncoder(config)
-            self.decoder: nn.Module = AuroraDecoder(config)
+            self.encoder: AuroraEncoder | GridEncoder = AuroraEncoder(config)
+            self.decoder: AuroraDecoder | GridDecoder = AuroraDecoder(config)
         else:
             self.encoder = GridEncoder(config, DEPTH_GRID[0])
             self.decoder = GridDecoder(config, DEPTH_GRID[0])
         self.register_buffer("codebook", torch.randn(config.codebook_size, config.codebook_dim))
 
     def compute_features(self, maps: Tensor) -> Tensor:
-        """Maps (B, 1, 320, 320) in [-1, 1] -> features before quantisation (B, 10, 10, D), float32."""
+        """Maps (B, 1, 320, 320) in [-1, 1] -> features before quantisation (B, 10, 10, D), float32.
+
+        What `encoder.view_pixels` makes of maps is read too.
+        """
         features: Tensor = self.encoder(maps)
         return features.float()
 
