@@ -137,7 +137,9 @@ class MapFile:
     def _find_unused_mask(self) -> Path | None:
         """A mask of the map that lies beside it, as `a_mask.npy` beside `a.npy`."""
         names = (f"{self.path.stem}{ending}{suffix}" for ending in _MASK_ENDINGS for suffix in FORMATS)
-        return next((path for name in names if _exists(path := self.path.with_name(name))), None)
+        folder = f"{self.path.parent}{os.sep}"
+        # Some sixty names a map, as strings: paths took a tenth of the time of a folder.
+        return next((self.path.with_name(name) for name in names if os.path.exists(folder + name)), None)  # noqa: PTH110
 
 
 class MapFailure(NamedTuple):

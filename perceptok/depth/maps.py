@@ -292,7 +292,7 @@ class Nearness:
             return None
         seen = self.values[self.valid if self.sky is None else self.valid & ~self.sky]
         limit = int(np.ceil(_OUTLIER_FRACTION * seen.size)) - 1
-        if limit < 1:
+        if limit < 1 or _has_full_ends(seen, limit):
             return None
         edges = np.partition(seen, (limit, seen.size - 1 - limit))
         low, high = np.sort(edges[: limit + 1]).astype(float), np.sort(edges[-limit - 1 :])[::-1].astype(float)
@@ -308,6 +308,17 @@ class Nearness:
         counts = sorted({min(2**power, limit) for power in range(limit.bit_length() + 1)})
         pixels = next(count for count in counts if influence(count) > _OUTLIER_INFLUENCE)
         return RangeOutliers(pixels, seen.size, influence(pixels))
+
+
+def _has_full_ends(values: np.ndarray, limit: int) -> bool:
+    """Whether more than `limit` values lie near each end of the range, so that as few cannot decide enough of it.
+
+    A cheap test before a partial sort, which takes 20 times as long. Near is a little less than half the influence that
+    outliers have, because they may be divided between both ends.
+    """
+    low, high = float(values.min()), float(values.max())
+    near = 0.49 * _OUTLIER_INFLUENCE * (high - low)
+    return bool(np.count_nonzero(values < low + near) > limit < np.count_nonzero(values > high - near))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

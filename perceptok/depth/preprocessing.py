@@ -120,6 +120,8 @@ def resize_nearest(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Where a target pixel's centre falls on the edge of two source pixels, rounding may decide otherwise than in Pillow.
     """
+    if array.shape == (height, width):
+        return array.copy()
     return np.asarray(array[np.ix_(_nearest_indices(array.shape[0], height), _nearest_indices(array.shape[1], width))])
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perceptok.depth import DepthMap, Kind, Nearness, NearnessRange
+from perceptok.depth.maps import _has_full_ends
 from perceptok.errors import ConfigError, DepthMapError
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)
@@ -362,6 +363,21 @@ class TestFewPixels:
         assert few is not None
         assert few.pixels == 2
         assert few.fraction == pytest.approx(0.4 / 1.4, abs=1e-3)
+
+    def test_the_cheap_test_leaves_nothing_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(0)
+        maps = [
+            DepthMap.from_array(base + sign * power * rng.random((64, 64)) ** power, kind="inverse").to_nearness()
+            for base in (0.0, 3.0)
+            for sign in (1, -1)
+            for power in (0.01, 0.1, 1, 5, 20, 40, 60, 80, 200, 400, 800)
+        ]
+        found = [nearness.find_outliers() for nearness in maps]
+        cheap = [_has_full_ends(nearness.values.ravel(), 4) for nearness in maps]
+        monkeypatch.setattr("perceptok.depth.maps._has_full_ends", lambda *_: False)
+        assert found == [nearness.find_outliers() for nearness in maps]
+        assert sum(cheap) > 3
+        assert sum(few is not None for few in found) > 3
 
     @pytest.mark.parametrize("chosen", RANGES[1:3], ids=str)
     def test_a_chosen_range_is_trusted(self, chosen: NearnessRange) -> None:

@@ -40,6 +40,9 @@ class TestNearest:
 
     def test_masks_stay_masks(self) -> None:
         mask = np.array([[True, False], [False, True]])
+        same = resize_nearest(mask, *mask.shape)
+        assert np.array_equal(same, mask)
+        assert not np.shares_memory(same, mask)
         grown = resize_nearest(mask, 4, 6)
         assert grown.dtype == np.bool_
         np.testing.assert_array_equal(grown, np.kron(mask, np.ones((2, 3), bool)))
