@@ -4,8 +4,8 @@ Run by hand: python -m tests.benchmarks.gpu
 Without a GPU, to see that it runs: python -m tests.benchmarks.gpu --device cpu --tiny
 
 A row is one call. "kernels" are the operators that it runs without views and allocations, as many as a GPU launches at
-least; "ms" is the median time of calls that end with the device; "waits" says whether the host waits for the device
-inside (CUDA only); "memory" is the peak beyond what was there (CUDA only).
+least ("-" where threads of its own run them); "ms" is the median time of calls that end with the device; "waits" says
+whether the host waits for the device inside (CUDA only); "memory" is the peak beyond what was there (CUDA only).
 """
 
 from __future__ import annotations
@@ -13,15 +13,30 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import perceptok as pt
-from perceptok.depth import AuroraConfig, DepthCodec, DepthVQVAE, MapDataset, TrainingConfig
+from perceptok.depth import (
+    AuroraConfig,
+    DepthCodec,
+    DepthVQVAE,
+    MapDataset,
+    ReadOptions,
+    TrainingConfig,
+    decode_records,
+    encode_files,
+    find_maps,
+    read_depth_records,
+)
 from perceptok.losses import distillation_loss
 from perceptok.scenes import ProceduralDepthMaps
 from perceptok.vocabulary import VocabularyAlignment
@@ -34,7 +49,7 @@ class Row(NamedTuple):
     """A line of the table."""
 
     name: str
-    kernels: float
+    kernels: float | None
     ms: float
     waits: str
     memory_mb: float | None
@@ -57,7 +72,7 @@ class Benchmark:
         self.tiny = tiny
         self.rounds = 2 if tiny else 20
 
-    def measure(self, name: str, call: Call, remark: str = "") -> Row:
+    def measure(self, name: str, call: Call, remark: str = "", rounds: int | None = None) -> Row:
         """One row: the call is made once before anything is measured."""
         call()
         with RecordedOperators() as operators:
@@ -72,13 +87,13 @@ class Benchmark:
             memory = (torch.cuda.max_memory_allocated() - before) / 2**20
             waits = self.find_waits(call)
         times = []
-        for _ in range(self.rounds):
+        for _ in range(rounds or self.rounds):
             self.synchronize()
             start = time.perf_counter()
             call()
             self.synchronize()
             times.append(time.perf_counter() - start)
-        return Row(name, len(operators.kernels), 1e3 * statistics.median(times), waits, memory, remark)
+        return Row(name, len(operators.kernels) or None, 1e3 * statistics.median(times), waits, memory, remark)
 
     def find_waits(self, call: Call) -> str:
         """Whether the host waits for the device inside a call."""
@@ -102,6 +117,7 @@ class Benchmark:
         """All rows, as they are measured."""
         torch.manual_seed(0)
         yield from self.measure_codecs()
+        yield from self.measure_folder()
         yield from self.measure_training()
         yield from self.measure_loss()
         yield from self.measure_processor()
@@ -138,6 +154,24 @@ class Benchmark:
             yield self.measure(
                 f"reference networks, encoder, batch {len(inputs)}", lambda: reference.model.compute_features(inputs)
             )
+
+    def measure_folder(self) -> Iterator[Row]:
+        """A folder of PNG maps to codes and back to PNG, beside the reference's networks one map at a time."""
+        count = 4 if self.tiny else 512
+        codec = DepthCodec.from_pretrained().to(self.device)
+        reference = DepthVQVAE(AuroraConfig()).eval().to(self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            maps = Path(folder) / "maps"
+            maps.mkdir()
+            scenes = ProceduralDepthMaps(seed=7, length=min(count, 32))
+            for index in range(count):
+                values, valid = scenes[index % len(scenes)]
+                pt.DepthMap(values, np.ones_like(valid), "inverse").write(maps / f"{index:03}.png")
+            for name, call in (
+                ("", lambda: convert_folder(codec, maps, Path(folder))),
+                (", reference one by one", lambda: convert_by_reference(reference, maps, Path(folder) / "reference")),
+            ):
+                yield self.measure(f"folder of {count} PNG maps{name}", call, rounds=3)
 
     def measure_training(self) -> Iterator[Row]:
         """An update of the codec's training, from the difference of two lengths."""
@@ -216,6 +250,25 @@ class Benchmark:
                 yield self.measure(f"copy of the scores, {width}, batch {batch}", scores.clone)
 
 
+def convert_folder(codec: DepthCodec, maps: Path, output: Path) -> None:
+    """A folder of PNG maps to codes and back to PNG."""
+    encode_files(codec, find_maps([maps], ReadOptions(kind="inverse")), output / "codes.jsonl", force=True)
+    decode_records(codec, read_depth_records(output / "codes.jsonl"), output / "ours", force=True)
+
+
+@torch.no_grad()
+def convert_by_reference(model: DepthVQVAE, maps: Path, output: Path) -> None:
+    """The same with networks that are called one map at a time in plain PyTorch."""
+    output.mkdir(exist_ok=True)
+    for path in sorted(maps.iterdir()):
+        grey = np.asarray(Image.open(path)).astype(np.float32) / 65535
+        inputs = torch.from_numpy(grey)[None, None].to(model.codebook.device) * 2 - 1
+        codes = model.compute_distances(model.compute_features(inputs)).argmin(-1)
+        decoded = model.reconstruct(model.look_up_vectors(codes))[0, 0]
+        levels = ((decoded + 1) / 2).clamp(0, 1).mul(65535).round().cpu().numpy().astype(np.uint16)
+        Image.fromarray(levels).save(output / path.name)
+
+
 def make_vocabulary(width: int) -> pt.PerceptionVocabulary:
     """Numbered words, then the perception tokens, and the end of sequence at 1: `width` ids."""
     tokens = [*pt.tokens.DEPTH.tokens, *pt.tokens.PIXEL.tokens]
@@ -234,7 +287,8 @@ def main(arguments: list[str]) -> None:
     print("| | kernels | ms | waits | memory, MB | |\n|---|---|---|---|---|---|")
     for row in Benchmark(options.device, tiny=options.tiny).list_rows():
         memory = "-" if row.memory_mb is None else f"{row.memory_mb:.0f}"
-        print(f"| {row.name} | {row.kernels:.0f} | {row.ms:.3f} | {row.waits} | {memory} | {row.remark} |", flush=True)
+        kernels = "-" if row.kernels is None else f"{row.kernels:.0f}"
+        print(f"| {row.name} | {kernels} | {row.ms:.3f} | {row.waits} | {memory} | {row.remark} |", flush=True)
 
 
 if __name__ == "__main__":

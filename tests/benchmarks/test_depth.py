@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import perceptok as pt
-from perceptok.depth import (
-    AuroraConfig,
-    DepthVQVAE,
-    ReadOptions,
-    decode_records,
-    encode_files,
-    find_maps,
-    read_depth_records,
-)
+from perceptok.depth import AuroraConfig, DepthVQVAE
 from perceptok.scenes import ProceduralDepthMaps
+from tests.benchmarks.gpu import convert_by_reference, convert_folder
 
 MAPS = 512
 
@@ -44,11 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_perceptok(benchmark, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     codec = pt.DepthCodec.from_pretrained()
 
-    def both() -> None:
-        encode_files(codec, find_maps([folder], ReadOptions(kind="inverse")), tmp_path / "codes.jsonl", force=True)
-        decode_records(codec, read_depth_records(tmp_path / "codes.jsonl"), tmp_path / "ours", force=True)
-
-    benchmark.pedantic(both, rounds=3, warmup_rounds=0)
+    benchmark.pedantic(convert_folder, (codec, folder, tmp_path), rounds=3, warmup_rounds=0)
     assert len(list((tmp_path / "ours").iterdir())) == MAPS
 
 
@@ -57,15 +45,5 @@ def test_reference_one_by_one(benchmark, folder: Path, tmp_path: Path) -> None: 
     torch.manual_seed(0)
     model = DepthVQVAE(AuroraConfig()).eval()
 
-    def both() -> None:
-        for path in sorted(folder.iterdir()):
-            grey = np.asarray(Image.open(path)).astype(np.float32) / 65535
-            maps = torch.from_numpy(grey)[None, None] * 2 - 1
-            with torch.no_grad():
-                codes = model.compute_distances(model.compute_features(maps)).argmin(-1)
-                decoded = model.reconstruct(model.look_up_vectors(codes))[0, 0]
-            levels = ((decoded + 1) / 2).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
-            Image.fromarray(levels).save(tmp_path / path.name)
-
-    benchmark.pedantic(both, rounds=2, warmup_rounds=0)
+    benchmark.pedantic(convert_by_reference, (model, folder, tmp_path), rounds=2, warmup_rounds=0)
     assert len(list(tmp_path.iterdir())) == MAPS
