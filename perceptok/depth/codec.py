@@ -403,9 +403,9 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
         """Codes (B, 10, 10) that do not depend on the batch, and squared distances (B, 10, 10, 128)."""
         features = self.model.compute_features(inputs)
         distances = self.model.compute_distances(features)
-        # Of two at the same distance the first, as in the reference.
+        # Of two at the same distance the first, as in the reference; topk may take either.
         codes = distances.argmin(-1)
-        undecided = self._find_undecided(features, distances, codes)
+        undecided = self._find_undecided(features, distances)
         maps = undecided.flatten(1).any(1)
         if maps.any():
             decide = (
@@ -414,28 +414,16 @@ class DepthCodec(ModelHubMixin, model_card_template=_MODEL_CARD, library_name="p
             codes[maps] = torch.where(undecided[maps], decide(inputs[maps]).to(codes.device), codes[maps])
         return codes, distances
 
-    def _find_undecided(self, features: Tensor, distances: Tensor, codes: Tensor) -> Tensor:
+    def _find_undecided(self, features: Tensor, distances: Tensor) -> Tensor:
         """Cells (B, 10, 10) in which rounding could decide between two codes."""
-        second = distances.scatter(-1, codes[..., None], torch.inf).amin(-1)
-        squared_norms = features.square().sum(-1)
-        largest = self.model.codebook.square().sum(-1).max()
-        # Two code vectors are at most twice the largest norm apart: a cheap test for all cells before the exact one.
-        bound = 4 * _FEATURE_ERROR * (squared_norms * largest).sqrt() + _DISTANCE_ERROR * (squared_norms + largest)
-        undecided: Tensor = second - distances.amin(-1) <= 1.001 * bound
-        if undecided.any():
-            undecided[undecided.clone()] = self._is_within_rounding(features[undecided], distances[undecided])
-        return undecided
-
-    def _is_within_rounding(self, features: Tensor, distances: Tensor) -> Tensor:
-        """Whether rounding could decide between two codes (N,), of features (N, D) and distances (N, 128)."""
         nearest = distances.topk(2, dim=-1, largest=False)
         first, second = self.model.codebook[nearest.indices].unbind(-2)
         squared_norms = features.square().sum(-1)
         # A feature that moves by m moves the gap between two squared distances by 2 m |first - second| at most.
         error = 2 * _FEATURE_ERROR * squared_norms.sqrt() * (first - second).norm(dim=-1)
         error = error + _DISTANCE_ERROR * (squared_norms + first.square().sum(-1))
-        within: Tensor = nearest.values[..., 1] - nearest.values[..., 0] < error
-        return within
+        undecided: Tensor = nearest.values[..., 1] - nearest.values[..., 0] < error
+        return undecided
 
     def _encode_precisely(self, inputs: Tensor) -> Tensor:
         """Codes of a few maps in float64 on the CPU: the same on every device, with any threads, in any batch."""

@@ -69,18 +69,6 @@ class TestBatches:
         for size in (2, 3, 6):
             np.testing.assert_array_equal(codec.encode(maps, batch_size=size), alone)
 
-    @pytest.mark.parametrize("error", [1e-5, 1e-3, 1e-1])
-    def test_a_cheap_test_leaves_out_no_cell_that_rounding_could_decide(
-        self, codec: DepthCodec, error: float, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("perceptok.depth.codec._FEATURE_ERROR", error)
-        with torch.no_grad():
-            features = codec.model.compute_features(2 * torch.from_numpy(random_maps(5))[:, None] - 1)
-        distances = codec.model.compute_distances(features)
-        expected = codec._is_within_rounding(features.flatten(0, 2), distances.flatten(0, 2)).view(5, 10, 10)
-        assert expected.any() == (error > 1e-5)
-        assert torch.equal(codec._find_undecided(features, distances, distances.argmin(-1)), expected)
-
     def test_float64_reads_the_weights_of_the_call(self) -> None:
         codec = tiny_codec()
         inputs = 2 * torch.from_numpy(random_maps(2))[:, None] - 1
