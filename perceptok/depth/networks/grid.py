@@ -7,7 +7,9 @@ depthwise-separable blocks, and pixels are only rearranged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from perceptok.depth.preprocessing import MAP_SIZE
 from perceptok.errors import ConfigError
 
-__all__ = ["GridConfig", "GridDecoder", "GridEncoder"]
+__all__ = ["GridConfig", "GridDecoder", "GridEncoder", "extend_decoder_state"]
 
 _MAX_STAGES, _MAX_BLOCKS, _MAX_CHANNELS = 8, 256, 2**16
 """Limits of a configuration; a damaged one would build modules for hours."""
@@ -30,8 +32,8 @@ class GridConfig:
     Attributes:
         widths: Channels of each stage, from fine to coarse. The last stage is the 10x10 grid of tokens, each one before
             it twice as fine; pixel-unshuffle makes the finest from patches of pixels.
-        blocks: Encoder blocks of each stage: separable convolutions, and attention on the last; the decoder mirrors
-            them.
+        blocks: Encoder blocks of each stage: separable convolutions, and attention on the last.
+        decoder_blocks: Decoder blocks of each stage, from fine to coarse too; None takes `blocks`.
         heads: Attention heads.
         expansion: Hidden width of every pointwise network, as a multiple of its input.
         codebook_size: Number of codes.
@@ -44,22 +46,33 @@ class GridConfig:
     expansion: int = 3
     codebook_size: int = 128
     codebook_dim: int = 32
+    decoder_blocks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.blocks):
             raise ConfigError(
                 f"widths and blocks must have one value for each stage; got {self.widths} and {self.blocks}"
             )
-        sizes = (*self.widths, *self.blocks, self.heads, self.expansion, self.codebook_size, self.codebook_dim)
+        if self.decoder_blocks is not None and len(self.decoder_blocks) != len(self.blocks):
+            raise ConfigError(
+                f"decoder_blocks must have one value for each stage, as blocks has; got {self.decoder_blocks} and "
+                f"{self.blocks}"
+            )
+        blocks = (*self.blocks, *(self.decoder_blocks or ()))
+        sizes = (*self.widths, *blocks, self.heads, self.expansion, self.codebook_size, self.codebook_dim)
         if min(sizes) < 1:
             raise ConfigError(f"every size is at least 1; got {self}")
-        if len(self.widths) > _MAX_STAGES or max(self.blocks) > _MAX_BLOCKS or max(sizes) > _MAX_CHANNELS:
+        if len(self.widths) > _MAX_STAGES or max(blocks) > _MAX_BLOCKS or max(sizes) > _MAX_CHANNELS:
             raise ConfigError(
                 f"at most {_MAX_STAGES} stages of {_MAX_BLOCKS} blocks, and sizes of {_MAX_CHANNELS}; got "
-                f"{len(self.widths)} stages, {max(self.blocks)} blocks and a size of {max(sizes)}"
+                f"{len(self.widths)} stages, {max(blocks)} blocks and a size of {max(sizes)}"
             )
         if self.widths[-1] % self.heads:
             raise ConfigError(f"the last width must be a multiple of heads; got {self.widths[-1]} and {self.heads}")
+
+    def for_decoder(self) -> GridConfig:
+        """The same sizes with `decoder_blocks` as `blocks`."""
+        return replace(self, blocks=self.decoder_blocks or self.blocks, decoder_blocks=None)
 
 
 class _Pointwise(nn.Sequential):
@@ -215,6 +228,7 @@ class GridDecoder(nn.Sequential):
     """The decoder; maps are about [-1, 1]."""
 
     def __init__(self, config: GridConfig, side: int) -> None:
+        config = config.for_decoder()
         layers: list[nn.Module] = [
             nn.Linear(config.codebook_dim, config.widths[-1]),
             _GlobalContext(config, side),
@@ -241,3 +255,17 @@ class GridDecoder(nn.Sequential):
         for layer in others:
             vectors = layer(vectors)
         return cast(_Spread, last).spread(vectors)[..., 0]
+
+
+def extend_decoder_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model with fewer decoder blocks, for one with more, in which the added blocks change nothing yet.
+
+    Args:
+        state: Weights of the smaller model.
+        model: The larger one, whose random weights the added blocks take, except that their outputs are 0.
+    """
+    added = {key: value.clone() for key, value in model.state_dict().items() if key not in state}
+    for key, value in added.items():
+        if re.search(r"\.(out|pointwise\.2)\.(weight|bias)$", key):
+            value.zero_()
+    return {**state, **added}

@@ -26,7 +26,9 @@ _ARCHITECTURES: dict[str, type[ModelConfig]] = {"aurora": AuroraConfig, "grid": 
 def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Convert a configuration to plain JSON types, with its `architecture` ("grid" or "aurora")."""
     name = next(name for name, config_type in _ARCHITECTURES.items() if type(config) is config_type)
-    return {"architecture": name, **asdict(config)}
+    values = {"architecture": name, **asdict(config)}
+    # Left out where it is not set: fingerprints of codecs and folders of runs are older than this setting.
+    return {key: value for key, value in values.items() if key != "decoder_blocks" or value is not None}
 
 
 def model_config_from_dict(values: object) -> ModelConfig:

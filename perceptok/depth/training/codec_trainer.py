@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from perceptok.config import apply_overrides, config_from_dict, find_config_file, read_mapping
 from perceptok.depth.codec import DepthCodec
 from perceptok.depth.metrics import compute_code_usage, compute_squared_errors
-from perceptok.depth.networks.grid import GridConfig
-from perceptok.depth.networks.quantizer import Quantizer, QuantizerConfig
+from perceptok.depth.networks.grid import GridConfig, extend_decoder_state
+from perceptok.depth.networks.quantizer import Quantized, Quantizer, QuantizerConfig
 from perceptok.depth.networks.vqvae import DepthVQVAE, ModelConfig, model_config_from_dict, model_config_to_dict
 from perceptok.depth.preprocessing import Preprocessing
 from perceptok.depth.training.map_dataset import (
@@ -69,6 +69,8 @@ class TrainingConfig:
         adam_beta2: AdamW's decay of the mean of squared gradients.
         max_grad_norm: Maximum gradient norm for gradient clipping; 0 does not clip.
         l1_weight: Weight of the mean absolute error beside the mean squared error (in the networks' [-1, 1]).
+        freeze_encoder: Train the decoder alone. Encoder and code vectors stay those of the codec to start from, so
+            that every map keeps its codes; settings of `quantizer` have no effect.
         mixed_precision: "no" for float32, or "bf16"; quantisation is float32 in any case.
         source_probabilities: Probabilities of drawing a map from given sources, e.g. {"procedural": 0.6}; the others
             divide the rest in proportion to the square root of their numbers of maps.
@@ -97,6 +99,7 @@ class TrainingConfig:
     adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
     l1_weight: float = 0.0
+    freeze_encoder: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
     source_probabilities: Mapping[str, float] = field(default_factory=dict)
     max_source_probability: float = 0.25
@@ -197,7 +200,8 @@ def train_depth_codec(
         train_maps: (nearness, valid) pairs by source, a sequence of such pairs, or a data set built from them; float
             (H, W) in [0, 1] and bool (H, W).
         val_maps: Validation maps in the same forms, which are evaluated for the log only.
-        initial: A codec to start from, of the configuration's model; its codes change their meaning with the training.
+        initial: A codec to start from, of the configuration's model or of one with fewer decoder blocks. Its codes
+            change their meaning with the training, unless the encoder is frozen.
         output: Folder for the codec, the log and the state to resume from; an unfinished run in it is resumed. By
             default nothing is written.
         report: Called after every evaluation, in the main process.
@@ -209,7 +213,8 @@ def train_depth_codec(
         The codec, its weights rounded to half precision (as they are saved).
 
     Raises:
-        ConfigError: The model of `initial` is not the configuration's, or the batch size cannot be divided.
+        ConfigError: The model of `initial` is not the configuration's, the encoder is to be frozen without `initial`,
+            or the batch size cannot be divided.
         TrainingError: No maps, validation maps that are also training maps, a loss that is not finite, or a run of
             another configuration or of other maps in `output`.
         OutputError: Another process is writing `output`, or the disk is full.
@@ -274,6 +279,10 @@ class _Learner(nn.Module):
         self.model = DepthVQVAE(config.model)
         self.quantizer = Quantizer(config.quantizer, config.model.codebook_size, config.model.codebook_dim)
         self.l1_weight = config.l1_weight
+        self.freeze_encoder = config.freeze_encoder
+        if config.freeze_encoder:
+            self.model.encoder.requires_grad_(False)
+            self.quantizer.requires_grad_(False)
         self.bf16 = config.mixed_precision == "bf16"
 
     def forward(self, inputs: Tensor, maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,7 +291,7 @@ class _Learner(nn.Module):
         The networks run in the configuration's precision, whatever an accelerator of the process has set.
         """
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            quantized = self.quantizer(self.model.compute_features(inputs[:, None]))
+            quantized = self._quantize(inputs)
             decoded = self.model.reconstruct(quantized.vectors)[:, 0]
         error = (decoded - maps) * valid
         pixels = valid.sum((1, 2)).clamp(min=1)
@@ -291,6 +300,14 @@ class _Learner(nn.Module):
         if self.l1_weight:
             loss = loss + self.l1_weight * error.abs().sum((1, 2)) / pixels
         return loss.mean(), quantized.loss, quantized.codes
+
+    def _quantize(self, inputs: Tensor) -> Quantized:
+        if not self.freeze_encoder:
+            quantized: Quantized = self.quantizer(self.model.compute_features(inputs[:, None]))
+            return quantized
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            codes = self.model.compute_distances(self.model.compute_features(inputs[:, None])).argmin(-1)
+            return Quantized(self.model.look_up_vectors(codes), codes, inputs.new_zeros(()))
 
 
 class _Trainer:
@@ -303,8 +320,10 @@ class _Trainer:
         initial: DepthCodec | None,
     ) -> None:
         self.initial = initial.model if initial is not None else None
-        if self.initial is not None and self.initial.config != config.model:
+        if self.initial is not None and not _is_extended(self.initial.config, config.model):
             raise ConfigError(f"the codec to start from is a {self.initial.config}, the configuration's {config.model}")
+        if config.freeze_encoder and self.initial is None:
+            raise ConfigError("freeze_encoder trains the decoder of a trained encoder: give a codec to start from")
         self.config, self.accelerator, self.device = config, accelerator, accelerator.device
         parts = accelerator.num_processes * config.gradient_accumulation_steps
         if config.batch_size % parts:
@@ -326,7 +345,7 @@ class _Trainer:
         torch.manual_seed(config.seed)
         learner = _Learner(config)
         if self.initial is not None:
-            learner.model.load_state_dict(self.initial.state_dict())
+            learner.model.load_state_dict(extend_decoder_state(self.initial.state_dict(), learner.model))
         groups = [
             {"params": [p for p in learner.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in learner.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -499,6 +518,16 @@ class _Trainer:
                 moments.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         return int(tensors["step"])
+
+
+def _is_extended(initial: ModelConfig, config: ModelConfig) -> bool:
+    """Whether the configuration is the initial one, or differs from it in having more decoder blocks alone."""
+    if not (isinstance(initial, GridConfig) and isinstance(config, GridConfig)):
+        return initial == config
+    old, new = initial.for_decoder().blocks, config.for_decoder().blocks
+    return replace(initial, decoder_blocks=None) == replace(config, decoder_blocks=None) and all(
+        before <= after for before, after in zip(old, new, strict=True)
+    )
 
 
 def _derive_seed(seed: int, step: int) -> int:

@@ -21,7 +21,9 @@ from perceptok.depth import (
     TrainingReport,
     train_depth_codec,
 )
+from perceptok.depth.networks.grid import extend_decoder_state
 from perceptok.depth.networks.quantizer import QuantizerConfig
+from perceptok.depth.networks.vqvae import DepthVQVAE, model_config_from_dict, model_config_to_dict
 from perceptok.depth.training.codec_trainer import CollapseWarning, RunFolder, _Learner
 from perceptok.depth.training.map_dataset import AugmentationConfig
 from perceptok.errors import ConfigError, OutputError, TrainingError
@@ -234,13 +236,79 @@ def test_starting_from_a_codec(train_set: MapDataset, val_set: MapDataset, finis
         train_depth_codec(other, train_set, initial=codec, cpu=True)
 
 
-def stopped(train_set: MapDataset, folder: Path, at: int) -> None:
+MORE_BLOCKS = replace(SMALL.model, decoder_blocks=(2, 2))
+
+
+def test_a_frozen_encoder_keeps_the_codes(
+    train_set: MapDataset, val_set: MapDataset, finished: tuple[Path, DepthCodec]
+) -> None:
+    """Every map has the codes that it had before, and they decode to a map nearer to it."""
+    codec = finished[1]
+    frozen = replace(SMALL, model=MORE_BLOCKS, freeze_encoder=True, learning_rate=0.01, max_steps=12)
+    reports: list[TrainingReport] = []
+    trained = train_depth_codec(frozen, train_set, val_set, initial=codec, report=reports.append, cpu=True)
+    for key, value in codec.model.state_dict().items():
+        if not key.startswith("decoder."):
+            assert torch.equal(trained.model.state_dict()[key], value), key
+    maps = train_set.load_batch(torch.arange(8).numpy(), torch.device("cpu")).maps
+    codes = codec.encode(maps)
+    assert torch.equal(trained.encode(maps), codes)
+    assert {one.commitment_loss for one in reports} == {0.0}
+    before, after = ((one.decode(codes) - maps).square().mean() for one in (codec, trained))
+    assert after < 0.9 * before
+    assert trained.fingerprint != codec.fingerprint
+
+
+def test_a_frozen_encoder_resumes_to_the_same_weights(
+    train_set: MapDataset, finished: tuple[Path, DepthCodec], tmp_path: Path
+) -> None:
+    frozen = replace(SMALL, model=MORE_BLOCKS, freeze_encoder=True)
+    stopped(train_set, tmp_path, 3, frozen, finished[1])
+    resumed = train_depth_codec(frozen, train_set, initial=finished[1], output=tmp_path, cpu=True)
+    alone = train_depth_codec(frozen, train_set, initial=finished[1], cpu=True)
+    assert resumed.fingerprint == alone.fingerprint
+
+
+def test_added_decoder_blocks_change_nothing_at_first(finished: tuple[Path, DepthCodec]) -> None:
+    codec = finished[1]
+    model = DepthVQVAE(MORE_BLOCKS)
+    state = extend_decoder_state(codec.model.state_dict(), model)
+    assert len(state) > len(codec.model.state_dict())
+    model.load_state_dict(state)
+    codes = torch.arange(100).view(1, 10, 10)
+    assert torch.equal(DepthCodec(model, codec.preprocessing).decode(codes), codec.decode(codes))
+
+
+def test_codecs_that_a_decoder_cannot_be_trained_on_from(
+    train_set: MapDataset, finished: tuple[Path, DepthCodec]
+) -> None:
+    with pytest.raises(ConfigError, match="freeze_encoder trains the decoder of a trained encoder"):
+        train_depth_codec(replace(SMALL, freeze_encoder=True), train_set, cpu=True)
+    larger = train_depth_codec(replace(SMALL, model=MORE_BLOCKS, max_steps=1), train_set, cpu=True)
+    with pytest.raises(ConfigError, match="start from"):
+        train_depth_codec(SMALL, train_set, initial=larger, cpu=True)
+    with pytest.raises(ConfigError, match="decoder_blocks must have one value for each stage"):
+        GridConfig(decoder_blocks=(1,))
+    with pytest.raises(ConfigError, match="every size is at least 1"):
+        GridConfig(decoder_blocks=(0, 1))
+
+
+def test_settings_without_decoder_blocks_are_written_as_before() -> None:
+    """The fingerprint of every codec that exists is a hash of them."""
+    assert "decoder_blocks" not in model_config_to_dict(GridConfig())
+    larger = GridConfig(decoder_blocks=(2, 3))
+    assert model_config_from_dict(json.loads(json.dumps(model_config_to_dict(larger)))) == larger
+
+
+def stopped(
+    train_set: MapDataset, folder: Path, at: int, config: TrainingConfig = SMALL, initial: DepthCodec | None = None
+) -> None:
     def stop(step: int, loss: float) -> None:
         if step == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_depth_codec(SMALL, train_set, output=folder, advance=stop, cpu=True)
+        train_depth_codec(config, train_set, initial=initial, output=folder, advance=stop, cpu=True)
 
 
 def steps_of(folder: Path) -> list[int]:
