@@ -22,6 +22,8 @@ from perceptok.depth.depth_records import (
 )
 from perceptok.depth.map_files import MapFailure
 from perceptok.depth.metrics import compute_squared_errors
+from perceptok.depth.networks.grid import GridConfig
+from perceptok.depth.networks.vqvae import ModelConfig
 from perceptok.errors import CheckpointError, OutputError
 from perceptok.files import atomic_write, parse_number
 from perceptok.jobs import Journal, split_into_batches
@@ -61,7 +63,8 @@ def transcode_records(
 ) -> Iterator[TranscodedRecord]:
     """Translate records of one codec to another.
 
-    Near, far, size and the other fields stay as they are. Frames of clips come with all 100 codes
+    Near, far, size and the other fields stay as they are, and so do the codes where the codecs differ in their decoders
+    alone (as `train_depth_codec` with `freeze_encoder` makes them). Frames of clips come with all 100 codes
     (`drop_unchanged_codes` leaves the changes).
 
     Args:
@@ -77,15 +80,35 @@ def transcode_records(
     """
     from_codec, to_codec = source.fingerprint, target.fingerprint
     batch_size = source.choose_batch_size(batch_size)
+    same_codes = _encode_alike(source, target)
     for batch in split_into_batches(restore_frames(records), batch_size):
         for record in batch:
             _check_codec(record, from_codec)
-        decoded = source.decode(torch.from_numpy(np.stack([record.grid for record in batch])), batch_size=batch_size)
-        codes = target.encode(decoded.to(target.device), batch_size=batch_size)
+        codes = torch.from_numpy(np.stack([record.grid for record in batch]))
+        decoded = source.decode(codes, batch_size=batch_size)
+        if not same_codes:
+            codes = target.encode(decoded.to(target.device), batch_size=batch_size)
         again = target.decode(codes, batch_size=batch_size).to(decoded.device)
         errors = compute_squared_errors(again, decoded, torch.ones_like(decoded)).sqrt().tolist()
         for record, row, rmse in zip(batch, codes.flatten(1).tolist(), errors, strict=True):
             yield TranscodedRecord(replace(record, codes=tuple(row), codec=to_codec), rmse)
+
+
+def _encode_alike(source: DepthCodec, target: DepthCodec) -> bool:
+    """Whether encoders, code vectors and preprocessing are equal, so that every map has the same codes in both."""
+    old, new = (
+        {key: value for key, value in codec.model.state_dict().items() if not key.startswith("decoder.")}
+        for codec in (source, target)
+    )
+    return (
+        _leave_decoder_out(source.model.config) == _leave_decoder_out(target.model.config)
+        and source.preprocessing == target.preprocessing
+        and all(torch.equal(value.cpu(), new[key].cpu()) for key, value in old.items())
+    )
+
+
+def _leave_decoder_out(config: ModelConfig) -> ModelConfig:
+    return replace(config, decoder_blocks=None) if isinstance(config, GridConfig) else config
 
 
 def _check_codec(record: DepthRecord, fingerprint: str) -> None:

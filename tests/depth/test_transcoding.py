@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_records_are_decoded_and_encoded(
             for record, grid in zip(records, codes, strict=True)
         ]
         assert [result.rmse for result in results] == pytest.approx(errors.tolist(), rel=1e-4)
+
+
+def test_codes_are_kept_where_decoders_alone_differ(codec: DepthCodec, records: list[DepthRecord]) -> None:
+    """Decoding and encoding again would change some of them for nothing."""
+    decoder_alone, codebook_too = (DepthCodec(copy.deepcopy(codec.model), codec.preprocessing) for _ in range(2))
+    list(decoder_alone.model.decoder.parameters())[-1].add_(0.1)
+    list(codebook_too.model.decoder.parameters())[-1].add_(0.1)
+    codebook_too.codebook[0] += 0.1
+    kept = list(transcode_records(records, codec, decoder_alone))
+    assert [result.record for result in kept] == [
+        replace(record, codec=decoder_alone.fingerprint) for record in records
+    ]
+    assert all(0.01 < result.rmse < 0.1 for result in kept)
+    changed = list(transcode_records(records, codec, codebook_too))
+    assert [result.record.codes for result in changed] != [record.codes for record in records]
 
 
 def test_records_of_another_codec_are_refused_before_anything_is_written(
