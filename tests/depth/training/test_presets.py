@@ -13,7 +13,15 @@ from accelerate import Accelerator
 from typer.testing import CliRunner
 
 from perceptok.config import list_presets
-from perceptok.depth import AugmentationConfig, AuroraConfig, GridConfig, MapDataset, TrainingConfig, train_depth_codec
+from perceptok.depth import (
+    AugmentationConfig,
+    AuroraConfig,
+    DepthCodec,
+    GridConfig,
+    MapDataset,
+    TrainingConfig,
+    train_depth_codec,
+)
 from perceptok.depth.training.codec_trainer import _Trainer
 from perceptok.errors import ConfigError
 from perceptok.scenes import ProceduralDepthMaps
@@ -50,13 +58,20 @@ def test_our_own_is_the_recipe_of_the_shipped_weights() -> None:
     import perceptok.depth
 
     weights = Path(perceptok.depth.__file__).parent / "weights"
-    ours, first, last = (
+    ours, first, last, *decoders = (
         TrainingConfig.read("perceptok"),
-        *(TrainingConfig.read(weights / name) for name in ("first.json", "training.json")),
+        *(
+            TrainingConfig.read(weights / name)
+            for name in ("first.json", "training.json", "decoder.json", "decoder-last.json")
+        ),
     )
     assert ours.max_steps == first.max_steps + last.max_steps
     assert (ours.model, ours.quantizer, ours.augmentation) == (last.model, last.quantizer, last.augmentation)
     assert (ours.batch_size, ours.learning_rate) == (first.batch_size, first.learning_rate)
+    for decoder in decoders:
+        assert decoder.freeze_encoder
+        assert decoder.model == replace(last.model, decoder_blocks=(2, 3))
+        assert decoder.model == DepthCodec.from_pretrained().model.config
 
 
 def test_every_map_once_an_epoch(train_set: MapDataset) -> None:
