@@ -198,6 +198,20 @@ def _list_resolutions(config: GridConfig, side: int) -> list[tuple[int, int, int
     return list(zip(factors, widths, widths[1:], strict=False))
 
 
+def extend_decoder_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model with fewer decoder blocks, for one with more, in which the added blocks change nothing yet.
+
+    Args:
+        state: Weights of the smaller model.
+        model: The larger one, whose random weights the added blocks take, except that their outputs are 0.
+    """
+    added = {key: value.clone() for key, value in model.state_dict().items() if key not in state}
+    for key, value in added.items():
+        if re.search(r"\.(out|pointwise\.2)\.(weight|bias)$", key):
+            value.zero_()
+    return {**state, **added}
+
+
 class GridEncoder(nn.Sequential):
     """The encoder; maps are in [-1, 1]."""
 
@@ -255,17 +269,3 @@ class GridDecoder(nn.Sequential):
         for layer in others:
             vectors = layer(vectors)
         return cast(_Spread, last).spread(vectors)[..., 0]
-
-
-def extend_decoder_state(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights of a model with fewer decoder blocks, for one with more, in which the added blocks change nothing yet.
-
-    Args:
-        state: Weights of the smaller model.
-        model: The larger one, whose random weights the added blocks take, except that their outputs are 0.
-    """
-    added = {key: value.clone() for key, value in model.state_dict().items() if key not in state}
-    for key, value in added.items():
-        if re.search(r"\.(out|pointwise\.2)\.(weight|bias)$", key):
-            value.zero_()
-    return {**state, **added}
