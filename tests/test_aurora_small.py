@@ -110,40 +110,47 @@ def drawn_lessons(example: Any) -> tuple[Any, Any, Any, Any]:
     return codes, lessons.values, processor.tokenizer, lessons.draw(3, 5, np.random.default_rng(0))
 
 
-def split_questions(row: list[int], tokenizer: Any) -> tuple[list[int], list[range]]:
-    """The ids of a lesson's block, and the columns of each answer behind it."""
-    block = row.index(tokenizer.convert_tokens_to_ids("<DEPTH_END>")) + 2  # and the full stop
-    ends = [column + 1 for column, token in enumerate(row) if token == tokenizer.eos_token_id]
-    return row[:block], [range(start, end) for start, end in zip([block, *ends], ends, strict=False)]
-
-
 @pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
 def test_a_lesson_is_the_chain_of_thought_without_the_image(drawn_lessons: Any) -> None:
-    """What is learned of an answer is the value of each point, the nearest one so far, and the conclusion."""
+    """What is learned: the cells of the question, the value of each, the nearest one so far, and the conclusion."""
     codes, means, tokenizer, batch = drawn_lessons
-    for row, ids in enumerate(batch.ids.tolist()):
-        block, answers = split_questions(ids, tokenizer)
-        before = tokenizer.decode(block)
+    shared, questions = batch.shared.tolist(), batch.questions.tolist()
+    for number, ids in enumerate(questions):
+        before = tokenizer.decode(shared[number * len(shared) // len(questions)])
         parsed = pt.parse_generation(before)
         assert "<image>" not in before
         assert not parsed.problems
         (scene,) = np.flatnonzero((codes == parsed.blocks[0]).all((1, 2)))
-        columns = {int(column) + 1 for of, column in zip(batch.rows, batch.columns, strict=True) if of == row}
-        for answer in answers:
-            text = tokenizer.decode(ids[answer.start : answer.stop])
-            points = re.findall(r"([A-E]) (\d) (\d) (\d\d) ([A-E])", text)
-            values = [means[scene][int(row) * 10 + int(column)] for _, row, column, _, _ in points]
-            assert [int(level) for *_, level, _ in points] == [min(99, int(value * 100)) for value in values]
-            leaders = [points[int(np.argmax(values[: count + 1]))][0] for count in range(len(points))]
-            assert [leader for *_, leader in points] == leaders
-            end = f". Point {leaders[-1]} is the closest.<|im_end|>"
-            assert text.endswith(end)
-            learned = tokenizer.decode([ids[column] for column in answer if column in columns])
-            assert learned == "".join(f"{level} {leader}" for *_, level, leader in points) + end
+        text = tokenizer.decode(ids)
+        named = re.findall(r"([A-E])(\d\d)\b(?!=)", text)
+        points = re.findall(r"([A-E])(\d\d)=(\d\d):([A-E])", text)
+        assert [point[:2] for point in points] == named
+        values = [means[scene][int(cell)] for _, cell, _, _ in points]
+        assert [int(level) for _, _, level, _ in points] == [min(99, int(value * 100)) for value in values]
+        leaders = [points[int(np.argmax(values[: count + 1]))][0] for count in range(len(points))]
+        assert [leader for *_, leader in points] == leaders
+        assert text.endswith(f". Point {leaders[-1]}")
+        learned = tokenizer.decode([token for token, counts in zip(ids, batch.is_learned, strict=True) if counts])
+        assert learned == "".join(f"{cell}{level}{leader}" for _, cell, level, leader in points) + f" {leaders[-1]}"
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+def test_the_ids_of_a_lesson_are_those_of_a_sample(example: Any, drawn_lessons: Any) -> None:
+    """Each at its position; only the image is missing."""
+    _, _, tokenizer, batch = drawn_lessons
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    ids = torch.full((int(batch.positions.max()) + 1,), image)
+    ids[batch.shared_positions[0]], ids[batch.positions[0]] = batch.shared[0], batch.questions[0]
+    question, _, block = tokenizer.decode(batch.shared[0]).partition("\n")
+    points, answer = re.split(r"(?= A\d\d=)", tokenizer.decode(batch.questions[0]))
+    prompt = question.replace("Points:", f"Points:{points}")
+    processor = make_processor()
+    assert pt.llava.small.model.make_prompt_ids(processor, prompt, block + answer) == ids.tolist()
 
 
 @pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
 def test_questions_that_share_a_block_are_separate_samples(example: Any, drawn_lessons: Any) -> None:
+    """In a sample of its own, sorted by positions, each question has the same loss."""
     *_, tokenizer, batch = drawn_lessons
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -152,16 +159,18 @@ def test_questions_that_share_a_block_are_separate_samples(example: Any, drawn_l
         model=SimpleNamespace(language_model=language.model), lm_head=language.lm_head, device=torch.device("cpu")
     )
     language.requires_grad_(False)
+    positions = torch.cat([batch.shared_positions[0], batch.positions[0]])
+    order = positions.argsort()
+    is_shared = torch.arange(len(positions)) < batch.shared.shape[1]
+    sees = torch.ones(len(order), len(order), dtype=torch.bool).tril()
+    sees &= ~(is_shared[order][:, None] & ~is_shared[order][None])  # the block does not see the points
     losses = []
-    for row, ids in enumerate(batch.ids.tolist()):
-        block, answers = split_questions(ids, tokenizer)
-        columns = [int(column) for of, column in zip(batch.rows, batch.columns, strict=True) if of == row]
-        for answer in answers:
-            sample = [*block, *ids[answer.start : answer.stop]]
-            logits = language(torch.tensor([sample])).logits[0].log_softmax(-1)
-            places = [column - answer.start + len(block) for column in columns if column + 1 in answer]
-            losses += [-logits[place, sample[place + 1]] for place in places]
-    assert len(losses) == len(batch.targets)
+    for number, question in enumerate(batch.questions):
+        ids = torch.cat([batch.shared[number * len(batch.shared) // len(batch.questions)], question])[order]
+        logits = language(ids[None], position_ids=positions[order][None], attention_mask=sees[None, None]).logits[0]
+        start = len(order) - len(question)
+        for place in batch.is_learned.nonzero()[:, 0].tolist():
+            losses.append(-logits[start + place - 1].log_softmax(-1)[question[place]])
     together = example("lessons").compute_lesson_loss(model, batch)
     assert float(together) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
 

@@ -261,7 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     codec = pt.DepthCodec.from_pretrained()
-    config = small.DemoConfig(small.SmallLlavaConfig(options.layers, options.pieces, hidden_size=options.hidden_size))
+    # Heads that are aligned to the image from the start are lost for reading the text: narrow models need all of theirs.
+    is_aligned = options.hidden_size is None
+    config = small.DemoConfig(
+        small.SmallLlavaConfig(options.layers, options.pieces, aligned=is_aligned, hidden_size=options.hidden_size)
+    )
     model, processor, _ = small.prepare_model(folder, codec, config)
     samples = make_samples(folder / "train", TRAINING_SEED, options.scenes, model, processor, codec)
     held_out = make_samples(folder / "held_out", HELD_OUT_SEED, options.held_out, model, processor, codec)

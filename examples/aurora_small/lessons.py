@@ -1,8 +1,8 @@
 """Reading lessons: the chain of thought of a true block without the image, with points drawn anew for every update.
 
-Only what the chain "depth-cells" says after the block is learned: nearness and nearest point so far for each point, and
-the conclusion. Questions about one block share its keys and values and do not see each other, which is the same as as
-many separate samples.
+What is learned is what cannot be known without reading: cells copied from the question, nearness and nearest point so
+far for each point, and the conclusion. Questions about one block share its keys and values; the block does not see
+their points, and the image's positions are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from samples import GRID, NEAREST_QUESTION, SIDE, compute_cell_values, write_cells_answer
+from samples import GRID, NEAREST_QUESTION, SIDE, compute_cell_values, name_point, name_points, write_cells_answer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,23 +31,23 @@ POINTS = 24
 
 @dataclass(frozen=True, eq=False)
 class LessonBatch:
-    """Blocks, each with several questions.
+    """Blocks with several questions each, all about the same number of points, so that nothing is padded.
 
     Attributes:
-        ids: (B, T) int64; a block, and its questions one after the other.
-        positions: (B, T) int64; each question continues the block.
-        mask: (B, 1, T, T) bool: whether a row's token sees a column's.
-        rows: (N,) row of the token before each token that is learned.
-        columns: (N,) its column.
-        targets: (N,) the tokens that are learned.
+        shared: (B, S) int64; the text around the points of the question, and the block.
+        shared_positions: (1, S) int64, with gaps for the points and for the image.
+        questions: (B * Q, L) int64; the points of each question, and the answer up to its conclusion.
+        positions: (1, L) int64.
+        mask: (1, 1, L, S + L) bool: whether a row's token sees a column's.
+        is_learned: (L,) bool.
     """
 
-    ids: Tensor
+    shared: Tensor
+    shared_positions: Tensor
+    questions: Tensor
     positions: Tensor
     mask: Tensor
-    rows: Tensor
-    columns: Tensor
-    targets: Tensor
+    is_learned: Tensor
 
 
 class ReadingLessons:
@@ -64,39 +64,60 @@ class ReadingLessons:
         parts = np.array_split(codes, -(-len(codes) // 64))
         self.values = np.concatenate([compute_cell_values(codec, part) for part in parts])
         self.tokenizer = processor.tokenizer
-        image = int(self.tokenizer.convert_tokens_to_ids("<image>"))
-        prompt = small.make_prompt_ids(processor, NEAREST_QUESTION, small.ANSWER)
-        self.prompt = [token for token in prompt if token != image]
+        point = make_point("A", 0, self.values[0])
+        prompt = small.make_prompt_ids(processor, f"{name_points((point,))}{NEAREST_QUESTION}", small.ANSWER)
+        points = self._tokenize(f" {name_point(point)}")
+        start = next(place for place in range(len(prompt)) if prompt[place : place + len(points)] == points)
+        self.before, self.after = prompt[:start], prompt[start + len(points) :]
 
     def draw(self, count: int, max_points: int, rng: np.random.Generator) -> LessonBatch:
         """Draw questions about blocks.
 
         Args:
             count: Number of blocks.
-            max_points: Greatest number of points of a question, 1 to 5; the numbers from 1 to it are equally likely.
+            max_points: Greatest number of points of the questions, 1 to 5; the numbers from 1 to it are equally likely.
             rng: The generator.
         """
-        questions = round(POINTS / ((1 + max_points) / 2))
-        lessons = []
-        for scene in rng.integers(len(self.codes), size=count).tolist():
-            block = self._tokenize(f"{block_to_text(self.codes[scene])}.")
-            drawn = [
-                draw_points(self.values[scene], int(rng.integers(1, max_points + 1)), rng) for _ in range(questions)
-            ]
-            lessons.append((self.prompt + block, [self._write_answer(points) for points in drawn]))
-        return make_batch(lessons, int(self.tokenizer.pad_token_id))
+        size = int(rng.integers(1, max_points + 1))
+        blocks: list[list[int]] = []
+        questions: list[tuple[list[int], list[int], list[bool]]] = []
+        while len(blocks) < count:
+            scene = int(rng.integers(len(self.codes)))
+            drawn = [draw_points(self.values[scene], size, rng) for _ in range(round(POINTS / size))]
+            if all(len(points) == size for points in drawn):
+                blocks.append(self._tokenize(f"{block_to_text(self.codes[scene])}."))
+                questions += [self._write_question(points) for points in drawn]
+        return self._make_batch(blocks, questions)
 
-    def _write_answer(self, points: Sequence[Marker]) -> tuple[list[int], list[bool]]:
-        """Ids of what follows the block, and which of them are learned: all but letter and cell of each point."""
-        pieces = self._tokenize(f"{write_cells_answer(points)}<|im_end|>")
-        is_learned = [True] * len(pieces)
-        place = 0
-        for point in points:
-            given = self._tokenize(write_cells_answer((point,)).partition(".")[0])
-            before = len(given) - len(self._tokenize("00")) - len(self._tokenize(f" {point.letter}"))
-            is_learned[place : place + before] = [False] * before
-            place += len(given)
-        return pieces, is_learned
+    def _write_question(self, points: Sequence[Marker]) -> tuple[list[int], list[int], list[bool]]:
+        """Ids of the points in a question, ids of the answer up to its conclusion, and which of these are learned."""
+        named = self._tokenize(f" {', '.join(map(name_point, points))}")
+        answer, is_learned = self._tokenize(write_cells_answer(points).partition(" is the closest")[0]), []
+        letter, cell, level = (len(self._tokenize(text)) for text in (" A", "00", "00"))
+        for _ in points:
+            is_learned += [False] * letter + [True] * cell + [False] + [True] * level + [False, True]
+        return named, answer, is_learned + [False] * (len(answer) - len(is_learned) - 1) + [True]
+
+    def _make_batch(
+        self, blocks: Sequence[list[int]], questions: Sequence[tuple[list[int], list[int], list[bool]]]
+    ) -> LessonBatch:
+        image = int(self.tokenizer.convert_tokens_to_ids("<image>"))
+        named, answer, is_learned = questions[0]
+        before, points = len(self.before), len(named)
+        places = [*range(before), *range(before + points, before + points + len(self.after))]
+        text = [(place, token) for place, token in zip(places, self.before + self.after, strict=True) if token != image]
+        start = places[-1] + 1
+        end = start + len(blocks[0])
+        shared_positions = torch.tensor([*(place for place, _ in text), *range(start, end)])
+        positions = torch.tensor([*range(before, before + points), *range(end, end + len(answer))])
+        return LessonBatch(
+            torch.tensor([[*(token for _, token in text), *ids] for ids in blocks]),
+            shared_positions[None],
+            torch.tensor([named + answer for named, answer, _ in questions]),
+            positions[None],
+            (torch.cat([shared_positions, positions])[None] <= positions[:, None])[None, None],
+            torch.tensor([False] * points + is_learned),
+        )
 
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -127,37 +148,20 @@ def make_point(letter: str, cell: int, values: Sequence[Any] | NDArray[np.floati
     return Marker(letter, x, y, float(np.clip(values[cell], 0, 1)))
 
 
-def make_batch(lessons: Sequence[tuple[list[int], list[tuple[list[int], list[bool]]]]], pad: int) -> LessonBatch:
-    """Pad lessons, each a block and the answers that continue it, to one length."""
-    length = max(len(block) + sum(len(ids) for ids, _ in answers) for block, answers in lessons)
-    ids, positions = torch.full((len(lessons), length), pad), torch.zeros(len(lessons), length, dtype=torch.long)
-    owners = torch.full_like(ids, -1)  # 0 for the block, then the number of the answer
-    learned: list[tuple[int, int, int]] = []
-    for row, (block, answers) in enumerate(lessons):
-        start = place = len(block)
-        ids[row, :place], positions[row, :place], owners[row, :place] = torch.tensor(block), torch.arange(place), 0
-        for number, (answer, is_learned) in enumerate(answers, 1):
-            assert not is_learned[0], "the first token of an answer is given, since several follow one block"
-            end = place + len(answer)
-            ids[row, place:end], owners[row, place:end] = torch.tensor(answer), number
-            positions[row, place:end] = torch.arange(start, start + len(answer))
-            tokens = enumerate(zip(answer, is_learned, strict=True), place)
-            learned += [(row, column - 1, token) for column, (token, counts) in tokens if counts]
-            place = end
-    sees = (owners[:, None] == 0) | (owners[:, None] == owners[..., None])
-    mask = sees & torch.ones(length, length, dtype=torch.bool).tril()
-    rows, columns, targets = map(torch.tensor, zip(*learned, strict=True))
-    return LessonBatch(ids, positions, mask[:, None], rows, columns, targets)
-
-
 def compute_lesson_loss(model: Any, batch: LessonBatch) -> Tensor:
     """Cross entropy of the tokens that are learned."""
-    device = model.device
-    hidden = model.model.language_model(
-        input_ids=batch.ids.to(device),
+    language_model, device = model.model.language_model, model.device
+    cache = language_model(
+        input_ids=batch.shared.to(device), position_ids=batch.shared_positions.to(device), use_cache=True
+    ).past_key_values
+    cache.batch_repeat_interleave(len(batch.questions) // len(batch.shared))
+    hidden = language_model(
+        input_ids=batch.questions.to(device),
         position_ids=batch.positions.to(device),
         attention_mask=batch.mask.to(device),
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
-    logits = model.lm_head(hidden[batch.rows.to(device), batch.columns.to(device)])
-    return F.cross_entropy(logits.float(), batch.targets.to(device))
+    places = batch.is_learned.nonzero()[:, 0]
+    logits = model.lm_head(hidden[:, places.to(device) - 1])
+    return F.cross_entropy(logits.float().flatten(0, 1), batch.questions[:, places].flatten().to(device))

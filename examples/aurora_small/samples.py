@@ -221,13 +221,13 @@ def find_cell(marker: Marker) -> int:
 
 
 def name_points(markers: Sequence[Marker]) -> str:
-    """The sentence of a question that names color, row and column of each point; empty without points."""
-    places = [divmod(find_cell(marker), GRID) for marker in markers]
-    named = ", ".join(
-        f"{marker.letter} {COLORS[marker.letter][0]} row {row} column {column}"
-        for marker, (row, column) in zip(markers, places, strict=True)
-    )
-    return f"Points: {named}. " if markers else ""
+    """The sentence of a question that names the cell of each point; empty without points."""
+    return f"Points: {', '.join(map(name_point, markers))}. " if markers else ""
+
+
+def name_point(marker: Marker) -> str:
+    """Letter, row and column of a point, such as A57: one token each."""
+    return f"{marker.letter}{find_cell(marker):02d}"
 
 
 def write_cells_answer(markers: Sequence[Marker]) -> str:
@@ -235,11 +235,11 @@ def write_cells_answer(markers: Sequence[Marker]) -> str:
     nearest = [
         max(markers[: count + 1], key=lambda marker: marker.level or 0.0).letter for count in range(len(markers))
     ]
-    answer = ""
-    for marker, leader in zip(markers, nearest, strict=True):
-        row, column = divmod(find_cell(marker), GRID)
-        answer += f" {marker.letter} {row} {column} {format_level(marker)} {leader}"
-    return f"{answer}. Point {nearest[-1]} is the closest."
+    points = [
+        f" {name_point(marker)}={format_level(marker)}:{leader}"
+        for marker, leader in zip(markers, nearest, strict=True)
+    ]
+    return f"{''.join(points)}. Point {nearest[-1]} is the closest."
 
 
 def format_level(marker: Marker) -> str:

@@ -131,8 +131,8 @@ class Setup:
             after reading lessons) or "direct" (the answer alone).
         labels: Number of scenes with answers; depth blocks are trained on all scenes, since specialists need no labels.
         counting: Share of updates with questions about counting.
-        lessons: Share of the updates, the first ones, with reading lessons only, for "cells"; a tenth of the later
-            ones has lessons too.
+        lessons: Share of the updates, the first ones, with reading lessons only, for "cells"; a quarter of the
+            later ones has lessons too.
         training: Updates and learning rate, the same for all models of a comparison.
     """
 
@@ -158,7 +158,7 @@ class Setup:
         schedule = []
         for step in range(self.training.max_steps):
             atomic = max(0.2, 1 - 1.6 * (step - first) / (self.training.max_steps - first))
-            if step < first or (self.regime == "cells" and rng.random() < 0.1):
+            if step < first or (self.regime == "cells" and rng.random() < 0.25):
                 kind = "lessons"
             elif rng.random() < self.counting:
                 kind = self.kinds["counting"]
@@ -213,7 +213,7 @@ def train(
         kind, number = schedule[steps]
         if lessons is not None and kind == "lessons":
             rng = np.random.default_rng([training.seed, 2, number])
-            batch = lessons.draw(training.batch_size, setup.choose_max_points(number), rng)
+            batch = lessons.draw(max(1, training.batch_size // 2), setup.choose_max_points(number), rng)
             with autocast(model.device):
                 return compute_lesson_loss(model, batch)
         records = draw_records(records_by_kind[kind], training.batch_size, training.seed, number)
