@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +174,19 @@ def test_questions_that_share_a_block_are_separate_samples(example: Any, drawn_l
             losses.append(-logits[start + place - 1].log_softmax(-1)[question[place]])
     together = example("lessons").compute_lesson_loss(model, batch)
     assert float(together) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
+
+
+@pytest.mark.skipif(not PARTS, reason="the packages with the weights are not installed")
+def test_records_of_two_families_of_scenes_are_not_confused(example: Any) -> None:
+    """A training and a held-out scene have the same number, and their records the same id."""
+    samples, processor = example("samples"), make_processor()
+    encoder = example("training").Encoder(processor)
+    records = [make_samples(samples, number)[2]["depth-direct"] for number in (1, 2)]
+    records = [replace(record, id="depth-direct-00000") for record in records]
+    for record in records:
+        ids, given = encoder.ids(record)
+        assert processor.tokenizer.decode(ids[given:]) == f"{record.turns[1].text}<|im_end|>"
+        assert record.question in processor.tokenizer.decode(ids[:given])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 12, 300])

@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     codec = pt.DepthCodec.from_pretrained()
-    # Heads that are aligned to the image from the start are lost for reading the text: narrow models need all of theirs.
+    # Heads that are aligned to the image from the start are lost for reading; narrow models need all of theirs.
     is_aligned = options.hidden_size is None
     config = small.DemoConfig(
         small.SmallLlavaConfig(options.layers, options.pieces, aligned=is_aligned, hidden_size=options.hidden_size)

@@ -47,21 +47,22 @@ class Batch:
 
 
 class Encoder:
-    """Makes batches of records; each record is tokenized once."""
+    """Makes batches of records; each conversation is tokenized once."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self._ids: dict[str, tuple[list[int], int]] = {}
+        self._ids: dict[tuple[str, str], tuple[list[int], int]] = {}
 
     def ids(self, record: PerceptionRecord) -> tuple[list[int], int]:
         """Token ids of question and answer, and the number of the question's."""
-        if record.id not in self._ids:
-            question, reply = (turn.text for turn in record.turns)
+        question, reply = (turn.text for turn in record.turns)
+        # Not by the record's id, which a training and a held-out scene share.
+        if (question, reply) not in self._ids:
             before = small.make_prompt_ids(self.processor, question)
             whole = small.make_prompt_ids(self.processor, question, f"{reply}<|im_end|>")
             assert whole[: len(before)] == before, "the ids of a question do not depend on the answer"
-            self._ids[record.id] = whole, len(before)
-        return self._ids[record.id]
+            self._ids[question, reply] = whole, len(before)
+        return self._ids[question, reply]
 
     def batch(self, records: Sequence[PerceptionRecord]) -> Batch:
         """Pad records to one length."""
