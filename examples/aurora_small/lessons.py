@@ -80,30 +80,29 @@ class ReadingLessons:
         """
         size = int(rng.integers(1, max_points + 1))
         blocks: list[list[int]] = []
-        questions: list[tuple[list[int], list[int], list[bool]]] = []
+        questions: list[tuple[list[int], list[int]]] = []
         while len(blocks) < count:
             scene = int(rng.integers(len(self.codes)))
             drawn = [draw_points(self.values[scene], size, rng) for _ in range(round(POINTS / size))]
             if all(len(points) == size for points in drawn):
                 blocks.append(self._tokenize(f"{block_to_text(self.codes[scene])}."))
                 questions += [self._write_question(points) for points in drawn]
-        return self._make_batch(blocks, questions)
+        return self._make_batch(blocks, questions, size)
 
-    def _write_question(self, points: Sequence[Marker]) -> tuple[list[int], list[int], list[bool]]:
-        """Ids of the points in a question, ids of the answer up to its conclusion, and which of these are learned."""
-        named = self._tokenize(f" {', '.join(map(name_point, points))}")
-        answer, is_learned = self._tokenize(write_cells_answer(points).partition(" is the closest")[0]), []
-        letter, cell, level = (len(self._tokenize(text)) for text in (" A", "00", "00"))
-        for _ in points:
-            is_learned += [False] * letter + [True] * cell + [False] + [True] * level + [False, True]
-        return named, answer, is_learned + [False] * (len(answer) - len(is_learned) - 1) + [True]
+    def _write_question(self, points: Sequence[Marker]) -> tuple[list[int], list[int]]:
+        """Ids of the points in a question, and of the answer up to its conclusion."""
+        named = f" {', '.join(map(name_point, points))}"
+        return self._tokenize(named), self._tokenize(write_cells_answer(points).partition(" is the closest")[0])
 
     def _make_batch(
-        self, blocks: Sequence[list[int]], questions: Sequence[tuple[list[int], list[int], list[bool]]]
+        self, blocks: Sequence[list[int]], questions: Sequence[tuple[list[int], list[int]]], size: int
     ) -> LessonBatch:
         image = int(self.tokenizer.convert_tokens_to_ids("<image>"))
-        named, answer, is_learned = questions[0]
+        named, answer = questions[0]
         before, points = len(self.before), len(named)
+        letter, digits = len(self._tokenize(" A")), len(self._tokenize("00"))  # of a cell, or of a value
+        is_learned = ([False] * letter + [True] * digits + [False] + [True] * digits + [False, True]) * size
+        is_learned += [False] * (len(answer) - len(is_learned) - 1) + [True]
         places = [*range(before), *range(before + points, before + points + len(self.after))]
         text = [(place, token) for place, token in zip(places, self.before + self.after, strict=True) if token != image]
         start = places[-1] + 1
@@ -113,7 +112,7 @@ class ReadingLessons:
         return LessonBatch(
             torch.tensor([[*(token for _, token in text), *ids] for ids in blocks]),
             shared_positions[None],
-            torch.tensor([named + answer for named, answer, _ in questions]),
+            torch.tensor([named + answer for named, answer in questions]),
             positions[None],
             (torch.cat([shared_positions, positions])[None] <= positions[:, None])[None, None],
             torch.tensor([False] * points + is_learned),

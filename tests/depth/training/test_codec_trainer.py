@@ -253,8 +253,8 @@ def test_a_frozen_encoder_keeps_the_codes(
     maps = train_set.load_batch(torch.arange(8).numpy(), torch.device("cpu")).maps
     codes = codec.encode(maps)
     assert torch.equal(trained.encode(maps), codes)
-    assert {one.commitment_loss for one in reports} == {0.0}
-    before, after = ((one.decode(codes) - maps).square().mean() for one in (codec, trained))
+    assert {report.commitment_loss for report in reports} == {0.0}
+    before, after = ((decoder.decode(codes) - maps).square().mean() for decoder in (codec, trained))
     assert after < 0.9 * before
     assert trained.fingerprint != codec.fingerprint
 
