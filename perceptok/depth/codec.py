@@ -49,8 +49,9 @@ _DISTANCE_ERROR = 1e-6
 Networks in float32 differ by about 1e-6, and |f|^2 + |e|^2 - 2 f e loses a few units of 6e-8."""
 
 _REFERENCE_BATCH = 16
-"""Copies of a map that go through AURORA's networks where rounding decides between two codes. At this size the CPU's
-kernels gave the bits of the published code, with 1, 2, 3, 4 and 8 threads; a map alone gave others."""
+"""Copies of a map that go through AURORA's networks where rounding decides between two codes. At this size the kernels
+of CPUs with AVX-512 gave the bits of the published code, with 1, 2, 3, 4 and 8 threads; a map alone gave others.
+CPUs with AVX2 round otherwise at every size."""
 
 _CPU_BATCH, _MAX_BATCH = 16, 256
 """Maps at once by default. On one CPU thread 16 is within a tenth of the fastest; an H200 encoded 4,700 maps/s at 16,
@@ -446,7 +447,10 @@ def load_aurora_checkpoint(
     filename: str = "vae-final.pt",
     preprocessing: str | Preprocessing = "aurora",
 ) -> DepthCodec:
-    """Load a codec of published weights of the AiT / AURORA networks, with identical codes.
+    """Load a codec of published weights of the AiT / AURORA networks, with their codes.
+
+    Codes are those of the published code on the same device, also in cells where float32 can hardly tell two codes
+    apart, on CPUs with AVX-512. On others these cells, fewer than 1 % even with random weights, may get the other code.
 
     AURORA and MolmoAct publish the same networks under the same file name and feed them differently; with the other's
     preprocessing four codes of five are wrong, and nothing shows it. The choice is saved with the codec and part of its

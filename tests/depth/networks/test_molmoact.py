@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +40,55 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def check_codes(codec: DepthCodec, nearness: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> None:
+    """Codes (10, 10) of a map (H, W) are the published ones; without AVX-512, but for ties of float32.
+
+    These weights have 57 cells whose two nearest codes float32 can hardly tell apart. The published code computed the
+    expected ones with AVX-512; kernels for other CPUs round otherwise, at every batch size.
+    """
+    cells = np.argwhere(codes != expected)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert len(cells) == 0
+    assert len(cells) <= 3
+    inputs = codec.preprocessing.to_network(
+        codec.preprocessing.squash(torch.from_numpy(nearness[None]))[:, None]
+    ).double()
+    model = copy.deepcopy(codec.model).double()
+    with torch.no_grad():
+        features = model.compute_features(inputs)[0]
+    for row, column in cells:
+        feature = features[row, column]
+        distances = (feature - model.codebook).square().sum(-1)
+        two = [int(codes[row, column]), int(expected[row, column])]
+        assert sorted(two) == sorted(distances.topk(2, largest=False).indices.tolist())
+        # Squared distances are |f|^2 + |c|^2 - 2 f c in float32: their rounding is relative to these terms.
+        terms = feature.square().sum() + model.codebook[two[1]].square().sum()
+        assert distances[two[0]] - distances[two[1]] < 4 * torch.finfo(torch.float32).eps * terms
+
+
 class TestReference:
     def test_codes_blocks_and_maps(self, fixture: Path) -> None:
         codec = load_aurora_checkpoint(fixture / "vae-final.pt", preprocessing="molmoact")
         expected = np.load(fixture / "expected.npz")
         for index in range(6):
-            gray = expected[f"gray{index}"]
-            alone = codec.encode(gray.astype(np.float32) / 255)
-            np.testing.assert_array_equal(alone[0], expected["codes"][index])
-            assert block_to_text(alone[0]) == expected["text"][index]
+            nearness = expected[f"gray{index}"].astype(np.float32) / 255
+            check_codes(codec, nearness, codec.encode(nearness)[0], expected["codes"][index])
+            assert block_to_text(expected["codes"][index]) == expected["text"][index]
         raw = codec.decode(expected["codes"], clamp=False)
         np.testing.assert_allclose(raw, expected["decoded"], rtol=0, atol=1e-5)
         assert np.array_equal(codec.decode(expected["codes"]), raw.clip(0, 1))
 
     def test_threads_and_batches_decide_nothing(self, fixture: Path) -> None:
-        """These weights have 57 cells whose two nearest codes float32 can hardly tell apart."""
         codec = load_aurora_checkpoint(fixture / "vae-final.pt", preprocessing="molmoact")
         expected = np.load(fixture / "expected.npz")
         maps = [DepthMap.from_array(expected[f"gray{i}"], kind="inverse").to_nearness(normalize=False) for i in (3, 4)]
+        alone = np.concatenate([codec.encode([nearness]) for nearness in maps])
         before = torch.get_num_threads()
         try:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 for batch_size in (1, 2):
-                    codes = codec.encode(maps, batch_size=batch_size)
-                    np.testing.assert_array_equal(codes, expected["codes"][[3, 4]])
+                    np.testing.assert_array_equal(codec.encode(maps, batch_size=batch_size), alone)
         finally:
             torch.set_num_threads(before)
 
