@@ -63,7 +63,7 @@ def check_codes(codec: DepthCodec, nearness: np.ndarray, codes: np.ndarray, expe
         assert sorted(two) == sorted(distances.topk(2, largest=False).indices.tolist())
         # Squared distances are |f|^2 + |c|^2 - 2 f c in float32: their rounding is relative to these terms.
         terms = feature.square().sum() + model.codebook[two[1]].square().sum()
-        assert distances[two[0]] - distances[two[1]] < 4 * torch.finfo(torch.float32).eps * terms
+        assert (distances[two[0]] - distances[two[1]]).abs() < 4 * torch.finfo(torch.float32).eps * terms
 
 
 class TestReference:
@@ -83,6 +83,8 @@ class TestReference:
         expected = np.load(fixture / "expected.npz")
         maps = [DepthMap.from_array(expected[f"gray{i}"], kind="inverse").to_nearness(normalize=False) for i in (3, 4)]
         alone = np.concatenate([codec.encode([nearness]) for nearness in maps])
+        for nearness, codes, published in zip(maps, alone, expected["codes"][[3, 4]], strict=True):
+            check_codes(codec, nearness.values, codes, published)
         before = torch.get_num_threads()
         try:
             for threads in (1, 2):
